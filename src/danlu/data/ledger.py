@@ -1,0 +1,92 @@
+"""What happened to every input row. Nothing is read without ending here: used, changed or rejected.
+
+`read = used + rejected`; `changed` rows are used rows whose text was touched (decoded with replacement, trimmed, ...).
+Later counts (cut, EOS lost, double BOS, fully masked) are added when rows become tokens.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from danlu.core.messages import say
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row's fate: `reason` is a catalogue key of the room `ledger` (without the room), `values` fill it."""
+
+    file: str
+    line: int
+    reason: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {say(f'ledger.{self.reason}', **self.values)}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "file": self.file, "line": self.line, "code": self.reason,
+            "reason": say(f"ledger.{self.reason}", **self.values), "values": self.values,
+        }
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Counts and entries of one reading; `counts` are the later stages' (names are documented in docs/reference)."""
+
+    num_read: int = 0
+    num_used: int = 0
+    rejects: list[Entry] = field(default_factory=list)
+    changes: list[Entry] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+    def use(self, num_rows: int = 1) -> None:
+        self.num_read += num_rows
+        self.num_used += num_rows
+
+    def reject(self, file: str, line: int, reason: str, **values: Any) -> None:
+        """A row that was read but cannot be used."""
+        self.num_read += 1
+        self.rejects.append(Entry(file, line, reason, values))
+
+    def revoke(self, file: str, line: int, reason: str, **values: Any) -> None:
+        """A row counted as used that a later stage has to refuse (over-length, fully masked, ...)."""
+        self.num_used -= 1
+        self.rejects.append(Entry(file, line, reason, values))
+
+    def change(self, file: str, line: int, reason: str, **values: Any) -> None:
+        """A used row whose content was touched; one row may have several changes."""
+        self.changes.append(Entry(file, line, reason, values))
+
+    @property
+    def num_changed(self) -> int:
+        return len({(entry.file, entry.line) for entry in self.changes})
+
+    @property
+    def rejected_ratio(self) -> float:
+        return len(self.rejects) / self.num_read if self.num_read else 0.0
+
+    def merge(self, other: Ledger) -> None:
+        self.num_read += other.num_read
+        self.num_used += other.num_used
+        self.rejects += other.rejects
+        self.changes += other.changes
+        self.counts.update(other.counts)
+        self.notes += other.notes
+
+    def check(self) -> None:
+        assert self.num_read == self.num_used + len(self.rejects), "a row was neither used nor rejected"
+
+    def to_json(self) -> dict[str, Any]:
+        self.check()
+        return {
+            "rows": {"read": self.num_read, "used": self.num_used, "changed": self.num_changed,
+                     "rejected": len(self.rejects)},
+            "rejects": [entry.to_json() for entry in self.rejects],
+            "changes": [entry.to_json() for entry in self.changes],
+            "counts": dict(self.counts),
+            "notes": self.notes,
+        }

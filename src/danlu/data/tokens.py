@@ -1,0 +1,33 @@
+"""Tokens: ids and loss weights of one sample. The encoder that makes them stands in `encode.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int32]
+Weights = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """ids_T int32; weights_T uint8, 1 where the token is to be learnt (predicted), 0 where it is only context.
+
+    weights[i] speaks of ids[i] as a *target*; the shift by one happens in the loss, nowhere else.
+    """
+
+    ids: Ids
+    weights: Weights
+
+    def __post_init__(self) -> None:
+        assert self.ids.shape == self.weights.shape and self.ids.ndim == 1, "ids and weights are of one length"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_supervised(self) -> int:
+        """Tokens that a causal model is asked to predict; the first one never is."""
+        return int(self.weights[1:].sum())
