@@ -51,7 +51,7 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty sibling folder that takes `path`'s place when the block ends well, and vanishes when it does not."""
+    """Yield an empty sibling folder that takes the place of `path` when the block ends well, else vanishes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:

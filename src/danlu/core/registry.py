@@ -35,8 +35,12 @@ class Registry(Generic[Thing]):
     def load(self, name: str, *, where: str = "") -> Thing:
         if name not in self.places:
             raise RecipeError(
-                "core.unknown_name", where=where, given=name, shelf=self.shelf,
-                nearest=nearest(name, self.places) or "-", known=", ".join(self.names()),
+                "core.unknown_name",
+                where=where,
+                given=name,
+                shelf=self.shelf,
+                nearest=nearest(name, self.places) or "-",
+                known=", ".join(self.names()),
             )
         module, _, attribute = self.places[name].partition(":")
         thing: Any = getattr(importlib.import_module(module), attribute)

@@ -27,8 +27,11 @@ class Entry:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "file": self.file, "line": self.line, "code": self.reason,
-            "reason": say(f"ledger.{self.reason}", **self.values), "values": self.values,
+            "file": self.file,
+            "line": self.line,
+            "code": self.reason,
+            "reason": say(f"ledger.{self.reason}", **self.values),
+            "values": self.values,
         }
 
 
@@ -83,8 +86,12 @@ class Ledger:
     def to_json(self) -> dict[str, Any]:
         self.check()
         return {
-            "rows": {"read": self.num_read, "used": self.num_used, "changed": self.num_changed,
-                     "rejected": len(self.rejects)},
+            "rows": {
+                "read": self.num_read,
+                "used": self.num_used,
+                "changed": self.num_changed,
+                "rejected": len(self.rejects),
+            },
             "rejects": [entry.to_json() for entry in self.rejects],
             "changes": [entry.to_json() for entry in self.changes],
             "counts": dict(self.counts),

@@ -12,7 +12,19 @@ from typing import Any, Literal, TypeAlias
 Role = Literal["system", "user", "assistant", "tool"]
 Kind = Literal["conversation", "preference", "feedback", "label", "document"]
 
-__all__ = ["Conversation", "Document", "Feedback", "Kind", "Label", "Message", "Origin", "Preference", "Role", "Sample", "replace"]
+__all__ = [
+    "Conversation",
+    "Document",
+    "Feedback",
+    "Kind",
+    "Label",
+    "Message",
+    "Origin",
+    "Preference",
+    "Role",
+    "Sample",
+    "replace",
+]
 
 
 @dataclass(frozen=True, slots=True)

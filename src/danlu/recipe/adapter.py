@@ -1,0 +1,40 @@
+"""Chapter `adapter`: which weights train."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from danlu.recipe.section import Section
+
+
+class LoRASection(Section):
+    kind: Literal["lora"] = "lora"
+    """Low-rank adapters beside frozen weights (Hu et al. 2021)."""
+
+    rank: int = Field(16, ge=1, le=1024)
+    """Width of each low-rank pair."""
+
+    alpha: float | None = Field(None, gt=0)
+    """The update is scaled by alpha / rank. Empty means twice the rank, also when the rank changes."""
+
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of adapter inputs dropped in training."""
+
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Which linear layers get a pair: all-linear, or names such as q_proj, v_proj."""
+
+    rslora: bool = False
+    """Divide by the square root of the rank instead of the rank (Kalajdzievski 2023)."""
+
+    start: str | None = None
+    """Folder of a PEFT adapter to continue from; empty starts a fresh one."""
+
+
+class FullSection(Section):
+    kind: Literal["full"] = "full"
+    """Every weight trains."""
+
+
+AdapterSection = Annotated[LoRASection | FullSection, Field(discriminator="kind")]

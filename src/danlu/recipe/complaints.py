@@ -1,0 +1,93 @@
+"""Turns pydantic findings into complaints a person can act on: key, given, expected, nearest key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from danlu.core.messages import say
+from danlu.core.registry import nearest
+from danlu.recipe.habits import HABITS
+from danlu.recipe.knobs import all_knobs, section_at
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """One fault of a recipe. `nearest` is the full dotted name of the knob that was probably meant."""
+
+    key: str
+    given: Any
+    expected: str
+    nearest: str | None = None
+
+    def __str__(self) -> str:
+        hint = f"  → {say('recipe.nearest', nearest=self.nearest)}" if self.nearest else ""
+        return say("recipe.complaint", key=self.key, given=repr(self.given)[:200], expected=self.expected) + hint
+
+    def to_json(self) -> dict[str, Any]:
+        return {"key": self.key, "given": self.given, "expected": self.expected, "nearest": self.nearest}
+
+
+def complaints_of(error: ValidationError, recipe: type[BaseModel]) -> list[Complaint]:
+    return [_complaint(finding, recipe) for finding in error.errors(include_url=False)]
+
+
+def _complaint(finding: Any, recipe: type[BaseModel]) -> Complaint:
+    parts = [str(part) for part in finding["loc"]]
+    # discriminated unions put the tag into the location (`adapter.lora.rank`); people do not write it
+    key = ".".join(p for i, p in enumerate(parts) if not (i > 0 and p in _TAGS and parts[i - 1] in _TAGGED))
+    if finding["type"] == "extra_forbidden":
+        return _unknown_key(key, finding["input"], recipe)
+    given = finding.get("input")
+    if finding["type"] == "missing":
+        given = None
+    return Complaint(key or "recipe", _plain(given), _expected(finding))
+
+
+_TAGS = {"lora", "full", "pretrain", "sft", "dpo", "function-before"}
+_TAGGED = {"adapter", "method"}
+
+
+def _unknown_key(key: str, given: Any, recipe: type[BaseModel]) -> Complaint:
+    last = key.rpartition(".")[2]
+    if last in HABITS:
+        return Complaint(key, _plain(given), say("recipe.renamed", name=HABITS[last]), HABITS[last])
+    knobs = all_knobs(recipe)
+    chapter = key.rpartition(".")[0]
+    siblings = list(section_at(recipe, chapter))
+    match = nearest(last, siblings)
+    close = f"{chapter}.{match}".lstrip(".") if match else None
+    if close is None:  # right name, wrong chapter
+        by_name = {knob.rpartition(".")[2]: knob for knob in reversed(knobs)}
+        other = nearest(last, by_name)
+        close = by_name[other] if other else None
+    return Complaint(key, _plain(given), say("recipe.known_keys", keys=", ".join(siblings)), close)
+
+
+def _expected(finding: Any) -> str:
+    context = finding.get("ctx", {})
+    names = {
+        "greater_than": ("recipe.above", "gt"),
+        "greater_than_equal": ("recipe.at_least", "ge"),
+        "less_than": ("recipe.below", "lt"),
+        "less_than_equal": ("recipe.at_most", "le"),
+        "literal_error": ("recipe.one_of", "expected"),
+        "union_tag_invalid": ("recipe.one_of", "expected_tags"),
+    }
+    if finding["type"] in names:
+        message, value = names[finding["type"]]
+        return say(message, value=context[value])
+    for ending, message in (
+        ("_parsing", "recipe.type"),
+        ("_type", "recipe.type"),
+        ("missing", "recipe.needed"),
+    ):
+        if finding["type"].endswith(ending):
+            return say(message, type=finding["type"].partition("_")[0])
+    return str(finding["msg"])
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool | list | dict | None) else str(value)

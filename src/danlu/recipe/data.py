@@ -1,0 +1,59 @@
+"""Chapter `data`: sources, what to do with rows that do not fit, and the split."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from danlu.recipe.section import Section
+
+
+class SourceSection(Section):
+    path: str
+    """A file, a folder (read recursively) or a glob. Format, encoding and columns are sniffed per file."""
+
+    format: str = "auto"
+    """A name from `danlu list formats` where sniffing is not wanted."""
+
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Column names of this source, as danlu's field: the file's column, for example {question: 问题}."""
+
+
+class SplitSection(Section):
+    test: float = Field(0.1, ge=0, lt=0.9)
+    """Share of groups held out for evaluation."""
+
+    validation: float = Field(0.05, ge=0, lt=0.5)
+    """Share of groups watched during training."""
+
+    seed: int = Field(3407, ge=0)
+    """Changes which groups are held out."""
+
+
+class ReplaySection(Section):
+    ratio: float = Field(0.1, ge=0, le=0.5)
+    """Share of train tokens that is general data, against forgetting."""
+
+    path: str | None = None
+    """General conversations or texts to replay; empty means no replay."""
+
+
+class DataSection(Section):
+    sources: tuple[SourceSection, ...] = ()
+    """Where training data is read; a plain path is enough."""
+
+    over_length: Literal["drop", "split", "truncate-prompt"] = "drop"
+    """Rows longer than training.context: rejected, split at turns or sentences, or shortened at the prompt's start."""
+
+    max_rejected: float = Field(0.1, ge=0, le=1)
+    """Largest share of rejected rows at which a run still goes on."""
+
+    duplicates: Literal["drop", "keep"] = "drop"
+    """Rows that are identical after folding width, case, punctuation and spaces."""
+
+    split: SplitSection = SplitSection()
+    """How much is held out, by group."""
+
+    replay: ReplaySection = ReplaySection()
+    """General data mixed into training."""

@@ -1,0 +1,45 @@
+"""Chapter `method`: what is learnt. `stages` chains several, each starting from the last one's output."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from danlu.recipe.section import Section
+from danlu.recipe.training import TrainingSection
+
+
+class PretrainSection(Section):
+    kind: Literal["pretrain"] = "pretrain"
+    """Next-token prediction on whole documents: continued pretraining, or pretraining from scratch."""
+
+
+class SFTSection(Section):
+    kind: Literal["sft"] = "sft"
+    """Supervised fine-tuning on answers."""
+
+    train_on: Literal["assistant", "last", "all"] = "assistant"
+    """Which tokens are learnt: every assistant turn, the last one only, or the whole text."""
+
+
+class DPOSection(Section):
+    kind: Literal["dpo"] = "dpo"
+    """Direct preference optimisation on pairs (Rafailov et al. 2023)."""
+
+    beta: float = Field(0.1, gt=0, le=10)
+    """How strongly the policy is held to the reference."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Probability that a preference label is wrong."""
+
+
+MethodSection = Annotated[PretrainSection | SFTSection | DPOSection, Field(discriminator="kind")]
+
+
+class StageSection(Section):
+    method: MethodSection
+    """What this stage learns; a bare name such as `sft` takes its defaults."""
+
+    training: TrainingSection = TrainingSection()
+    """Knobs of chapter `training` that differ in this stage; what is not set here is the recipe's own."""

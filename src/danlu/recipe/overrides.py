@@ -1,0 +1,98 @@
+"""`a.b=c` overrides and relative paths, both on plain dicts, before anything is typed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from danlu.core.errors import RecipeError
+
+PATH_KNOBS = (
+    ("data", "sources"),
+    ("data", "replay", "path"),
+    ("evaluation", "questions"),
+    ("evaluation", "edge"),
+    ("evaluation", "preference"),
+    ("evaluation", "general"),
+    ("adapter", "start"),
+    ("model", "base"),
+)
+
+
+def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of the tree with each `dotted.key=value` set; the value is read as YAML, so `null`, `[a, b]` work."""
+    tree = copy.deepcopy(tree)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        keys = key.strip().split(".")
+        if not equals or not all(keys):
+            raise RecipeError("recipe.bad_override", given=override)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError("recipe.bad_override", given=override) from error
+        if isinstance(value, str):
+            value = _as_number(value)
+        _set(tree, keys, value, override)
+    return tree
+
+
+def _as_number(text: str) -> Any:
+    """YAML 1.1 reads `2e-4` as a string; people mean the number."""
+    try:
+        return float(text) if any(c in text for c in "eE.") and text[:1] in "+-.0123456789" else text
+    except ValueError:
+        return text
+
+
+def _set(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    node: Any = tree
+    for key in keys[:-1]:
+        if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+            node = node[int(key)]
+            continue
+        if isinstance(node, dict):
+            if node.get(key) is None:
+                node[key] = {}
+            elif isinstance(node[key], str):  # `method: sft` met by `method.train_on=all`
+                node[key] = {"kind": node[key]}
+            node = node[key]
+            continue
+        raise RecipeError("recipe.bad_override", given=override)
+    last = keys[-1]
+    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise RecipeError("recipe.bad_override", given=override)
+
+
+def anchor_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A copy whose relative path knobs are absolute, seen from `folder`. Hub ids and names are left alone."""
+    tree = copy.deepcopy(tree)
+    for *parents, last in PATH_KNOBS:
+        node: Any = tree
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        if isinstance(node, dict) and node.get(last) is not None:
+            node[last] = _anchor(node[last], folder, is_model=last == "base")
+    return tree
+
+
+def _anchor(value: Any, folder: Path, *, is_model: bool) -> Any:
+    if isinstance(value, list):
+        return [_anchor(entry, folder, is_model=is_model) for entry in value]
+    if isinstance(value, dict):
+        return value | {"path": _anchor(value["path"], folder, is_model=False)} if "path" in value else value
+    if not isinstance(value, str) or value.startswith("danlu:"):
+        return value
+    path = Path(value).expanduser()
+    # `Qwen/Qwen2.5-7B` is a hub id unless a folder of that name lies there or the text says it is a path.
+    if is_model and not value.startswith((".", "/", "~")) and not (folder / path).is_dir():
+        return value
+    return str(path if path.is_absolute() else (folder / path).resolve())

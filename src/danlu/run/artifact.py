@@ -1,0 +1,92 @@
+"""Artefact manifest: what a shippable folder is, what it came of, and the proof it carries.
+
+`artifact.json` (format 1, documented in docs/reference/artifact.md) lists every other file with its sha256; `digest` is
+the digest of that list, so it names the content. Canaries are prompts with the greedy answers the trained model gave.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from danlu.core.errors import ExportError
+from danlu.core.files import read_json, sha256_file, sha256_json, write_json
+from danlu.version import VERSION
+
+FORMAT = 1
+NAME = "artifact.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A rendered prompt and its greedy answer, both as token ids, with the text for people."""
+
+    prompt: str
+    prompt_ids: tuple[int, ...]
+    answer: str
+    answer_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """`base` = {name, revision, digest}; `parents` = digests of dataset, checkpoint and the like, by role;
+    `parity` = the verdict and its numbers (see exports/parity.py)."""
+
+    kind: str
+    name: str
+    base: dict[str, Any]
+    parents: dict[str, str]
+    contract: dict[str, Any]
+    canaries: tuple[Canary, ...]
+    parity: dict[str, Any]
+    created: str
+    files: dict[str, str] = field(default_factory=dict)
+    danlu: str = VERSION
+    format: int = FORMAT
+
+    @property
+    def digest(self) -> str:
+        return sha256_json(self.files)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"digest": self.digest}
+
+    def write(self, folder: Path) -> Manifest:
+        """Hash every file under `folder` and write the manifest beside them; returns the completed manifest."""
+        files = {
+            path.relative_to(folder).as_posix(): sha256_file(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != NAME
+        }
+        complete = Manifest(**(_fields(self) | {"files": files}))
+        write_json(folder / NAME, complete.to_json())
+        return complete
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        if not (folder / NAME).is_file():
+            raise ExportError("export.not_an_artifact", where=str(folder), given=str(folder))
+        tree = read_json(folder / NAME)
+        if tree.get("format") != FORMAT:
+            raise ExportError("export.foreign_format", where=str(folder), given=tree.get("format"), expected=FORMAT)
+        tree.pop("digest")
+        canaries = tuple(
+            Canary(c["prompt"], tuple(c["prompt_ids"]), c["answer"], tuple(c["answer_ids"]))
+            for c in tree.pop("canaries")
+        )
+        return cls(**tree, canaries=canaries)
+
+    def check_files(self, folder: Path) -> None:
+        """Raise ExportError naming the first file that is missing, changed, or not in the manifest."""
+        present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != NAME}
+        for name in sorted(present | set(self.files)):
+            found = sha256_file(folder / name) if name in present else None
+            if found != self.files.get(name):
+                raise ExportError(
+                    "export.tampered", where=str(folder / name), expected=self.files.get(name), given=found
+                )
+
+
+def _fields(manifest: Manifest) -> dict[str, Any]:
+    return {name: getattr(manifest, name) for name in Manifest.__dataclass_fields__}

@@ -1,0 +1,104 @@
+"""Run: a directory that holds a recipe and all that came of it. Any act restarts alone; a finished act is reused.
+
+Layout (format 1, documented in docs/reference/run.md):
+  run.json         format version, name, created, danlu version
+  recipe.json      the resolved recipe          contract.json   the template contract
+  plan.json        what was predicted           ledger.json, rejects.jsonl   every input row's fate
+  acts/*.json      what finished, keyed by the digest of its inputs
+  dataset/         packed tokens                checkpoints/    one folder per stage
+  events.jsonl     what happened when           report.json, report.html, answers/
+  artifacts/       what may be shipped
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from danlu.core.errors import RunError
+from danlu.core.files import read_json, write_json
+from danlu.recipe.recipe import Recipe
+from danlu.run.events import Events
+from danlu.run.lock import locked
+from danlu.run.migrate import FORMAT, migrate
+from danlu.version import VERSION
+
+
+class Run:
+    """An open run directory. Create one with `Run.create(recipe, runs)`, reopen it with `Run.open(folder)`."""
+
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        self.folder, self.recipe = folder, recipe
+        self.events = Events(folder / "events.jsonl")
+
+    @classmethod
+    def create(cls, recipe: Recipe, runs: Path = Path("runs")) -> Run:
+        """The run of this recipe under `runs`: the same recipe finds its run again, a changed one gets a new folder."""
+        folder = runs / f"{recipe.name}-{recipe.digest[:8]}"
+        if (folder / "run.json").exists():
+            return cls.open(folder)
+        (folder / "acts").mkdir(parents=True, exist_ok=True)
+        write_json(folder / "recipe.json", recipe.resolved())
+        # run.json last: a folder without it was never a run
+        created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        write_json(folder / "run.json", {"format": FORMAT, "name": recipe.name, "created": created, "danlu": VERSION})
+        run = cls(folder, recipe)
+        run.events.append("created", recipe=recipe.digest, danlu=VERSION)
+        return run
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Run:
+        """Open an existing run; an older format is migrated, a newer one refused."""
+        folder = Path(folder)
+        if not (folder / "run.json").is_file():
+            raise RunError("run.not_a_run", where=str(folder), given=str(folder))
+        migrate(folder)
+        return cls(folder, Recipe.from_tree(read_json(folder / "recipe.json")))
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def path(self, *parts: str) -> Path:
+        return self.folder.joinpath(*parts)
+
+    def finished(self, act: str, inputs: str) -> dict[str, Any] | None:
+        """What an act left behind if it finished on these very inputs, else None."""
+        path = self.folder / "acts" / f"{act}.json"
+        if not path.exists():
+            return None
+        record = read_json(path)
+        return record["outcome"] if record["inputs"] == inputs else None
+
+    def finish(self, act: str, inputs: str, outcome: dict[str, Any]) -> dict[str, Any]:
+        """Record that an act is done; from now on `finished` answers for these inputs."""
+        write_json(self.folder / "acts" / f"{act}.json", {"act": act, "inputs": inputs, "outcome": outcome})
+        self.events.append("finished", act=act, inputs=inputs)
+        return outcome
+
+    @contextlib.contextmanager
+    def acting(self, act: str) -> Iterator[None]:
+        """Hold the run while an act works; tells the events of start and failure."""
+        with locked(self.folder / ".lock"):
+            self.events.append("started", act=act)
+            try:
+                yield
+            except BaseException as error:
+                self.events.append("stopped", act=act, error=type(error).__name__, message=str(error)[:2000])
+                raise
+
+    def size_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+def list_runs(runs: Path) -> list[Path]:
+    """Run folders under `runs`, newest first."""
+    found = [path.parent for path in runs.glob("*/run.json")]
+    return sorted(found, key=lambda folder: (folder / "run.json").stat().st_mtime, reverse=True)
