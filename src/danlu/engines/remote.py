@@ -1,0 +1,375 @@
+"""An engine behind any OpenAI-compatible URL: teachers, judges, served models. Torch-free, only the standard library.
+
+Not a scorer: chat endpoints do not tell how likely a given text is. Requests run in a few threads; what was answered
+once is found in the cache, so a stopped run resumes; a cost cap stops before it is passed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from danlu.core.errors import EngineError
+from danlu.core.files import dump_json, sha256_json
+from danlu.data.sample import Message
+from danlu.data.tokens import Tokens
+from danlu.engines.cache import AnswerCache
+from danlu.engines.cost import Bill
+from danlu.engines.engine import Answer, Question, Sampling, Score
+from danlu.engines.wire import Address, RefusedError, TransientError, Wire
+
+PATH = "/chat/completions"
+MAX_WAIT_S = 60.0
+THINK, END_THINK = "<think>", "</think>"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Which model at which URL, and how patiently. The key lies in a file or in a variable that the user names."""
+
+    url: str
+    model: str
+    key_file: Path | None = None
+    key_variable: str | None = None
+    ca_file: Path | None = None
+    num_parallel: int = 8
+    num_retries: int = 5
+    timeout_s: float = 120.0
+    backoff_s: float = 0.5
+    keep_thinking: bool = False
+
+    def read_key(self) -> str:
+        """The API key, or "" when none was named."""
+        if self.key_file is not None:
+            try:
+                key = self.key_file.read_text(encoding="utf-8").strip()
+            except OSError as fault:
+                raise EngineError("engine.no_key_file", given=str(self.key_file), said=fault.strerror) from fault
+        elif self.key_variable is not None:
+            key = os.environ.get(self.key_variable, "").strip()
+        else:
+            return ""
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
+            raise EngineError("engine.bad_key", given=str(self.key_file or self.key_variable))
+        return key
+
+
+class RemoteEngine:
+    """Engine over HTTP. `bill` counts tokens and money; `cache` keeps answers."""
+
+    def __init__(
+        self, endpoint: Endpoint, *, name: str = "", cache: AnswerCache | None = None, bill: Bill | None = None
+    ) -> None:
+        self.endpoint, self.cache, self.bill = endpoint, cache, bill or Bill()
+        self.name = name or endpoint.model
+        address = Address.parse(endpoint.url)
+        self.digest = sha256_json({"url": str(address), "model": endpoint.model})
+        self._wire = Wire(address, key=endpoint.read_key(), timeout_s=endpoint.timeout_s, ca_file=endpoint.ca_file)
+        self._jitter = random.SystemRandom()
+
+    def generate(
+        self, questions: Sequence[Question], sampling: Sampling, *, watch: Callable[[int], None] | None = None
+    ) -> list[Answer]:
+        """One answer per question. A question that the server declines, or keeps failing on, gets `finish="error"`; a
+        fault that concerns all of them (key, URL, cap, nobody there) is raised once the requests under way are kept."""
+        answers: list[Answer | None] = [None] * len(questions)
+        todo = list(enumerate(questions))[::-1]
+        stop = threading.Event()
+        fatal: EngineError | None = None
+        with ThreadPoolExecutor(self.endpoint.num_parallel, thread_name_prefix="danlu-remote") as pool:
+            running: dict[Future[Answer], int] = {}
+            try:
+                while running or (todo and fatal is None):
+                    while todo and fatal is None and len(running) < self.endpoint.num_parallel:
+                        index, question = todo.pop()
+                        running[pool.submit(self._answer, question, sampling, stop)] = index
+                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        index = running.pop(future)
+                        try:
+                            answers[index] = future.result()
+                        except EngineError as error:
+                            fatal = fatal or error
+                            stop.set()
+                            continue
+                        if watch is not None:
+                            watch(1)
+            finally:
+                stop.set()  # Ctrl-C: waiting threads give up, nothing new starts
+        if fatal is not None:
+            raise fatal
+        return [answer for answer in answers if answer is not None]
+
+    def stream(self, question: Question, sampling: Sampling) -> Iterator[str]:
+        """Pieces as the server sends them. Tried again only while nothing has been shown."""
+        body = self.body(question, sampling)
+        digest = self._request_digest(body)
+        if found := self._find(digest):
+            yield found.text
+            return
+        reserved = self._reserve(body)
+        settled = False
+        try:
+            reply = _Streamed(self.endpoint.keep_thinking)
+            for attempt in range(self.endpoint.num_retries + 1):
+                try:
+                    for data in self._wire.stream(PATH, dump_json(self._streaming(body), indent=False)):
+                        if piece := reply.feed(data):
+                            yield piece
+                    break
+                except TransientError as fault:
+                    if reply.is_begun:
+                        raise EngineError("engine.stream_cut", where=self._where, said=fault.reason) from fault
+                    self._pause(fault, attempt, None)
+                except RefusedError as fault:
+                    raise EngineError("engine.declined", where=self._where, said=str(fault)) from fault
+            if piece := reply.close():
+                yield piece
+            answer = reply.answer(self._tokens(body, reply.usage, reply.raw))
+            self.bill.settle(reserved, (answer.num_prompt_tokens, answer.num_tokens), estimated=not reply.usage)
+            settled = True
+            self._keep(digest, answer)
+        finally:
+            if not settled:
+                self.bill.settle(reserved, None)
+
+    def score(self, samples: Sequence[Tokens]) -> list[Score]:
+        raise EngineError("engine.cannot_score", where=self._where)
+
+    def body(self, question: Question, sampling: Sampling) -> dict[str, Any]:
+        """The request as the server reads it, without the streaming switches."""
+        body: dict[str, Any] = {
+            "model": self.endpoint.model, "messages": [wire_message(message) for message in question.messages],
+            "max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature,
+        }  # fmt: skip
+        if sampling.temperature > 0:
+            body |= {"seed": sampling.seed, "top_p": sampling.top_p}
+            if sampling.top_k > 0:
+                body["top_k"] = sampling.top_k  # not OpenAI's, but vLLM, SGLang and llama.cpp know it
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        if question.tools:
+            body["tools"] = list(question.tools)
+        return body
+
+    @property
+    def _where(self) -> str:
+        return f"{self._wire.address} ({self.endpoint.model})"
+
+    def _answer(self, question: Question, sampling: Sampling, stop: threading.Event) -> Answer:
+        body = self.body(question, sampling)
+        digest = self._request_digest(body)
+        if found := self._find(digest):
+            return found
+        reserved = self._reserve(body)
+        spent: tuple[int, int] | None = None
+        estimated = False
+        began = time.monotonic()
+        try:
+            completion = self._ask(body, stop)
+            text, finish = self._text(completion)
+            usage = completion.get("usage")
+            spent, estimated = self._tokens(body, usage, text), not usage
+            if not self.endpoint.keep_thinking:
+                text = drop_thinking(text)
+            answer = Answer(text, finish, spent[0], spent[1], seconds=time.monotonic() - began)
+        except (TransientError, RefusedError) as fault:
+            return Answer("", "error", error=str(fault), seconds=time.monotonic() - began)
+        finally:
+            self.bill.settle(reserved, spent, estimated=estimated)
+        self._keep(digest, answer)
+        return answer
+
+    def _ask(self, body: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
+        """The parsed completion, tried again while that may help."""
+        content = dump_json(body, indent=False)
+        attempt = 0
+        while True:
+            try:
+                return parse_completion(self._wire.post(PATH, content))
+            except TransientError as fault:
+                self._pause(fault, attempt, stop)
+            attempt += 1
+
+    def _pause(self, fault: TransientError, attempt: int, stop: threading.Event | None) -> None:
+        """Wait before the next try: the server's own wish, else full jitter over a doubling span. Raises at the end."""
+        if attempt >= self.endpoint.num_retries or (stop is not None and stop.is_set()):
+            if fault.reached:
+                raise fault
+            raise EngineError("engine.unreachable", where=self._where, said=fault.reason, tries=attempt + 1) from fault
+        span_s = min(MAX_WAIT_S, self.endpoint.backoff_s * 2**attempt)
+        wait_s = self._jitter.uniform(span_s / 2, span_s)
+        if fault.retry_after_s is not None:
+            wait_s = min(MAX_WAIT_S, fault.retry_after_s) + self._jitter.uniform(0, span_s / 4)
+        if stop is None:
+            time.sleep(wait_s)
+        elif stop.wait(wait_s):
+            raise fault
+
+    @staticmethod
+    def _text(completion: dict[str, Any]) -> tuple[str, Literal["stop", "length"]]:
+        choice = completion["choices"][0]
+        message = choice["message"]
+        calls = "".join(call_text(call) for call in message.get("tool_calls") or ())
+        return (message.get("content") or "") + calls, "length" if choice.get("finish_reason") == "length" else "stop"
+
+    def _reserve(self, body: dict[str, Any]) -> float:
+        # A byte-level token holds at least one byte, so the request's bytes bound its tokens.
+        return self.bill.reserve(len(dump_json(body, indent=False)), int(body["max_tokens"]))
+
+    @staticmethod
+    def _tokens(body: dict[str, Any], usage: Any, text: str) -> tuple[int, int]:
+        """(prompt, answer) tokens by the server's count, or a cautious estimate of one token per two bytes."""
+        if isinstance(usage, dict) and isinstance(usage.get("prompt_tokens"), int):
+            return usage["prompt_tokens"], int(usage.get("completion_tokens") or 0)
+        return len(dump_json(body["messages"], indent=False)) // 2, len(text.encode()) // 2
+
+    def _streaming(self, body: dict[str, Any]) -> dict[str, Any]:
+        switches: dict[str, Any] = {"stream": True}
+        if self.bill.price is not None:
+            switches["stream_options"] = {"include_usage": True}
+        return body | switches
+
+    def _request_digest(self, body: dict[str, Any]) -> str:
+        return sha256_json({"url": str(self._wire.address), "body": body, "thinking": self.endpoint.keep_thinking})
+
+    def _find(self, digest: str) -> Answer | None:
+        entry = self.cache.find(digest) if self.cache else None
+        if entry is None:
+            return None
+        return Answer(entry["text"], entry["finish"], entry["num_prompt_tokens"], entry["num_tokens"])
+
+    def _keep(self, digest: str, answer: Answer) -> None:
+        if self.cache:
+            entry = {"text": answer.text, "finish": answer.finish, "model": self.endpoint.model}
+            counts = {"num_prompt_tokens": answer.num_prompt_tokens, "num_tokens": answer.num_tokens}
+            self.cache.keep(digest, entry | counts)
+
+
+class _Streamed:
+    """A streamed answer being put together: text, finish reason, usage."""
+
+    def __init__(self, keep_thinking: bool) -> None:
+        self._dropper = None if keep_thinking else ThinkingDropper()
+        self._shown: list[str] = []
+        self.raw, self.is_begun = "", False
+        self.usage: Any = None
+        self._finish: Literal["stop", "length"] = "stop"
+
+    def feed(self, data: str) -> str:
+        """What one event lets us show."""
+        try:
+            event = orjson.loads(data)
+            choices = event["choices"] if isinstance(event, dict) else None
+            delta = choices[0].get("delta") or {} if choices else {}
+        except (orjson.JSONDecodeError, KeyError, AttributeError, TypeError) as fault:
+            raise TransientError(f"a stream event is not a chat chunk: {data[:80]!r}") from fault
+        self.usage = event.get("usage") or self.usage
+        if choices and choices[0].get("finish_reason") == "length":
+            self._finish = "length"
+        piece = delta.get("content") or ""
+        self.raw += piece
+        piece = self._dropper.feed(piece) if self._dropper else piece
+        return self._show(piece)
+
+    def close(self) -> str:
+        return self._show(self._dropper.close() if self._dropper else "")
+
+    def answer(self, tokens: tuple[int, int]) -> Answer:
+        return Answer("".join(self._shown), self._finish, tokens[0], tokens[1])
+
+    def _show(self, piece: str) -> str:
+        if piece:
+            self.is_begun = True
+            self._shown.append(piece)
+        return piece
+
+
+class ThinkingDropper:
+    """Takes a leading `<think>…</think>` (and the blank space after it) out of a text that arrives in pieces."""
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._state: Literal["start", "thinking", "gap", "answer"] = "start"
+
+    def feed(self, piece: str) -> str:
+        if self._state == "answer":
+            return piece
+        self._held += piece
+        if self._state == "start":
+            head = self._held.lstrip()
+            if THINK.startswith(head[: len(THINK)]) and len(head) < len(THINK):
+                return ""  # still undecided
+            self._state = "thinking" if head.startswith(THINK) else "answer"
+            if self._state == "answer":
+                held, self._held = self._held, ""
+                return held
+        if self._state == "thinking":
+            _, mark, rest = self._held.partition(END_THINK)
+            if not mark:
+                return ""
+            self._held, self._state = rest, "gap"
+        self._held = self._held.lstrip()
+        if not self._held:
+            return ""
+        held, self._held, self._state = self._held, "", "answer"
+        return held
+
+    def close(self) -> str:
+        """What was held back and turned out to be no thinking trace."""
+        return self._held if self._state == "start" else ""
+
+
+def drop_thinking(text: str) -> str:
+    dropper = ThinkingDropper()
+    return dropper.feed(text) + dropper.close()
+
+
+def parse_completion(content: bytes) -> dict[str, Any]:
+    """A chat completion with at least one choice, or TransientError: servers under load cut or garble replies."""
+    try:
+        completion = orjson.loads(content)
+        if isinstance(completion["choices"][0]["message"], dict):
+            return completion  # type: ignore[no-any-return]
+    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError):
+        pass
+    raise TransientError(f"the reply is not a chat completion: {content[:80]!r}")
+
+
+def wire_message(message: Message) -> dict[str, Any]:
+    """OpenAI's shape of a turn; `arguments` travel as a JSON string there. Reasoning stays here."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.name:
+        turn["name"] = message.name
+    if message.tool_call_id:
+        turn["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        turn["tool_calls"] = [_wire_call(call, number) for number, call in enumerate(message.tool_calls)]
+    return turn
+
+
+def _wire_call(call: dict[str, Any], number: int) -> dict[str, Any]:
+    function = call.get("function", call)
+    arguments = function.get("arguments", {})
+    text = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+    return {"id": call.get("id", f"call_{number}"), "type": "function",
+            "function": {"name": function["name"], "arguments": text}}  # fmt: skip
+
+
+def call_text(call: dict[str, Any]) -> str:
+    """A tool call as text, in the form that Hermes and Qwen models write themselves."""
+    function = call["function"]
+    arguments = function["arguments"]
+    with contextlib.suppress(orjson.JSONDecodeError):  # broken JSON is kept as the model wrote it
+        arguments = orjson.loads(arguments) if isinstance(arguments, str) else arguments
+    return f"<tool_call>\n{orjson.dumps({'name': function['name'], 'arguments': arguments}).decode()}\n</tool_call>"

@@ -1,0 +1,393 @@
+"""The remote engine against a real loopback server that misbehaves on demand."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danlu.core.errors import EngineError
+from danlu.data.sample import Message
+from danlu.engines.cache import AnswerCache
+from danlu.engines.cost import Bill, Price
+from danlu.engines.engine import Question, Sampling
+from danlu.engines.remote import Endpoint, RemoteEngine, ThinkingDropper, drop_thinking, wire_message
+from danlu.engines.wire import Address, retry_after_s
+
+KEY = "sk-very-secret-0123456789"
+SAMPLING = Sampling(max_new_tokens=16)
+
+
+class Server:
+    """Answers each POST with the next scripted act, and with an echo of the question when the script is over."""
+
+    def __init__(self) -> None:
+        self.acts: list[Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]] = []
+        self.requests: list[tuple[dict[str, str], dict[str, Any]]] = []
+        self.lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with outer.lock:
+                    outer.requests.append((dict(self.headers), body))
+                    act = outer.acts.pop(0) if outer.acts else echo
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    act(self, body)
+
+            def handle(self) -> None:
+                with contextlib.suppress(ConnectionResetError):  # a client that gave up
+                    super().handle()
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http.server_port}/v1"
+
+    def engine(self, **options: Any) -> RemoteEngine:
+        parts = {name: options.pop(name) for name in ("cache", "bill") if name in options}
+        options = {"backoff_s": 0.01, "timeout_s": 5.0} | options
+        return RemoteEngine(Endpoint(url=self.url, model="teacher", **options), **parts)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def send(handler: BaseHTTPRequestHandler, status: int, content: bytes, **headers: str) -> None:
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+def completion(text: str | None, *, finish: str = "stop", calls: list[Any] | None = None) -> bytes:
+    message = {"role": "assistant", "content": text} | ({"tool_calls": calls} if calls else {})
+    usage = {"prompt_tokens": 10, "completion_tokens": 5}
+    return json.dumps({"choices": [{"message": message, "finish_reason": finish}], "usage": usage}).encode()
+
+
+def echo(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+    if body.get("stream"):
+        return sse("回", "答 " + body["messages"][-1]["content"])(handler, body)
+    send(handler, 200, completion("回答 " + body["messages"][-1]["content"]))
+
+
+def status(code: int, content: bytes = b"{}", **headers: str) -> Callable[..., None]:
+    return lambda handler, body: send(handler, code, content, **headers)
+
+
+def sse(*pieces: str, done: bool = True) -> Callable[..., None]:
+    def act(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        events = [{"choices": [{"delta": {"content": piece}}]} for piece in pieces]
+        lines = ": hello\n\n" + "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events)
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write((lines + ("data: [DONE]\n\n" if done else "")).encode())
+        handler.close_connection = True
+
+    return act
+
+
+def ask(text: str) -> Question:
+    return Question((Message("user", text),))
+
+
+def test_answers_come_in_order_and_no_more_than_allowed_run_at_once(server: Server) -> None:
+    running, most, lock = set(), [], threading.Lock()
+
+    def slow(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        with lock:
+            running.add(id(handler))
+            most.append(len(running))
+        time.sleep(0.03)
+        with lock:
+            running.discard(id(handler))
+        echo(handler, body)
+
+    server.acts = [slow] * 12
+    seen: list[int] = []
+    answers = server.engine(num_parallel=3).generate([ask(f"问题{i}") for i in range(12)], SAMPLING, watch=seen.append)
+    assert [answer.text for answer in answers] == [f"回答 问题{i}" for i in range(12)]
+    assert sum(seen) == 12 and 2 <= max(most) <= 3
+    assert answers[0].num_prompt_tokens == 10 and answers[0].num_tokens == 5 and answers[0].finish == "stop"
+
+
+def test_busy_then_broken_then_garbled_then_fine(server: Server) -> None:
+    server.acts = [
+        status(429, b'{"error":"slow down"}', Retry_After="0"), status(500, b"oops"),
+        status(200, b'{"choices": [{"mess'), status(200, b'{"choices": []}'),
+    ]  # fmt: skip
+    (answer,) = server.engine().generate([ask("hi")], SAMPLING)
+    assert answer.text == "回答 hi" and len(server.requests) == 5
+
+
+def test_the_server_s_own_wish_to_wait_is_respected(server: Server) -> None:
+    server.acts = [status(429, Retry_After="0.4")]
+    began = time.monotonic()
+    server.engine(backoff_s=0.001).generate([ask("hi")], SAMPLING)
+    assert time.monotonic() - began >= 0.4
+
+
+def test_retry_after_is_read_as_seconds_or_date() -> None:
+    assert retry_after_s("3") == 3.0
+    assert retry_after_s("-1") == 0.0
+    assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    assert retry_after_s("soon") is None and retry_after_s(None) is None
+
+
+def test_a_server_that_keeps_failing_spoils_one_answer_only(server: Server) -> None:
+    server.acts = [status(503, b"down")] * 2
+    bad, good = server.engine(num_retries=1, num_parallel=1).generate([ask("a"), ask("b")], SAMPLING)
+    assert bad.finish == "error" and "503" in bad.error and good.text == "回答 b"
+
+
+def test_a_declined_question_is_not_asked_again(server: Server) -> None:
+    server.acts = [status(400, b'{"error": "maximum context length"}')]
+    (answer,) = server.engine().generate([ask("long")], SAMPLING)
+    assert answer.finish == "error" and "maximum context" in answer.error and len(server.requests) == 1
+
+
+def test_slow_server_times_out(server: Server) -> None:
+    server.acts = [lambda handler, body: time.sleep(0.6)]
+    (answer,) = server.engine(timeout_s=0.15, num_retries=0).generate([ask("hi")], SAMPLING)
+    assert answer.finish == "error" and "0.15 s" in answer.error
+
+
+def test_a_reply_shorter_than_promised_is_tried_again(server: Server) -> None:
+    def cut(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "5000")
+        handler.end_headers()
+        handler.wfile.write(completion("half")[:30])
+        handler.close_connection = True
+
+    server.acts = [cut]
+    (answer,) = server.engine().generate([ask("hi")], SAMPLING)
+    assert answer.text == "回答 hi" and len(server.requests) == 2
+
+
+def test_nobody_there(server: Server) -> None:
+    engine = server.engine(num_retries=1)
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(EngineError) as caught:
+        engine.generate([ask("hi")], SAMPLING)
+    assert caught.value.key == "engine.unreachable" and "2" in caught.value.text and caught.value.fix
+
+
+@pytest.mark.parametrize(("code", "key"), [(401, "unauthorized"), (403, "unauthorized"), (404, "not_served"), (302, "redirect"), (307, "redirect")])  # fmt: skip
+def test_faults_of_all_questions_stop_at_once(server: Server, code: int, key: str) -> None:
+    server.acts = [status(code, b"no", Location="http://169.254.169.254/latest")] * 50
+    with pytest.raises(EngineError) as caught:
+        server.engine(num_parallel=1).generate([ask(str(i)) for i in range(20)], SAMPLING)
+    assert caught.value.key == f"engine.{key}" and caught.value.fix
+    assert len(server.requests) == 1, "neither asked again nor followed elsewhere"
+
+
+def test_key_is_sent_and_never_told(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    key_file = tmp_path / "key"
+    key_file.write_text(KEY + "\n")
+    monkeypatch.setenv("MY_TEACHER_KEY", KEY)
+    server.acts = [status(401, f"key {KEY} is wrong".encode())]
+    engine = server.engine(key_file=key_file, cache=AnswerCache(tmp_path / "cache"))
+    with pytest.raises(EngineError) as caught:
+        engine.generate([ask("a")], SAMPLING)
+    engine.generate([ask("b")], SAMPLING)
+    assert [headers["Authorization"] for headers, _ in server.requests] == [f"Bearer {KEY}"] * 2
+    told = [
+        str(caught.value),
+        repr(engine),
+        repr(engine.endpoint),
+        engine.digest,
+        caplog.text,
+        json.dumps(engine.bill.to_json()),
+    ]
+    told += [path.read_text() for path in (tmp_path / "cache").rglob("*.json")]
+    assert len(told) > 6 and not any(KEY in text for text in told)
+    assert server.engine(key_variable="MY_TEACHER_KEY").generate([ask("c")], SAMPLING)[0].text
+    assert server.requests[-1][0]["Authorization"] == f"Bearer {KEY}"
+    server.engine().generate([ask("d")], SAMPLING)
+    assert "Authorization" not in server.requests[-1][0], "no variable is read that nobody named"
+
+
+@pytest.mark.parametrize("content", ["", "two words", "a\r\nX-Evil: 1", "密钥"])
+def test_a_key_that_could_split_a_header_is_refused(server: Server, tmp_path: Path, content: str) -> None:
+    (tmp_path / "key").write_text(content)
+    with pytest.raises(EngineError) as caught:
+        server.engine(key_file=tmp_path / "key")
+    assert caught.value.key == "engine.bad_key"
+    with pytest.raises(EngineError) as caught:
+        server.engine(key_file=tmp_path / "absent")
+    assert caught.value.key == "engine.no_key_file"
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://h/v1", "host/v1", "http://", "http://me:pass@h/v1", "http://h:99999/v1", "http://h/v1?k=1"])  # fmt: skip
+def test_other_addresses_are_refused(url: str) -> None:
+    with pytest.raises(EngineError) as caught:
+        Address.parse(url)
+    assert caught.value.key == "engine.bad_url" and "pass@" not in caught.value.text
+
+
+def test_address_is_kept_without_a_trailing_slash() -> None:
+    assert str(Address.parse("https://h:8443/v1/")) == "https://h:8443/v1"
+
+
+def test_a_stopped_run_asks_only_what_is_missing(server: Server, tmp_path: Path) -> None:
+    cache = AnswerCache(tmp_path)
+    first = server.engine(cache=cache).generate([ask("a"), ask("b")], SAMPLING)
+    again = server.engine(cache=cache).generate([ask("a"), ask("b"), ask("c")], SAMPLING)
+    assert [a.text for a in again[:2]] == [a.text for a in first] and len(server.requests) == 3
+    assert "".join(server.engine(cache=cache).stream(ask("a"), SAMPLING)) == first[0].text and len(server.requests) == 3
+    for path in tmp_path.rglob("*.json"):
+        path.write_bytes(b'{"text": "ha')
+    server.engine(cache=cache).generate([ask("a")], SAMPLING)
+    assert len(server.requests) == 4, "a broken cache file counts as absent"
+
+
+def test_errors_are_not_cached(server: Server, tmp_path: Path) -> None:
+    server.acts = [status(400, b"no")]
+    engine = server.engine(cache=AnswerCache(tmp_path))
+    assert engine.generate([ask("a")], SAMPLING)[0].finish == "error"
+    assert engine.generate([ask("a")], SAMPLING)[0].text == "回答 a"
+
+
+def test_other_sampling_is_another_request(server: Server, tmp_path: Path) -> None:
+    engine = server.engine(cache=AnswerCache(tmp_path))
+    for sampling in (SAMPLING, Sampling(max_new_tokens=17), Sampling(16, 0.7, seed=1), Sampling(16, 0.7, seed=2)):
+        engine.generate([ask("a")], sampling)
+    assert len(server.requests) == 4
+    assert server.requests[-1][1]["seed"] == 2 and "seed" not in server.requests[0][1]
+
+
+def test_cost_is_counted_and_the_cap_is_never_passed(server: Server, tmp_path: Path) -> None:
+    price = Price(prompt_per_million=1000, answer_per_million=10_000)  # 10 + 5 tokens: 0.06; at worst about 0.3
+    bill = Bill(price)
+    engine = server.engine(bill=bill, cache=AnswerCache(tmp_path))
+    engine.generate([ask("a"), ask("a2")], SAMPLING)
+    assert bill.spent == pytest.approx(0.12) and bill.num_prompt_tokens == 20
+    engine.generate([ask("a")], SAMPLING)
+    assert bill.num_requests == 2, "a cached answer costs nothing"
+
+    capped = Bill(price, cap=1.0)
+    engine = server.engine(bill=capped, cache=AnswerCache(tmp_path), num_parallel=4)
+    with pytest.raises(EngineError) as caught:
+        engine.generate([ask(f"q{i}") for i in range(100)], SAMPLING)
+    assert caught.value.key == "engine.cost_cap" and 0 < capped.spent <= 1.0
+    num_asked = len(server.requests)
+    server.engine(cache=AnswerCache(tmp_path)).generate([ask(f"q{i}") for i in range(100)], SAMPLING)
+    assert len(server.requests) == 102 and num_asked > 2, "what the capped run paid for was not asked again"
+
+
+def test_a_failed_request_gives_its_reservation_back(server: Server) -> None:
+    bill = Bill(Price(1000, 10_000), cap=0.5)
+    server.acts = [status(400, b"no")] * 5
+    server.engine(bill=bill, num_parallel=1).generate([ask(str(i)) for i in range(5)], SAMPLING)
+    assert bill.spent == 0 and server.engine(bill=bill).generate([ask("x")], SAMPLING)[0].finish == "stop"
+
+
+def test_a_cap_needs_a_price() -> None:
+    with pytest.raises(EngineError):
+        Bill(cap=3.0)
+
+
+def test_stream_pieces_join_to_the_answer(server: Server) -> None:
+    pieces = list(server.engine().stream(ask("hi"), SAMPLING))
+    assert pieces == ["回", "答 hi"] and server.requests[0][1]["stream"] is True
+
+
+def test_a_stream_cut_midway_says_so_and_is_not_kept(server: Server, tmp_path: Path) -> None:
+    server.acts = [sse("half", done=False)]
+    engine = server.engine(cache=AnswerCache(tmp_path))
+    stream = engine.stream(ask("hi"), SAMPLING)
+    assert next(stream) == "half"
+    with pytest.raises(EngineError) as caught:
+        next(stream)
+    assert caught.value.key == "engine.stream_cut" and not list(tmp_path.rglob("*.json"))
+    assert "".join(engine.stream(ask("hi"), SAMPLING)) == "回答 hi"
+
+
+def test_a_stream_that_fails_before_the_first_piece_is_tried_again(server: Server) -> None:
+    server.acts = [status(502, b"gateway"), sse(done=False), status(200, b"{}", Content_Type="application/json")]
+    assert "".join(server.engine().stream(ask("hi"), SAMPLING)) == "回答 hi" and len(server.requests) == 4
+
+
+def test_a_stream_left_early_frees_its_connection(server: Server) -> None:
+    engine = server.engine()
+    stream = engine.stream(ask("hi"), SAMPLING)
+    next(stream)
+    stream.close()
+    assert engine.generate([ask("again")], SAMPLING)[0].text == "回答 again"
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [("<think>a\nb</think>\n\n答", "答"), ("答 <think>x</think>", "答 <think>x</think>"), ("<think>cut", ""), ("<th", "<th"), ("", ""), (" \n<think></think>x", "x")],
+)  # fmt: skip
+def test_thinking_is_dropped_only_in_front(server: Server, raw: str, shown: str) -> None:
+    assert drop_thinking(raw) == shown
+    server.acts = [sse(*raw), status(200, completion(raw)), status(200, completion(raw))]
+    assert "".join(server.engine().stream(ask("q"), SAMPLING)) == shown
+    assert server.engine().generate([ask("q")], SAMPLING)[0].text == shown
+    assert server.engine(keep_thinking=True).generate([ask("q")], SAMPLING)[0].text == raw
+
+
+@given(st.lists(st.sampled_from(["<think>", "</think>", "<thi", "nk>", "</", "答", "\n", " ", "x"]), max_size=12))
+def test_dropping_in_pieces_equals_dropping_at_once(pieces: list[str]) -> None:
+    dropper = ThinkingDropper()
+    assert "".join(map(dropper.feed, pieces)) + dropper.close() == drop_thinking("".join(pieces))
+
+
+def test_tool_calls_both_ways(server: Server) -> None:
+    call = {"id": "c1", "function": {"name": "lookup", "arguments": {"城市": "北京"}}}
+    turn = wire_message(Message("assistant", "", tool_calls=(call,)))
+    assert json.loads(turn["tool_calls"][0]["function"]["arguments"]) == {"城市": "北京"}
+    server.acts = [status(200, completion(None, calls=[turn["tool_calls"][0]]))]
+    (answer,) = server.engine().generate([ask("天气?")], SAMPLING)
+    assert answer.text == '<tool_call>\n{"name":"lookup","arguments":{"城市":"北京"}}\n</tool_call>'
+
+
+def test_scoring_is_refused_in_words(server: Server) -> None:
+    with pytest.raises(EngineError) as caught:
+        server.engine().score([])
+    assert caught.value.key == "engine.cannot_score" and "native" in caught.value.fix
+
+
+def test_remote_needs_no_torch() -> None:
+    code = "import sys, danlu.engines.remote; print(sorted({'torch', 'transformers', 'requests', 'httpx'} & set(sys.modules)))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
