@@ -54,15 +54,15 @@ def _unknown_key(key: str, given: Any, recipe: type[BaseModel]) -> Complaint:
     last = key.rpartition(".")[2]
     if last in HABITS:
         return Complaint(key, _plain(given), say("recipe.renamed", name=HABITS[last]), HABITS[last])
-    knobs = all_knobs(recipe)
     chapter = key.rpartition(".")[0]
-    siblings = list(section_at(recipe, chapter))
-    match = nearest(last, siblings)
-    close = f"{chapter}.{match}".lstrip(".") if match else None
-    if close is None:  # right name, wrong chapter
-        by_name = {knob.rpartition(".")[2]: knob for knob in reversed(knobs)}
-        other = nearest(last, by_name)
-        close = by_name[other] if other else None
+    siblings = section_at(recipe, chapter)
+    elsewhere = {knob.rpartition(".")[2]: knob for knob in reversed(list(all_knobs(recipe)))}
+    if last in elsewhere and last not in siblings:  # the right name in the wrong chapter
+        close: str | None = elsewhere[last]
+    elif match := nearest(last, siblings):
+        close = f"{chapter}.{match}".lstrip(".")
+    else:
+        close = elsewhere.get(nearest(last, elsewhere) or "")
     return Complaint(key, _plain(given), say("recipe.known_keys", keys=", ".join(siblings)), close)
 
 

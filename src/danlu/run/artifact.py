@@ -66,10 +66,10 @@ class Manifest:
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         if not (folder / NAME).is_file():
-            raise ExportError("export.not_an_artifact", where=str(folder), given=str(folder))
+            raise ExportError("run.not_an_artifact", where=str(folder), given=str(folder))
         tree = read_json(folder / NAME)
         if tree.get("format") != FORMAT:
-            raise ExportError("export.foreign_format", where=str(folder), given=tree.get("format"), expected=FORMAT)
+            raise ExportError("run.foreign_artifact", where=str(folder), given=tree.get("format"), expected=FORMAT)
         tree.pop("digest")
         canaries = tuple(
             Canary(c["prompt"], tuple(c["prompt_ids"]), c["answer"], tuple(c["answer_ids"]))
@@ -83,9 +83,7 @@ class Manifest:
         for name in sorted(present | set(self.files)):
             found = sha256_file(folder / name) if name in present else None
             if found != self.files.get(name):
-                raise ExportError(
-                    "export.tampered", where=str(folder / name), expected=self.files.get(name), given=found
-                )
+                raise ExportError("run.tampered", where=str(folder / name), expected=self.files.get(name), given=found)
 
 
 def _fields(manifest: Manifest) -> dict[str, Any]:

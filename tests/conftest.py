@@ -1,0 +1,32 @@
+"""One thread per worker, no hub, and where the real data lies."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from pathlib import Path
+
+import pytest
+
+from danlu.core.messages import set_language
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def english():
+    """Messages in English unless a test asks otherwise."""
+    set_language("en")
+    yield
+    set_language(None)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data beside the project; tests that need it are skipped, with the reason, where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the real data folder ../shared/data is not here")
+    return SHARED

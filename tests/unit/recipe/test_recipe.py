@@ -1,0 +1,157 @@
+"""Recipes: strict, fast, torch-free, and they answer the names that users of other suites type."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from danlu.core.errors import RecipeError
+from danlu.core.messages import set_language
+from danlu.recipe import InvalidRecipeError, Recipe
+from danlu.recipe.habits import HABITS
+from danlu.recipe.knobs import all_knobs
+
+HERE = Path(__file__).parent
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_house_recipe_loads(tmp_path: Path) -> None:
+    recipe = Recipe.load(
+        write(
+            tmp_path,
+            """
+name: company-a
+model:      {base: Qwen/Qwen2.5-7B-Instruct}
+adapter:    {kind: lora, rank: 16, targets: all-linear}
+data:
+  sources:  [{path: policies/}, qa.jsonl]
+  replay:   {ratio: 0.1}
+  split:    {test: 0.1, validation: 0.05}
+stages:     [pretrain, sft, {kind: dpo, beta: 0.2, training: {epochs: 1}}]
+training:   {epochs: 3, lr: 2.0e-4, context: 4096}
+gate:       {min_gain: 0.05, max_forget: 0.02}
+exports:    [adapter, merged]
+""",
+        )
+    )
+    assert recipe.data.sources[1].path == str(tmp_path / "qa.jsonl")
+    assert recipe.model.base == "Qwen/Qwen2.5-7B-Instruct"
+    stages = recipe.plan_stages()
+    assert [stage.method.kind for stage in stages] == ["pretrain", "sft", "dpo"]
+    assert [stage.training.epochs for stage in stages] == [3, 3, 1]
+    assert stages[2].method.beta == 0.2  # type: ignore[union-attr]
+
+
+def test_resolved_recipe_is_the_same_recipe() -> None:
+    recipe = Recipe.from_tree({"stages": ["sft", {"kind": "dpo", "training": {"lr": 1e-5}}], "adapter": {"rank": 8}})
+    again = Recipe.from_tree(json.loads(json.dumps(recipe.resolved())))
+    assert again.digest == recipe.digest
+    assert recipe.resolved()["adapter"]["alpha"] == 16
+
+
+@pytest.mark.parametrize("name", sorted(HABITS))
+def test_names_from_other_suites_are_answered(name: str) -> None:
+    with pytest.raises(InvalidRecipeError) as caught:
+        Recipe.from_tree({name: 1, "training": {"lr": 1e-4}})
+    assert HABITS[name] in str(caught.value)
+    assert HABITS[name] in all_knobs(Recipe) or HABITS[name] in ("data.sources",)
+
+
+@pytest.mark.parametrize(
+    ("tree", "key", "nearest"),
+    [
+        ({"training": {"lrr": 1}}, "training.lrr", "training.lr"),
+        ({"trainin": {}}, "trainin", "training"),
+        ({"adapter": {"rnak": 4}}, "adapter.rnak", "adapter.rank"),
+        ({"adapter": {"kind": "full", "rank": 4}}, "adapter.rank", None),
+        ({"epochs": 3}, "epochs", "training.epochs"),
+        ({"stages": [{"kind": "dpo", "training": {"leraning": 1}}]}, "stages.0.training.leraning", None),
+        ({"data": {"sources": [{"pth": "x"}]}}, "data.sources.0.pth", "data.sources.0.path"),
+    ],
+)
+def test_unknown_keys_are_named_with_the_nearest(tree: dict, key: str, nearest: str | None) -> None:
+    with pytest.raises(InvalidRecipeError) as caught:
+        Recipe.from_tree(tree)
+    complaint = next(c for c in caught.value.complaints if c.key == key)
+    if nearest:
+        assert complaint.nearest == nearest
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(InvalidRecipeError) as caught:
+        Recipe.from_tree({"training": {"epochs": -1, "context": 1}, "adapter": {"rank": 0}, "exports": ["gguff"]})
+    assert {c.key for c in caught.value.complaints} == {
+        "training.epochs",
+        "training.context",
+        "adapter.rank",
+        "exports.0.kind",
+    }
+
+
+def test_overrides() -> None:
+    recipe = Recipe.from_tree(
+        {"data": {"sources": ["a.jsonl"]}},
+        [
+            "training.lr=1e-4",
+            "adapter.rank=8",
+            "data.sources=[b.jsonl, c.jsonl]",
+            "model.system=null",
+            "method=dpo",
+            "method.beta=0.3",
+        ],  # fmt: skip
+    )
+    assert recipe.training.lr == 1e-4
+    assert recipe.adapter.rank == 8  # type: ignore[union-attr]
+    assert [Path(s.path).name for s in recipe.data.sources] == ["b.jsonl", "c.jsonl"]
+    assert recipe.method.kind == "dpo"
+    for bad in ("training.lr", "=3", "training..lr=1", "name.x.y=1"):
+        with pytest.raises(RecipeError):
+            Recipe.from_tree({"name": "x"}, [bad])
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [", "\x00", "name: 'x", "just words"])
+def test_what_is_no_recipe_is_refused_kindly(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RecipeError):
+        Recipe.load(write(tmp_path, text))
+
+
+def test_recipes_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe.from_tree({}).training.lr = 1.0  # type: ignore[misc]
+
+
+def test_complaints_speak_chinese() -> None:
+    set_language("zh")
+    with pytest.raises(InvalidRecipeError) as caught:
+        Recipe.from_tree({"lora_rank": 8})
+    assert "配方有 1 处错误" in str(caught.value) and "adapter.rank" in str(caught.value)
+
+
+def test_knob_names_are_frozen() -> None:
+    """A new knob is a visible decision: update knobs.txt in the commit that adds it, and give `explain` its reason."""
+    snapshot = (HERE / "knobs.txt").read_text().split()
+    assert list(all_knobs(Recipe)) == snapshot
+    assert len(snapshot) <= 120
+
+
+def test_a_wrong_recipe_fails_fast_and_without_torch(tmp_path: Path) -> None:
+    path = write(tmp_path, "training: {lrr: 1}\n")
+    code = (
+        "import sys\nfrom danlu.recipe import Recipe, InvalidRecipeError\n"
+        f"try: Recipe.load({str(path)!r})\nexcept InvalidRecipeError: pass\nelse: sys.exit(3)\n"
+        "sys.exit(4 if 'torch' in sys.modules else 0)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0
+    cpu_s = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
+    assert cpu_s < 2.0  # 0.3 s when quiet; the bound only catches a heavy import
