@@ -52,7 +52,8 @@ def section_at(recipe: type[BaseModel], chapter: str) -> list[str]:
 
 def _walk(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo, type[BaseModel]]]:
     for name, field in section.model_fields.items():
-        inner = _sections_in(field.annotation)
+        # stages repeat the chapters method and training; they are one knob
+        inner = [] if name == "stages" else _sections_in(field.annotation)
         if not inner:
             yield prefix + name, field, section
         for variant in inner:

@@ -106,7 +106,7 @@ def test_overrides() -> None:
             "model.system=null",
             "method=dpo",
             "method.beta=0.3",
-        ],  # fmt: skip
+        ],
     )
     assert recipe.training.lr == 1e-4
     assert recipe.adapter.rank == 8  # type: ignore[union-attr]

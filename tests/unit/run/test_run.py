@@ -71,9 +71,15 @@ def test_a_changed_byte_of_an_artefact_is_named(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights.bin").write_bytes(b"abc")
     manifest = Manifest(
-        kind="merged", name="a", base={"name": "b", "revision": None, "digest": "d"}, parents={"dataset": "x"},
-        contract={}, canaries=(Canary("hi", (1, 2), "yo", (3,)),), parity={"verdict": "pass"}, created="now",
-    ).write(tmp_path)  # fmt: skip
+        kind="merged",
+        name="a",
+        base={"name": "b", "revision": None, "digest": "d"},
+        parents={"dataset": "x"},
+        contract={},
+        canaries=(Canary("hi", (1, 2), "yo", (3,)),),
+        parity={"verdict": "pass"},
+        created="now",
+    ).write(tmp_path)
     again = Manifest.read(tmp_path)
     assert again == manifest and again.digest == manifest.digest
     again.check_files(tmp_path)
