@@ -1,1 +1,19 @@
-"""Which weights train and how they fold back. A shelf; `adapter.py` is its contract, PEFT's format is what lies on disk."""
+"""Which weights train and how they fold back. A shelf; `adapter.py` is its contract, PEFT's format lies on disk.
+
+To add one: a class with `kind` and `attach` (see `adapter.py`) in a file of its own, and one line here.
+"""
+
+from __future__ import annotations
+
+from danlu.adapters.adapter import Adapter, Attached
+from danlu.core.registry import Registry
+
+ADAPTERS: Registry[type[Adapter]] = Registry(
+    "adapters",
+    {
+        "lora": "danlu.adapters.lora:LoRA",
+        "full": "danlu.adapters.full:Full",
+    },
+)
+
+__all__ = ["ADAPTERS", "Adapter", "Attached"]

@@ -1,0 +1,66 @@
+"""Full fine-tuning: every weight trains, as an fp32 master; the forward runs under autocast in the compute dtype.
+
+Tied weights are one parameter and train as one.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from danlu.adapters.adapter import find_unsound
+from danlu.core.errors import TrainingError
+from danlu.model.build import save_model
+from danlu.model.model import Model
+
+
+@dataclass(frozen=True)
+class Full:
+    """Every weight trains."""
+
+    kind: Literal["full"] = "full"
+
+    def attach(self, model: Model) -> AttachedFull:
+        return AttachedFull(model)
+
+
+class AttachedFull:
+    """A model all of whose weights train. `merge` casts the masters back to the dtype the model came in."""
+
+    kind: Literal["full"] = "full"
+    is_fresh = False
+    can_disable = False
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.dtype = next(model.parameters()).dtype
+        self._is_gone = False
+        for weight in model.parameters():
+            weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
+            weight.requires_grad_(True)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.model.named_parameters())
+
+    def disabled(self) -> AbstractContextManager[None]:
+        raise AssertionError("full fine-tuning leaves no bare model behind: look at `can_disable` first")
+
+    def check(self) -> None:
+        if name := find_unsound({name: weight.data for name, weight in self.parameters().items()}):
+            raise TrainingError("adapter.not_finite", where=name)
+
+    def merge(self) -> None:
+        if self._is_gone:
+            raise TrainingError("adapter.merged_twice")
+        for weight in self.model.parameters():
+            weight.data = weight.data.to(self.dtype)
+            weight.requires_grad_(False)
+        self._is_gone = True
+
+    def save(self, folder: Path) -> None:
+        save_model(self.model, folder, self.dtype)

@@ -1,0 +1,25 @@
+"""Put what a training run left behind on a model: a PEFT adapter, or a whole set of weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from danlu.adapters.full import AttachedFull, Full
+from danlu.adapters.lora import AttachedLoRA, LoRA
+from danlu.adapters.peft_format import CONFIG
+from danlu.model.build import load_state
+from danlu.model.model import Model
+
+WEIGHTS_FOLDER = "weights"
+"""Where a training checkpoint keeps what can be shipped, beside what is only needed to go on."""
+
+
+def load_trained(folder: Path, model: Model) -> AttachedLoRA | AttachedFull:
+    """From a training checkpoint, a PEFT folder or a Hugging Face checkpoint of the same architecture. An adapter
+    comes back attached and ready to answer, to merge or to train on; full weights replace the model's own."""
+    if (folder / WEIGHTS_FOLDER).is_dir():
+        folder = folder / WEIGHTS_FOLDER
+    if (folder / CONFIG).is_file():
+        return LoRA.load(folder, model)
+    load_state(model, folder)
+    return Full().attach(model)

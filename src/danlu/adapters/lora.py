@@ -1,0 +1,227 @@
+"""Low-rank adapters: y = x Wᵀ + s (x Aᵀ) Bᵀ, with W frozen and s = alpha / rank (Hu et al. 2021, arXiv:2106.09685).
+
+A and B are fp32 masters beside a base in any dtype; they are cast to the input's dtype for the two small products.
+The on-disk format stands in `peft_format.py`. No quantised base, no DoRA.
+
+Shapes: D input width, N output width, R rank; x is [..., D].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own habit
+from torch import Tensor, nn
+
+from danlu.adapters.adapter import find_unsound
+from danlu.adapters.peft_format import Pair, read_pairs, write_pairs
+from danlu.core.errors import RecipeError, TrainingError
+from danlu.core.registry import nearest
+from danlu.model.model import Model
+
+HEADS = ("lm_head", "embed_out")
+"""Output heads: never targeted, their product with the hidden states is taken only where a token is learnt."""
+
+
+class LoRALinear(nn.Linear):
+    """A linear layer with a low-rank pair. It shares `weight` and `bias` with the layer it replaces, so the base's
+    tensors keep the checkpoint's names; `from_base` and `fuse` are inverse but for the update itself."""
+
+    lora_A: nn.Parameter  # noqa: N815 - the paper's letters, PEFT's names
+    lora_B: nn.Parameter  # noqa: N815
+    scaling: float
+    dropout: float
+    is_disabled: bool
+
+    @classmethod
+    def from_base(cls, base: nn.Linear, *, rank: int, scaling: float, dropout: float = 0.0) -> LoRALinear:
+        layer = cls(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
+        layer.weight, layer.bias = base.weight, base.bias
+        wide, device = torch.promote_types(base.weight.dtype, torch.float32), base.weight.device
+        layer.lora_A = nn.Parameter(torch.zeros(rank, base.in_features, dtype=wide, device=device))
+        layer.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, dtype=wide, device=device))
+        layer.scaling, layer.dropout, layer.is_disabled = scaling, dropout, False
+        return layer.train(base.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.weight, self.bias)
+        if self.is_disabled:
+            return y
+        A, B = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
+        if self.dropout:
+            x = F.dropout(x, self.dropout, self.training)
+        down = F.linear(x, A)
+        # y + s (x Aᵀ) Bᵀ in one pass over y.
+        return torch.addmm(y.flatten(0, -2), down.flatten(0, -2), B.T, alpha=self.scaling).view(y.shape)
+
+    def delta(self) -> Tensor:
+        """s B A, [N, D], in fp32 (or wider): what merging adds to the weight."""
+        return self.scaling * (self.lora_B.detach() @ self.lora_A.detach())
+
+    def fuse(self) -> nn.Linear:
+        """The plain layer with the update folded in: added in fp32, then cast to the weight's own dtype."""
+        with torch.no_grad():
+            delta = self.delta()
+            self.weight.copy_((self.weight.to(delta.dtype) + delta).to(self.weight.dtype))
+        return self.bare()
+
+    def bare(self) -> nn.Linear:
+        """The plain layer, without the pair."""
+        layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        layer.weight, layer.bias = self.weight, self.bias
+        return layer.train(self.training)
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank pairs on the linear layers that `targets` names: "all-linear" (every one but the output head), or names
+    and regular expressions. `alpha` None means twice the rank; `rslora` divides by the square root of the rank
+    (Kalajdzievski 2023, arXiv:2312.03732). `seed` draws A; B starts at zero, so a fresh adapter changes nothing."""
+
+    rank: int = 16
+    alpha: float | None = None
+    dropout: float = 0.0
+    targets: Literal["all-linear"] | Sequence[str] = "all-linear"
+    rslora: bool = False
+    seed: int = 0
+    kind: Literal["lora"] = "lora"
+
+    @property
+    def scaling(self) -> float:
+        alpha = 2.0 * self.rank if self.alpha is None else self.alpha
+        return alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def attach(self, model: Model) -> AttachedLoRA:
+        layers = {
+            name: LoRALinear.from_base(base, rank=self.rank, scaling=self.scaling, dropout=self.dropout)
+            for name, base in find_targets(model, self.targets).items()
+        }
+        generator = torch.Generator().manual_seed(self.seed)  # on the CPU: the same A on every device
+        for layer in layers.values():
+            start_A = torch.empty(layer.lora_A.shape)
+            nn.init.kaiming_uniform_(start_A, a=math.sqrt(5), generator=generator)
+            layer.lora_A.data.copy_(start_A)
+        return AttachedLoRA(model, layers)
+
+    @staticmethod
+    def load(folder: Path, model: Model) -> AttachedLoRA:
+        """Put a PEFT adapter on the model, ready to answer or to train on."""
+        pairs = read_pairs(folder, model)
+        bases = _free_linears(model)
+        layers = {}
+        for name, pair in pairs.items():
+            layer = LoRALinear.from_base(bases[name], rank=pair.A.shape[0], scaling=pair.scaling, dropout=pair.dropout)
+            layer.lora_A.data.copy_(pair.A)
+            layer.lora_B.data.copy_(pair.B)
+            layers[name] = layer
+        return AttachedLoRA(model, layers)
+
+
+class AttachedLoRA:
+    """Low-rank pairs in their places on one model."""
+
+    kind: Literal["lora"] = "lora"
+    can_disable = True
+
+    def __init__(self, model: Model, layers: dict[str, LoRALinear]) -> None:
+        self.model, self.layers = model, layers
+        self._is_gone = False
+        model.requires_grad_(False)
+        for name, layer in layers.items():
+            _place(model, name, layer)
+
+    @property
+    def is_fresh(self) -> bool:
+        return all(not bool(layer.lora_B.detach().any()) for layer in self.layers.values())
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{name}.{side}": pair
+            for name, layer in self.layers.items()
+            for side, pair in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B))
+        }
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        for layer in self.layers.values():
+            layer.is_disabled = True
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.is_disabled = False
+
+    def check(self) -> None:
+        if name := find_unsound({name: tensor.data for name, tensor in self.parameters().items()}):
+            raise TrainingError("adapter.not_finite", where=name)
+        if self.is_fresh:
+            raise TrainingError("adapter.empty")
+
+    def merge(self) -> None:
+        self._leave({name: layer.fuse for name, layer in self.layers.items()})
+
+    def detach(self) -> None:
+        """Take the pairs off without folding them in."""
+        self._leave({name: layer.bare for name, layer in self.layers.items()})
+
+    def _leave(self, bare: dict[str, Callable[[], nn.Linear]]) -> None:
+        if self._is_gone:
+            raise TrainingError("adapter.merged_twice")
+        for name, make in bare.items():
+            _place(self.model, name, make())
+        self._is_gone = True
+
+    def save(self, folder: Path) -> None:
+        if self._is_gone:
+            raise TrainingError("adapter.merged_twice")
+        pairs = {
+            name: Pair(layer.lora_A.detach().cpu(), layer.lora_B.detach().cpu(), layer.scaling, layer.dropout)
+            for name, layer in self.layers.items()
+        }
+        write_pairs(folder, pairs, self.model)
+
+
+def find_targets(model: nn.Module, targets: Literal["all-linear"] | Sequence[str]) -> dict[str, nn.Linear]:
+    """The linear layers that `targets` names, in the model's order. A target is a full name, the end of one
+    (`q_proj`), or a regular expression of a full name; one that matches nothing is an error."""
+    free = _free_linears(model)
+    candidates = {name: layer for name, layer in free.items() if name.rpartition(".")[2] not in HEADS}
+    if targets == "all-linear":
+        return candidates
+    unmatched = [target for target in targets if not any(_matches(target, name) for name in candidates)]
+    if unmatched:
+        ends = sorted({name.rpartition(".")[2] for name in candidates})
+        raise RecipeError(
+            "adapter.no_such_target", where="adapter.targets", given=unmatched[0],
+            nearest=nearest(unmatched[0], ends) or "-", known=", ".join(ends),
+        )  # fmt: skip
+    return {name: layer for name, layer in candidates.items() if any(_matches(target, name) for target in targets)}
+
+
+def _free_linears(model: nn.Module) -> dict[str, nn.Linear]:
+    """Every linear layer by name; a model that carries an adapter already is refused."""
+    linears = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    if any(isinstance(layer, LoRALinear) for layer in linears.values()):
+        raise TrainingError("adapter.attached_twice")
+    return linears
+
+
+def _matches(target: str, name: str) -> bool:
+    if name == target or name.endswith(f".{target}"):
+        return True
+    try:
+        return re.fullmatch(target, name) is not None
+    except re.error as error:
+        raise RecipeError("adapter.bad_regex", where="adapter.targets", given=target, reason=str(error)) from None
+
+
+def _place(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, end = name.rpartition(".")
+    setattr(model.get_submodule(parent), end, layer)
