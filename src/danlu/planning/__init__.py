@@ -1,0 +1,1 @@
+"""Predicts parameters and memory from shapes alone. No torch, no GPU."""
