@@ -1,0 +1,20 @@
+"""The shelf of families, keyed by `model_type` of config.json. To add one see `family.py`. Whatever is not here goes
+through `hf.py`: any other transformers causal LM, slower."""
+
+from __future__ import annotations
+
+from danlu.core.registry import Registry
+from danlu.model.families.family import Family
+
+FAMILIES: Registry[Family] = Registry(
+    "families",
+    {
+        "llama": "danlu.model.families.llama:FAMILY",  # also Yi, DeepSeek-LLM and what else is Llama-shaped
+        "mistral": "danlu.model.families.mistral:FAMILY",
+        "qwen2": "danlu.model.families.qwen2:FAMILY",
+        "qwen3": "danlu.model.families.qwen3:FAMILY",
+        "gemma2": "danlu.model.families.gemma2:FAMILY",
+        "gemma3_text": "danlu.model.families.gemma3:FAMILY",
+        "phi3": "danlu.model.families.phi3:FAMILY",  # Phi-3, Phi-3.5, Phi-4, Phi-4-mini
+    },
+)

@@ -1,0 +1,115 @@
+"""`load_model`: from what a recipe calls `model.base` to a model that computes. And `save`, its reverse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from danlu.core.errors import ModelError
+from danlu.core.files import sha256_json
+from danlu.core.progress import Progress, Silent
+from danlu.model import weights
+from danlu.model.decoder import Decoder
+from danlu.model.families import FAMILIES
+from danlu.model.families.family import Family
+from danlu.model.hub import Hub, find_base
+from danlu.model.model import Model
+from danlu.model.shards import digest_folder
+
+DTYPES = {
+    "fp32": torch.float32, "float32": torch.float32, "bf16": torch.bfloat16, "bfloat16": torch.bfloat16,
+    "fp16": torch.float16, "float16": torch.float16, "fp64": torch.float64,
+}  # fmt: skip
+
+
+def load_model(
+    base: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "cpu",
+    init: Literal["pretrained", "random"] = "pretrained",
+    seed: int = 0,
+    revision: str | None = None,
+    hub: Hub = "huggingface",
+    mirror: str | None = None,
+    progress: Progress | None = None,
+) -> Model:
+    """A model ready to compute, from a folder, the embedded `ember`, or a hub id.
+
+    `init="random"` needs config.json only and draws weights from `seed`. dtype "auto": bf16 where the device
+    computes in it, else fp32. Raises ModelError (format, family, shape, remote code, pickle) and HubError (a hub
+    that does not deliver).
+    """
+    needs_weights = init == "pretrained"
+    folder = find_base(
+        base, revision=revision, hub=hub, mirror=mirror, needs_weights=needs_weights, progress=progress or Silent()
+    )
+    config = weights.read_config(folder)
+    device = torch.device(device)
+    dtype = resolve_dtype(dtype, device)
+    if config["model_type"] not in FAMILIES.places:
+        from danlu.model.families.hf import load_foreign  # transformers is heavy; only other architectures need it
+
+        return load_foreign(folder, config, dtype=dtype, device=device, init=init, seed=seed)
+    family = family_of(config)
+    spec = family.spec(config)
+    with torch.device("meta"):
+        model = Decoder(spec, folder, config)
+    if needs_weights:
+        weights.load_weights(model, folder, family, dtype=dtype, device=device)
+        model._digest = lambda: digest_folder(folder)
+    else:
+        model.to_empty(device=device).to(dtype)
+        model.reset_parameters(torch.Generator().manual_seed(seed))
+        model._digest = sha256_json({"config": config, "init": "random", "seed": seed})
+    return model.eval()
+
+
+def save_model(model: Model, folder: Path, dtype: str | torch.dtype | None = None) -> None:
+    """A Hugging Face checkpoint folder: config, weights, tokenizer; `dtype` is that on disk, None the model's own."""
+    chosen = DTYPES[dtype] if isinstance(dtype, str) else dtype or model.dtype
+    if isinstance(model, Decoder):
+        weights.save_model(model, folder, family_of(model.config), chosen)
+    else:
+        from danlu.model.families import hf  # transformers is heavy; only other architectures need it
+
+        assert isinstance(model, hf.ForeignModel), "a model is our decoder or a foreign one"
+        hf.save_foreign(model, folder, chosen)
+
+
+def load_state(model: Model, folder: Path) -> None:
+    """A checkpoint's tensors into a living model, in place: its parameters stay the same objects."""
+    if isinstance(model, Decoder):
+        weights.load_state(model, folder, family_of(model.config))
+    else:
+        from danlu.model.families import hf  # transformers is heavy; only other architectures need it
+
+        assert isinstance(model, hf.ForeignModel), "a model is our decoder or a foreign one"
+        hf.load_foreign_state(model, folder)
+
+
+def family_of(config: dict[str, Any]) -> Family:
+    """The family of a config; raises RecipeError where it is none of ours."""
+    family: Family = FAMILIES.load(str(config["model_type"]))
+    return family
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """A name as a dtype; "auto" is bf16 where it is fast (any CUDA that has it, a CPU with AVX512-BF16 or AMX), else
+    fp32."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if device.type == "cpu" and cpu_has_bf16() else torch.float32
+    if dtype not in DTYPES:
+        raise ModelError("model.unknown_dtype", where="model.dtype", given=dtype, known=", ".join(["auto", *DTYPES]))
+    return DTYPES[dtype]
+
+
+def cpu_has_bf16() -> bool:
+    """Emulated bf16 is slower than fp32; only a CPU with instructions for it gains."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
