@@ -1,0 +1,1 @@
+"""How the embedded base model `ember` is made: its text, its tokenizer, its credits."""
