@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from danlu.model.model import Model
@@ -26,6 +27,11 @@ class Attached(Protocol):
     @property
     def model(self) -> Model:
         """The model it is attached to."""
+        ...
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """In which the model multiplies, whatever its masters lie in."""
         ...
 
     @property

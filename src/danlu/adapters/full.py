@@ -38,7 +38,7 @@ class AttachedFull:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.dtype = next(model.parameters()).dtype
+        self.compute_dtype = next(model.parameters()).dtype
         self._is_gone = False
         for weight in model.parameters():
             weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
@@ -58,9 +58,9 @@ class AttachedFull:
         if self._is_gone:
             raise TrainingError("adapter.merged_twice")
         for weight in self.model.parameters():
-            weight.data = weight.data.to(self.dtype)
+            weight.data = weight.data.to(self.compute_dtype)
             weight.requires_grad_(False)
         self._is_gone = True
 
     def save(self, folder: Path) -> None:
-        save_model(self.model, folder, self.dtype)
+        save_model(self.model, folder, self.compute_dtype)

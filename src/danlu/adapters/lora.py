@@ -132,6 +132,7 @@ class AttachedLoRA:
 
     def __init__(self, model: Model, layers: dict[str, LoRALinear]) -> None:
         self.model, self.layers = model, layers
+        self.compute_dtype = model.dtype
         self._is_gone = False
         model.requires_grad_(False)
         for name, layer in layers.items():

@@ -1,4 +1,7 @@
-"""The shelf of methods: pretrain, sft, dpo. To add one: a class with `accepts` and `loss` (see `method.py`) and one line here."""
+"""The shelf of methods: pretrain, sft, dpo.
+
+To add one: a class with `accepts` and `loss` (see `method.py`) and one line here.
+"""
 
 from __future__ import annotations
 

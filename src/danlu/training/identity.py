@@ -1,0 +1,64 @@
+"""What makes two trainings the same one: a checkpoint may only be gone on from when all of it is equal.
+
+Covered: data, method, adapter, starting weights, every knob that moves a number. Not covered: where and how often to
+save, which change nothing that is computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+
+from danlu.adapters.adapter import Attached
+from danlu.core.files import sha256_json
+from danlu.model.model import Model
+from danlu.recipe.training import TrainingSection
+from danlu.training.methods.method import Method
+
+UNMOVED = {"save_every"}
+"""Knobs of chapter `training` that change no number."""
+
+
+def identify(
+    model: Model, attached: Attached, method: Method, section: TrainingSection, data_digest: str
+) -> dict[str, Any]:
+    """Equal for equal trainings, as JSON; to be asked before anything has been trained."""
+    knobs = {key: value for key, value in section.model_dump(mode="json").items() if key not in UNMOVED}
+    return {
+        "data": data_digest,
+        "method": _settings(method),
+        "adapter": {"kind": attached.kind, "num_weights": sum(w.numel() for w in attached.parameters().values())},
+        "weights": weights_digest(model),
+        **{f"training.{key}": value for key, value in knobs.items()},
+    }
+
+
+def identity_digest(identity: Mapping[str, Any]) -> str:
+    return sha256_json(identity)
+
+
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The keys in which two identities differ."""
+    return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+
+
+def weights_digest(model: Model, num_samples: int = 64) -> str:
+    """A digest of a few numbers of every tensor: other weights are noticed, and 70 billion are not read."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        flat = weight.detach().flatten()
+        sampled = torch.cat((flat[:num_samples], flat[-num_samples:])).to("cpu", torch.float64)
+        digest.update(name.encode())
+        digest.update(sampled.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _settings(method: object) -> dict[str, Any]:
+    """A method's own numbers: its fields, but for what it works out while training."""
+    assert is_dataclass(method), "a method is a dataclass, so that its settings can be named"
+    names = [item.name for item in fields(method) if item.init and item.name != "accepts"]
+    return {name: getattr(method, name) for name in names}

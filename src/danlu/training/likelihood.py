@@ -1,0 +1,29 @@
+"""How likely a model finds the supervised tokens of a batch. The head runs at supervised positions only.
+
+Shapes: T tokens of the flat row, S supervised tokens, N documents, D hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from danlu.model.model import Model
+from danlu.training.batches import Batch
+
+
+def summed_nll(model: Model, batch: Batch) -> Tensor:
+    """Σ -log p(token | what stands before it) over the supervised tokens, a scalar."""
+    return model.loss(_predicting(model, batch), batch.targets_S)
+
+
+def document_log_probs(model: Model, batch: Batch) -> Tensor:
+    """log_probs_N: the summed log-probability of each document's supervised tokens."""
+    log_probs_S = model.log_probs(_predicting(model, batch), batch.targets_S)
+    return torch.segment_reduce(log_probs_S, "sum", lengths=batch.num_targets_N)
+
+
+def _predicting(model: Model, batch: Batch) -> Tensor:
+    """hidden_SD: the hidden states from which the supervised tokens are predicted, each one place before its token."""
+    hidden_TD = model.hidden(batch.ids_T, batch.positions_T, batch.bounds)
+    return hidden_TD.index_select(0, batch.rows_S)

@@ -1,0 +1,344 @@
+"""The training loop, the only one; what is learnt is the Method's business, what trains is the Adapter's.
+
+`steps()` yields a Step after each optimizer update. A trainer whose folder holds a checkpoint goes on from it, to the
+bit: a step's data and random numbers follow from (seed, number), everything else lies in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from danlu.adapters.adapter import Attached
+from danlu.core.errors import TrainingError
+from danlu.core.messages import say
+from danlu.core.progress import Progress, Silent
+from danlu.data.dataset import Dataset
+from danlu.model.model import Model
+from danlu.recipe.training import TrainingSection
+from danlu.training import checkpoint
+from danlu.training.batches import Batch, ahead, read_batch
+from danlu.training.identity import differing_keys, identify, identity_digest
+from danlu.training.methods.method import Method, Stage
+from danlu.training.optim import (
+    build_optimizer,
+    clip_gradients,
+    gradient_norm,
+    optimizer_tensors,
+    restore_optimizer,
+    set_rate,
+)
+from danlu.training.plan import Plan, PlannedStep, in_order
+from danlu.training.precision import Precision
+from danlu.training.schedule import learning_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one optimizer update was like. `loss` is per unit (token or pair) of this step's data, before the update;
+    `grad_norm` before clipping; `validation` is there when this step was followed by one."""
+
+    number: int
+    num_steps: int
+    epoch: float
+    loss: float
+    lr: float
+    grad_norm: float
+    num_tokens: int
+    num_supervised_tokens: int
+    tokens_per_s: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    validation: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The lowest validation loss so far, and how many validations since have not come below it."""
+
+    number: int
+    loss: float
+    num_misses: int = 0
+
+
+class Trainer:
+    """Trains what `adapter` made trainable in `model`. `section` has its `lr` filled in (`recipe.defaults`)."""
+
+    def __init__(
+        self, model: Model, adapter: Attached, method: Method, dataset: Dataset,
+        *, section: TrainingSection, folder: Path, progress: Progress | None = None,
+    ) -> None:  # fmt: skip
+        assert section.lr is not None, "the recipe's defaults fill in the learning rate"
+        self.model, self.adapter, self.method, self.dataset = model, adapter, method, dataset
+        self.section, self.folder, self.progress = section, folder, progress or Silent()
+        self.lr, self.micro_tokens = section.lr, self._fitting_micro_tokens()
+        self._parts = [name for name in ("train", "validation") if name in dataset.names and len(dataset.part(name))]
+        self.plan = Plan(
+            dataset.part("train").lengths, epochs=section.epochs, max_steps=section.max_steps,
+            batch_tokens=section.batch_tokens, micro_tokens=self.micro_tokens, seed=section.seed,
+        )  # fmt: skip
+        self.eval_steps = max(1, round(section.eval_every * self.plan.steps_per_epoch))
+        self.parameters = adapter.parameters()
+        self.precision = Precision.of(model.head_weight, adapter.compute_dtype)
+        self.optimizer = build_optimizer(
+            self.parameters, lr=self.lr, weight_decay=section.weight_decay, betas=method.betas
+        )
+        self.scaler = torch.amp.GradScaler(model.device.type, enabled=self.precision.is_scaled)
+        self.number, self._saved_number = 0, -1
+        self.best: Best | None = None
+        self._has_stopped = self._needs_validation = self._is_torn = False
+        self._resume_or_begin()
+
+    # ---- the algorithm
+
+    def steps(self) -> Iterator[Step]:
+        """Train to the end, one Step after each update. Ctrl-C in here leaves a checkpoint of the last whole step."""
+        try:
+            if self._needs_validation:
+                self._judge()
+            with contextlib.closing(ahead(self._read_steps())) as upcoming:
+                for planned, batches in upcoming:
+                    step = self._train_on(planned, batches)
+                    if self._needs_validation:
+                        step = replace(step, validation=self._judge())
+                    if self.is_done or step.validation or self.number % self.section.save_every == 0:
+                        self.save()
+                    yield step
+                    if self.is_done:
+                        break
+            self.save()
+        except KeyboardInterrupt:
+            self.save()
+            raise
+
+    def _train_on(self, planned: PlannedStep, batches: list[Batch]) -> Step:
+        started = time.perf_counter()
+        torch.manual_seed(_seed_of(self.section.seed, planned.number))
+        self.model.train()
+        num_units = self._count_units(planned.number, batches)
+        sums = self._accumulate(batches, num_units)
+        self.scaler.unscale_(self.optimizer)
+        norm = gradient_norm(self.parameters)
+        facts = _fetch({"loss": sums.pop("loss"), "grad_norm": norm, **sums})
+        self._refuse_non_finite(planned, batches, facts)
+        lr = self._update(norm)
+        num_tokens = sum(batch.num_tokens for batch in batches)
+        return Step(
+            number=self.number,
+            num_steps=self.plan.num_steps,
+            epoch=planned.epoch,
+            loss=facts.pop("loss") / num_units,
+            lr=lr,
+            grad_norm=facts.pop("grad_norm"),
+            num_tokens=num_tokens,
+            num_supervised_tokens=sum(batch.num_targets for batch in batches),
+            tokens_per_s=num_tokens / (time.perf_counter() - started),
+            metrics={name: value / num_units for name, value in facts.items()},
+        )
+
+    def _accumulate(self, batches: list[Batch], num_units: int) -> dict[str, Tensor]:
+        """Add up gradients of the mean loss over all units of the step, however many pieces they come in. Returns the
+        sums of loss and metrics, still on the device."""
+        sums: dict[str, Tensor] = {}
+        for batch in batches:
+            if not self.method.num_units(batch):
+                continue
+            with self.precision.forward():
+                loss = self.method.loss(self.model, batch.to(self.model.device))
+            self.scaler.scale(loss.value / num_units).backward()  # type: ignore[no-untyped-call]
+            for name, value in {"loss": loss.value.detach(), **loss.metrics}.items():
+                sums[name] = sums[name] + value if name in sums else value
+        return sums
+
+    def _update(self, norm: Tensor) -> float:
+        """Clip, step, and forget the gradients. Returns the learning rate used."""
+        lr = learning_rate(
+            self.number, self.plan.num_steps, peak=self.lr, schedule=self.section.schedule,
+            warmup_ratio=self.section.warmup_ratio,
+        )  # fmt: skip
+        clip_gradients(self.parameters, norm, self.section.clip)
+        set_rate(self.optimizer, lr)
+        self._is_torn = True
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.number += 1
+        self._needs_validation = self._is_time_to_validate()
+        self._is_torn = False
+        self.optimizer.zero_grad(set_to_none=True)
+        return lr
+
+    # ---- validation and stopping early
+
+    def _is_time_to_validate(self) -> bool:
+        is_due = self.number % self.eval_steps == 0 or self.number == self.plan.num_steps
+        return is_due and "validation" in self._parts
+
+    def _judge(self) -> dict[str, float]:
+        """Validate, remember the best, and stop early after `patience` validations without a better one."""
+        validation = self.validate()
+        self._needs_validation = False
+        if self.best is None or validation["loss"] < self.best.loss:
+            self.best = Best(self.number, validation["loss"])
+        else:
+            self.best = replace(self.best, num_misses=self.best.num_misses + 1)
+        if self.section.patience and self.best.num_misses >= self.section.patience:
+            self._has_stopped = True
+            self.progress.note(
+                say("training.early_stop", patience=self.section.patience, number=self.number, best=self.best.number)
+            )
+        return validation
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Loss per unit, and the method's metrics, over the validation part; nothing is dropped out."""
+        self.model.eval()
+        sums: dict[str, Tensor] = {}
+        num_units = 0
+        for batch in self._one_pass("validation"):
+            with self.precision.forward():
+                loss = self.method.loss(self.model, batch)
+            num_units += loss.num_units
+            for name, value in {"loss": loss.value, **loss.metrics}.items():
+                sums[name] = sums[name] + value if name in sums else value
+        return {name: value / max(1, num_units) for name, value in _fetch(sums).items()}
+
+    # ---- data
+
+    def _read_steps(self) -> Iterator[tuple[PlannedStep, list[Batch]]]:
+        part = self.dataset.part("train")
+        if self._has_stopped:
+            return
+        for planned in self.plan.steps_after(self.number):
+            batches = [read_batch("train", part, items, self._pad_to) for items in planned.pieces]
+            yield planned, [batch.pin() for batch in batches] if self.model.device.type == "cuda" else batches
+
+    def _one_pass(self, name: str) -> Iterator[Batch]:
+        part = self.dataset.part(name)
+        for items in in_order(part.lengths, self.micro_tokens, seed=0, epoch=0):
+            yield read_batch(name, part, items, self._pad_to).to(self.model.device)
+
+    @property
+    def _pad_to(self) -> int:
+        """Compiled code wants one shape."""
+        return self.micro_tokens if self.section.compile else 0
+
+    # ---- going on
+
+    @property
+    def is_done(self) -> bool:
+        """All steps are done, or validation has stopped improving."""
+        return self._has_stopped or self.number == self.plan.num_steps
+
+    @property
+    def last(self) -> Path | None:
+        """The newest checkpoint's folder."""
+        return checkpoint.find_last(self.folder)
+
+    @property
+    def best_folder(self) -> Path | None:
+        """The folder of the checkpoint with the lowest validation loss; the newest where nothing was validated."""
+        return checkpoint.find_best(self.folder)
+
+    def save(self) -> Path | None:
+        """Write a checkpoint of the last whole step, unless it is there already. Interrupted in the middle of an update
+        there is no whole step in memory; then the last checkpoint on disk stands."""
+        if self._is_torn or self._saved_number == self.number:
+            return self.last
+        if self.number:
+            self.adapter.check()
+        state = {
+            "has_stopped": self._has_stopped,
+            "needs_validation": self._needs_validation,
+            "best": asdict(self.best) if self.best else None,
+            "scaler": self.scaler.state_dict(),
+            "identity": self._identity,
+            "num_threads": torch.get_num_threads(),
+        }
+        tensors: dict[str, Tensor] = {f"weight/{name}": weight for name, weight in self.parameters.items()}
+        tensors |= optimizer_tensors(self.optimizer, self.parameters)
+        place = checkpoint.write_checkpoint(self.folder, self.number, state, tensors, self.adapter.save)
+        checkpoint.prune(self.folder, self.best.number if self.best else None)
+        self._saved_number = self.number
+        return place
+
+    def _resume_or_begin(self) -> None:
+        self.model.eval()
+        self._identity = identify(self.model, self.adapter, self.method, self.section, self.dataset.digest)
+        found = checkpoint.read_newest(self.folder, self._note_damage)
+        if found and (differing := differing_keys(found.state["identity"], self._identity)):
+            raise TrainingError("training.other_run", where=str(found.folder), differing=", ".join(differing))
+        self.method.begin(
+            Stage(
+                self.model, self.adapter, self.folder, identity_digest(self._identity),
+                num_items={name: len(self.dataset.part(name)) for name in self._parts},
+                batches=self._one_pass, forward=self.precision.forward, is_resumed=found is not None,
+            )
+        )  # fmt: skip
+        if found:
+            self._restore(found)
+
+    @torch.no_grad()
+    def _restore(self, found: checkpoint.Checkpoint) -> None:
+        for name, weight in self.parameters.items():
+            weight.copy_(found.tensors[f"weight/{name}"])
+        restore_optimizer(self.optimizer, self.parameters, found.tensors)
+        self.scaler.load_state_dict(found.state["scaler"])
+        self.best = Best(**found.state["best"]) if found.state["best"] else None
+        self.number = self._saved_number = found.state["number"]
+        self._has_stopped, self._needs_validation = found.state["has_stopped"], found.state["needs_validation"]
+        if found.state["num_threads"] != torch.get_num_threads():
+            self.progress.note(
+                say("training.other_threads", then=found.state["num_threads"], now=torch.get_num_threads())
+            )
+
+    def _note_damage(self, name: str, reason: str) -> None:
+        self.progress.note(say("training.checkpoint_damaged", checkpoint=name, reason=reason))
+
+    # ---- refusals and remarks
+
+    def _fitting_micro_tokens(self) -> int:
+        """What is computed at once: as the section says, or more where a single item (a pair counts as one) needs it."""
+        given = self.section.micro_tokens or max(self.section.batch_tokens, self.section.context)
+        longest = max((int(self.dataset.part(name).lengths.max(initial=0)) for name in self.dataset.names), default=0)
+        if longest > given:
+            self.progress.note(say("training.micro_tokens_raised", given=given, now=longest))
+        return max(given, longest)
+
+    def _count_units(self, number: int, batches: list[Batch]) -> int:
+        num_units = sum(self.method.num_units(batch) for batch in batches)
+        if not num_units:
+            raise TrainingError("training.no_targets", number=number, rows=self._origins(batches))
+        return num_units
+
+    def _refuse_non_finite(self, planned: PlannedStep, batches: list[Batch], facts: dict[str, float]) -> None:
+        """fp16 may overflow now and then: its scaler skips the update and scales less."""
+        is_overflow = self.precision.is_scaled and math.isfinite(facts["loss"]) and self.scaler.get_scale() > 1
+        if is_overflow or (math.isfinite(facts["loss"]) and math.isfinite(facts["grad_norm"])):
+            return
+        raise TrainingError(
+            "training.not_finite", number=planned.number, loss=facts["loss"], norm=facts["grad_norm"],
+            rows=self._origins(batches),
+        )  # fmt: skip
+
+    def _origins(self, batches: list[Batch], most: int = 8) -> str:
+        """Where the rows of these batches were read."""
+        rows = self.dataset.part("train").rows
+        items = [int(item) for batch in batches for item in batch.items]
+        rest = f" (+{len(items) - most})" if len(items) > most else ""
+        return ", ".join(rows[item]["origin"] or f"train[{item}]" for item in items[:most]) + rest
+
+
+def _fetch(sums: dict[str, Tensor]) -> dict[str, float]:
+    """Device scalars as numbers, in one copy: the only wait for the device in a step."""
+    return dict(zip(sums, torch.stack([value.double() for value in sums.values()]).tolist(), strict=True))
+
+
+def _seed_of(seed: int, number: int) -> int:
+    """The seed of one step's random numbers, so that dropout needs no saved state."""
+    return (seed * 1_000_003 + number) % 2**63
