@@ -1,0 +1,76 @@
+"""A tiny chat model for tests: a byte-level BPE trained on the spot and a random Qwen2-shaped network, as a Hugging Face
+folder that transformers itself has written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+CHATML = (
+    "{%- for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TEXTS = [
+    "差旅补贴每天八十元,超出部分由部门经理审批。员工入职满一年享有五天年假,病假需要医院证明。",
+    "The travel allowance is eighty yuan a day. Anything above it needs the department manager's approval.",
+    "问:出差一天补贴多少?答:八十元。请在三个工作日内提交报销单,发票抬头写公司全称。",
+    "Employees may work from home two days a week; please tell your manager by noon the day before.",
+]
+QUESTIONS = ["出差一天补贴多少?", "How many days of leave do I get?", "发票抬头写什么?", "Who approves it? 谁审批?😀"]
+
+
+def write_tokenizer(folder: Path, vocab_size: int = 512) -> None:
+    """tokenizer.json, tokenizer_config.json and generation_config.json of a ChatML model."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    rule = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(rule), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    tokenizer.train_from_iterator(TEXTS * 3, trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": None, "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>", "model_max_length": 512, "clean_up_tokenization_spaces": False,
+        "chat_template": CHATML,
+        "added_tokens_decoder": {
+            str(i): {"content": text, "special": True, "lstrip": False, "rstrip": False, "normalized": False,
+                     "single_word": False}
+            for i, text in enumerate(special)
+        },
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def write_base(folder: Path, *, seed: int = 0, num_layers: int = 2, size: int = 64, vocab_size: int = 512) -> Path:
+    """A random Qwen2 with large weights, so that its logits are far apart and greedy answers do not hang on round-off."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    write_tokenizer(folder, vocab_size)
+    from tokenizers import Tokenizer
+
+    vocab_size = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
+    config = Qwen2Config(
+        vocab_size=vocab_size, hidden_size=size, intermediate_size=2 * size, num_hidden_layers=num_layers,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
+        initializer_range=0.12, bos_token_id=None, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM(config)
+    model.generation_config.eos_token_id = [2, 0]
+    model.generation_config.pad_token_id = 0
+    model.to(torch.bfloat16).save_pretrained(folder)
+    return folder
