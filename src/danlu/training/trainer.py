@@ -77,8 +77,8 @@ class Trainer:
         assert section.lr is not None, "the recipe's defaults fill in the learning rate"
         self.model, self.adapter, self.method, self.dataset = model, adapter, method, dataset
         self.section, self.folder, self.progress = section, folder, progress or Silent()
-        self.lr, self.micro_tokens = section.lr, self._fitting_micro_tokens()
         self._parts = [name for name in ("train", "validation") if name in dataset.names and len(dataset.part(name))]
+        self.lr, self.micro_tokens = section.lr, self._fitting_micro_tokens()
         self.plan = Plan(
             dataset.part("train").lengths, epochs=section.epochs, max_steps=section.max_steps,
             batch_tokens=section.batch_tokens, micro_tokens=self.micro_tokens, seed=section.seed,
@@ -91,7 +91,7 @@ class Trainer:
         )
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=self.precision.is_scaled)
         self.number, self._saved_number = 0, -1
-        self.best: Best | None = None
+        self._best: Best | None = None
         self._has_stopped = self._needs_validation = self._is_torn = False
         self._resume_or_begin()
 
@@ -183,14 +183,14 @@ class Trainer:
         """Validate, remember the best, and stop early after `patience` validations without a better one."""
         validation = self.validate()
         self._needs_validation = False
-        if self.best is None or validation["loss"] < self.best.loss:
-            self.best = Best(self.number, validation["loss"])
+        if self._best is None or validation["loss"] < self._best.loss:
+            self._best = Best(self.number, validation["loss"])
         else:
-            self.best = replace(self.best, num_misses=self.best.num_misses + 1)
-        if self.section.patience and self.best.num_misses >= self.section.patience:
+            self._best = replace(self._best, num_misses=self._best.num_misses + 1)
+        if self.section.patience and self._best.num_misses >= self.section.patience:
             self._has_stopped = True
             self.progress.note(
-                say("training.early_stop", patience=self.section.patience, number=self.number, best=self.best.number)
+                say("training.early_stop", patience=self.section.patience, number=self.number, best=self._best.number)
             )
         return validation
 
@@ -241,7 +241,7 @@ class Trainer:
         return checkpoint.find_last(self.folder)
 
     @property
-    def best_folder(self) -> Path | None:
+    def best(self) -> Path | None:
         """The folder of the checkpoint with the lowest validation loss; the newest where nothing was validated."""
         return checkpoint.find_best(self.folder)
 
@@ -255,7 +255,7 @@ class Trainer:
         state = {
             "has_stopped": self._has_stopped,
             "needs_validation": self._needs_validation,
-            "best": asdict(self.best) if self.best else None,
+            "best": asdict(self._best) if self._best else None,
             "scaler": self.scaler.state_dict(),
             "identity": self._identity,
             "num_threads": torch.get_num_threads(),
@@ -263,7 +263,7 @@ class Trainer:
         tensors: dict[str, Tensor] = {f"weight/{name}": weight for name, weight in self.parameters.items()}
         tensors |= optimizer_tensors(self.optimizer, self.parameters)
         place = checkpoint.write_checkpoint(self.folder, self.number, state, tensors, self.adapter.save)
-        checkpoint.prune(self.folder, self.best.number if self.best else None)
+        checkpoint.prune(self.folder, self._best.number if self._best else None)
         self._saved_number = self.number
         return place
 
@@ -289,7 +289,7 @@ class Trainer:
             weight.copy_(found.tensors[f"weight/{name}"])
         restore_optimizer(self.optimizer, self.parameters, found.tensors)
         self.scaler.load_state_dict(found.state["scaler"])
-        self.best = Best(**found.state["best"]) if found.state["best"] else None
+        self._best = Best(**found.state["best"]) if found.state["best"] else None
         self.number = self._saved_number = found.state["number"]
         self._has_stopped, self._needs_validation = found.state["has_stopped"], found.state["needs_validation"]
         if found.state["num_threads"] != torch.get_num_threads():
@@ -303,9 +303,9 @@ class Trainer:
     # ---- refusals and remarks
 
     def _fitting_micro_tokens(self) -> int:
-        """What is computed at once: as the section says, or more where a single item (a pair counts as one) needs it."""
+        """What is computed at once: as the section says, or more where one item (a pair is one) needs it."""
         given = self.section.micro_tokens or max(self.section.batch_tokens, self.section.context)
-        longest = max((int(self.dataset.part(name).lengths.max(initial=0)) for name in self.dataset.names), default=0)
+        longest = max((int(self.dataset.part(name).lengths.max(initial=0)) for name in self._parts), default=0)
         if longest > given:
             self.progress.note(say("training.micro_tokens_raised", given=given, now=longest))
         return max(given, longest)
