@@ -111,7 +111,7 @@ def reference_attention(
         k_HLD = k_TKD[start:end].transpose(0, 1).repeat_interleave(num_shared, dim=0)
         v_HLD = v_TKD[start:end].transpose(0, 1).repeat_interleave(num_shared, dim=0)
         outs.append(_written_out(q_HLD, k_HLD, v_HLD, scale, window, softcap).transpose(0, 1))
-    return torch.cat(outs) if outs else torch.zeros_like(q_THD)
+    return torch.cat(outs) if outs else q_THD.clone()
 
 
 def varlen_attention(
@@ -155,7 +155,7 @@ def padded_attention(
         outs.append(_unpad(_side_by_side(q, k, v, group, scale, window, softcap), slots))
         order.append(tokens)
     if not outs:
-        return torch.zeros_like(q_THD)
+        return q_THD.clone()  # no token at all
     return _reorder(torch.cat(outs), torch.cat(order))
 
 

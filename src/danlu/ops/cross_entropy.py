@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor
 
-CHUNK_BYTES = 256 * 1024 * 1024  # of one chunk's fp32 logits
+CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 16 * 1024 * 1024, 256 * 1024 * 1024  # of one chunk's fp32 logits
 
 
 def reference_log_probs(
@@ -61,26 +61,31 @@ def _same_dtype(hidden_ND: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _default_rows(weight_VD: Tensor) -> int:
-    return max(64, min(4096, CHUNK_BYTES // (4 * weight_VD.shape[0])))
+    """A CPU wants a chunk that stays near its cache, a GPU rows enough to fill its multipliers."""
+    chunk_bytes = CPU_CHUNK_BYTES if weight_VD.device.type == "cpu" else GPU_CHUNK_BYTES
+    return max(64, min(4096, chunk_bytes // (4 * weight_VD.shape[0])))
 
 
-def _chunk(hidden_CD: Tensor, weight_VD: Tensor, targets_C: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
-    """(log_probs_C, logits_CV) with logits capped, in fp32 or wider."""
+def _chunk(
+    hidden_CD: Tensor, weight_VD: Tensor, targets_C: Tensor, softcap: float | None, needs_slope: bool
+) -> tuple[Tensor, Tensor | None]:
+    """(log_probs_C, slope_CV). The slope is d(-log p) / d(logits before the cap) = softmax - onehot, in the weights' dtype;
+    it is made in the logits' own memory."""
     logits_CV = F.linear(hidden_CD, weight_VD)
     logits_CV = logits_CV if logits_CV.dtype == torch.float64 else logits_CV.float()
+    bent_CV = None
     if softcap is not None:
-        logits_CV = torch.tanh(logits_CV / softcap) * softcap
-    log_probs_C = logits_CV.gather(1, targets_C[:, None])[:, 0] - logits_CV.logsumexp(-1)
-    return log_probs_C, logits_CV
-
-
-def _slope(logits_CV: Tensor, targets_C: Tensor, softcap: float | None, dtype: torch.dtype) -> Tensor:
-    """d log p(target) / d (uncapped logits) = onehot - softmax, times the cap's own slope."""
-    slope_CV = logits_CV.softmax(-1).neg_()
-    slope_CV.scatter_add_(1, targets_C[:, None], slope_CV.new_ones(len(targets_C), 1))
-    if softcap is not None:
-        slope_CV.mul_(1 - (logits_CV / softcap).square())
-    return slope_CV.to(dtype)
+        bent_CV = torch.tanh(logits_CV / softcap)
+        logits_CV = bent_CV * softcap
+    normaliser_C1 = logits_CV.logsumexp(-1, keepdim=True)
+    log_probs_C = (logits_CV.gather(1, targets_C[:, None]) - normaliser_C1)[:, 0]
+    if not needs_slope:
+        return log_probs_C, None
+    slope_CV = logits_CV.sub_(normaliser_C1).exp_()
+    slope_CV.scatter_add_(1, targets_C[:, None], slope_CV.new_full((len(targets_C), 1), -1.0))
+    if bent_CV is not None:
+        slope_CV.mul_(1 - bent_CV.square_())
+    return log_probs_C, slope_CV.to(weight_VD.dtype)
 
 
 class _TokenLogProbs(torch.autograd.Function):
@@ -90,29 +95,27 @@ class _TokenLogProbs(torch.autograd.Function):
         outs, grads = [], []
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for hidden_CD, targets_C in zip(hidden_ND.split(rows), targets_N.split(rows), strict=True):
-                log_probs_C, logits_CV = _chunk(hidden_CD, weight_VD, targets_C, softcap)
+                log_probs_C, slope_CV = _chunk(hidden_CD, weight_VD, targets_C, softcap, needs_hidden)
                 outs.append(log_probs_C)
-                if needs_hidden:
-                    grads.append(_slope(logits_CV, targets_C, softcap, weight_VD.dtype) @ weight_VD)
+                if slope_CV is not None:
+                    grads.append(slope_CV @ weight_VD)
         per_row_ND = torch.cat(grads) if grads else None
         ctx.save_for_backward(per_row_ND, *((hidden_ND, weight_VD, targets_N) if needs_weight else (None, None, None)))
         ctx.softcap, ctx.rows = softcap, rows
-        return torch.cat(outs) if outs else hidden_ND.new_zeros(0, dtype=torch.float32)
+        return torch.cat(outs)
 
     @staticmethod
     def backward(ctx, upstream_N):  # type: ignore[no-untyped-def]
         per_row_ND, hidden_ND, weight_VD, targets_N = ctx.saved_tensors
         grad_hidden = grad_weight = None
         if per_row_ND is not None:
-            grad_hidden = (per_row_ND * upstream_N[:, None]).to(per_row_ND.dtype)
+            grad_hidden = (per_row_ND * -upstream_N[:, None]).to(per_row_ND.dtype)
         if hidden_ND is not None:
             grad_weight = weight_VD.new_zeros(weight_VD.shape, dtype=upstream_N.dtype)
-            for hidden_CD, targets_C, upstream_C in zip(
-                hidden_ND.split(ctx.rows), targets_N.split(ctx.rows), upstream_N.split(ctx.rows), strict=True
-            ):
-                _, logits_CV = _chunk(hidden_CD, weight_VD, targets_C, ctx.softcap)
-                slope_CV = _slope(logits_CV, targets_C, ctx.softcap, upstream_N.dtype) * upstream_C[:, None]
-                grad_weight += slope_CV.to(weight_VD.dtype).T @ hidden_CD
+            chunks = (x.split(ctx.rows) for x in (hidden_ND, targets_N, upstream_N))
+            for hidden_CD, targets_C, upstream_C in zip(*chunks, strict=True):
+                _, slope_CV = _chunk(hidden_CD, weight_VD, targets_C, ctx.softcap, True)
+                grad_weight -= slope_CV.T @ (hidden_CD * upstream_C[:, None]).to(slope_CV.dtype)
             grad_weight = grad_weight.to(weight_VD.dtype)
         return grad_hidden, grad_weight, None, None, None
 
@@ -127,24 +130,21 @@ class _SummedLoss(torch.autograd.Function):
         grads = []
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for hidden_CD, targets_C in zip(hidden_ND.split(rows), targets_N.split(rows), strict=True):
-                log_probs_C, logits_CV = _chunk(hidden_CD, weight_VD, targets_C, softcap)
+                needs_slope = needs_hidden or needs_weight
+                log_probs_C, slope_CV = _chunk(hidden_CD, weight_VD, targets_C, softcap, needs_slope)
                 total -= log_probs_C.sum()
-                if not (needs_hidden or needs_weight):
-                    continue
-                slope_CV = _slope(logits_CV, targets_C, softcap, weight_VD.dtype)
                 if needs_hidden:
                     grads.append(slope_CV @ weight_VD)
                 if grad_weight is not None:
                     grad_weight += slope_CV.T @ hidden_CD
         ctx.save_for_backward(torch.cat(grads) if grads else None, grad_weight)
         ctx.dtype = weight_VD.dtype
-        ctx.hidden_shape = hidden_ND.shape
         return total
 
     @staticmethod
     def backward(ctx, upstream):  # type: ignore[no-untyped-def]
         per_row_ND, grad_weight = ctx.saved_tensors
-        grad_hidden = None if per_row_ND is None else (per_row_ND * -upstream).to(ctx.dtype)
+        grad_hidden = None if per_row_ND is None else (per_row_ND * upstream).to(ctx.dtype)
         if grad_weight is not None:
-            grad_weight = (grad_weight * -upstream).to(ctx.dtype)
+            grad_weight = (grad_weight * upstream).to(ctx.dtype)
         return grad_hidden, grad_weight, None, None, None
