@@ -1,0 +1,22 @@
+"""The shelf of tasks: what is measured. To add one: a class with `name`, `run` and `compare` (see `task.py`) and one
+line here, or an entry point `danlu.tasks` of another package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from danlu.core.registry import Registry
+from danlu.evaluation.tasks.task import Result, Task
+
+__all__ = ["TASKS", "Result", "Task"]
+
+TASKS: Registry[type[Task[Any]]] = Registry(
+    "tasks",
+    {
+        "domain": "danlu.evaluation.tasks.domain:Domain",
+        "consistency": "danlu.evaluation.tasks.consistency:Consistency",
+        "edge": "danlu.evaluation.tasks.edge:Edge",
+        "forgetting": "danlu.evaluation.tasks.forgetting:Forgetting",
+        "preference": "danlu.evaluation.tasks.preference:Preference",
+    },
+)

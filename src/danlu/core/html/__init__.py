@@ -1,0 +1,55 @@
+"""One look for all reports: building blocks that make a single self-contained HTML file (no network, fonts or cookies).
+
+Every block takes plain text and escapes it; only another block's `Markup` passes as it is.
+"""
+
+from __future__ import annotations
+
+from danlu.core.html.blocks import (
+    badge,
+    banner,
+    card,
+    details,
+    facts,
+    funnel,
+    grid,
+    paragraph,
+    section,
+    stat,
+    stats,
+    table,
+)
+from danlu.core.html.charts import Bar, Interval, Series, bars, forest, histogram, legend, lines, stacked
+from danlu.core.html.filter_table import Filter, Row, filter_table
+from danlu.core.html.page import page
+from danlu.core.html.tag import Tone, tag
+
+__all__ = [
+    "Bar",
+    "Filter",
+    "Interval",
+    "Row",
+    "Series",
+    "Tone",
+    "badge",
+    "banner",
+    "bars",
+    "card",
+    "details",
+    "facts",
+    "filter_table",
+    "forest",
+    "funnel",
+    "grid",
+    "histogram",
+    "legend",
+    "lines",
+    "page",
+    "paragraph",
+    "section",
+    "stacked",
+    "stat",
+    "stats",
+    "table",
+    "tag",
+]

@@ -1,0 +1,111 @@
+"""Answers and scores kept on disk, so that an evaluation that was stopped goes on where it stood.
+
+One JSON line per answer, keyed by the digest of (engine digest, sampling, prompt); a line torn by a crash is passed by.
+`CachedEngine` is itself an Engine. Failed answers are not kept.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from danlu.core.files import dump_json, sha256_bytes, sha256_json
+from danlu.data.tokens import Tokens
+from danlu.engines.engine import Answer, Engine, Question, Sampling, Score
+
+# So many are asked between two writes: enough for a batch to be full, few enough that a crash costs little.
+CHUNK = 64
+
+
+class CachedEngine:
+    """An engine whose answers are remembered in `folder` (None: only for this object's life)."""
+
+    def __init__(self, engine: Engine, folder: Path | None = None) -> None:
+        self.engine, self.name, self.digest = engine, engine.name, engine.digest
+        self._identity = sha256_json([engine.digest or engine.name])  # a remote engine may know no digest
+        self._path = None if folder is None else folder / f"{self._identity[:16]}.jsonl"
+        self._known: dict[str, Any] = dict(_read(self._path)) if self._path is not None else {}
+        self.num_asked = 0
+        """How many answers and scores had to be computed, the remembered ones left out."""
+
+    def generate(
+        self, questions: Sequence[Question], sampling: Sampling, *, watch: Callable[[int], None] | None = None
+    ) -> list[Answer]:
+        keys = [self._key("answer", asdict(sampling), _spoken(question)) for question in questions]
+        todo = {key: question for key, question in zip(keys, questions, strict=True) if key not in self._known}
+        if watch is not None and len(keys) > len(todo):
+            watch(len(keys) - len(todo))
+        failed: dict[str, Answer] = {}
+        for chunk in _chunks(list(todo)):
+            answers = self.engine.generate([todo[key] for key in chunk], sampling, watch=watch)
+            failed |= {key: answer for key, answer in zip(chunk, answers, strict=True) if answer.finish == "error"}
+            self._keep({k: asdict(answer) for k, answer in zip(chunk, answers, strict=True) if k not in failed})
+            self.num_asked += len(chunk)
+        return [failed[key] if key in failed else _answer(self._known[key]) for key in keys]
+
+    def stream(self, question: Question, sampling: Sampling) -> Iterator[str]:
+        return self.engine.stream(question, sampling)
+
+    def score(self, samples: Sequence[Tokens]) -> list[Score]:
+        keys = [self._key("score", sha256_bytes(s.ids.tobytes()), sha256_bytes(s.weights.tobytes())) for s in samples]
+        todo = {key: sample for key, sample in zip(keys, samples, strict=True) if key not in self._known}
+        for chunk in _chunks(list(todo)):
+            scores = self.engine.score([todo[key] for key in chunk])
+            self._keep({key: list(score.log_probs) for key, score in zip(chunk, scores, strict=True)})
+            self.num_asked += len(chunk)
+        return [_score(self._known[key]) for key in keys]
+
+    def _key(self, *parts: Any) -> str:
+        return sha256_json([self._identity, *parts])
+
+    def _keep(self, fresh: dict[str, Any]) -> None:
+        self._known |= fresh
+        if self._path is None or not fresh:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        lines = b"".join(dump_json({"key": key, "value": value}, indent=False) + b"\n" for key, value in fresh.items())
+        with self._path.open("ab") as file:
+            # A line torn by a crash must not swallow the next one.
+            file.write((b"\n" if file.tell() else b"") + lines)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _read(path: Path) -> Iterator[tuple[str, Any]]:
+    if not path.exists():
+        return
+    for line in path.read_bytes().splitlines():
+        try:
+            entry = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            continue  # empty, or torn by a crash
+        if isinstance(entry, dict) and "key" in entry and "value" in entry:
+            yield entry["key"], entry["value"]
+
+
+def _spoken(question: Question) -> Any:
+    """The question as JSON; asdict would copy tool schemas deeply for nothing."""
+    return [[asdict(turn) for turn in question.messages], list(question.tools)]
+
+
+def _answer(kept: dict[str, Any]) -> Answer:
+    return Answer(
+        text=kept["text"], finish=kept["finish"], num_prompt_tokens=kept["num_prompt_tokens"],
+        num_tokens=kept["num_tokens"], ids=tuple(kept["ids"]), seconds=kept["seconds"], error=kept["error"],
+    )  # fmt: skip
+
+
+def _score(kept: list[float | None]) -> Score:
+    """JSON has no infinity: a token that cannot occur was written as null."""
+    return Score(tuple(-math.inf if value is None else value for value in kept))
+
+
+def _chunks(keys: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(keys), CHUNK):
+        yield keys[start : start + CHUNK]

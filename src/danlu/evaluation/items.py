@@ -1,0 +1,171 @@
+"""Items: questions with their references, made from a user's rows or from Samples. What is asked, not how it is judged.
+
+A row is a dict `{"question", "answer"}` and, if wanted, `value` (what a right answer must contain; a list: all of it),
+`accept` (other right values), `group` (fact; errors of one group are not independent), `document`, `language`, `kind`
+(sarcasm, negation, unanswerable, ...), `control` (true: the ordinary twin of an edge case), `metric`, `id`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from danlu.core.errors import EvaluationError
+from danlu.core.files import sha256_json
+from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Preference, Sample
+from danlu.engines.engine import Question
+from danlu.evaluation.fold import is_chinese
+
+_QUESTION_KEYS = ("question", "instruction", "prompt", "query", "问题")
+_ANSWER_KEYS = ("answer", "reference", "output", "completion", "response", "答案", "回答")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question and what a right answer is. `group` is the cluster of the statistics (default: the item alone)."""
+
+    id: str
+    messages: tuple[Message, ...]
+    reference: str
+    values: tuple[str, ...] = ()
+    accept: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    kind: str = ""
+    control: bool = False
+    group: str = ""
+    language: str = ""
+    document: str = ""
+    metric: str = ""
+    tools: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The last thing the user said."""
+        return next((turn.content for turn in reversed(self.messages) if turn.role == "user"), "")
+
+    @property
+    def question(self) -> Question:
+        return Question(self.messages, self.tools)
+
+    @property
+    def cluster(self) -> str:
+        return self.group or self.document or self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Items, and how many rows could not be asked, by sort (`document`, `feedback`, `no_answer`)."""
+
+    items: tuple[Item, ...]
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def load_questions(rows: Iterable[Sample | Mapping[str, Any]], *, name: str = "questions") -> Questions:
+    """Rows (dicts) and Samples, mixed as they come. A row without a question or an answer raises with its number."""
+    items: list[Item] = []
+    skipped: Counter[str] = Counter()
+    for number, row in enumerate(rows, start=1):
+        item = _from_row(row, f"{name}:{number}") if isinstance(row, Mapping) else _from_sample(row)
+        if isinstance(item, Item):
+            items.append(item)
+        else:
+            skipped[item] += 1
+    return Questions(_distinct(_with_labels(items)), skipped)
+
+
+def items_from_samples(samples: Iterable[Sample]) -> Questions:
+    """Conversations (last answer is the reference) and Labels; what has no single right answer is skipped."""
+    return load_questions(samples)
+
+
+def choose_items(items: Sequence[Item], max_items: int | None, *, seed: int = 0) -> tuple[Item, ...]:
+    """At most `max_items`, drawn by seed, in their first order; groups are spread before one is asked twice."""
+    if max_items is None or len(items) <= max_items:
+        return tuple(items)
+    turn: Counter[str] = Counter()
+    order: list[tuple[int, int]] = []
+    for index in np.random.default_rng(seed).permutation(len(items)).tolist():
+        order.append((turn[items[index].cluster], index))
+        turn[items[index].cluster] += 1
+    chosen = [index for _, index in sorted(order, key=lambda entry: entry[0])[:max_items]]
+    return tuple(items[index] for index in sorted(chosen))
+
+
+def _from_row(row: Mapping[str, Any], where: str) -> Item:
+    question = _first(row, _QUESTION_KEYS)
+    answer = _first(row, _ANSWER_KEYS)
+    values = _texts(row.get("value"))
+    if not question:
+        raise EvaluationError("evaluation.no_question", where=where, given=", ".join(map(str, row)) or "-")
+    if not answer and not values and row.get("kind") != "unanswerable":
+        raise EvaluationError("evaluation.no_answer", where=where, given=question[:80])
+    system = (Message("system", str(row["system"])),) if row.get("system") else ()
+    return _tagged((*system, Message("user", question)), answer or "；".join(values), row)
+
+
+def _from_sample(sample: Sample) -> Item | str:
+    match sample:
+        case Label():
+            item = _tagged((Message("user", sample.text),), sample.label, sample.tags, group=sample.group)
+            return replace(item, metric=item.metric or "label")
+        case Conversation():
+            last = max((i for i, turn in enumerate(sample.messages) if turn.role == "assistant"), default=0)
+            if last == 0 or not sample.messages[last].content.strip():
+                return "no_answer"
+            item = _tagged(
+                sample.messages[:last], sample.messages[last].content.strip(), sample.tags, group=sample.group
+            )
+            return replace(item, tools=sample.tools)
+        case Preference() | Feedback() | Document():
+            return sample.kind
+
+
+def _tagged(
+    messages: tuple[Message, ...], reference: str, tags: Mapping[str, Any], *, group: str | None = None
+) -> Item:
+    kind = str(tags.get("kind") or "")
+    question = messages[-1].content
+    return Item(
+        id=str(tags.get("id") or sha256_json([[turn.role, turn.content] for turn in messages] + [reference])[:12]),
+        messages=messages,
+        reference=reference,
+        values=_texts(tags.get("value")),
+        accept=_texts(tags.get("accept")),
+        labels=_texts(tags.get("labels")),
+        kind=kind,
+        control=bool(tags.get("control", False)),
+        group=str(tags.get("group") or tags.get("fact") or group or ""),
+        language=str(tags.get("language") or ("zh" if is_chinese(question) else "en")),
+        document=str(tags.get("document") or ""),
+        metric=str(tags.get("metric") or ""),
+    )
+
+
+def _with_labels(items: list[Item]) -> list[Item]:
+    """Every class that occurs is a class an answer may name."""
+    known = tuple(sorted({item.reference for item in items if item.metric == "label"}))
+    return [replace(item, labels=known) if item.metric == "label" and not item.labels else item for item in items]
+
+
+def _distinct(items: list[Item]) -> tuple[Item, ...]:
+    """The same id twice becomes id-2: results are told apart by id."""
+    seen: Counter[str] = Counter()
+    distinct = []
+    for item in items:
+        seen[item.id] += 1
+        distinct.append(item if seen[item.id] == 1 else replace(item, id=f"{item.id}-{seen[item.id]}"))
+    return tuple(distinct)
+
+
+def _first(row: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return next((str(row[key]).strip() for key in keys if row.get(key) not in (None, "")), "")
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if value is None or value == "":
+        return ()
+    return tuple(str(part) for part in value) if isinstance(value, list | tuple) else (str(value),)

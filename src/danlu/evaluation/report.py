@@ -1,0 +1,181 @@
+"""The Report: what an evaluation found, as JSON that scripts rely on (`danlu.report/1`); HTML and Markdown follow.
+
+Top-level keys (absent tasks leave null):
+`base`, `tuned`  {name, digest, accuracy, interval [low, high], num_items, num_groups, num_right, faults}
+`difference`     tuned − base: {value, interval, p, test, num_gained, num_lost, detectable, direction}
+`metrics`        mean of exact / contains / char_f1 on both sides; `by` the same per language, document, kind;
+`classes`        labels only: confusion counts and macro F1
+`consistency`    {base, tuned: {consistent_right, consistent_wrong, inconsistent, interval, ...}, repeats, temperature}
+`edge`           {base, tuned, difference, kinds {sarcasm, negation, unanswerable, ...: {..., base.control, ...}}}
+`forgetting`     {ratio, interval, base.perplexity, tuned.perplexity, num_texts, num_tokens}
+`preference`     {implicit_reward {value, interval}, base, tuned {raw, normalised}, num_pairs}
+`tests`          headline comparisons {name: {value, interval, p, p_holm}}, corrected together (Holm)
+`items`          one row per question and task: question, reference, base and tuned {answers, right, value, details}
+`gate`           {decision: ship | hold, reasons [{code, passed, values}]}
+`training`       {curve [{step, loss}], validation [{step, loss}], ...}; `data` {ledger, split, lengths};
+`parity`         {verdict: pass | fail, ...}
+`footer`         digests of recipe, dataset and models, code version, hardware, seconds
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from danlu.core.errors import EvaluationError
+from danlu.core.files import read_json, write_json
+from danlu.engines.engine import Engine
+from danlu.evaluation.gate import Gate, GateVerdict
+from danlu.evaluation.items import Item
+from danlu.evaluation.runner import Section
+from danlu.evaluation.stats import holm
+
+SCHEMA = "danlu.report/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the report tells beside its measurements; made by whoever ran training and export. All are plain JSON."""
+
+    training: dict[str, Any] = field(default_factory=dict)
+    """{"curve": [{"step", "loss"}], "validation": [{"step", "loss"}]} and any facts (epochs, lr, seconds)."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """{"ledger": Ledger.to_json(), "split": certificate, "lengths": [tokens per sample]}"""
+    parity: dict[str, Any] = field(default_factory=dict)
+    footer: dict[str, Any] = field(default_factory=dict)
+    """{"recipe", "dataset", "code", "hardware", "command", "seconds"}: shown as given, in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One evaluation of a tuned model against its base; fields are the JSON's keys, see the top of this file."""
+
+    name: str
+    base: dict[str, Any]
+    tuned: dict[str, Any]
+    difference: dict[str, Any] | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    by: dict[str, Any] = field(default_factory=dict)
+    classes: dict[str, Any] | None = None
+    consistency: dict[str, Any] | None = None
+    edge: dict[str, Any] | None = None
+    forgetting: dict[str, Any] | None = None
+    preference: dict[str, Any] | None = None
+    tests: dict[str, Any] = field(default_factory=dict)
+    items: list[dict[str, Any]] = field(default_factory=list)
+    gate: dict[str, Any] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
+    footer: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, Any] = field(default_factory=dict)
+    """Sections of tasks that other packages put on the shelf."""
+    created: str = ""
+
+    @property
+    def verdict(self) -> GateVerdict | None:
+        return GateVerdict.from_json(self.gate) if self.gate else None
+
+    @property
+    def consistency_ratio(self) -> float | None:
+        """Share of questions that tuned answered right every time."""
+        return None if self.consistency is None else float(self.consistency["tuned"]["consistent_right"])
+
+    def compare(self, name: str = "base") -> dict[str, Any]:
+        """Tuned against `base`: value, interval, p, direction. Another report's model: `compare_reports`."""
+        if name != "base" or self.difference is None:
+            raise EvaluationError("evaluation.no_comparison", given=name, where=self.name)
+        return self.difference
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": SCHEMA} | asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], *, where: str = "report.json") -> Report:
+        """Raises EvaluationError on another schema; keys that this version does not know are left out."""
+        if value.get("schema") != SCHEMA:
+            raise EvaluationError(
+                "evaluation.foreign_report", where=where, given=value.get("schema", "-"), expected=SCHEMA
+            )
+        known = {entry.name for entry in fields(cls)}
+        return cls(**{key: part for key, part in value.items() if key in known})
+
+    def save(self, path: Path) -> None:
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> Report:
+        return cls.from_json(read_json(path), where=str(path))
+
+
+def build_report(
+    name: str,
+    sections: Mapping[str, Section],
+    *,
+    base: Engine,
+    tuned: Engine,
+    gate: Gate | None = None,
+    context: Context | None = None,
+) -> Report:
+    """The Report of `runner.run_tasks`' sections."""
+    told = context or Context()
+    summaries = {task: section.summary for task, section in sections.items()}
+    domain = summaries.get("domain", {})
+    known = ("domain", "consistency", "edge", "forgetting", "preference")
+    parts: dict[str, Any] = {
+        "name": name,
+        "base": {"name": base.name, "digest": base.digest} | domain.get("base", {}),
+        "tuned": {"name": tuned.name, "digest": tuned.digest} | domain.get("tuned", {}),
+        "difference": domain.get("difference"),
+        "metrics": domain.get("metrics", {}),
+        "by": domain.get("by", {}),
+        "classes": domain.get("classes"),
+        "others": {task: summary for task, summary in summaries.items() if task not in known},
+        "tests": _tests(summaries),
+        "items": [row for section in sections.values() for row in _rows(section)],
+        "training": told.training,
+        "data": told.data,
+        "parity": told.parity,
+        "footer": {"base": base.digest, "tuned": tuned.digest} | told.footer,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    } | {task: summaries.get(task) for task in known[1:]}
+    parts["gate"] = gate.judge(parts).to_json() if gate is not None else None
+    return Report(**parts)
+
+
+def with_parity(report: Report, parity: dict[str, Any], gate: Gate | None = None) -> Report:
+    """The report after export: the parity verdict is known, and the gate judges again."""
+    parts = {entry.name: getattr(report, entry.name) for entry in fields(Report)} | {"parity": parity}
+    if gate is not None:
+        parts["gate"] = gate.judge(parts).to_json()
+    return Report(**parts)
+
+
+def _tests(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The comparisons that a reader will take for news, corrected together."""
+    found = {task: summaries[task]["difference"] for task in ("domain", "consistency") if task in summaries}
+    for kind, section in summaries.get("edge", {}).get("kinds", {}).items():
+        found[f"edge:{kind}"] = section["difference"]
+    adjusted = holm({name: entry["p"] for name, entry in found.items()})
+    return {
+        name: {"value": entry["value"], "interval": entry["interval"], "p": entry["p"], "p_holm": adjusted[name]}
+        for name, entry in found.items()
+    }
+
+
+def _rows(section: Section) -> list[dict[str, Any]]:
+    rows = []
+    for item, base, tuned in zip(section.items, section.base, section.tuned, strict=True):
+        if isinstance(item, Item):
+            rows.append(
+                {
+                    "id": item.id, "task": section.name, "question": item.text, "reference": item.reference,
+                    "values": list(item.values), "kind": item.kind, "control": item.control, "group": item.cluster,
+                    "language": item.language, "document": item.document,
+                    "base": base.to_json(), "tuned": tuned.to_json(),
+                }
+            )  # fmt: skip
+    return rows

@@ -1,0 +1,73 @@
+"""Forgetting: how much more surprising ordinary text has become, as the ratio of token-level perplexities.
+
+1.00 means nothing was forgotten, 1.15 that general text became 15 % more perplexing. Both models read the same tokens,
+so they must share a tokenizer; the ratio says nothing across different bases. A first check, no knowledge exam.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from danlu.data.tokens import Tokens
+from danlu.engines.engine import Engine
+from danlu.evaluation.stats import bootstrap
+from danlu.evaluation.tasks.task import Result
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of general text as tokens; pieces of one source share a `group`."""
+
+    id: str
+    tokens: Tokens
+    group: str = ""
+    text: str = ""
+
+
+class Forgetting:
+    name = "forgetting"
+    steps_per_item = 1
+
+    def run(
+        self, engine: Engine, items: Sequence[Passage], *, watch: Callable[[int], None] | None = None
+    ) -> list[Result]:
+        results = []
+        scores = engine.score([item.tokens for item in items])
+        for item, score in zip(items, scores, strict=True):
+            num_tokens = len(score.log_probs)
+            details = {"log_prob": score.total, "num_tokens": num_tokens}
+            results.append(Result(item.id, perplexity(score.total, num_tokens), True, (), details))
+        if watch is not None:
+            watch(len(items))
+        return results
+
+    def compare(self, items: Sequence[Passage], base: Sequence[Result], tuned: Sequence[Result]) -> dict[str, Any]:
+        tokens = [int(result.details["num_tokens"]) for result in base]
+        assert tokens == [int(result.details["num_tokens"]) for result in tuned], "both score the same tokens"
+        before = [float(result.details["log_prob"]) for result in base]
+        after = [float(result.details["log_prob"]) for result in tuned]
+        kept = [i for i in range(len(items)) if tokens[i] > 0 and math.isfinite(before[i]) and math.isfinite(after[i])]
+        section: dict[str, Any] = {
+            "num_texts": len(items), "num_tokens": sum(tokens), "num_unscored": len(items) - len(kept),
+            "base": {"perplexity": perplexity(sum(before[i] for i in kept), sum(tokens[i] for i in kept))},
+            "tuned": {"perplexity": perplexity(sum(after[i] for i in kept), sum(tokens[i] for i in kept))},
+        }  # fmt: skip
+        if kept:
+            ratio = bootstrap(
+                [before[i] - after[i] for i in kept],
+                [items[i].group or items[i].id for i in kept],
+                weights=[tokens[i] for i in kept],
+                transform=np.exp,
+            )
+            section |= {"ratio": ratio.value, "interval": [ratio.low, ratio.high]}
+        return section
+
+
+def perplexity(log_prob: float, num_tokens: int) -> float:
+    """exp of the mean negative log-probability; infinite when there is nothing, or an impossible token, to average."""
+    return math.exp(min(700.0, -log_prob / num_tokens)) if num_tokens else math.inf
