@@ -69,8 +69,8 @@ def _default_rows(weight_VD: Tensor) -> int:
 def _chunk(
     hidden_CD: Tensor, weight_VD: Tensor, targets_C: Tensor, softcap: float | None, needs_slope: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """(log_probs_C, slope_CV). The slope is d(-log p) / d(logits before the cap) = softmax - onehot, in the weights' dtype;
-    it is made in the logits' own memory."""
+    """(log_probs_C, slope_CV). The slope, d(-log p) / d(logits before the cap) = softmax - onehot, is made in the logits'
+    own memory and handed on in the weights' dtype."""
     logits_CV = F.linear(hidden_CD, weight_VD)
     logits_CV = logits_CV if logits_CV.dtype == torch.float64 else logits_CV.float()
     bent_CV = None
@@ -115,6 +115,7 @@ class _TokenLogProbs(torch.autograd.Function):
             chunks = (x.split(ctx.rows) for x in (hidden_ND, targets_N, upstream_N))
             for hidden_CD, targets_C, upstream_C in zip(*chunks, strict=True):
                 _, slope_CV = _chunk(hidden_CD, weight_VD, targets_C, ctx.softcap, True)
+                assert slope_CV is not None, "asked for"
                 grad_weight -= slope_CV.T @ (hidden_CD * upstream_C[:, None]).to(slope_CV.dtype)
             grad_weight = grad_weight.to(weight_VD.dtype)
         return grad_hidden, grad_weight, None, None, None
@@ -133,9 +134,9 @@ class _SummedLoss(torch.autograd.Function):
                 needs_slope = needs_hidden or needs_weight
                 log_probs_C, slope_CV = _chunk(hidden_CD, weight_VD, targets_C, softcap, needs_slope)
                 total -= log_probs_C.sum()
-                if needs_hidden:
+                if slope_CV is not None and needs_hidden:
                     grads.append(slope_CV @ weight_VD)
-                if grad_weight is not None:
+                if slope_CV is not None and grad_weight is not None:
                     grad_weight += slope_CV.T @ hidden_CD
         ctx.save_for_backward(torch.cat(grads) if grads else None, grad_weight)
         ctx.dtype = weight_VD.dtype
