@@ -31,3 +31,13 @@ class Tokens:
     def num_supervised(self) -> int:
         """Tokens that a causal model is asked to predict; the first one never is."""
         return int(self.weights[1:].sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What a dataset holds as one: a document or conversation (one Tokens), or a preference pair (chosen, rejected)."""
+
+    tokens: tuple[Tokens, ...]
+    origin: str = ""
+    """`file:line` of the row it was made from."""
+    group: str | None = None
