@@ -69,7 +69,7 @@ def write_pairs(folder: Path, pairs: Mapping[str, Pair], model: Model) -> None:
     }
     with replacing_folder(folder) as fresh:
         save_file(tensors, fresh / WEIGHTS, metadata={"format": "pt"})
-        write_json(fresh / CONFIG, describe(theirs, {_their_name(name, model) for name in modules}))
+        write_json(fresh / CONFIG, describe(theirs, {_module_name(name, model) for name in modules}))
 
 
 def describe(pairs: Mapping[str, Pair], module_names: set[str]) -> dict[str, Any]:
@@ -177,10 +177,10 @@ def _fuse(pairs: Mapping[str, Pair], model: Model) -> Iterator[tuple[str, Pair]]
             continue
         fused, stem = _fused_of(name, model)
         if fused is None:
-            yield _their_name(name, model), left.pop(name)
+            yield _module_name(name, model), left.pop(name)
             continue
         parts = [left.pop(f"{stem}{part}", None) for part in fused.parts]
-        yield _their_name(f"{stem}{fused.name}", model), _block(parts, fused.sizes(model.spec))
+        yield _module_name(name, model), _block(parts, fused.sizes(model.spec))
 
 
 def _block(parts: Sequence[Pair | None], sizes: Sequence[int]) -> Pair:
@@ -219,12 +219,17 @@ def _split(their_name: str, pair: Pair, model: Model, where: str) -> Iterator[tu
 
 def _fused_of(name: str, model: Model) -> tuple[Fused | None, str]:
     """The fused layer that our layer is part of, and the name before both."""
-    stem, dot, end = name.rpartition(".")
-    fused = next((fused for fused in family_of(model.config).fused if end in fused.parts), None)
-    return fused, stem + dot
+    for fused in family_of(model.config).fused:
+        for part in fused.parts:
+            if name.endswith("." + part):
+                return fused, name[: -len(part)]
+    return None, name
 
 
-def _their_name(name: str, model: Model) -> str:
+def _module_name(name: str, model: Model) -> str:
+    """What the checkpoint calls the layer that ours is, or is a part of."""
+    fused, stem = _fused_of(name, model)
+    name = f"{stem}{fused.name}" if fused else name
     for theirs, ours in family_of(model.config).renames:
         if name.startswith(ours):
             return theirs + name[len(ours) :]
