@@ -12,12 +12,14 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from source import Company, Fact
 
-Book = dict[str, str]
+Book = dict[str, Any]
 MADE = datetime.datetime(2026, 1, 1)  # a mark in the file, not a moment
 COLUMNS = {"zh": ["类别", "项目", "标准", "说明"], "en": ["Category", "Item", "Value", "Details"]}
+SUMMARY = {"zh": "附：标准速查", "en": "Quick reference"}
 
 
 def write_documents(company: Company, folder: Path) -> None:
@@ -36,11 +38,11 @@ def sections(facts: list[Fact]) -> dict[str, list[Fact]]:
 
 
 def clauses(book: Book, parts: dict[str, list[Fact]]) -> list[tuple[str, list[str]]]:
-    """Numbered through the whole document, as rules are cited: 第3条 / 3."""
+    """The note of each section, then its rules, numbered through the whole document as rules are cited: 第3条 / 3."""
     number = 0
     chapters = []
     for title, facts in parts.items():
-        lines = []
+        lines = [book["notes"][title]]
         for fact in facts:
             number += 1
             mark = f"第{number}条　" if book["language"] == "zh" else f"{number}. "
@@ -49,10 +51,24 @@ def clauses(book: Book, parts: dict[str, list[Fact]]) -> list[tuple[str, list[st
     return chapters
 
 
+def summary(book: Book, parts: dict[str, list[Fact]]) -> list[tuple[str, str]]:
+    """The table at the end: item and value, under its heading row."""
+    facts = [fact for facts in parts.values() for fact in facts]
+    head = COLUMNS[book["language"]]
+    return [(head[1], head[2]), *((item_of(fact), fact.value) for fact in facts)]
+
+
+def item_of(fact: Fact) -> str:
+    name = fact.names[0].removeprefix("the ")
+    return name[0].upper() + name[1:]
+
+
 def markdown(book: Book, parts: dict[str, list[Fact]]) -> bytes:
     lines = [f"# {book['title']}", "", book["intro"], ""]
     for title, facts in parts.items():
-        lines += [f"## {title}", "", *(f"- {fact.says}" for fact in facts), ""]
+        lines += [f"## {title}", "", book["notes"][title], "", *(f"- {fact.says}" for fact in facts), ""]
+    head, *rest = [f"| {item} | {value} |" for item, value in summary(book, parts)]
+    lines += [f"## {SUMMARY[book['language']]}", "", head, "|---|---|", *rest, ""]
     return "\n".join([*lines, book["closing"], ""]).encode()
 
 
@@ -65,7 +81,13 @@ def web(book: Book, parts: dict[str, list[Fact]]) -> bytes:
     lines += [f"<title>{text(book['title'])}</title>", "</head>", "<body>", "<article>"]
     lines += [f"<h1>{text(book['title'])}</h1>", f"<p>{text(book['intro'])}</p>"]
     for title, facts in parts.items():
-        lines += [f"<h2>{text(title)}</h2>", *(f"<p>{text(fact.says)}</p>" for fact in facts)]
+        lines += [f"<h2>{text(title)}</h2>", f"<p>{text(book['notes'][title])}</p>"]
+        lines += [f"<p>{text(fact.says)}</p>" for fact in facts]
+    head, *rest = summary(book, parts)
+    lines += [f"<h2>{text(SUMMARY[book['language']])}</h2>", "<table>"]
+    lines.append(f"<tr><th>{text(head[0])}</th><th>{text(head[1])}</th></tr>")
+    lines += [f"<tr><td>{text(item)}</td><td>{text(value)}</td></tr>" for item, value in rest]
+    lines.append("</table>")
     lines += [f"<p>{text(book['closing'])}</p>", "</article>", "</body>", "</html>", ""]
     return "\n".join(lines).encode()
 
@@ -80,6 +102,12 @@ def word(book: Book, parts: dict[str, list[Fact]]) -> bytes:
         document.add_heading(title, level=1)
         for line in lines:
             document.add_paragraph(line)
+    document.add_heading(SUMMARY[book["language"]], level=1)
+    rows = summary(book, parts)
+    table = document.add_table(rows=len(rows), cols=2, style="Table Grid")
+    for line, texts in zip(table.rows, rows, strict=True):
+        for cell, text in zip(line.cells, texts, strict=True):
+            cell.text = text
     document.add_paragraph(book["closing"])
     about = document.core_properties
     about.title, about.author, about.comments = book["title"], "", "CC0-1.0"
@@ -106,16 +134,16 @@ def sheet(book: Book, parts: dict[str, list[Fact]]) -> bytes:
     for row in table.iter_rows(min_row=2):
         row[3].alignment = Alignment(wrap_text=True)
     notes = workbook.create_sheet({"zh": "说明", "en": "Notes"}[book["language"]])
-    for line in (book["title"], book["intro"], book["closing"]):
+    for line in (
+        book["title"],
+        book["intro"],
+        *(f"{title}: {note}" for title, note in book["notes"].items()),
+        book["closing"],
+    ):
         notes.append([line])
     workbook.properties.title, workbook.properties.creator = book["title"], ""
     workbook.properties.created = MADE
     return saved(workbook.save)
-
-
-def item_of(fact: Fact) -> str:
-    name = fact.names[0].removeprefix("the ")
-    return name[0].upper() + name[1:]
 
 
 def saved(save: Callable[[io.BytesIO], None]) -> bytes:
@@ -138,13 +166,16 @@ def saved(save: Callable[[io.BytesIO], None]) -> bytes:
 
 def pdf(book: Book, parts: dict[str, list[Fact]]) -> bytes:
     """A real text layer: Chinese in the reader's own Song face (a CID font), so that nothing need be embedded."""
+    from reportlab import rl_config
+    from reportlab.lib import colors
     from reportlab.lib.enums import TA_CENTER  # for this format only
     from reportlab.lib.pagesizes import A4
     from reportlab.lib.styles import ParagraphStyle
     from reportlab.pdfbase import pdfmetrics
     from reportlab.pdfbase.cidfonts import UnicodeCIDFont
-    from reportlab.platypus import Paragraph, SimpleDocTemplate, Spacer
+    from reportlab.platypus import Paragraph, SimpleDocTemplate, Spacer, Table
 
+    rl_config.useA85 = 0  # plain binary streams: smaller, and never taken for text by version control
     is_chinese = book["language"] == "zh"
     font = "STSong-Light" if is_chinese else "Helvetica"
     if is_chinese:
@@ -157,6 +188,9 @@ def pdf(book: Book, parts: dict[str, list[Fact]]) -> bytes:
     for title, lines in clauses(book, parts):
         flow.append(Paragraph(html.escape(title), head))
         flow += [Paragraph(html.escape(line, quote=False), body) for line in lines]
+    table = Table(summary(book, parts), hAlign="LEFT", style=[("FONT", (0, 0), (-1, -1), font, 10)])
+    table.setStyle([("GRID", (0, 0), (-1, -1), 0.5, colors.grey)])
+    flow += [Paragraph(SUMMARY[book["language"]], head), table]
     flow += [Spacer(1, 8), Paragraph(html.escape(book["closing"], quote=False), body)]
     raw = io.BytesIO()
     pages = SimpleDocTemplate(raw, pagesize=A4, title=book["title"], author="", invariant=1)

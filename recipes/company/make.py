@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -199,17 +200,22 @@ def worse_answer(company: Company, fact: Fact, kind: str, turn: int) -> str:
 
 
 def other_value(company: Company, fact: Fact, turn: int) -> str:
-    """A plausible wrong value: same unit and document, else same unit and language, else any of the document."""
+    """A plausible wrong value: the written one, else of the same unit in document or language, else twice the number."""
+    if fact.id in company.wrong:
+        return company.wrong[fact.id][turn % 2]
     unit = unit_of(fact.value)
     same_unit = [other for other in company.facts if unit_of(other.value) == unit and other.language == fact.language]
     near = [other for other in same_unit if other.document == fact.document]
-    mates = [other for other in company.facts if other.document == fact.document]
-    for candidates in (near, same_unit, mates):
-        values = sorted({other.value for other in candidates if other.value != fact.value})
-        if values and unit:
+    for candidates in (near, same_unit):
+        values = sorted({other.value for other in candidates if bare_differs(fact.value, other.value)})
+        if values:
             return values[turn % len(values)]
-    values = sorted({other.value for other in mates if other.value != fact.value and not unit_of(other.value)} or {"—"})
-    return values[turn % len(values)]
+    return re.sub(r"[\d.]*\d", lambda number: f"{2 * float(number[0]):g}", fact.value, count=1)
+
+
+def bare_differs(value: str, other: str) -> bool:
+    """Neither holds the other: 180天 must not pass for 80天."""
+    return value not in other and other not in value
 
 
 def unit_of(value: str) -> str:

@@ -43,9 +43,10 @@ class Company:
     yes_no: dict[str, list[str]]
     distinctive: list[str]
     worse: dict[str, dict[str, list[str]]]
-    documents: list[dict[str, str]]
+    documents: list[dict[str, Any]]
     facts: list[Fact]
     edge: dict[str, Any]
+    wrong: dict[str, list[str]]
 
     def fact(self, fact_id: str) -> Fact:
         return next(fact for fact in self.facts if fact.id == fact_id)
@@ -83,10 +84,14 @@ def load_company(folder: Path) -> Company:
     for name in ORDER:
         book = read_yaml(folder / "facts" / f"{name}.yaml")
         head = book["document"]
-        documents.append(head | {"intro": book["intro"], "closing": book["closing"]})
+        documents.append(head | {key: book[key] for key in ("intro", "closing", "notes")})
         facts += [read_fact(row, head) for row in book["facts"]]
     return Company(
-        documents=documents, facts=facts, edge=read_yaml(folder / "edge.yaml"), **read_yaml(folder / "company.yaml")
+        documents=documents,
+        facts=facts,
+        edge=read_yaml(folder / "edge.yaml"),
+        wrong=read_yaml(folder / "wrong.yaml"),
+        **read_yaml(folder / "company.yaml"),
     )
 
 
