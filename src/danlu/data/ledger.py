@@ -12,6 +12,9 @@ from typing import Any
 
 from danlu.core.messages import say
 
+RAW_CHARACTERS = 2000
+RAW_ROWS = 20_000
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -21,9 +24,15 @@ class Entry:
     line: int
     reason: str
     values: dict[str, Any] = field(default_factory=dict)
+    raw: str = ""
+    """The refused row as it stood, capped; for the rejects file only."""
+    row: int = 0
+    """Tells rows apart that stand on one line: a count that differs from row to row."""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {say(f'ledger.{self.reason}', **self.values)}"
+        """`file:line: reason`; line 0 speaks of the file as a whole."""
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{where}: {say(f'ledger.{self.reason}', **self.values)}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -50,27 +59,34 @@ class Ledger:
         self.num_read += num_rows
         self.num_used += num_rows
 
-    def reject(self, file: str, line: int, reason: str, **values: Any) -> None:
-        """A row that was read but cannot be used."""
+    def reject(self, file: str, line: int, reason: str, *, raw: str = "", **values: Any) -> None:
+        """A row that was read but cannot be used; `raw` is kept for the rejects file while there are few."""
         self.num_read += 1
-        self.rejects.append(Entry(file, line, reason, values))
+        keep = RAW_CHARACTERS if len(self.rejects) < RAW_ROWS else 0
+        self.rejects.append(Entry(file, line, reason, values, raw[:keep]))
 
     def revoke(self, file: str, line: int, reason: str, **values: Any) -> None:
         """A row counted as used that a later stage has to refuse (over-length, fully masked, ...)."""
         self.num_used -= 1
         self.rejects.append(Entry(file, line, reason, values))
 
-    def change(self, file: str, line: int, reason: str, **values: Any) -> None:
+    def change(self, file: str, line: int, reason: str, *, row: int = 0, **values: Any) -> None:
         """A used row whose content was touched; one row may have several changes."""
-        self.changes.append(Entry(file, line, reason, values))
+        self.changes.append(Entry(file, line, reason, values, row=row))
 
     @property
     def num_changed(self) -> int:
-        return len({(entry.file, entry.line) for entry in self.changes})
+        return len({(entry.file, entry.line, entry.row) for entry in self.changes})
 
     @property
     def rejected_ratio(self) -> float:
         return len(self.rejects) / self.num_read if self.num_read else 0.0
+
+    def top_reasons(self, num: int = 3) -> list[tuple[str, int, Entry]]:
+        """The most frequent reasons for rejection: (reason, how often, the first entry)."""
+        often = Counter(entry.reason for entry in self.rejects).most_common(num)
+        first = {entry.reason: entry for entry in reversed(self.rejects)}
+        return [(reason, count, first[reason]) for reason, count in often]
 
     def merge(self, other: Ledger) -> None:
         self.num_read += other.num_read

@@ -1,0 +1,57 @@
+"""The shelf of file readers, and `read`: any mixture of files in, a stream of Samples out, every row in the ledger.
+
+Adding a file format: a reader (see `source.py`), a line in `READERS`, and how to recognise it in `danlu/data/kinds.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from danlu.core.progress import Progress, Silent
+from danlu.core.registry import Registry
+from danlu.data.finding import SourceSpec, find_files
+from danlu.data.ledger import Ledger
+from danlu.data.sample import Sample
+from danlu.data.sources.reading import FileReport, read_file
+from danlu.data.sources.source import Reader
+
+READERS: Registry[Reader] = Registry(
+    "sources",
+    {
+        "json": "danlu.data.sources.json:read_json",
+        "csv": "danlu.data.sources.csv:read_csv",
+        "xlsx": "danlu.data.sources.xlsx:read_xlsx",
+        "parquet": "danlu.data.sources.parquet:read_parquet",
+        "text": "danlu.data.sources.text:read_text",
+        "html": "danlu.data.sources.html:read_html",
+        "docx": "danlu.data.sources.docx:read_docx",
+        "pdf": "danlu.data.sources.pdf:read_pdf",
+    },
+)
+
+__all__ = ["READERS", "FileReport", "SourceSpec", "read"]
+
+
+def read(
+    paths: Sequence[SourceSpec | Path | str],
+    ledger: Ledger,
+    *,
+    progress: Progress | None = None,
+    reports: list[FileReport] | None = None,
+) -> Iterator[Sample]:
+    """Samples of all files, in order, one at a time. Each row read is counted in `ledger` as used or rejected.
+
+    `reports` is filled with one record a file: format, encoding, columns, counts. Raises DataError for a path that does
+    not exist, an unknown format, or a missing package; damage inside files never raises.
+    """
+    progress = progress or Silent()
+    files = find_files(paths)
+    progress.start("read", len(files))
+    for found in files:
+        report = FileReport(found.name)
+        if reports is not None:
+            reports.append(report)
+        yield from read_file(found, READERS, ledger, report)
+        progress.advance(1, file=found.name)
+    progress.finish()

@@ -1,0 +1,202 @@
+"""What columns are called: the parts a training row may have, and the names people give them, in English and Chinese.
+
+Names are compared without case, spaces, underscores and hyphens. `columns: {question: 问题}` in a recipe names a part
+directly and wins over everything here.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "instruction": ("instruction", "instructions", "指令", "任务指令"),
+    "input": ("input", "inputs", "输入", "补充输入"),
+    "output": ("output", "outputs", "target", "输出"),
+    "question": (
+        "question",
+        "prompt",
+        "query",
+        "ask",
+        "problem",
+        "user",
+        "q",
+        "user input",
+        "问题",
+        "提问",
+        "问",
+        "题目",
+        "用户问题",
+        "用户提问",
+        "问句",
+        "客户问题",
+        "标准问题",
+        "标准问",
+        "咨询内容",
+    ),
+    "answer": (
+        "answer",
+        "response",
+        "completion",
+        "reply",
+        "assistant",
+        "a",
+        "output",
+        "outputs",
+        "target",
+        "solution",
+        "答案",
+        "回答",
+        "回复",
+        "答",
+        "答复",
+        "输出",
+        "标准答案",
+        "参考答案",
+        "标准回答",
+        "回复内容",
+        "解答",
+        "正确答案",
+    ),
+    "system": ("system", "system prompt", "系统", "系统提示", "系统提示词", "系统指令"),
+    "history": ("history", "历史", "历史对话", "对话历史"),
+    "messages": ("messages", "message", "消息"),
+    "conversations": ("conversations", "conversation", "dialogue", "dialog", "dialogs", "turns", "对话", "多轮对话"),
+    "tools": ("tools", "functions", "工具"),
+    "chosen": (
+        "chosen",
+        "chosen response",
+        "response chosen",
+        "preferred",
+        "accepted",
+        "better",
+        "chosen messages",
+        "优选",
+        "优选回答",
+        "更好的回答",
+        "好回答",
+        "好的回答",
+        "偏好回答",
+        "正例",
+    ),
+    "rejected": (
+        "rejected",
+        "rejected response",
+        "response rejected",
+        "dispreferred",
+        "worse",
+        "rejected messages",
+        "劣选",
+        "劣选回答",
+        "更差的回答",
+        "坏回答",
+        "差的回答",
+        "拒绝回答",
+        "负例",
+    ),
+    "desirable": ("desirable", "kto tag", "label", "thumbs up", "liked", "是否满意", "满意", "赞"),
+    "text": (
+        "text",
+        "review",
+        "sentence",
+        "content",
+        "document",
+        "comment",
+        "body",
+        "review body",
+        "passage",
+        "raw content",
+        "文本",
+        "评论",
+        "评价",
+        "评论内容",
+        "评价内容",
+        "句子",
+        "内容",
+        "正文",
+        "文章",
+        "原文",
+    ),
+    "label": (
+        "label",
+        "labels",
+        "sentiment",
+        "class",
+        "category",
+        "star",
+        "stars",
+        "rating",
+        "polarity",
+        "标签",
+        "情感",
+        "情感倾向",
+        "类别",
+        "分类",
+        "星级",
+        "评分",
+    ),
+    "title": ("title", "标题", "篇名"),
+    "reasoning": ("reasoning", "reasoning content", "thinking", "thought", "cot", "思考", "思考过程", "推理过程"),
+    "group": ("group", "group id", "分组"),
+    "weight": ("weight", "loss weight", "train"),
+    "instances": ("instances",),
+}
+PARTS = tuple(NAMES)
+
+_NOISE = re.compile(r"[\s_\-*:：()（）\[\]【】]+")
+_LANGUAGE = re.compile(r"^(zh|en|cn)[_\-](?=\w)", re.IGNORECASE)
+
+
+@functools.lru_cache(maxsize=4096)
+def normal(name: str) -> str:
+    """`Review_Body `, `reviewBody` and `review body` are one name."""
+    return _NOISE.sub("", name).casefold()
+
+
+_KNOWN = {
+    part: {normal(name): rank for rank, name in reversed(list(enumerate(names)))} for part, names in NAMES.items()
+}
+
+
+@functools.lru_cache(maxsize=4096)
+def _find(keys: tuple[str, ...], part: str) -> str | None:
+    known = _KNOWN[part]
+    ranked = sorted((known[normal(key)], place, key) for place, key in enumerate(keys) if normal(key) in known)
+    return ranked[0][2] if ranked else None
+
+
+def find(row: Mapping[str, Any], part: str) -> str | None:
+    """The row's own name for a part, or None."""
+    return _find(tuple(row), part)
+
+
+def get(row: Mapping[str, Any], part: str) -> Any:
+    """The value of a part, None where the row has none."""
+    name = find(row, part)
+    return row[name] if name is not None else None
+
+
+def has(row: Mapping[str, Any], *parts: str) -> bool:
+    return all(find(row, part) is not None for part in parts)
+
+
+def rest(row: Mapping[str, Any], parts: Iterable[str]) -> dict[str, Any]:
+    """Short scalar columns that are none of `parts`: what a sample carries along as tags."""
+    taken = {find(row, part) for part in parts}
+    return {
+        key: value
+        for key, value in row.items()
+        if key not in taken and isinstance(value, str | int | float | bool) and len(str(value)) <= 200
+    }
+
+
+def without_language(row: dict[str, Any]) -> tuple[dict[str, Any], str] | None:
+    """For rows with `zh_instruction`, `en_instruction`, ...: the row of the first language, and that prefix."""
+    prefixes = [found[0] for key in row if (found := _LANGUAGE.match(key))]
+    if not prefixes:
+        return None
+    prefix = prefixes[0]
+    plain = {key.removeprefix(prefix) if key.startswith(prefix) else key: value for key, value in row.items()}
+    return plain, prefix

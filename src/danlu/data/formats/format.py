@@ -1,0 +1,67 @@
+"""The contract of this shelf: a format knows its own rows, turns one into a Sample, and a Sample back into one.
+
+`write` is the exact reverse of `parse` where the format can hold the sample, and an error where it cannot: nothing is
+dropped in silence. `held` is that promise, checked on each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from danlu.data import columns
+from danlu.data.rows import Changes, RowError
+from danlu.data.sample import Origin, Sample, replace
+
+Row = Mapping[str, Any]
+
+
+class Format(Protocol):
+    name: str
+    parts: tuple[str, ...]
+    """The parts (see `columns.NAMES`) that it reads; other short columns become tags."""
+
+    def matches(self, row: Row) -> float:
+        """0 (not mine) to 1 (surely mine), from the columns and, where they are not enough, the kind of their
+        values."""
+        ...
+
+    def parse(self, row: Row, origin: Origin, changes: Changes) -> Sample:
+        """The sample. What had to be touched goes into `changes`. Raises RowError with a reason a person
+        understands."""
+        ...
+
+    def write(self, sample: Sample) -> dict[str, Any]:
+        """A row that `parse` turns back into an equal sample. Raises RowError when this format cannot hold it."""
+        ...
+
+
+def tags_of(row: Row, parts: tuple[str, ...]) -> dict[str, Any]:
+    return columns.rest(row, (*parts, "group"))
+
+
+def group_of(row: Row) -> str | None:
+    """A group the file itself states; numbers count as names."""
+    value = columns.get(row, "group")
+    return str(value) if isinstance(value, str | int) and str(value) else None
+
+
+def held(fmt: Format, row: dict[str, Any], sample: Sample) -> dict[str, Any]:
+    """`row` with the sample's group and tags, after proof that it reads back as the same sample without a change."""
+    full = {**sample.tags, **row, **({"group": sample.group} if sample.group is not None else {})}
+    changes: Changes = []
+    try:
+        back = fmt.parse(full, sample.origin, changes)
+    except RowError as error:
+        raise RowError("cannot_hold", format=fmt.name, what=error.text) from error
+    if changes or back != replace(sample, origin=back.origin):
+        raise RowError("cannot_hold", format=fmt.name, what=_difference(sample, back))
+    return full
+
+
+def _difference(sample: Sample, back: Sample) -> str:
+    """The first field that would be lost."""
+    if sample.kind != back.kind:
+        return sample.kind
+    names = [name for name in sample.__dataclass_fields__ if getattr(sample, name) != getattr(back, name, None)]
+    return ", ".join(names) or sample.kind

@@ -1,0 +1,66 @@
+"""ShareGPT: `{"conversations": [{"from": "human", "value": ...}], "system": ..., "tools": "[...]"}`.
+
+Tool calls are turns of their own (`function_call`, its value JSON; results are `observation`). What the format has no
+word for (a turn's loss mask, its reasoning, call ids) stands in extra keys of the turn under OpenAI's names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from danlu.data import columns, turns
+from danlu.data.calls import tools_of
+from danlu.data.formats.format import Row, group_of, held, tags_of
+from danlu.data.rows import Changes, RowError
+from danlu.data.sample import Conversation, Message, Origin, Sample
+
+NAMES = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
+
+
+class ShareGpt:
+    name = "sharegpt"
+    parts: tuple[str, ...] = ("conversations", "messages", "system", "tools")
+
+    def matches(self, row: Row) -> float:
+        for part in ("conversations", "messages"):
+            value = columns.get(row, part)
+            if isinstance(value, list) and value and isinstance(value[0], Mapping) and "from" in value[0]:
+                return 0.85
+        return 0.5 if columns.find(row, "conversations") is not None else 0.0
+
+    def parse(self, row: Row, origin: Origin, changes: Changes) -> Sample:
+        given = columns.get(row, "conversations")
+        given = columns.get(row, "messages") if given is None else given
+        messages = turns.parse_turns(given, changes, columns.get(row, "system"))
+        tools = tools_of(columns.get(row, "tools"))
+        ready = turns.ordered(messages, changes)
+        return Conversation(ready, origin, tools, group_of(row), tags_of(row, self.parts))
+
+    def write(self, sample: Sample) -> dict[str, Any]:
+        if not isinstance(sample, Conversation):
+            raise RowError("cannot_hold", format=self.name, what=sample.kind)
+        row: dict[str, Any] = {"conversations": [write_turn(message) for message in sample.messages]}
+        if sample.tools:
+            row["tools"] = json.dumps(list(sample.tools), ensure_ascii=False)
+        return held(self, row, sample)
+
+
+def write_turn(message: Message) -> dict[str, Any]:
+    if message.tool_calls and message.content:
+        raise RowError("cannot_hold", format=ShareGpt.name, what="text beside a tool call")
+    turn: dict[str, Any] = {"from": NAMES[message.role], "value": message.content}
+    if message.tool_calls:
+        calls = [_call(call) for call in message.tool_calls]
+        turn = {
+            "from": "function_call",
+            "value": json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False),
+        }
+    return turn | turns.extras_of(message)
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    plain = {"name": function["name"], "arguments": function["arguments"]}
+    return {**plain, "id": call["id"]} if "id" in call else plain

@@ -1,0 +1,222 @@
+"""Opening a file by what it is, not by what it is called: compression and container from magic bytes, then the suffix.
+
+A `Source` gives its bytes decompressed and in order, its lines decoded with their numbers, or the whole as a seekable
+file for containers that need one. A compressed file that ends too early gives all bytes before the cut and says so
+(`cut`). Compressions: gzip, zstandard (any window), bzip2, xz. Knows nothing of rows or formats.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import lzma
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from danlu.core.errors import DataError
+from danlu.data.encoding import Decoder, detect
+
+HEAD_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 16
+ZSTD_CHUNK_BYTES = 1 << 12  # a block of four bytes may stand for 128 KiB: small bites keep a bomb small
+MAX_LINE_BYTES = 64 << 20
+MAX_CONTAINER_BYTES = 2 << 30
+
+COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One physical line without its end. `text` is None where no encoding reads it; `legacy` names an encoding that is
+    not the file's main one.
+    `fault` is "cut" (compression ended inside or before it) or "long"; `raw` is what can be shown of a bad line."""
+
+    number: int
+    text: str | None
+    legacy: str | None = None
+    fault: str | None = None
+    raw: str = ""
+
+
+@dataclass(slots=True)
+class Source:
+    """One opened file. `name` is the file as the user named it; `suffix` is lower-case, compression suffixes taken
+    off."""
+
+    path: Path
+    name: str
+    suffix: str
+    compression: str | None
+    head: bytes
+    """The first bytes, decompressed."""
+    size_bytes: int
+    decoder: Decoder = field(default_factory=Decoder)
+    mark_bytes: int = 0
+    cut: bool = False
+    """True once the bytes were read to a premature end."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """All bytes, decompressed, in bounded pieces; sets `cut` where the compressed stream ends early or breaks."""
+        with self.path.open("rb") as file:
+            if self.compression is None:
+                while chunk := file.read(CHUNK_BYTES):
+                    yield chunk
+                return
+            try:
+                yield from _decompress(file, self.compression)
+            except _CutError:
+                self.cut = True
+
+    def lines(self) -> Iterator[Line]:
+        """Decoded lines with 1-based numbers; the last one carries the fault "cut" when the stream broke off."""
+        number = 0
+        for number, (content, complete) in enumerate(self._raw_lines(), start=1):
+            if self.cut and not complete:
+                yield Line(number, None, None, "cut", _shown(content))
+                return
+            yield self._decoded(number, content)
+        if self.cut:
+            yield Line(number + 1, None, None, "cut")
+
+    def _decoded(self, number: int, content: bytes | str) -> Line:
+        if isinstance(content, str):
+            return Line(number, content) if "�" not in content else Line(number, None, raw=content)
+        if len(content) >= MAX_LINE_BYTES:
+            return Line(number, None, None, "long", _shown(content))
+        text, legacy = self.decoder.decode(content)
+        return Line(number, text, legacy, raw=_shown(content) if text is None else "")
+
+    def _raw_lines(self) -> Iterator[tuple[bytes | str, bool]]:
+        if self.decoder.wide:
+            yield from self._wide_lines()
+        else:
+            yield from self._byte_lines()
+
+    def _byte_lines(self) -> Iterator[tuple[bytes, bool]]:
+        """(line, ended by a line break) with LF, CRLF or, in files without LF, CR; over-long lines are cut to the
+        limit."""
+        end = b"\r" if b"\n" not in self.head and b"\r" in self.head.rstrip(b"\r") else b"\n"
+        rest: list[bytes] = []
+        rest_bytes, skip = 0, self.mark_bytes
+        for chunk in self.chunks():
+            if skip:
+                chunk, skip = chunk[skip:], max(0, skip - len(chunk))
+            first, *others = chunk.split(end)
+            if rest_bytes < MAX_LINE_BYTES:
+                rest.append(first)
+                rest_bytes += len(first)
+            for part in others:
+                yield b"".join(rest).removesuffix(b"\r"), True
+                rest, rest_bytes = [part], len(part)
+        if rest_bytes:
+            yield b"".join(rest).removesuffix(b"\r"), False
+
+    def _wide_lines(self) -> Iterator[tuple[str, bool]]:
+        """The same for UTF-16 and UTF-32, where bytes cannot be split; a wrong unit becomes U+FFFD and is refused
+        later."""
+        assert self.decoder.wide, "only for wide encodings"
+        decoder = codecs.getincrementaldecoder(self.decoder.wide)(errors="replace")
+        rest, skip = "", self.mark_bytes
+        for chunk in self.chunks():
+            if skip:
+                chunk, skip = chunk[skip:], max(0, skip - len(chunk))
+            *whole, rest = (rest + decoder.decode(chunk)).split("\n")
+            for line in whole:
+                yield line.removesuffix("\r"), True
+            if len(rest) > MAX_LINE_BYTES:
+                yield rest, False
+                rest = ""
+        rest += decoder.decode(b"", final=True)
+        if rest:
+            yield rest.removesuffix("\r"), False
+
+    def seekable(self) -> IO[bytes]:
+        """The decompressed file for a reader that jumps about (zip, PDF, Parquet). The caller closes it."""
+        if self.compression is None:
+            return self.path.open("rb")
+        spool = tempfile.SpooledTemporaryFile(max_size=64 << 20)  # noqa: SIM115  the caller closes it
+        size = 0
+        for chunk in self.chunks():
+            size += len(chunk)
+            if size > MAX_CONTAINER_BYTES:
+                spool.close()
+                raise DataError("data.too_large", where=self.name, limit=MAX_CONTAINER_BYTES >> 20)
+            spool.write(chunk)
+        spool.seek(0)
+        return spool
+
+
+def open_source(path: Path, name: str) -> Source:
+    """Look at the first bytes. Raises DataError when the file cannot be opened or a package for it is missing."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(8)
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError("data.cannot_open", where=name, detail=error.strerror or type(error).__name__) from error
+    compression = next((kind for sign, kind in COMPRESSIONS.items() if magic.startswith(sign)), None)
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz"):
+        suffixes.pop()
+    source = Source(path, name, suffixes[-1] if suffixes else "", compression, b"", size)
+    head = b""
+    for chunk in source.chunks():
+        head += chunk
+        if len(head) >= HEAD_BYTES:
+            break
+    source.cut = False
+    source.head = head[:HEAD_BYTES]
+    source.decoder, source.mark_bytes = detect(source.head)
+    return source
+
+
+class _CutError(Exception):
+    """The compressed stream ended early or is damaged from here on."""
+
+
+def _decompress(file: IO[bytes], compression: str) -> Iterator[bytes]:
+    """Decompressed pieces; several streams may follow one another, as `cat a.gz b.gz` makes them."""
+    fresh, broken = _decompressor(compression)
+    chunk_bytes = ZSTD_CHUNK_BYTES if compression == "zstd" else CHUNK_BYTES
+    stream, begun = fresh(), False
+    data = file.read(chunk_bytes)
+    while data:
+        try:
+            out: bytes = stream.decompress(data)
+        except broken as error:
+            raise _CutError from error
+        begun = True
+        if out:
+            yield out
+        if stream.eof:
+            data = bytes(stream.unused_data) or file.read(chunk_bytes)
+            data = data.lstrip(b"\x00")  # tape padding after the last stream is no fault
+            stream, begun = fresh(), False
+        else:
+            data = file.read(chunk_bytes)
+    if begun:
+        raise _CutError
+
+
+def _decompressor(compression: str) -> tuple[Callable[[], Any], tuple[type[Exception], ...]]:
+    if compression == "gzip":
+        return lambda: zlib.decompressobj(31), (zlib.error,)
+    if compression == "bzip2":
+        return bz2.BZ2Decompressor, (OSError, ValueError)
+    if compression == "xz":
+        return lzma.LZMADecompressor, (lzma.LZMAError,)
+    try:
+        import zstandard  # lazy: only zstandard files need the package
+    except ImportError as error:
+        raise DataError("data.missing_package", package="zstandard", what="zstandard") from error
+    big = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+    return big.decompressobj, (zstandard.ZstdError,)
+
+
+def _shown(content: bytes | str) -> str:
+    """What a person can see of bytes that no encoding reads."""
+    return content if isinstance(content, str) else content[:4000].decode("utf-8", "backslashreplace")

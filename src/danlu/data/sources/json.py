@@ -1,0 +1,304 @@
+"""JSON in every shape people save it: a value per line, an array, one object, objects glued together; any suffix.
+
+Streams: only one element is in memory. A broken element costs itself alone; trailing commas, single quotes and raw
+control characters are mended and recorded, a key given twice with two values is refused, for nobody can know which
+was meant. Not a validator of JSON: what RFC 8259 forbids but has one clear meaning is read.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from danlu.data.opening import Line, Source
+from danlu.data.sources.source import Change, Context, Fault, Item, Row, changes_of, fault_of
+
+MAX_ELEMENT_CHARS = 64 << 20
+MAX_MENDED_CHARS = 1 << 20
+COMMENT = ("//", "#")
+PEEKED_LINES = 20
+
+_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=lambda pairs: _Pairs(pairs))
+_MARK = re.compile(r'["{}\[\],]')
+_MARK_BOTH = re.compile(r"[\"'{}\[\],]")
+_STRING_END = {'"': re.compile(r'["\\]'), "'": re.compile(r"['\\]")}
+_TRAILING_COMMA = re.compile(r",(\s*[}\]])")
+
+
+class _Pairs(dict[str, Any]):
+    """An object that remembers keys given twice with different values."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.twice = sorted({key for key, value in pairs if self[key] != value})
+
+
+def read_json(source: Source, context: Context) -> Iterator[Item]:
+    """Rows of a JSON file: by lines where lines are whole values, by brackets otherwise."""
+    lines = source.lines()
+    peeked = list(itertools.islice(lines, PEEKED_LINES))
+    whole = itertools.chain(peeked, lines)
+    if _one_value_per_line(peeked):
+        yield from _by_line(whole, context)
+    else:
+        yield from _by_bracket(whole)
+
+
+def _one_value_per_line(lines: list[Line]) -> bool:
+    texts = [line.text.strip() for line in lines if line.text and line.text.strip()]
+    texts = [text for text in texts if not text.startswith(COMMENT)]
+    if not texts:
+        return True
+    if texts[0] in ("[", "{") or texts[0].startswith("["):
+        return False
+    objects = sum(_is_object(text) for text in texts)
+    return objects > 0 or not texts[0].startswith(("{", "["))
+
+
+def _is_object(text: str) -> bool:
+    """A whole object, or several glued together, or one that only lacks its end."""
+    if not text.startswith("{"):
+        return False
+    try:
+        value, _ = _DECODER.raw_decode(text)
+    except (ValueError, RecursionError):
+        return text.startswith("{'") and text.endswith("}")
+    return isinstance(value, dict)
+
+
+def _by_line(lines: Iterator[Line], context: Context) -> Iterator[Item]:
+    num_comments = 0
+    for line in lines:
+        fault = fault_of(line)
+        if fault:
+            yield fault
+            continue
+        assert line.text is not None, "a line without text has a fault"
+        text = line.text.strip().strip("\ufeff")
+        if not text:
+            continue
+        if text.startswith(COMMENT):
+            num_comments += 1
+            continue
+        yield from parse_values(text, line.number, changes_of(line))
+    if num_comments:
+        context.note("note_comments", num=num_comments)
+
+
+def parse_values(text: str, line: int, changes: tuple[Change, ...] = ()) -> Iterator[Item]:
+    """The value or values written in `text`, mended where there is one clear meaning; what is left becomes a fault."""
+    try:
+        value = orjson.loads(text)
+    except (ValueError, RecursionError):
+        yield from _parse_loosely(text, line, changes)
+        return
+    if isinstance(value, dict) and any(text.count(f'"{key}"') > 1 for key in value):
+        yield from _parse_loosely(text, line, changes)
+    else:
+        yield Row(line, value, text, changes)
+
+
+def _parse_loosely(text: str, line: int, changes: tuple[Change, ...]) -> Iterator[Item]:
+    """Python's decoder accepts control characters and half surrogates, tells of twice-given keys, and where it
+    stopped."""
+    position, num = 0, 0
+    while position < len(text):
+        try:
+            value, end = _DECODER.raw_decode(text, position)
+        except (ValueError, RecursionError) as error:
+            yield _mended(text[position:], line, changes, error)
+            return
+        num += 1
+        glued: tuple[Change, ...] = (("values_glued", {"num": num}),) if num > 1 else ()
+        twice = value.twice if isinstance(value, _Pairs) else []
+        if twice:
+            yield Fault(line, "duplicate_key", {"keys": ", ".join(twice)}, text[position:end])
+        else:
+            yield Row(line, value, text[position:end], changes + glued)
+        position = end
+        while position < len(text) and text[position] in " \t\r\n,\x00":
+            position += 1
+
+
+def _mended(text: str, line: int, changes: tuple[Change, ...], error: Exception) -> Item:
+    """Trailing commas and Python-style quotes have one meaning; anything else is a fault that says where."""
+    if len(text) <= MAX_MENDED_CHARS:
+        without = _without_trailing_commas(text)
+        if without != text:
+            try:
+                return Row(line, orjson.loads(without), text, (*changes, ("json_trailing_comma", {})))
+            except ValueError:
+                pass
+        if "'" in text:
+            try:
+                value = ast.literal_eval(text)
+            except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+                pass
+            else:
+                if isinstance(value, dict | list):
+                    return Row(line, value, text, (*changes, ("json_single_quotes", {})))
+    return json_fault(text, line, error)
+
+
+def json_fault(text: str, line: int, error: Exception) -> Fault:
+    """Cut short, or broken at a column; the excerpt shows the spot."""
+    if isinstance(error, json.JSONDecodeError):
+        unfinished = error.pos >= len(text.rstrip()) - 1 or error.msg.startswith("Unterminated string")
+        if text[:1] in "{[" and unfinished:
+            return Fault(line, "json_cut", {"end": text[-24:]}, text)
+        near = text[max(0, error.pos - 12) : error.pos + 12]
+        return Fault(line, "bad_json", {"column": error.pos + 1, "near": near, "detail": error.msg}, text)
+    return Fault(line, "bad_json", {"column": 1, "near": text[:24], "detail": type(error).__name__}, text)
+
+
+def _without_trailing_commas(text: str) -> str:
+    """Commas before a closing bracket taken out, strings left alone."""
+    parts = re.split(r'("(?:[^"\\]|\\.)*")', text)
+    parts[::2] = [_TRAILING_COMMA.sub(r"\1", part) for part in parts[::2]]
+    return "".join(parts)
+
+
+@dataclass(slots=True)
+class _Element:
+    """One element in the making: its pieces, the line it began on, and what decoding did to its lines."""
+
+    line: int = 0
+    parts: list[str] = field(default_factory=list)
+    chars: int = 0
+    changes: tuple[Change, ...] = ()
+    broken: Fault | None = None
+
+    def add(self, text: str, line: Line) -> None:
+        if not self.line:
+            if not text.strip():
+                return
+            self.line = line.number
+        if self.chars < MAX_ELEMENT_CHARS:
+            self.parts.append(text)
+        self.chars += len(text)
+        if line.legacy and not self.changes:
+            self.changes = changes_of(line)
+
+    def items(self) -> Iterator[Item]:
+        text = "".join(self.parts).strip()
+        if self.broken:
+            yield Fault(self.broken.line, self.broken.reason, self.broken.values, text or self.broken.raw)
+        elif self.chars >= MAX_ELEMENT_CHARS:
+            yield Fault(self.line, "line_too_long", {}, text[:4000])
+        elif text:
+            yield from parse_values(text, self.line, self.changes)
+
+
+@dataclass(slots=True)
+class _Scanner:
+    """Cuts a stream of lines into the elements of an array, or into values that follow one another.
+
+    Depth counts open brackets; the outer array, if there is one, is depth 1. `quote` is the open string's quote or "".
+    """
+
+    array: bool | None = None
+    depth: int = 0
+    quote: str = ""
+    single: bool = False
+    closed: bool = False
+    element: _Element = field(default_factory=_Element)
+    last_line: int = 0
+    comma_line: int = 0
+    """Line of a comma after which no element has come yet."""
+
+    def feed(self, line: Line) -> Iterator[Item]:
+        text = f"{line.text}\n"
+        start = position = 0
+        while position < len(text):
+            if self.quote:
+                position = self._skip_string(text, position)
+                continue
+            found = (_MARK_BOTH if self.single else _MARK).search(text, position)
+            if not found:
+                break
+            position = found.end()
+            mark = found[0]
+            if mark in "\"'":
+                self.quote = mark
+            elif mark in "{[":
+                if self.array is None:
+                    self.array = mark == "["
+                    if self.array:
+                        self.depth, start = 1, position
+                        self.single = text[position:].lstrip()[:2] in ("{'", "['") or self.single
+                        continue
+                    self.single = text[position:].lstrip()[:1] == "'"
+                elif self.array and self.depth == 1 and text[position:].lstrip()[:1] == "'":
+                    self.single = True
+                self.depth += 1
+            elif mark in "}]":
+                self.depth -= 1
+                if self.array and self.depth == 0:
+                    self.element.add(text[start : position - 1], line)
+                    yield from self._finish()
+                    self.closed, self.array, start = True, None, position
+                elif not self.array and self.depth <= 0:
+                    self.depth = 0
+                    self.element.add(text[start:position], line)
+                    yield from self._finish()
+                    start, self.array = position, None
+            elif self.depth <= 1 and (self.array or self.depth == 0):  # a comma between elements
+                self.element.add(text[start : position - 1], line)
+                yield from self._finish()
+                start, self.comma_line = position, line.number
+        self.element.add(text[start:], line)
+        self.last_line = line.number
+
+    def _skip_string(self, text: str, position: int) -> int:
+        """Behind the end of the open string, or the end of the text."""
+        found = _STRING_END[self.quote].search(text, position)
+        if not found:
+            return len(text)
+        if found[0] == "\\":
+            return found.end() + 1
+        self.quote = ""
+        return found.end()
+
+    def _finish(self) -> Iterator[Item]:
+        if self.element.line:
+            self.comma_line = 0
+        element, self.element = self.element, _Element()
+        yield from element.items()
+
+
+def _by_bracket(lines: Iterator[Line]) -> Iterator[Item]:
+    """Elements of a stream that does not follow lines. A fault in a line spoils the element it stands in."""
+    scanner = _Scanner()
+    held: Item | None = None  # one behind, so that a comma after the last element can be told of
+    for line in lines:
+        fault = fault_of(line)
+        if fault:
+            if fault.reason == "compressed_cut":
+                if held:
+                    yield held
+                yield fault
+                return
+            scanner.element.broken = scanner.element.broken or fault
+            scanner.element.line = scanner.element.line or fault.line
+            continue
+        for item in scanner.feed(line):
+            if held:
+                yield held
+            held = item
+    if scanner.comma_line and isinstance(held, Row):
+        held = Row(held.line, held.values, held.raw, (*held.changes, ("json_trailing_comma", {})), held.place)
+    if held:
+        yield held
+    unclosed = bool(scanner.array or scanner.depth)
+    left = "".join(scanner.element.parts).strip()
+    if scanner.element.broken or (left and not unclosed):
+        yield from scanner.element.items()
+    elif unclosed:
+        yield Fault(scanner.element.line or scanner.last_line, "json_cut", {"end": left[-24:]}, left)

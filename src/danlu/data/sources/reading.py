@@ -1,0 +1,260 @@
+"""One file, from bytes to Samples: sniff, read, mend, find the format, parse, account.
+
+Called by `danlu.data.sources.read`. This is where a row's fate is decided; readers only say what stands in a file,
+formats only what a row means.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from danlu.core.errors import DanluError, DataError
+from danlu.core.messages import say
+from danlu.core.registry import Registry
+from danlu.data import columns
+from danlu.data.finding import Found
+from danlu.data.formats import FORMATS, Format, choose, load_format
+from danlu.data.kinds import Kind, kind_of_file
+from danlu.data.ledger import Ledger
+from danlu.data.mend import MojibakeError, mend
+from danlu.data.opening import Source, open_source
+from danlu.data.rows import Changes, RowError, kind_of
+from danlu.data.sample import Document, Origin, Sample
+from danlu.data.sources.source import Context, Fault, Item, Passage, Reader, Row
+
+OWN_READERS = ("json", "csv", "text")
+"""Readers of ours, which raise nothing; the others stand on parsers of other people."""
+SURE = 0.5
+"""A format that knows a row this well keeps the file; below it, the row is shown to all."""
+
+
+@dataclass(slots=True)
+class FileReport:
+    """What became of one file."""
+
+    file: str
+    container: str = ""
+    """How the file is written: json, csv, xlsx, ..."""
+    compression: str | None = None
+    encoding: str = ""
+    size_bytes: int = 0
+    columns: dict[str, str] = field(default_factory=dict)
+    """Part to the file's own column name, of the first row that was used."""
+    formats: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    num_read: int = 0
+    num_used: int = 0
+    num_changed: int = 0
+    num_rejected: int = 0
+
+    @property
+    def format(self) -> str:
+        """The row format: one name, "mixed", or "" where no row was used."""
+        return next(iter(self.formats)) if len(self.formats) == 1 else "mixed" if self.formats else ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "file": self.file, "format": self.format, "container": self.container, "compression": self.compression,
+            "encoding": self.encoding, "bytes": self.size_bytes, "columns": self.columns, "kinds": dict(self.kinds),
+            "rows": {
+                "read": self.num_read, "used": self.num_used, "changed": self.num_changed,
+                "rejected": self.num_rejected,
+            },
+        }  # fmt: skip
+
+
+def read_file(found: Found, readers: Registry[Reader], ledger: Ledger, report: FileReport) -> Iterator[Sample]:
+    """The samples of one file. `report` is complete once the iterator has ended, whatever happened inside."""
+    before = (ledger.num_read, ledger.num_used, len(ledger.rejects), len(ledger.changes))
+    fixed, container = _format_of(found.spec.format, readers, found.name)
+    try:
+        source = open_source(found.path, found.name)
+    except DataError as error:
+        if error.key == "data.missing_package":
+            raise
+        ledger.reject(found.name, 0, "cannot_open", detail=error.text)
+        _close(report, ledger, before)
+        return
+    kind = Kind(container) if container else kind_of_file(source)
+    report.container, report.compression = kind.reader or "", source.compression
+    report.size_bytes = source.size_bytes
+    try:
+        if kind.reader is None:
+            ledger.reject(found.name, 0, kind.reason, **kind.values)
+        else:
+            yield from _FileReading(found, ledger, report, fixed).samples(
+                source, readers.load(kind.reader), kind.reader
+            )
+    finally:
+        report.encoding = source.decoder.name if kind.reader in OWN_READERS or kind.reader == "html" else "binary"
+        if kind.reader is None and kind.reason in ("html_page", "empty_file"):
+            report.encoding = source.decoder.name
+        _close(report, ledger, before)
+
+
+def _close(report: FileReport, ledger: Ledger, before: tuple[int, int, int, int]) -> None:
+    """Fill in the counts: what the ledger has more than before."""
+    report.num_read = ledger.num_read - before[0]
+    report.num_used = ledger.num_used - before[1]
+    report.num_rejected = len(ledger.rejects) - before[2]
+    report.num_changed = len({(entry.file, entry.line, entry.row) for entry in ledger.changes[before[3] :]})
+
+
+def _format_of(given: str | None, readers: Registry[Reader], name: str) -> tuple[Format | None, str | None]:
+    """An explicit `format`: a row format, or how the file is written."""
+    if given is None:
+        return None, None
+    aliases = {"jsonl": "json", "ndjson": "json", "tsv": "csv", "txt": "text", "md": "text", "markdown": "text"}
+    if aliases.get(given, given) in readers.names() and given != "text":
+        return None, aliases.get(given, given)
+    FORMATS.places.get(given) or FORMATS.load(given, where=name)  # raises with the nearest name
+    return load_format(given), None
+
+
+@dataclass(slots=True)
+class _FileReading:
+    """The state of reading one file: which format its rows have had so far, and what was said already."""
+
+    found: Found
+    ledger: Ledger
+    report: FileReport
+    fixed: Format | None
+    current: Format | None = None
+    said: set[str] = field(default_factory=set)
+
+    def samples(self, source: Source, reader: Reader, reader_name: str) -> Iterator[Sample]:
+        mapping = self.found.spec.columns or {}
+        context = Context(self._fits, self._note, tuple(mapping.values()))
+        for item in _guarded(reader(source, context), reader_name in OWN_READERS):
+            file = f"{self.found.name}#{item.place}" if item.place else self.found.name
+            if isinstance(item, Fault):
+                self.ledger.reject(file, item.line, item.reason, raw=item.raw, **item.values)
+                continue
+            sample = self._document(item, file) if isinstance(item, Passage) else self._row(item, file)
+            if sample is not None:
+                self.ledger.use()
+                self.report.kinds[sample.kind] += 1
+                yield sample
+
+    def _fits(self, row: dict[str, Any]) -> bool:
+        """For readers of tables: are these columns training rows?"""
+        row = self._renamed(row)
+        fmt = self.fixed or choose(row)
+        return fmt is not None and fmt.matches(row) >= (0.1 if self.fixed else 0.3)
+
+    def _note(self, reason: str, **values: Any) -> None:
+        sentence = f"{self.found.name}: {say(f'ledger.{reason}', **values)}"
+        if sentence not in self.said:
+            self.said.add(sentence)
+            self.ledger.notes.append(sentence)
+
+    def _document(self, item: Passage, file: str) -> Sample | None:
+        origin = Origin(file, item.line, item.page)
+        changes: dict[str, int] = {}
+        try:
+            text = mend(item.text, changes)
+        except MojibakeError as error:
+            self.ledger.reject(file, item.line, "mojibake", raw=item.text[:2000], near=str(error))
+            return None
+        self._record(file, item.line, [*item.changes, *((reason, {"num": num}) for reason, num in changes.items())])
+        self.report.formats["text"] += 1
+        return Document(text, origin, item.title or PurePath(file).stem, self.found.name)
+
+    def _row(self, item: Row, file: str) -> Sample | None:
+        try:
+            sample, changes = self._parsed(item, Origin(file, item.line))
+        except RowError as error:
+            self.ledger.reject(file, item.line, error.reason, raw=item.raw, **error.values)
+            return None
+        except MojibakeError as error:
+            self.ledger.reject(file, item.line, "mojibake", raw=item.raw, near=str(error))
+            return None
+        except RecursionError:
+            self.ledger.reject(file, item.line, "too_deep", raw=item.raw[:2000])
+            return None
+        self._record(file, item.line, [*item.changes, *changes])
+        return sample
+
+    def _parsed(self, item: Row, origin: Origin) -> tuple[Sample, Changes]:
+        if not isinstance(item.values, dict):
+            raise RowError("not_an_object", kind=kind_of(item.values))
+        mended: dict[str, int] = {}
+        row = self._renamed(mend(item.values, mended), strict=True)
+        changes: Changes = [(reason, {"num": num}) for reason, num in mended.items()]
+        fmt, row = self._format(row)
+        sample = fmt.parse(row, origin, changes)
+        if not self.report.columns:
+            own = {part: columns.find(row, part) for part in fmt.parts}
+            self.report.columns = {
+                part: (self.found.spec.columns or {}).get(part, name) for part, name in own.items() if name
+            }
+        self.report.formats[fmt.name] += 1
+        return sample, changes
+
+    def _format(self, row: dict[str, Any]) -> tuple[Format, dict[str, Any]]:
+        """The format told, else the one of the rows before, else the one that knows the row best."""
+        if self.fixed:
+            return self.fixed, row
+        if (
+            self.current
+            and self.current.matches(row) >= SURE
+            and self.current.name not in ("label", "alpaca", "prompt_completion")
+        ):
+            return self.current, row
+        fmt = choose(row)
+        if fmt is None and (plain := columns.without_language(row)):
+            row, prefix = plain
+            fmt = choose(row)
+            if fmt:
+                self._note("note_language_columns", prefix=prefix)
+        if fmt is None:
+            raise RowError("unknown_columns", found=", ".join(map(str, row))[:200] or "-")
+        self.current = fmt
+        return fmt, row
+
+    def _renamed(self, row: dict[str, Any], strict: bool = False) -> dict[str, Any]:
+        """The row with the user's columns under their parts' names; other columns that claim the same part step
+        back."""
+        mapping = self.found.spec.columns
+        if not mapping:
+            return row
+        missing = [name for name in mapping.values() if name not in row]
+        if missing and strict:
+            raise RowError(
+                "named_column_missing", missing=", ".join(missing), found=", ".join(map(str, row))[:200] or "-"
+            )
+        out = {part: row[name] for part, name in mapping.items() if name in row}
+        taken = set(mapping.values())
+        rest = {
+            key: value
+            for key, value in row.items()
+            if key not in taken and not any(columns.find({key: 0}, part) for part in mapping)
+        }
+        return out | rest
+
+    def _record(self, file: str, line: int, changes: Changes) -> None:
+        for reason, values in changes:
+            self.ledger.change(file, line, reason, row=self.ledger.num_read, **values)
+
+
+def _guarded(items: Iterator[Item], ours: bool) -> Iterator[Item]:
+    """Items of a reader. Parsers of other people meet broken and hostile files with any exception there is: each ends
+    the file as a fault that names it, and what came before it stays used."""
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except DanluError:
+            raise
+        except Exception as error:
+            if ours:
+                raise
+            detail = f"{type(error).__name__}: {error}".strip(": ")[:120]
+            yield Fault(0, "unreadable", {"detail": detail})
+            return
+        yield item

@@ -1,0 +1,84 @@
+"""The contract of this shelf: a reader turns one opened file into rows, passages of text, and faults.
+
+A reader is a function `(source, context) -> Iterator[Row | Passage | Fault]`, registered by name in
+`sources/__init__.py`. It knows nothing of Alpaca or ShareGPT: columns become samples on the shelf `formats`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+from danlu.data.opening import Line, Source
+
+Change: TypeAlias = tuple[str, dict[str, Any]]
+"""(reason in the room `ledger`, its values)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record. `values` is whatever the file held: a mapping of columns, or something that is no row at all."""
+
+    line: int
+    values: Any
+    raw: str = ""
+    changes: tuple[Change, ...] = ()
+    place: str = ""
+    """A part of the file with line numbers of its own: a sheet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Running text: a whole document, or one page of it (`page` from 1)."""
+
+    line: int
+    text: str
+    title: str = ""
+    page: int | None = None
+    changes: tuple[Change, ...] = ()
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that was there and cannot be read; line 0 means the file as a whole."""
+
+    line: int
+    reason: str
+    values: dict[str, Any] = field(default_factory=dict)
+    raw: str = ""
+    place: str = ""
+
+
+Item: TypeAlias = Row | Passage | Fault
+
+
+@dataclass(slots=True)
+class Context:
+    """What a reader may ask of the one who called it, and what it may tell."""
+
+    fits: Callable[[dict[str, Any]], bool]
+    """Do these columns look like training rows (question and answer, text and label, ...)?"""
+    note: Callable[..., None]
+    """`note(reason, **values)`: a sentence about the file for the ledger."""
+    named: tuple[str, ...] = ()
+    """Columns the user named: a header row must hold them."""
+
+
+class Reader(Protocol):
+    def __call__(self, source: Source, context: Context) -> Iterator[Item]: ...
+
+
+def fault_of(line: Line) -> Fault | None:
+    """The fault of a physical line that has no text, or None."""
+    if line.fault == "cut":
+        return Fault(line.number, "compressed_cut", {}, line.raw)
+    if line.fault == "long":
+        return Fault(line.number, "line_too_long", {}, line.raw)
+    return Fault(line.number, "undecodable", {}, line.raw) if line.text is None else None
+
+
+def changes_of(line: Line) -> tuple[Change, ...]:
+    """What decoding did to a line."""
+    return (("decoded_as", {"encoding": line.legacy}),) if line.legacy else ()
