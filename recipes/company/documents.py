@@ -173,7 +173,7 @@ def pdf(book: Book, parts: dict[str, list[Fact]]) -> bytes:
     from reportlab.lib.styles import ParagraphStyle
     from reportlab.pdfbase import pdfmetrics
     from reportlab.pdfbase.cidfonts import UnicodeCIDFont
-    from reportlab.platypus import Paragraph, SimpleDocTemplate, Spacer, Table
+    from reportlab.platypus import KeepTogether, Paragraph, SimpleDocTemplate, Spacer, Table
 
     rl_config.useA85 = 0  # plain binary streams: smaller, and never taken for text by version control
     is_chinese = book["language"] == "zh"
@@ -190,7 +190,7 @@ def pdf(book: Book, parts: dict[str, list[Fact]]) -> bytes:
         flow += [Paragraph(html.escape(line, quote=False), body) for line in lines]
     table = Table(summary(book, parts), hAlign="LEFT", style=[("FONT", (0, 0), (-1, -1), font, 10)])
     table.setStyle([("GRID", (0, 0), (-1, -1), 0.5, colors.grey)])
-    flow += [Paragraph(SUMMARY[book["language"]], head), table]
+    flow.append(KeepTogether([Paragraph(SUMMARY[book["language"]], head), table]))
     flow += [Spacer(1, 8), Paragraph(html.escape(book["closing"], quote=False), body)]
     raw = io.BytesIO()
     pages = SimpleDocTemplate(raw, pagesize=A4, title=book["title"], author="", invariant=1)

@@ -200,7 +200,7 @@ def worse_answer(company: Company, fact: Fact, kind: str, turn: int) -> str:
 
 
 def other_value(company: Company, fact: Fact, turn: int) -> str:
-    """A plausible wrong value: the written one, else of the same unit in document or language, else twice the number."""
+    """A plausible wrong value: a written one, else another of the same unit, nearest first, else twice the number."""
     if fact.id in company.wrong:
         return company.wrong[fact.id][turn % 2]
     unit = unit_of(fact.value)
