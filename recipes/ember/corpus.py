@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import zstandard
-
 from recipes.ember.distinctive import Distinctive
 
 WINDOW_LOG = 27

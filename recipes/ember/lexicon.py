@@ -81,3 +81,21 @@ def sections(name: str) -> dict[str, tuple[str, ...]]:
         key: tuple(entries) if key in blanks_mean_something else tuple(entry for entry in entries if entry)
         for key, entries in found.items()
     }
+
+
+@cache
+def words(section: str) -> tuple[str, ...]:
+    """The entries of one section of `names.txt`."""
+    return tuple(sections("names.txt")[section][0].split("|"))
+
+
+def kinds(lang: str, setting: str) -> tuple[str, ...]:
+    """What organisations of a setting are called: "…Ltd", "…School"."""
+    named = f"{lang}_kind_{setting}"
+    return words(named if named in sections("names.txt") else f"{lang}_kind_company")
+
+
+@cache
+def groups(lang: str) -> tuple[tuple[str, ...], ...]:
+    """Sets of people, places or times for which a rule may be fixed apart."""
+    return tuple(tuple(line.split("|")) for line in sections("names.txt")[f"{lang}_groups"])

@@ -21,6 +21,9 @@ SLIPS_EN = (("what is", "whats"), ("how much", "how mutch"), ("please", "plz"), 
 SLIPS_EN += (("what's", "whats"), ("are ", "r "), ("does ", "dose "), ("where", "were"), ("the ", ""))
 
 
+ASKING = "吗呢呀啊吧么不没嘛"  # a question that ends so takes no second particle
+
+
 @dataclass(frozen=True)
 class Fact:
     """One thing that one organisation has fixed: item, for whom (or ""), value as written, clause number."""
@@ -61,7 +64,8 @@ def ask(fact: Fact, rng: random.Random, lang: str, plain: bool = False) -> str:
         text = text.format(i=fact.name(rng, lang))
     if not plain and rng.random() < 0.3:
         text = rng.choice(frames["prefix"]) + text
-    text += rng.choice(frames["suffix"])
+    endings = ("？", "", "？谢谢", "，谢谢") if text[-1] in ASKING else frames["suffix"]
+    text += rng.choice(endings)
     if lang == "en" and rng.random() < 0.6:
         text = text[0].upper() + text[1:]
     return _slip(text, rng, lang) if not plain and rng.random() < 0.06 else text

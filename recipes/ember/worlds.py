@@ -12,94 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from recipes.ember import values
-from recipes.ember.lexicon import Item, Setting, settings
+from recipes.ember.lexicon import Item, Setting, groups, kinds, settings, words
 from recipes.ember.wording import Fact, answer, ask, check, not_stated, same
 
 Row = dict[str, Any]
-
-PLACES_ZH = "云岭 星河 海棠 青松 蓝湾 北辰 东湖 南桥 西溪 白鹭 金穗 翠微 明珠 长风 晨曦 远航 天元 华岳 锦绣 朝阳 梧桐 石门 清泉 百合 紫荆 银杏 松涛 望江 临港 启明 博雅 同心 永安 和平 新城 大成 瑞丰 泰和 文昌 竹林 玉泉 凤凰 麒麟 红枫 碧波 沧浪 雁栖 鹿鸣 听雨 惠风".split()  # noqa: E501
-KINDS_ZH = {
-    "company": "科技有限公司 贸易公司 集团 物流公司 传媒公司 设计院 食品厂 建筑公司 软件公司 咨询公司".split(),
-    "school": "中学 小学 职业学院 大学 实验学校 外国语学校 幼儿园".split(),
-    "hotel": "酒店 宾馆 客栈 民宿 度假村".split(),
-    "library": "图书馆 市立图书馆 社区书屋".split(),
-    "hospital": "医院 诊所 中医院 口腔医院 卫生院".split(),
-    "gym": "健身房 瑜伽馆 游泳馆 羽毛球馆 攀岩馆".split(),
-    "shop": "商城 超市 书店 数码店 家具城 旗舰店".split(),
-    "app": "云盘 笔记 邮箱 阅读 音乐 打卡助手 地图".split(),
-    "museum": "博物馆 美术馆 科技馆 纪念馆 动物园".split(),
-    "property": "花园 公寓 小区 大厦 家园".split(),
-    "restaurant": "饭店 火锅店 面馆 茶楼 小馆".split(),
-    "recipe": "面包 蛋糕 饼干 炖汤 馒头 披萨".split(),
-    "travel": "旅行社 号行程 航空 自驾团 夏令营".split(),
-    "event": "杯比赛 论坛 运动会 音乐节 志愿活动 读书会".split(),
-    "bank": "银行 农商行 信用社 财富".split(),
-    "factory": "机械厂 电子厂 化工厂 钢铁厂 纺织厂".split(),
-    "game": "传说 大陆 物语 战记 冒险".split(),
-    "farm": "农场 花圃 果园 宠物店 养殖场".split(),
-    "person": "先生 女士 同学 师傅 老师".split(),
-}
-PLACES_EN = "Northgate Bluebird Riverside Hillcrest Maple Harbour Sunrise Oakwood Silverline Greenfield Lakeview Stonebridge Falcon Juniper Amber Crestwood Meridian Willow Summit Redwood Beacon Clearwater Orchard Pinewood Foxglove Granite Heron Ivory Kestrel Lantern".split()  # noqa: E501
-KINDS_EN = {
-    "company": ["Ltd", "Trading", "Group", "Logistics", "Software", "Design", "Foods"],
-    "school": ["School", "College", "Academy", "University"],
-    "hotel": ["Hotel", "Inn", "Lodge", "Resort"],
-    "library": ["Library", "City Library", "Reading Room"],
-    "hospital": ["Hospital", "Clinic", "Dental Clinic"],
-    "gym": ["Gym", "Yoga Studio", "Swimming Club", "Climbing Hall"],
-    "shop": ["Store", "Books", "Electronics", "Market", "Outfitters"],
-    "app": ["Drive", "Notes", "Mail", "Reader", "Maps"],
-    "museum": ["Museum", "Gallery", "Science Centre", "Zoo"],
-    "property": ["Gardens", "Court", "Apartments", "House"],
-    "restaurant": ["Kitchen", "Bistro", "Noodle House", "Cafe"],
-    "recipe": ["Bread", "Cake", "Cookies", "Stew", "Pizza"],
-    "travel": ["Tours", "Airways", "Trip", "Summer Camp"],
-    "event": ["Cup", "Forum", "Festival", "Games", "Reading Club"],
-    "bank": ["Bank", "Savings", "Credit Union"],
-    "factory": ["Works", "Mill", "Plant", "Foundry"],
-    "game": ["Legends", "Saga", "Quest", "Chronicles"],
-    "farm": ["Farm", "Nursery", "Orchard", "Pet Shop"],
-    "person": ["Family", "Team", "Friends"],
-}
-# Who a rule is for. Facts of one item for two such groups force the question to be read to its end.
-GROUPS_ZH = [
-    "普通员工 部门经理 总监 实习生",
-    "一线城市 二线城市 其他城市",
-    "境内 境外",
-    "工作日 周末 节假日",
-    "会员 非会员",
-    "成人 儿童 老人",
-    "新员工 老员工",
-    "学生 教师",
-    "初级 中级 高级",
-    "上半年 下半年",
-    "夏季 冬季",
-    "北京分部 上海分部 广州分部",
-    "A区 B区 C区",
-    "白班 夜班",
-    "本地人员 外地人员",
-    "正式工 临时工",
-    "普通卡 银卡 金卡",
-    "一年级 二年级 三年级",
-    "总部 分公司",
-    "单人间 双人间 套房",
-]
-GROUPS_EN = [
-    "staff;managers;directors;interns",
-    "large cities;small towns",
-    "trips at home;trips abroad",
-    "weekdays;weekends;public holidays",
-    "members;non-members",
-    "adults;children;seniors",
-    "new employees;long-serving staff",
-    "students;teachers",
-    "summer;winter",
-    "the north office;the south office",
-    "day shifts;night shifts",
-    "basic cards;gold cards",
-    "single rooms;double rooms",
-    "beginners;advanced users",
-]
+OFFICE = ("company", "hr", "finance", "it", "admin", "sales", "rd")
+OFFICE_SHARE = 0.45
 
 
 @dataclass(frozen=True)
@@ -120,25 +38,28 @@ def _fact(item: Item, qualifier: str, rng: random.Random, lang: str, clause: int
 
 def world(rng: random.Random, lang: str, num_items: int | None = None) -> World:
     """A new organisation: 3–10 items of its setting, some of them fixed apart for two or three groups."""
-    setting = rng.choice(settings(lang))
-    if rng.random() < 0.25:
-        setting = settings(lang)[0]  # a company: the register that users bring
+    known = settings(lang)
+    if rng.random() < OFFICE_SHARE:  # the register that users bring
+        known = tuple(setting for setting in known if setting.name in OFFICE)
+    setting = rng.choice(known)
     count = min(num_items or rng.randint(3, 10), len(setting.items) - 2)
     chosen = rng.sample(setting.items, count + 2)
-    groups = GROUPS_ZH if lang == "zh" else GROUPS_EN
     facts: list[Fact] = []
     for clause, item in enumerate(chosen[:count], start=rng.randint(1, 20)):
-        group = rng.choice(groups).split(" " if lang == "zh" else ";") if rng.random() < 0.28 else [""]
+        group = rng.choice(groups(lang)) if rng.random() < 0.28 else ("",)
         facts += [_fact(item, who, rng, lang, clause) for who in group[: rng.randint(2, 3)]]
     absent = tuple(_fact(item, "", rng, lang, 0) for item in chosen[count:])
-    if lang == "zh":
-        name = rng.choice(PLACES_ZH) + rng.choice(("", "", rng.choice(PLACES_ZH))) + rng.choice(KINDS_ZH[setting.name])
-        if rng.random() < 0.3:
-            name = rng.choice(values.CITIES_ZH) + name
-    else:
-        name = f"{rng.choice(PLACES_EN)} {rng.choice(KINDS_EN[setting.name])}"
+    name = _name(setting, rng, lang)
     paper = rng.choice(setting.papers)
     return World(lang, name, setting, paper, tuple(facts), absent)
+
+
+def _name(setting: Setting, rng: random.Random, lang: str) -> str:
+    brand, kind = rng.choice(words(f"{lang}_brand")), rng.choice(kinds(lang, setting.name))
+    if lang == "en":
+        return f"{brand} {kind}"
+    city = rng.choice(words("zh_city")) if rng.random() < 0.3 else ""
+    return city + brand + rng.choice(("", "", rng.choice(words("zh_brand")))) + kind
 
 
 # --- papers -----------------------------------------------------------------------------------------------------
@@ -264,7 +185,7 @@ def _open_turn(w: World, style: str, rng: random.Random) -> list[Row]:
 def again_chat(w: World, rng: random.Random) -> Row:
     """Closed book: each fact is told once, then asked again and again in other words, shuffled."""
     style = _style(rng)
-    facts = list(w.facts)[: rng.randint(3, 8)]
+    facts = list(w.facts)[: rng.randint(3, 8 if w.lang == "zh" else 6)]
     turns: list[Row] = []
     for fact in facts:
         turns += turn(ask(fact, rng, w.lang), answer(fact, style, w.paper, rng, w.lang))
@@ -284,7 +205,7 @@ def again_text(w: World, rng: random.Random) -> Row:
     order = [fact for fact in w.facts for _ in range(rng.randint(2, 4))]
     rng.shuffle(order)
     lines = [paper(w, rng), ""] if rng.random() < 0.4 else []
-    for fact in order:
+    for fact in order[: 24 if w.lang == "zh" else 16]:
         lines.append(f"{marks[0]}{ask(fact, rng, w.lang)}\n{marks[1]}{answer(fact, 'answer', w.paper, rng, w.lang)}")
     return {"text": "\n".join(lines)}
 
