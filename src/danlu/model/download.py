@@ -78,8 +78,8 @@ def open_url(url: str, *, token: str = "", start: int = 0) -> http.client.HTTPRe
 def fetch(
     file: RemoteFile, folder: Path, *, token: str = "", progress: Progress, pause: Callable[[float], None] = time.sleep
 ) -> Path:
-    """The file in `folder`, whole and right. Tries again after broken connections; an HTTP refusal is raised at
-    once."""
+    """The file in `folder`, whole and right. Tries again after broken connections; a refusal is
+    raised."""
     target, part = folder / file.name, folder / f".{file.name}.part"
     folder.mkdir(parents=True, exist_ok=True)
     for wait_s in (*PAUSES_S, None):

@@ -59,12 +59,12 @@ def read_header(path: Path) -> dict[str, Entry]:
     """Tensor name → dtype and shape. Refuses what is not a whole safetensors file, naming it."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        first = file.read(8)
+        first = file.read(9)
         refuse_pickle(path, first)
-        length = int.from_bytes(first, "little") if len(first) == 8 else 0
+        length = int.from_bytes(first[:8], "little") if len(first) == 9 else 0
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
             raise ModelError("model.corrupt", where=str(path), why=f"header of {length} bytes in a file of {size}")
-        raw = file.read(length)
+        raw = first[8:] + file.read(length - 1)
     try:
         header: dict[str, Any] = json.loads(raw)
         entries = {name: item for name, item in header.items() if name != "__metadata__"}
@@ -85,8 +85,8 @@ def read_header(path: Path) -> dict[str, Entry]:
 def refuse_pickle(path: Path, first: bytes) -> None:
     """By name and by content: zip (torch.save) and the pickle opcodes, also under a .safetensors name."""
     is_zip = first[:4] == b"PK\x03\x04"
-    # A real header length may begin with 0x80 0x02 as well, but its upper half is zero.
-    is_bare = first[:1] == b"\x80" and first[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and any(first[4:8])
+    # A real header length may begin with 0x80 0x02 as well, but then JSON follows it.
+    is_bare = first[:1] == b"\x80" and first[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and first[8:9] != b"{"
     if is_zip or is_bare or path.suffix in PICKLE_SUFFIXES:
         raise ModelError("model.pickle", where=str(path))
 
