@@ -184,7 +184,9 @@ class Template:
         """Whether the template takes these messages and the probe's word is in its text."""
         try:
             return _PROBE in self._chat(messages, (), "keep").write(len(messages), False)[0]
-        except TemplateError:
+        except TemplateError as error:
+            if error.key != "template.refused":
+                raise
             return False
 
     def _find_end_of_turn(self) -> str | None:

@@ -19,7 +19,9 @@ TEXT = [
     "def main():\n    return {'a': 1}\n\n\n### Response: 😀🇫🇷 naïve café",
 ] * 5
 # Qwen2's split rule.
-SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 CHATML = """{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
 
@@ -64,13 +66,21 @@ R1 = """{{- bos_token }}{%- for message in messages %}
 
 
 def write_tokenizer(
-    folder: Path, *, template: str | None = CHATML, eos: str = "<|im_end|>", bos: str | None = None, add_bos: bool = False
+    folder: Path,
+    *,
+    template: str | None = CHATML,
+    eos: str = "<|im_end|>",
+    bos: str | None = None,
+    add_bos: bool = False,
 ) -> Path:
     """A byte-level BPE with chat tokens, as transformers would find it on disk."""
     folder.mkdir(parents=True, exist_ok=True)
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from danlu.core.errors import DataError
 from danlu.data.tokenizer import Tokenizer
 
-TEXTS = ["", "Hello, world!  two  spaces\n\n", "出差住宿标准?", "emoji 😀👨‍👩‍👧 🇫🇷", "tab\tand\r\nline", "naïve café ﬁ", " lead"]
+TEXTS = [
+    "",
+    "Hello, world!  two  spaces\n\n",
+    "出差住宿标准?",
+    "emoji 😀👨‍👩‍👧 🇫🇷",
+    "tab\tand\r\nline",
+    "naïve café ﬁ",
+    " lead",
+]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +46,9 @@ def test_ids_equal_transformers(folder: Path, tokenizer: Tokenizer) -> None:
     assert (tokenizer.eos_id, tokenizer.pad_id) == (theirs.eos_token_id, theirs.pad_token_id)
 
 
-@given(st.lists(st.one_of(st.text(max_size=12), st.sampled_from([*SPECIAL, "<|im_", "end|>"])), max_size=6).map("".join))
+@given(
+    st.lists(st.one_of(st.text(max_size=12), st.sampled_from([*SPECIAL, "<|im_", "end|>"])), max_size=6).map("".join)
+)
 @settings(max_examples=150, deadline=None)
 def test_text_never_becomes_a_control_token(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode_text(text)
@@ -54,7 +64,9 @@ def test_parts_read_as_one_text(tokenizer: Tokenizer, folder: Path) -> None:
     assert [owners[0], owners[-1]] == [0, 4] and owners == sorted(owners)
     assert ids.count(end) == 1
     assert tokenizer.decode(ids, skip_control=False) == "<|im_start|>user\n你好 <|im_end|><|im_end|>\n"
-    plain = AutoTokenizer.from_pretrained(folder)("<|im_start|>user\n你好<|im_end|>\n", add_special_tokens=False)["input_ids"]
+    plain = AutoTokenizer.from_pretrained(folder)("<|im_start|>user\n你好<|im_end|>\n", add_special_tokens=False)[
+        "input_ids"
+    ]
     assert tokenizer.encode_parts([start, "user\n你好", end, "\n"])[0] == plain
 
 
