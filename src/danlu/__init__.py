@@ -1,0 +1,87 @@
+"""danlu 丹炉: private documents and questions in, a proven domain-expert language model out.
+
+The names below load on first use, so that `import danlu` needs neither torch nor any reader of files.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from danlu.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from danlu.adapters.full import Full
+    from danlu.adapters.lora import LoRA
+    from danlu.data.dataset import Dataset
+    from danlu.data.inspect import inspect
+    from danlu.model.build import load_model
+    from danlu.pipeline.check import check
+    from danlu.pipeline.demo import demo
+    from danlu.pipeline.evaluate import evaluate
+    from danlu.pipeline.export import export
+    from danlu.pipeline.open_engine import open_engine
+    from danlu.pipeline.prepare import prepare
+    from danlu.pipeline.run_all import run_all
+    from danlu.pipeline.train import train
+    from danlu.recipe.recipe import Recipe
+    from danlu.run.run import Run
+    from danlu.training.methods.dpo import DPO
+    from danlu.training.methods.pretrain import Pretrain
+    from danlu.training.methods.sft import SFT
+    from danlu.training.trainer import Trainer
+
+_PLACES = {
+    "Recipe": "danlu.recipe.recipe",
+    "Run": "danlu.run.run",
+    "Dataset": "danlu.data.dataset",
+    "inspect": "danlu.data.inspect",
+    "check": "danlu.pipeline.check",
+    "prepare": "danlu.pipeline.prepare",
+    "train": "danlu.pipeline.train",
+    "evaluate": "danlu.pipeline.evaluate",
+    "export": "danlu.pipeline.export",
+    "run_all": "danlu.pipeline.run_all",
+    "demo": "danlu.pipeline.demo",
+    "open_engine": "danlu.pipeline.open_engine",
+    "load_model": "danlu.model.build",
+    "LoRA": "danlu.adapters.lora",
+    "Full": "danlu.adapters.full",
+    "Trainer": "danlu.training.trainer",
+    "SFT": "danlu.training.methods.sft",
+    "Pretrain": "danlu.training.methods.pretrain",
+    "DPO": "danlu.training.methods.dpo",
+}
+
+__all__ = [
+    "DPO",
+    "SFT",
+    "Dataset",
+    "Full",
+    "LoRA",
+    "Pretrain",
+    "Recipe",
+    "Run",
+    "Trainer",
+    "__version__",
+    "check",
+    "demo",
+    "evaluate",
+    "export",
+    "inspect",
+    "load_model",
+    "open_engine",
+    "prepare",
+    "run_all",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'danlu' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

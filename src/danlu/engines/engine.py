@@ -58,7 +58,9 @@ class Engine(Protocol):
     """Answers questions and scores tokens. `name` is shown in reports; `digest` identifies the weights."""
 
     name: str
-    digest: str
+
+    @property
+    def digest(self) -> str: ...
 
     def generate(
         self, questions: Sequence[Question], sampling: Sampling, *, watch: Callable[[int], None] | None = None

@@ -55,5 +55,8 @@ class DataSection(Section):
     split: SplitSection = SplitSection()
     """How much is held out, by group."""
 
+    validation: str | None = None
+    """A file watched during training; empty takes split.validation of the sources."""
+
     replay: ReplaySection = ReplaySection()
     """General data mixed into training."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,11 +11,16 @@ from danlu.recipe.training import TrainingSection
 
 
 class PretrainSection(Section):
+    accepts: ClassVar[frozenset[str]] = frozenset({"document"})
+    """Kinds of samples this method learns from; the method itself says the same (tested)."""
+
     kind: Literal["pretrain"] = "pretrain"
     """Next-token prediction on whole documents: continued pretraining, or pretraining from scratch."""
 
 
 class SFTSection(Section):
+    accepts: ClassVar[frozenset[str]] = frozenset({"conversation", "label"})
+
     kind: Literal["sft"] = "sft"
     """Supervised fine-tuning on answers."""
 
@@ -24,6 +29,8 @@ class SFTSection(Section):
 
 
 class DPOSection(Section):
+    accepts: ClassVar[frozenset[str]] = frozenset({"preference"})
+
     kind: Literal["dpo"] = "dpo"
     """Direct preference optimisation on pairs (Rafailov et al. 2023)."""
 

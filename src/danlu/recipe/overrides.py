@@ -13,6 +13,7 @@ from danlu.core.errors import RecipeError
 
 PATH_KNOBS = (
     ("data", "sources"),
+    ("data", "validation"),
     ("data", "replay", "path"),
     ("evaluation", "questions"),
     ("evaluation", "edge"),
@@ -89,7 +90,7 @@ def _anchor(value: Any, folder: Path, *, is_model: bool) -> Any:
         return [_anchor(entry, folder, is_model=is_model) for entry in value]
     if isinstance(value, dict):
         return value | {"path": _anchor(value["path"], folder, is_model=False)} if "path" in value else value
-    if not isinstance(value, str) or value.startswith("danlu:"):
+    if not isinstance(value, str):
         return value
     path = Path(value).expanduser()
     # `Qwen/Qwen2.5-7B` is a hub id unless a folder of that name lies there or the text says it is a path.

@@ -1,0 +1,74 @@
+"""`danlu inspect`: files as a run would read them, with the first samples as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from danlu.cli.show import show_previews
+from danlu.cli.voice import Voice
+from danlu.core.errors import DanluError
+from danlu.core.messages import say
+from danlu.data.encode import Encoder
+from danlu.data.inspect import inspect
+from danlu.data.ledger import Ledger
+from danlu.data.sample import Sample
+from danlu.pipeline.base import Base, open_base
+from danlu.pipeline.prepare import preview
+from danlu.recipe.model import ModelSection
+
+
+def show_inspection(paths: Sequence[Path], voice: Voice, *, base: str, num_samples: int, context: int) -> None:
+    """Print (and with --json return) the account; exit 2 when nothing is usable."""
+    eye = _Eye(base, context)
+    found = inspect(paths, num_samples=num_samples, show=eye.show, progress=voice.progress)
+    voice.say(f"{found['format'] or '-'} · {found['encoding'] or '-'}", "bold")
+    voice.say(say("cli.inspect_rows", **found["rows"]))
+    if found["columns"]:
+        voice.say(" · ".join(f"{part} ← {column}" for part, column in found["columns"].items()), "dim")
+    if len(found["files"]) > 1:
+        voice.table(
+            ["file", "format", "encoding", "used", "changed", "rejected"],
+            [(f["file"], f["format"] or f["container"], f["encoding"], f["rows"]["used"], f["rows"]["changed"],
+              f["rows"]["rejected"]) for f in found["files"][:60]],
+        )  # fmt: skip
+    for note in [*found["notes"], *eye.notes]:
+        voice.say(note, "yellow")
+    if found["rejects"]:
+        voice.say(say("cli.inspect_rejects"), "bold")
+        for entry in found["rejects"][:10]:
+            voice.say(f"  {entry['file']}:{entry['line']}: {entry['reason']}", "yellow")
+    show_previews([sample["rendered"] for sample in found["samples"] if sample.get("rendered")], voice)
+    voice.result(found)
+    if not found["usable"]:
+        if not voice.as_json:
+            voice.fail(say("cli.unusable", given=", ".join(map(str, paths))).partition("\n")[0])
+        raise typer.Exit(2)
+
+
+class _Eye:
+    """Shows samples as tokens, if a tokenizer can be found; says once why not."""
+
+    def __init__(self, base: str, context: int) -> None:
+        self.notes: list[str] = []
+        self.base: Base | None = None
+        try:
+            self.base = open_base(ModelSection(base=base, init="random"))
+            self.encoder = Encoder(self.base.tokenizer, self.base.template, context, "split")
+        except DanluError as error:
+            self.notes.append(error.text)
+
+    def show(self, sample: Sample) -> dict[str, Any] | None:
+        if self.base is None:
+            return None
+        try:
+            encoded = self.encoder.encode(sample, Ledger())
+        except DanluError as error:
+            self.notes.append(error.text)
+            return None
+        if not encoded:
+            return None
+        return preview(encoded[0].ids.tolist(), encoded[0].weights.tolist(), self.base, str(sample.origin))

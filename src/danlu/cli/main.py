@@ -1,0 +1,262 @@
+"""The `danlu` command: its verbs, in the order a newcomer meets them. Each parses, calls one function, prints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import danlu
+from danlu.cli import doctor as doctor_command
+from danlu.cli import explain as explain_command
+from danlu.cli import show as show_command
+from danlu.cli.new import write_new_recipe
+from danlu.cli.shelves import show_shelf
+from danlu.cli.targets import open_target
+from danlu.cli.voice import Voice
+from danlu.core.errors import DanluError
+from danlu.core.messages import LANGUAGES, lookup, say, set_language
+from danlu.recipe import InvalidRecipeError, Recipe
+
+
+def _chosen_language() -> None:
+    """--lang has to be known before the help texts below are made."""
+    words = sys.argv[1:]
+    for index, word in enumerate(words):
+        value = word.partition("=")[2] if word.startswith("--lang=") else ""
+        if word == "--lang" and index + 1 < len(words):
+            value = words[index + 1]
+        for language in LANGUAGES:
+            if value == language:
+                set_language(language)
+
+
+_chosen_language()
+
+Json = Annotated[bool, typer.Option("--json", help=say("cli.opt_json"))]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help=say("cli.opt_quiet"))]
+Lang = Annotated[str | None, typer.Option("--lang", metavar="en|zh", help=say("cli.opt_lang"))]
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help=say("cli.opt_runs"))]
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help=say("cli.arg_recipe"))]
+Target = Annotated[str, typer.Argument(metavar="RECIPE|RUN|ARTIFACT", help=say("cli.arg_target"))]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[a.b=c]...", help=say("cli.arg_overrides"))]
+RUNS = Path("runs")
+
+
+class Verbs(TyperGroup):
+    """The group of commands. What a person can mend ends as text and fix (or JSON), never as a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        voice = Voice(as_json="--json" in sys.argv)
+        try:
+            return super().invoke(ctx)
+        except DanluError as error:
+            voice.fail(error.text, error.fix)
+            voice.result(error.to_json())
+            sys.exit(2)
+        except KeyboardInterrupt:
+            voice.fail(*_text_and_fix("cli.interrupted"))
+            sys.exit(130)
+
+
+def _text_and_fix(key: str) -> tuple[str, str]:
+    text, fix = lookup(key)
+    return text.format(), fix.format()
+
+
+app = typer.Typer(
+    cls=Verbs,
+    help=say("cli.about"),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command(help=say("cli.demo"))
+def demo(
+    full: Annotated[bool, typer.Option("--full", help=say("cli.opt_full"))] = False,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    voice = Voice(as_json=as_json, quiet=quiet)
+    story = danlu.demo(runs, full=full, progress=voice.progress)
+    show_command.show_demo(story, voice)
+
+
+@app.command(help=say("cli.new"))
+def new(name: str, as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
+    write_new_recipe(name, Voice(as_json=as_json, quiet=quiet))
+
+
+@app.command(help=say("cli.inspect"))
+def inspect(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help=say("cli.arg_paths"))],
+    base: Annotated[str, typer.Option("--base", help=say("cli.opt_base"))] = "ember",
+    samples: Annotated[int, typer.Option("--samples", min=0, help=say("cli.opt_samples"))] = 3,
+    context: Annotated[int, typer.Option("--context", min=16, help=say("cli.opt_context"))] = 2048,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    voice = Voice(as_json=as_json, quiet=quiet)
+    from danlu.cli.inspecting import show_inspection  # the readers of files are not needed by other verbs
+
+    show_inspection(paths, voice, base=base, num_samples=samples, context=context)
+
+
+@app.command(help=say("cli.check"))
+def check(
+    recipe: RecipeFile, overrides: Overrides = None, as_json: Json = False, quiet: Quiet = False, lang: Lang = None
+) -> None:
+    voice = Voice(as_json=as_json, quiet=quiet)
+    try:
+        found = danlu.check(Recipe.load(recipe, overrides or ()))
+    except InvalidRecipeError as error:
+        voice.fail(error.text, error.fix)
+        voice.result({"ok": False, "errors": [c.to_json() for c in error.complaints], "warnings": [], "plan": {}})
+        raise typer.Exit(2) from None
+    show_command.show_check(found, voice)
+    if not found["ok"]:
+        raise typer.Exit(2)
+
+
+@app.command(help=say("cli.prepare"))
+def prepare(
+    target: Target,
+    overrides: Overrides = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    voice = Voice(as_json=as_json, quiet=quiet)
+    run = open_target(target, overrides or (), runs)
+    prepared = danlu.prepare(run, progress=voice.progress)
+    show_command.show_prepared(run, prepared, voice)
+
+
+@app.command(help=say("cli.train"))
+def train(
+    target: Target,
+    overrides: Overrides = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    voice = Voice(as_json=as_json, quiet=quiet)
+    run = open_target(target, overrides or (), runs)
+    stages = danlu.train(run, progress=voice.progress)
+    show_command.show_trained(run, stages, voice)
+
+
+@app.command(help=say("cli.evaluate"))
+def evaluate(
+    target: Target,
+    overrides: Overrides = None,
+    questions: Annotated[
+        Path | None, typer.Option("--questions", metavar="FILE", help=say("cli.opt_questions"))
+    ] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    voice = Voice(as_json=as_json, quiet=quiet)
+    run = open_target(target, overrides or (), runs)
+    report = danlu.evaluate(run, questions=questions, progress=voice.progress)
+    show_command.show_report(run, report, voice)
+
+
+@app.command(help=say("cli.export"))
+def export(
+    target: Target,
+    overrides: Overrides = None,
+    kinds: Annotated[list[str] | None, typer.Option("--kind", help=say("cli.opt_kinds"))] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    voice = Voice(as_json=as_json, quiet=quiet)
+    run = open_target(target, overrides or (), runs)
+    artifacts = danlu.export(run, kinds=kinds, progress=voice.progress)
+    if not show_command.show_artifacts(artifacts, voice):
+        raise typer.Exit(1)
+
+
+@app.command(help=say("cli.run"))
+def run(
+    target: Target,
+    overrides: Overrides = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    voice = Voice(as_json=as_json, quiet=quiet)
+    opened = open_target(target, overrides or (), runs)
+    summary = danlu.run_all(opened, progress=voice.progress)
+    show_command.show_summary(opened, summary, voice)
+
+
+@app.command(help=say("cli.chat"))
+def chat(target: Target, runs: Runs = RUNS, lang: Lang = None) -> None:
+    from danlu.cli.chat import talk  # brings the line editor along
+
+    talk(target, runs, Voice())
+
+
+@app.command(help=say("cli.show"))
+def show(target: Target, runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
+    show_command.show(target, runs, Voice(as_json=as_json, quiet=quiet))
+
+
+@app.command(name="runs", help=say("cli.runs"))
+def runs_(folder: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
+    show_command.show_runs(folder, Voice(as_json=as_json, quiet=quiet))
+
+
+@app.command(help=say("cli.compare"))
+def compare(
+    first: str, second: str, runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang: Lang = None
+) -> None:
+    show_command.show_comparison(first, second, runs, Voice(as_json=as_json, quiet=quiet))
+
+
+@app.command(name="list", help=say("cli.list"))
+def list_(shelf: str, as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
+    show_shelf(shelf, Voice(as_json=as_json, quiet=quiet))
+
+
+@app.command(help=say("cli.explain"))
+def explain(
+    key: Annotated[str | None, typer.Argument(metavar="[KEY]")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help=say("cli.opt_schema"))] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    voice = Voice(as_json=as_json or schema, quiet=quiet or schema)
+    if schema:
+        voice.result(Recipe.model_json_schema())
+    else:
+        explain_command.explain(key, voice)
+
+
+@app.command(help=say("cli.doctor"))
+def doctor(as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
+    if not doctor_command.doctor(Voice(as_json=as_json, quiet=quiet)):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,33 @@
+"""`danlu list SHELF`: what stands on a shelf, its own items and those that other packages add."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from danlu.cli.voice import Voice
+from danlu.core.errors import RecipeError
+from danlu.core.messages import say
+from danlu.core.registry import Registry
+
+SHELVES = {
+    "methods": "danlu.training.methods:METHODS",
+    "formats": "danlu.data.formats:FORMATS",
+    "templates": "danlu.data.templates:TEMPLATES",
+    "families": "danlu.model.families:FAMILIES",
+    "metrics": "danlu.evaluation.metrics:METRICS",
+    "tasks": "danlu.evaluation.tasks:TASKS",
+    "adapters": "danlu.adapters:ADAPTERS",
+    "engines": "danlu.engines:ENGINES",
+    "exports": "danlu.exports:EXPORTS",
+}
+
+
+def show_shelf(name: str, voice: Voice) -> None:
+    if name not in SHELVES:
+        raise RecipeError("cli.unknown_shelf", given=name, known=", ".join(SHELVES))
+    module, _, attribute = SHELVES[name].partition(":")
+    registry: Registry[Any] = getattr(importlib.import_module(module), attribute)
+    rows = [(item, registry.places[item]) for item in registry.names()]
+    voice.table([say("cli.col_name"), say("cli.col_place")], rows, title=name)
+    voice.result({"shelf": name, "items": [{"name": item, "place": place} for item, place in rows]})

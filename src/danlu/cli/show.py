@@ -1,0 +1,287 @@
+"""What commands print when they are done: for people as text and tables, for scripts as one JSON line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from danlu.cli.targets import is_artifact, open_target
+from danlu.cli.voice import Voice
+from danlu.core.files import read_json
+from danlu.core.messages import say
+from danlu.evaluation.compare import compare_reports
+from danlu.evaluation.gate import percent, points
+from danlu.evaluation.report import Report
+from danlu.run.artifact import Manifest
+from danlu.run.run import Run, list_runs
+
+if TYPE_CHECKING:  # these stand above torch; here they are only read
+    from danlu.pipeline.demo import Story
+    from danlu.pipeline.export import Exported
+    from danlu.pipeline.prepare import Prepared
+    from danlu.pipeline.run_all import Summary
+    from danlu.pipeline.train import Trained
+
+
+def show_check(found: dict[str, Any], voice: Voice) -> None:
+    for error in found["errors"]:
+        voice.fail(say("recipe.complaint", key=error["key"], given=repr(error["given"]), expected=error["expected"]))
+        if error["nearest"]:
+            voice.fail("", say("recipe.nearest", nearest=error["nearest"]))
+    for warning in found["warnings"]:
+        voice.say(f"{warning['message']}\n  → {warning['fix']}", "yellow")
+    stages = found["plan"]["stages"]
+    if stages and "total_bytes" in stages[0]:
+        voice.table(
+            [say("cli.col_stage"), say("cli.col_trainable"), say("cli.col_memory"), say("cli.col_tokens")],
+            [
+                (
+                    f"{stage['method']} · lr {stage['lr']:g}",
+                    f"{stage['num_trainable']:,} / {stage['num_params']:,} ({stage['trainable_ratio']:.2%})",
+                    size_text(stage["total_bytes"]),
+                    f"{stage['tokens_at_once']:,}",
+                )
+                for stage in stages
+            ],
+        )
+    if found["ok"]:
+        voice.say(say("cli.recipe_ok"), "green")
+    voice.result(found)
+
+
+def show_prepared(run: Run, prepared: Prepared, voice: Voice) -> None:
+    rows = prepared.outcome["rows"]
+    voice.say(say("cli.inspect_rows", **rows))
+    for stage in prepared.stages:
+        parts = stage.dataset.card.parts
+        voice.table(
+            [stage.name, "items", "tokens", "learnt", "p50", "p99", "max"],
+            [
+                (name, f"{part['items']:,}", f"{part['tokens']:,}", f"{part['supervised_ratio']:.0%}",
+                 part["lengths"].get("p50"), part["lengths"].get("p99"), part["lengths"].get("max"))
+                for name, part in parts.items()
+            ],
+        )  # fmt: skip
+    show_previews(read_json(run.path("dataset", "preview.json"))[:1], voice)
+    for entry in prepared.ledger["rejects"][:5]:
+        voice.say(f"  {entry['file']}:{entry['line']}: {entry['reason']}", "yellow")
+    voice.result(
+        {"run": str(run.folder), "rows": rows, "counts": prepared.outcome["counts"],
+         "certificate": prepared.certificate,
+         "stages": {stage.name: stage.dataset.card.to_json() for stage in prepared.stages}}
+    )  # fmt: skip
+
+
+def show_previews(previews: Sequence[dict[str, Any]], voice: Voice) -> None:
+    """Samples as the model sees them: green is learnt, dim is context; control tokens stand as they are."""
+    if voice.quiet or not previews:
+        return
+    voice.say(say("cli.inspect_samples"), "bold")
+    for shown in previews:
+        voice.say(f"{shown['origin']} · {len(shown['ids'])} tokens", "dim")
+        for run in shown["runs"]:
+            voice.console.print(run["text"], style="green" if run["learnt"] else "bright_black", end="", markup=False)
+        voice.say("")
+        for run_ids, learnt in _runs_of_ids(shown):
+            text = " ".join(map(str, run_ids)) + " "
+            voice.console.print(text, style="green" if learnt else "bright_black", end="", markup=False)
+        voice.say("\n")
+
+
+def _runs_of_ids(shown: dict[str, Any]) -> list[tuple[list[int], bool]]:
+    runs: list[tuple[list[int], bool]] = []
+    for token, weight in zip(shown["ids"], shown["weights"], strict=True):
+        if not runs or runs[-1][1] != bool(weight):
+            runs.append(([], bool(weight)))
+        runs[-1][0].append(token)
+    return runs
+
+
+def show_trained(run: Run, stages: Sequence[Trained], voice: Voice) -> None:
+    voice.table(
+        [say("cli.col_stage"), "steps", "loss", "validation", say("cli.col_place")],
+        [
+            (stage.name, stage.facts["num_steps"], _round(stage.facts["train_loss"]),
+             _round(stage.facts["validation_loss"]), stage.folder)
+            for stage in stages
+        ],
+    )  # fmt: skip
+    voice.say(say("cli.next", command=f"danlu evaluate {run.folder}"))
+    voice.result({"run": str(run.folder), "stages": [{"name": stage.name} | stage.facts for stage in stages]})
+
+
+def show_report(run: Run, report: Report, voice: Voice) -> None:
+    rows = []
+    if report.difference is not None:
+        low, high = report.difference["interval"]
+        rows.append(
+            ("domain", percent(report.base["accuracy"]), percent(report.tuned["accuracy"]),
+             f"{points(report.difference['value'])} ({points(low)} – {points(high)})")
+        )  # fmt: skip
+    if report.consistency is not None:
+        base, tuned = (report.consistency[side]["consistent_right"] for side in ("base", "tuned"))
+        rows.append(("consistency", percent(base), percent(tuned), ""))
+    if report.edge is not None:
+        rows.append(("edge", percent(report.edge["base"]["accuracy"]), percent(report.edge["tuned"]["accuracy"]), ""))
+    if report.preference is not None:
+        reward = report.preference["implicit_reward"]
+        interval = f"({percent(reward['interval'][0])} – {percent(reward['interval'][1])})"
+        rows.append(("preference", "", percent(reward["value"]), interval))
+    if report.forgetting is not None and "ratio" in report.forgetting:
+        base, tuned = (report.forgetting[side]["perplexity"] for side in ("base", "tuned"))
+        rows.append(("forgetting (perplexity)", f"{base:.2f}", f"{tuned:.2f}", f"× {report.forgetting['ratio']:.3f}"))
+    voice.table(["", report.base["name"], report.tuned["name"], "Δ (95 %)"], rows)
+    if report.verdict is not None:
+        style = "bold green" if report.verdict.decision == "ship" else "bold yellow"
+        voice.say(say("pipeline.gate", decision=report.verdict.decision), style)
+        for reason in report.verdict.reasons:
+            voice.say(f"  {'✓' if reason.passed else '✗'} {reason.text()}")
+            if reason.remedy():
+                voice.say(f"      → {reason.remedy()}", "yellow")
+    voice.result(report.to_json() | {"run": str(run.folder)})
+
+
+def show_artifacts(artifacts: Sequence[Exported], voice: Voice) -> bool:
+    """True when every artefact was proven."""
+    for artifact in artifacts:
+        style = "green" if artifact.verdict == "pass" else "bold red"
+        voice.say(f"{artifact.manifest.kind}: {artifact.folder} · parity {artifact.verdict}", style)
+        for check in artifact.manifest.parity.get("checks", []):
+            voice.say(f"  {'✓' if check['verdict'] == 'pass' else '✗'} {check['name']}: {check['verdict']}", "dim")
+    voice.result([{"folder": str(a.folder)} | a.manifest.to_json() for a in artifacts])
+    return all(artifact.verdict == "pass" for artifact in artifacts)
+
+
+def show_summary(run: Run, summary: Summary, voice: Voice) -> None:
+    show_report(run, summary.report, Voice(quiet=voice.quiet or voice.as_json))
+    show_artifacts(summary.artifacts, Voice(quiet=voice.quiet or voice.as_json))
+    voice.say(say("cli.demo_next", run=run.folder, report=run.path("report.html")))
+    voice.result(
+        {"run": str(run.folder), "base": _side(summary.report, "base"), "tuned": _side(summary.report, "tuned"),
+         "consistency": summary.report.consistency_ratio, "gate": summary.report.gate,
+         "parity": {"verdict": summary.parity_verdict}, "report": str(run.path("report.html"))}
+    )  # fmt: skip
+
+
+def _side(report: Report, side: str) -> dict[str, Any]:
+    part = getattr(report, side)
+    return {"accuracy": part.get("accuracy"), "interval": part.get("interval")}
+
+
+def show_demo(story: Story, voice: Voice) -> None:
+    """The demo's last words: a table per stage for --full, the verdict, and the JSON line scripts rely on."""
+    report = story.summary.report
+    if len(story.ladder) > 1:
+        voice.table(
+            [say("cli.col_stage"), say("cli.col_accuracy"), "preference", "perplexity"],
+            [(rung["stage"], _percent(rung["accuracy"]), _percent(rung["pair_accuracy"]), _round(rung["perplexity"]))
+             for rung in story.ladder],
+        )  # fmt: skip
+    show_report(story.run, report, Voice(quiet=voice.quiet or voice.as_json))
+    low, high = report.tuned["interval"]
+    voice.say(
+        say("cli.demo_verdict", items=report.tuned["num_items"], base=percent(report.base["accuracy"]),
+            tuned=percent(report.tuned["accuracy"]), low=percent(low), high=percent(high)),
+        "bold",
+    )  # fmt: skip
+    temperature = story.run.recipe.evaluation.temperature
+    voice.say(say("cli.demo_consistency", temperature=temperature, value=_percent(report.consistency_ratio)))
+    voice.say(say("cli.demo_parity", verdict=story.summary.parity_verdict))
+    voice.say(say("cli.demo_cost", seconds=round(story.seconds), memory=size_text(story.peak_memory_bytes)))
+    voice.say(say("cli.demo_next", run=story.run.folder, report=story.run.path("report.html")), "cyan")
+    voice.result(
+        {
+            "run": str(story.run.folder),
+            "base": _side(report, "base"),
+            "tuned": _side(report, "tuned"),
+            "consistency": report.consistency_ratio,
+            "parity": {"verdict": story.summary.parity_verdict},
+            "gate": report.gate,
+            "stages": story.ladder,
+            "seconds": round(story.seconds, 1),
+            "peak_memory_bytes": story.peak_memory_bytes,
+            "report": str(story.run.path("report.html")),
+        }
+    )
+
+
+def show(target: str, runs: Path, voice: Voice) -> None:
+    if is_artifact(target):
+        manifest = Manifest.read(Path(target)).to_json()
+        rows = [(key, manifest[key]) for key in ("kind", "name", "digest", "base", "parents", "created")]
+        rows.append(("parity", manifest["parity"]["verdict"]))
+        voice.table([say("cli.col_key"), say("cli.col_value")], rows)
+        voice.result(manifest)
+        return
+    run = open_target(target, (), runs)
+    facts = run_facts(run.folder)
+    voice.table([say("cli.col_key"), say("cli.col_value")], [(key, value) for key, value in facts.items()])
+    voice.result(facts | {"recipe": read_json(run.path("recipe.json"))})
+
+
+def run_facts(folder: Path) -> dict[str, Any]:
+    """What a run is and how far it got, from its files alone."""
+    record = read_json(folder / "run.json")
+    acts = sorted(path.stem for path in (folder / "acts").glob("*.json"))
+    report = read_json(folder / "report.json") if (folder / "report.json").is_file() else {}
+    return {
+        "run": str(folder),
+        "name": record["name"],
+        "created": record["created"],
+        "finished": acts,
+        "base": report.get("base", {}).get("accuracy"),
+        "tuned": report.get("tuned", {}).get("accuracy"),
+        "decision": (report.get("gate") or {}).get("decision"),
+        "parity": report.get("parity", {}).get("verdict"),
+        "artifacts": sorted(path.parent.name for path in (folder / "artifacts").glob("*/artifact.json")),
+        "size_bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+    }
+
+
+def show_runs(runs: Path, voice: Voice) -> None:
+    found = [run_facts(folder) for folder in list_runs(runs)]
+    if not found:
+        voice.say(say("cli.no_runs", folder=runs))
+    else:
+        voice.table(
+            [say(f"cli.col_{name}") for name in ("run", "when", "state", "accuracy", "size")],
+            [
+                (Path(f["run"]).name, f["created"], f["decision"] or " · ".join(f["finished"][-1:]),
+                 f"{_percent(f['base'])} → {_percent(f['tuned'])}", size_text(f["size_bytes"]))
+                for f in found
+            ],
+        )  # fmt: skip
+    voice.result(found)
+
+
+def show_comparison(first: str, second: str, runs: Path, voice: Voice) -> None:
+    paths = [open_target(name, (), runs).path("report.json") for name in (first, second)]
+    reports = [Report.load(path) for path in paths]
+    found = compare_reports(*reports)
+    low, high = found.comparison.interval
+    voice.table(
+        ["", first, second, "Δ (95 %)"],
+        [("domain", percent(reports[0].tuned["accuracy"]), percent(reports[1].tuned["accuracy"]),
+          f"{points(found.comparison.value)} ({points(low)} – {points(high)})")],
+    )  # fmt: skip
+    voice.result(asdict(found))
+
+
+def size_text(num_bytes: int) -> str:
+    """1,234,567,890 as 1.15 GiB."""
+    size = float(num_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else percent(value)
+
+
+def _round(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

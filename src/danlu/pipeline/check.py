@@ -1,0 +1,89 @@
+"""check: is this recipe sound, are its files there, what will it need? No GPU, no torch, well under a second."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from danlu.core.errors import DanluError
+from danlu.core.files import read_json
+from danlu.core.progress import Silent
+from danlu.model.hub import find_base
+from danlu.planning.plan import Plan, plan
+from danlu.planning.shapes import Shapes
+from danlu.recipe import Recipe
+from danlu.recipe.complaints import Complaint
+
+
+def check(recipe: Recipe) -> dict[str, Any]:
+    """`{"ok", "errors": [{"key", "given", "expected", "nearest"}], "warnings": [...], "plan": {...}}`."""
+    complaints = [*_missing_files(recipe), *_missing_sources(recipe)]
+    warnings = []
+    plans: list[Plan] = []
+    try:
+        # offline: a model that is not here yet is a remark, not a fault
+        shapes = Shapes.read(read_json(_local_folder(recipe) / "config.json"))
+        plans = plan(recipe, shapes) if shapes else []
+    except DanluError as error:
+        warnings.append(error.to_json())
+    stages = recipe.plan_stages()
+    return {
+        "ok": not complaints,
+        "errors": [complaint.to_json() for complaint in complaints],
+        "warnings": warnings,
+        "plan": {
+            "stages": [
+                {"method": stage.method.kind, "lr": stage.training.lr, "epochs": stage.training.epochs}
+                | (plans[index].to_json() if plans else {})
+                for index, stage in enumerate(stages)
+            ],
+            "is_estimate": True,
+        },
+    }
+
+
+def _local_folder(recipe: Recipe) -> Path:
+    section = recipe.model
+    return find_base(
+        section.base, revision=section.revision, hub=section.hub, mirror=section.mirror, needs_weights=False,
+        progress=Silent(), is_offline=True,
+    )  # fmt: skip
+
+
+def _missing_sources(recipe: Recipe) -> list[Complaint]:
+    if recipe.data.sources:
+        return []
+    return [Complaint("data.sources", [], "at least one file, folder or glob")]
+
+
+def _missing_files(recipe: Recipe) -> list[Complaint]:
+    named = {f"data.sources.{i}.path": source.path for i, source in enumerate(recipe.data.sources)}
+    named["data.validation"] = recipe.data.validation or ""
+    named |= {
+        "data.replay.path": recipe.data.replay.path or "",
+        "evaluation.questions": recipe.evaluation.questions or "",
+    }
+    named |= {"evaluation.edge": recipe.evaluation.edge or "", "evaluation.general": recipe.evaluation.general or ""}
+    named |= {"evaluation.preference": recipe.evaluation.preference or ""}
+    if recipe.adapter.kind == "lora" and recipe.adapter.start:
+        named["adapter.start"] = recipe.adapter.start
+    return [
+        Complaint(key, path, "a file or folder that exists", _nearest_file(path))
+        for key, path in named.items()
+        if path and not _exists(path)
+    ]
+
+
+def _exists(path: str) -> bool:
+    if any(mark in path for mark in "*?["):
+        parent = Path(path.split("*", 1)[0].split("?", 1)[0].split("[", 1)[0]).parent
+        return parent.exists()
+    return Path(path).exists()
+
+
+def _nearest_file(path: str) -> str | None:
+    folder = Path(path).parent
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    close = get_close_matches(Path(path).name, names, n=1)
+    return str(folder / close[0]) if close else None

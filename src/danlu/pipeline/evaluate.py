@@ -1,0 +1,198 @@
+"""evaluate: the same questions to base and tuned model, a report with error bars, as JSON and as one HTML page."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from danlu.core.errors import EvaluationError
+from danlu.core.files import read_json, write_text
+from danlu.core.messages import say
+from danlu.core.progress import Progress, Silent
+from danlu.data.finding import SourceSpec
+from danlu.data.ledger import Ledger
+from danlu.data.sample import Document, Label, Preference, Sample, replace
+from danlu.data.samples_file import read_samples
+from danlu.data.sources import read
+from danlu.engines.engine import Sampling
+from danlu.evaluation.gate import Gate
+from danlu.evaluation.items import Item, choose_items, load_questions
+from danlu.evaluation.report import Context, Report, build_report
+from danlu.evaluation.report_html import render_html
+from danlu.evaluation.runner import Assignment, run_tasks
+from danlu.evaluation.tasks.consistency import Consistency
+from danlu.evaluation.tasks.domain import Domain
+from danlu.evaluation.tasks.edge import Edge
+from danlu.evaluation.tasks.forgetting import Forgetting, Passage
+from danlu.evaluation.tasks.preference import Pair
+from danlu.evaluation.tasks.preference import Preference as PreferenceTask
+from danlu.pipeline.device import describe_hardware
+from danlu.pipeline.leaks import without_leaks
+from danlu.pipeline.open_engine import Engines, open_engines
+from danlu.recipe.evaluation import EvaluationSection
+from danlu.run.run import Run
+from danlu.version import VERSION
+
+MAX_CURVE_POINTS = 400
+
+
+def evaluate(
+    run: Run, *, questions: Path | None = None, device: str = "auto", progress: Progress | None = None
+) -> Report:
+    """Measure a trained run. With `questions` (a file of the user's own) only the domain task is run, and the run's own
+    report stays as it is; without, the recipe's tasks are run and report.json and report.html are written."""
+    told = progress or Silent()
+    began = time.perf_counter()
+    with run.acting("evaluate"):
+        engines = open_engines(run, device=device, progress=told)
+        assignments = _Assignments(run, engines, told).chosen(questions)
+        sections = run_tasks(engines.base, engines.tuned, assignments, folder=run.path("answers"), progress=told)
+        section = run.recipe.gate
+        gate = None
+        if questions is None:
+            gate = Gate(section.min_gain, section.max_forget, section.min_accuracy, section.min_consistency)
+        context = _context(run, engines, time.perf_counter() - began)
+        report = build_report(
+            run.recipe.name, sections, base=engines.base, tuned=engines.tuned, gate=gate, context=context
+        )
+        if questions is None:
+            save_report(run, report)
+    return report
+
+
+def save_report(run: Run, report: Report) -> None:
+    """report.json for scripts, report.html for people."""
+    report.save(run.path("report.json"))
+    write_text(run.path("report.html"), render_html(report))
+
+
+def evaluate_checkpoint(
+    run: Run, checkpoint: Path, *, device: str = "auto", progress: Progress | None = None
+) -> Report:
+    """The recipe's tasks asked of one stage's checkpoint; nothing is written but cached answers."""
+    told = progress or Silent()
+    with run.acting("evaluate"):
+        engines = open_engines(run, checkpoint=checkpoint, device=device, progress=told)
+        assignments = [
+            a for a in _Assignments(run, engines, told).chosen(None) if a.task.name not in ("consistency", "edge")
+        ]
+        sections = run_tasks(engines.base, engines.tuned, assignments, folder=run.path("answers"), progress=told)
+        return build_report(run.recipe.name, sections, base=engines.base, tuned=engines.tuned)
+
+
+class _Assignments:
+    """The recipe's tasks with their items."""
+
+    def __init__(self, run: Run, engines: Engines, told: Progress) -> None:
+        self.run, self.told = run, told
+        self.section: EvaluationSection = run.recipe.evaluation
+        self.encoder = engines.encoder
+
+    def chosen(self, questions: Path | None) -> list[Assignment]:
+        greedy = Sampling(max_new_tokens=self.section.max_new_tokens)
+        if questions is not None:
+            return [Assignment(Domain(greedy), self._asked(str(questions)))]
+        found: list[Assignment] = []
+        wanted = set(self.section.tasks)
+        has_questions = bool(self.section.questions) or bool(self._held_out())
+        if wanted & {"domain", "consistency"} and has_questions:
+            asked = self._asked(self.section.questions)
+            if "domain" in wanted:
+                found.append(Assignment(Domain(greedy), asked))
+            if "consistency" in wanted:
+                drawn = Sampling(self.section.max_new_tokens, temperature=self.section.temperature)
+                found.append(Assignment(Consistency(drawn, repeats=self.section.repeats), asked))
+        if "edge" in wanted and self.section.edge:
+            found.append(Assignment(Edge(greedy), self._items(self._read(self.section.edge))))
+        if "preference" in wanted and (pairs := self._pairs()):
+            found.append(Assignment(PreferenceTask(), pairs))
+        if "forgetting" in wanted:
+            found.append(Assignment(Forgetting(), self._passages()))
+        if not found:
+            raise EvaluationError("pipeline.no_questions", where="evaluation.questions")
+        return found
+
+    def _asked(self, path: str | None) -> Sequence[Item]:
+        """The domain's questions, without those that have a twin in training."""
+        samples = self._read(path) if path else self._held_out()
+        kept, num_leaks = without_leaks(self._items(samples), self.run)
+        if num_leaks:
+            self.told.note(say("pipeline.leak", count=num_leaks, total=num_leaks + len(kept)))
+        if not kept:
+            raise EvaluationError("pipeline.all_leak", where=path or "data.split.test", total=num_leaks)
+        return kept
+
+    def _items(self, samples: Sequence[Sample]) -> tuple[Item, ...]:
+        items = load_questions([self._worded(sample) for sample in samples]).items
+        if not items:
+            raise EvaluationError("pipeline.no_questions", where="evaluation.questions")
+        return choose_items(items, self.section.max_items, seed=self.run.recipe.data.split.seed)
+
+    def _worded(self, sample: Sample) -> Sample:
+        """A label is asked for in the very words it was trained with."""
+        if not isinstance(sample, Label):
+            return sample
+        return self.encoder.conversation(replace(sample, tags=sample.tags | {"metric": "label"}))
+
+    def _held_out(self) -> list[Sample]:
+        path = self.run.path("dataset", "test.jsonl")
+        return [s for s in read_samples(path) if not isinstance(s, Document | Preference)] if path.is_file() else []
+
+    def _read(self, path: str) -> list[Sample]:
+        ledger = Ledger()
+        samples = list(read([SourceSpec(path)], ledger))
+        for entry in ledger.rejects[:5]:
+            self.told.note(str(entry))
+        return samples
+
+    def _pairs(self) -> list[Pair]:
+        """Held-out preference pairs: the recipe's file, or those of the held-out part."""
+        path = self.run.path("dataset", "test.jsonl")
+        source = self._read(self.section.preference) if self.section.preference else read_samples(path)
+        pairs = []
+        for sample in source:
+            if isinstance(sample, Preference) and (encoded := self.encoder.encode(sample, Ledger())):
+                pairs.append(Pair(str(sample.origin), encoded[0], encoded[1], sample.group or ""))
+        return pairs
+
+    def _passages(self) -> list[Passage]:
+        path = self.section.general or str(resources.files("danlu.assets") / "company" / "general.jsonl")
+        passages = []
+        for sample in self._read(path):
+            if isinstance(sample, Document):
+                for number, tokens in enumerate(self.encoder.encode(sample, Ledger())):
+                    passages.append(Passage(f"{sample.origin}#{number}", tokens, str(sample.origin), sample.text))
+        return passages
+
+
+def _context(run: Run, engines: Engines, seconds: float) -> Context:
+    steps = list(run.events.read("step"))
+    stage = steps[-1]["stage"] if steps else ""
+    latest: dict[int, dict[str, Any]] = {step["number"]: step for step in steps if step["stage"] == stage}
+    every = max(1, len(latest) // MAX_CURVE_POINTS)
+    ordered = [latest[number] for number in sorted(latest)]
+    ledger = read_json(run.path("ledger.json"))
+    prepared = read_json(run.path("acts", "prepare.json"))["outcome"]
+    return Context(
+        training={
+            "stage": stage,
+            "curve": [{"step": s["number"], "loss": s["loss"]} for s in ordered[::every]],
+            "validation": [
+                {"step": s["number"], "loss": s["validation"]["loss"]} for s in ordered if s.get("validation")
+            ],
+        },
+        data={"ledger": ledger | {"rejects": ledger["rejects"][:100], "changes": ledger["changes"][:100]},
+              "split": prepared["certificate"]},
+        footer={
+            "recipe": run.recipe.digest,
+            "dataset": read_json(run.path("dataset", prepared["stages"][-1], "format.json"))["digest"],
+            "code": f"danlu {VERSION}",
+            "hardware": f"{describe_hardware(engines.tuned.model.device.type)} · {platform.machine()}",
+            "command": f"danlu evaluate {run.name}",
+            "seconds": round(seconds, 1),
+        },
+    )  # fmt: skip

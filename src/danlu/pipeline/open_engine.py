@@ -1,0 +1,114 @@
+"""Engines for what a run trained, or for an artefact: template contract checked first, then weights loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from danlu.adapters.load import load_trained
+from danlu.core.errors import RunError, TemplateError
+from danlu.core.files import read_json
+from danlu.core.messages import say
+from danlu.core.progress import Progress, Silent
+from danlu.data.contract import Contract, make_contract
+from danlu.data.encode import Encoder
+from danlu.engines.native import NativeEngine
+from danlu.exports.verify import replay, verify
+from danlu.model.build import load_model
+from danlu.pipeline.base import Base, load_base, open_base
+from danlu.pipeline.device import choose_device
+from danlu.recipe.adapter import LoRASection
+from danlu.recipe.model import ModelSection
+from danlu.run.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """The untouched base and the tuned model, answering through the same template. LoRA shares one set of weights."""
+
+    base: NativeEngine
+    tuned: NativeEngine
+    encoder: Encoder
+    source: Base
+
+
+def open_engines(
+    run: Run, *, checkpoint: Path | None = None, device: str = "auto", progress: Progress | None = None
+) -> Engines:
+    """Both engines of a trained run; `checkpoint` is the last stage's unless another is named.
+
+    TemplateError when today's template is not the one that was trained.
+    """
+    told = progress or Silent()
+    section = run.recipe.model
+    base = open_base(section, progress=told)
+    encoder = _encoder(base)
+    check_contract(run, base)
+    checkpoint = checkpoint or last_checkpoint(run)
+    told.note(say("pipeline.loading", name=section.base))
+    chosen = choose_device(device)
+    model = load_base(section, seed=run.recipe.training.seed, device=chosen, progress=told)
+    if isinstance(run.recipe.adapter, LoRASection):
+        tuned = NativeEngine(model, encoder, name=run.recipe.name, adapter=load_trained(checkpoint, model))
+        return Engines(tuned.base(), tuned, encoder, base)
+    trained = load_base(section, seed=run.recipe.training.seed, device=chosen, progress=told)
+    attached = load_trained(checkpoint, trained)
+    return Engines(
+        NativeEngine(model, encoder, name="base"),
+        NativeEngine(trained, encoder, name=run.recipe.name, adapter=attached),
+        encoder,
+        base,
+    )
+
+
+def check_contract(run: Run, base: Base) -> Contract:
+    """Hold the template as it stands now to the one the run was trained with; a difference refuses, readably."""
+    if base.template is None:
+        raise TemplateError("pipeline.no_template", where="model.template")
+    stored = Contract.from_json(read_json(run.path("contract.json")))
+    stored.check(make_contract(base.template, base.tokenizer, stored.value["sampling"]), where="model.template")
+    return stored
+
+
+def last_checkpoint(run: Run) -> Path:
+    """The checkpoint of the last stage, the one the run ships."""
+    number = len(run.recipe.plan_stages())
+    name = f"{number}-{run.recipe.plan_stages()[-1].method.kind}"
+    record = run.path("acts", f"train-{name}.json")
+    if not record.is_file():
+        raise RunError("pipeline.not_trained", where=str(run.folder), run=str(run.folder))
+    return run.path(read_json(record)["outcome"]["folder"])
+
+
+def open_artifact(folder: Path, *, device: str = "auto") -> NativeEngine:
+    """The engine of an artefact: files, contract and verdict verified, then its canaries asked again."""
+    manifest = verify(folder)
+    is_adapter = manifest.kind == "adapter"
+    stored = Contract.from_json(manifest.contract)
+    section = ModelSection(
+        base=str(manifest.base["name"]) if is_adapter else str(folder),
+        system=stored.value["system"],
+        thinking=stored.value["thinking"],
+    )
+    base = open_base(section)
+    if base.template is None:
+        raise TemplateError("pipeline.no_template", where=str(base.folder))
+    stored.check(make_contract(base.template, base.tokenizer, stored.value["sampling"]), where=str(base.folder))
+    model = load_model(section.base, device=choose_device(device))
+    adapter = load_trained(folder, model) if is_adapter else None
+    engine = NativeEngine(model, _encoder(base), name=manifest.name, adapter=adapter)
+    replay(manifest, engine)
+    return engine
+
+
+def _encoder(base: Base) -> Encoder:
+    if base.template is None:
+        raise TemplateError("pipeline.no_template", where="model.template")
+    return Encoder(base.tokenizer, base.template)
+
+
+def open_engine(target: Run | Path, *, device: str = "auto") -> NativeEngine:
+    """The tuned engine of a run, or the engine of an artefact folder."""
+    return (
+        open_engines(target, device=device).tuned if isinstance(target, Run) else open_artifact(target, device=device)
+    )

@@ -1,0 +1,165 @@
+"""train: dataset in, checkpoints out, stage after stage. A finished stage is reused, an interrupted one goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from danlu.adapters.adapter import Attached
+from danlu.adapters.full import Full
+from danlu.adapters.lora import AttachedLoRA, LoRA
+from danlu.core.files import read_json, sha256_json
+from danlu.core.messages import say
+from danlu.core.progress import Progress, Silent
+from danlu.data.dataset import Dataset
+from danlu.model.model import Model
+from danlu.pipeline.base import load_base
+from danlu.pipeline.device import choose_device
+from danlu.pipeline.prepare import Prepared, prepare
+from danlu.recipe.adapter import FullSection, LoRASection
+from danlu.recipe.method import DPOSection, MethodSection, PretrainSection, SFTSection, StageSection
+from danlu.run.run import Run
+from danlu.training.checkpoint import STATE, find_best, find_last, load_trained
+from danlu.training.methods.dpo import DPO
+from danlu.training.methods.method import Method
+from danlu.training.methods.pretrain import Pretrain
+from danlu.training.methods.sft import SFT
+from danlu.training.trainer import Step, Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One finished stage: `folder` is the checkpoint to ship (the best by validation loss), `facts` its figures."""
+
+    name: str
+    folder: Path
+    facts: dict[str, Any]
+
+
+def train(
+    run: Run, prepared: Prepared | None = None, *, device: str = "auto", progress: Progress | None = None
+) -> list[Trained]:
+    """Train every stage of the run's recipe; returns them in order, the last one being what the run is about."""
+    told = progress or Silent()
+    prepared = prepared or prepare(run, progress=told)
+    done: list[Trained] = []
+    with run.acting("train"):
+        stages = list(zip(run.recipe.plan_stages(), prepared.stages, strict=True))
+        inputs = ""
+        desk: _Desk | None = None
+        for stage, data in stages:
+            inputs = sha256_json([inputs, data.digest, stage.model_dump(mode="json"), _fixed_part(run)])
+            name = data.name
+            outcome = run.finished(f"train-{name}", inputs)
+            if outcome is None:
+                desk = desk or _Desk(run, device, told)
+                outcome = desk.train_stage(name, stage, data.dataset, done[-1].folder if done else None)
+                run.finish(f"train-{name}", inputs, outcome)
+            done.append(Trained(name, run.path(outcome["folder"]), outcome))
+    return done
+
+
+def _fixed_part(run: Run) -> Any:
+    return [run.recipe.model.model_dump(mode="json"), run.recipe.adapter.model_dump(mode="json")]
+
+
+class _Desk:
+    """The model and its adapter while stages are trained on them, one after the other."""
+
+    def __init__(self, run: Run, device: str, told: Progress) -> None:
+        self.run, self.told = run, told
+        self.seed = run.recipe.training.seed
+        self.model: Model = load_base(run.recipe.model, seed=self.seed, device=choose_device(device), progress=told)
+        self.attached: Attached | None = None
+
+    def train_stage(self, name: str, stage: StageSection, dataset: Dataset, start: Path | None) -> dict[str, Any]:
+        """Train one stage from what the last one left (`start`), and load its best weights back for the next."""
+        attached = self.attached or self._attach(start)
+        folder = self.run.path("checkpoints", name)
+        method = build_method(stage.method)
+        trainer = Trainer(
+            self.model, attached, method, dataset, section=stage.training, folder=folder, progress=self.told
+        )
+        self._tell_begin(name, trainer, attached)
+        last = self._run_steps(name, trainer)
+        best, newest = find_best(folder), find_last(folder)
+        assert best is not None and newest is not None, "a finished stage has a checkpoint"
+        self.attached = attached if best == newest else self._go_back(attached, best)
+        record = read_json(newest / STATE)["best"] or {"number": trainer.number, "loss": None}
+        return {
+            "folder": best.relative_to(self.run.folder).as_posix(),
+            "best_step": record["number"],
+            "num_steps": trainer.number,
+            "validation_loss": record["loss"],
+            "train_loss": last.loss if last else None,
+            "base_digest": self.model.digest,
+            "num_trainable": sum(p.numel() for p in attached.parameters().values()),
+            "num_params": sum(p.numel() for p in self.model.parameters()),
+        }
+
+    def _attach(self, start: Path | None) -> Attached:
+        section = self.run.recipe.adapter
+        if start is not None:
+            return load_trained(start, self.model)
+        if isinstance(section, LoRASection) and section.start is not None:
+            return load_trained(Path(section.start), self.model)
+        return build_adapter(section, self.seed).attach(self.model)
+
+    def _go_back(self, attached: Attached, best: Path) -> Attached:
+        """The next stage starts from the best weights, not from the last ones."""
+        if isinstance(attached, AttachedLoRA):
+            attached.detach()
+        return load_trained(best, self.model)
+
+    def _tell_begin(self, name: str, trainer: Trainer, attached: Attached) -> None:
+        trainable = sum(p.numel() for p in attached.parameters().values())
+        whole = sum(p.numel() for p in self.model.parameters())
+        self.run.events.append("stage", stage=name, num_steps=trainer.plan.num_steps, num_trainable=trainable)
+        self.told.note(
+            say("pipeline.stage", stage=name, steps=trainer.plan.num_steps, trainable=f"{trainable:,}",
+                ratio=f"{trainable / whole:.2%}", device=str(self.model.device), dtype=str(self.model.dtype)[6:])
+        )  # fmt: skip
+        if trainer.number:
+            self.told.note(say("pipeline.resumed", number=trainer.number))
+
+    def _run_steps(self, name: str, trainer: Trainer) -> Step | None:
+        last = None
+        self.told.start(say("pipeline.training", stage=name), trainer.plan.num_steps)
+        self.told.advance(trainer.number)
+        seen_validation: float | None = None
+        for last in trainer.steps():
+            self.run.events.append("step", stage=name, **_step_facts(last))
+            if last.validation:
+                seen_validation = last.validation["loss"]
+            self.told.advance(
+                loss=round(last.loss, 4), validation=seen_validation, tokens_per_s=last.tokens_per_s, lr=last.lr
+            )
+        self.told.finish()
+        return last
+
+
+def _step_facts(step: Step) -> dict[str, Any]:
+    facts = {name: getattr(step, name) for name in Step.__dataclass_fields__}
+    return {name: value for name, value in facts.items() if value not in (None, {})}
+
+
+def build_adapter(section: LoRASection | FullSection, seed: int) -> LoRA | Full:
+    """A section as an adapter."""
+    if isinstance(section, FullSection):
+        return Full()
+    return LoRA(
+        rank=section.rank, alpha=section.alpha, dropout=section.dropout, targets=section.targets,
+        rslora=section.rslora, seed=seed,
+    )  # fmt: skip
+
+
+def build_method(section: MethodSection) -> Method:
+    """A section as a method."""
+    match section:
+        case PretrainSection():
+            return Pretrain()
+        case SFTSection():
+            return SFT()
+        case DPOSection():
+            return DPO(beta=section.beta, label_smoothing=section.label_smoothing)
