@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import orjson
 import torch
 
 from danlu.adapters.adapter import Attached
-from danlu.core.files import sha256_json
+from danlu.core.files import dump_json, sha256_json
 from danlu.model.model import Model
 from danlu.recipe.training import TrainingSection
 from danlu.training.methods.method import Method
@@ -28,13 +29,16 @@ def identify(
 ) -> dict[str, Any]:
     """Equal for equal trainings, as JSON; to be asked before anything has been trained."""
     knobs = {key: value for key, value in section.model_dump(mode="json").items() if key not in UNMOVED}
-    return {
+    identity = {
         "data": data_digest,
         "method": _settings(method),
         "adapter": {"kind": attached.kind, "num_weights": sum(w.numel() for w in attached.parameters().values())},
         "weights": weights_digest(model),
         **{f"training.{key}": value for key, value in knobs.items()},
     }
+    # As it will read when it comes back from the file: tuples are lists there.
+    read_back: dict[str, Any] = orjson.loads(dump_json(identity))
+    return read_back
 
 
 def identity_digest(identity: Mapping[str, Any]) -> str:

@@ -132,6 +132,6 @@ def record_reference(stage: Stage) -> Recorded:
     with torch.no_grad(), stage.forward():
         for part, table in tables.items():
             for batch in stage.batches(part):
-                table[torch.from_numpy(batch.items)] = document_log_probs(stage.model, batch).view(-1, 2).cpu()
+                table[torch.from_numpy(batch.items)] = document_log_probs(stage.model, batch).view(-1, 2).to(table)
     write_bytes(path, save(tables, metadata={"digest": stage.digest}))
     return Recorded(tables)
