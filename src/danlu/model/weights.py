@@ -167,12 +167,17 @@ def _write_all(model: Model, folder: Path, family: Family, dtype: torch.dtype) -
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
     _write_shards(fuse(state, family), folder, dtype)
-    for name in BESIDE_WEIGHTS:
-        if (model.folder / name).is_file() and model.folder != folder:
-            shutil.copyfile(model.folder / name, folder / name)
+    copy_beside(model.folder, folder)
     config = {key: item for key, item in model.config.items() if key not in ("torch_dtype", "dtype")}
     # transformers 4 reads `torch_dtype`, 5 reads either.
     write_json(folder / "config.json", config | {"torch_dtype": DTYPE_NAMES[dtype]})
+
+
+def copy_beside(source: Path, folder: Path) -> None:
+    """Tokenizer, template and generation settings go along with the weights."""
+    for name in BESIDE_WEIGHTS:
+        if (source / name).is_file() and source != folder:
+            shutil.copyfile(source / name, folder / name)
 
 
 def _write_shards(state: dict[str, Tensor], folder: Path, dtype: torch.dtype) -> None:

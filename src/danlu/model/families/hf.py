@@ -25,6 +25,7 @@ from danlu.model.families.family import Config, Family, value
 from danlu.model.model import Model
 from danlu.model.shards import digest_folder, find_shards, read_header
 from danlu.model.spec import Spec
+from danlu.model.weights import copy_beside
 from danlu.ops.attention import Bounds
 from danlu.ops.rope import RopeSpec
 
@@ -110,10 +111,15 @@ class ForeignModel(Model):
         hiddens = []
         for row, ids_L in enumerate(torch.split(ids_T, list(bounds.lengths))):
             out = self.module.base_model(input_ids=ids_L[None], use_cache=True)
-            cache.rows[row] = out.past_key_values
+            cache.rows[row] = self._cached(out)
             hiddens.append(out.last_hidden_state[0])
         cache.commit(bounds)
         return torch.cat(hiddens)
+
+    def _cached(self, out: Any) -> Any:
+        if out.get("past_key_values") is None:
+            raise ModelError("model.no_cache", where=str(self.folder), family=self.spec.family)
+        return out.past_key_values
 
     def step(self, ids_B: Tensor, cache: KVCache) -> Tensor:
         assert isinstance(cache, ForeignCache), "a foreign model steps on the cache it made"
@@ -121,7 +127,7 @@ class ForeignModel(Model):
         hiddens = []
         for row, ids_1 in enumerate(torch.split(ids_B, 1)):
             out = self.module.base_model(input_ids=ids_1[None], past_key_values=cache.rows[row], use_cache=True)
-            cache.rows[row] = out.past_key_values
+            cache.rows[row] = self._cached(out)
             hiddens.append(out.last_hidden_state[0])
         cache.advance()
         return torch.cat(hiddens)
@@ -198,9 +204,11 @@ def save_foreign(model: ForeignModel, folder: Path, dtype: torch.dtype) -> None:
     try:
         if folder.is_dir() and any(folder.iterdir()):
             model.module.save_pretrained(folder)
+            copy_beside(model.folder, folder)
         else:
             with replacing_folder(folder) as fresh:
                 model.module.save_pretrained(fresh)
+                copy_beside(model.folder, fresh)
     finally:
         model.module.to(was)
 
