@@ -1,0 +1,175 @@
+"""The loop: it learns, stops early, refuses what cannot be learnt from, and keeps what it should."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from danlu.adapters.full import Full
+from danlu.adapters.load import load_trained
+from danlu.adapters.lora import LoRA
+from danlu.core.errors import DanluError, TrainingError
+from danlu.core.progress import Silent
+from danlu.data.tokens import Item, Tokens
+from danlu.training import checkpoint
+from danlu.training.methods import METHODS
+from danlu.training.methods.pretrain import Pretrain
+from danlu.training.methods.sft import SFT
+from danlu.training.trainer import Trainer
+from training_kit import dataset, rule_items, section, sft_items, tiny_model
+
+
+class Notes(Silent):
+    """A progress that remembers its notes."""
+
+    def __init__(self):
+        self.said = []
+
+    def note(self, sentence):
+        self.said.append(sentence)
+
+
+def train(
+    tmp_path, train_items, validation=None, *, adapter=None, method=None, progress=None, dtype=torch.float32, **knobs
+):
+    model = tiny_model(tmp_path / "model", dtype=dtype)
+    data = dataset(tmp_path / "data", train_items, validation)
+    return Trainer(
+        model, (adapter or LoRA(rank=8)).attach(model), method or SFT(), data,
+        section=section(**knobs), folder=tmp_path / "checkpoints", progress=progress,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("adapter", [LoRA(rank=8), Full()], ids=["lora", "full"])
+def test_a_rule_is_learnt_and_carries_over(tmp_path, adapter, dtype):
+    run = train(tmp_path, rule_items(400), rule_items(60, seed=9), adapter=adapter, dtype=dtype, epochs=4, lr=3e-2)
+    steps = list(run.steps())
+    assert steps[0].loss > 4
+    assert steps[-1].validation["loss"] < 2
+    assert [step.number for step in steps] == list(range(1, run.plan.num_steps + 1))
+    assert steps[-1].epoch == 4
+
+
+def test_a_step_tells_what_it_did(tmp_path):
+    run = train(tmp_path, sft_items(30), method=Pretrain(), lr=1e-3, warmup_ratio=0)
+    step = next(run.steps())
+    assert step.num_tokens > step.num_supervised_tokens > 0
+    assert step.tokens_per_s > 0
+    assert step.lr == 1e-3
+    assert step.grad_norm > 0
+    assert step.validation is None
+    assert step.num_steps == run.plan.num_steps
+
+
+def test_a_memorised_toy_set_stops_early_and_the_best_is_kept(tmp_path):
+    """Eight rows of noise: training loss falls, validation on other noise rises, and patience ends it."""
+    notes = Notes()
+    run = train(
+        tmp_path, sft_items(8), sft_items(8, seed=7), epochs=200, lr=3e-2, eval_every=1, patience=3, progress=notes
+    )
+    steps = list(run.steps())
+    assert run.is_done
+    assert len(steps) < run.plan.num_steps / 4
+    validated = [step for step in steps if step.validation]
+    best = min(validated, key=lambda step: step.validation["loss"])
+    assert best.number == validated[-4].number
+    assert run.best.name == f"step-{best.number:08d}"
+    assert run.last.name == f"step-{steps[-1].number:08d}"
+    assert "3 times" in notes.said[-1]
+    kept = sorted(path.name for path in run.folder.glob("step-*"))
+    assert len(kept) <= 3
+    assert (run.best / "weights" / "adapter_model.safetensors").is_file()
+
+
+def test_patience_zero_never_stops_early(tmp_path):
+    run = train(tmp_path, sft_items(8), sft_items(8, seed=7), epochs=12, lr=3e-2, eval_every=1, patience=0)
+    assert len(list(run.steps())) == run.plan.num_steps
+
+
+@pytest.mark.parametrize("adapter", [LoRA(rank=8), Full()], ids=["lora", "full"])
+def test_what_was_trained_loads_onto_a_model(tmp_path, adapter):
+    run = train(tmp_path, rule_items(60), rule_items(20, seed=3), adapter=adapter, epochs=2)
+    *_, final = run.steps()
+    model = tiny_model(tmp_path / "model")
+    attached = load_trained(run.last, model)
+    again = Trainer(
+        model, attached, SFT(), run.dataset, section=section(epochs=2), folder=tmp_path / "elsewhere"
+    ).validate()
+    assert again["loss"] == pytest.approx(final.validation["loss"], rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_its_rows(tmp_path):
+    run = train(tmp_path, sft_items(12), epochs=2)
+    steps = run.steps()
+    next(steps)
+    before = {name: weight.detach().clone() for name, weight in run.parameters.items()}
+    with torch.no_grad():
+        run.model.model.norm.weight[0] = math.nan
+    with pytest.raises(TrainingError, match=r"(?s)step 2: loss nan.*qa\.jsonl:\d+") as caught:
+        next(steps)
+    assert caught.value.key == "training.not_finite"
+    assert all(torch.equal(weight, before[name]) for name, weight in run.parameters.items())
+
+
+def test_an_exploding_gradient_is_clipped_and_reported_as_it_was(tmp_path):
+    run = train(tmp_path, sft_items(30), adapter=Full(), clip=0.5)
+    assert next(run.steps()).grad_norm > 0.5
+    seen = torch.linalg.vector_norm(
+        torch.stack([run.optimizer.state[w]["exp_avg"].norm() for w in run.parameters.values()])
+    )
+    assert float(seen) == pytest.approx(0.5 * 0.1, rel=1e-4)  # 1 - beta_1 of a gradient of norm 0.5
+
+
+def test_rows_without_labels_are_refused_by_name(tmp_path):
+    """Others train happily on nothing and report a loss of 0 or NaN."""
+    masked = [Item((Tokens(np.arange(3, 11, dtype=np.int32), np.zeros(8, dtype=np.uint8)),), "mute.jsonl:1")]
+    run = train(tmp_path, masked)
+    with pytest.raises(TrainingError, match=r"mute\.jsonl:1"):
+        next(run.steps())
+
+
+def test_an_empty_part_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="no items"):
+        train(tmp_path, [])
+
+
+def test_a_sample_longer_than_micro_tokens_raises_them_and_says_so(tmp_path):
+    notes = Notes()
+    run = train(tmp_path, sft_items(20, longest=60), micro_tokens=20, batch_tokens=20, progress=notes)
+    assert "instead of 20" in notes.said[0]
+    next(run.steps())
+
+
+def test_a_learning_rate_of_nothing_leaves_an_empty_adapter_that_is_refused(tmp_path):
+    run = train(tmp_path, sft_items(10), lr=1e-30)
+    for layer in run.adapter.layers.values():
+        layer.lora_B.register_hook(torch.zeros_like)
+    run.section = run.section.model_copy(update={"weight_decay": 0.0})
+    with pytest.raises(TrainingError, match="zero"):
+        list(run.steps())
+
+
+def test_a_full_disk_stops_before_anything_is_written(tmp_path, monkeypatch):
+    run = train(tmp_path, sft_items(10))
+    monkeypatch.setattr(checkpoint, "free_bytes", lambda folder: 1000)
+    with pytest.raises(TrainingError, match="MB"):
+        list(run.steps())
+    assert list(run.folder.glob("*step*")) == []
+
+
+def test_methods_are_found_by_name():
+    assert METHODS.names() == ["dpo", "pretrain", "sft"]
+    assert METHODS.load("sft") is SFT
+    with pytest.raises(DanluError, match="sft"):
+        METHODS.load("stf")
+
+
+def test_weights_outside_the_adapter_never_move(tmp_path):
+    run = train(tmp_path, sft_items(20))
+    trained = set(run.parameters)
+    before = {n: w.detach().clone() for n, w in run.model.named_parameters() if n not in trained}
+    list(run.steps())
+    assert before
+    assert all(torch.equal(w, before[n]) for n, w in run.model.named_parameters() if n in before)
