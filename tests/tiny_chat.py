@@ -74,3 +74,29 @@ def write_base(folder: Path, *, seed: int = 0, num_layers: int = 2, size: int = 
     model.generation_config.pad_token_id = 0
     model.to(torch.bfloat16).save_pretrained(folder)
     return folder
+
+
+def tuned_engine(folder: Path, *, dtype: str = "fp32", rank: int = 4, size: float = 0.02, seed: int = 0, kind: str = "lora"):
+    """(NativeEngine, Contract) of the base in `folder` with an adapter that changes its answers."""
+    import torch
+
+    from danlu.adapters.full import Full
+    from danlu.adapters.lora import LoRA
+    from danlu.data.contract import make_contract
+    from danlu.data.encode import Encoder
+    from danlu.data.template import Template
+    from danlu.data.tokenizer import Tokenizer
+    from danlu.engines.native import NativeEngine
+    from danlu.model.build import load_model
+
+    tokenizer = Tokenizer.load(folder)
+    encoder = Encoder(tokenizer, Template.load(folder, tokenizer))
+    model = load_model(folder, dtype=dtype)
+    adapter = LoRA(rank=rank).attach(model) if kind == "lora" else Full().attach(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in adapter.parameters().items():
+            if kind == "full" or name.endswith("lora_B"):
+                weight += size * torch.randn(weight.shape, generator=generator)
+    engine = NativeEngine(model, encoder, name="tuned", adapter=adapter)
+    return engine, make_contract(encoder.template, tokenizer, {"temperature": 0.7, "top_p": 0.8, "top_k": 20})

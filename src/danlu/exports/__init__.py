@@ -1,0 +1,21 @@
+"""The shelf of exports: how a trained model leaves the house, each proven equal to what was trained.
+
+To add one: a class like `export.Export` in a file here and one line below (or an entry point `danlu.exports`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from danlu.core.registry import Registry
+
+if TYPE_CHECKING:
+    from danlu.exports.export import Export
+
+EXPORTS: Registry[type[Export]] = Registry(
+    "exports",
+    {
+        "adapter": "danlu.exports.adapter:AdapterExport",
+        "merged": "danlu.exports.hf:MergedExport",
+    },
+)

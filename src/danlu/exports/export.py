@@ -1,0 +1,183 @@
+"""The contract of the shelf, and the act: write > reload > compare > seal. What does not end well leaves nothing.
+
+An Export writes one kind of folder and proves it. `export` gives it a fresh folder, adds card and manifest, and puts
+the whole in its place at once. Which probes, facts and parents are handed in; a card invents nothing.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from danlu.core.errors import ExportError
+from danlu.core.files import free_bytes, replacing_folder, sha256_json
+from danlu.core.progress import Progress, Silent
+from danlu.data.contract import Contract
+from danlu.data.sample import Message
+from danlu.engines.engine import Question
+from danlu.engines.native import NativeEngine
+from danlu.exports.card import write_card
+from danlu.exports.parity import Check, Record, record, sum_up
+from danlu.exports.speech import golden_prompts
+from danlu.run.artifact import NAME, Canary, Manifest
+
+MAX_CANARIES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an artefact says of itself. `base` = {name, revision, digest}; `parents` = digests by role (dataset,
+    checkpoint, …); `card` = what the card tells: data counts, evaluation, licence, credits (see card.py)."""
+
+    name: str
+    base: dict[str, Any]
+    parents: dict[str, str] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is being exported: the trained engine, its contract, and what it said to the probes."""
+
+    engine: NativeEngine
+    contract: Contract
+    facts: Facts
+    probes: tuple[Question, ...]
+    records: tuple[Record, ...]
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Checks, and by how much the reference may have preferred a token that a replay does not choose."""
+
+    checks: list[Check]
+    canary_margin: float
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Export(Protocol):
+    """One kind of folder. `kind` is its name on the shelf."""
+
+    @property
+    def kind(self) -> str: ...
+
+    def size_bytes(self, subject: Subject) -> int:
+        """About how much disk it needs."""
+        ...
+
+    def write(self, subject: Subject, folder: Path) -> None:
+        """Everything but card and manifest, into an empty folder."""
+        ...
+
+    def prove(self, subject: Subject, folder: Path) -> Proof:
+        """Read the folder back by every reader there is and compare it with the trained model."""
+        ...
+
+
+def export(
+    kind: Export,
+    engine: NativeEngine,
+    folder: Path,
+    *,
+    contract: Contract,
+    facts: Facts,
+    probes: Sequence[Sequence[Message]] = (),
+    max_new_tokens: int = 24,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Write `engine`'s model as an artefact. The verdict stands in the manifest's `parity`: a folder that failed is
+    kept for inspection and refused by `verify`. An artefact already there is kept if it is the same, and replaced
+    only if told so. Domain probes are added to the contract's golden conversations."""
+    told = progress or Silent()
+    check_base(engine, facts)
+    told.start(f"export {kind.kind}", 4)
+    questions = (*golden_prompts(contract, engine), *(Question(tuple(messages)) for messages in probes))
+    prompts = [engine.prompt_ids(question) for question in questions]
+    records = tuple(record(engine, prompts, max_new_tokens=max_new_tokens))
+    subject = Subject(engine, contract, facts, questions, records, max_new_tokens)
+    told.advance()
+    check_space(kind.size_bytes(subject), folder)
+    inputs = _inputs(kind, subject)
+    if (standing := _standing(folder, inputs, replace)) is not None:
+        told.finish()
+        return standing
+    with replacing_folder(folder) as fresh:
+        kind.write(subject, fresh)
+        told.advance()
+        proof = kind.prove(subject, fresh)
+        told.advance()
+        manifest = Manifest(
+            kind=kind.kind,
+            name=facts.name,
+            base=dict(facts.base),
+            parents=dict(facts.parents) | {"inputs": inputs},
+            contract=contract.to_json(),
+            canaries=_canaries(subject),
+            parity=sum_up(proof.checks, num_probes=len(records), canary_margin=proof.canary_margin, **proof.facts),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
+        write_card(fresh, manifest, facts.card)
+        manifest = manifest.write(fresh)
+    told.advance()
+    told.finish()
+    return manifest
+
+
+def check_base(engine: NativeEngine, facts: Facts) -> None:
+    """The weights in memory are those that the run was trained on: an adapter fits one base only."""
+    given, expected = engine.model.digest, str(facts.base.get("digest"))
+    if given != expected:
+        where = str(facts.base.get("name"))
+        raise ExportError("export.other_base", where=where, given=given[:16], expected=expected[:16])
+
+
+def check_space(num_bytes: int, folder: Path) -> None:
+    free = free_bytes(folder)
+    if free < num_bytes * 1.1:
+        raise ExportError("export.no_space", where=str(folder), given=free, expected=int(num_bytes * 1.1))
+
+
+def _inputs(kind: Export, subject: Subject) -> str:
+    """What decides an artefact's weights and files, before it is written."""
+    facts = subject.facts
+    told = [facts.name, facts.base, facts.parents, facts.card]
+    probed = [[found.prompt_ids for found in subject.records], subject.max_new_tokens]
+    return sha256_json([kind.kind, subject.engine.digest, subject.contract.digest, told, probed])
+
+
+def _standing(folder: Path, inputs: str, replace: bool) -> Manifest | None:
+    """The artefact in `folder` if it is the one to be made; ExportError if something else would be overwritten."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    if not (folder / NAME).is_file():
+        raise ExportError("export.foreign_folder", where=str(folder), given=str(folder))
+    if replace:
+        return None
+    standing = Manifest.read(folder)
+    if standing.parents.get("inputs") != inputs or standing.parity["verdict"] != "pass":
+        raise ExportError(
+            "export.other_artifact", where=str(folder), name=standing.name, kind=standing.kind,
+            digest=standing.digest[:16], created=standing.created, verdict=standing.parity["verdict"],
+        )  # fmt: skip
+    standing.check_files(folder)
+    return standing
+
+
+def _canaries(subject: Subject) -> tuple[Canary, ...]:
+    """Probes with the answers the trained model gave; domain probes (at the end) come first."""
+    encoder = subject.engine.encoder
+    chosen = list(zip(subject.probes, subject.records, strict=True))[::-1][:MAX_CANARIES]
+    return tuple(
+        Canary(
+            encoder.tokenizer.decode(list(found.prompt_ids), skip_control=False),
+            found.prompt_ids,
+            encoder.answer_text(found.answer_ids),
+            found.answer_ids,
+        )
+        for _, found in chosen
+    )

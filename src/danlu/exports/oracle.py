@@ -1,0 +1,103 @@
+"""`transformers` (and PEFT) as an independent reader of what we wrote: nothing here uses danlu's model or tokenizer.
+
+Optional: where they are not installed the checks that need them are "not run", and the verdict is not "pass".
+Network and remote code stay off: folders only.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from danlu.data.sample import Message
+from danlu.engines.engine import Question
+
+
+def has(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+class Transformers:
+    """A Hugging Face folder as transformers reads it; with `adapter`, PEFT's reading of that folder on top."""
+
+    def __init__(self, folder: Path, *, dtype: torch.dtype, device: torch.device, adapter: Path | None = None) -> None:
+        import transformers  # seconds to import, and optional
+
+        self.name = "transformers" if adapter is None else "peft"
+        with quiet():
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(adapter or folder, local_files_only=True)
+            model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+            if adapter is not None:
+                import peft  # optional as well
+
+                model = peft.PeftModel.from_pretrained(model, adapter)
+                model.generation_config = transformers.GenerationConfig.from_pretrained(adapter, local_files_only=True)
+        self._model: Any = model.to(device).eval()
+        self._device = device
+
+    def prompt_ids(self, question: Question, *, enable_thinking: bool = True) -> list[int]:
+        """What `apply_chat_template` makes of a conversation."""
+        switches: dict[str, Any] = {} if enable_thinking else {"enable_thinking": False}
+        turns = [turn_of(message) for message in question.messages]
+        ids = self._tokenizer.apply_chat_template(
+            turns, tools=list(question.tools) or None, add_generation_prompt=True, tokenize=True, return_dict=False,
+            **switches,
+        )  # fmt: skip
+        return [int(token) for token in ids]
+
+    def continue_ids(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        answers = []
+        for prompt in prompts:
+            ids_BT = torch.tensor([list(prompt)], device=self._device)
+            with torch.inference_mode(), quiet():
+                out_BT = self._model.generate(
+                    input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), max_new_tokens=max_new_tokens,
+                    do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None,
+                )  # fmt: skip
+            answers.append(out_BT[0, len(prompt) :].tolist())
+        return answers
+
+    def logits(self, sequences: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+        for ids in sequences:
+            with torch.inference_mode():
+                out = self._model(input_ids=torch.tensor([list(ids)], device=self._device), use_cache=False)
+            yield out.logits[0].float()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers' advice and progress bars are not for our users."""
+    import transformers  # see above
+
+    from_before = transformers.utils.logging.get_verbosity()
+    had_bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.set_verbosity(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # their deprecations concern their callers, not ours
+            yield
+    finally:
+        transformers.utils.logging.set_verbosity(from_before)
+        if had_bars:
+            transformers.utils.logging.enable_progress_bar()
+
+
+def turn_of(message: Message) -> dict[str, Any]:
+    """As `Template` hands a turn to Jinja."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.name is not None:
+        turn["name"] = message.name
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        turn["tool_calls"] = [dict(call) for call in message.tool_calls]
+    return turn

@@ -1,0 +1,165 @@
+"""Read back what was written, by our own reader and by others, and measure the noise on the way.
+
+Three links, each proven alone: the living model and its adapter read from disk, in the dtype it lives in; that adapter
+unmerged and merged, in fp32, where only rounding to the files' dtype lies between; our reading of the files and
+transformers' or PEFT's, in fp32, where only the order of sums does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from danlu.adapters.lora import AttachedLoRA, LoRA
+from danlu.adapters.peft_format import read_pairs
+from danlu.core.errors import ExportError
+from danlu.engines.engine import Question
+from danlu.engines.native import NativeEngine
+from danlu.exports.export import Subject
+from danlu.exports.oracle import Transformers, has
+from danlu.exports.parity import (
+    Check,
+    Difference,
+    Record,
+    check_answers,
+    check_ids,
+    check_logits,
+    limits_of,
+    measure_floor,
+    record,
+)  # fmt: skip
+from danlu.model.build import DTYPES, load_model
+from danlu.model.model import Model
+
+COMPUTE_FACTOR = 8.0
+"""Two programs, or two orders of the same sums, against a floor of last-place noise on every weight."""
+ROUNDING_FACTOR = 3.0
+"""Rounded weights against a floor of the same rounding drawn at random."""
+MAX_WIDE_PARAMS = 2_000_000_000
+"""Larger models are proven in their own dtype: two fp32 copies of them fit few machines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A witness whose word counts, what it said, and the noise of its own arithmetic."""
+
+    engine: NativeEngine
+    records: list[Record]
+    floor: Difference
+
+    @property
+    def margin(self) -> float:
+        """How undecided it must have been for noise to change its choice: noise on two logits."""
+        return margin_of(self.floor)
+
+
+def margin_of(floor: Difference) -> float:
+    """Two logits, each moved the wrong way by twice the most that was measured."""
+    return 2 * limits_of(floor, 2.0)["max_abs"]
+
+
+def stored_dtype(model: Model) -> torch.dtype:
+    """What the base's files are in; merged files are in the same."""
+    name = model.config.get("dtype") or model.config.get("torch_dtype")
+    return DTYPES.get(str(name), model.dtype)
+
+
+def proof_dtype(model: Model) -> torch.dtype:
+    return torch.float32 if sum(p.numel() for p in model.parameters()) <= MAX_WIDE_PARAMS else model.dtype
+
+
+def load_base_again(subject: Subject, dtype: torch.dtype, device: torch.device | str) -> Model:
+    """The base as its files are now; ExportError when they are not those the adapter was trained on."""
+    model = load_model(subject.engine.model.folder, dtype=dtype, device=device)
+    expected = subject.facts.base["digest"]
+    if model.digest != expected:
+        raise ExportError(
+            "export.other_base", where=str(model.folder), given=model.digest[:16], expected=str(expected)[:16]
+        )
+    return model
+
+
+def reload_adapter(subject: Subject, folder: Path, dtype: torch.dtype) -> NativeEngine:
+    """Base and adapter from disk, not merged."""
+    model = load_base_again(subject, dtype, subject.engine.model.device)
+    adapter = LoRA.load(folder, model)
+    return NativeEngine(model, subject.engine.encoder, name="adapter", adapter=adapter)
+
+
+def living(subject: Subject) -> Reference:
+    """The trained model itself."""
+    engine, records = subject.engine, list(subject.records)
+    floor = measure_floor(records, engine, list(engine.model.parameters()), engine.model.dtype)
+    return Reference(engine, records, floor)
+
+
+def unmerged(subject: Subject, folder: Path) -> Reference:
+    """Base and adapter from disk in the proof's dtype."""
+    return witnessed(reload_adapter(subject, folder, proof_dtype(subject.engine.model)), subject)
+
+
+def witnessed(engine: NativeEngine, subject: Subject) -> Reference:
+    """An engine with its own answers to the probes and its own noise."""
+    prompts = [found.prompt_ids for found in subject.records]
+    records = record(engine, prompts, max_new_tokens=subject.max_new_tokens)
+    floor = measure_floor(records, engine, list(engine.model.parameters()), engine.model.dtype)
+    return Reference(engine, records, floor)
+
+
+def check_adapter(subject: Subject, folder: Path, trained: Reference) -> list[Check]:
+    """The adapter on disk is the trained one: same numbers in the file, same answers when read back."""
+    assert isinstance(subject.engine.adapter, AttachedLoRA), "only low-rank pairs have a folder of their own"
+    again = reload_adapter(subject, folder, subject.engine.model.dtype)
+    factor, margin = COMPUTE_FACTOR, trained.margin
+    return [
+        check_pairs(subject.engine.adapter, folder, again.model),
+        check_logits("adapter_logits", trained.records, again, trained.floor, factor),
+        check_answers("adapter_answers", trained.records, again, margin, subject.max_new_tokens),
+    ]
+
+
+def check_pairs(adapter: AttachedLoRA, folder: Path, model: Model) -> Check:
+    """A, B and scale of each module in the file are the living ones, to the bit."""
+    pairs = read_pairs(folder, model)
+    wrong = set(pairs) ^ set(adapter.layers)
+    for name in set(pairs) & set(adapter.layers):
+        layer, pair = adapter.layers[name], pairs[name]
+        is_same = torch.equal(layer.lora_A.detach().cpu(), pair.A) and torch.equal(layer.lora_B.detach().cpu(), pair.B)
+        if not is_same or abs(layer.scaling - pair.scaling) > 1e-9 * abs(layer.scaling):
+            wrong.add(name)
+    numbers = {"num_modules": len(adapter.layers), "num_wrong_modules": len(wrong)}
+    note = "; ".join(sorted(wrong)[:5])
+    return Check("adapter_tensors", "fail" if wrong else "pass", numbers, {"num_wrong_modules": 0}, note)
+
+
+def is_said_alike(question: Question, subject: Subject) -> bool:
+    """Whether other programs are meant to render this question as we do: they put no system prompt of the run first,
+    know no reasoning apart from content, and take control tokens in a person's words for real ones."""
+    system = subject.contract.value["system"]
+    has_system = not system or question.messages[0].role == "system"
+    has_reasoning = any(message.reasoning is not None for message in question.messages)
+    marks = subject.engine.encoder.tokenizer.marks
+    has_marks = any(mark in message.content for message in question.messages for mark in marks)
+    return has_system and not has_reasoning and not has_marks
+
+
+def check_by_others(
+    name: str, packages: tuple[str, ...], subject: Subject, ours: Reference, read: Callable[[], Transformers]
+) -> list[Check]:
+    """The same files through another program: prompts, logits and greedy answers with its own stopping."""
+    names = (f"{name}_prompts", f"{name}_logits", f"{name}_answers")
+    missing = [package for package in packages if not has(package)]
+    if missing:
+        return [Check(each, "not run", note=", ".join(missing)) for each in names]
+    theirs = read()
+    pairs = [pair for pair in zip(subject.probes, subject.records, strict=True) if is_said_alike(pair[0], subject)]
+    switch = subject.contract.value["thinking"] != "drop"
+    found = [theirs.prompt_ids(question, enable_thinking=switch) for question, _ in pairs]
+    return [
+        check_ids(names[0], [list(told.prompt_ids) for _, told in pairs], found),
+        check_logits(names[1], ours.records, theirs, ours.floor, COMPUTE_FACTOR),
+        check_answers(names[2], ours.records, theirs, ours.margin, subject.max_new_tokens),
+    ]

@@ -1,0 +1,104 @@
+"""How an artefact speaks: tokenizer, chat template and generation settings travel exactly, and are read back.
+
+Other programs know nothing of a contract, so what it says is written where they look: the template in
+chat_template.jinja, the whole stop set in generation_config.json, recommended sampling beside it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from danlu.core.errors import ExportError, TemplateError
+from danlu.core.files import read_json, write_json, write_text
+from danlu.data.contract import Contract, golden_conversations, make_contract
+from danlu.data.encode import Encoder
+from danlu.data.template import Template
+from danlu.data.tokenizer import Tokenizer
+from danlu.engines.engine import Question
+from danlu.engines.native import NativeEngine
+from danlu.exports.parity import Check, check_ids
+from danlu.model.weights import BESIDE_WEIGHTS
+
+GENERATION, TOKENIZER = "generation_config.json", "tokenizer_config.json"
+SAMPLING_KEYS = ("temperature", "top_p", "top_k", "repetition_penalty")
+
+
+def golden_prompts(contract: Contract, engine: NativeEngine) -> tuple[Question, ...]:
+    """The contract's golden conversations up to their last turn, as far as the template takes them."""
+    conversations = golden_conversations(engine.encoder.template)
+    golden = contract.value["golden"]
+    taken = [pair for name, pair in conversations.items() if "refused" not in golden.get(name, {"refused": ""})]
+    return tuple(Question(messages[:-1], tools) for messages, tools in taken)
+
+
+def write_speech(contract: Contract, source: Path, folder: Path) -> None:
+    """Copy the tokenizer's files from `source`; write template, stop set and sampling as the contract has them."""
+    for name in BESIDE_WEIGHTS:
+        if (source / name).is_file() and source != folder:
+            shutil.copyfile(source / name, folder / name)
+    tokenizer = Tokenizer.load(folder)
+    if _texts_of(folder, tokenizer) != contract.value["template"]:
+        _write_template(contract.value["template"], folder)
+    settings: dict[str, Any] = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
+    stops = list(contract.stop_ids)
+    if contract.value["eos"] in stops:  # the token that ends texts first, as others expect it
+        stops = [contract.value["eos"], *(token for token in stops if token != contract.value["eos"])]
+    sampling = {key: item for key, item in contract.value["sampling"].items() if key in SAMPLING_KEYS}
+    settings |= {"eos_token_id": stops[0] if len(stops) == 1 else stops or None, "pad_token_id": tokenizer.pad_id}
+    if sampling:
+        settings |= sampling | {"do_sample": sampling.get("temperature", 1.0) > 0}
+    write_json(folder / GENERATION, settings)
+
+
+def reload_contract(folder: Path, trained: Contract) -> Contract:
+    """The contract of what stands in the folder, under the trained one's system prompt and thinking mode."""
+    tokenizer = Tokenizer.load(folder)
+    value = trained.value
+    template = Template.load(folder, tokenizer, system=value["system"], thinking=value["thinking"])
+    return make_contract(template, tokenizer, value["sampling"])
+
+
+def check_speech(trained: Contract, folder: Path) -> Check:
+    """The folder's own files give the trained contract again: template, special ids, stop set, golden token ids."""
+    lines = trained.differences(reload_contract(folder, trained))
+    note = "\n".join(lines)[:2000]
+    return Check("contract", "fail" if lines else "pass", {"num_differences": len(lines)}, {"num_differences": 0}, note)
+
+
+def check_reloaded_prompts(
+    expected: list[list[int]], probes: tuple[Question, ...], folder: Path, trained: Contract
+) -> Check:
+    """The probes rendered with the folder's tokenizer and template."""
+    tokenizer = Tokenizer.load(folder)
+    value = trained.value
+    template = Template.load(folder, tokenizer, system=value["system"], thinking=value["thinking"])
+    encoder = Encoder(tokenizer, template)
+    found = [encoder.encode_prompt(question.messages, question.tools) for question in probes]
+    return check_ids("prompts", expected, found)
+
+
+def _texts_of(folder: Path, tokenizer: Tokenizer) -> dict[str, str] | None:
+    try:
+        return Template.load(folder, tokenizer).texts
+    except TemplateError as error:
+        if error.key == "template.none":
+            return None
+        raise
+
+
+def _write_template(texts: dict[str, str], folder: Path) -> None:
+    """The one place where the loaders look first; a second template for tools only fits into the tokenizer's config."""
+    (folder / "chat_template.json").unlink(missing_ok=True)
+    path = folder / TOKENIZER
+    config: dict[str, Any] = read_json(path) if path.is_file() else {}
+    if set(texts) == {"default"}:
+        config.pop("chat_template", None)
+        write_text(folder / "chat_template.jinja", texts["default"])
+    else:
+        (folder / "chat_template.jinja").unlink(missing_ok=True)
+        config["chat_template"] = [{"name": name, "template": text} for name, text in texts.items()]
+    if not config:
+        raise ExportError("export.no_tokenizer_config", where=str(path))
+    write_json(path, config)

@@ -1,0 +1,67 @@
+"""Is an artefact still what it was when it was sealed? Files hashed again, contract made again, canaries asked again.
+
+`verify` needs no model and takes seconds; `replay` asks an engine that was loaded from the artefact. Evaluating,
+chatting and serving begin with both.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from danlu.core.errors import ExportError
+from danlu.core.files import read_json
+from danlu.data.contract import Contract
+from danlu.engines.native import NativeEngine
+from danlu.exports.speech import reload_contract
+from danlu.run.artifact import NAME, Canary, Manifest
+
+
+def verify(folder: Path, *, is_failure_allowed: bool = False) -> Manifest:
+    """The manifest, once every file, the stored contract and the verdict have been looked at. ExportError or
+    TemplateError says what differs."""
+    manifest = _read(folder)
+    manifest.check_files(folder)
+    stored = Contract.from_json(manifest.contract)
+    stored.check(reload_contract(folder, stored), where=str(folder))
+    if manifest.parity["verdict"] == "fail" and not is_failure_allowed:
+        failed = [check["name"] for check in manifest.parity["checks"] if check["verdict"] == "fail"]
+        raise ExportError("export.parity_failed", where=str(folder), checks=", ".join(failed))
+    return manifest
+
+
+def replay(manifest: Manifest, engine: NativeEngine) -> None:
+    """Ask the canaries. ExportError when an answer leaves the recorded one at a place where the engine is not, within
+    the noise measured at export, undecided."""
+    margin = float(manifest.parity["canary_margin"])
+    longest = max((len(canary.answer_ids) for canary in manifest.canaries), default=1)
+    answers = engine.continue_ids([canary.prompt_ids for canary in manifest.canaries], longest)
+    for canary, answer in zip(manifest.canaries, answers, strict=True):
+        given = tuple(answer)[: len(canary.answer_ids)]
+        if given != canary.answer_ids and _lead(engine, canary, given) > margin:
+            said = engine.encoder.answer_text(answer)
+            raise ExportError(
+                "export.canary", where=engine.name, prompt=canary.prompt, expected=canary.answer, given=said
+            )
+
+
+def _lead(engine: NativeEngine, canary: Canary, given: tuple[int, ...]) -> float:
+    """By how much the engine prefers its own token to the recorded one where the answers first differ."""
+    pairs = zip(canary.answer_ids, given, strict=False)
+    at = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(given), len(canary.answer_ids)))
+    if at >= len(given):
+        return float("inf")  # stopped where the recorded answer goes on
+    (logits_TV,) = engine.logits([[*canary.prompt_ids, *given[:at]]])
+    last_V = logits_TV[-1]
+    return float(last_V[given[at]] - last_V[canary.answer_ids[at]])
+
+
+def _read(folder: Path) -> Manifest:
+    try:
+        manifest = Manifest.read(folder)
+        recorded: Any = read_json(folder / NAME)["digest"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # not JSON, or not of this shape
+        raise ExportError("export.bad_manifest", where=str(folder / NAME), said=str(error)[:200]) from error
+    if recorded != manifest.digest:
+        raise ExportError("export.tampered", where=str(folder / NAME), expected=recorded, given=manifest.digest)
+    return manifest
