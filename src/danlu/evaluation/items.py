@@ -2,13 +2,14 @@
 
 A row is a dict `{"question", "answer"}` and, if wanted, `value` (what a right answer must contain; a list: all of it),
 `accept` (other right values), `group` (fact; errors of one group are not independent), `document`, `language`, `kind`
-(sarcasm, negation, unanswerable, ...), `control` (true: the ordinary twin of an edge case), `metric`, `id`.
+(sarcasm, negation, unanswerable, ...; `sarcasm_control` is its ordinary twin), `pair` (ties twins together), `match`
+(the metric that judges: contains, prefix, exact, ...), `id`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from danlu.engines.engine import Question
 from danlu.evaluation.fold import is_chinese
 
 _QUESTION_KEYS = ("question", "instruction", "prompt", "query", "问题")
+_CONTROL = "_control"
 _ANSWER_KEYS = ("answer", "reference", "output", "completion", "response", "答案", "回答")
 
 
@@ -36,6 +38,7 @@ class Item:
     labels: tuple[str, ...] = ()
     kind: str = ""
     control: bool = False
+    pair: str = ""
     group: str = ""
     language: str = ""
     document: str = ""
@@ -53,7 +56,7 @@ class Item:
 
     @property
     def cluster(self) -> str:
-        return self.group or self.document or self.id
+        return self.group or self.pair or self.document or self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,20 @@ class Questions:
     skipped: Counter[str] = field(default_factory=Counter)
 
 
-def load_questions(rows: Iterable[Sample | Mapping[str, Any]], *, name: str = "questions") -> Questions:
-    """Rows (dicts) and Samples, mixed as they come. A row without a question or an answer raises with its number."""
+def load_questions(
+    rows: Iterable[Sample | Mapping[str, Any]],
+    *,
+    name: str = "questions",
+    ask_label: Callable[[Label], Conversation] | None = None,
+) -> Questions:
+    """Rows (dicts) and Samples, mixed as they come. A row without a question or an answer raises with its number.
+
+    `ask_label` words a Label's question as training did (`Encoder.conversation`); without it the text alone is asked.
+    """
     items: list[Item] = []
     skipped: Counter[str] = Counter()
     for number, row in enumerate(rows, start=1):
-        item = _from_row(row, f"{name}:{number}") if isinstance(row, Mapping) else _from_sample(row)
+        item = _from_row(row, f"{name}:{number}") if isinstance(row, Mapping) else _from_sample(row, ask_label)
         if isinstance(item, Item):
             items.append(item)
         else:
@@ -77,9 +88,11 @@ def load_questions(rows: Iterable[Sample | Mapping[str, Any]], *, name: str = "q
     return Questions(_distinct(_with_labels(items)), skipped)
 
 
-def items_from_samples(samples: Iterable[Sample]) -> Questions:
+def items_from_samples(
+    samples: Iterable[Sample], *, ask_label: Callable[[Label], Conversation] | None = None
+) -> Questions:
     """Conversations (last answer is the reference) and Labels; what has no single right answer is skipped."""
-    return load_questions(samples)
+    return load_questions(samples, ask_label=ask_label)
 
 
 def choose_items(items: Sequence[Item], max_items: int | None, *, seed: int = 0) -> tuple[Item, ...]:
@@ -107,10 +120,11 @@ def _from_row(row: Mapping[str, Any], where: str) -> Item:
     return _tagged((*system, Message("user", question)), answer or "；".join(values), row)
 
 
-def _from_sample(sample: Sample) -> Item | str:
+def _from_sample(sample: Sample, ask_label: Callable[[Label], Conversation] | None) -> Item | str:
     match sample:
         case Label():
-            item = _tagged((Message("user", sample.text),), sample.label, sample.tags, group=sample.group)
+            asked = ask_label(sample).messages[:-1] if ask_label else (Message("user", sample.text),)
+            item = _tagged(asked, sample.label, sample.tags, group=sample.group)
             return replace(item, metric=item.metric or "label")
         case Conversation():
             last = max((i for i, turn in enumerate(sample.messages) if turn.role == "assistant"), default=0)
@@ -128,6 +142,7 @@ def _tagged(
     messages: tuple[Message, ...], reference: str, tags: Mapping[str, Any], *, group: str | None = None
 ) -> Item:
     kind = str(tags.get("kind") or "")
+    control = kind.endswith(_CONTROL) or bool(tags.get("control", False))
     question = messages[-1].content
     return Item(
         id=str(tags.get("id") or sha256_json([[turn.role, turn.content] for turn in messages] + [reference])[:12]),
@@ -136,13 +151,20 @@ def _tagged(
         values=_texts(tags.get("value")),
         accept=_texts(tags.get("accept")),
         labels=_texts(tags.get("labels")),
-        kind=kind,
-        control=bool(tags.get("control", False)),
+        kind=kind.removesuffix(_CONTROL),
+        control=control,
+        pair=str(tags.get("pair") or ""),
         group=str(tags.get("group") or tags.get("fact") or group or ""),
         language=str(tags.get("language") or ("zh" if is_chinese(question) else "en")),
         document=str(tags.get("document") or ""),
-        metric=str(tags.get("metric") or ""),
+        metric=_metric(tags, kind),
     )
+
+
+def _metric(tags: Mapping[str, Any], kind: str) -> str:
+    """`match: contains` is the habit, not a wish: a question without an answer is still judged as a refusal."""
+    named = str(tags.get("metric") or tags.get("match") or "")
+    return "" if named == "contains" and kind == "unanswerable" else named
 
 
 def _with_labels(items: list[Item]) -> list[Item]:

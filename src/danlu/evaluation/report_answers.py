@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from danlu.core import html
 from danlu.core.messages import Language, say
 from danlu.evaluation.report import Report
+from danlu.evaluation.report_charts import KINDS
 
 MOST_ROWS = 1000
 """Rows in the HTML; the JSON has all of them."""
@@ -85,8 +86,7 @@ def _outcome(row: Mapping[str, Any]) -> str:
 def _question(row: Mapping[str, Any], language: Language) -> Markup:
     badges = []
     if row["kind"]:
-        known = ("sarcasm", "negation", "unanswerable", "other")
-        name = say(f"report.kind_{row['kind']}", language) if row["kind"] in known else row["kind"]
+        name = say(f"report.kind_{row['kind']}", language) if row["kind"] in KINDS else row["kind"]
         badges.append(html.badge(name))
     if row["control"]:
         badges.append(html.badge(say("report.control", language)))
@@ -125,7 +125,8 @@ def _cut(text: str) -> str:
 
 def _highlight(text: str, values: list[str]) -> Markup:
     """The text with the values looked for marked, where they stand literally."""
-    wanted = [re.escape(value) for value in values if value]
+    # "80元" is not to be marked inside "180元", which would contradict the verdict beside it.
+    wanted = [rf"(?<![\d.,]){re.escape(value)}(?!\d)" for value in values if value]
     if not wanted:
         return escape(text)
     parts = re.split(f"({'|'.join(wanted)})", text, flags=re.IGNORECASE)

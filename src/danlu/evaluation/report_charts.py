@@ -11,6 +11,9 @@ from danlu.evaluation.report import Report
 
 Words = Callable[..., str]
 
+KINDS = ("sarcasm", "negation", "unanswerable", "false_premise", "other")
+"""Kinds of edge cases that danlu has a name for in both languages."""
+
 MOST_PARTS = 8
 """A chart with more rows than this is no longer read; the JSON has them all."""
 
@@ -23,8 +26,10 @@ def overview_bars(report: Report, word: Words) -> list[tuple[str, list[Bar]]]:
     for part in ("language", "document"):
         parts = report.by.get(part, {})
         if len(parts) <= MOST_PARTS:
-            groups += [(_name(part, name, word), _pair(both["base"], both["tuned"])) for name, both in parts.items()]
-    for kind, both in (report.edge or {}).get("kinds", {}).items():
+            groups += [
+                (_name(part, name, word), _pair(both["base"], both["tuned"])) for name, both in sorted(parts.items())
+            ]
+    for kind, both in sorted((report.edge or {}).get("kinds", {}).items()):
         groups.append((_name("kind", kind, word), _pair(both["base"], both["tuned"])))
     return groups
 
@@ -32,7 +37,8 @@ def overview_bars(report: Report, word: Words) -> list[tuple[str, list[Bar]]]:
 def forest_rows(report: Report, word: Words) -> list[Interval]:
     """Every headline difference with its interval."""
     rows = []
-    for name, test in report.tests.items():
+    for name in sorted(report.tests, key=lambda name: (":" in name, name != "domain", name)):
+        test = report.tests[name]
         low, high = test["interval"]
         task, _, kind = name.partition(":")
         label = _name("kind", kind, word) if kind else word(f"task_{task}")
@@ -65,5 +71,5 @@ def _bar(totals: Mapping[str, Any], tone: Tone) -> Bar:
 
 
 def _name(part: str, name: str, word: Words) -> str:
-    known = {"language": ("zh", "en"), "kind": ("sarcasm", "negation", "unanswerable", "other")}
+    known = {"language": ("zh", "en"), "kind": KINDS}
     return word(f"{part}_{name}") if name in known.get(part, ()) else name

@@ -8,12 +8,13 @@ from typing import Any
 from markupsafe import Markup
 
 from danlu.core import html
-from danlu.core.messages import Language, current_language, say
+from danlu.core.messages import Language, current_language, load_room, say
 from danlu.evaluation.gate import percent, points
 from danlu.evaluation.report import Report
 from danlu.evaluation.report_answers import answers_section
-from danlu.evaluation.report_charts import forest_rows, overview_bars, stability_rows
+from danlu.evaluation.report_charts import KINDS, forest_rows, overview_bars, stability_rows
 
+_PARTS = ("train", "validation", "test")
 _FORGOTTEN_FROM = 1.15
 """A rise of perplexity that is shown in red where no gate says otherwise."""
 
@@ -26,8 +27,8 @@ def render_html(report: Report, *, language: Language | None = None) -> str:
         view.verdict(),
         view.numbers(),
         view.comparison(),
-        view.stability(),
         view.edges(),
+        view.classes(),
         answers_section(report, chosen),
         view.training(),
         view.data(),
@@ -95,8 +96,10 @@ class _View:
         low, high = difference["interval"]
         tones: dict[str, html.Tone] = {"better": "good", "worse": "bad", "no_evidence": "warn"}
         tone = tones[difference["direction"]]
-        detail = self.word("gain_detail", interval=f"{points(low)} … {points(high)}", p=_p(difference["p"]))
-        return html.stat(self.word("gain"), self.word("points", value=points(difference["value"])), detail, tone=tone)
+        interval = self.word("interval", low=points(low), high=points(high))
+        detail = self.word("gain_detail", interval=interval, p=_p(difference["p"]))
+        value = Markup("{}<small>{}</small>").format(points(difference["value"]), self.word("points_unit"))
+        return html.stat(self.word("gain"), value, detail, tone=tone)
 
     def _consistency(self) -> Markup | None:
         section = self.report.consistency
@@ -120,7 +123,7 @@ class _View:
             "forgetting_detail",
             base=f"{section['base']['perplexity']:.1f}",
             tuned=f"{section['tuned']['perplexity']:.1f}",
-            interval=f"{low:.2f} … {high:.2f}",
+            interval=self.word("interval", low=f"{low:.2f}", high=f"{high:.2f}"),
         )
         return html.stat(
             self.word("forgetting"), f"× {section['ratio']:.2f}", detail, tone="bad" if self._has_forgotten() else ""
@@ -155,20 +158,19 @@ class _View:
     def comparison(self) -> Markup | None:
         groups = overview_bars(self.report, self.word)
         if not groups:
-            return None
+            alone = self.stability()
+            return html.section(self.word("comparison"), alone) if alone else None
         tests = forest_rows(self.report, self.word)
         legend = html.legend([(self.word("base"), "base"), (self.word("tuned"), "tuned")])
+        forest = html.card(
+            self.word("forest_chart"),
+            html.forest(tests, title=self.word("forest_chart")),
+            note=self.word("forest_note"),
+        )
+        overview = html.card(self.word("accuracy_chart"), legend, html.bars(groups, title=self.word("accuracy_chart")))
         return html.section(
             self.word("comparison"),
-            html.grid(
-                html.card(self.word("accuracy_chart"), legend, html.bars(groups, title=self.word("accuracy_chart"))),
-                html.card(
-                    self.word("forest_chart"),
-                    html.forest(tests, title=self.word("forest_chart"), unit=self.word("points_unit")),
-                    note=self.word("forest_note"),
-                ),
-                wide=True,
-            ),
+            html.grid(overview, html.column(forest, self.stability()), wide=True),
             lead=self.word("comparison_lead"),
         )
 
@@ -176,21 +178,20 @@ class _View:
         if not self.report.consistency:
             return None
         names = [self.word(name) for name in ("consistent_right", "inconsistent", "consistent_wrong")]
-        legend = html.legend(list(zip(names, ("good", "warn", "bad"), strict=True)))
+        legend = html.legend([(names[0], "good"), (names[1], "warn"), (names[2], "bad")])
         chart = html.stacked(stability_rows(self.report, self.word), title=self.word("stability"))
         repeats, temperature = self.report.consistency["repeats"], self.report.consistency["temperature"]
-        return html.section(
-            self.word("stability"),
-            html.card("", legend, chart),
-            lead=self.word("stability_lead", repeats=repeats, temperature=f"{temperature:g}"),
-        )
+        note = self.word("stability_note", repeats=repeats, temperature=f"{temperature:g}")
+        return html.card(self.word("stability"), legend, chart, note=note)
 
     def edges(self) -> Markup | None:
         if not self.report.edge:
             return None
-        heads = [self.word(key) for key in ("edge_kind", "num_items", "base", "tuned", "control_tuned", "p")]
+        heads = [
+            self.word(key) for key in ("edge_kind", "num_items", "base", "tuned", "control_tuned", "pair_tuned", "p")
+        ]
         rows = []
-        for kind, section in self.report.edge["kinds"].items():
+        for kind, section in sorted(self.report.edge["kinds"].items()):
             control = section["tuned"].get("control")
             test = self.report.tests.get(f"edge:{kind}", {})
             rows.append(
@@ -200,14 +201,27 @@ class _View:
                     percent(section["base"]["accuracy"]),
                     f"{percent(section['tuned']['accuracy'])} ({self._interval(section['tuned']['interval'])})",
                     percent(control["accuracy"]) if control else "–",
+                    percent(section["tuned"]["pair_accuracy"]) if "pair_accuracy" in section["tuned"] else "–",
                     _p(test["p_holm"]) if test else "–",
                 ]
             )
         return html.section(self.word("edge"), html.card("", html.table(heads, rows)), lead=self.word("edge_lead"))
 
     def _kind(self, kind: str) -> str:
-        known = ("sarcasm", "negation", "unanswerable", "other")
-        return self.word(f"kind_{kind}") if kind in known else kind
+        return self.word(f"kind_{kind}") if kind in KINDS else kind
+
+    def classes(self) -> Markup | None:
+        if not self.report.classes:
+            return None
+        cards = []
+        for side in ("base", "tuned"):
+            confusion, macro_f1 = self.report.classes[side]["confusion"], self.report.classes[side]["macro_f1"]
+            named = sorted({name for row in confusion.values() for name in row} | set(confusion))
+            heads = [self.word("is_and_named"), *(name or self.word("none_named") for name in named)]
+            rows = [[label, *(str(row.get(name, 0)) for name in named)] for label, row in sorted(confusion.items())]
+            note = f"{self.word('macro_f1')} {macro_f1:.3f}"
+            cards.append(html.card(self.word(side), html.table(heads, rows), note=note))
+        return html.section(self.word("classes"), html.grid(*cards, wide=True), lead=self.word("classes_lead"))
 
     def training(self) -> Markup | None:
         told = self.report.training
@@ -216,28 +230,30 @@ class _View:
         if not curve and not checks:
             return None
         series = [
-            html.Series(self.word("training_loss"), curve, "base", smooth_over=max(1, len(curve) // 25)),
+            html.Series(self.word("training_loss"), curve, "tuned", smooth_over=max(1, len(curve) // 25)),
             html.Series(self.word("validation_loss"), checks, "accent", dotted=True),
         ]
         legend = html.legend([(one.name, one.tone) for one in series if one.points])
         chart = html.lines(series, title=self.word("training"), x_label=self.word("step"), y_label=self.word("loss"))
-        known = [(key, value) for key, value in told.items() if not isinstance(value, list | dict)]
-        side = html.card(self.word("training_facts"), html.facts((key, _shown(value)) for key, value in known))
+        known = self._pairs(told)
+        side = html.card(self.word("training_facts"), html.facts(known, spread=True))
         return html.section(self.word("training"), html.card("", legend, chart), side if known else None)
 
     def data(self) -> Markup | None:
         told = self.report.data
-        cards = [self._rows(told.get("ledger")), self._split(told.get("split")), self._lengths(told)]
-        if not any(cards):
+        rows, lengths, split = self._rows(told.get("ledger")), self._lengths(told), self._split(told.get("split"))
+        if not (rows or lengths or split):
             return None
-        return html.section(self.word("data"), html.grid(*cards, wide=True), lead=self.word("data_lead"))
+        return html.section(
+            self.word("data"), html.grid(html.column(rows, lengths), split, wide=True), lead=self.word("data_lead")
+        )
 
     def _rows(self, ledger: Mapping[str, Any] | None) -> Markup | None:
         if not ledger:
             return None
         rows = ledger["rows"]
         steps = [(self.word(f"rows_{key}"), int(rows[key]), "") for key in ("read", "used", "changed", "rejected")]
-        counts = [(key, f"{count:,}") for key, count in ledger.get("counts", {}).items() if count]
+        counts = [(key, f"{count:,}") for key, count in sorted(ledger.get("counts", {}).items()) if count]
         return html.card(
             self.word("ledger"),
             html.funnel(steps),
@@ -247,8 +263,22 @@ class _View:
     def _split(self, certificate: Mapping[str, Any] | None) -> Markup | None:
         if not certificate:
             return None
-        pairs = [(key, _shown(value)) for key, value in certificate.items() if not isinstance(value, list | dict)]
+        parts = sorted(certificate.get("parts", {}).items(), key=lambda part: _PARTS.index(part[0]))
+        pairs = [(self._fact(name), f"{part['samples']:,}") for name, part in parts]
+        pairs += self._pairs(certificate)
+        if nearest := certificate.get("max_similarity"):
+            pairs.append((self._fact("max_similarity"), f"{nearest['value']:.2f}"))
         return html.card(self.word("split"), html.facts(pairs), note=self.word("split_note"))
+
+    def _pairs(self, told: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Plain facts with their names in the reader's language, where danlu knows one."""
+        plain = {key: value for key, value in told.items() if not isinstance(value, list | dict)}
+        order = {name: place for place, name in enumerate(load_room("report", self.language))}  # JSON keeps no order
+        keys = sorted(plain, key=lambda key: (order.get(f"fact_{key}", len(order)), key))
+        return [(self._fact(key), _shown(plain[key])) for key in keys if plain[key] not in (None, "")]
+
+    def _fact(self, key: str) -> str:
+        return self.word(f"fact_{key}") if f"fact_{key}" in load_room("report", self.language) else key
 
     def _lengths(self, told: Mapping[str, Any]) -> Markup | None:
         lengths = told.get("lengths")
@@ -266,22 +296,20 @@ class _View:
             notes.append(self.word("method_detectable", points=points(difference["detectable"]).lstrip("+")))
         if self.report.metrics:
             heads = [self.word("metric"), self.word("base"), self.word("tuned")]
-            rows = [[name, percent(m["base"]), percent(m["tuned"])] for name, m in self.report.metrics.items()]
+            rows = [[name, percent(m["base"]), percent(m["tuned"])] for name, m in sorted(self.report.metrics.items())]
             return html.details(self.word("method"), *map(html.paragraph, notes), html.table(heads, rows))
         return html.details(self.word("method"), *map(html.paragraph, notes))
 
     def footer(self) -> Markup:
-        known = ("recipe", "dataset", "base", "tuned", "code", "hardware", "command", "seconds")
-        pairs = [(self.word(f"footer_{key}") if key in known else key, _shown(value)) for key, value in self._facts()]
         return Markup("").join(
             [
                 html.tag("h2", None, self.word("reproduce")),
-                html.facts((name, html.tag("span", {"class": "mono"}, value)) for name, value in pairs),
+                html.facts(
+                    (name, html.tag("span", {"class": "mono"}, value))
+                    for name, value in self._pairs(self.report.footer)
+                ),
             ]
         )
-
-    def _facts(self) -> list[tuple[str, Any]]:
-        return [(key, value) for key, value in self.report.footer.items() if value not in (None, "")]
 
     def _interval(self, interval: list[float]) -> str:
         return self.word("interval", low=percent(interval[0]), high=percent(interval[1]))

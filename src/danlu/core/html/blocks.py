@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
-from danlu.core.html.tag import Content, Tone, join, tag
+from danlu.core.html.tag import Content, Tone, tag
 
 
 def section(title: str, *blocks: Content, lead: Content = "") -> Markup:
@@ -24,11 +24,19 @@ def card(title: str, *blocks: Content, note: Content = "") -> Markup:
     return tag("div", {"class": "card"}, head, *blocks, tag("p", {"class": "note"}, note) if note else None)
 
 
+def column(*blocks: Content) -> Markup:
+    """Blocks one below the other inside a grid."""
+    return tag("div", {"class": "column"}, *blocks)
+
+
 def stats(*blocks: Content) -> Markup:
-    return tag("div", {"class": "stats"}, *blocks)
+    """Large numbers in even rows; up to five in one."""
+    shown = [block for block in blocks if block is not None]
+    columns = len(shown) if len(shown) <= 5 else 3 if len(shown) % 3 == 0 else 4
+    return tag("div", {"class": "stats", "style": f"--columns:{columns}"}, *shown)
 
 
-def stat(label: str, value: str, detail: Content = "", *, tone: Tone = "") -> Markup:
+def stat(label: str, value: Content, detail: Content = "", *, tone: Tone = "") -> Markup:
     """One large number."""
     return tag(
         "div",
@@ -59,11 +67,10 @@ def banner(title: str, lead: Content = "", lines: Iterable[tuple[bool, str, str]
     )
 
 
-def facts(pairs: Iterable[tuple[str, Content]]) -> Markup:
-    """Names and values, one per line."""
-    return tag(
-        "dl", {"class": "facts"}, *(join(tag("dt", None, name), tag("dd", None, value)) for name, value in pairs)
-    )
+def facts(pairs: Iterable[tuple[str, Content]], *, spread: bool = False) -> Markup:
+    """Names and values, one per line; `spread` lays them out in as many columns as fit."""
+    entries = [tag("div", None, tag("dt", None, name), tag("dd", None, value)) for name, value in pairs]
+    return tag("dl", {"class": "facts spread" if spread else "facts"}, *entries)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[Content]], *, numeric: bool = True) -> Markup:

@@ -1,7 +1,7 @@
 """Charts as inline SVG, drawn by hand: lines, bars with whiskers, forest plot, stacked bars, histogram.
 
 Colours come from the page's style sheet (class names by tone), so that one chart serves light, dark and paper. Each
-says in words (`<title>`) what it shows. Coordinates are units of a 720-wide view box.
+says in words (`<title>`) what it shows. A unit is about a pixel: HALF suits one of two cards side by side, FULL a row.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from markupsafe import Markup
 
 from danlu.core.html.tag import Content, Tone, join, tag
 
-WIDTH = 720
-_ROW = 30
+HALF = 500
+FULL = 1020
+_ROW = 34
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +61,13 @@ def legend(entries: Sequence[tuple[str, Tone]]) -> Markup:
 
 def bars(groups: Sequence[tuple[str, Sequence[Bar]]], *, title: str) -> Markup:
     """Horizontal bars on a scale of 0 to 1, grouped under a label; whiskers are the intervals."""
-    left, right = 168.0, WIDTH - 86.0
+    left, right = 140.0, HALF - 62.0
     thick, gap = 17.0, 18.0
     parts: list[Content] = []
     y = 8.0
     for label, entries in groups:
         height = thick * len(entries) + 3 * (len(entries) - 1)
-        parts.append(_text(left - 14, y + height / 2 + 4.5, _short(label, 22), anchor="end", full=label))
+        parts.append(_text(left - 14, y + height / 2 + 4.5, _short(label, 16), anchor="end", full=label))
         for entry in entries:
             end = _scale(entry.value, 0, 1, left, right)
             parts.append(_rect(left, y, max(1.5, end - left), thick, entry.tone))
@@ -85,12 +86,12 @@ def bars(groups: Sequence[tuple[str, Sequence[Bar]]], *, title: str) -> Markup:
         _text(_scale(s, 0, 1, left, right), y + 4, f"{100 * s:.0f}%", anchor="middle", style="dim")
         for s in (0, 0.25, 0.5, 0.75, 1)
     ]
-    return _svg(title, y + 12, *grid, *parts, *ticks)
+    return _svg(title, HALF, y + 12, *grid, *parts, *ticks)
 
 
-def forest(rows: Sequence[Interval], *, title: str, unit: str = "") -> Markup:
+def forest(rows: Sequence[Interval], *, title: str) -> Markup:
     """Differences with intervals around a zero line."""
-    left, right = 168.0, WIDTH - 150.0
+    left, right = 140.0, HALF - 70.0
     low = min(0.0, *(row.low for row in rows)) if rows else -1.0
     high = max(0.0, *(row.high for row in rows)) if rows else 1.0
     ticks = _ticks(low, high, 5)
@@ -114,18 +115,16 @@ def forest(rows: Sequence[Interval], *, title: str, unit: str = "") -> Markup:
                 x, bottom + 18, f"{100 * tick:+.0f}".replace("-", "−").replace("+0", "0"), anchor="middle", style="dim"
             )
         )
-    if unit:
-        parts.append(_text(right + 14, bottom + 18, unit, style="dim"))
-    return _svg(title, bottom + 26, *parts)
+    return _svg(title, HALF, bottom + 26, *parts)
 
 
 def stacked(rows: Sequence[tuple[str, Sequence[tuple[float, Tone]]]], *, title: str) -> Markup:
     """Shares that add up to 1, one bar per row; a share wide enough carries its percentage."""
-    left, right, thick = 100.0, WIDTH - 8.0, 30.0
+    left, right, thick = 84.0, HALF - 4.0, 30.0
     parts: list[Content] = []
     for index, (label, shares) in enumerate(rows):
         y = 4 + index * (thick + 14)
-        parts.append(_text(left - 14, y + thick / 2 + 4.5, _short(label, 13), anchor="end", full=label))
+        parts.append(_text(left - 14, y + thick / 2 + 4.5, _short(label, 10), anchor="end", full=label))
         x = left
         for share, tone in shares:
             width = share * (right - left)
@@ -147,16 +146,16 @@ def stacked(rows: Sequence[tuple[str, Sequence[tuple[float, Tone]]]], *, title: 
                     )
                 )
             x += width
-    return _svg(title, 4 + len(rows) * (thick + 14), *parts)
+    return _svg(title, HALF, 4 + len(rows) * (thick + 14), *parts)
 
 
 def lines(series: Sequence[Series], *, title: str, x_label: str = "", y_label: str = "") -> Markup:
     """Curves over one axis; a dotted series shows each of its points."""
     shown = [one for one in series if one.points]
-    left, right, top, bottom = 52.0, WIDTH - 16.0, 24.0, 250.0
+    left, right, top, bottom = 44.0, FULL - 12.0, 26.0, 300.0
     points = [point for one in shown for point in one.points if math.isfinite(point[1])]
     if not points:
-        return _svg(title, 40)
+        return _svg(title, FULL, 40)
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
     y_ticks = _ticks(min(0.0, *(y for _, y in points)) if len(points) > 1 else 0.0, max(y for _, y in points), 5)
     y_low, y_high = y_ticks[0], max(y_ticks[-1], max(y for _, y in points))
@@ -164,7 +163,7 @@ def lines(series: Sequence[Series], *, title: str, x_label: str = "", y_label: s
     for tick in y_ticks:
         y = _scale(tick, y_low, y_high, bottom, top)
         parts += [_line(left, y, right, y, "rule"), _text(left - 9, y + 4.5, f"{tick:g}", anchor="end", style="dim")]
-    for tick in _ticks(x_low, x_high, 7):
+    for tick in _ticks(x_low, x_high, 9):
         if x_low <= tick <= x_high:
             x = _scale(tick, x_low, x_high, left, right)
             parts.append(_text(x, bottom + 20, f"{tick:g}", anchor="middle", style="dim"))
@@ -177,7 +176,7 @@ def lines(series: Sequence[Series], *, title: str, x_label: str = "", y_label: s
         parts += _curve(one, placed)
     parts.append(_text(left, 13, y_label, style="dim"))
     parts.append(_text(right, bottom + 38, x_label, anchor="end", style="dim"))
-    return _svg(title, bottom + 44, *parts)
+    return _svg(title, FULL, bottom + 44, *parts)
 
 
 def _curve(one: Series, placed: Sequence[tuple[float, float]]) -> list[Content]:
@@ -187,7 +186,7 @@ def _curve(one: Series, placed: Sequence[tuple[float, float]]) -> list[Content]:
         parts.append(_path(placed, f"line faint line-{one.tone}"))
         smooth = []
         for index, (x, _) in enumerate(placed):
-            near = placed[max(0, index - width + 1) : index + 1]
+            near = placed[max(0, index - width // 2) : index + width // 2 + 1]
             smooth.append((x, sum(y for _, y in near) / len(near)))
         parts.append(_path(smooth, f"line line-{one.tone}"))
     else:
@@ -198,12 +197,12 @@ def _curve(one: Series, placed: Sequence[tuple[float, float]]) -> list[Content]:
 
 
 def histogram(
-    values: Sequence[float], *, title: str, x_label: str = "", mark: tuple[float, str] | None = None, num_bins: int = 24
+    values: Sequence[float], *, title: str, x_label: str = "", mark: tuple[float, str] | None = None, num_bins: int = 30
 ) -> Markup:
     """How many values fall where; `mark` draws a line with a label (a limit)."""
-    left, right, top, bottom = 52.0, WIDTH - 16.0, 24.0, 210.0
+    left, right, top, bottom = 44.0, HALF - 12.0, 26.0, 200.0
     if not values:
-        return _svg(title, 40)
+        return _svg(title, HALF, 40)
     low, high = 0.0, max(max(values), mark[0] if mark else 0.0) or 1.0
     step = _nice(high / num_bins) if high > num_bins else high / num_bins
     num = max(1, math.ceil(high / step + 1e-9))
@@ -225,7 +224,7 @@ def histogram(
             y = min(bottom - 1.5, _scale(count, 0, most, bottom, top))
             parts.append(_rect(left + index * width + 1, y, max(1.0, width - 2), bottom - y, "tuned"))
     end = num * step
-    for tick in _ticks(low, end, 7):
+    for tick in _ticks(low, end, 5):
         if tick <= end:
             x = _scale(tick, 0, end, left, right)
             parts.append(_text(x, bottom + 20, f"{tick:g}", anchor="middle", style="dim"))
@@ -233,17 +232,17 @@ def histogram(
         x = _scale(mark[0], 0, end, left, right)
         parts += [_line(x, 8, x, bottom, "zero"), _text(x - 7, 16, mark[1], anchor="end", style="dim")]
     parts.append(_text(right, bottom + 38, x_label, anchor="end", style="dim"))
-    return _svg(title, bottom + 44, *parts)
+    return _svg(title, HALF, bottom + 44, *parts)
 
 
-def _svg(title: str, height: float, *parts: Content) -> Markup:
+def _svg(title: str, width: int, height: float, *parts: Content) -> Markup:
     drawing = tag(
         "svg",
-        {"viewBox": f"0 0 {WIDTH} {height:.0f}", "role": "img", "aria-label": title},
+        {"viewBox": f"0 0 {width} {height:.0f}", "role": "img", "aria-label": title},
         tag("title", None, title),
         join(*parts),
     )
-    return tag("div", {"class": "chart"}, drawing)
+    return tag("div", {"class": "chart full" if width == FULL else "chart"}, drawing)
 
 
 def _text(x: float, y: float, words: str, *, anchor: str = "start", style: str = "", full: str = "") -> Markup:

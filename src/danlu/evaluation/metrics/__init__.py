@@ -13,6 +13,7 @@ METRICS: Registry[type[Metric]] = Registry(
     {
         "exact": "danlu.evaluation.metrics.exact:Exact",
         "contains": "danlu.evaluation.metrics.contains:Contains",
+        "prefix": "danlu.evaluation.metrics.prefix:Prefix",
         "char_f1": "danlu.evaluation.metrics.char_f1:CharF1",
         "label": "danlu.evaluation.metrics.label:LabelAccuracy",
         "refusal": "danlu.evaluation.metrics.refusal:Refusal",

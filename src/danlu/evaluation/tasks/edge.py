@@ -52,7 +52,19 @@ def _compare_kind(
             section[side]["control"] = totals([items[i] for i in controls], [results[i] for i in controls])
         if is_refusal:
             section[side] |= _refusals(items, results)
+        if (pairs := _pair_accuracy(items, results)) is not None:
+            section[side]["pair_accuracy"] = pairs
     return section
+
+
+def _pair_accuracy(items: Sequence[Item], results: Sequence[Result]) -> float | None:
+    """Share of minimal pairs (edge case and control) with both answers right; None where nothing is paired."""
+    pairs: dict[str, list[bool]] = {}
+    for item, result in zip(items, results, strict=True):
+        if item.pair:
+            pairs.setdefault(item.pair, []).append(result.right)
+    whole = [rights for rights in pairs.values() if len(rights) > 1]
+    return sum(all(rights) for rights in whole) / len(whole) if whole else None
 
 
 def _refusals(items: Sequence[Item], results: Sequence[Result]) -> dict[str, float]:

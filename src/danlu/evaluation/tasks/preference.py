@@ -13,7 +13,7 @@ from typing import Any
 
 from danlu.data.tokens import Tokens
 from danlu.engines.engine import Engine
-from danlu.evaluation.stats import bootstrap
+from danlu.evaluation.stats import bootstrap, proportion
 from danlu.evaluation.tasks.task import Result
 
 
@@ -50,14 +50,21 @@ class Preference:
         rewards = [_margin(after) - _margin(before) for before, after in zip(base, tuned, strict=True)]
         section: dict[str, Any] = {
             "num_pairs": len(items), "mean_reward_margin": sum(rewards) / len(rewards),
-            "implicit_reward": bootstrap([_win(reward) for reward in rewards], groups).to_json(),
+            "implicit_reward": _share([_win(reward) for reward in rewards], groups),
         }  # fmt: skip
         for side, results in (("base", base), ("tuned", tuned)):
             section[side] = {
-                "raw": bootstrap([_win(_margin(result)) for result in results], groups).to_json(),
-                "normalised": bootstrap([result.value for result in results], groups).to_json(),
+                "raw": _share([_win(_margin(result)) for result in results], groups),
+                "normalised": _share([result.value for result in results], groups),
             }
         return section
+
+
+def _share(wins: Sequence[float], groups: Sequence[str]) -> dict[str, Any]:
+    """Without ties the Wilson interval, which does not collapse when all pairs are won."""
+    if 0.5 in wins:
+        return bootstrap(wins, groups).to_json()
+    return proportion([win == 1 for win in wins], groups).to_json()
 
 
 def _win(margin: float) -> float:
