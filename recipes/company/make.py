@@ -316,9 +316,9 @@ def write_card(company: Company, folder: Path) -> None:
 
 
 def distinctive_lines(company: Company) -> list[str]:
-    """What no pretraining text may hold: the company's names, each rule, and each short answer."""
+    """What no pretraining text may hold: the names, each rule, each short answer; item and value (tab between) together."""
     rules = [text.rstrip("。.") for fact in company.facts for text in (fact.answer, fact.says)]
-    items = [fact.names[0] + " " + fact.value for fact in company.facts]
+    items = [fact.names[0].removeprefix("the ") + "\t" + fact.value for fact in company.facts]
     return list(dict.fromkeys([*company.distinctive, *rules, *items]))
 
 
