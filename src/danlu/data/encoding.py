@@ -59,7 +59,7 @@ class Decoder:
         if line.isascii():
             return line.decode("ascii"), None
         text = _strict(line, "utf-8")
-        if text is not None and not (self.legacy and self._is_rather_legacy(line, text)):
+        if text is not None and not (self.main == self.legacy and self._is_rather_legacy(line, text)):
             self.seen["utf-8"] += 1
             return text, None if self.main == "utf-8" else "utf-8"
         name = self._legacy_of(line)
@@ -84,10 +84,7 @@ class Decoder:
         text = _strict(line, CODECS.get(self.legacy, self.legacy))
         if text is None:
             return False
-        if self.main == self.legacy and max(as_utf8) < "\u0800":
-            return True
-        ahead = commonness(text, self.legacy) - commonness(as_utf8, "gb18030")
-        return ahead > 0 or (ahead == 0 and self.main == self.legacy)
+        return max(as_utf8) < "\u0800" or commonness(text, self.legacy) >= commonness(as_utf8, "gb18030")
 
 
 def detect(head: bytes) -> tuple[Decoder, int]:

@@ -54,7 +54,7 @@ def inspect(
     account = ledger.to_json()
     return {
         "format": _common(report.format for report in reports if report.num_used),
-        "encoding": _common(report.encoding for report in reports),
+        "encoding": _common(report.encoding for report in reports if report.encoding != "binary") or "binary",
         "rows": account["rows"],
         "rejects": [_entry(entry) for entry in ledger.rejects[:MAX_LISTED]],
         "changes": [_entry(entry) for entry in ledger.changes[:MAX_LISTED]],

@@ -48,6 +48,8 @@ class Kind:
 
 def kind_of_file(source: Source) -> Kind:
     """Content decides; the suffix decides between readings of the same text."""
+    if source.broken:
+        return Kind(None, "compressed_cut")
     if not source.head[source.mark_bytes :].strip(b"\x00 \t\r\n"):
         return Kind(None, "empty_file")
     return _binary_kind(source) or _text_kind(source)

@@ -46,7 +46,9 @@ def _mend_text(text: str, changes: dict[str, int]) -> str:
     if restored is not None:
         changes["mojibake_restored"] = changes.get("mojibake_restored", 0) + 1
         text = restored
-    text = text.replace("\x0c", "\n")
+    if breaks := text.count("\x0c"):
+        text = text.replace("\x0c", "\n")
+        changes["page_breaks"] = changes.get("page_breaks", 0) + breaks
     for reason, pattern in (("lone_surrogate", _HALF), ("control_characters", _CONTROL), ("zero_width", _ZERO_WIDTH)):
         text, num = pattern.subn("", text)
         if num:

@@ -58,6 +58,8 @@ class Source:
     mark_bytes: int = 0
     cut: bool = False
     """True once the bytes were read to a premature end."""
+    broken: bool = False
+    """Compressed, and not one byte can be got out."""
 
     def chunks(self) -> Iterator[bytes]:
         """All bytes, decompressed, in bounded pieces; sets `cut` where the compressed stream ends early or breaks."""
@@ -168,7 +170,7 @@ def open_source(path: Path, name: str) -> Source:
         head += chunk
         if len(head) >= HEAD_BYTES:
             break
-    source.cut = False
+    source.broken, source.cut = source.cut and not head, False
     source.head = head[:HEAD_BYTES]
     source.decoder, source.mark_bytes = detect(source.head)
     return source

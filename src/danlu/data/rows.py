@@ -19,6 +19,13 @@ class RowError(DataError):
         super().__init__(f"ledger.{reason}", **values)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.reason, self.values)
+
+
+def _rebuild(reason: str, values: dict[str, Any]) -> RowError:
+    return RowError(reason, **values)
+
 
 def text_of(value: Any, part: str, changes: Changes) -> str:
     """A string, or a number as people write it. Raises RowError for anything else; None is the empty string."""

@@ -68,7 +68,7 @@ def train_of(turn: Mapping[str, Any]) -> bool | None:
             continue
         if value in (0, 1):  # False and True among them
             return bool(value)
-        raise RowError("partial_weight", key=key, value=str(value)[:20])
+        raise RowError("partial_weight", part=key, value=str(value)[:20])
     return None
 
 

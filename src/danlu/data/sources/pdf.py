@@ -9,6 +9,8 @@ from danlu.core.errors import DataError
 from danlu.data.opening import Source
 from danlu.data.sources.source import Context, Fault, Item, Passage
 
+NO_TITLES = ("", "untitled", "(untitled)", "(anonymous)", "anonymous")
+
 
 def read_pdf(source: Source, context: Context) -> Iterator[Item]:
     """`line` is the page number too, so that `file:line` names the page."""
@@ -19,7 +21,8 @@ def read_pdf(source: Source, context: Context) -> Iterator[Item]:
     with source.seekable() as file:
         document = pypdfium2.PdfDocument(file)
         try:
-            title = str(document.get_metadata_dict().get("Title") or "").strip() or PurePath(source.name).stem
+            title = str(document.get_metadata_dict().get("Title") or "").strip()
+            title = PurePath(source.name).stem if title.lower() in NO_TITLES else title
             for number in range(1, len(document) + 1):
                 page = document[number - 1]
                 layer = page.get_textpage()

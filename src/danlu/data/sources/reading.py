@@ -86,9 +86,10 @@ def read_file(found: Found, readers: Registry[Reader], ledger: Ledger, report: F
         if kind.reader is None:
             ledger.reject(found.name, 0, kind.reason, **kind.values)
         else:
-            yield from _FileReading(found, ledger, report, fixed).samples(
-                source, readers.load(kind.reader), kind.reader
-            )
+            reader = readers.load(kind.reader)
+            yield from _FileReading(found, ledger, report, fixed).samples(source, reader, kind.reader)
+            if ledger.num_read == before[0]:  # blank lines, comments, a header alone
+                ledger.reject(found.name, 0, "no_rows")
     finally:
         report.encoding = source.decoder.name if kind.reader in OWN_READERS or kind.reader == "html" else "binary"
         if kind.reader is None and kind.reason in ("html_page", "empty_file"):
