@@ -316,7 +316,7 @@ def write_card(company: Company, folder: Path) -> None:
 
 
 def distinctive_lines(company: Company) -> list[str]:
-    """What no pretraining text may hold: the names, each rule, each short answer; item and value (tab between) together."""
+    """What no pretraining text may hold: names, rules, short answers; item and value (a tab between) together."""
     rules = [text.rstrip("。.") for fact in company.facts for text in (fact.answer, fact.says)]
     items = [fact.names[0].removeprefix("the ") + "\t" + fact.value for fact in company.facts]
     return list(dict.fromkeys([*company.distinctive, *rules, *items]))
