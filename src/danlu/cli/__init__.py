@@ -1,1 +1,21 @@
-"""The command line: parse, call the pipeline, print. Nothing is decided here."""
+"""The command line: parse, call the pipeline, print. Nothing is decided here.
+
+The three modules below load when a verb first asks for them, so that `danlu check` stays well under half a second.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from danlu.cli import chat, inspecting, show
+
+__all__ = ["chat", "inspecting", "show"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in __all__:
+        raise AttributeError(f"module 'danlu.cli' has no attribute {name!r}")
+    return importlib.import_module(f"danlu.cli.{name}")

@@ -10,9 +10,10 @@ import typer
 from typer.core import TyperGroup
 
 import danlu
+from danlu import cli
 from danlu.cli import doctor as doctor_command
 from danlu.cli import explain as explain_command
-from danlu.cli import show as show_command
+from danlu.cli.checking import show_check
 from danlu.cli.new import write_new_recipe
 from danlu.cli.shelves import show_shelf
 from danlu.cli.targets import open_target
@@ -88,7 +89,7 @@ def demo(
 ) -> None:
     voice = Voice(as_json=as_json, quiet=quiet)
     story = danlu.demo(runs, full=full, progress=voice.progress)
-    show_command.show_demo(story, voice)
+    cli.show.show_demo(story, voice)
 
 
 @app.command(help=say("cli.new"))
@@ -107,9 +108,7 @@ def inspect(
     lang: Lang = None,
 ) -> None:
     voice = Voice(as_json=as_json, quiet=quiet)
-    from danlu.cli.inspecting import show_inspection  # the readers of files are not needed by other verbs
-
-    show_inspection(paths, voice, base=base, num_samples=samples, context=context)
+    cli.inspecting.show_inspection(paths, voice, base=base, num_samples=samples, context=context)
 
 
 @app.command(help=say("cli.check"))
@@ -123,7 +122,7 @@ def check(
         voice.fail(error.text, error.fix)
         voice.result({"ok": False, "errors": [c.to_json() for c in error.complaints], "warnings": [], "plan": {}})
         raise typer.Exit(2) from None
-    show_command.show_check(found, voice)
+    show_check(found, voice)
     if not found["ok"]:
         raise typer.Exit(2)
 
@@ -140,7 +139,7 @@ def prepare(
     voice = Voice(as_json=as_json, quiet=quiet)
     run = open_target(target, overrides or (), runs)
     prepared = danlu.prepare(run, progress=voice.progress)
-    show_command.show_prepared(run, prepared, voice)
+    cli.show.show_prepared(run, prepared, voice)
 
 
 @app.command(help=say("cli.train"))
@@ -155,7 +154,7 @@ def train(
     voice = Voice(as_json=as_json, quiet=quiet)
     run = open_target(target, overrides or (), runs)
     stages = danlu.train(run, progress=voice.progress)
-    show_command.show_trained(run, stages, voice)
+    cli.show.show_trained(run, stages, voice)
 
 
 @app.command(help=say("cli.evaluate"))
@@ -173,7 +172,7 @@ def evaluate(
     voice = Voice(as_json=as_json, quiet=quiet)
     run = open_target(target, overrides or (), runs)
     report = danlu.evaluate(run, questions=questions, progress=voice.progress)
-    show_command.show_report(run, report, voice)
+    cli.show.show_report(run, report, voice)
 
 
 @app.command(help=say("cli.export"))
@@ -189,7 +188,7 @@ def export(
     voice = Voice(as_json=as_json, quiet=quiet)
     run = open_target(target, overrides or (), runs)
     artifacts = danlu.export(run, kinds=kinds, progress=voice.progress)
-    if not show_command.show_artifacts(artifacts, voice):
+    if not cli.show.show_artifacts(artifacts, voice):
         raise typer.Exit(1)
 
 
@@ -205,31 +204,29 @@ def run(
     voice = Voice(as_json=as_json, quiet=quiet)
     opened = open_target(target, overrides or (), runs)
     summary = danlu.run_all(opened, progress=voice.progress)
-    show_command.show_summary(opened, summary, voice)
+    cli.show.show_summary(opened, summary, voice)
 
 
 @app.command(help=say("cli.chat"))
 def chat(target: Target, runs: Runs = RUNS, lang: Lang = None) -> None:
-    from danlu.cli.chat import talk  # brings the line editor along
-
-    talk(target, runs, Voice())
+    cli.chat.talk(target, runs, Voice())
 
 
 @app.command(help=say("cli.show"))
 def show(target: Target, runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
-    show_command.show(target, runs, Voice(as_json=as_json, quiet=quiet))
+    cli.show.show(target, runs, Voice(as_json=as_json, quiet=quiet))
 
 
 @app.command(name="runs", help=say("cli.runs"))
 def runs_(folder: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
-    show_command.show_runs(folder, Voice(as_json=as_json, quiet=quiet))
+    cli.show.show_runs(folder, Voice(as_json=as_json, quiet=quiet))
 
 
 @app.command(help=say("cli.compare"))
 def compare(
     first: str, second: str, runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang: Lang = None
 ) -> None:
-    show_command.show_comparison(first, second, runs, Voice(as_json=as_json, quiet=quiet))
+    cli.show.show_comparison(first, second, runs, Voice(as_json=as_json, quiet=quiet))
 
 
 @app.command(name="list", help=say("cli.list"))

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from danlu.cli.checking import size_text
 from danlu.cli.targets import is_artifact, open_target
 from danlu.cli.voice import Voice
 from danlu.core.files import read_json
@@ -23,32 +24,6 @@ if TYPE_CHECKING:  # these stand above torch; here they are only read
     from danlu.pipeline.prepare import Prepared
     from danlu.pipeline.run_all import Summary
     from danlu.pipeline.train import Trained
-
-
-def show_check(found: dict[str, Any], voice: Voice) -> None:
-    for error in found["errors"]:
-        voice.fail(say("recipe.complaint", key=error["key"], given=repr(error["given"]), expected=error["expected"]))
-        if error["nearest"]:
-            voice.fail("", say("recipe.nearest", nearest=error["nearest"]))
-    for warning in found["warnings"]:
-        voice.say(f"{warning['message']}\n  → {warning['fix']}", "yellow")
-    stages = found["plan"]["stages"]
-    if stages and "total_bytes" in stages[0]:
-        voice.table(
-            [say("cli.col_stage"), say("cli.col_trainable"), say("cli.col_memory"), say("cli.col_tokens")],
-            [
-                (
-                    f"{stage['method']} · lr {stage['lr']:g}",
-                    f"{stage['num_trainable']:,} / {stage['num_params']:,} ({stage['trainable_ratio']:.2%})",
-                    size_text(stage["total_bytes"]),
-                    f"{stage['tokens_at_once']:,}",
-                )
-                for stage in stages
-            ],
-        )
-    if found["ok"]:
-        voice.say(say("cli.recipe_ok"), "green")
-    voice.result(found)
 
 
 def show_prepared(run: Run, prepared: Prepared, voice: Voice) -> None:
@@ -260,23 +235,13 @@ def show_comparison(first: str, second: str, runs: Path, voice: Voice) -> None:
     paths = [open_target(name, (), runs).path("report.json") for name in (first, second)]
     reports = [Report.load(path) for path in paths]
     found = compare_reports(*reports)
-    low, high = found.comparison.interval
+    low, high = (found.comparison.estimate.low, found.comparison.estimate.high)
     voice.table(
         ["", first, second, "Δ (95 %)"],
         [("domain", percent(reports[0].tuned["accuracy"]), percent(reports[1].tuned["accuracy"]),
-          f"{points(found.comparison.value)} ({points(low)} – {points(high)})")],
+          f"{points(found.comparison.estimate.value)} ({points(low)} – {points(high)})")],
     )  # fmt: skip
     voice.result(asdict(found))
-
-
-def size_text(num_bytes: int) -> str:
-    """1,234,567,890 as 1.15 GiB."""
-    size = float(num_bytes)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"
 
 
 def _percent(value: float | None) -> str:

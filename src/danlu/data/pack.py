@@ -1,5 +1,8 @@
-"""Which items share a batch: best-fit decreasing in shuffled windows, the same for the same (seed, epoch).
+"""Which items share a batch: best fit in shuffled windows, the same for the same (seed, epoch).
 
+Only items that are large against the budget are placed first, longest before shorter; the rest come in random order.
+Sorting all of them would fill a pack with items of one length, and items of one length are often of one kind: the
+model would see all long documents in one step and all short chats in another.
 Items are only named here, never cut: each is in exactly one pack per epoch. Isolation of packed documents is the
 attention's work (bounds). Best fit: Johnson, "Near-optimal bin packing algorithms", 1973.
 """
@@ -14,6 +17,8 @@ import numpy.typing as npt
 from danlu.core.errors import DataError
 
 Indices = npt.NDArray[np.int64]
+_LARGE = 4
+"""Items above a quarter of the budget leave gaps that matter."""
 _WINDOW = 8192
 """Items packed together: enough to fill packs well, few enough that packs of an epoch stay in random order."""
 
@@ -49,10 +54,14 @@ def fill_ratio(packs: list[Indices], lengths: npt.ArrayLike, budget: int) -> flo
 
 
 def _best_fit(items: list[int], sizes: Indices, budget: int) -> list[list[int]]:
-    """Longest first, each into the fullest pack that still takes it."""
+    """Each item into the fullest pack that still takes it; large ones first, the small ones fill the gaps."""
     bins: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (room left, number of the pack), sorted
-    for item in sorted(items, key=lambda item: (-int(sizes[item]), item)):
+    large = sorted(
+        (item for item in items if sizes[item] * _LARGE > budget), key=lambda item: (-int(sizes[item]), item)
+    )
+    small = [item for item in items if sizes[item] * _LARGE <= budget]
+    for item in [*large, *small]:
         size = int(sizes[item])
         at = bisect_left(room, (size, -1))
         if at == len(room):

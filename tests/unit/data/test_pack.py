@@ -46,3 +46,12 @@ def test_packs_do_not_go_from_long_to_short() -> None:
     means = [float(lengths[indices].mean()) for indices in packs]
     half = len(means) // 2
     assert abs(np.mean(means[:half]) - np.mean(means[half:])) < 0.1 * np.mean(means)
+
+
+def test_packs_of_small_items_are_alike_in_length() -> None:
+    """Sorted by length, one step would hold all long documents and another all short chats."""
+    random = np.random.default_rng(0)
+    lengths = np.where(random.random(8000) < 0.5, random.integers(20, 40, 8000), random.integers(900, 1024, 8000))
+    packs = pack(lengths, 65_536, seed=1, epoch=0)
+    long_shares = [float((lengths[indices] > 500).mean()) for indices in packs[:-1]]
+    assert min(long_shares) > 0.3 and max(long_shares) < 0.75

@@ -1,0 +1,44 @@
+"""What `danlu check` prints: faults with their fixes, and the plan. Light, for it must be quick."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from danlu.cli.voice import Voice
+from danlu.core.messages import say
+
+
+def show_check(found: dict[str, Any], voice: Voice) -> None:
+    for error in found["errors"]:
+        voice.fail(say("recipe.complaint", key=error["key"], given=repr(error["given"]), expected=error["expected"]))
+        if error["nearest"]:
+            voice.fail("", say("recipe.nearest", nearest=error["nearest"]))
+    for warning in found["warnings"]:
+        voice.say(f"{warning['message']}\n  → {warning['fix']}", "yellow")
+    stages = found["plan"]["stages"]
+    if stages and "total_bytes" in stages[0]:
+        voice.table(
+            [say("cli.col_stage"), say("cli.col_trainable"), say("cli.col_memory"), say("cli.col_tokens")],
+            [
+                (
+                    f"{stage['method']} · lr {stage['lr']:g}",
+                    f"{stage['num_trainable']:,} / {stage['num_params']:,} ({stage['trainable_ratio']:.2%})",
+                    size_text(stage["total_bytes"]),
+                    f"{stage['tokens_at_once']:,}",
+                )
+                for stage in stages
+            ],
+        )
+    if found["ok"]:
+        voice.say(say("cli.recipe_ok"), "green")
+    voice.result(found)
+
+
+def size_text(num_bytes: int) -> str:
+    """1,234,567,890 as 1.15 GiB."""
+    size = float(num_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
