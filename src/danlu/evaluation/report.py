@@ -12,6 +12,8 @@ Top-level keys (absent tasks leave null):
 `tests`          headline comparisons {name: {value, interval, p, p_holm}}, corrected together (Holm)
 `items`          one row per question and task: question, reference, base and tuned {answers, right, value, details}
 `gate`           {decision: ship | hold, reasons [{code, passed, values}]}
+`stages`         what each training stage added: [{name, accuracy, interval, consistency, pair_accuracy, pair_interval,
+                 perplexity}], see `stage_row`
 `training`       {curve [{step, loss}], validation [{step, loss}], ...}; `data` {ledger, split, lengths};
 `parity`         {verdict: pass | fail, ...}
 `footer`         digests of recipe, dataset and models, code version, hardware, seconds
@@ -23,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from danlu.core.errors import EvaluationError
 from danlu.core.files import read_json, write_json
@@ -44,6 +46,8 @@ class Context:
     """{"curve": [{"step", "loss"}], "validation": [{"step", "loss"}]} and any facts (epochs, lr, seconds)."""
     data: dict[str, Any] = field(default_factory=dict)
     """{"ledger": Ledger.to_json(), "split": certificate, "lengths": [tokens per sample]}"""
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    """One `stage_row` per measured stage, the base first."""
     parity: dict[str, Any] = field(default_factory=dict)
     footer: dict[str, Any] = field(default_factory=dict)
     """{"recipe", "dataset", "code", "hardware", "command", "seconds"}: shown as given, in this order."""
@@ -67,6 +71,7 @@ class Report:
     tests: dict[str, Any] = field(default_factory=dict)
     items: list[dict[str, Any]] = field(default_factory=list)
     gate: dict[str, Any] | None = None
+    stages: list[dict[str, Any]] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
@@ -136,6 +141,7 @@ def build_report(
         "others": {task: summary for task, summary in summaries.items() if task not in known},
         "tests": _tests(summaries),
         "items": [row for section in sections.values() for row in _rows(section)],
+        "stages": told.stages,
         "training": told.training,
         "data": told.data,
         "parity": told.parity,
@@ -144,6 +150,25 @@ def build_report(
     } | {task: summaries.get(task) for task in known[1:]}
     parts["gate"] = gate.judge(parts).to_json() if gate is not None else None
     return Report(**parts)
+
+
+def stage_row(name: str, report: Report, *, side: Literal["base", "tuned"] = "tuned") -> dict[str, Any]:
+    """One stage's line of the table that shows what each stage added; what was not measured is null.
+
+    Pair accuracy is the implicit reward's for a tuned model and the length-normalised one for the base, which has none.
+    """
+    totals, forgetting = getattr(report, side), report.forgetting or {}
+    pairs = report.preference or {}
+    reward = pairs.get("implicit_reward") if side == "tuned" else pairs.get("base", {}).get("normalised")
+    return {
+        "name": name,
+        "accuracy": totals.get("accuracy"),
+        "interval": totals.get("interval"),
+        "consistency": (report.consistency or {}).get(side, {}).get("consistent_right"),
+        "pair_accuracy": reward["value"] if reward else None,
+        "pair_interval": reward["interval"] if reward else None,
+        "perplexity": forgetting.get(side, {}).get("perplexity"),
+    }
 
 
 def with_parity(report: Report, parity: dict[str, Any], gate: Gate | None = None) -> Report:

@@ -27,6 +27,7 @@ def render_html(report: Report, *, language: Language | None = None) -> str:
         view.verdict(),
         view.numbers(),
         view.comparison(),
+        view.stages(),
         view.edges(),
         view.classes(),
         answers_section(report, chosen),
@@ -222,6 +223,29 @@ class _View:
             note = f"{self.word('macro_f1')} {macro_f1:.3f}"
             cards.append(html.card(self.word(side), html.table(heads, rows), note=note))
         return html.section(self.word("classes"), html.grid(*cards, wide=True), lead=self.word("classes_lead"))
+
+    def stages(self) -> Markup | None:
+        if not self.report.stages:
+            return None
+        heads = [self.word(key) for key in ("stage", "accuracy_chart", "consistency", "pair_accuracy", "forgetting")]
+        rows = []
+        for stage in self.report.stages:
+            perplexity = stage["perplexity"]
+            rows.append(
+                [
+                    stage["name"],
+                    self._measured(stage["accuracy"], stage["interval"]),
+                    self._measured(stage["consistency"], None),
+                    self._measured(stage["pair_accuracy"], stage["pair_interval"]),
+                    "–" if perplexity is None else f"{perplexity:.1f}",
+                ]
+            )
+        return html.section(self.word("stages"), html.card("", html.table(heads, rows)), lead=self.word("stages_lead"))
+
+    def _measured(self, ratio: float | None, interval: list[float] | None) -> str:
+        if ratio is None:
+            return "–"
+        return f"{percent(ratio)} ({self._interval(interval)})" if interval else percent(ratio)
 
     def training(self) -> Markup | None:
         told = self.report.training

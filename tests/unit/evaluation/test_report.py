@@ -15,7 +15,7 @@ from danlu.data.sample import Label, Origin
 from danlu.evaluation.compare import compare_reports
 from danlu.evaluation.gate import Gate
 from danlu.evaluation.items import load_questions
-from danlu.evaluation.report import Report, build_report, with_parity
+from danlu.evaluation.report import Context, Report, build_report, stage_row, with_parity
 from danlu.evaluation.report_html import render_html
 from danlu.evaluation.report_markdown import render_markdown
 from danlu.evaluation.runner import Assignment, run_tasks
@@ -131,6 +131,15 @@ def test_parity_after_export_changes_the_verdict(report: Report) -> None:
     failed = with_parity(report, {"verdict": "fail"}, gate)
     assert failed.verdict is not None and failed.verdict.decision == "hold"
     assert "未通过" in render_html(failed, language="zh")
+
+
+def test_stages_are_told_in_one_table(report: Report) -> None:
+    stages = [stage_row("base", report, side="base"), stage_row("sft", report)]
+    assert stages[0]["accuracy"] == report.base["accuracy"] and stages[1]["perplexity"] > stages[0]["perplexity"]
+    engine = TableEngine("m", {})
+    staged = build_report("staged", {}, base=engine, tuned=engine, context=Context(stages=stages))
+    page = render_html(Report.from_json(staged.to_json()), language="en")
+    assert "What each stage added" in page and '<td class="">sft</td>' in page
 
 
 def test_markdown_quotes_what_was_lost(report: Report) -> None:

@@ -10,6 +10,8 @@ import pytest
 from evaluation_story import TableEngine, tokens_of
 
 from danlu.core.errors import EvaluationError
+from danlu.data.sample import Document, Message, Origin
+from danlu.data.sample import Preference as PreferenceSample
 from danlu.data.tokens import Tokens
 from danlu.engines.engine import Answer, Sampling, Score
 from danlu.evaluation.cache import CachedEngine
@@ -19,8 +21,8 @@ from danlu.evaluation.tasks import TASKS
 from danlu.evaluation.tasks.consistency import Consistency
 from danlu.evaluation.tasks.domain import Domain
 from danlu.evaluation.tasks.edge import Edge
-from danlu.evaluation.tasks.forgetting import Forgetting, Passage
-from danlu.evaluation.tasks.preference import Pair, Preference
+from danlu.evaluation.tasks.forgetting import Forgetting, Passage, passages_from
+from danlu.evaluation.tasks.preference import Pair, Preference, pairs_from
 
 
 def test_every_task_on_the_shelf_loads_under_its_own_name() -> None:
@@ -149,3 +151,15 @@ def test_a_task_without_items_says_what_to_do() -> None:
     with pytest.raises(EvaluationError) as caught:
         run_tasks(TableEngine("a", {}), TableEngine("b", {}), [Assignment(Domain(), [])])
     assert "evaluation.questions" in caught.value.fix
+
+
+def test_samples_become_passages_and_pairs() -> None:
+    origin = Origin("g.txt", 3)
+    passages = passages_from([Document("text", origin)], lambda sample: [tokens_of(9), tokens_of(1), tokens_of(4)])
+    assert [passage.id for passage in passages] == ["g.txt:3#1", "g.txt:3#3"]  # one token predicts nothing
+    assert {passage.group for passage in passages} == {"g.txt:3"}
+    turn = (Message("user", "q"),)
+    preference = PreferenceSample(turn, turn, turn, origin, group="fact")
+    (pair,) = pairs_from([preference, Document("text", origin)], lambda sample: [tokens_of(5), tokens_of(6)])
+    assert pair.group == "fact" and len(pair.rejected) == 6
+    assert pairs_from([preference], lambda sample: []) == ()

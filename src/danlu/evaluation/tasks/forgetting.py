@@ -7,12 +7,13 @@ so they must share a tokenizer; the ratio says nothing across different bases. A
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from danlu.data.sample import Sample
 from danlu.data.tokens import Tokens
 from danlu.engines.engine import Engine
 from danlu.evaluation.stats import bootstrap
@@ -27,6 +28,16 @@ class Passage:
     tokens: Tokens
     group: str = ""
     text: str = ""
+
+
+def passages_from(samples: Iterable[Sample], encode: Callable[[Sample], Sequence[Tokens]]) -> tuple[Passage, ...]:
+    """Documents as scored pieces; the pieces of one document are one group. `encode` is the encoder with its ledger."""
+    return tuple(
+        Passage(f"{sample.origin}#{number}", tokens, group=sample.group or str(sample.origin))
+        for sample in samples
+        for number, tokens in enumerate(encode(sample), start=1)
+        if tokens.num_supervised
+    )
 
 
 class Forgetting:

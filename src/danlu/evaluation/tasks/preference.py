@@ -7,10 +7,11 @@ log-probability, which favours the shorter answer; `normalised`, per token, whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from danlu.data.sample import Sample
 from danlu.data.tokens import Tokens
 from danlu.engines.engine import Engine
 from danlu.evaluation.stats import bootstrap, proportion
@@ -25,6 +26,16 @@ class Pair:
     chosen: Tokens
     rejected: Tokens
     group: str = ""
+
+
+def pairs_from(samples: Iterable[Sample], encode: Callable[[Sample], Sequence[Tokens]]) -> tuple[Pair, ...]:
+    """Preference samples as token pairs; what `encode` (the encoder with its ledger) refused is left out."""
+    pairs = []
+    for sample in samples:
+        tokens = encode(sample) if sample.kind == "preference" else ()
+        if len(tokens) == 2:
+            pairs.append(Pair(str(sample.origin), tokens[0], tokens[1], group=sample.group or ""))
+    return tuple(pairs)
 
 
 class Preference:
