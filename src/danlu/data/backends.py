@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import orjson
 from tokenizers import Tokenizer as Rust
 
@@ -130,14 +131,13 @@ class Fast:
             starts.append(length)
             length += len(text)
         encoding = self._private.encode("".join(written), add_special_tokens=False)
-        ids: list[int] = []
-        owners: list[int] = []
         known, border = self._true_ids, self._border_id
-        for number, (start, _end) in zip(encoding.ids, encoding.offsets, strict=True):
-            if number != border:
-                ids.append(known.get(number, number))
-                owners.append(bisect.bisect_right(starts, start) - 1)
-        return ids, owners
+        found, offsets = encoding.ids, encoding.offsets
+        owners = np.searchsorted(starts, [start for start, _ in offsets], side="right") - 1
+        if marked:
+            kept = [at for at, number in enumerate(found) if number != border]
+            found, owners = [found[at] for at in kept], owners[kept]
+        return [known.get(number, number) for number in found], owners.tolist()
 
     def decode(self, ids: Sequence[int], skip_control: bool) -> str:
         text: str = self._plain.decode(list(ids), skip_special_tokens=skip_control)

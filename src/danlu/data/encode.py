@@ -172,11 +172,19 @@ class Encoder:
         assert self.context is not None, "fitting needs a limit"
         file, line = sample.origin.file, sample.origin.line
         if self.over_length == "split":
-            parts = self._split(sample, ledger)
+            parts, num_left_out = self._split(sample, ledger)
             kept = sum(map(len, parts))
             if parts:
                 ledger.counts["cut"] += max(total - kept, 0)
-                ledger.change(file, line, "encode_split", tokens=total, parts=len(parts), context=self.context)
+                ledger.change(
+                    file,
+                    line,
+                    "encode_split",
+                    tokens=total,
+                    parts=len(parts),
+                    left_out=num_left_out,
+                    context=self.context,
+                )
             else:
                 self._refuse(sample, ledger, "encode_over_length", tokens=total, context=self.context)
             return parts
@@ -188,18 +196,20 @@ class Encoder:
                 return []
             found = self._render_all(messages, sample.tools, ledger)
             kept = max(map(len, found))
+            lost = sum(map(_is_answer, sample.messages)) - sum(map(_is_answer, messages))
             ledger.counts["cut"] += total - kept
-            ledger.change(file, line, "encode_prompt_cut", tokens=total, kept=kept, context=self.context)
+            ledger.change(file, line, "encode_prompt_cut", tokens=total, kept=kept, context=self.context, answers=lost)
             return found
         self._refuse(sample, ledger, "encode_over_length", tokens=total, context=self.context)
         return []
 
-    def _split(self, sample: Conversation, ledger: Ledger) -> list[Tokens]:
-        """Runs of whole exchanges, as many as fit, each under the same system prompt; one too long is left out."""
+    def _split(self, sample: Conversation, ledger: Ledger) -> tuple[list[Tokens], int]:
+        """Runs of whole exchanges, as many as fit, each under the same system prompt; how many were too long alone."""
         head, exchanges = _exchanges(sample.messages)
         parts: list[Tokens] = []
         run: list[Message] = []
         last: list[Tokens] = []
+        num_left_out = 0
         for exchange in exchanges:
             grown = self._render_all([*head, *run, *exchange], sample.tools, ledger)
             if self._fits(grown):
@@ -207,8 +217,10 @@ class Encoder:
                 continue
             parts += last
             alone = self._render_all([*head, *exchange], sample.tools, ledger) if run else grown
-            run, last = ([*exchange], alone) if self._fits(alone) else ([], [])
-        return [tokens for tokens in [*parts, *last] if tokens.num_supervised]
+            is_short = self._fits(alone)
+            run, last = ([*exchange], alone) if is_short else ([], [])
+            num_left_out += not is_short
+        return [tokens for tokens in [*parts, *last] if tokens.num_supervised], num_left_out
 
     def _fits(self, found: Sequence[Tokens]) -> bool:
         return self.context is None or all(len(tokens) <= self.context for tokens in found)
@@ -247,6 +259,7 @@ class Encoder:
     # Other kinds
 
     def _preference(self, sample: Preference, ledger: Ledger) -> list[Tokens]:
+        file, line = sample.origin.file, sample.origin.line
         prompt = [replace(message, train=False) for message in sample.prompt]
         pair = [self._continued(prompt, answer, sample) for answer in (sample.chosen, sample.rejected)]
         if any(not tokens.num_supervised for tokens in pair):
@@ -271,14 +284,21 @@ class Encoder:
             assert self._fits(pair), "the longer answer fits, so both do"
             kept = max(map(len, pair))
             ledger.counts["cut"] += longest - kept
-            ledger.change(sample.origin.file, sample.origin.line, "encode_prompt_cut",
-                          tokens=longest, kept=kept, context=self.context)  # fmt: skip
-        first = [int(np.argmax(tokens.weights)) for tokens in pair]
-        shared = min(first)
-        assert np.array_equal(pair[0].ids[:shared], pair[1].ids[:shared]), "both answers follow the same prompt"
+            lost = sum(map(_is_answer, sample.prompt)) - sum(map(_is_answer, prompt))
+            ledger.change(
+                file, line, "encode_prompt_cut", tokens=longest, kept=kept, context=self.context, answers=lost
+            )
+        if not self._same_prompt(prompt, pair, sample):
+            self._refuse(sample, ledger, "encode_prompt_differs")
+            return []
         for tokens in pair:
             self._count(tokens, ledger)
         return pair
+
+    def _same_prompt(self, prompt: Sequence[Message], pair: Sequence[Tokens], sample: Preference) -> bool:
+        """Whether both answers follow exactly what inference would send: else their comparison is about the prompt."""
+        ids = self.encode_prompt(prompt, sample.tools)
+        return all(np.array_equal(tokens.ids[: len(ids)], ids) for tokens in pair)
 
     def _continued(self, prompt: Sequence[Message], answer: Sequence[Message], sample: Preference) -> Tokens:
         messages = [*prompt, *answer]
@@ -329,6 +349,10 @@ class Encoder:
 
     def _refuse(self, sample: Sample, ledger: Ledger, reason: str, **values: Any) -> None:
         ledger.revoke(sample.origin.file, sample.origin.line, reason, **values)
+
+
+def _is_answer(message: Message) -> bool:
+    return message.role == "assistant"
 
 
 def _messages_of(sample: Sample) -> tuple[Message, ...]:

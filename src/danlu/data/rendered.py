@@ -58,7 +58,7 @@ class Rendered:
         borders = [index for index, piece in enumerate(self.pieces) if piece.begins_answer]
         ids, owners = tokenizer.encode_parts(parts, borders=borders)
         learnt = np.array([piece.train for piece in self.pieces] or [False], dtype=np.uint8)
-        weights = learnt[np.array(owners, dtype=np.int64)] if owners else np.zeros(0, np.uint8)
+        weights = learnt[np.array(owners, dtype=np.int64)]
         return Tokens(np.array(ids, dtype=np.int32), weights)
 
 

@@ -53,8 +53,9 @@ def split(
     texts = [main_text(sample) for sample in rows]
     folded = [fold(text) for text in texts]
     ties = Ties(len(rows))
-    for keys in zip(*(keys_of(sample) for sample in rows), strict=True) if rows else ():
-        ties.join_equal(keys)
+    questions = [_first_question(sample) for sample in rows]
+    for keys in (folded, questions, [sample.group for sample in rows], [_document_of(sample) for sample in rows]):
+        ties.join_equal([key or None for key in keys])
     similarity = similar_pairs(folded, threshold)
     for left, right in similarity.pairs:
         ties.join(left, right)
@@ -66,7 +67,9 @@ def split(
     parts: dict[PartName, list[int]] = {"train": [], "validation": [], "test": []}
     for index, name in enumerate(names):
         parts[name].append(index)
-    certificate = _certify(rows, folded, groups, parts, similarity, seed, {"test": test, "validation": validation})
+    facts = {"seed": seed, "ratios": {"test": test, "validation": validation}}
+    certificate = facts | _recount(rows, folded, questions, groups, parts, similarity)
+    certificate["digest"] = sha256_json(certificate)
     chosen = {name: [rows[index] for index in indices] for name, indices in parts.items()}
     return Split(chosen["train"], chosen["validation"], chosen["test"], certificate)
 
@@ -83,11 +86,6 @@ def main_text(sample: Sample) -> str:
         return sample.text
     messages = sample.prompt if isinstance(sample, Preference) else sample.messages
     return "\n".join(message.content for message in messages if message.role == "user") or _all_text(messages)
-
-
-def keys_of(sample: Sample) -> tuple[Hashable, ...]:
-    """What ties a sample to others, one key per kind of tie; None ties to nothing. Always of the same length."""
-    return (sample.group, _document_of(sample), fold(main_text(sample)) or None, _first_question(sample))
 
 
 class Ties:
@@ -184,23 +182,20 @@ def _lot(members: Sequence[int], rows: Sequence[Sample], folded: Sequence[str], 
     )
 
 
-def _certify(
+def _recount(
     rows: Sequence[Sample],
     folded: Sequence[str],
+    questions: Sequence[str | None],
     groups: Sequence[Sequence[int]],
     parts: dict[PartName, list[int]],
     similarity: Similarity,
-    seed: int,
-    ratios: dict[str, float],
 ) -> dict[str, Any]:
     """Recounted from the parts, not from the groups that made them."""
     names: dict[int, PartName] = {index: name for name, indices in parts.items() for index in indices}
     held_out = [*parts["validation"], *parts["test"]]
     nearest, left, right = similarity.nearest(held_out, parts["train"])
-    certificate: dict[str, Any] = {
+    return {
         "version": 1,
-        "seed": seed,
-        "ratios": ratios,
         "threshold": similarity.threshold,
         "samples": len(rows),
         "groups": len(groups),
@@ -216,7 +211,7 @@ def _certify(
         },
         "twins_across": _across(folded, names),
         "near_twins_across": sum(names[one] != names[other] for one, other in similarity.pairs),
-        "questions_across": _across([_first_question(sample) for sample in rows], names),
+        "questions_across": _across(questions, names),
         "documents_across": _across([sample.group or _document_of(sample) for sample in rows], names),
         "max_similarity": {
             "value": round(nearest, 4),
@@ -227,7 +222,6 @@ def _certify(
         },
         "crowded_grams": similarity.num_crowded,
     }
-    return certificate | {"digest": sha256_json(certificate)}
 
 
 def _across(keys: Sequence[Hashable], names: dict[int, PartName]) -> int:

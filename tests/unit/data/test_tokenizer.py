@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chat_files import SHARED, SPECIAL, write_tokenizer
@@ -136,9 +138,87 @@ def test_sentencepiece_prefix_follows_legacy(tmp_path: Path) -> None:
     assert old.piece(old.encode_parts(["a", 2, "b"])[0][-1]) == " b"
 
 
+def _gguf_vocabulary(path: Path) -> dict[str, list[Any]]:
+    """The arrays of a GGUF file's metadata (spec: ggml-org/ggml docs/gguf.md), enough for a vocabulary."""
+    data, at = path.read_bytes(), 24
+    sizes = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+
+    def read(kind: int) -> Any:
+        nonlocal at
+        if kind == 8:
+            length = read(10)
+            at += length
+            return data[at - length : at].decode("utf-8", "replace")
+        if kind == 9:
+            inner, count = read(4), read(10)
+            return [read(inner) for _ in range(count)]
+        (value,) = struct.unpack_from("<" + sizes[kind], data, at)
+        at += struct.calcsize("<" + sizes[kind])
+        return value
+
+    (num_entries,) = struct.unpack_from("<Q", data, 16)
+    found = {}
+    for _ in range(num_entries):
+        name = read(8)
+        found[name] = read(read(4))
+    return {name: value for name, value in found.items() if isinstance(value, list)}
+
+
 def test_sentencepiece_equals_llama_cpp_on_its_own_vectors(tmp_path: Path) -> None:
-    """Vectors of llama.cpp for Llama's vocabulary; Mistral's v1 model shares none of its ids, so only the text is held."""
-    tokenizer = _pieces(tmp_path, "mistral_tokenizer.model.v1")
-    inputs = (SHARED / "tokenizers" / "ggml-vocab-llama-spm.gguf.inp").read_text(encoding="utf-8")
-    for text in inputs.split("\n__ggml_vocab_test__\n"):
-        assert tokenizer.decode(tokenizer.encode_text(text)) == text
+    """llama.cpp's known answers for Llama's vocabulary, which is put back into a SentencePiece file first."""
+    source = SHARED / "tokenizers" / "ggml-vocab-llama-spm.gguf"
+    if not source.is_file():
+        pytest.skip(f"{source} is not here")
+    from sentencepiece import sentencepiece_model_pb2 as pb
+
+    vocabulary = _gguf_vocabulary(source)
+    model = pb.ModelProto()
+    for piece, score, kind in zip(
+        *(vocabulary[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type")), strict=True
+    ):
+        model.pieces.add(piece=piece, score=score, type=kind)
+    model.trainer_spec.model_type = pb.TrainerSpec.BPE
+    model.trainer_spec.byte_fallback = True
+    model.normalizer_spec.CopyFrom(
+        pb.NormalizerSpec(name="identity", add_dummy_prefix=True, remove_extra_whitespaces=False)
+    )
+    (tmp_path / "tokenizer.model").write_bytes(model.SerializeToString())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    tokenizer = Tokenizer.load(tmp_path)
+    texts = source.with_suffix(".gguf.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")
+    answers = source.with_suffix(".gguf.out").read_text(encoding="utf-8").splitlines()
+    for text, answer in zip(texts, answers, strict=True):
+        assert tokenizer.encode_text(text) == [int(number) for number in answer.split()]
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_llama_files_converted_by_transformers(tmp_path: Path, legacy: bool) -> None:
+    """Metaspace puts a space at the text's start only, or after every control token: both read as transformers reads them."""
+    from transformers import LlamaTokenizer
+
+    _pieces(tmp_path, "mistral_tokenizer.model.v1", legacy=legacy)
+    theirs = LlamaTokenizer.from_pretrained(tmp_path, legacy=legacy)
+    theirs.save_pretrained(tmp_path / "fast")
+    tokenizer = Tokenizer.load(tmp_path / "fast")
+    text = "<s>[INST] hi  there [/INST] ok 好 </s>[INST] two"
+    parts: list[str | int] = [1, "[INST] hi  there [/INST]", " ok 好 ", 2, "[INST] two"]
+    assert tokenizer.encode_parts(parts, borders=[2])[0] == theirs(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.encode_text("a</s>b") != theirs("a</s>b", add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("flags", [{"rstrip": True}, {"lstrip": True}, {"lstrip": True, "rstrip": True}])
+def test_control_tokens_that_swallow_spaces(tmp_path: Path, flags: dict[str, bool]) -> None:
+    """Phi-3's <|end|> takes the line end after it along; Mistral's and BERT's take the space before."""
+    from transformers import AutoTokenizer
+
+    folder = write_tokenizer(tmp_path)
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    for row in content["added_tokens"]:
+        if row["content"] == "<|end|>":
+            row.update(flags)
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    theirs, tokenizer = AutoTokenizer.from_pretrained(folder), Tokenizer.load(folder)
+    end = tokenizer.control_id("<|end|>")
+    ids, _ = tokenizer.encode_parts(["hi \n", end, "\n there"])
+    assert ids == theirs("hi \n<|end|>\n there", add_special_tokens=False)["input_ids"]
+    assert end not in tokenizer.encode_text("hi <|end|> there")
