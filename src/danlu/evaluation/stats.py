@@ -174,10 +174,10 @@ def compare(
     is_grouped = estimate.num_groups < estimate.num_items
     p = sign_flip(differences.tolist(), keys, seed=seed) if is_grouped else mcnemar(num_gained, num_lost)
     effective = _paired_size(differences, keys)
-    discordant = max((num_gained + num_lost) / len(base), 1 / len(base))
+    churn = 2 * min(num_gained, num_lost) / len(base)
     return Comparison(
         estimate, num_gained, num_lost, p, "cluster-sign-flip" if is_grouped else "mcnemar-exact",
-        detectable_difference(effective, discordant_ratio=discordant),
+        detectable_difference(effective, churn_ratio=churn),
     )  # fmt: skip
 
 
@@ -201,22 +201,26 @@ def _paired_size(differences: Floats, groups: Sequence[Hashable]) -> float:
 
 
 def detectable_difference(
-    num_items: float, *, discordant_ratio: float = 0.3, level: float = 0.95, power: float = 0.8
+    num_items: float, *, churn_ratio: float = 0.1, level: float = 0.95, power: float = 0.8
 ) -> float:
-    """Smallest true paired difference found with so much power; `discordant_ratio` is the share of items that change.
+    """Smallest true paired difference d found with so much power; `churn_ratio` is the share of items that change both
+    ways and cancel out, so that churn + d of all items change.
 
-    Solves n = (z_a sqrt(psi) + z_b sqrt(psi - d^2))^2 / d^2 for d (Connor 1987); 1.0 when even d = psi is not enough.
+    Solves n = (z_level sqrt(psi) + z_power sqrt(psi - d^2))^2 / d^2, psi = churn + d (Connor 1987); 1.0: none is found.
     """
     if num_items <= 0:
         return 1.0
     z_level, z_power = NormalDist().inv_cdf(0.5 + level / 2), NormalDist().inv_cdf(power)
-    low, high = 0.0, discordant_ratio
-    if discordant_ratio * math.sqrt(num_items) < z_level * math.sqrt(discordant_ratio):
-        return 1.0
-    for _ in range(60):
+
+    def is_found(difference: float) -> bool:
+        changing = min(1.0, churn_ratio + difference)
+        needed = z_level * math.sqrt(changing) + z_power * math.sqrt(max(0.0, changing - difference**2))
+        return difference * math.sqrt(num_items) >= needed
+
+    low, high = 0.0, 1.0
+    for _ in range(50 if is_found(1.0) else 0):
         middle = (low + high) / 2
-        needed = z_level * math.sqrt(discordant_ratio) + z_power * math.sqrt(max(0.0, discordant_ratio - middle**2))
-        low, high = (middle, high) if middle * math.sqrt(num_items) < needed else (low, middle)
+        low, high = (low, middle) if is_found(middle) else (middle, high)
     return high
 
 

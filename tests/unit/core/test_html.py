@@ -111,3 +111,10 @@ def test_the_filter_table_counts_its_filters() -> None:
     table = html.filter_table(["h"], rows, filters=[html.Filter("", "All"), html.Filter("won", "Won")])
     check_balance(str(table))
     assert "All <b>3</b>" in table and "Won <b>2</b>" in table
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-12, 1e-6, 0.001, 1e12])
+def test_axes_of_tiny_and_huge_values_end(value: float) -> None:
+    for chart in (html.lines([html.Series("a", [(0, value), (1, 0)])], title="t"), html.histogram([value], title="t")):
+        ElementTree.fromstring(str(chart))
+        assert len(chart) < 20_000

@@ -91,11 +91,13 @@ def test_equal_answers_are_no_evidence() -> None:
 
 
 def test_detectable_difference_solves_its_own_equation() -> None:
-    found = detectable_difference(200, discordant_ratio=0.3)
-    needed = (1.959964 * math.sqrt(0.3) + 0.841621 * math.sqrt(0.3 - found**2)) ** 2 / found**2
+    found = detectable_difference(200, churn_ratio=0.2)
+    psi = 0.2 + found
+    needed = (1.959964 * math.sqrt(psi) + 0.841621 * math.sqrt(psi - found**2)) ** 2 / found**2
     assert needed == pytest.approx(200, rel=1e-4)
-    assert detectable_difference(800, discordant_ratio=0.3) < found
-    assert detectable_difference(2, discordant_ratio=0.3) == 1.0
+    assert detectable_difference(800, churn_ratio=0.2) < found
+    assert detectable_difference(200, churn_ratio=0.0) < found
+    assert detectable_difference(2, churn_ratio=0.2) == 1.0
 
 
 def test_clustered_intervals_cover_and_naive_ones_do_not() -> None:

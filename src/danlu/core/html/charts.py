@@ -17,6 +17,7 @@ from danlu.core.html.tag import Content, Tone, join, tag
 HALF = 500
 FULL = 1020
 _ROW = 34
+_LEAST = 1e-9  # finer steps than this are not drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,7 @@ def histogram(
     if not values:
         return _svg(title, HALF, 40)
     low, high = 0.0, max(max(values), mark[0] if mark else 0.0) or 1.0
-    step = _nice(high / num_bins) if high > num_bins else high / num_bins
+    step = _nice(high / num_bins) if high > num_bins else max(high / num_bins, _LEAST)
     num = max(1, math.ceil(high / step + 1e-9))
     counts = [0] * num
     for value in values:
@@ -282,8 +283,8 @@ def _ticks(low: float, high: float, num: int) -> list[float]:
 
 def _nice(step: float) -> float:
     """The next 1, 2 or 5 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(step))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * 0.999)
+    power = 10.0 ** math.floor(math.log10(max(step, _LEAST)))
+    return next((factor * power for factor in (1, 2, 5) if factor * power >= step * 0.999), 10 * power)
 
 
 def _short(label: str, most: int) -> str:
