@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import EvaluationError
+from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.engines.engine import Engine
 from danlu.evaluation.cache import CachedEngine
@@ -55,7 +56,10 @@ def run_tasks(
         cached = CachedEngine(engine, folder)
         results[side] = {}
         for assignment in assignments:
-            told.start(f"{assignment.task.name} · {side}", len(assignment.items) * assignment.task.steps_per_item)
+            told.start(
+                say("evaluation.asking", task=assignment.task.name, model=engine.name),
+                len(assignment.items) * assignment.task.steps_per_item,
+            )
             results[side][assignment.task.name] = assignment.task.run(cached, assignment.items, watch=told.advance)
             told.finish()
     return {assignment.task.name: _section(assignment, results["base"], results["tuned"]) for assignment in assignments}
