@@ -54,6 +54,7 @@ def inspect(
     account = ledger.to_json()
     return {
         "format": _common(report.format for report in reports if report.num_used),
+        "container": _common(report.container for report in reports if report.num_used),
         "encoding": _common(report.encoding for report in reports if report.encoding != "binary") or "binary",
         "rows": account["rows"],
         "rejects": [_entry(entry) for entry in ledger.rejects[:MAX_LISTED]],

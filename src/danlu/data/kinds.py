@@ -11,6 +11,7 @@ import zipfile
 from dataclasses import dataclass, field
 from typing import Any
 
+from danlu.data import columns
 from danlu.data.opening import Source
 from danlu.data.tables import is_delimited
 
@@ -120,7 +121,9 @@ def _text_kind(source: Source) -> Kind:
         return Kind("csv")
     if suffix in (".html", ".htm", ".xhtml"):
         return Kind("html")
-    if suffix not in (".txt", ".text", ".md", ".markdown", ".log", "") and is_delimited(text.splitlines()[:20]):
+    lines = text.splitlines()[:20]
+    prose = suffix in (".txt", ".text", ".md", ".markdown", ".log", "")
+    if is_delimited(lines) and (not prose or _has_known_header(lines)):
         return Kind("csv")
     return Kind("text")
 
@@ -140,3 +143,13 @@ def head_text(source: Source, limit: int = 1 << 14) -> str:
 def _looks_like_json(text: str) -> bool:
     """An object or an array of objects at the very beginning: prose never opens like that."""
     return bool(re.match(r'^[\s\ufeff]*(?:\[\s*)?\{\s*(?:"(?:[^"\\\n]|\\.){1,80}"\s*:|\})', text))
+
+
+def _has_known_header(lines: list[str]) -> bool:
+    """A text whose first line names the columns of training rows is a table: Excel's "Unicode text" is one."""
+    for delimiter in "\t,;|":
+        names = dict.fromkeys((cell.strip().strip('"') for cell in lines[0].split(delimiter)), "")
+        for parts in (("question", "answer"), ("instruction", "output"), ("text", "label"), ("chosen", "rejected")):
+            if len(names) > 1 and columns.has(names, *parts):
+                return True
+    return False

@@ -114,6 +114,10 @@ def test_an_hh_transcript_is_split_at_the_last_answers() -> None:
     "row",
     [
         {"prompt": "问", "chosen": "好", "rejected": "坏"},
+        {"prompt": "\n\nHuman: 问\n\nAssistant:", "chosen": "好", "rejected": "坏"},
+        {"prompt": "问", "messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "好"}],
+         "chosen": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "好"}],
+         "rejected": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "坏"}]},
         {"question": "问", "response_chosen": "好", "response_rejected": "坏"},
         {"instruction": "问", "input": "", "chosen": "好", "rejected": "坏"},
         {"conversations": [{"from": "human", "value": "问"}], "chosen": {"from": "gpt", "value": "好"},

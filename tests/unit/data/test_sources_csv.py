@@ -118,3 +118,16 @@ def test_whatever_the_csv_module_writes_is_read_back(
     assert ledger.rejects == []
     if not ledger.changes:
         assert back == rows
+
+
+def test_excel_unicode_text_is_a_table_under_a_txt_name(tmp_path: Path) -> None:
+    path = tmp_path / "导出.txt"
+    path.write_text("问题\t答案\r\n几天？\t三天\r\n多少？\t八十\r\n", encoding="utf-16", newline="")
+    rows = [tuple(m.content for m in sample.messages) for sample in read([path], Ledger())]
+    assert rows == [("几天？", "三天"), ("多少？", "八十")]
+
+
+def test_a_header_alone_is_accounted_for(tmp_path: Path) -> None:
+    rows, ledger = read_csv(tmp_path, HEAD)
+    assert rows == []
+    assert ledger.rejects[0].reason == "no_rows"

@@ -52,7 +52,7 @@ class PreferencePairs:
             chosen, rejected = split_transcript(better), split_transcript(worse)
         else:
             chosen, rejected = _answer(better, "chosen", changes), _answer(worse, "rejected", changes)
-        if not prompt or (chosen[0].role != "assistant" and chosen[: len(prompt)] == prompt):
+        if not prompt or "assistant" not in (chosen[0].role, rejected[0].role):
             head = _shared(chosen, rejected)
             prompt, chosen, rejected = chosen[:head], chosen[head:], rejected[head:]
         if chosen == rejected:
@@ -84,7 +84,7 @@ class PreferencePairs:
 def _prompt(row: Row, changes: Changes) -> list[Message]:
     """The turns before the answers, where the row states them."""
     system = columns.get(row, "system")
-    for part in ("conversations", "messages", "question"):
+    for part in ("conversations", "question", "messages"):
         value = columns.get(row, part)
         if isinstance(value, list) and value:
             return parse_turns(value, changes, system)
@@ -94,6 +94,9 @@ def _prompt(row: Row, changes: Changes) -> list[Message]:
     if not any(text.strip() for text in asked) and columns.has(row, "question"):
         asked = [text_of(columns.get(row, "question"), "question", changes)]
     asked = [text for text in asked if text.strip()]
+    if len(asked) == 1 and _SPEAKER.match(asked[0]):
+        said = split_transcript(asked[0])
+        return said[:-1] if said[-1].role == "assistant" and not said[-1].content else said
     return [*system_of(system, changes), Message("user", "\n".join(asked))] if asked else []
 
 

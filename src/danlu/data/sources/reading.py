@@ -28,8 +28,6 @@ from danlu.data.sources.source import Context, Fault, Item, Passage, Reader, Row
 
 OWN_READERS = ("json", "csv", "text")
 """Readers of ours, which raise nothing; the others stand on parsers of other people."""
-SURE = 0.5
-"""A format that knows a row this well keeps the file; below it, the row is shown to all."""
 
 
 @dataclass(slots=True)
@@ -125,6 +123,8 @@ class _FileReading:
     report: FileReport
     fixed: Format | None
     current: Format | None = None
+    shape: tuple[tuple[str, type], ...] = ()
+    """Columns and kinds of values of the row that `current` was chosen for: rows of one shape have one format."""
     said: set[str] = field(default_factory=set)
 
     def samples(self, source: Source, reader: Reader, reader_name: str) -> Iterator[Sample]:
@@ -200,21 +200,18 @@ class _FileReading:
         """The format told, else the one of the rows before, else the one that knows the row best."""
         if self.fixed:
             return self.fixed, row
-        if (
-            self.current
-            and self.current.matches(row) >= SURE
-            and self.current.name not in ("label", "alpaca", "prompt_completion")
-        ):
+        shape = tuple((name, type(value)) for name, value in row.items())
+        if self.current and shape == self.shape:
             return self.current, row
         fmt = choose(row)
         if fmt is None and (plain := columns.without_language(row)):
             row, prefix = plain
-            fmt = choose(row)
+            fmt, shape = choose(row), ()
             if fmt:
                 self._note("note_language_columns", prefix=prefix)
         if fmt is None:
             raise RowError("unknown_columns", found=", ".join(map(str, row))[:200] or "-")
-        self.current = fmt
+        self.current, self.shape = fmt, shape
         return fmt, row
 
     def _renamed(self, row: dict[str, Any], strict: bool = False) -> dict[str, Any]:
