@@ -194,6 +194,8 @@ def find_targets(model: nn.Module, targets: Literal["all-linear"] | Sequence[str
     (`q_proj`), or a regular expression of a full name; one that matches nothing is an error."""
     free = _free_linears(model)
     candidates = {name: layer for name, layer in free.items() if name.rpartition(".")[2] not in HEADS}
+    if not candidates:
+        raise RecipeError("adapter.no_linear", where="adapter.kind", given=type(model).__name__)
     if targets == "all-linear":
         return candidates
     unmatched = [target for target in targets if not any(_matches(target, name) for name in candidates)]

@@ -25,6 +25,7 @@ from danlu.model.model import Model
 from danlu.recipe.training import TrainingSection
 from danlu.training import checkpoint
 from danlu.training.batches import Batch, ahead, read_batch
+from danlu.training.compiled import compile_blocks
 from danlu.training.identity import differing_keys, identify, identity_digest
 from danlu.training.methods.method import Method, Stage
 from danlu.training.optim import (
@@ -93,6 +94,8 @@ class Trainer:
         self.number, self._saved_number = 0, -1
         self._best: Best | None = None
         self._has_stopped = self._needs_validation = self._is_torn = False
+        if section.compile:
+            compile_blocks(model)
         self._resume_or_begin()
 
     # ---- the algorithm

@@ -42,6 +42,12 @@ def test_a_misspelt_target_names_the_nearest(tmp_path):
         LoRA(targets=["q_proj(", "q_proj"]).attach(tiny_model(tmp_path))
 
 
+def test_a_model_without_linear_layers_is_refused(tmp_path):
+    gpt2 = {"model_type": "gpt2", "vocab_size": 96, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    with pytest.raises(RecipeError, match="linear"):
+        LoRA().attach(tiny_model(tmp_path, gpt2))
+
+
 def test_scaling_is_alpha_over_rank():
     assert LoRA(rank=8).scaling == 2.0
     assert LoRA(rank=8, alpha=4).scaling == 0.5
