@@ -58,15 +58,25 @@ def find_files(specs: Sequence[SourceSpec | Path | str]) -> list[Found]:
         if not files:
             raise DataError("data.no_files", where=str(spec.path))
         for path in files:
-            found.setdefault(path.resolve(), Found(path, path.as_posix(), spec))
+            found.setdefault(path.resolve(), Found(path, _shown(path), spec))
     return list(found.values())
+
+
+def _shown(path: Path) -> str:
+    """The path as text. Names out of old Chinese archives are GB18030 bytes, which Python holds as half surrogates."""
+    name = path.as_posix()
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return os.fsencode(name).decode("gb18030", "backslashreplace")
+    return name
 
 
 def _files(given: str) -> Iterator[Path]:
     path = Path(given).expanduser()
     if path.is_dir():
         yield from _walk(path)
-    elif path.exists():
+    elif path.is_file():
         yield path
     elif glob.has_magic(given):
         matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  absolute patterns too

@@ -22,6 +22,7 @@ NOT_READ_YET = {
     ".db": "sqlite", ".odt": "odt", ".ods": "ods", ".odp": "odp", ".wps": "wps", ".et": "et", ".arrow": "arrow",
     ".feather": "arrow", ".yaml": "yaml", ".yml": "yaml", ".tex": "tex",
 }  # fmt: skip
+MAX_UNPACKED_BYTES = 512 << 20
 MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"SQLite format 3\x00", "sqlite"), (b"{\\rtf", "rtf"), (b"\x89PNG", "png image"), (b"\xff\xd8\xff", "jpeg image"),
     (b"GIF8", "gif image"), (b"BM", "bmp image"), (b"II*\x00", "tiff image"), (b"MM\x00*", "tiff image"),
@@ -85,8 +86,11 @@ def _zip_kind(source: Source) -> Kind:
     try:
         with source.seekable() as file, zipfile.ZipFile(file) as archive:
             names = archive.namelist()
+            unpacked = sum(part.file_size for part in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return Kind(None, "broken_archive", {"format": source.suffix.lstrip(".") or "zip"})
+    if unpacked > MAX_UNPACKED_BYTES:  # parsers of Office files hold a part in memory as a whole
+        return Kind(None, "document_too_large", {"limit": MAX_UNPACKED_BYTES >> 20})
     for part, reader in (("word/", "docx"), ("xl/", "xlsx")):
         if any(name.startswith(part) for name in names):
             return Kind(reader)

@@ -63,7 +63,7 @@ class Ledger:
         """A row that was read but cannot be used; `raw` is kept for the rejects file while there are few."""
         self.num_read += 1
         keep = RAW_CHARACTERS if len(self.rejects) < RAW_ROWS else 0
-        self.rejects.append(Entry(file, line, reason, values, raw[:keep]))
+        self.rejects.append(Entry(file, line, reason, _printable(values), raw[:keep]))
 
     def revoke(self, file: str, line: int, reason: str, **values: Any) -> None:
         """A row counted as used that a later stage has to refuse (over-length, fully masked, ...)."""
@@ -72,7 +72,7 @@ class Ledger:
 
     def change(self, file: str, line: int, reason: str, *, row: int = 0, **values: Any) -> None:
         """A used row whose content was touched; one row may have several changes."""
-        self.changes.append(Entry(file, line, reason, values, row=row))
+        self.changes.append(Entry(file, line, reason, _printable(values), row=row))
 
     @property
     def num_changed(self) -> int:
@@ -113,3 +113,11 @@ class Ledger:
             "counts": dict(self.counts),
             "notes": self.notes,
         }
+
+
+def _printable(values: dict[str, Any]) -> dict[str, Any]:
+    """Excerpts of broken text may hold half surrogates, which no file and no terminal takes."""
+    return {
+        name: value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value
+        for name, value in values.items()
+    }

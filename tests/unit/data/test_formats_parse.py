@@ -32,6 +32,9 @@ def turns(row: dict[str, Any]) -> list[tuple[str, str]]:
         {"问题": "问", "答案": "答"},
         {"Question": "问", "Answer": "答"},
         {"prompt": "问", "completion": "答"},
+        {"input": "问", "output": "答"},
+        {"kind": "QA", "input": "问", "target": "答"},
+        {"human": "问", "bot": "答"},
         {"query": "问", "response": "答", "history": []},
         {"用户提问": "问", "标准答案": "答"},
         {"conversations": [{"from": "human", "value": "问"}, {"from": "gpt", "value": "答"}]},
@@ -140,6 +143,7 @@ def test_kto_flags(flag: dict[str, Any]) -> None:
     assert isinstance(sample, Feedback)
     assert sample.desirable is True
     assert isinstance(parsed({"prompt": "a", "completion": "b", **flag}), Feedback)
+    assert [turn.content for turn in parsed({"input": "a", "output": "b", **flag}).messages] == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import pytest
 import zstandard
 
 from danlu.core.errors import DataError, RecipeError
+from danlu.core.files import dump_json
 from danlu.data.ledger import Ledger
+from danlu.data.rejects import write_rejects
 from danlu.data.sources import FileReport, SourceSpec, read
 
 ROWS = [{"问题": f"第{number}条怎么报销？", "答案": f"每天{number * 10}元。"} for number in range(1, 6)]
@@ -211,3 +214,30 @@ def test_a_big_text_comes_in_pieces_of_one_group(tmp_path: Path) -> None:
     assert {document.group for document in documents} == {path.as_posix()}
     assert sum(document.text.count("天") for document in documents) == 9_990_000
     assert documents[1].origin.line > 1
+
+
+def test_a_file_name_in_gb18030_bytes_can_be_written_down(tmp_path: Path) -> None:
+    try:
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + "制度.jsonl".encode("gb18030")))
+        path.write_text('{"x": 1}\n', encoding="utf-8")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes UTF-8 names only")
+    _, ledger, reports = pairs(tmp_path)
+    assert reports[0].file.endswith("制度.jsonl")
+    write_rejects(ledger, tmp_path / "out.jsonl")
+
+
+def test_excerpts_of_half_surrogates_can_be_written_down(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"\\ud800": 1, "\\ud800": 2}\n{"a": "\\ud800", "b": 1', encoding="utf-8")
+    _, ledger, _ = pairs(tmp_path / "x.jsonl")
+    assert [entry.reason for entry in ledger.rejects] == ["duplicate_key", "json_cut"]
+    write_rejects(ledger, tmp_path / "out.jsonl")
+    dump_json(ledger.to_json())
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    (tmp_path / "y.jsonl").write_text(LINES, encoding="utf-8")
+    assert pairs(tmp_path)[0] == EXPECTED
+    with pytest.raises(DataError):
+        pairs(tmp_path / "x.jsonl")

@@ -39,7 +39,8 @@ class Kto:
             messages = parse_turns(given, changes, system)
         else:
             first = "instruction" if columns.has(row, "instruction") else "question"
-            asked = [text_of(columns.get(row, part), part, changes) for part in (first, "input")]
+            names = dict.fromkeys((columns.find(row, first), columns.find(row, "input")))
+            asked = [text_of(row[name], name, changes) for name in names if name]
             answer = text_of(columns.get(row, "answer"), "answer", changes)
             question = Message("user", "\n".join(text for text in asked if text.strip()))
             past = history_of(columns.get(row, "history"), changes)

@@ -74,7 +74,7 @@ def read_file(found: Found, readers: Registry[Reader], ledger: Ledger, report: F
     except DataError as error:
         if error.key == "data.missing_package":
             raise
-        ledger.reject(found.name, 0, "cannot_open", detail=error.text)
+        ledger.reject(found.name, 0, "cannot_open", detail=error.values["detail"])
         _close(report, ledger, before)
         return
     kind = Kind(container) if container else kind_of_file(source)
