@@ -76,7 +76,10 @@ def write_base(folder: Path, *, seed: int = 0, num_layers: int = 2, size: int = 
     return folder
 
 
-def tuned_engine(folder: Path, *, dtype: str = "fp32", rank: int = 4, size: float = 0.02, seed: int = 0, kind: str = "lora"):
+def tuned_engine(
+    folder: Path, *, dtype: str = "fp32", rank: int = 4, size: float = 0.02, seed: int = 0, kind: str = "lora",
+    template: str | None = None, system: str | None = None,
+):  # fmt: skip
     """(NativeEngine, Contract) of the base in `folder` with an adapter that changes its answers."""
     import torch
 
@@ -90,7 +93,10 @@ def tuned_engine(folder: Path, *, dtype: str = "fp32", rank: int = 4, size: floa
     from danlu.model.build import load_model
 
     tokenizer = Tokenizer.load(folder)
-    encoder = Encoder(tokenizer, Template.load(folder, tokenizer))
+    if template is None:
+        encoder = Encoder(tokenizer, Template.load(folder, tokenizer, system=system))
+    else:
+        encoder = Encoder(tokenizer, Template({"default": template}, tokenizer, system=system))
     model = load_model(folder, dtype=dtype)
     adapter = LoRA(rank=rank).attach(model) if kind == "lora" else Full().attach(model)
     generator = torch.Generator().manual_seed(seed)

@@ -16,7 +16,7 @@ from danlu.core.files import read_json, write_json
 from danlu.exports.export import Proof, Subject
 from danlu.exports.oracle import Transformers
 from danlu.exports.reload import check_adapter, check_by_others, living, proof_dtype, unmerged
-from danlu.exports.speech import check_reloaded_prompts, check_speech, write_speech
+from danlu.exports.speech import check_reloaded_prompts, check_speech, check_tokenizer, write_speech
 
 
 class AdapterExport:
@@ -39,6 +39,7 @@ class AdapterExport:
         prompts = [list(record.prompt_ids) for record in subject.records]
         checks = [
             check_speech(subject.contract, folder),
+            check_tokenizer(subject.engine.model.folder, folder),
             check_reloaded_prompts(prompts, subject.probes, folder, subject.contract),
         ]
         trained = living(subject)
@@ -49,7 +50,7 @@ class AdapterExport:
             "peft", ("transformers", "peft"), subject, unmerged(subject, folder),
             lambda: Transformers(model.folder, dtype=dtype, device=device, adapter=folder),
         )  # fmt: skip
-        return Proof(checks, trained.margin, {"dtype": str(dtype)[6:]})
+        return Proof(checks, trained.floor, {"dtype": str(dtype)[6:]})
 
 
 def _adapter(subject: Subject) -> Attached:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from danlu.data.sample import Message
 from danlu.engines.engine import Question
 from danlu.engines.native import NativeEngine
 from danlu.exports.card import write_card
-from danlu.exports.parity import Check, Record, record, sum_up
+from danlu.exports.parity import Check, Difference, Record, answer_log_probs, record, sum_up
 from danlu.exports.speech import golden_prompts
 from danlu.run.artifact import NAME, Canary, Manifest
 
@@ -52,10 +52,10 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Checks, and by how much the reference may have preferred a token that a replay does not choose."""
+    """Checks, and the noise that was measured, against which canaries are replayed."""
 
     checks: list[Check]
-    canary_margin: float
+    noise: Difference
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -118,7 +118,7 @@ def export(
             parents=dict(facts.parents) | {"inputs": inputs},
             contract=contract.to_json(),
             canaries=_canaries(subject),
-            parity=sum_up(proof.checks, num_probes=len(records), canary_margin=proof.canary_margin, **proof.facts),
+            parity=_parity(subject, proof),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
         write_card(fresh, manifest, facts.card)
@@ -168,10 +168,30 @@ def _standing(folder: Path, inputs: str, replace: bool) -> Manifest | None:
     return standing
 
 
+def _parity(subject: Subject, proof: Proof) -> dict[str, Any]:
+    """The manifest's `parity`: verdict, checks, noise, and how likely the canaries' answers are."""
+    log_probs = [
+        [round(value, 6) for value in answer_log_probs(found.prompt_ids, found.answer_ids, subject.engine)]
+        for found in _chosen(subject)
+    ]
+    return sum_up(
+        proof.checks,
+        num_probes=len(subject.records),
+        noise=asdict(proof.noise),
+        living_dtype=str(subject.engine.model.dtype)[6:],
+        canary_log_probs=log_probs,
+        **proof.facts,
+    )
+
+
+def _chosen(subject: Subject) -> tuple[Record, ...]:
+    """The canaries among the probes: those of the domain, which stand last, before the golden ones."""
+    return subject.records[::-1][:MAX_CANARIES]
+
+
 def _canaries(subject: Subject) -> tuple[Canary, ...]:
-    """Probes with the answers the trained model gave; domain probes (at the end) come first."""
+    """Probes with the answers the trained model gave."""
     encoder = subject.engine.encoder
-    chosen = list(zip(subject.probes, subject.records, strict=True))[::-1][:MAX_CANARIES]
     return tuple(
         Canary(
             encoder.tokenizer.decode(list(found.prompt_ids), skip_control=False),
@@ -179,5 +199,5 @@ def _canaries(subject: Subject) -> tuple[Canary, ...]:
             encoder.answer_text(found.answer_ids),
             found.answer_ids,
         )
-        for _, found in chosen
+        for found in _chosen(subject)
     )

@@ -18,6 +18,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from danlu.core.errors import EngineError
+
 MAX_POSITIONS = 64
 """Of one probe, counted from the end: the prompt's tail and the answer."""
 ROUND_OFF = 64.0
@@ -189,6 +191,25 @@ def limits_of(floor: Difference, factor: float) -> dict[str, float]:
     }
 
 
+def margin_of(floor: Difference) -> float:
+    """How undecided a witness must have been for noise to change its choice: two logits, each moved the wrong way by
+    twice the most that was measured."""
+    return 2 * limits_of(floor, 2.0)["max_abs"]
+
+
+def mean_margin_of(floor: Difference) -> float:
+    """How far a mean log-probability may move for no reason."""
+    return limits_of(floor, 4.0)["mean_abs"]
+
+
+def answer_log_probs(prompt_ids: Sequence[int], answer_ids: Sequence[int], witness: Witness) -> list[float]:
+    """log p of each token of an answer, natural."""
+    (logits_TV,) = witness.logits([[*prompt_ids, *answer_ids[:-1]]])
+    log_probs_PV = logits_TV[-len(answer_ids) :].float().log_softmax(-1)
+    picked = log_probs_PV.gather(1, torch.tensor(list(answer_ids), device=log_probs_PV.device)[:, None])
+    return [float(value) for value in picked[:, 0]]
+
+
 # ---- the checks
 
 
@@ -204,7 +225,10 @@ def check_logits(name: str, records: Sequence[Record], witness: Witness, floor: 
 def check_answers(name: str, records: Sequence[Record], witness: Witness, margin: float, max_new_tokens: int) -> Check:
     """Greedy answers agree token by token; where one leaves the other, the reference must have been undecided there:
     its lead no larger than `margin`, which is what noise on two logits can turn around."""
-    answers = witness.continue_ids([record.prompt_ids for record in records], max_new_tokens)
+    try:
+        answers = witness.continue_ids([record.prompt_ids for record in records], max_new_tokens)
+    except EngineError as error:  # a model that cannot answer is a finding, not a crash
+        return Check(name, "fail", note=error.text)
     num_equal, worst = 0, 0.0
     for record_, answer in zip(records, answers, strict=True):
         if tuple(answer) == record_.answer_ids:

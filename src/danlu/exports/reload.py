@@ -27,7 +27,7 @@ from danlu.exports.parity import (
     check_answers,
     check_ids,
     check_logits,
-    limits_of,
+    margin_of,
     measure_floor,
     record,
 )  # fmt: skip
@@ -54,11 +54,6 @@ class Reference:
     def margin(self) -> float:
         """How undecided it must have been for noise to change its choice: noise on two logits."""
         return margin_of(self.floor)
-
-
-def margin_of(floor: Difference) -> float:
-    """Two logits, each moved the wrong way by twice the most that was measured."""
-    return 2 * limits_of(floor, 2.0)["max_abs"]
 
 
 def stored_dtype(model: Model) -> torch.dtype:
@@ -135,6 +130,14 @@ def check_pairs(adapter: AttachedLoRA, folder: Path, model: Model) -> Check:
     return Check("adapter_tensors", "fail" if wrong else "pass", numbers, {"num_wrong_modules": 0}, note)
 
 
+def names_of(name: str) -> tuple[str, str, str]:
+    return f"{name}_prompts", f"{name}_logits", f"{name}_answers"
+
+
+def not_run(name: str, why: str) -> list[Check]:
+    return [Check(each, "not run", note=why) for each in names_of(name)]
+
+
 def is_said_alike(question: Question, subject: Subject) -> bool:
     """Whether other programs are meant to render this question as we do: they put no system prompt of the run first,
     know no reasoning apart from content, and take control tokens in a person's words for real ones."""
@@ -150,10 +153,10 @@ def check_by_others(
     name: str, packages: tuple[str, ...], subject: Subject, ours: Reference, read: Callable[[], Transformers]
 ) -> list[Check]:
     """The same files through another program: prompts, logits and greedy answers with its own stopping."""
-    names = (f"{name}_prompts", f"{name}_logits", f"{name}_answers")
+    names = names_of(name)
     missing = [package for package in packages if not has(package)]
     if missing:
-        return [Check(each, "not run", note=", ".join(missing)) for each in names]
+        return not_run(name, ", ".join(missing))
     theirs = read()
     pairs = [pair for pair in zip(subject.probes, subject.records, strict=True) if is_said_alike(pair[0], subject)]
     switch = subject.contract.value["thinking"] != "drop"

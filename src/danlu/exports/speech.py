@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from danlu.core.errors import ExportError, TemplateError
-from danlu.core.files import read_json, write_json, write_text
+from danlu.core.files import read_json, sha256_file, write_json, write_text
 from danlu.data.contract import Contract, golden_conversations, make_contract
 from danlu.data.encode import Encoder
 from danlu.data.template import Template
@@ -22,6 +22,7 @@ from danlu.exports.parity import Check, check_ids
 from danlu.model.weights import BESIDE_WEIGHTS
 
 GENERATION, TOKENIZER = "generation_config.json", "tokenizer_config.json"
+VOCABULARY = frozenset(BESIDE_WEIGHTS) - {GENERATION, TOKENIZER, "chat_template.jinja", "chat_template.json"}
 SAMPLING_KEYS = ("temperature", "top_p", "top_k", "repetition_penalty")
 
 
@@ -65,6 +66,19 @@ def check_speech(trained: Contract, folder: Path) -> Check:
     lines = trained.differences(reload_contract(folder, trained))
     note = "\n".join(lines)[:2000]
     return Check("contract", "fail" if lines else "pass", {"num_differences": len(lines)}, {"num_differences": 0}, note)
+
+
+def check_tokenizer(source: Path, folder: Path) -> Check:
+    """The vocabulary's files are the base's, byte for byte: golden texts do not touch every token."""
+    names = {path.name for place in (source, folder) for path in place.iterdir() if path.name in VOCABULARY}
+    differing = [name for name in sorted(names) if _digest(source / name) != _digest(folder / name)]
+    numbers = {"num_files": len(names), "num_differing": len(differing)}
+    verdict: Literal["pass", "fail"] = "fail" if differing or not names else "pass"
+    return Check("tokenizer", verdict, numbers, {"num_differing": 0}, ", ".join(differing))
+
+
+def _digest(path: Path) -> str:
+    return sha256_file(path) if path.is_file() else ""
 
 
 def check_reloaded_prompts(

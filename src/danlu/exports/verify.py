@@ -9,12 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from danlu.core.errors import ExportError
 from danlu.core.files import read_json
 from danlu.data.contract import Contract
 from danlu.engines.native import NativeEngine
+from danlu.exports.parity import Difference, answer_log_probs, margin_of, mean_margin_of
 from danlu.exports.speech import reload_contract
+from danlu.model.build import DTYPES
 from danlu.run.artifact import NAME, Canary, Manifest
+
+COARSER = 8.0
+"""bf16 where fp32 was proven: what rounding activations adds to rounding weights."""
 
 
 def verify(folder: Path, *, is_failure_allowed: bool = False) -> Manifest:
@@ -32,8 +39,10 @@ def verify(folder: Path, *, is_failure_allowed: bool = False) -> Manifest:
 
 def replay(manifest: Manifest, engine: NativeEngine) -> None:
     """Ask the canaries. ExportError when an answer leaves the recorded one at a place where the engine is not, within
-    the noise measured at export, undecided."""
-    margin = float(manifest.parity["canary_margin"])
+    the noise measured at export, undecided; or when the recorded answers are no longer as likely as they were."""
+    noise, slack = Difference(**manifest.parity["noise"]), _slack(manifest, engine)
+    _check_likelihood(manifest, engine, slack * mean_margin_of(noise))
+    margin = slack * margin_of(noise)
     longest = max((len(canary.answer_ids) for canary in manifest.canaries), default=1)
     answers = engine.continue_ids([canary.prompt_ids for canary in manifest.canaries], longest)
     for canary, answer in zip(manifest.canaries, answers, strict=True):
@@ -43,6 +52,23 @@ def replay(manifest: Manifest, engine: NativeEngine) -> None:
             raise ExportError(
                 "export.canary", where=engine.name, prompt=canary.prompt, expected=canary.answer, given=said
             )
+
+
+def _slack(manifest: Manifest, engine: NativeEngine) -> float:
+    """More noise is to be expected in a coarser dtype than the one the model lived in when it was proven."""
+    living = DTYPES[manifest.parity["living_dtype"]]
+    return COARSER if torch.finfo(engine.model.dtype).eps > torch.finfo(living).eps else 1.0
+
+
+def _check_likelihood(manifest: Manifest, engine: NativeEngine, limit: float) -> None:
+    sum_apart, num_tokens = 0.0, 0
+    for canary, recorded in zip(manifest.canaries, manifest.parity["canary_log_probs"], strict=True):
+        found = answer_log_probs(canary.prompt_ids, canary.answer_ids, engine)
+        sum_apart += sum(abs(a - b) for a, b in zip(found, recorded, strict=True))
+        num_tokens += len(recorded)
+    apart = sum_apart / max(1, num_tokens)
+    if not apart <= limit:
+        raise ExportError("export.canary_drift", where=engine.name, given=f"{apart:.4g}", limit=f"{limit:.4g}")
 
 
 def _lead(engine: NativeEngine, canary: Canary, given: tuple[int, ...]) -> float:
@@ -63,5 +89,5 @@ def _read(folder: Path) -> Manifest:
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # not JSON, or not of this shape
         raise ExportError("export.bad_manifest", where=str(folder / NAME), said=str(error)[:200]) from error
     if recorded != manifest.digest:
-        raise ExportError("export.tampered", where=str(folder / NAME), expected=recorded, given=manifest.digest)
+        raise ExportError("run.tampered", where=str(folder / NAME), expected=recorded, given=manifest.digest)
     return manifest
