@@ -26,7 +26,7 @@ from danlu.data.templates import TEMPLATES
 from danlu.data.tokenizer import Tokenizer
 
 _THINK, _END_THINK = "<think>", "</think>"
-_TRACE = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
+_TRACE = re.compile(r"\s*<think>(.*?)</think>\n*", re.DOTALL)
 _PROBE = "k7Qz"
 
 
@@ -276,10 +276,14 @@ class _Chat:
         return len(before), len(text) - len(after)
 
     def _without_trace(self, message: Message) -> Message:
-        """A thinking trace is kept apart from the answer, or removed; written into content it is moved out first."""
+        """A thinking trace is kept apart from the answer, or removed; one inside the content is moved out first.
+
+        It stays inside, to the letter, where the template would have it there anyway.
+        """
         if message.role != "assistant":
             return message
-        if message.reasoning is None and (match := _TRACE.match(message.content)):
+        stays = self._template.shows_reasoning == "content" and self.thinking != "drop"
+        if message.reasoning is None and not stays and (match := _TRACE.match(message.content)):
             content = message.content[match.end() :]
             message = replace(message, reasoning=match.group(1).strip("\n"), content=content)
         return replace(message, reasoning=None) if self.thinking == "drop" else message
@@ -287,6 +291,11 @@ class _Chat:
     def _turn_dict(self, message: Message) -> dict[str, Any]:
         escape = functools.partial(self._template.escape, is_answer=message.role == "assistant")
         turn: dict[str, Any] = {"role": message.role, "content": escape(message.content)}
+        if message.role == "assistant" and (match := _TRACE.match(message.content)):  # its own marks are marks
+            text, (start, end) = message.content, match.span(1)
+            turn["content"] = (
+                text[:start] + escape(text[start:end]) + text[end : match.end()] + escape(text[match.end() :])
+            )
         if message.reasoning is not None:
             reasoning = escape(message.reasoning)
             if self._template.shows_reasoning == "field":

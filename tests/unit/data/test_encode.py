@@ -13,6 +13,7 @@ from chat_files import CHATML, QWEN3, SHARED, write_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from danlu.core.errors import TemplateError
 from danlu.data.chunk import chunk
 from danlu.data.encode import Encoder
 from danlu.data.ledger import Ledger
@@ -268,6 +269,33 @@ def test_replaced_characters_are_told(folder: Path) -> None:
     ledger = used()
     encoder(folder).encode(talk(U("q\ufdd0"), A("a")), ledger)
     assert ledger.changes[0].reason == "encode_noncharacter"
+
+
+def test_documents_need_no_template(folder: Path) -> None:
+    enc = Encoder(Tokenizer.load(folder), None, 64)
+    assert len(enc.encode(Document("text", AT), used())) == 1
+    with pytest.raises(TemplateError, match=r"model\.template"):
+        enc.encode_prompt([U("q")])
+
+
+def test_real_conversations_equal_transformers(tmp_path: Path) -> None:
+    """Pain 3, on rows as people have them: the ids that transformers makes of the same conversation."""
+    from transformers import AutoTokenizer
+
+    path = SHARED / "instruct" / "alpaca_zh_demo.json.gz"
+    if not path.is_file():
+        pytest.skip(f"{path} is not here")
+    enc = encoder(write_tokenizer(tmp_path), None)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        rows = json.load(file)[:200]
+    for row in rows:
+        question = "\n".join(filter(None, (row["instruction"], row.get("input"))))
+        (tokens,) = enc.encode(talk(U(question), A(row["output"])), used())
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": row["output"]}]
+        text = theirs.apply_chat_template(turns, tokenize=False)
+        assert tokens.ids.tolist() == theirs(text, add_special_tokens=False)["input_ids"]
+        assert learnt(enc, tokens) == row["output"] + "<|im_end|>"
 
 
 def test_real_documents_survive_a_small_context(folder: Path) -> None:

@@ -182,13 +182,23 @@ def test_generation_tag_tells_the_answers(tmp_path: Path) -> None:
         (QWEN3, "mask", "42<|im_end|>"),
     ],
 )
-@pytest.mark.parametrize("talk", [[A("<think>hmm</think>42")], [Message("assistant", "42", reasoning="hmm")]])
+@pytest.mark.parametrize("talk", [[A("<think>\nhmm\n</think>\n\n42")], [Message("assistant", "42", reasoning="hmm")]])
 def test_thinking_kept_dropped_masked(tmp_path: Path, text: str, mode: Any, expected: str, talk: list[Message]) -> None:
     """Pain 7. A trace inside the content and one beside it mean the same."""
-    template, _ = load(tmp_path, text)
+    template, tokenizer = load(tmp_path, text)
     rendered = template.render([U("6 * 7"), *talk], thinking=mode)
     assert learnt(rendered) == expected
+    assert rendered.tokens(tokenizer).ids.tolist().count(tokenizer.control_id("</think>")) == rendered.text.count(
+        "</think>"
+    )
     assert ("hmm" in rendered.text) == (mode != "drop")
+
+
+def test_a_trace_inside_the_content_stays_to_the_letter(chatml: tuple[Template, Tokenizer]) -> None:
+    template, tokenizer = chatml
+    rendered = template.render([U("q"), A("<think>one line</think>42, not </think>")])
+    assert learnt(rendered) == "<think>one line</think>42, not </think><|im_end|>"
+    assert rendered.tokens(tokenizer).ids.tolist().count(tokenizer.control_id("</think>")) == 1
 
 
 def test_thinking_removed_from_history_is_learnt_apart(tmp_path: Path) -> None:
