@@ -3,7 +3,8 @@
 Each row has its own length, so no row ever sees another's padding. Rows that are done can be dropped with `keep`.
 Sliding windows are a matter of what a step looks at, not of what is kept.
 
-Shapes: B rows, H query heads, K key/value heads, M most tokens per row, D head size.
+Shapes: B rows, H query heads, K key/value heads, M most tokens per row, D head size,
+S = H / K query heads that share one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import itertools
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor
 
 from danlu.ops.attention import Bounds
@@ -79,13 +79,7 @@ class KVCache:
         mask_BM = places_M <= self.lengths_B[:, None]
         if window is not None:
             mask_BM &= places_M > self.lengths_B[:, None] - window
-        if softcap is not None:
-            return _capped(q_BHD, k_BKMD, v_BKMD, mask_BM, scale, softcap)
-        out_BH1D = F.scaled_dot_product_attention(
-            q_BHD[:, :, None], k_BKMD, v_BKMD, attn_mask=mask_BM[:, None, None], scale=scale,
-            enable_gqa=q_BHD.shape[1] > k_BKD.shape[1],
-        )  # fmt: skip
-        return out_BH1D[:, :, 0]
+        return _look(q_BHD, k_BKMD, v_BKMD, mask_BM, scale, softcap)
 
     def advance(self) -> None:
         """After a step: every row is one token longer."""
@@ -101,12 +95,16 @@ class KVCache:
         self.longest = int(self.lengths_B.max()) if len(rows) else 0
 
 
-def _capped(q_BHD: Tensor, k_BKMD: Tensor, v_BKMD: Tensor, mask_BM: Tensor, scale: float, softcap: float) -> Tensor:
-    """Attention of one query per row with bent scores, written out."""
-    num_shared = q_BHD.shape[1] // k_BKMD.shape[1]
-    k_BHMD, v_BHMD = (x.repeat_interleave(num_shared, dim=1) for x in (k_BKMD, v_BKMD))
-    scores_BHM = (k_BHMD @ q_BHD[..., None])[..., 0] * scale
-    scores_BHM = torch.tanh(scores_BHM / softcap) * softcap
-    wide = scores_BHM if scores_BHM.dtype == torch.float64 else scores_BHM.float()
-    weights_BHM = wide.masked_fill(~mask_BM[:, None], float("-inf")).softmax(-1).to(v_BHMD.dtype)
-    return (weights_BHM[:, :, None] @ v_BHMD)[:, :, 0]
+def _look(
+    q_BHD: Tensor, k_BKMD: Tensor, v_BKMD: Tensor, mask_BM: Tensor, scale: float, softcap: float | None
+) -> Tensor:
+    """Attention of one query per row, written out: it is bound by reading the cache, and a fused kernel that plans anew
+    for each length (as cuDNN's does) costs fifty times what it saves."""
+    q_BKSD = q_BHD.view(len(q_BHD), k_BKMD.shape[1], -1, q_BHD.shape[-1])
+    scores_BKSM = q_BKSD @ k_BKMD.transpose(-2, -1) * scale
+    if softcap is not None:
+        scores_BKSM = torch.tanh(scores_BKSM / softcap) * softcap
+    wide = scores_BKSM if scores_BKSM.dtype == torch.float64 else scores_BKSM.float()
+    weights_BKSM = wide.masked_fill(~mask_BM[:, None, None], float("-inf")).softmax(-1).to(v_BKMD.dtype)
+    out_BHD: Tensor = (weights_BKSM @ v_BKMD).flatten(1, 2)
+    return out_BHD

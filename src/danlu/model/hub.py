@@ -64,10 +64,14 @@ def find_base(
     mirror: str | None = None,
     needs_weights: bool = True,
     progress: Progress | None = None,
+    is_offline: bool = False,
     cache: Path = CACHE,
     free: Callable[[Path], int] = free_bytes,
 ) -> Path:
-    """The folder of a base on this machine, fetched first where need be. Raises ModelError or HubError."""
+    """The folder of a base on this machine, fetched first where need be. Raises ModelError or HubError.
+
+    With `is_offline` the network is never touched: what is not here raises HubError.
+    """
     if base == EMBEDDED:
         return embedded_folder()
     folder = Path(base).expanduser()
@@ -81,6 +85,8 @@ def find_base(
     cache = cache.expanduser()
     kept = cache / "models" / hub / base.replace("/", "--") / urllib.parse.quote(repository.revision, safe="")
     if not is_complete(kept, needs_weights):
+        if is_offline:
+            raise HubError("model.not_here", where="model.base", given=base, folder=str(kept))
         download(repository, kept, needs_weights=needs_weights, progress=progress or Silent(), cache=cache, free=free)
     return kept
 

@@ -236,7 +236,7 @@ def _written_out(
     return wide.softmax(-1).to(v_HLD.dtype) @ v_HLD
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=4)
 def _visible(length: int, window: int | None, device: torch.device) -> Tensor:
     """[L, L] bool: may query i see key j."""
     behind_LL = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)

@@ -69,8 +69,8 @@ def _default_rows(weight_VD: Tensor) -> int:
 def _chunk(
     hidden_CD: Tensor, weight_VD: Tensor, targets_C: Tensor, softcap: float | None, needs_slope: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """(log_probs_C, slope_CV). The slope, d(-log p) / d(logits before the cap) = softmax - onehot, is made in the logits'
-    own memory and handed on in the weights' dtype."""
+    """(log_probs_C, slope_CV). The slope, d(-log p) / d(logits before the cap) = softmax - onehot, is made in the
+    logits' own memory and handed on in the weights' dtype."""
     logits_CV = F.linear(hidden_CD, weight_VD)
     logits_CV = logits_CV if logits_CV.dtype == torch.float64 else logits_CV.float()
     bent_CV = None
