@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 
-from danlu.model.build import load_model
+from danlu.model.build import load_model, save_model
 from danlu.model.families import phi3
 from danlu.ops.attention import Bounds
 
@@ -104,3 +104,39 @@ def test_early_phi3_calls_longrope_su() -> None:
     early = {**late, "rope_scaling": {**late["rope_scaling"], "type": "su"}}
     assert phi3.spec(early) == phi3.spec(late)
     assert phi3.spec(late).ropes[0].kind == "longrope" and phi3.spec(late).ropes[0].factor == 8
+
+
+def test_the_text_part_of_a_seeing_gemma3(tmp_path: Path) -> None:
+    """The larger Gemma 3 come with eyes; their text part is loaded, trained and saved as a model of its own."""
+    text = {**SMALL, "head_dim": 16, "sliding_window": 4, "query_pre_attn_scalar": 16, "vocab_size": 64}
+    eyes = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=eyes, mm_tokens_per_image=4, image_token_id=60, boi_token_id=61, eoi_token_id=62
+    )
+    torch.manual_seed(0)
+    theirs = transformers.Gemma3ForConditionalGeneration._from_config(
+        config, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    theirs.save_pretrained(tmp_path / "seeing")
+    ids, bounds = torch.arange(20), Bounds.of([20])
+    ours = load_model(tmp_path / "seeing", dtype="fp32")
+    save_model(ours, tmp_path / "text")
+    again = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "text", dtype=torch.float32, attn_implementation="eager"
+    )
+    assert type(again).__name__ == "Gemma3ForCausalLM"
+    with torch.no_grad():
+        logits = theirs(ids[None], token_type_ids=torch.zeros(1, 20, dtype=torch.long)).logits[0]
+        torch.testing.assert_close(
+            ours.logits(ours.hidden(ids, bounds.positions(), bounds)), logits, rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(again(ids[None]).logits[0], logits, rtol=1e-4, atol=1e-4)

@@ -54,6 +54,8 @@ def load_model(
 
         return load_foreign(folder, config, dtype=dtype, device=device, init=init, seed=seed)
     family = family_of(config)
+    if family.text_config is not None:
+        config = family.text_config(config)
     spec = family.spec(config)
     with torch.device("meta"):
         model = Decoder(spec, folder, config)

@@ -15,6 +15,7 @@ FAMILIES: Registry[Family] = Registry(
         "qwen3": "danlu.model.families.qwen3:FAMILY",
         "gemma2": "danlu.model.families.gemma2:FAMILY",
         "gemma3_text": "danlu.model.families.gemma3:FAMILY",
+        "gemma3": "danlu.model.families.gemma3:SEEING",  # the text part of the larger ones
         "phi3": "danlu.model.families.phi3:FAMILY",  # Phi-3, Phi-3.5, Phi-4, Phi-4-mini
     },
 )

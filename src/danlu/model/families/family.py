@@ -42,6 +42,11 @@ class Family:
     spec: Callable[[Config], Spec]
     fused: tuple[Fused, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
+    text_config: Callable[[Config], dict[str, Any]] | None = None
+    """Of a model that also sees: the config of its text part, which is all that is loaded, and saved as a model of
+    its own."""
+    left_out: tuple[str, ...] = ()
+    """Prefixes of tensors that belong to what is not text."""
 
 
 def value(config: Config, key: str, default: Any = None) -> Any:
