@@ -280,7 +280,8 @@ class Trainer:
             Stage(
                 self.model, self.adapter, self.folder, identity_digest(self._identity),
                 num_items={name: len(self.dataset.part(name)) for name in self._parts},
-                batches=self._one_pass, forward=self.precision.forward, is_resumed=found is not None,
+                batches=self._one_pass, forward=self.precision.forward, progress=self.progress,
+                is_resumed=found is not None,
             )
         )  # fmt: skip
         if found:

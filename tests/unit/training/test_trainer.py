@@ -14,10 +14,11 @@ from danlu.core.progress import Silent
 from danlu.data.tokens import Item, Tokens
 from danlu.training import checkpoint
 from danlu.training.methods import METHODS
+from danlu.training.methods.dpo import DPO
 from danlu.training.methods.pretrain import Pretrain
 from danlu.training.methods.sft import SFT
 from danlu.training.trainer import Trainer
-from training_kit import dataset, rule_items, section, sft_items, tiny_model
+from training_kit import dataset, pair_items, rule_items, section, sft_items, tiny_model
 
 
 class Notes(Silent):
@@ -157,6 +158,39 @@ def test_a_full_disk_stops_before_anything_is_written(tmp_path, monkeypatch):
     with pytest.raises(TrainingError, match="MB"):
         list(run.steps())
     assert list(run.folder.glob("*step*")) == []
+
+
+def test_fp16_scales_its_loss_and_skips_an_overflow(tmp_path):
+    """Cards before Ampere: gradients that underflow are scaled up, and a scale that is too large costs one update."""
+    run = train(tmp_path, rule_items(60), dtype=torch.float16, warmup_ratio=0, epochs=3)
+    steps = run.steps()
+    losses = [next(steps).loss for _ in range(4)]
+    assert losses[-1] < losses[0]
+    run.scaler.update(2.0**120)
+    before = {name: weight.detach().clone() for name, weight in run.parameters.items()}
+    step = next(steps)
+    assert not math.isfinite(step.grad_norm)
+    assert all(torch.equal(weight, before[name]) for name, weight in run.parameters.items())
+    assert run.scaler.get_scale() < 2.0**120
+
+
+@pytest.mark.parametrize("adapter", [LoRA(rank=4), Full()], ids=["lora", "full"])
+def test_stages_chain_and_each_starts_from_the_last_ones_output(tmp_path, adapter):
+    """The same attached adapter goes through all three; DPO's reference is then the SFT model, so it starts at ln 2."""
+    model = tiny_model(tmp_path / "model")
+    attached = adapter.attach(model)
+    last_losses = {}
+    for method, items in ((Pretrain(), sft_items(30)), (SFT(), rule_items(60)), (DPO(), pair_items(30))):
+        data = dataset(tmp_path / f"data-{method.kind}", items)
+        run = Trainer(
+            model, attached, method, data, section=section(lr=5e-3), folder=tmp_path / "checkpoints" / method.kind
+        )
+        steps = list(run.steps())
+        last_losses[method.kind] = steps[0].loss, steps[-1].loss
+    assert last_losses["sft"][1] < last_losses["sft"][0]
+    assert last_losses["dpo"][0] == pytest.approx(math.log(2), abs=1e-4)
+    attached.merge()
+    assert not [name for name, _ in model.named_parameters() if "lora" in name]
 
 
 def test_methods_are_found_by_name():

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from danlu.adapters.adapter import Attached
 from danlu.core.files import write_bytes
+from danlu.core.messages import say
 from danlu.data.sample import Kind
 from danlu.model.model import Model
 from danlu.training.batches import Batch
@@ -129,9 +130,12 @@ def record_reference(stage: Stage) -> Recorded:
             if (file.metadata() or {}).get("digest") == stage.digest:
                 return Recorded({part: file.get_tensor(part) for part in stage.num_items})
     tables = {part: torch.zeros(num_items, 2) for part, num_items in stage.num_items.items()}
+    stage.progress.start(say("training.recording_reference"), sum(stage.num_items.values()))
     with torch.no_grad(), stage.forward():
         for part, table in tables.items():
             for batch in stage.batches(part):
                 table[torch.from_numpy(batch.items)] = document_log_probs(stage.model, batch).view(-1, 2).to(table)
+                stage.progress.advance(len(batch.items))
+    stage.progress.finish()
     write_bytes(path, save(tables, metadata={"digest": stage.digest}))
     return Recorded(tables)

@@ -15,6 +15,7 @@ from typing import Protocol
 from torch import Tensor
 
 from danlu.adapters.adapter import Attached
+from danlu.core.progress import Progress
 from danlu.data.sample import Kind
 from danlu.model.model import Model
 from danlu.training.batches import Batch
@@ -42,7 +43,8 @@ class Stage:
     batches: Callable[[str], Iterator[Batch]]
     forward: Callable[[], AbstractContextManager[object]]
     """The context that forwards run in, autocast or none."""
-    is_resumed: bool = False
+    progress: Progress
+    is_resumed: bool
 
 
 class Method(Protocol):
