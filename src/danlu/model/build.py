@@ -93,9 +93,13 @@ def load_state(model: Model, folder: Path) -> None:
 
 
 def family_of(config: dict[str, Any]) -> Family:
-    """The family of a config; raises RecipeError where it is none of ours."""
-    family: Family = FAMILIES.load(str(config["model_type"]))
-    return family
+    """The family of a config; a foreign one has no tables, its names are its module's."""
+    if config["model_type"] in FAMILIES.places:
+        family: Family = FAMILIES.load(str(config["model_type"]))
+        return family
+    from danlu.model.families.hf import FAMILY  # transformers is heavy; only other architectures need it
+
+    return FAMILY
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:

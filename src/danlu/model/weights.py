@@ -45,7 +45,7 @@ def load_weights(model: Model, folder: Path, family: Family, *, dtype: torch.dty
     for path, header in headers.items():
         with safe_open(path, framework="pt", device="cpu") as file:
             for their_name in header:
-                if is_left_out(their_name, family, model.spec):
+                if is_left_out(their_name, model.spec) or their_name.startswith(family.left_out):
                     continue
                 if header[their_name].dtype not in LOADABLE:
                     stored = header[their_name].dtype
@@ -71,7 +71,7 @@ def load_state(model: Model, folder: Path, family: Family) -> None:
             read_header(path)
             with safe_open(path, framework="pt", device="cpu") as file:
                 for their_name in file.keys():  # noqa: SIM118 - not a dict
-                    if is_left_out(their_name, family, model.spec):
+                    if is_left_out(their_name, model.spec):
                         continue
                     for name, tensor in split(their_name, file.get_tensor(their_name), family, model.spec):
                         if name not in own or own[name].shape != tensor.shape:
@@ -81,10 +81,9 @@ def load_state(model: Model, folder: Path, family: Family) -> None:
         raise differ(folder, missing=list(own))
 
 
-def is_left_out(name: str, family: Family, spec: Spec) -> bool:
-    """Tensors without a place here: a tied head stored twice, angle tables of old Llama files, what is not text."""
-    is_tied_head = spec.is_tied and name.endswith("lm_head.weight")
-    return is_tied_head or name.endswith("rotary_emb.inv_freq") or name.startswith(family.left_out)
+def is_left_out(name: str, spec: Spec) -> bool:
+    """Tensors without a place here: a tied head stored twice, and the angle tables of old Llama files."""
+    return name.endswith("rotary_emb.inv_freq") or (spec.is_tied and name.endswith("lm_head.weight"))
 
 
 def place(model: nn.Module, name: str, tensor: Tensor, *, dtype: torch.dtype, device: torch.device) -> None:
