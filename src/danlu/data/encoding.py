@@ -28,6 +28,7 @@ PLAUSIBLE = 0.7
 """Share of non-ASCII characters that must be common ones for a legacy reading to be believed."""
 JUDGED_BYTES = 4096
 
+_STRANGE_RUN = re.compile("[^\x00-\x7f]+")
 _HIGH_RUN = re.compile(rb"[\x80-\xff]")
 
 
@@ -123,8 +124,9 @@ def commonness(text: str, encoding: str) -> float:
     if not strange:
         return 1.0
     good = sum(_is_common(char, encoding) for char in strange) / len(strange)
-    if encoding == "windows-1252":  # accents stand alone among Latin letters; a page full of them is another encoding
-        return good * (1.0 if len(strange) / len(text) < 0.3 else 0.3)
+    if encoding == "windows-1252":  # accents stand alone among Latin letters; two-byte characters never do
+        alone = sum(len(run) == 1 for run in _STRANGE_RUN.findall(text))
+        return good * alone / len(strange)
     return good
 
 

@@ -13,7 +13,7 @@ import lzma
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,7 @@ HEAD_BYTES = 1 << 18
 CHUNK_BYTES = 1 << 16
 ZSTD_CHUNK_BYTES = 1 << 12  # a block of four bytes may stand for 128 KiB: small bites keep a bomb small
 MAX_LINE_BYTES = 64 << 20
+PIECE_BYTES = 1 << 20
 MAX_CONTAINER_BYTES = 2 << 30
 
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
@@ -40,6 +41,8 @@ class Line:
     legacy: str | None = None
     fault: str | None = None
     raw: str = ""
+    ended: bool = True
+    """False for a piece of a long line that goes on in the next one."""
 
 
 @dataclass(slots=True)
@@ -73,8 +76,15 @@ class Source:
             except _CutError:
                 self.cut = True
 
-    def lines(self) -> Iterator[Line]:
-        """Decoded lines with 1-based numbers; the last one carries the fault "cut" when the stream broke off."""
+    def lines(self, *, in_pieces: bool = False) -> Iterator[Line]:
+        """Decoded lines with 1-based numbers; the last one carries the fault "cut" when the stream broke off.
+
+        `in_pieces` gives long lines in parts (`ended` is False for all but the last) instead of refusing those that are
+        too long: a JSON array of any size may stand on one line.
+        """
+        if in_pieces and not self.decoder.wide:
+            yield from self._pieces()
+            return
         number = 0
         for number, (content, complete) in enumerate(self._raw_lines(), start=1):
             if self.cut and not complete:
@@ -83,6 +93,25 @@ class Source:
             yield self._decoded(number, content)
         if self.cut:
             yield Line(number + 1, None, None, "cut")
+
+    def _pieces(self) -> Iterator[Line]:
+        """Lines cut where no character of any encoding here can be cut in two: behind a comma, a quote or a space."""
+        number, rest, skip = 1, b"", self.mark_bytes
+        for chunk in self.chunks():
+            if skip:
+                chunk, skip = chunk[skip:], max(0, skip - len(chunk))
+            *whole, rest = (rest + chunk).split(b"\n")
+            for part in whole:
+                yield self._decoded(number, part.removesuffix(b"\r"))
+                number += 1
+            place = max(rest.rfind(sign) for sign in (b",", b'"', b" ")) + 1
+            if len(rest) > PIECE_BYTES and place:
+                yield replace(self._decoded(number, rest[:place]), ended=False)
+                rest = rest[place:]
+        if self.cut:
+            yield Line(number, None, None, "cut", _shown(rest))
+        elif rest:
+            yield self._decoded(number, rest.removesuffix(b"\r"))
 
     def _decoded(self, number: int, content: bytes | str) -> Line:
         if isinstance(content, str):

@@ -112,6 +112,18 @@ def test_whatever_json_dumps_writes_is_read_back(
     ledger = Ledger()
     back = [tuple(m.content for m in sample.messages) for sample in read([path], ledger)]
     assert ledger.num_read == len(values)
-    assert {entry.reason for entry in ledger.rejects} <= {"empty_question", "empty_answer", "empty_file"}
+    assert {entry.reason for entry in ledger.rejects} <= {"empty_question", "empty_answer", "mojibake"}
     if not ledger.changes and not ledger.rejects:
         assert back == [(value["q"], value["a"]) for value in values]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030", "utf-16"])
+def test_an_array_on_one_very_long_line_streams(tmp_path: Path, encoding: str) -> None:
+    num = 30_000
+    text = "[" + ", ".join(f'{{"q": "第{number}问，镕", "a": "{{答}}{number}"}}' for number in range(num)) + "]"
+    (tmp_path / "rows.json").write_bytes(text.encode(encoding))
+    ledger = Ledger()
+    answers = [sample.messages[1].content for sample in read([tmp_path / "rows.json"], ledger)]
+    assert answers == [f"{{答}}{number}" for number in range(num)]
+    assert not ledger.rejects
+    assert not ledger.changes

@@ -8,16 +8,16 @@ was meant. Not a validator of JSON: what RFC 8259 forbids but has one clear mean
 from __future__ import annotations
 
 import ast
-import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
-from danlu.data.opening import Line, Source
+from danlu.data.opening import HEAD_BYTES, Line, Source
 from danlu.data.sources.source import Change, Context, Fault, Item, Row, changes_of, fault_of
 
 MAX_ELEMENT_CHARS = 64 << 20
@@ -42,17 +42,28 @@ class _Pairs(dict[str, Any]):
 
 def read_json(source: Source, context: Context) -> Iterator[Item]:
     """Rows of a JSON file: by lines where lines are whole values, by brackets otherwise."""
-    lines = source.lines()
-    peeked = list(itertools.islice(lines, PEEKED_LINES))
-    whole = itertools.chain(peeked, lines)
-    if _one_value_per_line(peeked):
-        yield from _by_line(whole, context)
+    if _one_value_per_line(_first_lines(source)):
+        yield from _by_line(source.lines(), context)
     else:
-        yield from _by_bracket(whole)
+        yield from _by_bracket(source.lines(in_pieces=True))
 
 
-def _one_value_per_line(lines: list[Line]) -> bool:
-    texts = [line.text.strip() for line in lines if line.text and line.text.strip()]
+def _first_lines(source: Source) -> list[str]:
+    """Whole lines of the head, or its only one as far as it goes."""
+    head = source.head[source.mark_bytes :]
+    if source.decoder.wide:
+        texts: list[str] = head.decode(source.decoder.wide, "ignore").split("\n")
+    else:
+        decoder = replace(source.decoder, seen=Counter())  # looking ahead is not reading
+        lines = head.split(b"\n")[: PEEKED_LINES + 1]
+        texts = [decoder.decode(line)[0] or line.decode("utf-8", "ignore") for line in lines]
+    if len(texts) > 1 and len(source.head) >= HEAD_BYTES:
+        texts.pop()
+    return texts[:PEEKED_LINES]
+
+
+def _one_value_per_line(lines: list[str]) -> bool:
+    texts = [line.strip().strip("\ufeff") for line in lines if line.strip()]
     texts = [text for text in texts if not text.startswith(COMMENT)]
     if not texts:
         return True
@@ -214,7 +225,7 @@ class _Scanner:
     """Line of a comma after which no element has come yet."""
 
     def feed(self, line: Line) -> Iterator[Item]:
-        text = f"{line.text}\n"
+        text = f"{line.text}\n" if line.ended else line.text or ""
         start = position = 0
         while position < len(text):
             if self.quote:
@@ -232,10 +243,10 @@ class _Scanner:
                     self.array = mark == "["
                     if self.array:
                         self.depth, start = 1, position
-                        self.single = text[position:].lstrip()[:2] in ("{'", "['") or self.single
+                        self.single = _ahead(text, position)[:2] in ("{'", "['") or self.single
                         continue
-                    self.single = text[position:].lstrip()[:1] == "'"
-                elif self.array and self.depth == 1 and text[position:].lstrip()[:1] == "'":
+                    self.single = _ahead(text, position)[:1] == "'"
+                elif self.array and self.depth == 1 and _ahead(text, position)[:1] == "'":
                     self.single = True
                 self.depth += 1
             elif mark in "}]":
@@ -271,6 +282,11 @@ class _Scanner:
             self.comma_line = 0
         element, self.element = self.element, _Element()
         yield from element.items()
+
+
+def _ahead(text: str, position: int) -> str:
+    """The next few characters behind blanks; never a copy of all the rest."""
+    return text[position : position + 64].lstrip()
 
 
 def _by_bracket(lines: Iterator[Line]) -> Iterator[Item]:
