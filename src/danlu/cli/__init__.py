@@ -1,6 +1,6 @@
 """The command line: parse, call the pipeline, print. Nothing is decided here.
 
-The three modules below load when a verb first asks for them, so that `danlu check` stays well under half a second.
+The modules below load when a verb first asks for them, so that `danlu check` stays well under half a second.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from danlu.cli import chat, inspecting, show
+    from danlu.cli import chat, checking, doctor, explain, inspecting, new, shelves, show, targets
 
-__all__ = ["chat", "inspecting", "show"]
+__all__ = ["chat", "checking", "doctor", "explain", "inspecting", "new", "shelves", "show", "targets"]
 
 
 def __getattr__(name: str) -> ModuleType:

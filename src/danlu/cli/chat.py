@@ -57,7 +57,7 @@ def _answer(engine: NativeEngine, turns: list[Message], sampling: Sampling, voic
     try:
         for piece in engine.stream(Question(tuple(turns)), sampling):
             pieces.append(piece)
-            voice.console.print(piece, style=style, end="", markup=False)
+            voice.say(piece, style, end="")
     except DanluError as error:  # a prompt beyond the context must not end the conversation
         voice.fail(error.text, error.fix)
     voice.say("")

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import danlu
 from danlu.cli.voice import Voice
 from danlu.core.messages import say
+from danlu.recipe import InvalidRecipeError, Recipe
+
+
+def check(path: Path, overrides: Sequence[str], voice: Voice) -> bool:
+    """Check a recipe file and print what was found; True when it may be run."""
+    try:
+        recipe = Recipe.load(path, overrides)
+    except InvalidRecipeError as error:
+        voice.fail(error.text, error.fix)
+        voice.result({"ok": False, "errors": [c.to_json() for c in error.complaints], "warnings": [], "plan": {}})
+        return False
+    found = danlu.check(recipe)
+    show_check(found, voice)
+    return bool(found["ok"])
 
 
 def show_check(found: dict[str, Any], voice: Voice) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,21 +16,14 @@ from typer.core import TyperGroup
 
 import danlu
 from danlu import cli
-from danlu.cli import doctor as doctor_command
-from danlu.cli import explain as explain_command
-from danlu.cli.checking import show_check
-from danlu.cli.new import write_new_recipe
-from danlu.cli.shelves import show_shelf
-from danlu.cli.targets import open_target
-from danlu.cli.voice import Voice
+from danlu.cli.voice import Voice, stop_bars
 from danlu.core.errors import DanluError
 from danlu.core.messages import LANGUAGES, lookup, say, set_language
-from danlu.recipe import InvalidRecipeError, Recipe
+from danlu.version import VERSION
 
 
-def _chosen_language() -> None:
-    """--lang has to be known before the help texts below are made."""
-    words = sys.argv[1:]
+def _choose_language(words: Sequence[str]) -> None:
+    """--lang has to be known before anything is said; what it may be is checked with the other options."""
     for index, word in enumerate(words):
         value = word.partition("=")[2] if word.startswith("--lang=") else ""
         if word == "--lang" and index + 1 < len(words):
@@ -35,11 +33,20 @@ def _chosen_language() -> None:
                 set_language(language)
 
 
-_chosen_language()
+_choose_language(sys.argv[1:])  # the help texts below are made once
+
+
+def _known_language(value: str | None) -> str | None:
+    if value is not None and value not in LANGUAGES:
+        raise typer.BadParameter(say("cli.unknown_language", given=value, known=", ".join(LANGUAGES)))
+    return value
+
 
 Json = Annotated[bool, typer.Option("--json", help=say("cli.opt_json"))]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help=say("cli.opt_quiet"))]
-Lang = Annotated[str | None, typer.Option("--lang", metavar="en|zh", help=say("cli.opt_lang"))]
+Lang = Annotated[
+    str | None, typer.Option("--lang", metavar="en|zh", help=say("cli.opt_lang"), callback=_known_language)
+]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help=say("cli.opt_runs"))]
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help=say("cli.arg_recipe"))]
 Target = Annotated[str, typer.Argument(metavar="RECIPE|RUN|ARTIFACT", help=say("cli.arg_target"))]
@@ -50,22 +57,42 @@ RUNS = Path("runs")
 class Verbs(TyperGroup):
     """The group of commands. What a person can mend ends as text and fix (or JSON), never as a traceback."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _choose_language(args)
+        ctx.obj = Voice(as_json="--json" in args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
-        voice = Voice(as_json="--json" in sys.argv)
         try:
             return super().invoke(ctx)
         except DanluError as error:
-            voice.fail(error.text, error.fix)
-            voice.result(error.to_json())
-            sys.exit(2)
+            _end(ctx.obj, error.text, error.fix, error.to_json(), 2)
         except KeyboardInterrupt:
-            voice.fail(*_text_and_fix("cli.interrupted"))
-            sys.exit(130)
+            text, fix = _text_and_fix("cli.interrupted")
+            _end(ctx.obj, text, fix, {"error": "cli.interrupted", "where": "", "message": text, "fix": fix}, 130)
+        except BrokenPipeError:  # `danlu list formats | head -1` has read enough
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        except OSError as error:  # the system refused: no permission, no space, no such device
+            text, fix = _text_and_fix(
+                "cli.no_space" if error.errno == errno.ENOSPC else "cli.system",
+                what=error.strerror or type(error).__name__, file=error.filename or "-",
+            )  # fmt: skip
+            _end(ctx.obj, text, fix, {"error": "cli.system", "where": str(error.filename or ""), "message": text,
+                                      "fix": fix}, 2)  # fmt: skip
 
 
-def _text_and_fix(key: str) -> tuple[str, str]:
+def _end(voice: Voice, text: str, fix: str, found: dict[str, Any], code: int) -> None:
+    stop_bars()
+    voice.fail(text, fix)
+    voice.result(found)
+    sys.exit(code)
+
+
+def _text_and_fix(key: str, **values: Any) -> tuple[str, str]:
     text, fix = lookup(key)
-    return text.format(), fix.format()
+    return text.format(**values), fix.format(**values)
 
 
 app = typer.Typer(
@@ -77,6 +104,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"danlu {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help=say("cli.opt_version"), callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of danlu itself."""
 
 
 @app.command(help=say("cli.demo"))
@@ -94,7 +136,7 @@ def demo(
 
 @app.command(help=say("cli.new"))
 def new(name: str, as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
-    write_new_recipe(name, Voice(as_json=as_json, quiet=quiet))
+    cli.new.write_new_recipe(name, Voice(as_json=as_json, quiet=quiet))
 
 
 @app.command(help=say("cli.inspect"))
@@ -115,15 +157,7 @@ def inspect(
 def check(
     recipe: RecipeFile, overrides: Overrides = None, as_json: Json = False, quiet: Quiet = False, lang: Lang = None
 ) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
-    try:
-        found = danlu.check(Recipe.load(recipe, overrides or ()))
-    except InvalidRecipeError as error:
-        voice.fail(error.text, error.fix)
-        voice.result({"ok": False, "errors": [c.to_json() for c in error.complaints], "warnings": [], "plan": {}})
-        raise typer.Exit(2) from None
-    show_check(found, voice)
-    if not found["ok"]:
+    if not cli.checking.check(recipe, overrides or (), Voice(as_json=as_json, quiet=quiet)):
         raise typer.Exit(2)
 
 
@@ -137,7 +171,7 @@ def prepare(
     lang: Lang = None,
 ) -> None:
     voice = Voice(as_json=as_json, quiet=quiet)
-    run = open_target(target, overrides or (), runs)
+    run = cli.targets.open_target(target, overrides or (), runs)
     prepared = danlu.prepare(run, progress=voice.progress)
     cli.show.show_prepared(run, prepared, voice)
 
@@ -152,7 +186,7 @@ def train(
     lang: Lang = None,
 ) -> None:
     voice = Voice(as_json=as_json, quiet=quiet)
-    run = open_target(target, overrides or (), runs)
+    run = cli.targets.open_target(target, overrides or (), runs)
     stages = danlu.train(run, progress=voice.progress)
     cli.show.show_trained(run, stages, voice)
 
@@ -170,7 +204,7 @@ def evaluate(
     lang: Lang = None,
 ) -> None:
     voice = Voice(as_json=as_json, quiet=quiet)
-    run = open_target(target, overrides or (), runs)
+    run = cli.targets.open_target(target, overrides or (), runs)
     report = danlu.evaluate(run, questions=questions, progress=voice.progress)
     cli.show.show_report(run, report, voice)
 
@@ -186,7 +220,7 @@ def export(
     lang: Lang = None,
 ) -> None:
     voice = Voice(as_json=as_json, quiet=quiet)
-    run = open_target(target, overrides or (), runs)
+    run = cli.targets.open_target(target, overrides or (), runs)
     artifacts = danlu.export(run, kinds=kinds, progress=voice.progress)
     if not cli.show.show_artifacts(artifacts, voice):
         raise typer.Exit(1)
@@ -202,14 +236,14 @@ def run(
     lang: Lang = None,
 ) -> None:
     voice = Voice(as_json=as_json, quiet=quiet)
-    opened = open_target(target, overrides or (), runs)
+    opened = cli.targets.open_target(target, overrides or (), runs)
     summary = danlu.run_all(opened, progress=voice.progress)
     cli.show.show_summary(opened, summary, voice)
 
 
 @app.command(help=say("cli.chat"))
-def chat(target: Target, runs: Runs = RUNS, lang: Lang = None) -> None:
-    cli.chat.talk(target, runs, Voice())
+def chat(target: Target, runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
+    cli.chat.talk(target, runs, Voice(as_json=as_json, quiet=quiet))
 
 
 @app.command(help=say("cli.show"))
@@ -230,8 +264,13 @@ def compare(
 
 
 @app.command(name="list", help=say("cli.list"))
-def list_(shelf: str, as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
-    show_shelf(shelf, Voice(as_json=as_json, quiet=quiet))
+def list_(
+    shelf: Annotated[str | None, typer.Argument(metavar="[SHELF]")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    cli.shelves.show_shelf(shelf, Voice(as_json=as_json, quiet=quiet))
 
 
 @app.command(help=say("cli.explain"))
@@ -244,16 +283,19 @@ def explain(
 ) -> None:
     voice = Voice(as_json=as_json or schema, quiet=quiet or schema)
     if schema:
-        voice.result(Recipe.model_json_schema())
+        voice.result(danlu.Recipe.model_json_schema())
     else:
-        explain_command.explain(key, voice)
+        cli.explain.explain(key, voice)
 
 
 @app.command(help=say("cli.doctor"))
 def doctor(as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
-    if not doctor_command.doctor(Voice(as_json=as_json, quiet=quiet)):
+    if not cli.doctor.doctor(Voice(as_json=as_json, quiet=quiet)):
         raise typer.Exit(1)
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # consoles of another alphabet
     app()

@@ -23,7 +23,12 @@ SHELVES = {
 }
 
 
-def show_shelf(name: str, voice: Voice) -> None:
+def show_shelf(name: str | None, voice: Voice) -> None:
+    """The items of one shelf; without a name, the shelves."""
+    if name is None:
+        voice.table([say("cli.col_name"), say("cli.col_place")], list(SHELVES.items()))
+        voice.result({"shelves": [{"name": shelf, "place": place} for shelf, place in SHELVES.items()]})
+        return
     if name not in SHELVES:
         raise RecipeError("cli.unknown_shelf", given=name, known=", ".join(SHELVES))
     module, _, attribute = SHELVES[name].partition(":")

@@ -57,11 +57,10 @@ def show_previews(previews: Sequence[dict[str, Any]], voice: Voice) -> None:
     for shown in previews:
         voice.say(f"{shown['origin']} · {len(shown['ids'])} tokens", "dim")
         for run in shown["runs"]:
-            voice.console.print(run["text"], style="green" if run["learnt"] else "bright_black", end="", markup=False)
+            voice.say(run["text"], "green" if run["learnt"] else "bright_black", end="")
         voice.say("")
         for run_ids, learnt in _runs_of_ids(shown):
-            text = " ".join(map(str, run_ids)) + " "
-            voice.console.print(text, style="green" if learnt else "bright_black", end="", markup=False)
+            voice.say(" ".join(map(str, run_ids)) + " ", "green" if learnt else "bright_black", end="")
         voice.say("\n")
 
 

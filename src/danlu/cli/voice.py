@@ -1,19 +1,24 @@
 """How the command line speaks: people get colour and a bar, scripts get one JSON object, pipes get plain lines.
 
 With `--json` only the result goes to standard output (its last line); everything else goes to standard error.
+rich is loaded for terminals and tables only: a wrong recipe is answered before it would be there.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+FAULT, FIX = "bold red", "yellow"
 
 
 class Voice:
@@ -21,36 +26,74 @@ class Voice:
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
-        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
-        self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
-        shows_bar = self.console.is_terminal and not quiet and not as_json
-        self.progress: Bar | Lines = Bar(self.console) if shows_bar else Lines(self.errors, silent=quiet)
 
-    def say(self, text: str = "", style: str | None = None) -> None:
-        if not self.quiet:
-            self.console.print(text, style=style, markup=False)
+    @functools.cached_property
+    def console(self) -> Console:
+        """Where results for people go."""
+        return _console(is_error=self.as_json)
+
+    @functools.cached_property
+    def progress(self) -> Bar | Lines:
+        shows_bar = sys.stdout.isatty() and not self.quiet and not self.as_json
+        return Bar(self.console) if shows_bar else Lines(silent=self.quiet)
+
+    def say(self, text: str = "", style: str | None = None, *, end: str = "\n") -> None:
+        if self.quiet:
+            return
+        stream = sys.stderr if self.as_json else sys.stdout
+        if stream.isatty():
+            self.console.print(text, style=style, markup=False, end=end)
+        else:
+            _write(stream, text, end)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
         if self.quiet:
             return
+        from rich.table import Table  # slow to load; what fails prints no table
+
         table = Table(title=title, title_justify="left", header_style="bold", border_style="dim")
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*("" if cell is None else str(cell) for cell in row))
+            table.add_row(*("" if cell is None else _plain(cell) for cell in row))
         self.console.print(table)
 
     def result(self, value: Mapping[str, Any] | Sequence[Any]) -> None:
         """The command's answer for scripts; one line, printed only with --json."""
         if self.as_json:
-            line = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY, default=str)
+            line = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS, default=str)
+            sys.stdout.flush()
             sys.stdout.buffer.write(line + b"\n")
             sys.stdout.buffer.flush()
 
     def fail(self, text: str, fix: str = "") -> None:
-        self.errors.print(text, style="bold red", markup=False)
-        if fix:
-            self.errors.print(f"  → {fix}", style="yellow", markup=False)
+        """What went wrong and how to mend it, on standard error, also when told to be quiet."""
+        for line, style in ((text, FAULT), (f"  → {fix}" if fix else "", FIX)):
+            if not line:
+                continue
+            if sys.stderr.isatty():
+                _console(is_error=True).print(line, style=style, markup=False)
+            else:
+                _write(sys.stderr, line, "\n")
+
+
+def _console(*, is_error: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=is_error, highlight=False, soft_wrap=True)
+
+
+def _write(stream: TextIO, text: str, end: str) -> None:
+    """A half surrogate in somebody's file name must not be the end of us."""
+    stream.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + end)
+    stream.flush()
+
+
+def _plain(cell: Any) -> Any:
+    """Cells are text, not markup: `[lora]` in a path stays what it is."""
+    from rich.text import Text
+
+    return Text(str(cell))
 
 
 class Bar:
@@ -62,6 +105,15 @@ class Bar:
         self.task: TaskID | None = None
 
     def start(self, what: str, total: int | None = None) -> None:
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         self.finish()
         self.live = Progress(
             SpinnerColumn(),
@@ -75,6 +127,7 @@ class Bar:
         )
         self.task = self.live.add_task(what, total=total, facts="")
         self.live.start()
+        _SHOWN.add(self)
 
     def advance(self, steps: int = 1, **facts: Any) -> None:
         if self.live is not None and self.task is not None:
@@ -86,9 +139,19 @@ class Bar:
         if self.live is not None:
             self.live.stop()
             self.live = None
+            _SHOWN.discard(self)
 
     def note(self, sentence: str) -> None:
         self.console.print(sentence, markup=False)
+
+
+_SHOWN: set[Bar] = set()
+
+
+def stop_bars() -> None:
+    """Give the terminal its cursor back, whatever stopped us in the middle of a bar."""
+    for bar in list(_SHOWN):
+        bar.finish()
 
 
 class Lines:
@@ -96,8 +159,8 @@ class Lines:
 
     EVERY_S = 10.0
 
-    def __init__(self, console: Console, *, silent: bool) -> None:
-        self.console, self.silent = console, silent
+    def __init__(self, *, silent: bool) -> None:
+        self.silent = silent
         self.what, self.done = "", 0
         self.total: int | None = None
         self.began = self.told = 0.0
@@ -127,7 +190,7 @@ class Lines:
 
     def _line(self, text: str) -> None:
         if not self.silent:
-            self.console.print(text, markup=False)
+            _write(sys.stderr, text.rstrip(), "\n")
 
 
 def facts_text(facts: Mapping[str, Any]) -> str:

@@ -10,7 +10,6 @@ import difflib
 import functools
 import importlib
 from collections.abc import Iterable
-from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
 from danlu.core.errors import RecipeError
@@ -27,6 +26,8 @@ class Registry(Generic[Thing]):
     @functools.cached_property
     def places(self) -> dict[str, str]:
         """Name to `module:attribute`, other packages' entry points included; our own names cannot be taken over."""
+        from importlib.metadata import entry_points  # slow to load, and a recipe's faults need no shelf
+
         return {point.name: point.value for point in entry_points(group=f"danlu.{self.shelf}")} | self._own
 
     def names(self) -> list[str]:

@@ -1,52 +1,67 @@
-"""One writer per run: a lock file that holds the writer's process id, and is free again when that process is gone."""
+"""One writer per run: a lock file that the operating system frees when its holder is gone, however it went.
+
+The file holds the writer's process id, for the message only. It stays behind, empty: removing a file that others may be
+waiting for would let two of them in.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from danlu.core.errors import RunError
+
+_HELD: set[Path] = set()
+"""Locks of this process: acts nest."""
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold `path` for this process; raises RunError naming the holder when another living process has it."""
-    while True:
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            break
-        except FileExistsError:
-            holder = _holder(path)
-            if holder == os.getpid():  # acts nest inside one process
-                yield
-                return
-            if holder is not None and _is_alive(holder):
-                raise RunError("run.locked", where=str(path.parent), pid=holder) from None
-            path.unlink(missing_ok=True)  # left by a killed process
-    with os.fdopen(handle, "w") as file:
-        file.write(str(os.getpid()))
-    try:
+    key = path.resolve()
+    if key in _HELD:
         yield
-    finally:
-        path.unlink(missing_ok=True)
+        return
+    with path.open("a+b") as file:
+        if not _grab(file):
+            raise RunError("run.locked", where=str(path.parent), pid=_holder(file))
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        file.flush()
+        _HELD.add(key)
+        try:
+            yield
+        finally:
+            _HELD.discard(key)
+            file.truncate(0)
 
 
-def _holder(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
+if sys.platform == "win32":
+    import msvcrt
 
-
-def _is_alive(pid: int) -> bool:
-    if os.name == "nt":
-        return True  # Windows has no harmless signal to ask with; the message names the file to remove
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+    def _grab(file: BinaryIO) -> bool:
+        file.seek(1 << 30)  # far behind the text, which others may read
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
         return True
-    return True
+
+else:
+    import fcntl
+
+    def _grab(file: BinaryIO) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def _holder(file: BinaryIO) -> str:
+    file.seek(0)
+    return file.read(20).decode("ascii", "replace") or "?"

@@ -19,10 +19,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from danlu.core.errors import RunError
 from danlu.core.files import read_json, write_json
 from danlu.recipe.recipe import Recipe
 from danlu.run.events import Events
+from danlu.run.kept import read_kept
 from danlu.run.lock import locked
 from danlu.run.migrate import FORMAT, migrate
 from danlu.version import VERSION
@@ -57,7 +60,7 @@ class Run:
         if not (folder / "run.json").is_file():
             raise RunError("run.not_a_run", where=str(folder), given=str(folder))
         migrate(folder)
-        return cls(folder, Recipe.from_tree(read_json(folder / "recipe.json")))
+        return cls(folder, Recipe.from_tree(read_kept(folder / "recipe.json"), file=str(folder / "recipe.json")))
 
     @property
     def name(self) -> str:
@@ -68,11 +71,30 @@ class Run:
 
     def finished(self, act: str, inputs: str) -> dict[str, Any] | None:
         """What an act left behind if it finished on these very inputs, else None."""
-        path = self.folder / "acts" / f"{act}.json"
-        if not path.exists():
+        record = self._record(act)
+        return record["outcome"] if record and record["inputs"] == inputs else None
+
+    def outcome(self, act: str) -> dict[str, Any] | None:
+        """What an act left behind when it last finished, on whatever inputs; None when it never did."""
+        record = self._record(act)
+        return record["outcome"] if record else None
+
+    def _record(self, act: str) -> dict[str, Any] | None:
+        """A record that a crash of the disk left unreadable is no record: the act is done again."""
+        try:
+            record = read_json(self.folder / "acts" / f"{act}.json")
+        except (FileNotFoundError, orjson.JSONDecodeError):
             return None
-        record = read_json(path)
-        return record["outcome"] if record["inputs"] == inputs else None
+        is_whole = isinstance(record, dict) and {"inputs", "outcome"} <= record.keys()
+        return record if is_whole and isinstance(record["outcome"], dict) else None
+
+    def forget(self, act: str) -> None:
+        """What an act left behind no longer counts."""
+        (self.folder / "acts" / f"{act}.json").unlink(missing_ok=True)
+
+    def read(self, *parts: str) -> Any:
+        """A JSON file of the run; RunError when it is missing or damaged."""
+        return read_kept(self.path(*parts))
 
     def finish(self, act: str, inputs: str, outcome: dict[str, Any]) -> dict[str, Any]:
         """Record that an act is done; from now on `finished` answers for these inputs."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from danlu.core.errors import ExportError, RunError
+from danlu.core.errors import DanluError, ExportError, RunError
 from danlu.core.files import read_json, write_json
 from danlu.recipe import Recipe
 from danlu.run.artifact import Canary, Manifest
@@ -52,10 +52,13 @@ def test_torn_event_lines_are_survived(tmp_path: Path) -> None:
     assert [event["loss"] for event in events.read("step")] == [1.0, 2.0]
 
 
+HOLD = "import sys\nfrom pathlib import Path\nfrom danlu.run.lock import locked\nwith locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    input()\n"
+
+
 def test_one_writer_per_run_and_a_killed_one_frees_it(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    path.write_text(str(child.pid))
+    child = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdout.readline() == b"held\n"
     with pytest.raises(RunError, match=str(child.pid)), locked(path):
         pass
     child.kill()
@@ -64,7 +67,45 @@ def test_one_writer_per_run_and_a_killed_one_frees_it(tmp_path: Path) -> None:
         assert path.read_text() == str(os.getpid())
         with locked(path):
             pass
-    assert not path.exists()
+        assert path.read_text() == str(os.getpid())
+    with locked(path):
+        pass
+
+
+def test_a_process_number_left_in_the_lock_means_nothing(tmp_path: Path) -> None:
+    """A killed process's number may belong to somebody else by now."""
+    path = tmp_path / ".lock"
+    path.write_text(str(os.getppid()))
+    with locked(path):
+        pass
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", b"[]", b'{"inputs": "d1"}', b'{"inputs": "d1", "outcome": 3}', b"\xff"])
+def test_a_torn_record_of_an_act_is_no_record(tmp_path: Path, torn: bytes) -> None:
+    run = Run.create(Recipe.from_tree({}), tmp_path)
+    run.path("acts", "prepare.json").write_bytes(torn)
+    assert run.finished("prepare", "d1") is None
+    assert run.outcome("prepare") is None
+    run.finish("prepare", "d1", {"rows": 3})
+    assert run.finished("prepare", "d1") == run.outcome("prepare") == {"rows": 3}
+    run.forget("prepare")
+    assert run.outcome("prepare") is None
+
+
+@pytest.mark.parametrize("name", ["run.json", "recipe.json"])
+@pytest.mark.parametrize("torn", [b"{", b"[]", b"null"])
+def test_a_damaged_run_is_named_with_its_file(tmp_path: Path, name: str, torn: bytes) -> None:
+    run = Run.create(Recipe.from_tree({}), tmp_path)
+    run.path(name).write_bytes(torn)
+    with pytest.raises(DanluError, match=r"json|format"):
+        Run.open(run.folder)
+
+
+def test_a_run_without_its_recipe_is_named(tmp_path: Path) -> None:
+    run = Run.create(Recipe.from_tree({}), tmp_path)
+    run.path("recipe.json").unlink()
+    with pytest.raises(RunError, match=r"recipe\.json"):
+        Run.open(run.folder)
 
 
 def test_a_changed_byte_of_an_artefact_is_named(tmp_path: Path) -> None:
