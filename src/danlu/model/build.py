@@ -12,7 +12,7 @@ from danlu.core.files import sha256_json
 from danlu.core.progress import Progress, Silent
 from danlu.model import weights
 from danlu.model.decoder import Decoder
-from danlu.model.families import FAMILIES
+from danlu.model.families import own_family
 from danlu.model.families.family import Family
 from danlu.model.hub import Hub, find_base
 from danlu.model.model import Model
@@ -49,11 +49,11 @@ def load_model(
     config = weights.read_config(folder)
     device = torch.device(device)
     dtype = resolve_dtype(dtype, device)
-    if config["model_type"] not in FAMILIES.places:
+    family = own_family(config)
+    if family is None:
         from danlu.model.families.hf import load_foreign  # transformers is heavy; only other architectures need it
 
         return load_foreign(folder, config, dtype=dtype, device=device, init=init, seed=seed)
-    family = family_of(config)
     if family.text_config is not None:
         config = family.text_config(config)
     spec = family.spec(config)
@@ -94,8 +94,8 @@ def load_state(model: Model, folder: Path) -> None:
 
 def family_of(config: dict[str, Any]) -> Family:
     """The family of a config; a foreign one has no tables, its names are its module's."""
-    if config["model_type"] in FAMILIES.places:
-        family: Family = FAMILIES.load(str(config["model_type"]))
+    family = own_family(config)
+    if family is not None:
         return family
     from danlu.model.families.hf import FAMILY  # transformers is heavy; only other architectures need it
 

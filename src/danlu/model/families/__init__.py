@@ -3,6 +3,9 @@ through `hf.py`: any other transformers causal LM, slower."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from danlu.core.registry import Registry
 from danlu.model.families.family import Family
 
@@ -19,3 +22,9 @@ FAMILIES: Registry[Family] = Registry(
         "phi3": "danlu.model.families.phi3:FAMILY",  # Phi-3, Phi-3.5, Phi-4, Phi-4-mini
     },
 )
+
+
+def own_family(config: Mapping[str, Any]) -> Family | None:
+    """The family on this shelf that a config.json belongs to; None sends it through `hf.py`."""
+    kind = str(config["model_type"])
+    return FAMILIES.load(kind) if kind in FAMILIES.places else None
