@@ -107,8 +107,8 @@ def test_a_wrong_reference_is_caught_before_the_first_step(tmp_path, monkeypatch
 
 
 def test_preferences_are_learnt(tmp_path):
-    data = dataset(tmp_path / "data", pair_items(120), pair_items(40, seed=1))
-    run = trainer(tmp_path, LoRA(rank=4), data, epochs=6, lr=1e-2)
+    data = dataset(tmp_path / "data", pair_items(240), pair_items(60, seed=1))
+    run = trainer(tmp_path, LoRA(rank=8), data, epochs=2, lr=1e-2)
     *_, final = run.steps()
     assert final.validation["pair_accuracy"] > 0.75
-    assert final.validation["loss"] < 0.65
+    assert final.validation["loss"] < 0.62

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from danlu.adapters.load import WEIGHTS_FOLDER, load_trained
 from danlu.core.errors import TrainingError
-from danlu.core.files import free_bytes, read_json, replacing_folder, sha256_file, write_json
+from danlu.core.files import free_bytes, read_json, replacing_folder, sha256_file, sha256_json, write_json
 
 __all__ = ["Checkpoint", "find_best", "find_last", "load_trained", "prune", "read_newest", "write_checkpoint"]
 
@@ -59,10 +59,10 @@ def write_checkpoint(
         flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(flat, fresh / TENSORS, metadata={"format": "pt"})
         save_weights(fresh / WEIGHTS_FOLDER)
-        digests = {
-            str(path.relative_to(fresh)): sha256_file(path) for path in sorted(fresh.rglob("*")) if path.is_file()
-        }
-        write_json(fresh / STATE, {"version": VERSION, "number": number, "digests": digests, **state})
+        files = [path for path in sorted(fresh.rglob("*")) if path.is_file()]
+        digests = {path.relative_to(fresh).as_posix(): sha256_file(path) for path in files}
+        whole = {"version": VERSION, "number": number, "digests": digests, **state}
+        write_json(fresh / STATE, {**whole, "digest": sha256_json(whole)})
     return place
 
 
@@ -126,6 +126,11 @@ def _places(folder: Path) -> list[Path]:
 def _read(place: Path) -> Checkpoint:
     try:
         state = read_json(place / STATE)
+        if (
+            state["version"] != VERSION
+            or sha256_json({k: v for k, v in state.items() if k != "digest"}) != state["digest"]
+        ):
+            raise _DamagedError(STATE)
         for name, digest in state["digests"].items():
             if sha256_file(place / name) != digest:
                 raise _DamagedError(name)

@@ -102,6 +102,8 @@ class Trainer:
 
     def steps(self) -> Iterator[Step]:
         """Train to the end, one Step after each update. Ctrl-C in here leaves a checkpoint of the last whole step."""
+        assert not self._is_torn, "an update was cut short in this process: build the trainer anew, it resumes"
+        self.optimizer.zero_grad(set_to_none=True)  # of a step that was interrupted
         try:
             if self._needs_validation:
                 self._judge()
