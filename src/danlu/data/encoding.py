@@ -24,7 +24,7 @@ BOMS: tuple[tuple[bytes, str], ...] = (
 LEGACY = ("gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "windows-1252")
 CODECS = {"shift_jis": "cp932", "windows-1252": "cp1252"}
 """Microsoft's supersets, which is what files that call themselves by the old names are written in."""
-PLAUSIBLE = 0.7
+PLAUSIBLE = 0.5
 """Share of non-ASCII characters that must be common ones for a legacy reading to be believed."""
 JUDGED_BYTES = 4096
 
@@ -88,8 +88,8 @@ class Decoder:
         return max(as_utf8) < "\u0800" or commonness(text, self.legacy) >= commonness(as_utf8, "gb18030")
 
 
-def detect(head: bytes) -> tuple[Decoder, int]:
-    """A decoder for a file that begins with `head`, and the length of the byte order mark to skip."""
+def detect(head: bytes, *, whole: bool = True) -> tuple[Decoder, int]:
+    """A decoder for a file that begins with `head` (or is no longer: `whole`), and the length of the mark to skip."""
     for mark, name in BOMS:
         if head.startswith(mark):
             return (Decoder(bom=True) if name == "utf-8-sig" else Decoder(wide=name, bom=True)), len(mark)
@@ -98,9 +98,9 @@ def detect(head: bytes) -> tuple[Decoder, int]:
         return Decoder(wide=wide), 0
     telling = [line for line in head.split(b"\n")[:2000] if not line.isascii()]
     strangers = [line for line in telling if _strict(line, "utf-8") is None]
-    if len(strangers) > 1 and not head.endswith(b"\n"):
+    if not whole and len(strangers) > 1 and not head.endswith(b"\n"):
         strangers = strangers[:-1] or strangers  # the head may end inside a character
-    if not strangers or (len(strangers) == 1 and _is_cut_utf8(strangers[0])):
+    if not strangers or (not whole and len(strangers) == 1 and _is_cut_utf8(strangers[0])):
         return Decoder(), 0
     legacy = best_legacy(b"\n".join(strangers))
     return Decoder(legacy=legacy, main=legacy if legacy and len(strangers) > len(telling) / 2 else "utf-8"), 0
@@ -124,9 +124,9 @@ def commonness(text: str, encoding: str) -> float:
     if not strange:
         return 1.0
     good = sum(_is_common(char, encoding) for char in strange) / len(strange)
-    if encoding == "windows-1252":  # accents stand alone among Latin letters; two-byte characters never do
-        alone = sum(len(run) == 1 for run in _STRANGE_RUN.findall(text))
-        return good * alone / len(strange)
+    if encoding == "windows-1252":  # accents stand alone, or two small ones together; two-byte characters never do
+        runs = [run for run in _STRANGE_RUN.findall(text) if len(run) == 1 or (len(run) == 2 and min(run) >= "ß")]
+        return good * len("".join(runs)) / len(strange)
     return good
 
 

@@ -201,7 +201,7 @@ def open_source(path: Path, name: str) -> Source:
             break
     source.broken, source.cut = source.cut and not head, False
     source.head = head[:HEAD_BYTES]
-    source.decoder, source.mark_bytes = detect(source.head)
+    source.decoder, source.mark_bytes = detect(source.head, whole=len(head) < HEAD_BYTES)
     return source
 
 
