@@ -242,7 +242,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = read_json(path)
     except ValueError as error:
         raise ModelError("model.corrupt", where=str(path), why=str(error)) from error
-    if not isinstance(config, dict) or "model_type" not in config:
+    if not isinstance(config, dict) or not config.get("model_type"):
         raise ModelError("model.config_key_missing", where=str(path), name="model_type", family="?")
     if config.get("auto_map"):
         raise ModelError("model.remote_code", where=str(path), classes=", ".join(map(str, config["auto_map"])))
