@@ -76,6 +76,24 @@ def write_base(folder: Path, *, seed: int = 0, num_layers: int = 2, size: int = 
     return folder
 
 
+def write_fused(folder: Path) -> Path:
+    """A random Phi-3: q, k, v in one weight, gate and up in another, and a head of its own."""
+    import torch
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    write_tokenizer(folder)
+    config = Phi3Config(
+        vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, original_max_position_embeddings=512,
+        tie_word_embeddings=False, initializer_range=0.12, bos_token_id=None, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Phi3ForCausalLM(config)
+    model.generation_config.eos_token_id = [2, 0]
+    model.to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
 def tuned_engine(
     folder: Path, *, dtype: str = "fp32", rank: int = 4, size: float = 0.02, seed: int = 0, kind: str = "lora",
     template: str | None = None, system: str | None = None,

@@ -27,7 +27,7 @@ from danlu.exports.export import Export, Facts, Proof, Subject
 from danlu.exports.hf import MergedExport
 from danlu.exports.parity import Check, record, sum_up
 from danlu.exports.speech import golden_prompts
-from tiny_chat import QUESTIONS, tuned_engine, write_base
+from tiny_chat import QUESTIONS, tuned_engine, write_base, write_fused
 
 MODULE = "model.layers.1.self_attn.o_proj.weight"  # square, [64, 64]
 
@@ -106,6 +106,28 @@ def test_full_fine_tuning_is_proven_too(base: Path, tmp_path: Path) -> None:
     assert verdict(prove(MergedExport(), subject, tmp_path / "merged")) == "pass"
     scale_module(tmp_path / "merged", tmp_path / "merged", 1.01)
     assert "weights" in failed(prove(MergedExport(), subject, tmp_path / "merged"))
+
+
+def test_fused_weights_and_an_untied_head_are_proven_part_by_part(tmp_path: Path) -> None:
+    base = write_fused(tmp_path / "base")
+    subject = subject_of(*tuned_engine(base))
+    for kind in (AdapterExport(), MergedExport()):
+        kind.write(subject, tmp_path / kind.kind)
+        checks = prove(kind, subject, tmp_path / kind.kind)
+        assert verdict(checks) == "pass", [check for check in checks.values() if check.verdict != "pass"]
+    name = "model.layers.0.self_attn.qkv_proj.weight"
+    old = load_file(base / "model.safetensors")[name][64:96]  # the rows of k_proj
+
+    def weaken(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name][64:96] = (old.float() + 0.9 * (tensors[name][64:96].float() - old.float())).bfloat16()
+
+    edit(tmp_path / "merged", weaken)
+    check = prove(MergedExport(), subject, tmp_path / "merged")["weights"]
+    assert (
+        check.verdict == "fail"
+        and "layers.0.self_attn.k_proj" in check.note
+        and check.numbers["num_wrong_modules"] == 1
+    )
 
 
 def test_exporting_leaves_the_living_model_as_it_was(subject: Subject, merged: Path) -> None:

@@ -23,7 +23,7 @@ from danlu.exports.parity import Check, ulp
 from danlu.model.build import family_of
 from danlu.model.model import Model
 from danlu.model.shards import find_shards
-from danlu.model.weights import is_left_out, split
+from danlu.model.weights import split
 
 NUM_FP32_STEPS = 8.0
 """Allowance, in fp32 units of the summands' size, for adding and multiplying in another order."""
@@ -66,7 +66,8 @@ def check_deltas(model: Model, base_folder: Path, merged_folder: Path, pairs: Ma
     deltas: list[Delta] = []
     foreign: list[str] = []
     unseen = set(base.places)
-    for name, merged in _Tensors(model, merged_folder).read_all():
+    written = _Tensors(model, merged_folder)
+    for name, merged in written.read_all():
         if name not in base.places:
             foreign.append(name)
             continue
@@ -78,7 +79,7 @@ def check_deltas(model: Model, base_folder: Path, merged_folder: Path, pairs: Ma
         elif before.shape != merged.shape or not torch.equal(before.to(merged.dtype), merged):
             foreign.append(name)
     missing = set(pairs) - {delta.module for delta in deltas}
-    foreign += [*unseen, *missing]
+    foreign += [*unseen, *missing, *(written.homeless - base.homeless)]
     wrong = sorted((delta for delta in deltas if delta.num_wrong), key=lambda delta: -delta.excess)
     kept = [delta.kept_ratio for delta in deltas]
     numbers: dict[str, Any] = {
@@ -111,13 +112,18 @@ class _Tensors:
     def __init__(self, model: Model, folder: Path) -> None:
         self._model, self._family = model, family_of(model.config)
         self.places: dict[str, tuple[Path, str]] = {}
+        self.homeless: set[str] = set()
+        """Tensors that the model has no place for: a tied head stored twice, angle tables of old files."""
+        known = {name for name, _ in model.named_parameters()}
         for path in find_shards(folder):
             with safe_open(path, framework="pt", device="cpu") as file:
                 for their_name in file.keys():  # noqa: SIM118 - not a dict
-                    if not is_left_out(their_name, model.spec):
-                        shape = file.get_slice(their_name).get_shape()
-                        for name, _ in self._split(their_name, torch.empty(shape, device="meta")):
+                    shape = file.get_slice(their_name).get_shape()
+                    for name, _ in self._split(their_name, torch.empty(shape, device="meta")):
+                        if name in known:
                             self.places[name] = (path, their_name)
+                        else:
+                            self.homeless.add(name)
 
     def read(self, name: str) -> Tensor:
         path, their_name = self.places[name]
