@@ -191,7 +191,7 @@ def show(target: str, runs: Path, voice: Voice) -> None:
         return
     run = open_target(target, (), runs)
     facts = run_facts(run.folder)
-    voice.table([say("cli.col_key"), say("cli.col_value")], [(key, value) for key, value in facts.items()])
+    voice.table([say("cli.col_key"), say("cli.col_value")], [(key, _listed(value)) for key, value in facts.items()])
     voice.result(facts | {"recipe": read_json(run.path("recipe.json"))})
 
 
@@ -245,6 +245,10 @@ def show_comparison(first: str, second: str, runs: Path, voice: Voice) -> None:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else percent(value)
+
+
+def _listed(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _round(value: float | None) -> str:

@@ -9,11 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from danlu.core.errors import EvaluationError
-from danlu.core.files import read_json, write_text
+from danlu.core.errors import EvaluationError, RunError
+from danlu.core.files import sha256_file, sha256_json, write_text
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
-from danlu.data.finding import SourceSpec
+from danlu.data.finding import SourceSpec, find_files
 from danlu.data.ledger import Ledger
 from danlu.data.sample import Document, Label, Preference, Sample, replace
 from danlu.data.samples_file import read_samples
@@ -32,7 +32,7 @@ from danlu.evaluation.tasks.preference import Pair
 from danlu.evaluation.tasks.preference import Preference as PreferenceTask
 from danlu.pipeline.device import describe_hardware
 from danlu.pipeline.leaks import without_leaks
-from danlu.pipeline.open_engine import Engines, open_engines
+from danlu.pipeline.open_engine import Engines, open_engines, trained_digest
 from danlu.recipe.evaluation import EvaluationSection
 from danlu.run.run import Run
 from danlu.version import VERSION
@@ -48,20 +48,46 @@ def evaluate(
     told = progress or Silent()
     began = time.perf_counter()
     with run.acting("evaluate"):
+        inputs = _inputs_digest(run)
+        if questions is None and (known := _known_report(run, inputs)) is not None:
+            return known
         engines = open_engines(run, device=device, progress=told)
         assignments = _Assignments(run, engines, told).chosen(questions)
         sections = run_tasks(engines.base, engines.tuned, assignments, folder=run.path("answers"), progress=told)
-        section = run.recipe.gate
-        gate = None
-        if questions is None:
-            gate = Gate(section.min_gain, section.max_forget, section.min_accuracy, section.min_consistency)
         context = _context(run, engines, time.perf_counter() - began)
         report = build_report(
-            run.recipe.name, sections, base=engines.base, tuned=engines.tuned, gate=gate, context=context
-        )
+            run.recipe.name, sections, base=engines.base, tuned=engines.tuned,
+            gate=gate_of(run) if questions is None else None, context=context,
+        )  # fmt: skip
         if questions is None:
             save_report(run, report)
+            run.finish("evaluate", inputs, {"report": "report.json"})
     return report
+
+
+def gate_of(run: Run) -> Gate:
+    """The recipe's gate."""
+    section = run.recipe.gate
+    return Gate(section.min_gain, section.max_forget, section.min_accuracy, section.min_consistency)
+
+
+def _known_report(run: Run, inputs: str) -> Report | None:
+    """The report of an evaluation on these very inputs, if it is there and whole."""
+    if run.finished("evaluate", inputs) is None or not run.path("report.html").is_file():
+        return None
+    try:
+        return Report.from_json(run.read("report.json"))
+    except (RunError, EvaluationError, TypeError):  # damaged, or another version's: asked again, answers are kept
+        return None
+
+
+def _inputs_digest(run: Run) -> str:
+    """What an evaluation depends on: the trained weights, the questions, how they are asked and what is demanded."""
+    section = run.recipe.evaluation
+    files = [section.questions, section.edge, section.preference, section.general]
+    asked = [[found.name, sha256_file(found.path)] for found in find_files([path for path in files if path])]
+    chapters = [part.model_dump(mode="json") for part in (section, run.recipe.gate, run.recipe.model)]
+    return sha256_json([VERSION, trained_digest(run), chapters, asked, run.recipe.data.split.seed])
 
 
 def save_report(run: Run, report: Report) -> None:
@@ -175,8 +201,8 @@ def _context(run: Run, engines: Engines, seconds: float) -> Context:
     latest: dict[int, dict[str, Any]] = {step["number"]: step for step in steps if step["stage"] == stage}
     every = max(1, len(latest) // MAX_CURVE_POINTS)
     ordered = [latest[number] for number in sorted(latest)]
-    ledger = read_json(run.path("ledger.json"))
-    prepared = read_json(run.path("acts", "prepare.json"))["outcome"]
+    ledger = run.read("ledger.json")
+    prepared = run.outcome("prepare") or {}
     return Context(
         training={
             "stage": stage,
@@ -189,7 +215,7 @@ def _context(run: Run, engines: Engines, seconds: float) -> Context:
               "split": prepared["certificate"]},
         footer={
             "recipe": run.recipe.digest,
-            "dataset": read_json(run.path("dataset", prepared["stages"][-1], "format.json"))["digest"],
+            "dataset": run.read("dataset", prepared["stages"][-1], "format.json")["digest"],
             "code": f"danlu {VERSION}",
             "hardware": f"{describe_hardware(engines.tuned.model.device.type)} · {platform.machine()}",
             "command": f"danlu evaluate {run.name}",

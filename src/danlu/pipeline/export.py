@@ -7,17 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu.core.errors import RecipeError
-from danlu.core.files import read_json, sha256_json
+from danlu.core.errors import ExportError, RecipeError
+from danlu.core.files import sha256_json
 from danlu.core.progress import Progress, Silent
 from danlu.data.sample import Message
+from danlu.evaluation.report import Report, with_parity
 from danlu.exports import EXPORTS
 from danlu.exports.export import Facts
 from danlu.exports.export import export as write_artifact
-from danlu.pipeline.open_engine import check_contract, last_checkpoint, open_engines
+from danlu.pipeline.evaluate import gate_of, save_report
+from danlu.pipeline.open_engine import (
+    Engines,
+    check_contract,
+    last_checkpoint,
+    last_outcome,
+    open_engines,
+    trained_digest,
+)
 from danlu.recipe.exports import ExportSection
-from danlu.run.artifact import Manifest
+from danlu.run.artifact import NAME, Manifest
+from danlu.run.kept import read_kept
 from danlu.run.run import Run
+from danlu.training.checkpoint import STATE
+from danlu.version import VERSION
 
 NUM_PROBES = 16
 
@@ -44,27 +56,82 @@ def export(
     wanted = [section for section in wanted if not (is_full and section.kind == "adapter")]
     if not wanted:
         return []
-    done = []
     with run.acting("export"):
-        engines = open_engines(run, device=device, progress=told)
-        contract = check_contract(run, engines.source)
+        inputs = {section.kind: _inputs_digest(run, section) for section in wanted}
+        engines: Engines | None = None
+        done = []
         for section in wanted:
             folder = run.path("artifacts", section.kind)
-            manifest = write_artifact(
-                EXPORTS.load(section.kind)(),
-                engines.tuned,
-                folder,
-                contract=contract,
-                facts=_facts(run),
-                probes=_probes(run),
-                replace=True,
-                progress=told,
-            )
-            run.events.append(
-                "exported", artifact=section.kind, digest=manifest.digest, verdict=manifest.parity["verdict"]
-            )
+            manifest = _standing(run, section.kind, inputs[section.kind], folder)
+            if manifest is None:
+                engines = engines or open_engines(run, device=device, progress=told)
+                manifest = _write(run, section.kind, engines, folder, told)
+                run.finish(f"export-{section.kind}", inputs[section.kind], {"digest": manifest.digest})
             done.append(Exported(folder, manifest))
+        _tell_report(run)
     return done
+
+
+def _write(run: Run, kind: str, engines: Engines, folder: Path, told: Progress) -> Manifest:
+    manifest = write_artifact(
+        EXPORTS.load(kind)(),
+        engines.tuned,
+        folder,
+        contract=check_contract(run, engines.source),
+        facts=_facts(run),
+        probes=_probes(run),
+        replace=True,
+        progress=told,
+    )
+    run.events.append("exported", artifact=kind, digest=manifest.digest, verdict=manifest.parity["verdict"])
+    return manifest
+
+
+def _inputs_digest(run: Run, section: ExportSection) -> str:
+    """What an artefact depends on: trained weights, contract, card and probes."""
+    card = _facts(run).card
+    return sha256_json([VERSION, section.model_dump(mode="json"), trained_digest(run), run.read("contract.json"), card,
+                        run.read("dataset", "probes.json")])  # fmt: skip
+
+
+def _standing(run: Run, kind: str, inputs: str, folder: Path) -> Manifest | None:
+    """The artefact of an earlier export on these very inputs, if it was proven and every byte of it is still there."""
+    record = run.finished(f"export-{kind}", inputs)
+    if record is None:
+        return None
+    try:
+        manifest = Manifest.read(folder)
+        manifest.check_files(folder)
+    except (ExportError, ValueError, KeyError, TypeError):  # gone, damaged or torn: it is written again
+        return None
+    return manifest if manifest.digest == record["digest"] and manifest.parity["verdict"] == "pass" else None
+
+
+def artifacts_of(run: Run) -> list[Manifest]:
+    """The manifests of what is exported from the weights that the run now holds."""
+    found = []
+    for path in sorted(run.path("artifacts").glob(f"*/{NAME}")):
+        manifest = Manifest.read(path.parent)
+        if manifest.parents.get("checkpoint") == _checkpoint_digest(run):
+            found.append(manifest)
+    return found
+
+
+def parity_of(manifests: Sequence[Manifest]) -> dict[str, Any]:
+    """One verdict over several artefacts: pass when all passed, fail when one failed."""
+    verdicts = {str(manifest.parity["verdict"]) for manifest in manifests}
+    verdict = "fail" if "fail" in verdicts else "pass" if verdicts == {"pass"} else "not run"
+    return {"verdict": verdict, "artifacts": [manifest.parity | {"kind": manifest.kind} for manifest in manifests]}
+
+
+def _tell_report(run: Run) -> None:
+    """The run's report is judged once more now that parity is known."""
+    if not run.path("report.json").is_file():
+        return
+    report = Report.from_json(run.read("report.json"))
+    parity = parity_of(artifacts_of(run))
+    if report.parity != parity:
+        save_report(run, with_parity(report, parity, gate_of(run)))
 
 
 def _known(kind: str) -> Any:
@@ -76,22 +143,23 @@ def _known(kind: str) -> Any:
 
 def _facts(run: Run) -> Facts:
     """Name, base, parents, and what the card tells; only what was measured."""
-    stages = run.recipe.plan_stages()
-    record = read_json(run.path("acts", f"train-{len(stages)}-{stages[-1].method.kind}.json"))
-    prepared = read_json(run.path("acts", "prepare.json"))["outcome"]
+    prepared = run.outcome("prepare") or {}
     base = {
         "name": run.recipe.model.base,
         "revision": run.recipe.model.revision,
-        "digest": record["outcome"]["base_digest"],
+        "digest": last_outcome(run)["base_digest"],
     }
-    dataset = read_json(run.path("dataset", prepared["stages"][-1], "format.json"))["digest"]
-    checkpoint = sha256_json(read_json(last_checkpoint(run) / "state.json")["digests"])
+    dataset = run.read("dataset", prepared["stages"][-1], "format.json")["digest"]
     return Facts(
         name=run.recipe.name,
         base=base,
-        parents={"recipe": run.recipe.digest, "dataset": dataset, "checkpoint": checkpoint},
+        parents={"recipe": run.recipe.digest, "dataset": dataset, "checkpoint": _checkpoint_digest(run)},
         card=_card(run, prepared),
     )
+
+
+def _checkpoint_digest(run: Run) -> str:
+    return sha256_json(read_kept(last_checkpoint(run) / STATE)["digests"])
 
 
 def _card(run: Run, prepared: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +168,7 @@ def _card(run: Run, prepared: dict[str, Any]) -> dict[str, Any]:
         "stages": [stage.method.kind for stage in run.recipe.plan_stages()],
     }
     if run.path("report.json").is_file():
-        report = read_json(run.path("report.json"))
+        report = run.read("report.json")
         card["evaluation"] = {side: report[side].get("accuracy") for side in ("base", "tuned")}
     return card
 
@@ -108,6 +176,6 @@ def _card(run: Run, prepared: dict[str, Any]) -> dict[str, Any]:
 def _probes(run: Run) -> list[list[Message]]:
     """Questions of the domain, so that parity is proven on what the model is for: prompts it was trained on."""
     probes: list[list[Message]] = []
-    for row in read_json(run.path("dataset", "probes.json")):
+    for row in run.read("dataset", "probes.json"):
         probes.append([Message(turn["role"], turn["content"]) for turn in row])
     return probes[:NUM_PROBES]

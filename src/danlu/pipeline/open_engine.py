@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from danlu.adapters.load import load_trained
 from danlu.core.errors import RunError, TemplateError
-from danlu.core.files import read_json
+from danlu.core.files import sha256_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.data.contract import Contract, make_contract
@@ -19,7 +20,9 @@ from danlu.pipeline.base import Base, load_base, open_base
 from danlu.pipeline.device import choose_device
 from danlu.recipe.adapter import LoRASection
 from danlu.recipe.model import ModelSection
+from danlu.run.kept import read_kept
 from danlu.run.run import Run
+from danlu.training.checkpoint import STATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +68,32 @@ def check_contract(run: Run, base: Base) -> Contract:
     """Hold the template as it stands now to the one the run was trained with; a difference refuses, readably."""
     if base.template is None:
         raise TemplateError("pipeline.no_template", where="model.template")
-    stored = Contract.from_json(read_json(run.path("contract.json")))
+    stored = Contract.from_json(run.read("contract.json"))
     stored.check(make_contract(base.template, base.tokenizer, stored.value["sampling"]), where="model.template")
     return stored
 
 
 def last_checkpoint(run: Run) -> Path:
     """The checkpoint of the last stage, the one the run ships."""
-    number = len(run.recipe.plan_stages())
-    name = f"{number}-{run.recipe.plan_stages()[-1].method.kind}"
-    record = run.path("acts", f"train-{name}.json")
-    if not record.is_file():
+    folder = run.path(str(last_outcome(run)["folder"]))
+    if not (folder / STATE).is_file():
+        raise RunError("pipeline.checkpoint_gone", where=str(folder), run=str(run.folder))
+    return folder
+
+
+def last_outcome(run: Run) -> dict[str, Any]:
+    """What the last stage's training came to; RunError when it has not come to an end."""
+    stages = run.recipe.plan_stages()
+    outcome = run.outcome(f"train-{len(stages)}-{stages[-1].method.kind}")
+    if outcome is None or run.outcome("prepare") is None:
         raise RunError("pipeline.not_trained", where=str(run.folder), run=str(run.folder))
-    return run.path(read_json(record)["outcome"]["folder"])
+    return outcome
+
+
+def trained_digest(run: Run) -> str:
+    """Names what was trained: weights, and the base below them."""
+    digests = read_kept(last_checkpoint(run) / STATE)["digests"]
+    return sha256_json([digests, last_outcome(run)["base_digest"]])
 
 
 def open_artifact(folder: Path, *, device: str = "auto") -> NativeEngine:

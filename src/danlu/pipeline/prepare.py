@@ -6,12 +6,13 @@ chapters, tokenizer and template stay the same.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from danlu.core.errors import DataError
+from danlu.core.errors import DataError, RunError
 from danlu.core.files import read_json, sha256_file, sha256_json, write_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
@@ -26,9 +27,10 @@ from danlu.data.rejects import check_threshold, write_rejects
 from danlu.data.sample import Sample
 from danlu.data.samples_file import write_samples
 from danlu.data.sources import read
-from danlu.data.split import fold, split
+from danlu.data.split import Split, fold, split
 from danlu.data.tokens import Item
 from danlu.pipeline.base import Base, open_base
+from danlu.pipeline.fates import Fates, merge_stages
 from danlu.pipeline.leaks import asked, fold_digest
 from danlu.recipe.data import DataSection
 from danlu.recipe.method import SFTSection, StageSection
@@ -38,6 +40,8 @@ from danlu.version import VERSION
 
 NUM_PREVIEWS = 3
 NUM_PROBES = 16
+CHOSEN = ("duplicate", "no_stage_wants_it")
+"""Reasons that are the recipe's choice and no fault of the data: they do not count towards `data.max_rejected`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +79,20 @@ def prepare(run: Run, *, progress: Progress | None = None) -> Prepared:
     base = open_base(recipe.model, progress=told)
     sources = _sources_of(recipe.data)
     inputs = _inputs_digest(recipe, base, sources)
-    outcome = run.finished("prepare", inputs)
-    if outcome is None:
-        with run.acting("prepare"):
-            outcome = run.finish("prepare", inputs, _prepare(run, base, told))
-    return _open(run, outcome)
+    with run.acting("prepare"):
+        outcome = run.finished("prepare", inputs)
+        if outcome is not None:
+            try:
+                return _open(run, outcome)
+            except (DataError, RunError) as error:  # damaged since: made anew, for the sources are still there
+                told.note(error.text)
+        return _open(run, run.finish("prepare", inputs, _prepare(run, base, told)))
 
 
 def _open(run: Run, outcome: dict[str, Any]) -> Prepared:
     stages = tuple(StageData(name, Dataset.open(run.path("dataset", name))) for name in outcome["stages"])
-    stored = run.path("contract.json")
-    contract = Contract.from_json(read_json(stored)) if stored.is_file() else None
-    return Prepared(stages, read_json(run.path("ledger.json")), outcome["certificate"], contract, outcome)
+    contract = Contract.from_json(run.read("contract.json")) if run.path("contract.json").is_file() else None
+    return Prepared(stages, run.read("ledger.json"), outcome["certificate"], contract, outcome)
 
 
 def _prepare(run: Run, base: Base, told: Progress) -> dict[str, Any]:
@@ -94,43 +100,47 @@ def _prepare(run: Run, base: Base, told: Progress) -> dict[str, Any]:
     contract = _store_contract(run, base)
     samples = _drop_duplicates(recipe.data, _read(_specs(recipe.data), ledger, told), ledger)
     watched = _read([SourceSpec(recipe.data.validation)], ledger, told) if recipe.data.validation else None
+    if not ledger.num_used:
+        _account(run, ledger)
     parts = split(
         samples,
         test=recipe.data.split.test if recipe.evaluation.questions is None else 0.0,
         validation=recipe.data.split.validation if watched is None else 0.0,
         seed=recipe.data.split.seed,
     )
-    told.note(
-        say("pipeline.split", train=len(parts.train), validation=len(watched or parts.validation), test=len(parts.test))
-    )
-    write_samples(run.path("dataset", "test.jsonl"), parts.test)
-    write_json(
-        run.path("dataset", "prompts.json"), sorted({fold_digest(text) for s in parts.train for text in asked(s)})
-    )
-    write_json(run.path("dataset", "probes.json"), _probes(parts.train))
-    certificate = parts.certificate
+    if watched is not None:
+        parts = replace(parts, validation=watched)
+    told.note(say("pipeline.split", train=len(parts.train), validation=len(parts.validation), test=len(parts.test)))
+    _write_beside(run, parts)
     replay_ledger = Ledger()  # apart: rows that the ratio does not need are neither used nor rejected
     replay = _read([SourceSpec(recipe.data.replay.path)], replay_ledger, told) if recipe.data.replay.path else []
-    names = []
+    desks = []
     previews: list[dict[str, Any]] = []
-    accepted: set[str] = set()
     for number, stage in enumerate(recipe.plan_stages(), start=1):
-        name = f"{number}-{stage.method.kind}"
-        names.append(name)
-        accepted |= stage.method.accepts
-        desk = _Stage(recipe, stage, base, ledger, contract)
-        told.start(say("pipeline.encoding", stage=name))
-        desk.write(run.path("dataset", name), parts.train, watched or parts.validation, replay, certificate, told)
-        told.finish()
+        desk = _Stage(f"{number}-{stage.method.kind}", recipe, stage, base, contract)
+        desk.write(run.path("dataset", desk.name), parts, replay, told)
         previews += desk.previews(parts.train)
-    _refuse_unaccepted([*parts.train, *parts.validation, *parts.test], accepted, ledger)
+        desks.append(desk)
+    merge_stages(ledger, [desk.fates for desk in desks])
+    _refuse_unaccepted([*parts.train, *parts.validation, *parts.test], desks, ledger, told)
     write_json(run.path("dataset", "preview.json"), previews)
-    return _account(run, ledger) | {
+    account = _account(run, ledger)
+    for desk in desks:
+        desk.refuse_empty()
+    return account | {
         "replay": replay_ledger.to_json()["rows"],
-        "stages": names,
-        "certificate": certificate,
+        "stages": [desk.name for desk in desks],
+        "certificate": parts.certificate,
         "num_test": len(parts.test),
     }
+
+
+def _write_beside(run: Run, parts: Split) -> None:
+    """What evaluation and export want to know of the data: held-out samples, seen prompts, a few probes."""
+    write_samples(run.path("dataset", "test.jsonl"), parts.test)
+    seen = {fold_digest(text) for sample in parts.train for text in asked(sample)}
+    write_json(run.path("dataset", "prompts.json"), sorted(seen))
+    write_json(run.path("dataset", "probes.json"), _probes(parts.train))
 
 
 def _probes(samples: Sequence[Sample]) -> list[list[dict[str, str]]]:
@@ -150,15 +160,16 @@ def _account(run: Run, ledger: Ledger) -> dict[str, Any]:
     write_rejects(ledger, run.path("rejects.jsonl"))
     account = ledger.to_json()
     write_json(run.path("ledger.json"), account)
-    check_threshold(ledger, run.recipe.data.max_rejected, rejects_file=run.path("rejects.jsonl"))
-    if not ledger.num_used:
-        raise DataError("pipeline.nothing_left", where="data.sources", rejects=str(run.path("rejects.jsonl")))
+    at_fault = [entry for entry in ledger.rejects if entry.reason not in CHOSEN] if ledger.num_used else ledger.rejects
+    judged = Ledger(num_read=ledger.num_used + len(at_fault), num_used=ledger.num_used, rejects=at_fault)
+    check_threshold(judged, run.recipe.data.max_rejected, rejects_file=run.path("rejects.jsonl"))
     return {"rows": account["rows"], "counts": account["counts"]}
 
 
 def _store_contract(run: Run, base: Base) -> Contract | None:
     """The template contract as it is now; every later stage is held to it."""
     if base.template is None:
+        run.path("contract.json").unlink(missing_ok=True)
         return None
     generation = base.folder / "generation_config.json"
     defaults = read_json(generation) if generation.is_file() else {}
@@ -185,25 +196,25 @@ def _drop_duplicates(section: DataSection, samples: list[Sample], ledger: Ledger
     return kept
 
 
-def _refuse_unaccepted(samples: Iterable[Sample], accepted: set[str], ledger: Ledger) -> None:
+def _refuse_unaccepted(samples: Iterable[Sample], desks: Sequence[_Stage], ledger: Ledger, told: Progress) -> None:
+    accepted = frozenset().union(*(desk.stage.method.accepts for desk in desks))
+    wanted = ", ".join(sorted(accepted))
+    unwanted: Counter[str] = Counter()
     for sample in samples:
         if sample.kind not in accepted:
-            ledger.revoke(
-                sample.origin.file,
-                sample.origin.line,
-                "no_stage_wants_it",
-                kind=sample.kind,
-                wanted=", ".join(sorted(accepted)),
-            )
+            unwanted[sample.kind] += 1
+            ledger.revoke(sample.origin.file, sample.origin.line, "no_stage_wants_it", kind=sample.kind, wanted=wanted)
+    for kind, count in unwanted.items():
+        told.note(say("pipeline.unwanted", count=count, kind=kind, wanted=wanted))
 
 
 class _Stage:
     """Encodes what one stage's method accepts and writes its dataset."""
 
-    def __init__(
-        self, recipe: Recipe, stage: StageSection, base: Base, ledger: Ledger, contract: Contract | None
-    ) -> None:
-        self.recipe, self.stage, self.base, self.ledger, self.contract = recipe, stage, base, ledger, contract
+    def __init__(self, name: str, recipe: Recipe, stage: StageSection, base: Base, contract: Contract | None) -> None:
+        self.name, self.recipe, self.stage, self.base, self.contract = name, recipe, stage, base, contract
+        self.fates = Fates()
+        self.num_items = 0
         method = stage.method
         self.encoder = Encoder(
             base.tokenizer,
@@ -214,41 +225,41 @@ class _Stage:
             method.train_on if isinstance(method, SFTSection) else "assistant",
         )
 
-    def write(
-        self, folder: Path, train: Sequence[Sample], validation: Sequence[Sample], replay: Sequence[Sample],
-        certificate: dict[str, Any], told: Progress,
-    ) -> Dataset:  # fmt: skip
-        """The dataset folder of this stage. DataError when no item is left for training."""
-        items = self._watched(self.encoder.items(self._accepted(train), self.ledger), told)
+    def write(self, folder: Path, parts: Split, replay: Sequence[Sample], told: Progress) -> None:
+        """The dataset folder of this stage; what happened to each row stands in `fates`."""
         card = Card(
             name=self.recipe.name,
             vocab_size=self.base.tokenizer.vocab_size,
             contract_digest=self.contract.digest if self.contract else "",
             tokenizer_digest=self.base.tokenizer.digest,
-            sources=tuple(_describe(SourceSpec(source.path)) for source in self.recipe.data.sources),
+            sources=tuple(_describe(source) for source in _specs(self.recipe.data)),
             facts={
-                "split": certificate,
+                "split": parts.certificate,
                 "over_length": self.recipe.data.over_length,
                 "context": self.stage.training.context,
             },
         )
-        dataset = Dataset.write(
-            folder,
-            {
-                "train": self._with_replay(items, replay),
-                "validation": self.encoder.items(self._accepted(validation), self.ledger),
-            },
-            card,
-        )
-        if not len(dataset.part("train")):
+        told.start(say("pipeline.encoding", stage=self.name))
+        items = self._watched(self.encoder.items(self._accepted(parts.train), self.fates.ledger), told)
+        validation = self.encoder.items(self._accepted(parts.validation), self.fates.ledger)
+        dataset = Dataset.write(folder, {"train": self._with_replay(items, replay), "validation": validation}, card)
+        told.finish()
+        self.num_items = len(dataset.part("train"))
+
+    def refuse_empty(self) -> None:
+        """DataError when nothing was left to train on."""
+        if not self.num_items:
             wanted = ", ".join(sorted(self.stage.method.accepts))
             raise DataError(
                 "pipeline.stage_without_data", where="data.sources", stage=self.stage.method.kind, wanted=wanted
             )
-        return dataset
 
     def _accepted(self, samples: Iterable[Sample]) -> Iterator[Sample]:
-        return (sample for sample in samples if sample.kind in self.stage.method.accepts)
+        """Samples of the kinds that the method takes; rows that reach the encoder are counted."""
+        for sample in samples:
+            if sample.kind in self.stage.method.accepts:
+                self.fates.tried[sample.origin.file, sample.origin.line] += 1
+                yield sample
 
     def _watched(self, items: Iterator[Item], told: Progress) -> Iterator[Item]:
         for item in items:
@@ -264,20 +275,23 @@ class _Stage:
         ratio = self.recipe.data.replay.ratio
         wanted = num_tokens * ratio / (1 - ratio)
         given = 0
-        for item in self.encoder.items(self._accepted(replay), Ledger()):
+        general = (sample for sample in replay if sample.kind in self.stage.method.accepts)
+        for item in self.encoder.items(general, Ledger()):
             if given >= wanted:
                 break
             given += sum(len(tokens) for tokens in item.tokens)
             yield item
-        self.ledger.counts["replay_tokens"] += given
+        self.fates.ledger.counts["replay_tokens"] += given
 
     def previews(self, train: Sequence[Sample]) -> list[dict[str, Any]]:
         """The first samples as the model will see them: text pieces, ids, what is learnt."""
         silent = Ledger()
         found: list[dict[str, Any]] = []
-        for sample in self._accepted(train):
+        for sample in train:
             if len(found) == NUM_PREVIEWS:
                 break
+            if sample.kind not in self.stage.method.accepts:
+                continue
             encoded = self.encoder.encode(sample, silent)
             if encoded:
                 found.append(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from danlu.core.progress import Progress, Silent
-from danlu.evaluation.gate import Gate
-from danlu.evaluation.report import Report, with_parity
-from danlu.pipeline.evaluate import evaluate, save_report
-from danlu.pipeline.export import Exported, export
+from danlu.evaluation.report import Report
+from danlu.pipeline.evaluate import evaluate
+from danlu.pipeline.export import Exported, export, parity_of
 from danlu.pipeline.prepare import Prepared, prepare
 from danlu.pipeline.train import Trained, train
 from danlu.run.run import Run
@@ -26,8 +25,7 @@ class Summary:
     @property
     def parity_verdict(self) -> str:
         """pass when every artefact passed, fail when one failed; "not run" when nothing was exported."""
-        verdicts = {artifact.verdict for artifact in self.artifacts}
-        return "fail" if "fail" in verdicts else "pass" if verdicts == {"pass"} else "not run"
+        return str(parity_of([artifact.manifest for artifact in self.artifacts])["verdict"])
 
 
 def run_all(run: Run, *, device: str = "auto", progress: Progress | None = None) -> Summary:
@@ -35,15 +33,6 @@ def run_all(run: Run, *, device: str = "auto", progress: Progress | None = None)
     told = progress or Silent()
     prepared = prepare(run, progress=told)
     stages = train(run, prepared, device=device, progress=told)
-    report = evaluate(run, device=device, progress=told)
+    evaluate(run, device=device, progress=told)
     artifacts = export(run, device=device, progress=told)
-    section = run.recipe.gate
-    gate = Gate(section.min_gain, section.max_forget, section.min_accuracy, section.min_consistency)
-    summary = Summary(prepared, stages, report, artifacts)
-    parity = {
-        "verdict": summary.parity_verdict,
-        "artifacts": [a.manifest.parity | {"kind": a.manifest.kind} for a in artifacts],
-    }
-    report = with_parity(report, parity, gate)
-    save_report(run, report)
-    return Summary(prepared, stages, report, artifacts)
+    return Summary(prepared, stages, Report.from_json(run.read("report.json")), artifacts)

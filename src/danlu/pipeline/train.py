@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from danlu.adapters.adapter import Attached
 from danlu.adapters.full import Full
 from danlu.adapters.lora import AttachedLoRA, LoRA
-from danlu.core.files import read_json, sha256_json
+from danlu.core.files import read_json, sha256_json, write_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.data.dataset import Dataset
@@ -51,13 +54,34 @@ def train(
         for stage, data in stages:
             inputs = sha256_json([inputs, data.digest, stage.model_dump(mode="json"), _fixed_part(run)])
             name = data.name
-            outcome = run.finished(f"train-{name}", inputs)
+            outcome = _finished(run, name, inputs)
             if outcome is None:
                 desk = desk or _Desk(run, device, told)
+                _make_room(run, name, inputs, told)
                 outcome = desk.train_stage(name, stage, data.dataset, done[-1].folder if done else None)
                 run.finish(f"train-{name}", inputs, outcome)
             done.append(Trained(name, run.path(outcome["folder"]), outcome))
     return done
+
+
+def _finished(run: Run, name: str, inputs: str) -> dict[str, Any] | None:
+    """A finished stage's facts, if its checkpoint is still there."""
+    outcome = run.finished(f"train-{name}", inputs)
+    return outcome if outcome and run.path(outcome["folder"], STATE).is_file() else None
+
+
+def _make_room(run: Run, name: str, inputs: str, told: Progress) -> None:
+    """Checkpoints of other data or other knobs are no beginning of this training: they make room for it."""
+    folder, mark = run.path("checkpoints", name), run.path("checkpoints", f"{name}.json")
+    run.forget(f"train-{name}")
+    try:
+        is_same = read_json(mark) == {"inputs": inputs}
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        is_same = not folder.exists()
+    if not is_same:
+        told.note(say("pipeline.trained_anew", stage=name))
+        shutil.rmtree(folder, ignore_errors=True)
+    write_json(mark, {"inputs": inputs})
 
 
 def _fixed_part(run: Run) -> Any:
