@@ -19,8 +19,8 @@ METHODS = {"sft": SFT, "dpo": DPO}
 KNOBS = {"epochs": 3, "eval_every": 0.4, "patience": 0, "save_every": 2, "warmup_ratio": 0.1, "schedule": "cosine"}
 
 
-def make_trainer(folder: Path, adapter: str, method: str, progress=None, **knobs) -> Trainer:
-    model = tiny_model(folder / "model")
+def make_trainer(folder: Path, adapter: str, method: str, progress=None, dtype=torch.float32, **knobs) -> Trainer:
+    model = tiny_model(folder / "model", dtype=dtype)
     attached = ADAPTERS[adapter].attach(model)
     return Trainer(
         model, attached, METHODS[method](), Dataset.open(folder / "data"),

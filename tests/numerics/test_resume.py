@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from danlu.adapters.load import load_trained
 from danlu.core.errors import TrainingError
 from danlu.core.files import read_json
 from danlu.core.progress import Silent
+from danlu.training.methods.sft import SFT
+from danlu.training.trainer import Trainer
 from training_child import make_trainer, train
-from training_kit import dataset, pair_items, sft_items
+from training_kit import dataset, pair_items, section, sft_items, tiny_model
 
 # Forking spares each child the seconds that importing torch takes; elsewhere than on Linux it is not safe.
 START = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
@@ -180,3 +183,23 @@ def test_same_seed_same_curve(tmp_path):
         curves.append([step.loss for step in run_through(folder, "lora", "sft", seed=seed)])
     assert curves[0] == curves[1]
     assert curves[0] != curves[2]
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_a_second_stage_starts_from_the_same_bits_in_the_same_process_and_in_another(tmp_path, adapter):
+    """In bf16, where masters are finer than what is saved."""
+    torch.set_num_threads(1)
+    folder = prepare(tmp_path, "sft")
+    first = make_trainer(folder, adapter, "sft", dtype=torch.bfloat16)
+    list(first.steps())
+    ends = []
+    for number, (model, attached) in enumerate(
+        [(first.model, first.adapter), (other := tiny_model(folder / "model", dtype=torch.bfloat16), None)]
+    ):
+        attached = attached or load_trained(first.last, other)
+        second = Trainer(
+            model, attached, SFT(), first.dataset, section=section(lr=1e-3), folder=tmp_path / f"second-{number}"
+        )
+        list(second.steps())
+        ends.append((second.last / "state.safetensors").read_bytes())
+    assert ends[0] == ends[1]

@@ -52,6 +52,11 @@ class Attached(Protocol):
         """Inside the block the model answers as if nothing had been attached."""
         ...
 
+    def settle(self) -> None:
+        """Round what trains to what `save` would write, so that a stage starts from the same numbers whether the last
+        one ended a moment ago or lies on disk."""
+        ...
+
     def check(self) -> None:
         """Raise TrainingError when what was trained is empty or not finite."""
         ...

@@ -14,12 +14,14 @@ WEIGHTS_FOLDER = "weights"
 """Where a training checkpoint keeps what can be shipped, beside what is only needed to go on."""
 
 
-def load_trained(folder: Path, model: Model) -> AttachedLoRA | AttachedFull:
+def load_trained(folder: Path, model: Model, *, to_train: bool = True) -> AttachedLoRA | AttachedFull:
     """From a training checkpoint, a PEFT folder or a Hugging Face checkpoint of the same architecture. An adapter
-    comes back attached and ready to answer, to merge or to train on; full weights replace the model's own."""
+    comes back attached and ready to answer, to merge or to train on; full weights replace the model's own,
+    as fp32 masters unless `to_train` is False: then they keep the model's dtype, which is half the memory."""
     if (folder / WEIGHTS_FOLDER).is_dir():
         folder = folder / WEIGHTS_FOLDER
     if (folder / CONFIG).is_file():
         return LoRA.load(folder, model)
+    attached = Full().attach(model) if to_train else AttachedFull(model, widens=False)
     load_state(model, folder)
-    return Full().attach(model)
+    return attached

@@ -21,7 +21,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor, nn
 
 from danlu.adapters.adapter import find_unsound
-from danlu.adapters.peft_format import Pair, read_pairs, write_pairs
+from danlu.adapters.peft_format import Pair, as_saved, read_pairs, write_pairs
 from danlu.core.errors import RecipeError, TrainingError
 from danlu.core.registry import nearest
 from danlu.model.model import Model
@@ -96,7 +96,7 @@ class LoRA:
     @property
     def scaling(self) -> float:
         alpha = 2.0 * self.rank if self.alpha is None else self.alpha
-        return alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+        return as_saved(alpha / (math.sqrt(self.rank) if self.rslora else self.rank), self.rank)
 
     def attach(self, model: Model) -> AttachedLoRA:
         layers = {
@@ -158,6 +158,9 @@ class AttachedLoRA:
         finally:
             for layer in self.layers.values():
                 layer.is_disabled = False
+
+    def settle(self) -> None:
+        """Nothing to do: pairs are saved in the fp32 they train in."""
 
     def check(self) -> None:
         if name := find_unsound({name: tensor.data for name, tensor in self.parameters().items()}):

@@ -251,6 +251,11 @@ def _commonest(values: Any) -> Any:
     return max(sorted(set(counted)), key=counted.count)
 
 
+def as_saved(scaling: float, rank: int) -> float:
+    """The scale as it will read when it comes back from a file, which holds alpha, to the last bit."""
+    return _plain(scaling * rank) / rank
+
+
 def _plain(alpha: float) -> float:
     """alpha from scaling · rank, free of the last bit's noise where a whole number was meant."""
     return float(round(alpha)) if math.isclose(alpha, round(alpha), rel_tol=1e-12) else alpha

@@ -274,6 +274,7 @@ class Trainer:
 
     def _resume_or_begin(self) -> None:
         self.model.eval()
+        self.adapter.settle()
         self._identity = identify(self.model, self.adapter, self.method, self.section, self.dataset.digest)
         found = checkpoint.read_newest(self.folder, self._note_damage)
         if found and (differing := differing_keys(found.state["identity"], self._identity)):

@@ -42,6 +42,39 @@ def test_saving_and_loading(tmp_path):
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+def test_attaching_again_keeps_the_dtype_to_compute_in(tmp_path):
+    """Going back to the best weights between two stages must not turn bf16 training into fp32 training."""
+    model = tiny_model(tmp_path / "a", dtype=torch.bfloat16)
+    attached = Full().attach(model)
+    attached.save(tmp_path / "out")
+    again = load_trained(tmp_path / "out", model)
+    assert again.compute_dtype == torch.bfloat16
+    assert model.dtype == torch.float32
+    assert Full().attach(tiny_model(tmp_path / "a", dtype=torch.bfloat16)) is not again
+
+
+def test_settled_masters_are_what_was_saved(tmp_path):
+    model = tiny_model(tmp_path / "a", dtype=torch.bfloat16)
+    attached = Full().attach(model)
+    for weight in attached.parameters().values():
+        weight.data += 1e-4
+    attached.save(tmp_path / "out")
+    attached.settle()
+    other = tiny_model(tmp_path / "a", dtype=torch.bfloat16, seed=5)
+    loaded = load_trained(tmp_path / "out", other)
+    mine, theirs = attached.parameters(), loaded.parameters()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_for_answering_the_dtype_stays(tmp_path):
+    model = tiny_model(tmp_path / "a", dtype=torch.bfloat16)
+    Full().attach(model).save(tmp_path / "out")
+    other = tiny_model(tmp_path / "a", dtype=torch.bfloat16)
+    load_trained(tmp_path / "out", other, to_train=False)
+    assert other.dtype == torch.bfloat16
+    assert not any(weight.requires_grad for weight in other.parameters())
+
+
 def test_nan_is_noticed(tmp_path):
     attached = Full().attach(tiny_model(tmp_path))
     attached.check()
