@@ -20,7 +20,7 @@ from torch import Tensor
 
 from danlu.core.errors import EngineError
 
-MAX_POSITIONS = 64
+MAX_POSITIONS = 32
 """Of one probe, counted from the end: the prompt's tail and the answer."""
 ROUND_OFF = 64.0
 """A floor below this many units of fp32 round-off at the logits' own size is taken to be that: tiny models give exact
@@ -171,7 +171,7 @@ def measure_floor(
     weights: Sequence[Tensor],
     dtype: torch.dtype,
     *,
-    num_draws: int = 2,
+    num_draws: int = 1,
 ) -> Difference:
     """The worst of: another batch composition, and `num_draws` roundings of the weights to `dtype`."""
     floor = compare(records, witness, is_together=True)
