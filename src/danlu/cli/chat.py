@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from danlu.cli.targets import is_artifact, open_target
@@ -13,52 +15,83 @@ from danlu.engines.engine import Question, Sampling
 from danlu.engines.native import NativeEngine
 from danlu.pipeline.open_engine import open_artifact, open_engines
 
+MAX_NEW_TOKENS = 512
+
 
 def talk(target: str, runs: Path, voice: Voice) -> None:
-    """A conversation until /quit, Ctrl-D or the end of a piped input."""
-    base: NativeEngine | None = None
-    sampling = Sampling(max_new_tokens=512)
-    if is_artifact(target):
-        tuned = open_artifact(Path(target))
-        if tuned.adapter is not None:
-            base = tuned.base()
-    else:
-        run = open_target(target, (), runs)
-        engines = open_engines(run, progress=voice.progress)
-        tuned, base = engines.tuned, engines.base
-        sampling = Sampling(max_new_tokens=run.recipe.evaluation.max_new_tokens)
-    voice.say(say("cli.chat_hello", name=tuned.name), "bold")
-    turns: list[Message] = []
-    while (line := _ask()) is not None:
+    """A conversation until /quit, Ctrl-D or the end of a piped input. With --json one line of JSON per answer."""
+    table = _sit_down(target, runs, voice)
+    if not voice.as_json:
+        voice.say(say("cli.chat_hello", name=table.tuned.name), "bold")
+    while (line := _ask(voice)) is not None:
         if line in ("/quit", "/exit", "/bye"):
             return
         if line == "/new":
-            turns = []
+            table.turns.clear()
         elif line.startswith("/base"):
-            question = line.removeprefix("/base").strip() or next(
-                (t.content for t in reversed(turns) if t.role == "user"), ""
-            )
-            if base is not None and question:
-                _answer(base, [Message("user", question)], sampling, voice, "bright_black")
+            table.ask_base(line.removeprefix("/base").strip())
         elif line:
-            turns.append(Message("user", line))
-            turns.append(Message("assistant", _answer(tuned, turns, sampling, voice, "green")))
+            table.ask(line)
 
 
-def _ask() -> str | None:
+def _sit_down(target: str, runs: Path, voice: Voice) -> _Table:
+    if is_artifact(target):
+        tuned = open_artifact(Path(target))
+        base = tuned.base() if tuned.adapter is not None else None
+        return _Table(voice, tuned, base, Sampling(max_new_tokens=MAX_NEW_TOKENS))
+    run = open_target(target, (), runs)
+    engines = open_engines(run, progress=voice.progress)
+    sampling = Sampling(max_new_tokens=run.recipe.evaluation.max_new_tokens)
+    return _Table(voice, engines.tuned, engines.base, sampling)
+
+
+@dataclass
+class _Table:
+    """Who talks: the tuned model, the base beside it (a merged artefact has none), and what was said so far."""
+
+    voice: Voice
+    tuned: NativeEngine
+    base: NativeEngine | None
+    sampling: Sampling
+    turns: list[Message] = field(default_factory=list)
+
+    def ask(self, question: str) -> None:
+        self.turns.append(Message("user", question))
+        answer = self._answer(self.tuned, self.turns, "tuned", "green")
+        if answer is None:
+            self.turns.pop()
+        else:
+            self.turns.append(Message("assistant", answer))
+
+    def ask_base(self, question: str) -> None:
+        """Without a question, the last one again."""
+        question = question or next((turn.content for turn in reversed(self.turns) if turn.role == "user"), "")
+        if self.base is None:
+            self.voice.fail(say("cli.chat_no_base"))
+        elif question:
+            self._answer(self.base, [Message("user", question)], "base", "bright_black")
+
+    def _answer(self, engine: NativeEngine, turns: list[Message], side: str, style: str) -> str | None:
+        """None when there was no answer: a prompt beyond the context must not end the conversation."""
+        pieces: list[str] = []
+        try:
+            for piece in engine.stream(Question(tuple(turns)), self.sampling):
+                pieces.append(piece)
+                if not self.voice.as_json:
+                    self.voice.say(piece, style, end="")
+        except DanluError as error:
+            self.voice.fail(error.text, error.fix)
+            self.voice.result({"model": side, "question": turns[-1].content} | error.to_json())
+            return None
+        if not self.voice.as_json:
+            self.voice.say("")
+        answer = "".join(pieces)
+        self.voice.result({"model": side, "question": turns[-1].content, "answer": answer})
+        return answer
+
+
+def _ask(voice: Voice) -> str | None:
     try:
-        return input("> ").strip()
+        return input("> " if sys.stdin.isatty() and not voice.as_json else "").strip()
     except EOFError:
         return None
-
-
-def _answer(engine: NativeEngine, turns: list[Message], sampling: Sampling, voice: Voice, style: str) -> str:
-    pieces = []
-    try:
-        for piece in engine.stream(Question(tuple(turns)), sampling):
-            pieces.append(piece)
-            voice.say(piece, style, end="")
-    except DanluError as error:  # a prompt beyond the context must not end the conversation
-        voice.fail(error.text, error.fix)
-    voice.say("")
-    return "".join(pieces)

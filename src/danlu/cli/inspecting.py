@@ -31,7 +31,7 @@ def show_inspection(paths: Sequence[Path], voice: Voice, *, base: str, num_sampl
         voice.say(" · ".join(f"{part} ← {column}" for part, column in found["columns"].items()), "dim")
     if len(found["files"]) > 1:
         voice.table(
-            ["file", "format", "encoding", "used", "changed", "rejected"],
+            [say(f"cli.col_{name}") for name in ("file", "format", "encoding", "used", "changed", "rejected")],
             [(f["file"], f["format"] or f["container"], f["encoding"], f["rows"]["used"], f["rows"]["changed"],
               f["rows"]["rejected"]) for f in found["files"][:60]],
         )  # fmt: skip

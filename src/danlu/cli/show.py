@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from danlu.cli.targets import is_artifact, open_target
 from danlu.cli.voice import Voice
 from danlu.core.files import read_json
 from danlu.core.messages import say
+from danlu.data.dataset import Dataset
 from danlu.evaluation.compare import compare_reports
 from danlu.evaluation.gate import percent, points
 from danlu.evaluation.report import Report
@@ -30,15 +31,7 @@ def show_prepared(run: Run, prepared: Prepared, voice: Voice) -> None:
     rows = prepared.outcome["rows"]
     voice.say(say("cli.inspect_rows", **rows))
     for stage in prepared.stages:
-        parts = stage.dataset.card.parts
-        voice.table(
-            [stage.name, "items", "tokens", "learnt", "p50", "p99", "max"],
-            [
-                (name, f"{part['items']:,}", f"{part['tokens']:,}", f"{part['supervised_ratio']:.0%}",
-                 part["lengths"].get("p50"), part["lengths"].get("p99"), part["lengths"].get("max"))
-                for name, part in parts.items()
-            ],
-        )  # fmt: skip
+        _show_parts(stage.name, stage.dataset.card.parts, voice)
     show_previews(read_json(run.path("dataset", "preview.json"))[:1], voice)
     for entry in prepared.ledger["rejects"][:5]:
         voice.say(f"  {entry['file']}:{entry['line']}: {entry['reason']}", "yellow")
@@ -46,6 +39,24 @@ def show_prepared(run: Run, prepared: Prepared, voice: Voice) -> None:
         {"run": str(run.folder), "rows": rows, "counts": prepared.outcome["counts"],
          "certificate": prepared.certificate,
          "stages": {stage.name: stage.dataset.card.to_json() for stage in prepared.stages}}
+    )  # fmt: skip
+
+
+def show_dataset(folder: Path, voice: Voice) -> None:
+    """A dataset folder: its card, and its digest once every byte has been looked at."""
+    dataset = Dataset.open(folder)
+    _show_parts(folder.name, dataset.card.parts, voice)
+    voice.result(dataset.card.to_json() | {"dataset": str(folder), "digest": dataset.digest})
+
+
+def _show_parts(name: str, parts: Mapping[str, Any], voice: Voice) -> None:
+    voice.table(
+        [name, *(say(f"cli.col_{column}") for column in ("items", "tokens_all", "learnt", "median", "p99", "max"))],
+        [
+            (part_name, f"{part['items']:,}", f"{part['tokens']:,}", f"{part['supervised_ratio']:.0%}",
+             part["lengths"].get("p50"), part["lengths"].get("p99"), part["lengths"].get("max"))
+            for part_name, part in parts.items()
+        ],
     )  # fmt: skip
 
 
@@ -75,7 +86,7 @@ def _runs_of_ids(shown: dict[str, Any]) -> list[tuple[list[int], bool]]:
 
 def show_trained(run: Run, stages: Sequence[Trained], voice: Voice) -> None:
     voice.table(
-        [say("cli.col_stage"), "steps", "loss", "validation", say("cli.col_place")],
+        [say(f"cli.col_{column}") for column in ("stage", "steps", "loss", "validation", "place")],
         [
             (stage.name, stage.facts["num_steps"], _round(stage.facts["train_loss"]),
              _round(stage.facts["validation_loss"]), stage.folder)
@@ -188,6 +199,9 @@ def show(target: str, runs: Path, voice: Voice) -> None:
         rows.append(("parity", manifest["parity"]["verdict"]))
         voice.table([say("cli.col_key"), say("cli.col_value")], rows)
         voice.result(manifest)
+        return
+    if (Path(target) / "card.json").is_file():
+        show_dataset(Path(target), voice)
         return
     run = open_target(target, (), runs)
     facts = run_facts(run.folder)

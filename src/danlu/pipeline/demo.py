@@ -63,7 +63,7 @@ def demo_recipe(*, full: bool) -> Recipe:
             "replay": {"ratio": 0.1, "path": str(folder / "replay.jsonl")},
             "split": {"test": 0.0, "validation": 0.0},
         },
-        "training": {"epochs": 12, "lr": 2e-3, "context": 256, "batch_tokens": 2048, "eval_every": 1.0, "patience": 0,
+        "training": {"epochs": 10, "lr": 3e-3, "context": 256, "batch_tokens": 2048, "eval_every": 1.0, "patience": 0,
                      "schedule": "cosine"},
         "evaluation": {
             "tasks": ["domain", "consistency", "edge", "preference", "forgetting"],

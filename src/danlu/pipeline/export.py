@@ -147,6 +147,8 @@ def _facts(run: Run) -> Facts:
     base = {
         "name": run.recipe.model.base,
         "revision": run.recipe.model.revision,
+        "hub": run.recipe.model.hub,
+        "dtype": last_outcome(run)["dtype"],
         "digest": last_outcome(run)["base_digest"],
     }
     dataset = run.read("dataset", prepared["stages"][-1], "format.json")["digest"]

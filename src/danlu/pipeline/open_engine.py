@@ -15,7 +15,6 @@ from danlu.data.contract import Contract, make_contract
 from danlu.data.encode import Encoder
 from danlu.engines.native import NativeEngine
 from danlu.exports.verify import replay, verify
-from danlu.model.build import load_model
 from danlu.pipeline.base import Base, load_base, open_base
 from danlu.pipeline.device import choose_device
 from danlu.recipe.adapter import LoRASection
@@ -101,8 +100,13 @@ def open_artifact(folder: Path, *, device: str = "auto") -> NativeEngine:
     manifest = verify(folder)
     is_adapter = manifest.kind == "adapter"
     stored = Contract.from_json(manifest.contract)
+    facts = manifest.base
     section = ModelSection(
-        base=str(manifest.base["name"]) if is_adapter else str(folder),
+        base=str(facts["name"]) if is_adapter else str(folder),
+        revision=facts.get("revision"),
+        hub=facts.get("hub", "huggingface"),
+        # in the precision that was proven: in another one even the right weights say other things
+        dtype=facts.get("dtype", "auto"),
         system=stored.value["system"],
         thinking=stored.value["thinking"],
     )
@@ -110,7 +114,7 @@ def open_artifact(folder: Path, *, device: str = "auto") -> NativeEngine:
     if base.template is None:
         raise TemplateError("pipeline.no_template", where=str(base.folder))
     stored.check(make_contract(base.template, base.tokenizer, stored.value["sampling"]), where=str(base.folder))
-    model = load_model(section.base, device=choose_device(device))
+    model = load_base(section, seed=0, device=choose_device(device))
     adapter = load_trained(folder, model) if is_adapter else None
     engine = NativeEngine(model, _encoder(base), name=manifest.name, adapter=adapter)
     replay(manifest, engine)

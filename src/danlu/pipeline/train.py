@@ -118,6 +118,7 @@ class _Desk:
             "validation_loss": record["loss"],
             "train_loss": last.loss if last else None,
             "base_digest": self.model.digest,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
             "num_trainable": sum(p.numel() for p in attached.parameters().values()),
             "num_params": sum(p.numel() for p in self.model.parameters()),
         }

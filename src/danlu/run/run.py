@@ -49,7 +49,7 @@ class Run:
         # run.json last: a folder without it was never a run
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         write_json(folder / "run.json", {"format": FORMAT, "name": recipe.name, "created": created, "danlu": VERSION})
-        run = cls(folder, recipe)
+        run = cls.open(folder)  # with the resolved recipe, as ever after: the same acts have the same inputs
         run.events.append("created", recipe=recipe.digest, danlu=VERSION)
         return run
 

@@ -26,6 +26,12 @@ def test_the_same_recipe_finds_its_run_again(tmp_path: Path) -> None:
     assert set(list_runs(tmp_path)) == {first.folder, other.folder}
 
 
+def test_a_created_run_has_the_recipe_that_a_reopened_one_has(tmp_path: Path) -> None:
+    """Values left open (alpha, lr) were filled only on reopening, so that the first repetition trained twice."""
+    created = Run.create(Recipe.from_tree({"name": "a"}), tmp_path)
+    assert created.recipe.model_dump() == Run.open(created.folder).recipe.model_dump()
+
+
 def test_finished_acts_are_reused_only_for_the_same_inputs(tmp_path: Path) -> None:
     run = Run.create(Recipe.from_tree({}), tmp_path)
     assert run.finished("prepare", "d1") is None
