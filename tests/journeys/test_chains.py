@@ -29,7 +29,7 @@ stages:
   - sft
   - {{kind: dpo, training: {{max_steps: 2, lr: 0.001}}}}
 training: {{max_steps: 4, lr: 0.003, context: 128, batch_tokens: 1024, save_every: 2, patience: 0}}
-evaluation: {{tasks: [domain, preference, forgetting], max_new_tokens: 8, questions: test.jsonl, general: general.jsonl}}
+evaluation: {{tasks: [domain, preference, forgetting, edge], max_new_tokens: 8, questions: test.jsonl, general: general.jsonl, preference: pairs_test.jsonl}}
 gate: {{min_gain: 0.0, max_forget: 5.0}}
 exports: [{exports}]
 """
@@ -48,6 +48,7 @@ def test_three_stages_each_from_the_last_ones_output(company: Path, base: Path, 
     assert said.code == 0, said.err
     run = only_run(Path("runs"))
     assert said.json["parity"]["verdict"] == "pass"
+    assert "edge is left out" in said.err
     steps = [(step["stage"], step["number"]) for step in run.events.read("step")]
     wanted = [("1-pretrain", 3), ("2-sft", 4), ("3-dpo", 2)]
     assert steps == [(name, number) for name, last in wanted for number in range(1, last + 1)]

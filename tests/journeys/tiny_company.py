@@ -57,10 +57,8 @@ def write_company(folder: Path) -> Path:
     told = facts()
     write_rows(folder / "qa.jsonl", [_row(fact, 0) for fact in told])
     write_rows(folder / "test.jsonl", [_row(fact, 1) for fact in told[::4]])
-    write_rows(folder / "pairs.jsonl", [
-        {"prompt": f"{fact['asked'][0]} (short, please)", "chosen": f"It is {fact['amount']}.", "rejected": "I do not know at all."}
-        for fact in told[:40]
-    ])  # fmt: skip
+    write_rows(folder / "pairs.jsonl", [_pair(fact, 0) for fact in told[:40]])
+    write_rows(folder / "pairs_test.jsonl", [_pair(fact, 1) for fact in told[:40:4]])
     label = [("great " + fact["group"] + " very nice", "good") for fact in told[:30]]
     label += [("awful " + fact["group"] + " broken again", "bad") for fact in told[:30]]
     lines = "".join(f'"{text}",{name}\n' for text, name in label)
@@ -79,6 +77,10 @@ def write_company(folder: Path) -> Path:
     )
     write_docx(docs / "notes.docx", [f"Note on {f['group']}: pay {f['amount']} at the door." for f in told[80:]])
     return folder
+
+
+def _pair(fact: dict, wording: int) -> dict:
+    return {"prompt": f"{fact['asked'][wording]} (short, please)", "chosen": f"It is {fact['amount']}.", "rejected": "I do not know at all."}  # fmt: skip
 
 
 def write_docx(path: Path, paragraphs: list[str]) -> None:

@@ -38,6 +38,11 @@ from danlu.run.run import Run
 from danlu.version import VERSION
 
 MAX_CURVE_POINTS = 400
+_WANTS = {
+    "domain": "evaluation.questions", "consistency": "evaluation.questions", "edge": "evaluation.edge",
+    "preference": "evaluation.preference", "forgetting": "evaluation.general",
+}  # fmt: skip
+"""Where a task's material is named, for saying why it is not run."""
 
 
 def evaluate(
@@ -140,6 +145,9 @@ class _Assignments:
             found.append(Assignment(Forgetting(), self._passages()))
         if not found:
             raise EvaluationError("pipeline.no_questions", where="evaluation.questions")
+        for task in self.section.tasks:
+            if task not in {assignment.task.name for assignment in found}:
+                self.told.note(say("pipeline.task_skipped", task=task, key=_WANTS[task]))
         return found
 
     def _asked(self, path: str | None) -> Sequence[Item]:
