@@ -189,13 +189,15 @@ def has(row: Mapping[str, Any], *parts: str) -> bool:
 
 
 def rest(row: Mapping[str, Any], parts: Iterable[str]) -> dict[str, Any]:
-    """Short scalar columns that are none of `parts`: what a sample carries along as tags."""
+    """Short columns that are none of `parts`, single values or lists of them: what a sample carries along as tags."""
     taken = {find(row, part) for part in parts}
-    return {
-        key: value
-        for key, value in row.items()
-        if key not in taken and isinstance(value, str | int | float | bool) and len(str(value)) <= 200
-    }
+    return {key: value for key, value in row.items() if key not in taken and _is_short(value)}
+
+
+def _is_short(value: Any) -> bool:
+    if isinstance(value, list):
+        return len(value) <= 32 and all(isinstance(part, str | int | float) and len(str(part)) <= 200 for part in value)
+    return isinstance(value, str | int | float | bool) and len(str(value)) <= 200
 
 
 def without_language(row: dict[str, Any]) -> tuple[dict[str, Any], str] | None:
