@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from danlu.pipeline.demo import demo
     from danlu.pipeline.evaluate import evaluate
     from danlu.pipeline.export import export
-    from danlu.pipeline.open_engine import open_engine
+    from danlu.pipeline.open_engine import open_artifact, open_engine, open_engines
     from danlu.pipeline.prepare import prepare
     from danlu.pipeline.run_all import run_all
     from danlu.pipeline.train import train
@@ -44,6 +44,8 @@ _PLACES = {
     "run_all": "danlu.pipeline.run_all",
     "demo": "danlu.pipeline.demo",
     "open_engine": "danlu.pipeline.open_engine",
+    "open_engines": "danlu.pipeline.open_engine",
+    "open_artifact": "danlu.pipeline.open_engine",
     "load_model": "danlu.model.build",
     "LoRA": "danlu.adapters.lora",
     "Full": "danlu.adapters.full",
@@ -70,7 +72,9 @@ __all__ = [
     "export",
     "inspect",
     "load_model",
+    "open_artifact",
     "open_engine",
+    "open_engines",
     "prepare",
     "run_all",
     "train",

@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import danlu
 from danlu.cli.targets import is_artifact, open_target
 from danlu.cli.voice import Voice
 from danlu.core.errors import DanluError
 from danlu.core.messages import say
 from danlu.data.sample import Message
 from danlu.engines.engine import Question, Sampling
-from danlu.engines.native import NativeEngine
-from danlu.pipeline.open_engine import open_artifact, open_engines
+
+if TYPE_CHECKING:  # torch comes with the first question, not with the command line
+    from danlu.engines.native import NativeEngine
 
 MAX_NEW_TOKENS = 512
 
@@ -36,11 +39,11 @@ def talk(target: str, runs: Path, voice: Voice) -> None:
 
 def _sit_down(target: str, runs: Path, voice: Voice) -> _Table:
     if is_artifact(target):
-        tuned = open_artifact(Path(target))
+        tuned = danlu.open_artifact(Path(target))
         base = tuned.base() if tuned.adapter is not None else None
         return _Table(voice, tuned, base, Sampling(max_new_tokens=MAX_NEW_TOKENS))
     run = open_target(target, (), runs)
-    engines = open_engines(run, progress=voice.progress)
+    engines = danlu.open_engines(run, progress=voice.progress)
     sampling = Sampling(max_new_tokens=run.recipe.evaluation.max_new_tokens)
     return _Table(voice, engines.tuned, engines.base, sampling)
 
