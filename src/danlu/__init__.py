@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from danlu.version import VERSION as __version__
+from danlu import version
 
 if TYPE_CHECKING:
     from danlu.adapters.full import Full
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from danlu.training.methods.pretrain import Pretrain
     from danlu.training.methods.sft import SFT
     from danlu.training.trainer import Trainer
+
+__version__ = version.VERSION
 
 _PLACES = {
     "Recipe": "danlu.recipe.recipe",

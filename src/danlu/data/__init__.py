@@ -1,1 +1,1 @@
-"""From files to packed tokens: read, account for, split, render, encode, pack. Knows neither model nor method; no torch."""
+"""From files to packed tokens: read, account for, split, render, encode, pack. Knows no model, no method, no torch."""

@@ -29,7 +29,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a sample was read: file as the user named it, 1-based line (or row, or record), and, for documents, a page."""
+    """Where a sample was read: file as the user named it, 1-based line (row, record), and for documents a page."""
 
     file: str
     line: int

@@ -1,8 +1,8 @@
 """The plan: what a recipe will hold in memory, told before anything is loaded. An estimate, labelled as one.
 
 Weights, gradients, optimizer state and activations are counted separately. Activations follow what an eager bf16
-decoder keeps for the backward pass: per token and layer about 17 hidden-sized and 4 ffn-sized values (norms, q, k, v, attention
-output, residuals, gate, up, product), plus one chunk of logits.
+decoder keeps for the backward pass: per token and layer about 17 hidden-sized and 4 ffn-sized values (norms, q, k, v,
+attention output, residuals, gate, up, product), plus one chunk of logits.
 """
 
 from __future__ import annotations
