@@ -13,7 +13,11 @@ from danlu.core.files import write_bytes
 from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Origin, Preference, Sample
 
 KINDS: dict[str, type[Any]] = {
-    kind.__dataclass_fields__["kind"].default: kind for kind in (Conversation, Preference, Feedback, Label, Document)
+    "conversation": Conversation,
+    "preference": Preference,
+    "feedback": Feedback,
+    "label": Label,
+    "document": Document,
 }
 MESSAGE_FIELDS = ("messages", "prompt", "chosen", "rejected")
 
