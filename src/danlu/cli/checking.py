@@ -8,6 +8,7 @@ from typing import Any
 
 import danlu
 from danlu.cli.voice import Voice
+from danlu.core.errors import RecipeError
 from danlu.core.messages import say
 from danlu.recipe import InvalidRecipeError, Recipe
 
@@ -17,12 +18,20 @@ def check(path: Path, overrides: Sequence[str], voice: Voice) -> bool:
     try:
         recipe = Recipe.load(path, overrides)
     except InvalidRecipeError as error:
-        voice.fail(error.text, error.fix)
-        voice.result({"ok": False, "errors": [c.to_json() for c in error.complaints], "warnings": [], "plan": {}})
+        _tell_fault(error, [complaint.to_json() for complaint in error.complaints], voice)
+        return False
+    except RecipeError as error:  # no recipe at all
+        fault = {"key": error.where or "recipe", "given": error.values.get("given"), "expected": error.fix}
+        _tell_fault(error, [fault | {"nearest": None}], voice)
         return False
     found = danlu.check(recipe)
     show_check(found, voice)
     return bool(found["ok"])
+
+
+def _tell_fault(error: RecipeError, faults: list[dict[str, Any]], voice: Voice) -> None:
+    voice.fail(error.text, error.fix)
+    voice.result({"ok": False, "errors": faults, "warnings": [], "plan": {}} | error.to_json())
 
 
 def show_check(found: dict[str, Any], voice: Voice) -> None:

@@ -75,12 +75,10 @@ class Verbs(TyperGroup):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         except OSError as error:  # the system refused: no permission, no space, no such device
-            text, fix = _text_and_fix(
-                "cli.no_space" if error.errno == errno.ENOSPC else "cli.system",
-                what=error.strerror or type(error).__name__, file=error.filename or "-",
-            )  # fmt: skip
-            _end(ctx.obj, text, fix, {"error": "cli.system", "where": str(error.filename or ""), "message": text,
-                                      "fix": fix}, 2)  # fmt: skip
+            key = "cli.no_space" if error.errno == errno.ENOSPC else "cli.system"
+            where = str(error.filename or "")
+            text, fix = _text_and_fix(key, what=error.strerror or type(error).__name__, file=where or "-")
+            _end(ctx.obj, text, fix, {"error": key, "where": where, "message": text, "fix": fix}, 2)
 
 
 def _end(voice: Voice, text: str, fix: str, found: dict[str, Any], code: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from danlu.cli.voice import Voice
@@ -80,7 +81,12 @@ def write_new_recipe(name: str, voice: Voice) -> None:
     path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
     if path.exists():
         raise RunError("cli.file_exists", given=str(path))
-    write_text(path, RECIPES[current_language()].format(name=path.stem))
+    write_text(path, RECIPES[current_language()].format(name=_name_of(path.stem)))
     voice.say(say("cli.wrote", path=path))
     voice.say(say("cli.next", command=f"danlu check {path}"))
     voice.result({"recipe": str(path)})
+
+
+def _name_of(stem: str) -> str:
+    """A file may be called anything, a run may not."""
+    return re.sub(r"[^\w.\-]+", "-", stem).strip("-.")[:64] or "expert"

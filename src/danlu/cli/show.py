@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from danlu.cli.checking import size_text
 from danlu.cli.targets import is_artifact, open_target
 from danlu.cli.voice import Voice
-from danlu.core.files import read_json
+from danlu.core.errors import RunError
 from danlu.core.messages import say
 from danlu.data.dataset import Dataset
 from danlu.evaluation.compare import compare_reports
 from danlu.evaluation.gate import percent, points
 from danlu.evaluation.report import Report
 from danlu.run.artifact import Manifest
+from danlu.run.kept import read_kept
 from danlu.run.run import Run, list_runs
 
 if TYPE_CHECKING:  # these stand above torch; here they are only read
@@ -32,7 +33,7 @@ def show_prepared(run: Run, prepared: Prepared, voice: Voice) -> None:
     voice.say(say("cli.inspect_rows", **rows))
     for stage in prepared.stages:
         _show_parts(stage.name, stage.dataset.card.parts, voice)
-    show_previews(read_json(run.path("dataset", "preview.json"))[:1], voice)
+    show_previews(run.read("dataset", "preview.json")[:1], voice)
     for entry in prepared.ledger["rejects"][:5]:
         voice.say(f"  {entry['file']}:{entry['line']}: {entry['reason']}", "yellow")
     voice.result(
@@ -206,14 +207,17 @@ def show(target: str, runs: Path, voice: Voice) -> None:
     run = open_target(target, (), runs)
     facts = run_facts(run.folder)
     voice.table([say("cli.col_key"), say("cli.col_value")], [(key, _listed(value)) for key, value in facts.items()])
-    voice.result(facts | {"recipe": read_json(run.path("recipe.json"))})
+    voice.result(facts | {"recipe": run.read("recipe.json")})
 
 
 def run_facts(folder: Path) -> dict[str, Any]:
     """What a run is and how far it got, from its files alone."""
-    record = read_json(folder / "run.json")
+    record = read_kept(folder / "run.json")
     acts = sorted(path.stem for path in (folder / "acts").glob("*.json"))
-    report = read_json(folder / "report.json") if (folder / "report.json").is_file() else {}
+    try:
+        report = read_kept(folder / "report.json")
+    except RunError:  # not evaluated yet, or damaged: what else is known is told all the same
+        report = {}
     return {
         "run": str(folder),
         "name": record["name"],
@@ -229,7 +233,12 @@ def run_facts(folder: Path) -> dict[str, Any]:
 
 
 def show_runs(runs: Path, voice: Voice) -> None:
-    found = [run_facts(folder) for folder in list_runs(runs)]
+    found = []
+    for folder in list_runs(runs):
+        try:
+            found.append(run_facts(folder))
+        except RunError as error:  # one damaged run must not hide the others
+            voice.fail(error.text, error.fix)
     if not found:
         voice.say(say("cli.no_runs", folder=runs))
     else:
@@ -246,7 +255,7 @@ def show_runs(runs: Path, voice: Voice) -> None:
 
 def show_comparison(first: str, second: str, runs: Path, voice: Voice) -> None:
     paths = [open_target(name, (), runs).path("report.json") for name in (first, second)]
-    reports = [Report.load(path) for path in paths]
+    reports = [Report.from_json(read_kept(path), where=str(path)) for path in paths]
     found = compare_reports(*reports)
     low, high = (found.comparison.estimate.low, found.comparison.estimate.high)
     voice.table(

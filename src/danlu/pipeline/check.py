@@ -6,9 +6,17 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from danlu.core.errors import DanluError
+import orjson
+
+from danlu.core.errors import DanluError, HubError
 from danlu.core.files import read_json
+from danlu.core.messages import say
 from danlu.core.progress import Silent
+from danlu.core.registry import nearest
+from danlu.data.columns import PARTS
+from danlu.data.formats import FORMATS
+from danlu.data.sources import READERS
+from danlu.data.templates import TEMPLATES
 from danlu.model.hub import find_base
 from danlu.planning.plan import Plan, plan
 from danlu.planning.shapes import Shapes
@@ -18,15 +26,21 @@ from danlu.recipe.complaints import Complaint
 
 def check(recipe: Recipe) -> dict[str, Any]:
     """`{"ok", "errors": [{"key", "given", "expected", "nearest"}], "warnings": [...], "plan": {...}}`."""
-    complaints = [*_missing_files(recipe), *_missing_sources(recipe)]
+    complaints = [*_missing_files(recipe), *_missing_sources(recipe), *_unknown_names(recipe)]
     warnings = []
     plans: list[Plan] = []
     try:
-        # offline: a model that is not here yet is a remark, not a fault
         shapes = Shapes.read(read_json(_local_folder(recipe) / "config.json"))
         plans = plan(recipe, shapes) if shapes else []
+    except HubError as error:  # offline: a model that is not here yet is a remark, not a fault
+        if error.key != "model.not_here":
+            complaints.append(Complaint("model.base", recipe.model.base, error.text.removeprefix("model.base: ")))
+        else:
+            warnings.append(error.to_json())
     except DanluError as error:
-        warnings.append(error.to_json())
+        complaints.append(Complaint("model.base", recipe.model.base, error.text.removeprefix("model.base: ")))
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        complaints.append(Complaint("model.base", recipe.model.base, say("pipeline.checkpoint_folder")))
     stages = recipe.plan_stages()
     return {
         "ok": not complaints,
@@ -54,7 +68,21 @@ def _local_folder(recipe: Recipe) -> Path:
 def _missing_sources(recipe: Recipe) -> list[Complaint]:
     if recipe.data.sources:
         return []
-    return [Complaint("data.sources", [], "at least one file, folder or glob")]
+    return [Complaint("data.sources", [], say("pipeline.some_source"))]
+
+
+def _unknown_names(recipe: Recipe) -> list[Complaint]:
+    """Names of things on shelves, which the recipe's own types do not know."""
+    asked = {"model.template": (recipe.model.template, ["auto", *TEMPLATES.names()])}
+    for number, source in enumerate(recipe.data.sources):
+        key = f"data.sources.{number}"
+        asked[f"{key}.format"] = (source.format, ["auto", *FORMATS.names(), *READERS.names()])
+        asked |= {f"{key}.columns.{part}": (part, list(PARTS)) for part in source.columns}
+    return [
+        Complaint(key, given, say("recipe.name_of", known=", ".join(known)), nearest(given, known))
+        for key, (given, known) in asked.items()
+        if given not in known
+    ]
 
 
 def _missing_files(recipe: Recipe) -> list[Complaint]:
@@ -69,7 +97,7 @@ def _missing_files(recipe: Recipe) -> list[Complaint]:
     if recipe.adapter.kind == "lora" and recipe.adapter.start:
         named["adapter.start"] = recipe.adapter.start
     return [
-        Complaint(key, path, "a file or folder that exists", _nearest_file(path))
+        Complaint(key, path, say("pipeline.existing_path"), _nearest_file(path))
         for key, path in named.items()
         if path and not _exists(path)
     ]

@@ -67,7 +67,10 @@ def check_contract(run: Run, base: Base) -> Contract:
     """Hold the template as it stands now to the one the run was trained with; a difference refuses, readably."""
     if base.template is None:
         raise TemplateError("pipeline.no_template", where="model.template")
-    stored = Contract.from_json(run.read("contract.json"))
+    try:
+        stored = Contract.from_json(run.read("contract.json"))
+    except (AttributeError, KeyError, TypeError) as error:  # JSON, and no contract
+        raise RunError("run.file_damaged", where=str(run.path("contract.json")), why=str(error)) from error
     stored.check(make_contract(base.template, base.tokenizer, stored.value["sampling"]), where="model.template")
     return stored
 

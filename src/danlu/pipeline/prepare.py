@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from danlu.core.errors import DataError, RunError
+from danlu.core.errors import DataError, RunError, TemplateError
 from danlu.core.files import read_json, sha256_file, sha256_json, write_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
@@ -101,7 +101,8 @@ def _prepare(run: Run, base: Base, told: Progress) -> dict[str, Any]:
     samples = _drop_duplicates(recipe.data, _read(_specs(recipe.data), ledger, told), ledger)
     watched = _read([SourceSpec(recipe.data.validation)], ledger, told) if recipe.data.validation else None
     if not ledger.num_used:
-        _account(run, ledger)
+        _store_account(run, ledger)
+        _judge(run, ledger)
     parts = split(
         samples,
         test=recipe.data.split.test if recipe.evaluation.questions is None else 0.0,
@@ -124,9 +125,12 @@ def _prepare(run: Run, base: Base, told: Progress) -> dict[str, Any]:
     merge_stages(ledger, [desk.fates for desk in desks])
     _refuse_unaccepted([*parts.train, *parts.validation, *parts.test], desks, ledger, told)
     write_json(run.path("dataset", "preview.json"), previews)
-    account = _account(run, ledger)
+    account = _store_account(run, ledger)
     for desk in desks:
-        desk.refuse_empty()
+        desk.refuse_untouched()
+    _judge(run, ledger)
+    for desk in desks:
+        desk.refuse_empty(run.path("rejects.jsonl"))
     return account | {
         "replay": replay_ledger.to_json()["rows"],
         "stages": [desk.name for desk in desks],
@@ -154,16 +158,20 @@ def _read(specs: Sequence[SourceSpec], ledger: Ledger, told: Progress) -> list[S
     return list(read(specs, ledger, progress=told))
 
 
-def _account(run: Run, ledger: Ledger) -> dict[str, Any]:
-    """Store the ledger and the rejects before judging them: who is refused must be able to read why."""
+def _store_account(run: Run, ledger: Ledger) -> dict[str, Any]:
+    """Store the ledger and the rejects, before they are judged: who is refused must be able to read why."""
     ledger.check()
     write_rejects(ledger, run.path("rejects.jsonl"))
     account = ledger.to_json()
     write_json(run.path("ledger.json"), account)
+    return {"rows": account["rows"], "counts": account["counts"]}
+
+
+def _judge(run: Run, ledger: Ledger) -> None:
+    """DataError when nothing can be used, or when too many rows were at fault."""
     at_fault = [entry for entry in ledger.rejects if entry.reason not in CHOSEN] if ledger.num_used else ledger.rejects
     judged = Ledger(num_read=ledger.num_used + len(at_fault), num_used=ledger.num_used, rejects=at_fault)
     check_threshold(judged, run.recipe.data.max_rejected, rejects_file=run.path("rejects.jsonl"))
-    return {"rows": account["rows"], "counts": account["counts"]}
 
 
 def _store_contract(run: Run, base: Base) -> Contract | None:
@@ -216,6 +224,8 @@ class _Stage:
         self.fates = Fates()
         self.num_items = 0
         method = stage.method
+        if base.template is None and method.kind != "pretrain":
+            raise TemplateError("pipeline.no_template", where="model.template")
         self.encoder = Encoder(
             base.tokenizer,
             base.template,
@@ -246,13 +256,20 @@ class _Stage:
         told.finish()
         self.num_items = len(dataset.part("train"))
 
-    def refuse_empty(self) -> None:
-        """DataError when nothing was left to train on."""
-        if not self.num_items:
+    def refuse_untouched(self) -> None:
+        """DataError when no sample is of a kind that this stage learns from."""
+        if not self.fates.tried and not self.num_items:
             wanted = ", ".join(sorted(self.stage.method.accepts))
             raise DataError(
                 "pipeline.stage_without_data", where="data.sources", stage=self.stage.method.kind, wanted=wanted
             )
+
+    def refuse_empty(self, rejects: Path) -> None:
+        """DataError when there were such samples, and every one was refused."""
+        if not self.num_items:
+            count = len(self.fates.ledger.rejects)
+            raise DataError("pipeline.stage_all_refused", where="data.sources", stage=self.name, count=count,
+                            rejects=str(rejects))  # fmt: skip
 
     def _accepted(self, samples: Iterable[Sample]) -> Iterator[Sample]:
         """Samples of the kinds that the method takes; rows that reach the encoder are counted."""

@@ -54,6 +54,8 @@ def _set(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> No
     node: Any = tree
     for key in keys[:-1]:
         if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+            if isinstance(node[int(key)], str):  # a plain path met by `data.sources.0.format=csv`, `dpo` by its beta
+                node[int(key)] = {"path" if keys[0] == "data" else "kind": node[int(key)]}
             node = node[int(key)]
             continue
         if isinstance(node, dict):

@@ -20,6 +20,7 @@ from danlu.recipe.exports import ExportSection
 from danlu.recipe.method import MethodSection, SFTSection, StageSection
 from danlu.recipe.model import ModelSection
 from danlu.recipe.overrides import anchor_paths, apply_overrides
+from danlu.recipe.rules import broken_rules
 from danlu.recipe.section import Section
 from danlu.recipe.training import TrainingSection
 
@@ -107,9 +108,12 @@ class Recipe(Section):
         """Make a recipe of nested dicts; raises InvalidRecipeError with every complaint at once."""
         tree = anchor_paths(apply_overrides(tree, overrides), Path.cwd())
         try:
-            return cls.model_validate(tree)
+            recipe = cls.model_validate(tree)
         except ValidationError as error:
             raise InvalidRecipeError(complaints_of(error, cls), file) from error
+        if complaints := broken_rules(recipe, tree):
+            raise InvalidRecipeError(complaints, file)
+        return recipe
 
     def plan_stages(self) -> tuple[StageSection, ...]:
         """The stages as they run, each with its whole, filled `training` chapter."""
@@ -125,6 +129,7 @@ class Recipe(Section):
         """Everything spelt out, as stored beside the run: no value is left to a later version's default."""
         tree = self.model_dump(mode="json")
         tree["stages"] = [stage.model_dump(mode="json") for stage in self.plan_stages()]
+        del tree["method"]  # it has become the only stage
         if tree["adapter"]["kind"] == "lora" and tree["adapter"]["alpha"] is None:
             tree["adapter"]["alpha"] = 2.0 * tree["adapter"]["rank"]
         return tree
