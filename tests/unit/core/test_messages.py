@@ -44,6 +44,14 @@ def test_chinese_is_chinese(room: str) -> None:
     assert len(re.findall(r"[\u4e00-\u9fff]", text)) > 0.15 * len(text)
 
 
+@pytest.mark.parametrize("room", ROOMS)
+def test_chinese_is_punctuated_as_chinese(room: str) -> None:
+    zh = json.loads((ROOM_FOLDER / "zh" / f"{room}.json").read_text("utf-8"))
+    half = re.compile(r"[\u4e00-\u9fff][,;:?!()]|[,;:?!()][\u4e00-\u9fff]")
+    found = {f"{room}.{key}": text for key, entry in zh.items() for text in parts(entry).values() if half.search(text)}
+    assert not found, found
+
+
 def test_every_key_in_the_code_exists() -> None:
     """A literal first argument of say() or of an error class must be in the catalogue."""
     known = {f"{room}.{key}" for room in ROOMS for key in json.loads((ROOM_FOLDER / "en" / f"{room}.json").read_text())}
