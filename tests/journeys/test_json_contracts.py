@@ -118,3 +118,22 @@ def test_only_the_last_line_of_standard_output_is_json_and_it_is_alone(story: Pa
         said = danlu(*words, *runs, "--json")
         assert len(said.out.strip().splitlines()) == 1, words
         assert said.json is not None
+
+
+def test_demo_keys(story: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """The demo's last line, here made from the tiny run: the demo itself takes minutes."""
+    from danlu.cli.show import show_demo
+    from danlu.cli.voice import Voice
+    from danlu.pipeline.demo import Story, peak_memory_bytes
+    from danlu.pipeline.run_all import run_all
+    from danlu.run.run import Run, list_runs
+
+    run = Run.open(list_runs(story / "runs")[0])
+    show_demo(Story(run, run_all(run), [], 1.5, peak_memory_bytes()), Voice(as_json=True))
+    told = json.loads(capsysbinary.readouterr().out.splitlines()[-1])
+    assert told.keys() >= {"run", "base", "tuned", "consistency", "parity", "seconds", "peak_memory_bytes"}
+    assert isinstance(told["base"]["accuracy"], float) and isinstance(told["consistency"], float)
+    low, high = told["tuned"]["interval"]
+    assert 0 <= low <= told["tuned"]["accuracy"] <= high <= 1
+    assert told["parity"]["verdict"] in ("pass", "fail") and told["seconds"] == 1.5
+    assert told["peak_memory_bytes"] > 10_000_000 and Path(told["run"]).is_dir()

@@ -111,7 +111,7 @@ class Recipe(Section):
             recipe = cls.model_validate(tree)
         except ValidationError as error:
             raise InvalidRecipeError(complaints_of(error, cls), file) from error
-        if complaints := broken_rules(recipe, tree):
+        if complaints := broken_rules(tree, recipe.training, recipe.stages, recipe.data.split):
             raise InvalidRecipeError(complaints, file)
         return recipe
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from danlu.core.messages import say
 from danlu.recipe.complaints import Complaint
+from danlu.recipe.data import SplitSection
+from danlu.recipe.method import StageSection
+from danlu.recipe.training import TrainingSection
 
-if TYPE_CHECKING:
-    from danlu.recipe.recipe import Recipe
 
-
-def broken_rules(recipe: Recipe, tree: dict[str, Any]) -> list[Complaint]:
-    """All complaints; `tree` is the recipe as written, for rules about what was written."""
+def broken_rules(
+    tree: dict[str, Any], training: TrainingSection, stages: Sequence[StageSection], split: SplitSection
+) -> list[Complaint]:
+    """All complaints of a recipe's chapters; `tree` is the recipe as written, for rules about what was written."""
     return [
         *_method_or_stages(tree),
-        *_micro_tokens_hold_a_context(recipe),
-        *_something_is_left_to_train_on(recipe),
+        *_micro_tokens_hold_a_context(training, stages),
+        *_something_is_left_to_train_on(split),
     ]
 
 
@@ -26,17 +28,17 @@ def _method_or_stages(tree: dict[str, Any]) -> Iterator[Complaint]:
         yield Complaint("method", tree["method"], say("recipe.method_or_stages"), "stages")
 
 
-def _micro_tokens_hold_a_context(recipe: Recipe) -> Iterator[Complaint]:
+def _micro_tokens_hold_a_context(training: TrainingSection, stages: Sequence[StageSection]) -> Iterator[Complaint]:
     """A sample is computed in one piece: what is computed at once cannot be less than the longest sample."""
-    stages = [(f"stages.{i}.training.micro_tokens", stage.training) for i, stage in enumerate(recipe.stages)]
-    for key, own in stages or [("training.micro_tokens", recipe.training)]:
-        training = recipe.training.model_copy(update=own.model_dump(exclude_unset=True))
-        if training.micro_tokens is not None and training.micro_tokens < training.context:
+    chapters = [(f"stages.{i}.training.micro_tokens", stage.training) for i, stage in enumerate(stages)]
+    for key, own in chapters or [("training.micro_tokens", training)]:
+        whole = training.model_copy(update=own.model_dump(exclude_unset=True))
+        if whole.micro_tokens is not None and whole.micro_tokens < whole.context:
             named = key if "micro_tokens" in own.model_fields_set else "training.micro_tokens"
-            yield Complaint(named, training.micro_tokens, say("recipe.micro_tokens", context=training.context))
+            yield Complaint(named, whole.micro_tokens, say("recipe.micro_tokens", context=whole.context))
 
 
-def _something_is_left_to_train_on(recipe: Recipe) -> Iterator[Complaint]:
-    held_out = recipe.data.split.test + recipe.data.split.validation
+def _something_is_left_to_train_on(split: SplitSection) -> Iterator[Complaint]:
+    held_out = split.test + split.validation
     if held_out >= 1:
         yield Complaint("data.split", held_out, say("recipe.below", value=1))

@@ -96,6 +96,32 @@ def test_all_faults_are_told_at_once() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("tree", "key"),
+    [
+        ({"training": {"context": 512, "micro_tokens": 256}}, "training.micro_tokens"),
+        ({"stages": ["sft", {"kind": "dpo", "training": {"micro_tokens": 64}}]}, "stages.1.training.micro_tokens"),
+        ({"training": {"micro_tokens": 512, "context": 512}, "stages": [{"kind": "sft", "training": {"context": 1024}}]}, "training.micro_tokens"),
+        ({"method": "sft", "stages": ["sft"]}, "method"),
+        ({"data": {"split": {"test": 0.6, "validation": 0.45}}}, "data.split"),
+    ],
+)  # fmt: skip
+def test_what_is_right_alone_and_wrong_together(tree: dict, key: str) -> None:
+    with pytest.raises(InvalidRecipeError) as caught:
+        Recipe.from_tree(tree)
+    assert [complaint.key for complaint in caught.value.complaints] == [key]
+
+
+def test_overrides_reach_into_short_forms() -> None:
+    recipe = Recipe.from_tree(
+        {"data": {"sources": ["a.txt"]}, "stages": ["sft", "dpo"]},
+        ["data.sources.0.format=csv", "stages.1.beta=0.3", "stages.0.training.lr=1e-5"],
+    )
+    assert recipe.data.sources[0].format == "csv" and Path(recipe.data.sources[0].path).name == "a.txt"
+    assert recipe.stages[1].method.beta == 0.3  # type: ignore[union-attr]
+    assert recipe.stages[0].training.lr == 1e-5
+
+
 def test_overrides() -> None:
     recipe = Recipe.from_tree(
         {"data": {"sources": ["a.jsonl"]}},
