@@ -63,7 +63,7 @@ def demo_recipe(*, full: bool) -> Recipe:
             "replay": {"ratio": 0.1, "path": str(folder / "replay.jsonl")},
             "split": {"test": 0.0, "validation": 0.0},
         },
-        "training": {"epochs": 10, "lr": 3e-3, "context": 256, "batch_tokens": 2048, "eval_every": 1.0, "patience": 0,
+        "training": {"epochs": 7, "lr": 3e-3, "context": 256, "batch_tokens": 2048, "eval_every": 1.0, "patience": 0,
                      "schedule": "cosine"},
         "evaluation": {
             "tasks": ["domain", "consistency", "edge", "preference", "forgetting"],
@@ -73,7 +73,7 @@ def demo_recipe(*, full: bool) -> Recipe:
             "general": str(folder / "general.jsonl"),
             "max_new_tokens": 48,
         },
-        "gate": {"min_gain": 0.5, "max_forget": 1.0, "min_accuracy": 0.8, "min_consistency": 0.7},
+        "gate": {"min_gain": 0.5, "max_forget": 1.5, "min_accuracy": 0.8, "min_consistency": 0.7},
     }  # fmt: skip
     if full:
         tree["stages"] = [

@@ -14,6 +14,7 @@ from danlu.core.progress import Progress, Silent
 from danlu.data.contract import Contract, make_contract
 from danlu.data.encode import Encoder
 from danlu.engines.native import NativeEngine
+from danlu.exports.export import Facts, check_base
 from danlu.exports.verify import replay, verify
 from danlu.pipeline.base import Base, load_base, open_base
 from danlu.pipeline.device import choose_device
@@ -52,15 +53,20 @@ def open_engines(
     model = load_base(section, seed=run.recipe.training.seed, device=chosen, progress=told)
     if isinstance(run.recipe.adapter, LoRASection):
         tuned = NativeEngine(model, encoder, name=run.recipe.name, adapter=load_trained(checkpoint, model))
-        return Engines(tuned.base(), tuned, encoder, base)
+        return Engines(tuned.base(base_name(run)), tuned, encoder, base)
     trained = load_base(section, seed=run.recipe.training.seed, device=chosen, progress=told)
     attached = load_trained(checkpoint, trained)
     return Engines(
-        NativeEngine(model, encoder, name="base"),
+        NativeEngine(model, encoder, name=base_name(run)),
         NativeEngine(trained, encoder, name=run.recipe.name, adapter=attached),
         encoder,
         base,
     )
+
+
+def base_name(run: Run) -> str:
+    """What reports call the base: the last part of its path or hub id."""
+    return Path(run.recipe.model.base).name
 
 
 def check_contract(run: Run, base: Base) -> Contract:
@@ -98,28 +104,27 @@ def trained_digest(run: Run) -> str:
     return sha256_json([digests, last_outcome(run)["base_digest"]])
 
 
-def open_artifact(folder: Path, *, device: str = "auto") -> NativeEngine:
+def open_artifact(folder: Path, *, device: str = "auto", progress: Progress | None = None) -> NativeEngine:
     """The engine of an artefact: files, contract and verdict verified, then its canaries asked again."""
     manifest = verify(folder)
+    contract, facts = manifest.contract["value"], manifest.base
+    # tokenizer and template are the artefact's own; only weights come from the base
+    spoken = open_base(
+        ModelSection(base=str(folder), init="random", system=contract["system"], thinking=contract["thinking"])
+    )
     is_adapter = manifest.kind == "adapter"
-    stored = Contract.from_json(manifest.contract)
-    facts = manifest.base
     section = ModelSection(
         base=str(facts["name"]) if is_adapter else str(folder),
-        revision=facts.get("revision"),
+        revision=facts.get("revision") if is_adapter else None,
         hub=facts.get("hub", "huggingface"),
         # in the precision that was proven: in another one even the right weights say other things
         dtype=facts.get("dtype", "auto"),
-        system=stored.value["system"],
-        thinking=stored.value["thinking"],
     )
-    base = open_base(section)
-    if base.template is None:
-        raise TemplateError("pipeline.no_template", where=str(base.folder))
-    stored.check(make_contract(base.template, base.tokenizer, stored.value["sampling"]), where=str(base.folder))
-    model = load_base(section, seed=0, device=choose_device(device))
+    model = load_base(section, seed=0, device=choose_device(device), progress=progress)
     adapter = load_trained(folder, model) if is_adapter else None
-    engine = NativeEngine(model, _encoder(base), name=manifest.name, adapter=adapter)
+    engine = NativeEngine(model, _encoder(spoken), name=manifest.name, adapter=adapter)
+    if is_adapter:
+        check_base(engine, Facts(manifest.name, facts))
     replay(manifest, engine)
     return engine
 
