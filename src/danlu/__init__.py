@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from danlu.model.build import load_model
     from danlu.pipeline.check import check
     from danlu.pipeline.demo import demo
-    from danlu.pipeline.evaluate import evaluate
+    from danlu.pipeline.evaluate import evaluate, evaluate_artifact
     from danlu.pipeline.export import export
     from danlu.pipeline.open_engine import open_artifact, open_engine, open_engines
     from danlu.pipeline.prepare import prepare
@@ -42,6 +42,7 @@ _PLACES = {
     "prepare": "danlu.pipeline.prepare",
     "train": "danlu.pipeline.train",
     "evaluate": "danlu.pipeline.evaluate",
+    "evaluate_artifact": "danlu.pipeline.evaluate",
     "export": "danlu.pipeline.export",
     "run_all": "danlu.pipeline.run_all",
     "demo": "danlu.pipeline.demo",
@@ -71,6 +72,7 @@ __all__ = [
     "check",
     "demo",
     "evaluate",
+    "evaluate_artifact",
     "export",
     "inspect",
     "load_model",

@@ -203,3 +203,16 @@ def test_new_writes_a_recipe_that_checks(tmp_path: Path, monkeypatch: pytest.Mon
         assert [warning["error"] for warning in checked.json["warnings"]] == ["model.not_here"]
     again = danlu("new", "mine-en", "--json")
     assert again.code == 2 and again.json["error"] == "cli.file_exists"
+
+
+def test_an_artefact_alone_answers_own_questions(story: Path, base: Path) -> None:
+    """Carried away from its run, it is verified and asked; the base stands beside it."""
+    folder = Path("carried")
+    run_of(story).path("artifacts", "adapter").rename(folder)
+    Path("mine.csv").write_text("问题,答案\n现在做什么？,喝茶\n", "utf-8")
+    said = danlu("evaluate", folder, "--questions", "mine.csv", "--json")
+    assert said.code == 0, said.err
+    assert [item["question"] for item in said.json["items"]] == ["现在做什么？"]
+    assert said.json["tuned"]["digest"] != said.json["base"]["digest"]
+    assert danlu("evaluate", folder, "--json").code == 2
+    assert danlu("show", folder, "--json").json["kind"] == "adapter"

@@ -202,9 +202,14 @@ def evaluate(
     lang: Lang = None,
 ) -> None:
     voice = Voice(as_json=as_json, quiet=quiet)
+    if questions is not None and cli.targets.is_artifact(target):
+        cli.show.show_report(
+            Path(target), danlu.evaluate_artifact(Path(target), questions, progress=voice.progress), voice
+        )
+        return
     run = cli.targets.open_target(target, overrides or (), runs)
     report = danlu.evaluate(run, questions=questions, progress=voice.progress)
-    cli.show.show_report(run, report, voice)
+    cli.show.show_report(run.folder, report, voice)
 
 
 @app.command(help=say("cli.export"))

@@ -98,7 +98,7 @@ def show_trained(run: Run, stages: Sequence[Trained], voice: Voice) -> None:
     voice.result({"run": str(run.folder), "stages": [{"name": stage.name} | stage.facts for stage in stages]})
 
 
-def show_report(run: Run, report: Report, voice: Voice) -> None:
+def show_report(place: Path, report: Report, voice: Voice) -> None:
     rows = []
     if report.difference is not None:
         low, high = report.difference["interval"]
@@ -126,7 +126,7 @@ def show_report(run: Run, report: Report, voice: Voice) -> None:
             voice.say(f"  {'✓' if reason.passed else '✗'} {reason.text()}")
             if reason.remedy():
                 voice.say(f"      → {reason.remedy()}", "yellow")
-    voice.result(report.to_json() | {"run": str(run.folder)})
+    voice.result(report.to_json() | {"run": str(place)})
 
 
 def show_artifacts(artifacts: Sequence[Exported], voice: Voice) -> bool:
@@ -141,7 +141,7 @@ def show_artifacts(artifacts: Sequence[Exported], voice: Voice) -> bool:
 
 
 def show_summary(run: Run, summary: Summary, voice: Voice) -> None:
-    show_report(run, summary.report, Voice(quiet=voice.quiet or voice.as_json))
+    show_report(run.folder, summary.report, Voice(quiet=voice.quiet or voice.as_json))
     show_artifacts(summary.artifacts, Voice(quiet=voice.quiet or voice.as_json))
     voice.say(say("cli.demo_next", run=run.folder, report=run.path("report.html")))
     voice.result(
@@ -165,7 +165,7 @@ def show_demo(story: Story, voice: Voice) -> None:
             [(rung["stage"], _percent(rung["accuracy"]), _percent(rung["pair_accuracy"]), _round(rung["perplexity"]))
              for rung in story.ladder],
         )  # fmt: skip
-    show_report(story.run, report, Voice(quiet=voice.quiet or voice.as_json))
+    show_report(story.run.folder, report, Voice(quiet=voice.quiet or voice.as_json))
     low, high = report.tuned["interval"]
     voice.say(
         say("cli.demo_verdict", items=report.tuned["num_items"], base=percent(report.base["accuracy"]),

@@ -118,7 +118,7 @@ class Bar:
         self.live = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=28),
+            BarColumn(bar_width=16),
             TextColumn("{task.completed}/{task.total}" if total else "{task.completed}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
@@ -133,7 +133,8 @@ class Bar:
         if self.live is not None and self.task is not None:
             self.live.update(self.task, advance=steps)
             if facts:
-                self.live.update(self.task, facts=facts_text(facts))
+                shown = {name: value for name, value in facts.items() if name != "lr"}  # eighty columns are not many
+                self.live.update(self.task, facts=facts_text(shown))
 
     def finish(self) -> None:
         if self.live is not None:
@@ -196,7 +197,7 @@ class Lines:
 def facts_text(facts: Mapping[str, Any]) -> str:
     """`loss 1.234 · tokens/s 3,210`."""
     return " · ".join(
-        f"{name.replace('_', ' ')} {_figure(value)}" for name, value in facts.items() if value is not None
+        f"{name.replace('_per_', '/')} {_figure(value)}" for name, value in facts.items() if value is not None
     )
 
 

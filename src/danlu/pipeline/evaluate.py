@@ -13,6 +13,7 @@ from danlu.core.errors import EvaluationError, RunError
 from danlu.core.files import sha256_file, sha256_json, write_text
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
+from danlu.data.encode import Encoder
 from danlu.data.finding import SourceSpec, find_files
 from danlu.data.ledger import Ledger
 from danlu.data.sample import Document, Label, Preference, Sample, replace
@@ -32,7 +33,7 @@ from danlu.evaluation.tasks.preference import Pair
 from danlu.evaluation.tasks.preference import Preference as PreferenceTask
 from danlu.pipeline.device import describe_hardware
 from danlu.pipeline.leaks import without_leaks
-from danlu.pipeline.open_engine import Engines, open_engines, trained_digest
+from danlu.pipeline.open_engine import Engines, open_artifact, open_engines, trained_digest
 from danlu.recipe.evaluation import EvaluationSection
 from danlu.run.run import Run
 from danlu.version import VERSION
@@ -115,6 +116,41 @@ def evaluate_checkpoint(
         return build_report(run.recipe.name, sections, base=engines.base, tuned=engines.tuned)
 
 
+def evaluate_artifact(
+    folder: Path, questions: Path, *, device: str = "auto", progress: Progress | None = None
+) -> Report:
+    """A user's own questions asked of an artefact, and of the base where the artefact is an adapter beside it. Nothing
+    is written, and what it was trained on is not known here: no question is left out as seen."""
+    told = progress or Silent()
+    tuned = open_artifact(folder, device=device, progress=told)
+    samples = [_worded(sample, tuned.encoder) for sample in _read(str(questions), told)]
+    items = load_questions(samples).items
+    if not items:
+        raise EvaluationError("pipeline.no_questions", where=str(questions))
+    if tuned.adapter is None:
+        told.note(say("pipeline.no_base_beside"))
+    base = tuned.base() if tuned.adapter is not None else tuned
+    greedy = Sampling(max_new_tokens=EvaluationSection().max_new_tokens)
+    sections = run_tasks(base, tuned, [Assignment(Domain(greedy), items)], progress=told)
+    return build_report(tuned.name, sections, base=base, tuned=tuned)
+
+
+def _read(path: str, told: Progress) -> list[Sample]:
+    """Rows of a file of questions; the first that cannot be asked are named."""
+    ledger = Ledger()
+    samples = list(read([SourceSpec(path)], ledger))
+    for entry in ledger.rejects[:5]:
+        told.note(str(entry))
+    return samples
+
+
+def _worded(sample: Sample, encoder: Encoder) -> Sample:
+    """A label is asked for in the very words it was trained with."""
+    if not isinstance(sample, Label):
+        return sample
+    return encoder.conversation(replace(sample, tags=sample.tags | {"metric": "label"}))
+
+
 class _Assignments:
     """The recipe's tasks with their items."""
 
@@ -138,7 +174,7 @@ class _Assignments:
                 drawn = Sampling(self.section.max_new_tokens, temperature=self.section.temperature)
                 found.append(Assignment(Consistency(drawn, repeats=self.section.repeats), asked))
         if "edge" in wanted and self.section.edge:
-            found.append(Assignment(Edge(greedy), self._items(self._read(self.section.edge))))
+            found.append(Assignment(Edge(greedy), self._items(_read(self.section.edge, self.told))))
         if "preference" in wanted and (pairs := self._pairs()):
             found.append(Assignment(PreferenceTask(), pairs))
         if "forgetting" in wanted:
@@ -152,7 +188,7 @@ class _Assignments:
 
     def _asked(self, path: str | None) -> Sequence[Item]:
         """The domain's questions, without those that have a twin in training."""
-        samples = self._read(path) if path else self._held_out()
+        samples = _read(path, self.told) if path else self._held_out()
         kept, num_leaks = without_leaks(self._items(samples), self.run)
         if num_leaks:
             self.told.note(say("pipeline.leak", count=num_leaks, total=num_leaks + len(kept)))
@@ -161,32 +197,19 @@ class _Assignments:
         return kept
 
     def _items(self, samples: Sequence[Sample]) -> tuple[Item, ...]:
-        items = load_questions([self._worded(sample) for sample in samples]).items
+        items = load_questions([_worded(sample, self.encoder) for sample in samples]).items
         if not items:
             raise EvaluationError("pipeline.no_questions", where="evaluation.questions")
         return choose_items(items, self.section.max_items, seed=self.run.recipe.data.split.seed)
-
-    def _worded(self, sample: Sample) -> Sample:
-        """A label is asked for in the very words it was trained with."""
-        if not isinstance(sample, Label):
-            return sample
-        return self.encoder.conversation(replace(sample, tags=sample.tags | {"metric": "label"}))
 
     def _held_out(self) -> list[Sample]:
         path = self.run.path("dataset", "test.jsonl")
         return [s for s in read_samples(path) if not isinstance(s, Document | Preference)] if path.is_file() else []
 
-    def _read(self, path: str) -> list[Sample]:
-        ledger = Ledger()
-        samples = list(read([SourceSpec(path)], ledger))
-        for entry in ledger.rejects[:5]:
-            self.told.note(str(entry))
-        return samples
-
     def _pairs(self) -> list[Pair]:
         """Held-out preference pairs: the recipe's file, or those of the held-out part."""
         path = self.run.path("dataset", "test.jsonl")
-        source = self._read(self.section.preference) if self.section.preference else read_samples(path)
+        source = _read(self.section.preference, self.told) if self.section.preference else read_samples(path)
         pairs = []
         for sample in source:
             if isinstance(sample, Preference) and (encoded := self.encoder.encode(sample, Ledger())):
@@ -196,7 +219,7 @@ class _Assignments:
     def _passages(self) -> list[Passage]:
         path = self.section.general or str(resources.files("danlu.assets") / "company" / "general.jsonl")
         passages = []
-        for sample in self._read(path):
+        for sample in _read(path, self.told):
             if isinstance(sample, Document):
                 for number, tokens in enumerate(self.encoder.encode(sample, Ledger())):
                     passages.append(Passage(f"{sample.origin}#{number}", tokens, str(sample.origin), sample.text))

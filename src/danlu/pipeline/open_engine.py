@@ -107,7 +107,7 @@ def trained_digest(run: Run) -> str:
 def open_artifact(folder: Path, *, device: str = "auto", progress: Progress | None = None) -> NativeEngine:
     """The engine of an artefact: files, contract and verdict verified, then its canaries asked again."""
     manifest = verify(folder)
-    contract, facts = manifest.contract["value"], manifest.base
+    contract, facts = manifest.contract, manifest.base
     # tokenizer and template are the artefact's own; only weights come from the base
     spoken = open_base(
         ModelSection(base=str(folder), init="random", system=contract["system"], thinking=contract["thinking"])
