@@ -14,14 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import orjson
-
-from danlu.core.errors import RecipeError, TemplateError
+from danlu.core.errors import TemplateError
 from danlu.data.contract import Contract, make_contract
 from danlu.data.marks import CLOSE, ESCAPE, HEAD, OPEN, TAIL, without_noncharacters
 from danlu.data.rendered import Piece, Rendered, Span, Thinking, TrainOn, cut
 from danlu.data.sample import Message, replace
 from danlu.data.sandbox import Sandbox
+from danlu.data.template_files import own_texts
 from danlu.data.templates import TEMPLATES
 from danlu.data.tokenizer import Tokenizer
 
@@ -56,6 +55,7 @@ class Template:
         structural = [mark for mark in self._marks if mark in special or mark in own]
         self._foreign = _literals([*structural, _THINK, _END_THINK] if _THINK in own else structural)
         self._answer_foreign = _literals([*special, _THINK, _END_THINK])
+        self._shown: set[str] = set()
         self.takes_system = True
         self.takes_system = self._tells([Message("system", _PROBE), Message("user", "q")])
         self.shows_reasoning: Literal["field", "content", "no"] = "field"
@@ -92,7 +92,7 @@ class Template:
             if template.end_of_turn is None:
                 raise TemplateError("template.lacks_tokens", where="model.template", given=override, folder=folder)
             return template
-        texts, source = _own_texts(Path(folder))
+        texts, source = own_texts(Path(folder))
         if not texts:
             raise TemplateError("template.none", where=str(folder), known=", ".join(TEMPLATES.names()))
         return cls(texts, tokenizer, source=source, system=system, thinking=thinking)
@@ -109,6 +109,7 @@ class Template:
         """The conversation's text with the learnt characters marked. TemplateError when the template refuses it."""
         chat = self._chat(messages, tools, thinking)
         text, generated = chat.write(len(chat.turns), add_generation_prompt)
+        self._check_tools(messages, tools)
         answers = [index for index, turn in enumerate(chat.turns) if turn["role"] == "assistant"]
         wanted = chat.wanted(train_on)
         spans: list[Span] = []
@@ -180,10 +181,24 @@ class Template:
         foreign = self._answer_foreign if is_answer else self._foreign
         return foreign.sub(lambda match: match.group()[0] + ESCAPE + match.group()[1:], without_noncharacters(text))
 
-    def _tells(self, messages: Sequence[Message]) -> bool:
+    def _check_tools(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> None:
+        """Refuse tools that the template leaves out in silence: of a turn that only calls one, nothing but its end
+        would be learnt. Each part is proven once, by its name in place of the given one."""
+        parts = {
+            "tools": bool(tools),
+            "tool_calls": any(message.tool_calls for message in messages),
+            "tool": any(message.role == "tool" for message in messages),
+        }
+        for part in [part for part, occurs in parts.items() if occurs and part not in self._shown]:
+            shown_tools = [_renamed(tool) for tool in tools] if part == "tools" else tools
+            if not self._tells([_with_probe(message, part) for message in messages], shown_tools):
+                raise TemplateError("template.no_tools", part=part)
+            self._shown.add(part)
+
+    def _tells(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> bool:
         """Whether the template takes these messages and the probe's word is in its text."""
         try:
-            return _PROBE in self._chat(messages, (), "keep").write(len(messages), False)[0]
+            return _PROBE in self._chat(messages, tools, "keep").write(len(messages), False)[0]
         except TemplateError as error:
             if error.key != "template.refused":
                 raise
@@ -311,6 +326,17 @@ class _Chat:
         return turn
 
 
+def _with_probe(message: Message, part: str) -> Message:
+    """The message with the probe's word in its tool calls' names, or as its tool's result."""
+    if part == "tool_calls":
+        return replace(message, tool_calls=tuple(_renamed(call) for call in message.tool_calls))
+    return replace(message, content=_PROBE) if part == message.role else message
+
+
+def _renamed(tool: dict[str, Any]) -> dict[str, Any]:
+    return {**tool, "function": {**tool["function"], "name": _PROBE}}
+
+
 def _with_system(template: Template, messages: list[Message]) -> tuple[list[Message], int]:
     """The recipe's system prompt put first where there is none; in the first question where it has no place."""
     shift = 0
@@ -355,22 +381,3 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, list | tuple):
         return [_mapped(item, change) for item in value]
     return value
-
-
-def _own_texts(folder: Path) -> tuple[dict[str, str], str]:
-    """The checkpoint's templates by name, and the file they stand in; a file of its own goes before the config."""
-    if (path := folder / "chat_template.jinja").is_file():
-        return {"default": path.read_text(encoding="utf-8")}, path.name
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        found = orjson.loads(path.read_bytes()).get("chat_template")
-        if isinstance(found, str):
-            return {"default": found}, name
-        if isinstance(found, list) and found:
-            texts = {entry["name"]: entry["template"] for entry in found}
-            if "default" not in texts and len(texts) > 1:
-                raise RecipeError("template.no_default", where=str(path), known=", ".join(texts))
-            return texts if "default" in texts else {"default": next(iter(texts.values()))}, name
-    return {}, ""

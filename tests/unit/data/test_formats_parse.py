@@ -137,6 +137,21 @@ def test_many_ways_to_write_one_preference(row: dict[str, Any]) -> None:
     assert [turn.content for turn in (*pair.prompt, *pair.chosen, *pair.rejected)] == ["问", "好", "坏"]
 
 
+@pytest.mark.parametrize(("value", "liked"), [(0, False), (1, True), ("0", False), ("1", True), (1.0, True)])
+def test_numbers_in_a_column_that_can_only_judge_are_judgements(value: Any, liked: bool) -> None:
+    """Else an answer that people disliked would be learnt as a good one."""
+    sample = parsed({"prompt": "a", "completion": "b", "kto_tag": value})
+    assert isinstance(sample, Feedback)
+    assert sample.desirable is liked
+
+
+@pytest.mark.parametrize("value", [None, 2, "maybe", 0.5, []])
+def test_a_judgement_nobody_understands_refuses_the_row(value: Any) -> None:
+    with pytest.raises(RowError) as caught:
+        parsed({"prompt": "a", "completion": "b", "kto_tag": value})
+    assert caught.value.reason == "bad_flag"
+
+
 @pytest.mark.parametrize("flag", [{"label": True}, {"kto_tag": True}, {"label": "true"}, {"desirable": True}])
 def test_kto_flags(flag: dict[str, Any]) -> None:
     sample = parsed({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], **flag})

@@ -87,6 +87,17 @@ def test_numbers_beyond_json_and_deep_nesting_do_not_break_the_reader(tmp_path: 
     assert ledger.num_read == 4
 
 
+def test_numbers_too_long_for_a_machine_word_keep_their_digits(tmp_path: Path) -> None:
+    """An account number is no quantity: 62220212345678901234 must not become 6.222e19."""
+    rows, _ = read_json(tmp_path, '{"q": "account?", "a": 62220212345678901234}\n', "rows.jsonl")
+    assert rows == [("account?", "62220212345678901234")]
+
+
+def test_nan_is_not_taken_for_a_key_given_twice(tmp_path: Path) -> None:
+    _, ledger = read_json(tmp_path, '{"q": "x", "a": NaN}\n', "rows.jsonl")
+    assert [entry.reason for entry in ledger.rejects] == ["empty_answer"]
+
+
 rows = st.lists(
     st.fixed_dictionaries({"q": st.text(st.characters(codec="utf-8"), min_size=1), "a": st.text(st.characters(codec="utf-8"), min_size=1)}),
     min_size=1, max_size=6,

@@ -132,14 +132,43 @@ def test_control_tokens_in_tools_and_calls_are_text(tmp_path: Path) -> None:
     assert tokens.ids.tolist().count(tokenizer.control_id("<|im_end|>")) == 5  # system, user, call, response, answer
 
 
+CALL = {"type": "function", "function": {"name": "f", "arguments": {"city": "杭州"}}}
+
+
+@pytest.mark.parametrize(
+    ("part", "talk", "tools"),
+    [
+        ("tool_calls", [U("u"), Message("assistant", "", tool_calls=(CALL,))], []),
+        ("tools", [U("u"), A("a")], [TOOL]),
+        ("tool", [U("u"), A("f?"), Message("tool", "晴"), A("晴。")], []),
+    ],
+)
+def test_a_template_that_leaves_tools_out_refuses_them(tmp_path: Path, part: str, talk: Any, tools: Any) -> None:
+    """Else a turn that only calls a tool is learnt as an empty answer, and no row of the ledger says so."""
+    deaf = (
+        "{% for m in messages if m.role != 'tool' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    )
+    template, _ = load(tmp_path, deaf + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+    with pytest.raises(TemplateError, match=repr(part)) as caught:
+        template.render(talk, tools)
+    assert caught.value.key == "template.no_tools"
+    assert template.render([U("u"), A("a")]).is_learnt
+
+
+def test_an_unreadable_template_file_is_named(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(TemplateError, match=r"chat_template\.jinja"):
+        Template.load(tmp_path, Tokenizer.load(tmp_path))
+
+
 def test_tool_talk_equals_transformers(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     template, _ = load(tmp_path, JOINED.get("qwen2.5-instruct") or pytest.skip("no shared templates"))
-    call = {"type": "function", "function": {"name": "f", "arguments": {"city": "杭州"}}}
-    talk = [U("u"), Message("assistant", "", tool_calls=(call,)), Message("tool", "晴"), A("晴。")]
+    talk = [U("u"), Message("assistant", "", tool_calls=(CALL,)), Message("tool", "晴"), A("晴。")]
     dicts = as_dicts(talk)
-    dicts[1]["tool_calls"] = [call]
+    dicts[1]["tool_calls"] = [CALL]
     theirs = AutoTokenizer.from_pretrained(tmp_path).apply_chat_template(dicts, tools=[TOOL], tokenize=False)
     rendered = template.render(talk, [TOOL])
     assert rendered.text == theirs and "<b> & </b>" in theirs
@@ -244,10 +273,14 @@ def test_where_templates_are_found(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="nearest: chatml"):
         Template.load(folder, tokenizer, "chatlm")
     config = json.loads((folder / "tokenizer_config.json").read_text())
-    config["chat_template"] = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": "T" + CHATML}]
+    named = "{{ tools[0].function.name }}"
+    config["chat_template"] = [
+        {"name": "default", "template": CHATML},
+        {"name": "tool_use", "template": named + CHATML},
+    ]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     template = Template.load(folder, tokenizer)
-    assert template.render([U("q"), A("a")], [TOOL]).text.startswith("T<|im_start|>")
+    assert template.render([U("q"), A("a")], [TOOL]).text.startswith("f<|im_start|>")
     assert template.render([U("q"), A("a")]).text.startswith("<|im_start|>")
 
 

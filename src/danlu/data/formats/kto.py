@@ -23,14 +23,14 @@ class Kto:
     )  # fmt: skip
 
     def matches(self, row: Row) -> float:
-        if _liked(columns.get(row, "desirable")) is None:
+        if _liked(row) is None and not _is_named(row):
             return 0.0
         spoken = columns.find(row, "messages") or columns.find(row, "conversations")
         asked = columns.find(row, "question") or columns.find(row, "instruction")
         return 0.9 if spoken or (asked and columns.find(row, "answer")) else 0.0
 
     def parse(self, row: Row, origin: Origin, changes: Changes) -> Sample:
-        liked = _liked(columns.get(row, "desirable"))
+        liked = _liked(row)
         if liked is None:
             raise RowError("bad_flag", part="label", value=str(columns.get(row, "desirable"))[:40])
         system = columns.get(row, "system")
@@ -55,9 +55,18 @@ class Kto:
         return held(self, row | ({"tools": list(sample.tools)} if sample.tools else {}), sample)
 
 
-def _liked(value: Any) -> bool | None:
-    """Booleans, and words for them as CSV cells hold them; bare numbers are classes, not judgements."""
+def _is_named(row: Row) -> bool:
+    """Whether the column can only be a judgement; `label` may as well be a class."""
+    name = columns.find(row, "desirable")
+    return name is not None and columns.normal(name) != "label"
+
+
+def _liked(row: Row) -> bool | None:
+    """Booleans, and words for them as CSV cells hold them; a bare 0 or 1 counts only in a column of no other use."""
+    value = columns.get(row, "desirable")
     if isinstance(value, bool):
         return value
     word = value.strip().lower() if isinstance(value, str) else ""
+    if _is_named(row) and (word in ("0", "1") or value in (0, 1)):
+        return word == "1" or value == 1
     return True if word in YES else False if word in NO else None

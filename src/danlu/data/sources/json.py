@@ -29,6 +29,7 @@ _DECODER = json.JSONDecoder(strict=False, object_pairs_hook=lambda pairs: _Pairs
 _MARK = re.compile(r'["{}\[\],]')
 _MARK_BOTH = re.compile(r"[\"'{}\[\],]")
 _STRING_END = {'"': re.compile(r'["\\]'), "'": re.compile(r"['\\]")}
+_LONG_NUMBER = re.compile(r"\d{19}")
 _TRAILING_COMMA = re.compile(r",(\s*[}\]])")
 
 
@@ -37,7 +38,7 @@ class _Pairs(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        self.twice = sorted({key for key, value in pairs if self[key] != value})
+        self.twice = sorted({key for key, value in pairs if self[key] is not value and self[key] != value})
 
 
 def read_json(source: Source, context: Context) -> Iterator[Item]:
@@ -110,10 +111,15 @@ def parse_values(text: str, line: int, changes: tuple[Change, ...] = ()) -> Iter
     except (ValueError, RecursionError):
         yield from _parse_loosely(text, line, changes)
         return
-    if isinstance(value, dict) and any(text.count(f'"{key}"') > 1 for key in value):
+    if isinstance(value, dict) and (any(text.count(f'"{key}"') > 1 for key in value) or _lost_digits(value, text)):
         yield from _parse_loosely(text, line, changes)
     else:
         yield Row(line, value, text, changes)
+
+
+def _lost_digits(row: dict[str, Any], text: str) -> bool:
+    """Whether a whole number beyond 64 bits (an account, a card) was read as a float: orjson does that, Python not."""
+    return any(isinstance(value, float) for value in row.values()) and _LONG_NUMBER.search(text) is not None
 
 
 def _parse_loosely(text: str, line: int, changes: tuple[Change, ...]) -> Iterator[Item]:
