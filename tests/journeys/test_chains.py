@@ -94,6 +94,9 @@ def test_labels_are_asked_for_and_counted_by_class(company: Path, base: Path) ->
     assert {item["reference"] for item in said.json["items"]} == {"good", "bad"}
     assert 8 <= said.json["tuned"]["num_items"] <= 16
     assert said.json["classes"]["tuned"]
+    seen = danlu("evaluate", recipe, "--runs", "runs", "--questions", "labels.csv", "--json")
+    assert seen.code == 0
+    assert len(seen.json["items"]) < 30 and "twin" in seen.err, "texts seen in training are not asked for their label"
 
 
 SLOW = """

@@ -174,7 +174,7 @@ class _Assignments:
                 drawn = Sampling(self.section.max_new_tokens, temperature=self.section.temperature)
                 found.append(Assignment(Consistency(drawn, repeats=self.section.repeats), asked))
         if "edge" in wanted and self.section.edge:
-            found.append(Assignment(Edge(greedy), self._items(_read(self.section.edge, self.told))))
+            found.append(Assignment(Edge(greedy), self._asked(self.section.edge)))
         if "preference" in wanted and (pairs := self._pairs()):
             found.append(Assignment(PreferenceTask(), pairs))
         if "forgetting" in wanted:
@@ -187,19 +187,16 @@ class _Assignments:
         return found
 
     def _asked(self, path: str | None) -> Sequence[Item]:
-        """The domain's questions, without those that have a twin in training."""
+        """Questions of a file, or of the held-out part, without those that have a twin in training."""
         samples = _read(path, self.told) if path else self._held_out()
-        kept, num_leaks = without_leaks(self._items(samples), self.run)
+        where = path or "data.split.test"
+        kept, num_leaks = without_leaks(samples, self.run)
         if num_leaks:
-            self.told.note(say("pipeline.leak", count=num_leaks, total=num_leaks + len(kept)))
-        if not kept:
-            raise EvaluationError("pipeline.all_leak", where=path or "data.split.test", total=num_leaks)
-        return kept
-
-    def _items(self, samples: Sequence[Sample]) -> tuple[Item, ...]:
-        items = load_questions([_worded(sample, self.encoder) for sample in samples]).items
+            self.told.note(say("pipeline.leak", count=num_leaks, total=len(samples)))
+        items = load_questions([_worded(sample, self.encoder) for sample in kept]).items
         if not items:
-            raise EvaluationError("pipeline.no_questions", where="evaluation.questions")
+            key = "pipeline.all_leak" if num_leaks else "pipeline.no_questions"
+            raise EvaluationError(key, where=where, total=num_leaks)
         return choose_items(items, self.section.max_items, seed=self.run.recipe.data.split.seed)
 
     def _held_out(self) -> list[Sample]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from danlu.core.files import read_json, sha256_bytes
+from danlu.core.files import sha256_bytes
 from danlu.data.sample import Document, Label, Preference, Sample
 from danlu.data.split import fold
-from danlu.evaluation.items import Item
 from danlu.run.run import Run
 
 
-def without_leaks(items: Sequence[Item], run: Run) -> tuple[tuple[Item, ...], int]:
-    """Items whose question, folded (width, case, punctuation, spaces), is no training prompt; and how many are."""
-    seen = set(read_json(run.path("dataset", "prompts.json")))
-    kept = tuple(item for item in items if fold_digest(item.text) not in seen)
-    return kept, len(items) - len(kept)
+def without_leaks(samples: Sequence[Sample], run: Run) -> tuple[list[Sample], int]:
+    """Samples whose question (the last one of a conversation), folded (width, case, punctuation, spaces), is no
+    training prompt; and how many are."""
+    seen = set(run.read("dataset", "prompts.json"))
+    kept = [sample for sample in samples if not (turns := asked(sample)) or fold_digest(turns[-1]) not in seen]
+    return kept, len(samples) - len(kept)
 
 
 def fold_digest(text: str) -> str:

@@ -18,7 +18,7 @@ from danlu.core.progress import Progress, Silent
 from danlu.data.dataset import Dataset
 from danlu.model.model import Model
 from danlu.pipeline.base import load_base
-from danlu.pipeline.device import choose_device
+from danlu.pipeline.device import choose_device, saying_when_memory_ends
 from danlu.pipeline.prepare import Prepared, prepare
 from danlu.recipe.adapter import FullSection, LoRASection
 from danlu.recipe.method import DPOSection, MethodSection, PretrainSection, SFTSection, StageSection
@@ -58,7 +58,8 @@ def train(
             if outcome is None:
                 desk = desk or _Desk(run, device, told)
                 _make_room(run, name, inputs, told)
-                outcome = desk.train_stage(name, stage, data.dataset, done[-1].folder if done else None)
+                with saying_when_memory_ends(f"training ({name})"):
+                    outcome = desk.train_stage(name, stage, data.dataset, done[-1].folder if done else None)
                 run.finish(f"train-{name}", inputs, outcome)
             done.append(Trained(name, run.path(outcome["folder"]), outcome))
     return done

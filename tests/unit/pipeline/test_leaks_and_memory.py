@@ -1,0 +1,36 @@
+"""Seen questions are found in any kind of sample; memory that runs out names the knob."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from danlu.core.errors import TrainingError
+from danlu.core.files import write_json
+from danlu.data.sample import Conversation, Document, Label, Message, Origin
+from danlu.pipeline.device import saying_when_memory_ends
+from danlu.pipeline.leaks import asked, fold_digest, without_leaks
+from danlu.recipe import Recipe
+from danlu.run.run import Run
+
+HERE = Origin("a.jsonl", 1)
+
+
+def chat(*questions: str) -> Conversation:
+    turns = [turn for question in questions for turn in (Message("user", question), Message("assistant", "so"))]
+    return Conversation(tuple(turns), HERE)
+
+
+def test_seen_questions_are_found_in_any_dress(tmp_path: Path) -> None:
+    run = Run.create(Recipe.from_tree({}), tmp_path)
+    trained = [chat("How much is it?", "And why?"), Label("Great phone", "good", HERE), Document("How much?", HERE)]
+    write_json(run.path("dataset", "prompts.json"), [fold_digest(text) for sample in trained for text in asked(sample)])
+    seen = [chat("how MUCH, is it"), chat("new", "And why"), Label("  great PHONE!", "bad", HERE)]
+    fresh = [chat("How much are they?"), chat("How much is it?", "And how?"), Label("Great phones", "good", HERE)]
+    kept, num_leaks = without_leaks([*seen, *fresh], run)
+    assert kept == fresh and num_leaks == 3
+
+
+def test_memory_that_ends_names_the_knob() -> None:
+    with pytest.raises(TrainingError, match="micro_tokens"), saying_when_memory_ends("training"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
