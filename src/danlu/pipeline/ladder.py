@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from danlu.core.progress import Progress
+from danlu.evaluation.report import Report
 from danlu.pipeline.evaluate import evaluate_checkpoint
 from danlu.pipeline.run_all import Summary
 from danlu.run.run import Run
@@ -12,28 +14,25 @@ from danlu.run.run import Run
 
 def climb(run: Run, summary: Summary, *, progress: Progress) -> list[dict[str, Any]]:
     """One row per rung: the base, then each stage."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for index, stage in enumerate(summary.stages):
-        report = (
-            summary.report
-            if index == len(summary.stages) - 1
-            else evaluate_checkpoint(run, stage.folder, progress=progress)
-        )
+        is_last = index == len(summary.stages) - 1
+        report = summary.report if is_last else evaluate_checkpoint(run, stage.folder, progress=progress)
         if index == 0:
-            rows.append(_row("base", report.base, None, report.forgetting, "base"))
-        rows.append(_row(stage.name, report.tuned, report.preference, report.forgetting, "tuned"))
+            rows.append(_row(Path(run.recipe.model.base).name, report, "base"))
+        rows.append(_row(stage.name, report, "tuned"))
     return rows
 
 
-def _row(
-    stage: str, side: dict[str, Any], preference: dict[str, Any] | None, forgetting: dict[str, Any] | None, name: str
-) -> dict[str, Any]:
-    reward = (preference or {}).get("implicit_reward", {})
+def _row(stage: str, report: Report, name: Literal["base", "tuned"]) -> dict[str, Any]:
+    """`pair_accuracy`: share of held-out pairs in which the better answer is likelier, per token."""
+    side = report.base if name == "base" else report.tuned
+    pairs = (report.preference or {}).get(name, {}).get("normalised", {})
     return {
         "stage": stage,
         "accuracy": side.get("accuracy"),
         "interval": side.get("interval"),
-        "pair_accuracy": reward.get("value"),
-        "pair_interval": reward.get("interval"),
-        "perplexity": (forgetting or {}).get(name, {}).get("perplexity"),
+        "pair_accuracy": pairs.get("value"),
+        "pair_interval": pairs.get("interval"),
+        "perplexity": (report.forgetting or {}).get(name, {}).get("perplexity"),
     }
