@@ -51,13 +51,21 @@ class LoRALinear(nn.Linear):
         return layer.train(base.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.weight, self.bias)
         if self.is_disabled:
-            return y
+            return F.linear(x, self.weight, self.bias)
+        drops = self.dropout and self.training
+        if drops or self.weight.requires_grad or torch.is_autocast_enabled(x.device.type):
+            return self._written_out(x)
+        y: Tensor = _AddLowRank.apply(  # type: ignore[no-untyped-call]
+            x.flatten(0, -2), self.weight, self.bias, self.lora_A, self.lora_B, self.scaling
+        )
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def _written_out(self, x: Tensor) -> Tensor:
+        """The definition, with dropout; torch finds its gradients."""
+        y = F.linear(x, self.weight, self.bias)
         A, B = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
-        if self.dropout:
-            x = F.dropout(x, self.dropout, self.training)
-        down = F.linear(x, A)
+        down = F.linear(F.dropout(x, self.dropout, self.training), A)
         # y + s (x Aᵀ) Bᵀ in one pass over y.
         return torch.addmm(y.flatten(0, -2), down.flatten(0, -2), B.T, alpha=self.scaling).view(y.shape)
 
@@ -77,6 +85,29 @@ class LoRALinear(nn.Linear):
         layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         layer.weight, layer.bias = self.weight, self.bias
         return layer.train(self.training)
+
+
+class _AddLowRank(torch.autograd.Function):
+    """x Wᵀ + b + s (x Aᵀ) Bᵀ with W and b frozen. The update is added into y's own memory, and into that of x's
+    gradient on the way back; torch's own differentiation copies both."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, lora_A, lora_B, scaling):  # type: ignore[no-untyped-def]
+        A, B = lora_A.to(x.dtype), lora_B.to(x.dtype)
+        y, down = F.linear(x, weight, bias), x @ A.T
+        ctx.save_for_backward(x, down, weight, A, B)
+        ctx.scaling, ctx.dtypes = scaling, (lora_A.dtype, lora_B.dtype)
+        return y.addmm_(down, B.T, alpha=scaling)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        x, down, weight, A, B = ctx.saved_tensors
+        needs_x, _, _, needs_A, needs_B, _ = ctx.needs_input_grad
+        slope = (grad @ B).mul_(ctx.scaling)  # of x Aᵀ
+        grad_A = (slope.T @ x).to(ctx.dtypes[0]) if needs_A else None
+        grad_B = (grad.T @ down).to(ctx.dtypes[1]).mul_(ctx.scaling) if needs_B else None
+        grad_x = (grad @ weight).addmm_(slope, A) if needs_x else None
+        return grad_x, None, None, grad_A, grad_B, None
 
 
 @dataclass(frozen=True)

@@ -39,13 +39,19 @@ class RopeSpec:
     long_factors: tuple[float, ...] = ()  # longrope
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rotation:
     """cos and sin of a batch of tokens, the two halves of R equal; computed once per forward and kind of
     layer."""
 
     cos: Tensor  # [T, R]
     sin: Tensor  # [T, R]
+
+    @functools.cached_property
+    def signed_sin(self) -> Tensor:
+        """[T, R]: (-sin, sin), so that a turn is x · cos + (x₂, x₁) · signed_sin."""
+        half_TF = self.sin.chunk(2, dim=-1)[0]
+        return torch.cat((-half_TF, half_TF), dim=-1)
 
 
 def rotation(spec: RopeSpec, positions_T: Tensor, dtype: torch.dtype, reach_T: Tensor | None = None) -> Rotation:
@@ -64,12 +70,42 @@ def rotation(spec: RopeSpec, positions_T: Tensor, dtype: torch.dtype, reach_T: T
 
 def apply_rope(x_THD: Tensor, turn: Rotation) -> Tensor:
     """Rotate the first R dimensions of each head, pairing dimension i with i + R/2; the others pass."""
+    if not (x_THD.requires_grad and torch.is_grad_enabled()):
+        return _rotate(x_THD, turn.cos, turn.signed_sin)
+    out: Tensor = _Rotate.apply(x_THD, turn.cos, turn.signed_sin)  # type: ignore[no-untyped-call]
+    return out
+
+
+def reference_rope(x_THD: Tensor, turn: Rotation) -> Tensor:
+    """The same as it is usually written: x · cos + (-x₂, x₁) · sin."""
     size = turn.cos.shape[-1]
     cos, sin = turn.cos[:, None].to(x_THD.dtype), turn.sin[:, None].to(x_THD.dtype)
+    first, second = x_THD[..., :size].chunk(2, dim=-1)
+    turned = x_THD[..., :size] * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((turned, x_THD[..., size:]), dim=-1)
+
+
+def _rotate(x_THD: Tensor, cos_TR: Tensor, signed_sin_TR: Tensor) -> Tensor:
+    size = cos_TR.shape[-1]
+    cos, sin = cos_TR[:, None].to(x_THD.dtype), signed_sin_TR[:, None].to(x_THD.dtype)
     part = x_THD[..., :size]
     first, second = part.chunk(2, dim=-1)
-    turned = part * cos + torch.cat((-second, first), dim=-1) * sin
+    turned = (part * cos).addcmul_(torch.cat((second, first), dim=-1), sin)
     return turned if size == x_THD.shape[-1] else torch.cat((turned, x_THD[..., size:]), dim=-1)
+
+
+class _Rotate(torch.autograd.Function):
+    """The gradient of a turn is the turn back."""
+
+    @staticmethod
+    def forward(ctx, x_THD, cos_TR, signed_sin_TR):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(cos_TR, signed_sin_TR)
+        return _rotate(x_THD, cos_TR, signed_sin_TR)
+
+    @staticmethod
+    def backward(ctx, grad_THD):  # type: ignore[no-untyped-def]
+        cos_TR, signed_sin_TR = ctx.saved_tensors
+        return _rotate(grad_THD, cos_TR, -signed_sin_TR), None, None
 
 
 def yarn_attention_factor(factor: float, mscale: float = 0.0, mscale_all_dim: float = 0.0) -> float:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from danlu.adapters import ADAPTERS
 from danlu.adapters.load import load_trained
-from danlu.adapters.lora import LoRA
+from danlu.adapters.lora import LoRA, LoRALinear
 from danlu.core.errors import ModelError, RecipeError, TrainingError
 from danlu.core.files import read_json, write_json
 from training_kit import QWEN2, tiny_model
@@ -65,6 +65,23 @@ def test_only_the_pairs_train(tmp_path):
     attached = LoRA(rank=2).attach(model)
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     assert sorted(trained) == sorted(attached.parameters())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_are_those_that_torch_finds(bias):
+    """The written backward against torch's own, fp64, 1e-12; x in two shapes."""
+    base = torch.nn.Linear(6, 5, bias=bias, dtype=torch.float64).requires_grad_(False)
+    layer = LoRALinear.from_base(base, rank=3, scaling=1.7)
+    for pair in (layer.lora_A, layer.lora_B):
+        torch.nn.init.normal_(pair)
+    for shape in ((7, 6), (2, 4, 6)):
+        x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        inputs = (x, layer.lora_A, layer.lora_B)
+        ours, plain = layer(x), layer._written_out(x)
+        torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+        upstream = torch.randn_like(plain)
+        for mine, truth in zip(*(torch.autograd.grad(y, inputs, upstream) for y in (ours, plain)), strict=True):
+            torch.testing.assert_close(mine, truth, rtol=1e-12, atol=1e-12)
 
 
 def test_two_adapters_at_once_are_refused(tmp_path):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from danlu.ops.gated import gated
-from danlu.ops.rms_norm import rms_norm
-from danlu.ops.rope import RopeSpec, apply_rope, rotation
+from danlu.ops.rms_norm import reference_rms_norm, rms_norm
+from danlu.ops.rope import RopeSpec, apply_rope, reference_rope, rotation
 
 
 def test_rms_norm_is_the_formula() -> None:
@@ -29,6 +29,37 @@ def test_rms_norm_statistics_survive_bf16() -> None:
     """200 summed squares of 100 overflow nothing and lose less than bf16's own rounding."""
     x = torch.full((1, 4096), 100.0, dtype=torch.bfloat16)
     assert torch.equal(rms_norm(x, torch.ones(4096, dtype=torch.bfloat16), 1e-6), torch.ones_like(x))
+
+
+def test_a_frozen_norm_has_the_same_values_and_gradients() -> None:
+    """To the bit forward, 1e-12 backward in fp64."""
+    x, weight = torch.randn(7, 6, dtype=torch.float64, requires_grad=True), torch.randn(6, dtype=torch.float64)
+    ours, plain = rms_norm(x, weight, 1e-6), reference_rms_norm(x, weight, 1e-6)
+    assert torch.equal(ours, plain)
+    upstream = torch.randn_like(x)
+    mine, truth = (torch.autograd.grad(out, x, upstream)[0] for out in (ours, plain))
+    torch.testing.assert_close(mine, truth, rtol=1e-12, atol=1e-12)
+
+
+def test_a_frozen_norm_in_bf16_errs_as_bf16_does() -> None:
+    """Gradients within 1 % of fp64's."""
+    x, weight, upstream = torch.randn(50, 64), torch.rand(64) + 0.5, torch.randn(50, 64)
+    rough, exact = (x.to(dtype).requires_grad_() for dtype in (torch.bfloat16, torch.float64))
+    rms_norm(rough, weight.bfloat16(), 1e-6).backward(upstream.bfloat16())
+    reference_rms_norm(exact, weight.double(), 1e-6).backward(upstream.double())
+    assert rough.grad is not None and exact.grad is not None
+    assert (rough.grad.double() - exact.grad).norm() < 0.01 * exact.grad.norm()
+
+
+@pytest.mark.parametrize("rotary_size", [8, 4])
+def test_rope_equals_its_usual_writing_forward_and_backward(rotary_size: int) -> None:
+    turn = rotation(RopeSpec(rotary_size=rotary_size, theta=100.0), torch.arange(5), torch.float64)
+    x, upstream = torch.randn(2, 5, 3, 8, dtype=torch.float64)
+    x.requires_grad_()
+    ours, truth = apply_rope(x, turn), reference_rope(x, turn)
+    torch.testing.assert_close(ours, truth, rtol=1e-12, atol=1e-12)
+    mine, theirs = (torch.autograd.grad(out, x, upstream)[0] for out in (ours, truth))
+    torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_rope_turns_pairs_by_position_times_frequency() -> None:
