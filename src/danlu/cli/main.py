@@ -130,6 +130,8 @@ def demo(
     voice = Voice(as_json=as_json, quiet=quiet)
     story = danlu.demo(runs, full=full, progress=voice.progress)
     cli.show.show_demo(story, voice)
+    if story.summary.parity_verdict == "fail":
+        raise typer.Exit(1)
 
 
 @app.command(help=say("cli.new"))
@@ -242,6 +244,8 @@ def run(
     opened = cli.targets.open_target(target, overrides or (), runs)
     summary = danlu.run_all(opened, progress=voice.progress)
     cli.show.show_summary(opened, summary, voice)
+    if summary.parity_verdict == "fail":
+        raise typer.Exit(1)
 
 
 @app.command(help=say("cli.chat"))

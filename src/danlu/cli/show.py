@@ -121,7 +121,7 @@ def show_report(place: Path, report: Report, voice: Voice) -> None:
     voice.table(["", report.base["name"], report.tuned["name"], "Δ (95 %)"], rows)
     if report.verdict is not None:
         style = "bold green" if report.verdict.decision == "ship" else "bold yellow"
-        voice.say(say("pipeline.gate", decision=report.verdict.decision), style)
+        voice.say(say("pipeline.gate", decision=say(f"report.{report.verdict.decision}")), style)
         for reason in report.verdict.reasons:
             voice.say(f"  {'✓' if reason.passed else '✗'} {reason.text()}")
             if reason.remedy():
