@@ -22,6 +22,8 @@ from danlu.data.sample import Document, Label, Message, Preference, Sample
 from danlu.data.similar import Similarity, similar_pairs
 
 PartName = Literal["train", "validation", "test"]
+_MEANT = re.compile(r"(?<=[a-z0-9])[+#%]+|(?<!\w)[-+](?=\d)|(?P<between>(?<=\d)[\W_]+(?=\d))")
+"""Marks that are no mere punctuation: c++, 5%, -5, and whatever parts two numbers (3.5 is not 35)."""
 _MARKS = re.compile(r"[\W_]+")
 _ROW_FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
 THRESHOLD = 0.8
@@ -76,9 +78,22 @@ def split(
 
 
 def fold(text: str) -> str:
-    """Case, width, punctuation and spaces gone: what two copies of one text share. Pure punctuation stays as it is."""
+    """Case, width, punctuation and spaces gone: what two copies of one text share. Pure punctuation stays as it is.
+
+    Coarse on purpose: what is tied by mistake is merely kept on one side.
+    """
     plain = unicodedata.normalize("NFKC", text).casefold()
     return _MARKS.sub("", plain) or plain.strip()
+
+
+def fold_finely(text: str) -> str:
+    """`fold`, but marks that make another number or name stay: for rows of which only one is to be kept."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    parts, last = [], 0
+    for found in _MEANT.finditer(plain):
+        parts += [_MARKS.sub("", plain[last : found.start()]), "." if found["between"] else found[0]]
+        last = found.end()
+    return "".join([*parts, _MARKS.sub("", plain[last:])]) or plain.strip()
 
 
 def main_text(sample: Sample) -> str:

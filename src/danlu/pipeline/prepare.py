@@ -27,7 +27,7 @@ from danlu.data.rejects import check_threshold, write_rejects
 from danlu.data.sample import Sample
 from danlu.data.samples_file import write_samples
 from danlu.data.sources import read
-from danlu.data.split import Split, fold, split
+from danlu.data.split import Split, fold_finely, split
 from danlu.data.tokens import Item
 from danlu.pipeline.base import Base, open_base
 from danlu.pipeline.fates import Fates, merge_stages
@@ -195,7 +195,7 @@ def _drop_duplicates(section: DataSection, samples: list[Sample], ledger: Ledger
     seen: dict[str, str] = {}
     kept = []
     for sample in samples:
-        key = f"{sample.kind} {fold(flat_text(sample))}"
+        key = f"{sample.kind} {fold_finely(flat_text(sample))}"
         if key in seen:
             ledger.revoke(sample.origin.file, sample.origin.line, "duplicate", first=seen[key])
         else:

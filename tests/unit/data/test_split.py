@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from danlu.core.errors import DataError
 from danlu.data.sample import Conversation, Document, Label, Message, Origin, Preference
 from danlu.data.similar import similar_pairs
-from danlu.data.split import fold, split
+from danlu.data.split import fold, fold_finely, split
 
 HAN = [chr(code) for code in range(0x4E00, 0x4E00 + 2000)]
 
@@ -31,6 +31,25 @@ def texts(count: int, seed: int = 0, length: int = 24) -> list[str]:
 
 def sides(result: object) -> dict[str, str]:
     return {str(sample.origin): name for name in ("train", "validation", "test") for sample in getattr(result, name)}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_twin"),
+    [
+        ("餐补3.5元", "餐补35元", False),
+        ("5-10天", "510天", False),
+        ("涨了5%", "涨了5", False),
+        ("零下: -5度", "零下: 5度", False),
+        ("C++ 怎么装", "C 怎么装", False),
+        ("Ｃ＋＋怎么装？", "c++ 怎么装", True),
+        ("5~10天", "5-10 天。", True),
+        ("好的，谢谢！", "好的谢谢", True),
+        ("It's  OK_now", "its ok now", True),
+    ],
+)
+def test_twins_differ_in_marks_without_meaning_only(one: str, other: str, is_twin: bool) -> None:
+    """Rows that differ in a decimal point were dropped as duplicates."""
+    assert (fold_finely(one) == fold_finely(other)) is is_twin
 
 
 def test_fold_sees_through_width_case_and_marks() -> None:
