@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import shutil
@@ -51,8 +52,13 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty sibling folder that takes the place of `path` when the block ends well, else vanishes."""
+    """Yield an empty sibling folder that takes the place of `path` when the block ends well, else vanishes.
+
+    One writer at a time: what a killed one left beside `path`, perhaps gigabytes, is removed first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
     fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:
         fresh.chmod(0o755)

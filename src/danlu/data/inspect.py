@@ -16,6 +16,7 @@ from danlu.core.progress import Progress
 from danlu.data.ledger import Entry, Ledger
 from danlu.data.sample import Message, Sample
 from danlu.data.sources import FileReport, SourceSpec, read
+from danlu.data.split import fold_finely
 
 LENGTH_EDGES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 """Upper edges (characters, exclusive) of the length histogram; the last bar is open."""
@@ -48,7 +49,8 @@ def inspect(
         kinds[sample.kind] += 1
         bars[next((i for i, edge in enumerate(LENGTH_EDGES) if len(text) < edge), len(LENGTH_EDGES))] += 1
         num_chars, longest = num_chars + len(text), max(longest, len(text))
-        seen.add(int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()))
+        key = f"{sample.kind} {fold_finely(text)}".encode("utf-8", "surrogatepass")  # what a run drops duplicates by
+        seen.add(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()))
         if len(preview) < num_samples:
             preview.append(preview_of(sample) | ({"rendered": show(sample)} if show else {}))
     account = ledger.to_json()
@@ -76,7 +78,7 @@ def inspect(
 
 
 def flat_text(sample: Sample) -> str:
-    """All text of a sample in one string: what lengths are measured on and exact duplicates compared by."""
+    """All text of a sample in one string: what lengths are measured on and duplicates compared by."""
     if sample.kind == "document":
         return sample.text
     if sample.kind == "label":

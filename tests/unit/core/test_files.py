@@ -22,6 +22,21 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    """Half a checkpoint is as large as a whole one, and nobody would ever look for it."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from danlu.core.files import replacing_folder\n"
+        "with replacing_folder(Path(sys.argv[1])) as fresh:\n"
+        "    (fresh / 'big').write_text('x'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    target = tmp_path / "step-1"
+    assert subprocess.run([sys.executable, "-c", code, str(target)], check=False).returncode == -signal.SIGKILL
+    assert len(os.listdir(tmp_path)) == 1 and not target.exists()
+    with replacing_folder(target) as fresh:
+        (fresh / "a").write_text("1")
+    assert os.listdir(tmp_path) == ["step-1"]
+
+
 def test_killed_while_writing_leaves_old_or_new(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     write_bytes(path, b"0" * 100_000)
