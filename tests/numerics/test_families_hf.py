@@ -136,3 +136,15 @@ def test_a_head_that_is_more_than_linear_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         load_model(tmp_path, dtype="fp32")
     assert caught.value.key == "model.head_unknown"
+
+
+def test_saving_in_another_dtype_leaves_the_living_weights_alone(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """Full fine-tuning keeps fp32 masters and writes bf16 checkpoints: each checkpoint rounded the masters as well."""
+    model = load_model(checkpoints["gpt-neox"], dtype="fp32")
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    save_model(model, tmp_path / "half", "bf16")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+    half = load_model(tmp_path / "half", dtype="fp32")
+    for name, parameter in half.named_parameters():
+        assert torch.equal(parameter, before[name].bfloat16().float()), name

@@ -9,6 +9,7 @@ Shapes: T tokens of all documents, N documents (or rows of a head), L longest, B
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -198,19 +199,16 @@ def load_foreign(
 
 
 def save_foreign(model: ForeignModel, folder: Path, dtype: torch.dtype) -> None:
-    """transformers writes what transformers reads; its names on disk may differ from those in memory."""
-    was = model.dtype
-    model.module.to(dtype)
-    try:
-        if folder.is_dir() and any(folder.iterdir()):
-            model.module.save_pretrained(folder)
-            copy_beside(model.folder, folder)
-        else:
-            with replacing_folder(folder) as fresh:
-                model.module.save_pretrained(fresh)
-                copy_beside(model.folder, fresh)
-    finally:
-        model.module.to(was)
+    """transformers writes what transformers reads; its names on disk may differ from those in memory. Another dtype
+    on disk is a copy's: the living weights keep every bit."""
+    module = model.module if dtype == model.dtype else copy.deepcopy(model.module).to(dtype)
+    if folder.is_dir() and any(folder.iterdir()):
+        module.save_pretrained(folder)
+        copy_beside(model.folder, folder)
+    else:
+        with replacing_folder(folder) as fresh:
+            module.save_pretrained(fresh)
+            copy_beside(model.folder, fresh)
 
 
 @torch.no_grad()
