@@ -112,6 +112,7 @@ def _tell_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    lang: Lang = None,
     version: Annotated[
         bool, typer.Option("--version", help=say("cli.opt_version"), callback=_tell_version, is_eager=True)
     ] = False,

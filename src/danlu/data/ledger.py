@@ -46,7 +46,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Ledger:
-    """Counts and entries of one reading; `counts` are the later stages' (names are documented in docs/reference)."""
+    """Counts and entries of one reading; `counts` are the later stages' (names are documented in docs/reference.md)."""
 
     num_read: int = 0
     num_used: int = 0

@@ -86,7 +86,7 @@ def prepare(run: Run, *, progress: Progress | None = None) -> Prepared:
                 return _open(run, outcome)
             except (DataError, RunError) as error:  # damaged since: made anew, for the sources are still there
                 told.note(error.text)
-        return _open(run, run.finish("prepare", inputs, _prepare(run, base, told)))
+        return _open(run, run.finish("prepare", inputs, _prepare(run, base, sources, told)))
 
 
 def _open(run: Run, outcome: dict[str, Any]) -> Prepared:
@@ -95,8 +95,9 @@ def _open(run: Run, outcome: dict[str, Any]) -> Prepared:
     return Prepared(stages, run.read("ledger.json"), outcome["certificate"], contract, outcome)
 
 
-def _prepare(run: Run, base: Base, told: Progress) -> dict[str, Any]:
+def _prepare(run: Run, base: Base, sources: dict[str, str], told: Progress) -> dict[str, Any]:
     recipe, ledger = run.recipe, Ledger()
+    described = _describe(recipe.data, sources)
     contract = _store_contract(run, base)
     samples = _drop_duplicates(recipe.data, _read(_specs(recipe.data), ledger, told), ledger)
     watched = _read([SourceSpec(recipe.data.validation)], ledger, told) if recipe.data.validation else None
@@ -119,7 +120,7 @@ def _prepare(run: Run, base: Base, told: Progress) -> dict[str, Any]:
     previews: list[dict[str, Any]] = []
     for number, stage in enumerate(recipe.plan_stages(), start=1):
         desk = _Stage(f"{number}-{stage.method.kind}", recipe, stage, base, contract)
-        desk.write(run.path("dataset", desk.name), parts, replay, told)
+        desk.write(run.path("dataset", desk.name), parts, replay, described, told)
         previews += desk.previews(parts.train)
         desks.append(desk)
     merge_stages(ledger, [desk.fates for desk in desks])
@@ -235,14 +236,16 @@ class _Stage:
             method.train_on if isinstance(method, SFTSection) else "assistant",
         )
 
-    def write(self, folder: Path, parts: Split, replay: Sequence[Sample], told: Progress) -> None:
+    def write(
+        self, folder: Path, parts: Split, replay: Sequence[Sample], sources: tuple[dict[str, Any], ...], told: Progress
+    ) -> None:
         """The dataset folder of this stage; what happened to each row stands in `fates`."""
         card = Card(
             name=self.recipe.name,
             vocab_size=self.base.tokenizer.vocab_size,
             contract_digest=self.contract.digest if self.contract else "",
             tokenizer_digest=self.base.tokenizer.digest,
-            sources=tuple(_describe(source) for source in _specs(self.recipe.data)),
+            sources=sources,
             facts={
                 "split": parts.certificate,
                 "over_length": self.recipe.data.over_length,
@@ -344,9 +347,14 @@ def _sources_of(section: DataSection) -> dict[str, str]:
     return {found.name: sha256_file(found.path) for found in find_files([*_specs(section), *extra])}
 
 
-def _describe(spec: SourceSpec) -> dict[str, Any]:
-    files = find_files([spec])
-    return {"path": str(spec.path), "files": len(files), "digest": sha256_json([sha256_file(f.path) for f in files])}
+def _describe(section: DataSection, digests: dict[str, str]) -> tuple[dict[str, Any], ...]:
+    """Each source as the dataset's card tells of it: path, number of files, digest of them all."""
+    found = []
+    for spec in _specs(section):
+        names = [file.name for file in find_files([spec])]
+        digest = sha256_json([digests[name] for name in names])
+        found.append({"path": str(spec.path), "files": len(names), "digest": digest})
+    return tuple(found)
 
 
 def _inputs_digest(recipe: Recipe, base: Base, sources: dict[str, str]) -> str:

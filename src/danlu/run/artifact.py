@@ -1,6 +1,6 @@
 """Artefact manifest: what a shippable folder is, what it came of, and the proof it carries.
 
-`artifact.json` (format 1, documented in docs/reference/artifact.md) lists every other file with its sha256; `digest` is
+`artifact.json` (format 1, documented in docs/reference.md) lists every other file with its sha256; `digest` is
 the digest of that list, so it names the content. Canaries are prompts with the greedy answers the trained model gave.
 """
 

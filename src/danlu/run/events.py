@@ -1,6 +1,6 @@
 """events.jsonl: one JSON object a line, appended as things happen. A line cut off by a crash is ignored on reading.
 
-Kinds and their facts are documented in docs/reference/run.md; readers must ignore kinds and facts they do not know.
+Kinds and their facts are documented in docs/reference.md; readers must ignore kinds and facts they do not know.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Run: a directory that holds a recipe and all that came of it. Any act restarts alone; a finished act is reused.
 
-Layout (format 1, documented in docs/reference/run.md):
+Layout (format 1, documented in docs/reference.md):
   run.json         format version, name, created, danlu version
   recipe.json      the resolved recipe          contract.json   the template contract
-  plan.json        what was predicted           ledger.json, rejects.jsonl   every input row's fate
+  ledger.json      every input row's fate         rejects.jsonl   the refused rows
   acts/*.json      what finished, keyed by the digest of its inputs
   dataset/         packed tokens                checkpoints/    one folder per stage
   events.jsonl     what happened when           report.json, report.html, answers/
