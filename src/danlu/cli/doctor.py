@@ -19,8 +19,7 @@ from danlu.version import VERSION
 
 EXTRAS = {
     "train": ("torch", "transformers", "sentencepiece"),
-    "data": ("pyarrow", "openpyxl", "zstandard", "charset-normalizer", "pypdfium2", "python-docx", "trafilatura"),
-    "eval": ("rapidfuzz",),
+    "data": ("pyarrow", "openpyxl", "zstandard", "pypdfium2", "python-docx", "trafilatura"),
 }
 ASK_TORCH = """
 import json, torch
