@@ -37,7 +37,9 @@ _DASHES = str.maketrans("‐‑‒–—―−﹣－〜～∼’‘￥", "------
 _DATE = re.compile(r"(?<!\d)(\d{4})\s*[-/.年]\s*(\d{1,2})\s*[-/.月]\s*(\d{1,2})(?!\d)\s*[日号]?")
 _CLOCK = re.compile(r"(?<![\d.])(\d{1,2})\s*点(?:\s*(\d{1,2})\s*分?|(半)|钟|整)?(?!\d)")
 _AM_PM = re.compile(r"(?<![\d:.])(\d{1,2})(?::(\d\d))?\s*([ap])\.?m\b\.?")
-_RANGE = re.compile(r"(?<=[\d%])\s*(?:-|~|至|到|\bto\b)\s*(?=\d)")
+_RANGE = re.compile(
+    r"(?:(?<=[\d%])|(?<=元)(?=[^\d]{1,4}\d+(?:\.\d+)?元))\s*(?:-|~|至|到|\bto\b)\s*(?=\d)"  # 80-100, 80元到100元
+)
 _MONEY_BEFORE = re.compile(r"(?:¥|\b(?:rmb|cny))\s*(\d+(?:\.\d+)?)(?:\s*(?:元|yuan\b))?")
 _MONEY_AFTER = re.compile(r"(?<=\d)\s*(?:块钱|元钱|圆|rmb\b|cny\b|yuan\b)")
 _DOLLARS = re.compile(r"(?<=\d)\s*(?:美元|美金|us dollars?\b|dollars?\b|usd\b)|(?:us\$|\$|\busd)\s*(\d+(?:\.\d+)?)")
@@ -78,7 +80,8 @@ def find(needle: Folded, folded: Folded, *, start: int = 0) -> int:
         before, after = folded[:index], folded[index + width :]
         if needle[0] in numbers(needle[:1]) and before[-1:] == ("~",):
             continue
-        if needle[-1] in numbers(needle[-1:]) and after[:1] == ("~",):
+        ends_in_number = numbers(needle[-2:] if needle[-1] == "元" else needle[-1:])
+        if ends_in_number and after[:1] == ("~",):
             continue
         if any(before[-len(words) :] == words for words in _FOUND_NEGATED):
             continue
