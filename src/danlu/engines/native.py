@@ -32,7 +32,7 @@ from danlu.engines.telling import Teller
 from danlu.model.model import Model
 from danlu.ops.attention import Bounds
 
-MAX_ROWS = 128
+MAX_ROWS = 256
 BATCH_TOKENS = 32_768
 """Bound of rows times (longest prompt + answer), which is what the cache holds."""
 SCORE_TOKENS = 8_192
