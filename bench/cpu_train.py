@@ -3,8 +3,8 @@
     python bench/cpu_train.py [--adapter lora|full] [--threads 2] [--steps 20] [--profile]
 
 Prints one JSON object: real tokens per wall second, per CPU second of the process and in its best step, the last step's
-loss, peak memory. Wall time means something on a quiet machine only, so the load is printed too. Results with hardware and
-commit are committed as results/cpu-train.json.
+loss, peak memory. Wall time means something on a quiet machine only, so the load is printed too. Results with hardware
+and commit are committed as results/cpu-train.json.
 """
 
 from __future__ import annotations
