@@ -33,7 +33,8 @@ class Shapes:
                 head_dim=int(config.get("head_dim") or hidden // heads),
                 ffn=int(config["intermediate_size"]),
                 vocab=int(config["vocab_size"]),
-                tied=bool(config.get("tie_word_embeddings", False)),
+                # transformers leaves out what is its base default: Gemma, tied; Llama and its kin say "false"
+                tied=bool(config.get("tie_word_embeddings", True)),
             )
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
             return None

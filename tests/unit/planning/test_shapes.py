@@ -1,0 +1,67 @@
+"""Parameters counted from config.json alone, against the models themselves and against published counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from danlu.model.build import load_model, save_model
+from danlu.model.hub import embedded_folder
+from danlu.planning.shapes import Shapes
+
+GEMMA_2_2B = {
+    "model_type": "gemma2", "hidden_size": 2304, "num_attention_heads": 8, "head_dim": 256, "num_hidden_layers": 26,
+    "num_key_value_heads": 4, "intermediate_size": 9216, "vocab_size": 256000,
+}  # fmt: skip
+
+
+def test_ember_is_counted_but_for_its_biases() -> None:
+    folder = embedded_folder()
+    shapes = Shapes.read(json.loads((folder / "config.json").read_text()))
+    assert shapes is not None
+    parameters = dict(load_model(folder).named_parameters())
+    true = sum(parameter.numel() for name, parameter in parameters.items() if not name.endswith(".bias"))
+    assert shapes.num_params == true
+
+
+def test_a_head_that_the_config_does_not_speak_of_is_tied() -> None:
+    """Gemma's config.json leaves the word out; counted twice, its large vocabulary made 2.6 of 3.2 billion."""
+    shapes = Shapes.read(GEMMA_2_2B)
+    assert shapes is not None
+    assert shapes.num_params == pytest.approx(2_614_341_888, rel=1e-4)
+
+
+@pytest.mark.parametrize(("targets", "expected"), [(None, 7 * 2), (("q_proj", "v_proj"), 2 * 2), (("nothing",), 0)])
+def test_lora_counts_two_thin_matrices_a_layer(targets: Any, expected: int) -> None:
+    square = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 3, "intermediate_size": 64,
+              "vocab_size": 10}  # fmt: skip
+    shapes = Shapes.read(square)
+    assert shapes is not None
+    assert shapes.lora_params(8, targets) == 3 * 8 * 64 * expected
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"hidden_size": "many"},
+        {**GEMMA_2_2B, "num_attention_heads": 0, "head_dim": None},
+        {"text_config": {"hidden_size": 8}},
+    ],
+)
+def test_what_is_no_dense_decoder_has_no_shapes(config: dict[str, Any]) -> None:
+    assert Shapes.read(config) is None
+
+
+def test_the_text_part_of_a_seeing_model_is_read() -> None:
+    assert Shapes.read({"text_config": GEMMA_2_2B, "vision_config": {}}) == Shapes.read(GEMMA_2_2B)
+
+
+def test_a_model_on_disk(tmp_path: Path) -> None:
+    """A config that danlu itself wrote gives the same count."""
+    save_model(load_model("ember"), tmp_path / "copy")
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    assert Shapes.read(config) == Shapes.read(json.loads((embedded_folder() / "config.json").read_text()))
