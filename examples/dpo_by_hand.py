@@ -27,7 +27,7 @@ from danlu.recipe.training import TrainingSection
 COMPANY = Path(danlu.__file__).parent / "assets" / "company"
 
 
-def main(*, num_steps: int = 20, num_held_out: int = 84, folder: Path | None = None) -> float:
+def main(*, num_steps: int = 20, num_held_out: int = 40, folder: Path | None = None) -> float:
     """Train for `num_steps` and return the share of held-out pairs whose better answer gained more."""
     folder = folder or Path(tempfile.mkdtemp(prefix="danlu-dpo-"))
     model = danlu.load_model("ember", dtype="float32")

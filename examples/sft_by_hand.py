@@ -30,7 +30,7 @@ QUESTIONS = (
 )
 
 
-def main(*, num_steps: int = 30, folder: Path | None = None) -> dict[str, list[str]]:
+def main(*, num_steps: int = 20, folder: Path | None = None) -> dict[str, list[str]]:
     """Train for `num_steps` and return the answers before and after."""
     folder = folder or Path(tempfile.mkdtemp(prefix="danlu-sft-"))
 
