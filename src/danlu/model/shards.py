@@ -18,7 +18,6 @@ from danlu.core.files import read_json, sha256_file, sha256_json
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-# fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
