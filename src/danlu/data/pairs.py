@@ -17,7 +17,7 @@ def reasoning_of(row: Mapping[str, Any], changes: Changes) -> str | None:
 def history_of(value: Any, changes: Changes) -> list[Message]:
     """Pairs of question and answer, oldest first; JSON text is understood, as CSV cells hold it."""
     past: list[Message] = []
-    for pair in loads_list(value):
+    for pair in loads_list(value, "history"):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise RowError("wrong_type", part="history", kind=kind_of(pair), expected="[question, answer]")
         past.append(Message("user", text_of(pair[0], "history", changes)))

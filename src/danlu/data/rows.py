@@ -48,7 +48,7 @@ def kind_of(value: Any) -> str:
     )
 
 
-def loads_list(value: Any) -> list[Any]:
+def loads_list(value: Any, part: str = "tools") -> list[Any]:
     """A list, one object, or either as JSON text. Raises RowError when the text is not JSON."""
     if isinstance(value, str):
         if not value.strip():
@@ -56,6 +56,8 @@ def loads_list(value: Any) -> list[Any]:
         try:
             value = json.loads(value)
         except ValueError as error:
+            if part != "tools":
+                raise RowError("wrong_type", part=part, kind="text", expected="list") from error
             raise RowError("bad_tool", detail=value[:60]) from error
     if value is None:
         return []

@@ -75,7 +75,7 @@ def train_of(turn: Mapping[str, Any]) -> bool | None:
 def parse_turns(given: Any, changes: Changes, system: Any = None) -> list[Message]:
     """Turns as they stand, by OpenAI's keys or ShareGPT's, a separate system text first."""
     if isinstance(given, str):
-        given = loads_list(given)
+        given = loads_list(given, "messages")
     if not isinstance(given, list):
         raise RowError("wrong_type", part="messages", kind=kind_of(given), expected="list")
     return system_of(system, changes) + [parse_turn(turn, changes) for turn in given]

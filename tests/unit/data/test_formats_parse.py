@@ -137,6 +137,19 @@ def test_many_ways_to_write_one_preference(row: dict[str, Any]) -> None:
     assert [turn.content for turn in (*pair.prompt, *pair.chosen, *pair.rejected)] == ["问", "好", "坏"]
 
 
+@pytest.mark.parametrize(
+    ("row", "part"),
+    [
+        ({"messages": "hello"}, "messages"),
+        ({"instruction": "a", "output": "b", "history": "hello"}, "history"),
+    ],
+)
+def test_a_text_where_a_list_belongs_is_not_called_a_tool(row: dict[str, Any], part: str) -> None:
+    with pytest.raises(RowError) as caught:
+        parsed(row)
+    assert (caught.value.reason, caught.value.values["part"]) == ("wrong_type", part)
+
+
 @pytest.mark.parametrize(("value", "liked"), [(0, False), (1, True), ("0", False), ("1", True), (1.0, True)])
 def test_numbers_in_a_column_that_can_only_judge_are_judgements(value: Any, liked: bool) -> None:
     """Else an answer that people disliked would be learnt as a good one."""
