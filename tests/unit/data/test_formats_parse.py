@@ -201,7 +201,7 @@ def chat(*roles: str) -> dict[str, Any]:
         (chat("user", "tool", "assistant"), "role_order"),
         (chat("user"), "no_answer"),
         ({"messages": []}, "empty_conversation"),
-        ({"messages": "nothing"}, "bad_tool"),
+        ({"messages": "nothing"}, "wrong_type"),
         ({"messages": 3}, "wrong_type"),
         ({"messages": ["hi"]}, "wrong_type"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "unknown_role"),
