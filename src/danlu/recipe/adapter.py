@@ -11,7 +11,7 @@ from danlu.recipe.section import Section
 
 class LoRASection(Section):
     kind: Literal["lora"] = "lora"
-    """Low-rank adapters beside frozen weights (Hu et al. 2021)."""
+    """lora: low-rank adapters beside frozen weights (Hu et al. 2021)."""
 
     rank: int = Field(16, ge=1, le=1024)
     """Width of each low-rank pair."""
@@ -34,7 +34,7 @@ class LoRASection(Section):
 
 class FullSection(Section):
     kind: Literal["full"] = "full"
-    """Every weight trains."""
+    """full: every weight trains."""
 
 
 AdapterSection = Annotated[LoRASection | FullSection, Field(discriminator="kind")]

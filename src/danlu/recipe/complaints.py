@@ -23,6 +23,8 @@ class Complaint:
     nearest: str | None = None
 
     def __str__(self) -> str:
+        if self.nearest and self.key.rpartition(".")[2] in HABITS:
+            return say("recipe.habit", key=self.key, name=self.nearest)
         hint = f"  → {say('recipe.nearest', nearest=self.nearest)}" if self.nearest else ""
         return say("recipe.complaint", key=self.key, given=repr(self.given)[:200], expected=self.expected) + hint
 

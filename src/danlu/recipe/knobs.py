@@ -36,7 +36,8 @@ def all_knobs(recipe: type[BaseModel]) -> dict[str, Knob]:
             )
         elif key.endswith(".kind"):  # adapter.kind: 'lora' | 'full'
             both = f"{known.kind} | {_type_text(field.annotation)}"
-            knobs[key] = Knob(key, both, known.default, known.help, known.bounds, known.section)
+            help_text = f"{known.help} {field.description or ''}"
+            knobs[key] = Knob(key, both, known.default, help_text, known.bounds, known.section)
     return knobs
 
 

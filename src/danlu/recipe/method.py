@@ -15,14 +15,14 @@ class PretrainSection(Section):
     """Kinds of samples this method learns from; the method itself says the same (tested)."""
 
     kind: Literal["pretrain"] = "pretrain"
-    """Next-token prediction on whole documents: continued pretraining, or pretraining from scratch."""
+    """pretrain: next-token prediction on whole documents: continued pretraining, or pretraining from scratch."""
 
 
 class SFTSection(Section):
     accepts: ClassVar[frozenset[str]] = frozenset({"conversation", "label"})
 
     kind: Literal["sft"] = "sft"
-    """Supervised fine-tuning on answers."""
+    """sft: supervised fine-tuning on answers."""
 
     train_on: Literal["assistant", "last", "all"] = "assistant"
     """Which tokens are learnt: every assistant turn, the last one only, or the whole text."""
@@ -32,7 +32,7 @@ class DPOSection(Section):
     accepts: ClassVar[frozenset[str]] = frozenset({"preference"})
 
     kind: Literal["dpo"] = "dpo"
-    """Direct preference optimisation on pairs (Rafailov et al. 2023)."""
+    """dpo: direct preference optimisation on pairs (Rafailov et al. 2023)."""
 
     beta: float = Field(0.1, gt=0, le=10)
     """How strongly the policy is held to the reference."""

@@ -11,6 +11,8 @@ import yaml
 
 from danlu.core.errors import RecipeError
 
+EMBEDDED = "ember"
+"""The embedded base; a folder that happens to bear its name is meant as ./ember."""
 PATH_KNOBS = (
     ("data", "sources"),
     ("data", "validation"),
@@ -92,7 +94,7 @@ def _anchor(value: Any, folder: Path, *, is_model: bool) -> Any:
         return [_anchor(entry, folder, is_model=is_model) for entry in value]
     if isinstance(value, dict):
         return value | {"path": _anchor(value["path"], folder, is_model=False)} if "path" in value else value
-    if not isinstance(value, str):
+    if not isinstance(value, str) or (is_model and value == EMBEDDED):
         return value
     path = Path(value).expanduser()
     # `Qwen/Qwen2.5-7B` is a hub id unless a folder of that name lies there or the text says it is a path.

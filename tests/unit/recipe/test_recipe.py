@@ -181,3 +181,10 @@ def test_a_wrong_recipe_fails_fast_and_without_torch(tmp_path: Path) -> None:
     assert done.returncode == 0
     cpu_s = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
     assert cpu_s < 2.0  # 0.3 s when quiet; the bound only catches a heavy import
+
+
+def test_a_folder_called_ember_is_not_the_embedded_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ember").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert Recipe.from_tree({"model": {"base": "ember"}}).model.base == "ember"
+    assert Recipe.from_tree({"model": {"base": "./ember"}}).model.base == str(tmp_path / "ember")
