@@ -142,7 +142,7 @@ def _tagged(
     messages: tuple[Message, ...], reference: str, tags: Mapping[str, Any], *, group: str | None = None
 ) -> Item:
     kind = str(tags.get("kind") or "")
-    control = kind.endswith(_CONTROL) or bool(tags.get("control", False))
+    control = kind.endswith(_CONTROL) or str(tags.get("control", "")).strip().lower() in ("true", "yes", "1")
     question = messages[-1].content
     return Item(
         id=str(tags.get("id") or sha256_json([[turn.role, turn.content] for turn in messages] + [reference])[:12]),

@@ -68,3 +68,10 @@ def test_choosing_spreads_over_groups_and_is_repeatable() -> None:
     assert len({item.group for item in chosen}) == 5
     assert chosen == choose_items(items, 5, seed=3)
     assert choose_items(items, None) == items
+
+
+@pytest.mark.parametrize(("cell", "control"), [("false", False), ("0", False), ("", False), ("true", True), (1, True)])
+def test_a_control_is_told_by_the_word_and_not_by_its_presence(cell: object, control: bool) -> None:
+    """CSV cells are texts: "false" is one as well."""
+    (asked,) = load_questions([{"question": "q", "answer": "a", "control": cell}]).items
+    assert asked.control is control
