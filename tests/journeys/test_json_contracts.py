@@ -129,7 +129,7 @@ def test_demo_keys(story: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> N
     from danlu.run.run import Run, list_runs
 
     run = Run.open(list_runs(story / "runs")[0])
-    show_demo(Story(run, run_all(run), [], 1.5, peak_memory_bytes()), Voice(as_json=True))
+    show_demo(Story(run, run_all(run), 1.5, peak_memory_bytes()), Voice(as_json=True))
     told = json.loads(capsysbinary.readouterr().out.splitlines()[-1])
     assert told.keys() >= {"run", "base", "tuned", "consistency", "parity", "seconds", "peak_memory_bytes"}
     assert isinstance(told["base"]["accuracy"], float) and isinstance(told["consistency"], float)

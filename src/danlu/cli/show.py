@@ -159,11 +159,11 @@ def _side(report: Report, side: str) -> dict[str, Any]:
 def show_demo(story: Story, voice: Voice) -> None:
     """The demo's last words: a table per stage for --full, the verdict, and the JSON line scripts rely on."""
     report = story.summary.report
-    if len(story.ladder) > 1:
+    if len(report.stages) > 1:
         voice.table(
             [say("cli.col_stage"), say("cli.col_accuracy"), "preference", "perplexity"],
-            [(rung["stage"], _percent(rung["accuracy"]), _percent(rung["pair_accuracy"]), _round(rung["perplexity"]))
-             for rung in story.ladder],
+            [(rung["name"], _percent(rung["accuracy"]), _percent(rung["pair_accuracy"]), _round(rung["perplexity"]))
+             for rung in report.stages],
         )  # fmt: skip
     show_report(story.run.folder, report, Voice(quiet=voice.quiet or voice.as_json))
     low, high = report.tuned["interval"]
@@ -185,7 +185,7 @@ def show_demo(story: Story, voice: Voice) -> None:
             "consistency": report.consistency_ratio,
             "parity": {"verdict": story.summary.parity_verdict},
             "gate": report.gate,
-            "stages": story.ladder,
+            "stages": report.stages,
             "seconds": round(story.seconds, 1),
             "peak_memory_bytes": story.peak_memory_bytes,
             "report": str(story.run.path("report.html")),

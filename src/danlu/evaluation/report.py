@@ -155,18 +155,17 @@ def build_report(
 def stage_row(name: str, report: Report, *, side: Literal["base", "tuned"] = "tuned") -> dict[str, Any]:
     """One stage's line of the table that shows what each stage added; what was not measured is null.
 
-    Pair accuracy is the implicit reward's for a tuned model and the length-normalised one for the base, which has none.
+    Pair accuracy: how often the better answer is likelier per token, measured alike on the base and on every stage.
     """
     totals, forgetting = getattr(report, side), report.forgetting or {}
-    pairs = report.preference or {}
-    reward = pairs.get("implicit_reward") if side == "tuned" else pairs.get("base", {}).get("normalised")
+    pairs = (report.preference or {}).get(side, {}).get("normalised")
     return {
         "name": name,
         "accuracy": totals.get("accuracy"),
         "interval": totals.get("interval"),
         "consistency": (report.consistency or {}).get(side, {}).get("consistent_right"),
-        "pair_accuracy": reward["value"] if reward else None,
-        "pair_interval": reward["interval"] if reward else None,
+        "pair_accuracy": pairs["value"] if pairs else None,
+        "pair_interval": pairs["interval"] if pairs else None,
         "perplexity": forgetting.get(side, {}).get("perplexity"),
     }
 

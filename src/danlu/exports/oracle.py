@@ -33,8 +33,12 @@ class Transformers:
 
         self.name = "transformers" if adapter is None else "peft"
         with quiet():
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(adapter or folder, local_files_only=True)
-            model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(
+                adapter or folder, local_files_only=True, trust_remote_code=False
+            )
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, trust_remote_code=False
+            )
             if adapter is not None:
                 import peft  # optional as well
 

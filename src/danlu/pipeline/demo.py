@@ -20,11 +20,10 @@ from danlu.run.run import Run
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What happened: the run, its summary, and for --full what each stage added."""
+    """What happened; for --full the summary's report holds what each stage added."""
 
     run: Run
     summary: Summary
-    ladder: list[dict[str, Any]]
     seconds: float
     peak_memory_bytes: int
 
@@ -41,8 +40,9 @@ def demo(runs: Path = Path("runs"), *, full: bool = False, progress: Progress | 
             facts=counts["facts"], questions=counts["qa"], params="15.7 M")
     )  # fmt: skip
     summary = run_all(run, progress=told)
-    ladder = climb(run, summary, progress=told) if full else []
-    return Story(run, summary, ladder, time.perf_counter() - began, peak_memory_bytes())
+    if full:
+        summary = climb(run, summary, progress=told)
+    return Story(run, summary, time.perf_counter() - began, peak_memory_bytes())
 
 
 def company_folder() -> Path:

@@ -19,17 +19,19 @@ from danlu.data.ledger import Ledger
 from danlu.data.sample import Document, Label, Preference, Sample, replace
 from danlu.data.samples_file import read_samples
 from danlu.data.sources import read
+from danlu.data.tokens import Tokens
 from danlu.engines.engine import Sampling
 from danlu.evaluation.gate import Gate
 from danlu.evaluation.items import Item, choose_items, load_questions
 from danlu.evaluation.report import Context, Report, build_report
 from danlu.evaluation.report_html import render_html
+from danlu.evaluation.report_markdown import render_markdown
 from danlu.evaluation.runner import Assignment, run_tasks
 from danlu.evaluation.tasks.consistency import Consistency
 from danlu.evaluation.tasks.domain import Domain
 from danlu.evaluation.tasks.edge import Edge
-from danlu.evaluation.tasks.forgetting import Forgetting, Passage
-from danlu.evaluation.tasks.preference import Pair
+from danlu.evaluation.tasks.forgetting import Forgetting, Passage, passages_from
+from danlu.evaluation.tasks.preference import Pair, pairs_from
 from danlu.evaluation.tasks.preference import Preference as PreferenceTask
 from danlu.pipeline.device import describe_hardware
 from danlu.pipeline.leaks import without_leaks
@@ -97,9 +99,10 @@ def _inputs_digest(run: Run) -> str:
 
 
 def save_report(run: Run, report: Report) -> None:
-    """report.json for scripts, report.html for people."""
+    """report.json for scripts, report.html for people, report.md for a merge request."""
     report.save(run.path("report.json"))
     write_text(run.path("report.html"), render_html(report))
+    write_text(run.path("report.md"), render_markdown(report))
 
 
 def evaluate_checkpoint(
@@ -203,24 +206,21 @@ class _Assignments:
         path = self.run.path("dataset", "test.jsonl")
         return [s for s in read_samples(path) if not isinstance(s, Document | Preference)] if path.is_file() else []
 
-    def _pairs(self) -> list[Pair]:
+    def _pairs(self) -> tuple[Pair, ...]:
         """Held-out preference pairs: the recipe's file, or those of the held-out part."""
         path = self.run.path("dataset", "test.jsonl")
         source = _read(self.section.preference, self.told) if self.section.preference else read_samples(path)
-        pairs = []
-        for sample in source:
-            if isinstance(sample, Preference) and (encoded := self.encoder.encode(sample, Ledger())):
-                pairs.append(Pair(str(sample.origin), encoded[0], encoded[1], sample.group or ""))
-        return pairs
+        return pairs_from(source, self._encode)
 
-    def _passages(self) -> list[Passage]:
-        path = self.section.general or str(resources.files("danlu.assets") / "company" / "general.jsonl")
-        passages = []
-        for sample in _read(path, self.told):
-            if isinstance(sample, Document):
-                for number, tokens in enumerate(self.encoder.encode(sample, Ledger())):
-                    passages.append(Passage(f"{sample.origin}#{number}", tokens, str(sample.origin), sample.text))
-        return passages
+    def _passages(self) -> tuple[Passage, ...]:
+        """General text: the recipe's file, or the small set that comes with danlu; which one is said."""
+        own = str(resources.files("danlu.assets") / "company" / "general.jsonl")
+        path = self.section.general or own
+        self.told.note(say("pipeline.general_text", path=path))
+        return passages_from([s for s in _read(path, self.told) if isinstance(s, Document)], self._encode)
+
+    def _encode(self, sample: Sample) -> list[Tokens]:
+        return self.encoder.encode(sample, Ledger())
 
 
 def _context(run: Run, engines: Engines, seconds: float) -> Context:
