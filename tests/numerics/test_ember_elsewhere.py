@@ -6,6 +6,8 @@ llama.cpp's turn is `tests/slow/test_ember_in_llamacpp.py`. Shapes: T tokens, V 
 
 from __future__ import annotations
 
+import unicodedata
+
 import peft
 import pytest
 import torch
@@ -62,6 +64,14 @@ def test_transformers_renders_the_same_prompt(engine, their_tokenizer, chat, too
     assert their_tokenizer.apply_chat_template(chat, tokenize=False, **asked) == rendered.text
     ids = their_tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False, **asked)
     assert ids == engine.encoder.encode_prompt(turns_of(chat), tools)
+
+
+def test_no_token_joins_a_number_with_anything(engine):
+    """Qwen2's rule splits at each digit. Its trace in the vocabulary makes ids independent of who splits digits how."""
+    tokenizer = engine.encoder.tokenizer
+    pieces = [tokenizer.piece(number) for number in range(tokenizer.vocab_size)]
+    assert not [piece for piece in pieces if len(piece) > 1 and any(unicodedata.category(c)[0] == "N" for c in piece)]
+    assert set("0123456789") < set(pieces)
 
 
 def test_both_stop_at_the_same_tokens(engine, theirs, their_tokenizer):
