@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from markupsafe import Markup
@@ -266,11 +267,22 @@ class _View:
     def data(self) -> Markup | None:
         told = self.report.data
         rows, lengths, split = self._rows(told.get("ledger")), self._lengths(told), self._split(told.get("split"))
-        if not (rows or lengths or split):
+        questions = self._questions(told.get("questions"))
+        if not (rows or lengths or split or questions):
             return None
-        return html.section(
-            self.word("data"), html.grid(html.column(rows, lengths), split, wide=True), lead=self.word("data_lead")
-        )
+        cards = html.grid(html.column(rows, questions, lengths), split, wide=True)
+        return html.section(self.word("data"), cards, lead=self.word("data_lead"))
+
+    def _questions(self, files: Mapping[str, Mapping[str, Any]] | None) -> Markup | None:
+        """Per file of questions: how many were asked, left out as seen, and how near the nearest is to training."""
+        if not files:
+            return None
+        heads = [self.word(f"questions_{name}") for name in ("file", "asked", "left_out", "nearest")]
+        rows = [
+            [PurePath(name).name, f"{told['asked']:,}", f"{told['left_out']:,}", f"{told['nearest']:.2f}"]
+            for name, told in files.items()
+        ]
+        return html.card(self.word("questions"), html.table(heads, rows), note=self.word("questions_note"))
 
     def _rows(self, ledger: Mapping[str, Any] | None) -> Markup | None:
         if not ledger:

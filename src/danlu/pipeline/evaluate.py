@@ -60,9 +60,10 @@ def evaluate(
         if questions is None and (known := _known_report(run, inputs)) is not None:
             return known
         engines = open_engines(run, device=device, progress=told)
-        assignments = _Assignments(run, engines, told).chosen(questions)
+        desk = _Assignments(run, engines, told)
+        assignments = desk.chosen(questions)
         sections = run_tasks(engines.base, engines.tuned, assignments, folder=run.path("answers"), progress=told)
-        context = _context(run, engines, time.perf_counter() - began)
+        context = _context(run, engines, desk.sifted, time.perf_counter() - began)
         report = build_report(
             run.recipe.name, sections, base=engines.base, tuned=engines.tuned,
             gate=gate_of(run) if questions is None else None, context=context,
@@ -161,6 +162,8 @@ class _Assignments:
         self.run, self.told = run, told
         self.section: EvaluationSection = run.recipe.evaluation
         self.encoder = engines.encoder
+        self.sifted: dict[str, dict[str, float]] = {}
+        """Per file of questions: how many are asked, how many were left out, and the nearest one to training."""
 
     def chosen(self, questions: Path | None) -> list[Assignment]:
         greedy = Sampling(max_new_tokens=self.section.max_new_tokens)
@@ -193,10 +196,12 @@ class _Assignments:
         """Questions of a file, or of the held-out part, without those that have a twin in training."""
         samples = _read(path, self.told) if path else self._held_out()
         where = path or "data.split.test"
-        kept, num_leaks = without_leaks(samples, self.run)
+        sifted = without_leaks(samples, self.run)
+        num_leaks = sifted.num_leaks
         if num_leaks:
             self.told.note(say("pipeline.leak", count=num_leaks, total=len(samples)))
-        items = load_questions([_worded(sample, self.encoder) for sample in kept]).items
+        items = load_questions([_worded(sample, self.encoder) for sample in sifted.kept]).items
+        self.sifted[where] = {"asked": len(items), "left_out": num_leaks, "nearest": round(sifted.nearest, 4)}
         if not items:
             key = "pipeline.all_leak" if num_leaks else "pipeline.no_questions"
             raise EvaluationError(key, where=where, total=num_leaks)
@@ -223,7 +228,7 @@ class _Assignments:
         return self.encoder.encode(sample, Ledger())
 
 
-def _context(run: Run, engines: Engines, seconds: float) -> Context:
+def _context(run: Run, engines: Engines, sifted: dict[str, Any], seconds: float) -> Context:
     steps = list(run.events.read("step"))
     stage = steps[-1]["stage"] if steps else ""
     latest: dict[int, dict[str, Any]] = {step["number"]: step for step in steps if step["stage"] == stage}
@@ -240,7 +245,7 @@ def _context(run: Run, engines: Engines, seconds: float) -> Context:
             ],
         },
         data={"ledger": ledger | {"rejects": ledger["rejects"][:100], "changes": ledger["changes"][:100]},
-              "split": prepared["certificate"]},
+              "split": prepared["certificate"], "questions": sifted},
         footer={
             "recipe": run.recipe.digest,
             "dataset": run.read("dataset", prepared["stages"][-1], "format.json")["digest"],

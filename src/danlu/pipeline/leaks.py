@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from danlu.core.files import sha256_bytes
 from danlu.data.sample import Document, Label, Preference, Sample
-from danlu.data.split import fold
+from danlu.data.similar import similar_pairs
+from danlu.data.split import THRESHOLD, fold
 from danlu.run.run import Run
 
 
-def without_leaks(samples: Sequence[Sample], run: Run) -> tuple[list[Sample], int]:
-    """Samples whose question (the last one of a conversation), folded (width, case, punctuation, spaces), is no
-    training prompt; and how many are."""
-    seen = set(run.read("dataset", "prompts.json"))
-    kept = [sample for sample in samples if not (turns := asked(sample)) or fold_digest(turns[-1]) not in seen]
-    return kept, len(samples) - len(kept)
+@dataclass(frozen=True, slots=True)
+class Sifted:
+    """Questions that may be asked. `nearest` is the highest similarity (Jaccard of character 3-grams) that any of them
+    has to a training prompt; the report shows it beside the score."""
+
+    kept: list[Sample]
+    num_leaks: int
+    nearest: float
 
 
-def fold_digest(text: str) -> str:
-    """A short name for a folded text."""
-    return sha256_bytes(fold(text).encode())[:16]
+def without_leaks(samples: Sequence[Sample], run: Run) -> Sifted:
+    """Leave out what training has seen: questions (the last of a conversation) that are a training prompt once width,
+    case, punctuation and spaces are gone, or nearly one."""
+    prompts: list[str] = run.read("dataset", "prompts.json")
+    texts = [fold(turns[-1]) if (turns := asked(sample)) else "" for sample in samples]
+    first = len(prompts)
+    similarity = similar_pairs([*prompts, *texts], THRESHOLD)
+    near = {right for left, right in similarity.pairs if left < first <= right}
+    seen = set(prompts)
+    fresh = [at for at, text in enumerate(texts) if not text or (text not in seen and first + at not in near)]
+    nearest, _, _ = similarity.nearest([first + at for at in fresh if texts[at]], range(first))
+    return Sifted([samples[at] for at in fresh], len(samples) - len(fresh), nearest)
 
 
 def asked(sample: Sample) -> list[str]:

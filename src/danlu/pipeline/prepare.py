@@ -27,11 +27,11 @@ from danlu.data.rejects import check_threshold, write_rejects
 from danlu.data.sample import Sample
 from danlu.data.samples_file import write_samples
 from danlu.data.sources import read
-from danlu.data.split import Split, fold_finely, split
+from danlu.data.split import Split, fold, fold_finely, split
 from danlu.data.tokens import Item
 from danlu.pipeline.base import Base, open_base
 from danlu.pipeline.fates import Fates, merge_stages
-from danlu.pipeline.leaks import asked, fold_digest
+from danlu.pipeline.leaks import asked
 from danlu.recipe.data import DataSection
 from danlu.recipe.method import SFTSection, StageSection
 from danlu.recipe.recipe import Recipe
@@ -143,7 +143,7 @@ def _prepare(run: Run, base: Base, sources: dict[str, str], told: Progress) -> d
 def _write_beside(run: Run, parts: Split) -> None:
     """What evaluation and export want to know of the data: held-out samples, seen prompts, a few probes."""
     write_samples(run.path("dataset", "test.jsonl"), parts.test)
-    seen = {fold_digest(text) for sample in parts.train for text in asked(sample)}
+    seen = {fold(text) for sample in parts.train for text in asked(sample)}
     write_json(run.path("dataset", "prompts.json"), sorted(seen))
     write_json(run.path("dataset", "probes.json"), _probes(parts.train))
 
