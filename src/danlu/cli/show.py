@@ -99,26 +99,7 @@ def show_trained(run: Run, stages: Sequence[Trained], voice: Voice) -> None:
 
 
 def show_report(place: Path, report: Report, voice: Voice) -> None:
-    rows = []
-    if report.difference is not None:
-        low, high = report.difference["interval"]
-        rows.append(
-            ("domain", percent(report.base["accuracy"]), percent(report.tuned["accuracy"]),
-             f"{points(report.difference['value'])} ({points(low)} – {points(high)})")
-        )  # fmt: skip
-    if report.consistency is not None:
-        base, tuned = (report.consistency[side]["consistent_right"] for side in ("base", "tuned"))
-        rows.append(("consistency", percent(base), percent(tuned), ""))
-    if report.edge is not None:
-        rows.append(("edge", percent(report.edge["base"]["accuracy"]), percent(report.edge["tuned"]["accuracy"]), ""))
-    if report.preference is not None:
-        reward = report.preference["implicit_reward"]
-        interval = f"({percent(reward['interval'][0])} – {percent(reward['interval'][1])})"
-        rows.append(("preference", "", percent(reward["value"]), interval))
-    if report.forgetting is not None and "ratio" in report.forgetting:
-        base, tuned = (report.forgetting[side]["perplexity"] for side in ("base", "tuned"))
-        rows.append(("forgetting (perplexity)", f"{base:.2f}", f"{tuned:.2f}", f"× {report.forgetting['ratio']:.3f}"))
-    voice.table(["", report.base["name"], report.tuned["name"], "Δ (95 %)"], rows)
+    voice.table(["", report.base["name"], report.tuned["name"], "Δ (95 %)"], list(_report_rows(report)))
     if report.verdict is not None:
         style = "bold green" if report.verdict.decision == "ship" else "bold yellow"
         voice.say(say("pipeline.gate", decision=say(f"report.{report.verdict.decision}")), style)
@@ -127,6 +108,29 @@ def show_report(place: Path, report: Report, voice: Voice) -> None:
             if reason.remedy():
                 voice.say(f"      → {reason.remedy()}", "yellow")
     voice.result(report.to_json() | {"run": str(place)})
+
+
+def _report_rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
+    """One row per measurement: its name, the base, the tuned model, the difference or interval."""
+    if report.difference is not None:
+        low, high = report.difference["interval"]
+        change = f"{points(report.difference['value'])} ({points(low)} – {points(high)})"
+        yield say("cli.row_domain"), percent(report.base["accuracy"]), percent(report.tuned["accuracy"]), change
+    if overlap := report.metrics.get("char_f1"):  # what moves first where answers are long
+        yield say("cli.row_char_f1"), percent(overlap["base"]), percent(overlap["tuned"]), ""
+    if report.consistency is not None:
+        base, tuned = (report.consistency[side]["consistent_right"] for side in ("base", "tuned"))
+        yield say("cli.row_consistency"), percent(base), percent(tuned), ""
+    if report.edge is not None:
+        base, tuned = (report.edge[side]["accuracy"] for side in ("base", "tuned"))
+        yield say("cli.row_edge"), percent(base), percent(tuned), ""
+    if report.preference is not None:
+        reward = report.preference["implicit_reward"]
+        low, high = reward["interval"]
+        yield say("cli.row_preference"), "", percent(reward["value"]), f"({percent(low)} – {percent(high)})"
+    if report.forgetting is not None and "ratio" in report.forgetting:
+        base, tuned = (report.forgetting[side]["perplexity"] for side in ("base", "tuned"))
+        yield say("cli.row_forgetting"), f"{base:.2f}", f"{tuned:.2f}", f"× {report.forgetting['ratio']:.3f}"
 
 
 def show_artifacts(artifacts: Sequence[Exported], voice: Voice) -> bool:
@@ -161,7 +165,7 @@ def show_demo(story: Story, voice: Voice) -> None:
     report = story.summary.report
     if len(report.stages) > 1:
         voice.table(
-            [say("cli.col_stage"), say("cli.col_accuracy"), "preference", "perplexity"],
+            [say("cli.col_stage"), say("cli.col_accuracy"), say("cli.row_preference"), say("cli.row_forgetting")],
             [(rung["name"], _percent(rung["accuracy"]), _percent(rung["pair_accuracy"]), _round(rung["perplexity"]))
              for rung in report.stages],
         )  # fmt: skip
@@ -260,7 +264,7 @@ def show_comparison(first: str, second: str, runs: Path, voice: Voice) -> None:
     low, high = (found.comparison.estimate.low, found.comparison.estimate.high)
     voice.table(
         ["", first, second, "Δ (95 %)"],
-        [("domain", percent(reports[0].tuned["accuracy"]), percent(reports[1].tuned["accuracy"]),
+        [(say("cli.row_domain"), percent(reports[0].tuned["accuracy"]), percent(reports[1].tuned["accuracy"]),
           f"{points(found.comparison.estimate.value)} ({points(low)} – {points(high)})")],
     )  # fmt: skip
     voice.result(asdict(found))
