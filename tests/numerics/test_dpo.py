@@ -15,7 +15,7 @@ from training_kit import dataset, pair_items, section, tiny_model
 
 CHOSEN, REJECTED = [-10.2, -7.5, -30.0], [-11.0, -7.0, -25.0]
 REFERENCE_CHOSEN, REFERENCE_REJECTED = [-10.9, -7.4, -29.0], [-10.5, -7.2, -26.5]
-# log-ratios differ by 1.2, -0.3, -2.5; in fp64, as TRL's `loss_type="sigmoid"` computes it:
+# log-ratios differ by 1.2, -0.3, -2.5; in fp64 (what TRL computes is in test_dpo_trl.py):
 # (1-e)*log1p(exp(-b*d)) + e*log1p(exp(b*d)) for d in (1.2, -0.3, -2.5)
 RECORDED = {
     (0.1, 0.0): (0.6349461015956135, 0.7082596763414485, 0.8259394198788436),

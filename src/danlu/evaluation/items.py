@@ -88,13 +88,6 @@ def load_questions(
     return Questions(_distinct(_with_labels(items)), skipped)
 
 
-def items_from_samples(
-    samples: Iterable[Sample], *, ask_label: Callable[[Label], Conversation] | None = None
-) -> Questions:
-    """Conversations (last answer is the reference) and Labels; what has no single right answer is skipped."""
-    return load_questions(samples, ask_label=ask_label)
-
-
 def choose_items(items: Sequence[Item], max_items: int | None, *, seed: int = 0) -> tuple[Item, ...]:
     """At most `max_items`, drawn by seed, in their first order; groups are spread before one is asked twice."""
     if max_items is None or len(items) <= max_items:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,12 +111,6 @@ class Run:
             except BaseException as error:
                 self.events.append("stopped", act=act, error=type(error).__name__, message=str(error)[:2000])
                 raise
-
-    def size_bytes(self) -> int:
-        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
-
-    def remove(self) -> None:
-        shutil.rmtree(self.folder)
 
 
 def list_runs(runs: Path) -> list[Path]:

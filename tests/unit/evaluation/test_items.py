@@ -6,7 +6,7 @@ import pytest
 
 from danlu.core.errors import EvaluationError
 from danlu.data.sample import Conversation, Document, Label, Message, Origin
-from danlu.evaluation.items import choose_items, items_from_samples, load_questions
+from danlu.evaluation.items import choose_items, load_questions
 
 ORIGIN = Origin("a.jsonl", 1)
 
@@ -19,9 +19,7 @@ def test_the_last_answer_is_the_reference_and_the_rest_is_asked() -> None:
         Message("user", "q2"),
         Message("assistant", "a2"),
     )
-    (item,) = items_from_samples(
-        [Conversation(turns, ORIGIN, group="g", tags={"value": "a2", "kind": "negation"})]
-    ).items
+    (item,) = load_questions([Conversation(turns, ORIGIN, group="g", tags={"value": "a2", "kind": "negation"})]).items
     assert (item.reference, len(item.messages), item.text, item.cluster, item.kind) == ("a2", 4, "q2", "g", "negation")
 
 
@@ -31,13 +29,13 @@ def test_labels_know_all_classes_and_are_asked_as_in_training() -> None:
             (Message("user", f"Class of: {label.text}"), Message("assistant", label.label)), label.origin
         )
 
-    items = items_from_samples([Label("t1", "pos", ORIGIN), Label("t2", "neg", ORIGIN)], ask_label=ask).items
+    items = load_questions([Label("t1", "pos", ORIGIN), Label("t2", "neg", ORIGIN)], ask_label=ask).items
     assert items[0].labels == ("neg", "pos")
     assert items[0].text == "Class of: t1"
 
 
 def test_what_cannot_be_asked_is_counted() -> None:
-    questions = items_from_samples([Document("text", ORIGIN), Conversation((Message("user", "q"),), ORIGIN)])
+    questions = load_questions([Document("text", ORIGIN), Conversation((Message("user", "q"),), ORIGIN)])
     assert questions.items == () and questions.skipped == {"document": 1, "no_answer": 1}
 
 

@@ -10,6 +10,7 @@ import pytest
 from danlu.core.errors import DanluError, ExportError, RunError
 from danlu.core.files import read_json, write_json
 from danlu.recipe import Recipe
+from danlu.run import migrate
 from danlu.run.artifact import Canary, Manifest
 from danlu.run.events import Events
 from danlu.run.lock import locked
@@ -137,3 +138,27 @@ def test_a_changed_byte_of_an_artefact_is_named(tmp_path: Path) -> None:
     (tmp_path / "extra").write_bytes(b"")
     with pytest.raises(ExportError, match="extra"):
         again.check_files(tmp_path)
+
+
+def test_an_older_format_is_migrated_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between two steps, the next opening goes on where it stood."""
+    run = Run.create(Recipe.from_tree({}), tmp_path)
+    done: list[str] = []
+
+    def rename_plan(folder: Path) -> None:
+        done.append("plan")
+        (folder / "plan.json").rename(folder / "forecast.json")
+
+    def fail(folder: Path) -> None:
+        done.append("fail")
+        raise KeyboardInterrupt
+
+    (run.folder / "plan.json").write_text("{}")
+    monkeypatch.setattr(migrate, "FORMAT", migrate.FORMAT + 2)
+    monkeypatch.setattr(migrate, "STEPS", {1: rename_plan, 2: fail})
+    with pytest.raises(KeyboardInterrupt):
+        Run.open(run.folder)
+    monkeypatch.setattr(migrate, "STEPS", {1: rename_plan, 2: lambda folder: done.append("last")})
+    Run.open(run.folder)
+    assert done == ["plan", "fail", "last"]
+    assert read_json(run.path("run.json"))["format"] == 3 and (run.folder / "forecast.json").exists()
