@@ -18,7 +18,7 @@ from danlu.core.messages import say
 from danlu.version import VERSION
 
 EXTRAS = {
-    "train": ("torch", "transformers", "sentencepiece"),
+    "train": ("torch", "transformers", "sentencepiece", "peft"),
     "data": ("pyarrow", "openpyxl", "zstandard", "pypdfium2", "python-docx", "trafilatura"),
 }
 ASK_TORCH = """

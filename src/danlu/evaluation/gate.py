@@ -124,10 +124,10 @@ class Gate:
 
 def _parity(report: Mapping[str, Any]) -> list[Reason]:
     parity = report.get("parity") or {}
-    if not parity.get("verdict"):
+    if parity.get("verdict") in (None, "not run"):  # nothing was exported
         return []
-    passed = parity["verdict"] == "pass"
-    return [Reason("parity_passed" if passed else "parity_failed", passed, {})]
+    code = {"pass": "parity_passed", "incomplete": "parity_incomplete"}.get(parity["verdict"], "parity_failed")
+    return [Reason(code, code == "parity_passed", {})]
 
 
 def _errors(report: Mapping[str, Any]) -> list[Reason]:

@@ -147,14 +147,11 @@ class _View:
 
     def _parity(self) -> Markup | None:
         verdict = self.report.parity.get("verdict")
-        if verdict is None:
+        if verdict not in ("pass", "incomplete", "fail"):
             return None
-        passed = verdict == "pass"
+        tones: dict[str, html.Tone] = {"pass": "good", "incomplete": "warn", "fail": "bad"}
         return html.stat(
-            self.word("parity"),
-            self.word("parity_pass" if passed else "parity_fail"),
-            self.word("parity_detail"),
-            tone="good" if passed else "bad",
+            self.word("parity"), self.word(f"parity_{verdict}"), self.word("parity_detail"), tone=tones[verdict]
         )
 
     def comparison(self) -> Markup | None:

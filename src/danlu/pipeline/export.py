@@ -118,9 +118,9 @@ def artifacts_of(run: Run) -> list[Manifest]:
 
 
 def parity_of(manifests: Sequence[Manifest]) -> dict[str, Any]:
-    """One verdict over several artefacts: pass when all passed, fail when one failed."""
+    """One verdict over several artefacts, the worst of theirs; "not run" when there are none."""
     verdicts = {str(manifest.parity["verdict"]) for manifest in manifests}
-    verdict = "fail" if "fail" in verdicts else "pass" if verdicts == {"pass"} else "not run"
+    verdict = next((worst for worst in ("fail", "incomplete", "pass") if worst in verdicts), "not run")
     return {"verdict": verdict, "artifacts": [manifest.parity | {"kind": manifest.kind} for manifest in manifests]}
 
 

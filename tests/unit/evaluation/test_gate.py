@@ -35,6 +35,10 @@ def test_each_threshold_holds_alone() -> None:
     assert codes(Gate(min_accuracy=0.9).judge(measured())) == ["accuracy_low"]
     assert codes(Gate(min_consistency=0.8).judge(measured())) == ["consistency_low"]
     assert codes(Gate().judge(measured(parity={"verdict": "fail"}))) == ["parity_failed"]
+    assert codes(Gate().judge(measured(parity={"verdict": "incomplete"}))) == ["parity_incomplete"]
+    assert "parity" not in " ".join(
+        reason.code for reason in Gate().judge(measured(parity={"verdict": "not run"})).reasons
+    )
 
 
 def test_a_gain_that_chance_explains_does_not_ship() -> None:
