@@ -55,7 +55,7 @@ def open_engines(
         tuned = NativeEngine(model, encoder, name=run.recipe.name, adapter=load_trained(checkpoint, model))
         return Engines(tuned.base(base_name(run)), tuned, encoder, base)
     trained = load_base(section, seed=run.recipe.training.seed, device=chosen, progress=told)
-    attached = load_trained(checkpoint, trained)
+    attached = load_trained(checkpoint, trained, to_train=False)
     return Engines(
         NativeEngine(model, encoder, name=base_name(run)),
         NativeEngine(trained, encoder, name=run.recipe.name, adapter=attached),

@@ -7,16 +7,17 @@ word for (a turn's loss mask, its reasoning, call ids) stands in extra keys of t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
-from danlu.data import columns, turns
-from danlu.data.calls import tools_of
-from danlu.data.formats.format import Row, group_of, held, tags_of
+from danlu.data import turns
+from danlu.data.chats import chat_score, parse_chat
+from danlu.data.formats.format import Row, held
 from danlu.data.rows import Changes, RowError
 from danlu.data.sample import Conversation, Message, Origin, Sample
 
 NAMES = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
+
+PLACES = ("conversations", "messages")
 
 
 class ShareGpt:
@@ -24,19 +25,10 @@ class ShareGpt:
     parts: tuple[str, ...] = ("conversations", "messages", "system", "tools")
 
     def matches(self, row: Row) -> float:
-        for part in ("conversations", "messages"):
-            value = columns.get(row, part)
-            if isinstance(value, list) and value and isinstance(value[0], Mapping) and "from" in value[0]:
-                return 0.85
-        return 0.5 if columns.find(row, "conversations") is not None else 0.0
+        return chat_score(row, PLACES, "from")
 
     def parse(self, row: Row, origin: Origin, changes: Changes) -> Sample:
-        given = columns.get(row, "conversations")
-        given = columns.get(row, "messages") if given is None else given
-        messages = turns.parse_turns(given, changes, columns.get(row, "system"))
-        tools = tools_of(columns.get(row, "tools"))
-        ready = turns.ordered(messages, changes)
-        return Conversation(ready, origin, tools, group_of(row), tags_of(row, self.parts))
+        return parse_chat(row, PLACES, self.parts, origin, changes)
 
     def write(self, sample: Sample) -> dict[str, Any]:
         if not isinstance(sample, Conversation):
