@@ -12,8 +12,10 @@ from typing import Any
 from danlu.core.files import read_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
+from danlu.model.hub import embedded_folder
 from danlu.pipeline.ladder import climb
 from danlu.pipeline.run_all import Summary, run_all
+from danlu.planning.shapes import Shapes
 from danlu.recipe import Recipe
 from danlu.run.run import Run
 
@@ -35,9 +37,11 @@ def demo(runs: Path = Path("runs"), *, full: bool = False, progress: Progress | 
     company = read_json(company_folder() / "company.json")
     run = Run.create(demo_recipe(full=full), runs)
     counts = company["counts"]
+    shapes = Shapes.read(read_json(embedded_folder() / "config.json"))
+    assert shapes is not None, "ember is a dense decoder"
     told.note(
         say("cli.demo_intro", company=" / ".join(company["name"].values()), documents=len(company["documents"]),
-            facts=counts["facts"], questions=counts["qa"], params="15.7 M")
+            facts=counts["facts"], questions=counts["qa"], params=f"{shapes.num_params / 1e6:.1f} M")
     )  # fmt: skip
     summary = run_all(run, progress=told)
     if full:
