@@ -19,7 +19,8 @@ from training_child import make_trainer, train
 from training_kit import dataset, pair_items, section, sft_items, tiny_model
 
 # Forking spares each child the seconds that importing torch takes; elsewhere than on Linux it is not safe.
-START = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+# A forked child may not run backward once CUDA's autograd threads exist.
+START = multiprocessing.get_context("fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn")
 DELAY_S = 0.1 if sys.platform == "linux" else 5.0
 CASES = [("lora", "sft"), ("full", "sft"), ("lora", "dpo"), ("full", "dpo")]
 

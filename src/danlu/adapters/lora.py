@@ -209,6 +209,7 @@ class AttachedLoRA:
     def _leave(self, bare: dict[str, Callable[[], nn.Linear]]) -> None:
         if self._is_gone:
             raise TrainingError("adapter.merged_twice")
+        self.model.quick = None  # it computes with the pairs
         for name, make in bare.items():
             _place(self.model, name, make())
         self._is_gone = True

@@ -114,14 +114,20 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Block(spec, layer) for layer in range(spec.num_layers))
         self.norm = RMSNorm(spec.hidden_size, spec)
 
+    def embed(self, ids_T: Tensor) -> Tensor:
+        x_TD: Tensor = self.embed_tokens(ids_T)
+        if self.spec.embed_scale == 1:
+            return x_TD
+        # The scale is rounded to the weights' dtype first, as Gemma was trained.
+        return x_TD * torch.tensor(self.spec.embed_scale, dtype=x_TD.dtype, device=x_TD.device)
+
+    def turns(self, positions_T: Tensor, dtype: torch.dtype, reach_T: Tensor | None) -> dict[RopeSpec, Rotation]:
+        """One rotation for each kind of layer."""
+        return {rope: rotation(rope, positions_T, dtype, reach_T) for rope in dict.fromkeys(self.spec.ropes)}
+
     def forward(self, ids_T: Tensor, positions_T: Tensor, reach_T: Tensor | None, attend: Attend) -> Tensor:
-        x_TD = self.embed_tokens(ids_T)
-        if self.spec.embed_scale != 1:
-            # The scale is rounded to the weights' dtype first, as Gemma was trained.
-            x_TD = x_TD * torch.tensor(self.spec.embed_scale, dtype=x_TD.dtype, device=x_TD.device)
-        turns: dict[RopeSpec, Rotation] = {
-            rope: rotation(rope, positions_T, x_TD.dtype, reach_T) for rope in dict.fromkeys(self.spec.ropes)
-        }
+        x_TD = self.embed(ids_T)
+        turns = self.turns(positions_T, x_TD.dtype, reach_T)
         for block, rope in zip(self.layers, self.spec.ropes, strict=True):
             x_TD = block(x_TD, turns[rope], attend)
         out_TD: Tensor = self.norm(x_TD)
@@ -148,11 +154,14 @@ class Decoder(Model):
                 scale=self.spec.attention_scale, window=at.window, softcap=self.spec.attention_softcap,
             )  # fmt: skip
 
-        reach_T = bounds.reaches(ids_T.device) if any(rope.long_factors for rope in self.spec.ropes) else None
-        hidden_TD: Tensor = self.model(ids_T, positions_T, reach_T, attend)
+        hidden_TD: Tensor = self.model(ids_T, positions_T, self.reaches(bounds, ids_T.device), attend)
         if cache is not None:
             cache.commit(bounds)
         return hidden_TD
+
+    def reaches(self, bounds: Bounds, device: torch.device) -> Tensor | None:
+        """Documents' lengths by token, where a rope asks for them."""
+        return bounds.reaches(device) if any(rope.long_factors for rope in self.spec.ropes) else None
 
     def step(self, ids_B: Tensor, cache: KVCache) -> Tensor:
         def attend(at: SelfAttention, q_BHD: Tensor, k_BKD: Tensor, v_BKD: Tensor) -> Tensor:

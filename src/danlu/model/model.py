@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,14 @@ from danlu.model.cache import KVCache
 from danlu.model.spec import Spec
 from danlu.ops.attention import Bounds
 from danlu.ops.cross_entropy import linear_cross_entropy, token_log_probs
+
+
+class Quick(Protocol):
+    """Another way to compute `hidden_at`, faster; training puts it on a model."""
+
+    def __call__(self, ids_T: Tensor, positions_T: Tensor, bounds: Bounds, rows_S: Tensor | None) -> Tensor:
+        """hidden after the final norm: all rows, or those asked for."""
+        ...
 
 
 class Model(nn.Module, ABC):
@@ -35,11 +43,19 @@ class Model(nn.Module, ABC):
         super().__init__()
         self.spec, self.folder, self.config = spec, folder, config
         self._digest: str | Callable[[], str] = ""
+        self.quick: Quick | None = None
+        """Set while a training owns this model's weights; generation never uses it."""
 
     @abstractmethod
     def hidden(self, ids_T: Tensor, positions_T: Tensor, bounds: Bounds, cache: KVCache | None = None) -> Tensor:
         """hidden_TD after the final norm. Documents see only themselves. With an empty `cache`, document n also
         fills row n."""
+
+    def hidden_at(self, ids_T: Tensor, positions_T: Tensor, bounds: Bounds, rows_S: Tensor) -> Tensor:
+        """hidden_SD: rows of `hidden`, of which nothing else is needed."""
+        if self.quick is not None:
+            return self.quick(ids_T, positions_T, bounds, rows_S)
+        return self.hidden(ids_T, positions_T, bounds).index_select(0, rows_S)
 
     @abstractmethod
     def logits(self, hidden_ND: Tensor) -> Tensor:

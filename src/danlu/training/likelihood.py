@@ -25,5 +25,4 @@ def document_log_probs(model: Model, batch: Batch) -> Tensor:
 
 def _predicting(model: Model, batch: Batch) -> Tensor:
     """hidden_SD: the hidden states from which the supervised tokens are predicted, each one place before its token."""
-    hidden_TD = model.hidden(batch.ids_T, batch.positions_T, batch.bounds)
-    return hidden_TD.index_select(0, batch.rows_S)
+    return model.hidden_at(batch.ids_T, batch.positions_T, batch.bounds, batch.rows_S)

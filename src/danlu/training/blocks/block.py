@@ -1,0 +1,257 @@
+"""One decoder block, forward and backward by hand, as one node of autograd.
+
+    a  = x + o(attention(turn(qkv(norm₁ x))))          y = a + down(act(gate) · up),  gate | up = gate_up(norm₂ a)
+
+Kept is what products and attention need (`policy.Policy`); norms, the turned keys' source and act(gate) · up are
+computed again in the backward, which costs reads and writes but no product. Inside, attention has a small graph of its
+own: whichever kernel was chosen brings its backward along.
+
+`rows`, in the last block, are the positions whose output anyone reads: after attention only they are computed.
+
+Shapes: T tokens, S rows asked for, D hidden, F ffn, H query heads, K key/value heads, N = (H + 2K) · head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from danlu.adapters.lora import LoRALinear
+from danlu.model.decoder import Block, RMSNorm
+from danlu.model.spec import Spec
+from danlu.ops.attention import Bounds, attention
+from danlu.ops.gated import gated_backward_, gated_forward
+from danlu.ops.rms_norm import norm_backward, norm_forward
+from danlu.ops.rope import HeadNorms, Rotation, turn_qkv, turn_qkv_back
+from danlu.training.blocks.policy import Policy
+from danlu.training.blocks.projection import Projection
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What all blocks of one forward share. `turn` differs between kinds of layers."""
+
+    turn: Rotation
+    bounds: Bounds
+    rows_S: Tensor | None = None
+    is_disabled: bool = False
+    """True while the model answers without its adapter."""
+
+
+@dataclass(slots=True)
+class Attended:
+    """Attention's inputs as leaves of its own small graph, and its output."""
+
+    q_THD: Tensor
+    k_TKD: Tensor
+    v_TKD: Tensor
+    out_THD: Tensor
+    raw_TN: Tensor | None
+    """Queries and keys before their norms, where the family has them."""
+    inverse: Tensor | None
+    """1 / rms of each head, beside `raw_TN`."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """What one forward leaves for its backward; what is None is computed again."""
+
+    x_TD: Tensor
+    s_down: Tensor
+    inverse_T: Tensor | None = None
+    s_qkv: Tensor | None = None
+    attended: Attended | None = None
+    s_o: Tensor | None = None
+    after_SD: Tensor | None = None
+    gate_up: Tensor | None = None
+    s_gate_up: Tensor | None = None
+
+
+class QuickBlock:
+    """The trained form of one `Block`, whose parameters it shares."""
+
+    def __init__(self, block: Block, spec: Spec, layer: int) -> None:
+        attn, mlp = block.self_attn, block.mlp
+        self.spec, self.layer, self.window = spec, layer, attn.window
+        self.norm_in, self.norm_mid = block.input_layernorm, block.post_attention_layernorm
+        self.qkv = Projection([attn.q_proj, attn.k_proj, attn.v_proj])
+        self.o = Projection([attn.o_proj])
+        self.gate_up = Projection([mlp.gate_proj, mlp.up_proj])
+        self.down = Projection([mlp.down_proj])
+        self.head_norms = (
+            HeadNorms(attn.q_norm.weight, attn.k_norm.weight, spec.norm_eps, spec.norm_offset)
+            if spec.has_qk_norm
+            else None
+        )
+        self.policy = Policy()
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        return self.qkv, self.o, self.gate_up, self.down
+
+    @property
+    def is_disabled(self) -> bool:
+        return any(layer.is_disabled for p in self.projections for layer in p.layers if isinstance(layer, LoRALinear))
+
+    def __call__(self, x_TD: Tensor, scene: Scene, anchor: Tensor) -> Tensor:
+        """y of x; with `rows_S`, only those rows of it. `anchor` is any tensor that requires a gradient: the pairs'
+        gradients are written by hand, so autograd would not see that there is something to do."""
+        if not torch.is_grad_enabled():
+            return self.forward(x_TD, scene, keeps=False)[0]
+        out: Tensor = _Run.apply(x_TD, anchor, self, scene)  # type: ignore[no-untyped-call]
+        return out
+
+    # ---- forward
+
+    def forward(self, x_TD: Tensor, scene: Scene, *, keeps: bool) -> tuple[Tensor, Memory | None]:
+        kept = self.policy.kept
+        attended, inverse_T, s_qkv = self._attend(x_TD, scene, has_graph=keeps and kept != "input")
+        after_SD, s_o = self._leave_attention(x_TD, attended, scene)
+        gate_up, s_gate_up = self._widen(after_SD, scene)
+        product = self.down.new_input(after_SD, len(after_SD))
+        gated_forward(
+            gate_up[:, : self.gate_up.num_outputs], self.spec.activation, out_TF=product[:, : self.down.num_inputs]
+        )
+        if not keeps or kept != "all":
+            del gate_up
+        y_SD, s_down = self.down.forward(product, onto=after_SD, is_disabled=scene.is_disabled)
+        if not keeps:
+            return y_SD, None
+        memory = Memory(x_TD, s_down)
+        if kept != "input":
+            memory.inverse_T, memory.s_qkv, memory.attended = inverse_T, s_qkv, attended
+            memory.s_o, memory.after_SD = s_o, after_SD
+        if kept == "all":
+            memory.gate_up, memory.s_gate_up = gate_up, s_gate_up
+        return y_SD, memory
+
+    def _normed(self, norm: RMSNorm, x_TD: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """(norm x in the first columns of a buffer of `width`, 1 / rms)."""
+        wide = x_TD.new_empty(len(x_TD), width)
+        _, inverse_T = norm_forward(x_TD, norm.weight, norm.eps, norm.offset, out_TD=wide[:, : x_TD.shape[1]])
+        return wide, inverse_T
+
+    def _attend(self, x_TD: Tensor, scene: Scene, *, has_graph: bool) -> tuple[Attended, Tensor, Tensor]:
+        spec = self.spec
+        wide, inverse_T = self._normed(self.norm_in, x_TD, self.qkv.width)
+        qkv_TN, s_qkv = self.qkv.forward(wide, is_disabled=scene.is_disabled)
+        del wide
+        raw_TN, inverse = (qkv_TN, None) if self.head_norms else (None, None)
+        if self.head_norms:
+            qkv_TN = torch.empty_like(qkv_TN)
+            inverse = turn_qkv(
+                raw_TN, scene.turn, spec.num_heads, spec.num_kv_heads, spec.head_size, self.head_norms, out_TN=qkv_TN
+            )
+        else:
+            turn_qkv(qkv_TN, scene.turn, spec.num_heads, spec.num_kv_heads, spec.head_size)
+        heads = qkv_TN.unflatten(1, (-1, spec.head_size)).split(
+            (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads), 1
+        )
+        q, k, v = (part.detach().requires_grad_(has_graph) for part in heads)
+        with torch.set_grad_enabled(has_graph):
+            out_THD = attention(
+                q, k, v, scene.bounds, scale=spec.attention_scale, window=self.window, softcap=spec.attention_softcap
+            )
+        return Attended(q, k, v, out_THD, raw_TN, inverse), inverse_T, s_qkv
+
+    def _leave_attention(self, x_TD: Tensor, attended: Attended, scene: Scene) -> tuple[Tensor, Tensor]:
+        """(the stream after attention, s of o), at `rows_S` where given."""
+        out = attended.out_THD.detach().flatten(1)
+        if scene.rows_S is not None:
+            out, x_TD = out.index_select(0, scene.rows_S), x_TD.index_select(0, scene.rows_S)
+        return self.o.forward_onto(out, x_TD, is_disabled=scene.is_disabled)
+
+    def _widen(self, after_SD: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
+        """(gate | up in a buffer with room for the backward, s of it)."""
+        wide, _ = self._normed(self.norm_mid, after_SD, self.gate_up.width)
+        gate_up = after_SD.new_empty(len(after_SD), self.gate_up.room)
+        _, s = self.gate_up.forward(wide, out=gate_up[:, : self.gate_up.num_outputs], is_disabled=scene.is_disabled)
+        return gate_up, s
+
+    # ---- backward
+
+    def backward(self, grad_SD: Tensor, memory: Memory, scene: Scene, *, needs_input: bool) -> Tensor | None:
+        self._restore(memory, scene)
+        grad_wide = self._through_ffn(grad_SD, memory)
+        return self._through_attention(grad_wide, memory, scene, needs_input=needs_input)
+
+    def _restore(self, memory: Memory, scene: Scene) -> None:
+        """Compute again what the policy did not keep."""
+        if memory.attended is None:
+            memory.attended, memory.inverse_T, memory.s_qkv = self._attend(memory.x_TD, scene, has_graph=True)
+            memory.after_SD, memory.s_o = self._leave_attention(memory.x_TD, memory.attended, scene)
+        if memory.gate_up is None:
+            assert memory.after_SD is not None, "restored above"
+            memory.gate_up, memory.s_gate_up = self._widen(memory.after_SD, scene)
+
+    def _through_ffn(self, grad_SD: Tensor, memory: Memory) -> Tensor:
+        """The gradient of the stream after attention, in a buffer as wide as o's backward wants."""
+        gate_up, after_SD, s_gate_up = memory.gate_up, memory.after_SD, memory.s_gate_up
+        assert gate_up is not None and after_SD is not None and s_gate_up is not None, "restored"
+        grad_wide = grad_SD.new_empty(len(grad_SD), self.down.room)
+        grad_wide[:, : grad_SD.shape[1]] = grad_SD
+        product = self.down.input_gradient(grad_wide, memory.s_down)
+        assert product is not None, "asked for"
+        gated_backward_(product, gate_up[:, : self.gate_up.num_outputs], self.spec.activation)
+        self.down.weight_gradient(grad_wide, product)
+        del product, grad_wide
+        normed, inverse_S = self._normed(self.norm_mid, after_SD, after_SD.shape[1])
+        grad_normed = self.gate_up.input_gradient(gate_up, s_gate_up)
+        assert grad_normed is not None, "asked for"
+        self.gate_up.weight_gradient(gate_up, normed)
+        memory.gate_up = None
+        out = grad_SD.new_empty(len(grad_SD), self.o.room)
+        norm = self.norm_mid
+        norm_backward(
+            grad_normed, after_SD, norm.weight, inverse_S, norm.offset,
+            through_TD=grad_SD, out_TD=out[:, : grad_SD.shape[1]],
+        )  # fmt: skip
+        return out
+
+    def _through_attention(
+        self, grad_wide: Tensor, memory: Memory, scene: Scene, *, needs_input: bool
+    ) -> Tensor | None:
+        attended, s_o, s_qkv, inverse_T = memory.attended, memory.s_o, memory.s_qkv, memory.inverse_T
+        assert attended is not None and s_o is not None and s_qkv is not None and inverse_T is not None, "restored"
+        x_TD, rows_S, norm = memory.x_TD, scene.rows_S, self.norm_in
+        out_TA = attended.out_THD.detach().flatten(1)
+        grad_TA = self.o.input_gradient(grad_wide, s_o)
+        assert grad_TA is not None, "asked for"
+        self.o.weight_gradient(grad_wide, out_TA if rows_S is None else out_TA.index_select(0, rows_S))
+        stream_TD = grad_wide[:, : x_TD.shape[1]]
+        if rows_S is not None:
+            grad_TA = torch.zeros_like(out_TA).index_copy_(0, rows_S, grad_TA)
+            stream_TD = torch.zeros_like(x_TD).index_copy_(0, rows_S, stream_TD)
+        grads = torch.autograd.grad(
+            attended.out_THD, (attended.q_THD, attended.k_TKD, attended.v_TKD), grad_TA.view_as(attended.out_THD)
+        )
+        del grad_TA
+        qkv_wide = x_TD.new_empty(len(x_TD), self.qkv.room)
+        turn_qkv_back(
+            *grads, scene.turn, self.head_norms, attended.raw_TN, attended.inverse,
+            out_TN=qkv_wide[:, : self.qkv.num_outputs],
+        )  # fmt: skip
+        memory.attended = None
+        del attended, grads
+        normed, _ = self._normed(norm, x_TD, x_TD.shape[1])
+        grad_normed = self.qkv.input_gradient(qkv_wide, s_qkv, needs_input=needs_input)
+        self.qkv.weight_gradient(qkv_wide, normed)
+        if grad_normed is None:
+            return None
+        return norm_backward(grad_normed, x_TD, norm.weight, inverse_T, norm.offset, through_TD=stream_TD)
+
+
+class _Run(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_TD, anchor, block, scene):  # type: ignore[no-untyped-def]
+        y, ctx.memory = block.forward(x_TD, scene, keeps=True)
+        ctx.block, ctx.scene = block, scene
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        memory, ctx.memory = ctx.memory, None
+        assert memory is not None, "a block's backward runs once: what it kept is gone"
+        return ctx.block.backward(grad, memory, ctx.scene, needs_input=ctx.needs_input_grad[0]), None, None, None

@@ -1,0 +1,35 @@
+"""What a block keeps from its forward for its backward, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kept = Literal["all", "light", "input"]
+Where = Literal["device", "host"]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`all`: the block's input, queries, keys and values, attention's output, the stream after it, gate and up; what is
+    pointwise is computed again. `light`: the same without gate and up, whose product is computed again. `input`: the
+    input alone; all products but the last are computed again. `host` keeps it in the machine's memory instead of the
+    device's, copied while the next blocks compute."""
+
+    kept: Kept = "all"
+    where: Where = "device"
+
+    @property
+    def name(self) -> str:
+        return self.kept if self.where == "device" else f"{self.kept}-host"
+
+    @classmethod
+    def parse(cls, name: str) -> Policy:
+        """The inverse of `name`."""
+        kept, _, where = name.partition("-")
+        assert kept in ("all", "light", "input") and where in ("", "host"), f"no such policy: {name}"
+        return cls(kept, "host" if where else "device")  # type: ignore[arg-type]
+
+
+LADDER = tuple(Policy.parse(name) for name in ("all", "light", "input", "input-host"))
+"""From fastest to leanest."""

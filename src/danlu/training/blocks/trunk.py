@@ -1,0 +1,96 @@
+"""A whole decoder in its quick form: what training calls instead of `Decoder.hidden`.
+
+It stands in for the decoder where a hand-written backward exists: low-rank pairs without dropout on frozen weights of
+one dtype, blocks of two norms. Everything else (full fine-tuning, Gemma's four norms, foreign models) runs as written
+out; `why_not` says which it is.
+
+Shapes: T tokens, S rows asked for, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from danlu.adapters.adapter import Attached
+from danlu.adapters.lora import AttachedLoRA, LoRALinear
+from danlu.model.decoder import Block, Decoder
+from danlu.model.model import Model
+from danlu.ops.attention import Bounds
+from danlu.training.blocks.block import QuickBlock, Scene
+from danlu.training.blocks.policy import LADDER, Policy
+
+
+def why_not(model: Model, attached: Attached) -> str | None:
+    """A message key's end for the reason why this pair cannot train in quick form; None when it can."""
+    if not isinstance(model, Decoder):
+        return "foreign"
+    if not isinstance(attached, AttachedLoRA):
+        return "full"
+    if model.spec.has_sandwich_norms:
+        return "norms"
+    if any(layer.dropout for layer in attached.layers.values()):
+        return "dropout"
+    linears = [module for module in model.model.layers.modules() if isinstance(module, nn.Linear)]
+    if len({(layer.weight.dtype, layer.weight.device) for layer in linears}) > 1:
+        return "dtypes"
+    return None
+
+
+class QuickTrunk:
+    """Fulfils `model.model.Quick`. `refresh` takes over the pairs after each update."""
+
+    def __init__(self, model: Decoder) -> None:
+        self.model, self.spec = model, model.spec
+        blocks = [block for block in model.model.layers if isinstance(block, Block)]
+        self.blocks = [QuickBlock(block, model.spec, at) for at, block in enumerate(blocks)]
+        self._anchor = torch.zeros((), device=model.device, requires_grad=True)
+        self._pairs = [module for module in model.model.layers.modules() if isinstance(module, LoRALinear)]
+
+    def __call__(self, ids_T: Tensor, positions_T: Tensor, bounds: Bounds, rows_S: Tensor | None = None) -> Tensor:
+        trunk = self.model.model
+        x_TD = trunk.embed(ids_T)
+        turns = trunk.turns(positions_T, x_TD.dtype, self.model.reaches(bounds, ids_T.device))
+        is_disabled = any(pair.is_disabled for pair in self._pairs)
+        last = len(self.blocks) - 1
+        for at, (block, rope) in enumerate(zip(self.blocks, self.spec.ropes, strict=True)):
+            scene = Scene(turns[rope], bounds, rows_S if at == last else None, is_disabled)
+            x_TD = block(x_TD, scene, self._anchor)
+        out: Tensor = trunk.norm(x_TD)
+        return out
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        for block in self.blocks:
+            for projection in block.projections:
+                projection.refresh()
+
+    # ---- memory
+
+    @property
+    def policies(self) -> list[Policy]:
+        return [block.policy for block in self.blocks]
+
+    def use(self, policies: Sequence[Policy]) -> None:
+        """One policy a layer."""
+        for block, policy in zip(self.blocks, policies, strict=True):
+            block.policy = policy
+
+    def step_down(self) -> tuple[str, str] | None:
+        """Make the next quarter of the layers leaner; (what was, what is), or None at the end of the ladder."""
+        before = describe(self.policies)
+        for fast, lean in zip(LADDER, LADDER[1:], strict=False):
+            candidates = [block for block in self.blocks if block.policy == fast]
+            if candidates:
+                for block in candidates[: -(-len(self.blocks) // 4)]:
+                    block.policy = lean
+                return before, describe(self.policies)
+        return None
+
+
+def describe(policies: Sequence[Policy]) -> str:
+    """`20 all + 8 light`."""
+    names = [policy.name for policy in policies]
+    return " + ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))

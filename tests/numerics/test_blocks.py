@@ -1,0 +1,183 @@
+"""The hand-written block against the written-out decoder: loss, every gradient, whatever the policy and the family."""
+
+import numpy as np
+import pytest
+import torch
+
+from danlu.adapters.lora import LoRA
+from danlu.training.batches import make_batch
+from danlu.training.blocks.policy import LADDER, Policy
+from danlu.training.blocks.trunk import QuickTrunk, describe, why_not
+from danlu.training.likelihood import document_log_probs, summed_nll
+from training_kit import PHI3, QWEN2, sft_items, tiny_model
+
+LLAMA = {
+    **QWEN2, "model_type": "llama", "architectures": ["LlamaForCausalLM"], "attention_bias": False,
+    "rope_scaling": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}  # fmt: skip
+QWEN3 = {**QWEN2, "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 16, "attention_bias": False}
+MISTRAL = {**QWEN2, "model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 8}
+FAMILIES = {"qwen2": QWEN2, "llama": LLAMA, "qwen3": QWEN3, "mistral": MISTRAL, "phi3": PHI3}
+DOCUMENTS = [item.tokens[0] for item in sft_items(9, longest=40)]
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def adapted(folder, config=QWEN2, dtype=torch.float64, rank=3, targets="all-linear"):
+    """Biases and norms away from their start too, or their part in the gradients would not show."""
+    model = tiny_model(folder, config, dtype=dtype)
+    generator = torch.Generator().manual_seed(2)
+    for name, weight in model.named_parameters():
+        if name.endswith("bias") or "norm" in name:
+            weight.data += torch.empty(weight.shape).normal_(0, 0.2, generator=generator).to(dtype)
+    attached = LoRA(rank=rank, targets=targets).attach(model)
+    for weight in attached.parameters().values():
+        weight.data.normal_(0, 0.2, generator=generator)
+    return model, attached
+
+
+def batch_of(documents, device="cpu"):
+    return make_batch("train", np.arange(len(documents)), documents).to(torch.device(device))
+
+
+def loss_and_gradients(model, attached, batches):
+    for weight in attached.parameters().values():
+        weight.grad = None
+    total = 0.0
+    for batch in batches:
+        loss = summed_nll(model, batch)
+        loss.backward()
+        total += float(loss.detach())
+    return total, {name: weight.grad for name, weight in attached.parameters().items()}
+
+
+def assert_equal_gradients(one, other, **tolerance):
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_block_is_the_decoder(family, tmp_path):
+    model, attached = adapted(tmp_path, FAMILIES[family])
+    batches = [batch_of(DOCUMENTS)]
+    loss, gradients = loss_and_gradients(model, attached, batches)
+    assert why_not(model, attached) is None
+    model.quick = QuickTrunk(model)
+    quick_loss, quick = loss_and_gradients(model, attached, batches)
+    assert quick_loss == pytest.approx(loss, rel=1e-12)
+    assert_equal_gradients(quick, gradients, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["down_proj"], ["o_proj", "up_proj"]])
+def test_any_choice_of_targets(targets, tmp_path):
+    model, attached = adapted(tmp_path, targets=targets)
+    loss, gradients = loss_and_gradients(model, attached, [batch_of(DOCUMENTS)])
+    model.quick = QuickTrunk(model)
+    quick_loss, quick = loss_and_gradients(model, attached, [batch_of(DOCUMENTS)])
+    assert quick_loss == pytest.approx(loss, rel=1e-12)
+    assert_equal_gradients(quick, gradients, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("policy", LADDER[1:], ids=lambda policy: policy.name)
+def test_policies_change_no_bit(policy, device, tmp_path):
+    model, attached = adapted(tmp_path, QWEN3, dtype=torch.float32)
+    model.to(device)
+    quick = model.quick = QuickTrunk(model)
+    batches = [batch_of(DOCUMENTS[:5], device), batch_of(DOCUMENTS[5:], device)]
+    loss, gradients = loss_and_gradients(model, attached, batches)
+    quick.use([policy] * len(quick.blocks))
+    other_loss, other = loss_and_gradients(model, attached, batches)
+    assert other_loss == loss
+    assert_equal_gradients(other, gradients, rtol=0, atol=0)
+
+
+def test_bf16_is_as_near_as_the_written_out_path(tmp_path):
+    """Both round; neither may be twice as far from the truth as the other."""
+    truth_model, truth_attached = adapted(tmp_path / "truth")
+    loss, truth = loss_and_gradients(truth_model, truth_attached, [batch_of(DOCUMENTS)])
+    model, attached = adapted(tmp_path / "bf16", dtype=torch.bfloat16)
+    for name, weight in attached.parameters().items():
+        weight.data.copy_(truth_attached.parameters()[name])
+    with torch.no_grad():
+        for weight, exact in zip(model.parameters(), truth_model.parameters(), strict=True):
+            exact.copy_(weight)  # the truth about the rounded weights
+    loss, truth = loss_and_gradients(truth_model, truth_attached, [batch_of(DOCUMENTS)])
+    _, plain = loss_and_gradients(model, attached, [batch_of(DOCUMENTS)])
+    model.quick = QuickTrunk(model)
+    quick_loss, quick = loss_and_gradients(model, attached, [batch_of(DOCUMENTS)])
+    assert quick_loss == pytest.approx(loss, rel=5e-3)
+
+    def distance(gradients):
+        return sum(float((gradients[name].double() - truth[name]).square().sum()) for name in truth) ** 0.5
+
+    assert distance(quick) < 1.3 * distance(plain)
+
+
+def test_what_is_disabled_answers_as_the_base(tmp_path):
+    model, attached = adapted(tmp_path, PHI3)
+    batch = batch_of(DOCUMENTS)
+    with torch.no_grad(), attached.disabled():
+        expected = document_log_probs(model, batch)
+        model.quick = QuickTrunk(model)
+        torch.testing.assert_close(document_log_probs(model, batch), expected, rtol=1e-10, atol=1e-10)
+    with torch.no_grad():
+        assert not torch.allclose(document_log_probs(model, batch), expected)
+
+
+def test_refresh_takes_over_an_update_and_without_it_nothing_changes(tmp_path):
+    model, attached = adapted(tmp_path)
+    quick = model.quick = QuickTrunk(model)
+    batch = batch_of(DOCUMENTS)
+    before = float(summed_nll(model, batch).detach())
+    with torch.no_grad():
+        for weight in attached.parameters().values():
+            weight += 0.1
+    assert float(summed_nll(model, batch)) == before
+    quick.refresh()
+    after = float(summed_nll(model, batch))
+    model.quick = None
+    assert after != before
+    assert after == pytest.approx(float(summed_nll(model, batch)), rel=1e-12)
+
+
+def test_weights_keep_names_and_values_and_merge_as_ever(tmp_path):
+    model, attached = adapted(tmp_path, PHI3)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    model.quick = QuickTrunk(model)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    batch = batch_of(DOCUMENTS)
+    loss = float(summed_nll(model, batch))
+    attached.merge()
+    assert model.quick is None
+    assert float(summed_nll(model, batch)) == pytest.approx(loss, rel=1e-10)
+
+
+def test_all_tokens_learnt_or_one(tmp_path):
+    """The last block computes only what is asked for: every row, or a single one."""
+    model, attached = adapted(tmp_path)
+    for documents in ([DOCUMENTS[0]], [type(d)(d.ids, np.ones_like(d.weights)) for d in DOCUMENTS]):
+        model.quick = None
+        loss, gradients = loss_and_gradients(model, attached, [batch_of(documents)])
+        model.quick = QuickTrunk(model)
+        quick_loss, quick = loss_and_gradients(model, attached, [batch_of(documents)])
+        assert quick_loss == pytest.approx(loss, rel=1e-12)
+        assert_equal_gradients(quick, gradients, rtol=1e-9, atol=1e-11)
+
+
+def test_stepping_down_ends(tmp_path):
+    model, _ = adapted(tmp_path)
+    quick = QuickTrunk(model)
+    seen = [describe(quick.policies)]
+    while told := quick.step_down():
+        assert told[0] == seen[-1]
+        seen.append(told[1])
+    assert len(seen) == len(set(seen))
+    assert seen[0] == "2 all"
+    assert seen[-1] == "2 input-host"
+    assert Policy.parse("light-host") == Policy("light", "host")
