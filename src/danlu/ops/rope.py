@@ -4,11 +4,9 @@ linear: positions divided by `factor`. llama3: only low frequencies divided (Lla
 temperature on cos/sin (Peng et al., 2023). longrope: one factor per frequency, a short and a long set (Ding et al.,
 2024). Dynamic NTK is absent: its angles depend on the length of the text so far, which no cached key can follow.
 
-`apply_rope` is for autograd; `turn_qkv` and `turn_qkv_back` are the two directions for those who write their backward
-themselves. They work on fused rows [queries | keys | values] and take the norms of queries and keys along.
+Angles and `apply_rope` for autograd are here; the turn itself, with a backward by hand and kernels, is in `turn.py`.
 
-Shapes: T tokens, H heads (in fused rows query heads), K key/value heads, D head size, R rotated part of D, F = R/2
-frequencies, N = (H + 2K) D.
+Shapes: T tokens, H heads, D head size, R rotated part of D, F = R/2 frequencies.
 """
 
 from __future__ import annotations
@@ -21,7 +19,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from danlu.ops.rms_norm import norm_weight_gradient, reference_norm_backward, reference_norm_forward
+from danlu.ops.turn import HeadNorms, Rotation, rotate, turn_qkv, turn_qkv_back
+
+__all__ = [
+    "HeadNorms", "RopeKind", "RopeSpec", "Rotation", "apply_rope", "longrope_attention_factor", "reference_rope",
+    "rotation", "turn_qkv", "turn_qkv_back", "yarn_attention_factor",
+]  # fmt: skip
 
 RopeKind = Literal["default", "linear", "llama3", "yarn", "longrope"]
 
@@ -45,21 +48,6 @@ class RopeSpec:
     long_factors: tuple[float, ...] = ()  # longrope
 
 
-@dataclass(frozen=True)
-class Rotation:
-    """cos and sin of a batch of tokens, the two halves of R equal; computed once per forward and kind of
-    layer."""
-
-    cos: Tensor  # [T, R]
-    sin: Tensor  # [T, R]
-
-    @functools.cached_property
-    def signed_sin(self) -> Tensor:
-        """[T, R]: (-sin, sin), so that a turn is x · cos + (x₂, x₁) · signed_sin."""
-        half_TF = self.sin.chunk(2, dim=-1)[0]
-        return torch.cat((-half_TF, half_TF), dim=-1)
-
-
 def rotation(spec: RopeSpec, positions_T: Tensor, dtype: torch.dtype, reach_T: Tensor | None = None) -> Rotation:
     """Angles for `positions_T`. `reach_T` is the length of each token's document (longrope chooses its factors by
     it)."""
@@ -77,7 +65,7 @@ def rotation(spec: RopeSpec, positions_T: Tensor, dtype: torch.dtype, reach_T: T
 def apply_rope(x_THD: Tensor, turn: Rotation) -> Tensor:
     """Rotate the first R dimensions of each head, pairing dimension i with i + R/2; the others pass."""
     if not (x_THD.requires_grad and torch.is_grad_enabled()):
-        return _rotate(x_THD, turn.cos, turn.signed_sin)
+        return rotate(x_THD, turn.cos, turn.signed_sin)
     out: Tensor = _Rotate.apply(x_THD, turn.cos, turn.signed_sin)  # type: ignore[no-untyped-call]
     return out
 
@@ -91,115 +79,18 @@ def reference_rope(x_THD: Tensor, turn: Rotation) -> Tensor:
     return torch.cat((turned, x_THD[..., size:]), dim=-1)
 
 
-def _rotate(x_THD: Tensor, cos_TR: Tensor, signed_sin_TR: Tensor) -> Tensor:
-    size = cos_TR.shape[-1]
-    cos, sin = cos_TR[:, None].to(x_THD.dtype), signed_sin_TR[:, None].to(x_THD.dtype)
-    part = x_THD[..., :size]
-    first, second = part.chunk(2, dim=-1)
-    turned = (part * cos).addcmul_(torch.cat((second, first), dim=-1), sin)
-    return turned if size == x_THD.shape[-1] else torch.cat((turned, x_THD[..., size:]), dim=-1)
-
-
 class _Rotate(torch.autograd.Function):
     """The gradient of a turn is the turn back."""
 
     @staticmethod
     def forward(ctx, x_THD, cos_TR, signed_sin_TR):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(cos_TR, signed_sin_TR)
-        return _rotate(x_THD, cos_TR, signed_sin_TR)
+        return rotate(x_THD, cos_TR, signed_sin_TR)
 
     @staticmethod
     def backward(ctx, grad_THD):  # type: ignore[no-untyped-def]
         cos_TR, signed_sin_TR = ctx.saved_tensors
-        return _rotate(grad_THD, cos_TR, -signed_sin_TR), None, None
-
-
-@dataclass(frozen=True, slots=True)
-class HeadNorms:
-    """RMSNorms over each query and each key head before the turn, as Qwen3 and Gemma 3 have them."""
-
-    q_weight: Tensor  # [D]
-    k_weight: Tensor  # [D]
-    eps: float
-    offset: float = 0.0
-    q_grad: Tensor | None = None
-    """[D] fp32: `turn_qkv_back` adds the weight's gradient to it. None: the weight does not train."""
-    k_grad: Tensor | None = None
-
-
-def turn_qkv(
-    qkv_TN: Tensor,
-    turn: Rotation,
-    num_heads: int,
-    num_kv_heads: int,
-    head_size: int,
-    norms: HeadNorms | None = None,
-    *,
-    out_TN: Tensor | None = None,
-) -> Tensor | None:
-    """Queries and keys normed (if `norms`) and turned, values as they are, in place or into `out_TN`.
-
-    Returns the inverse rms of each head, [T, H + K] in fp32, or None without norms. The backward of the norms wants
-    the raw row too: give `out_TN` and keep `qkv_TN`.
-    """
-    out_TN = qkv_TN if out_TN is None else out_TN
-    num_turned = num_heads + num_kv_heads
-    size = num_turned * head_size
-    assert qkv_TN.shape[-1] == size + num_kv_heads * head_size, "a row is [queries | keys | values]"
-    heads_THD, inverse = _as_heads(qkv_TN[:, :size], num_turned), None
-    if norms is not None:
-        q_THD, q_inverse = reference_norm_forward(heads_THD[:, :num_heads], norms.q_weight, norms.eps, norms.offset)
-        k_TKD, k_inverse = reference_norm_forward(heads_THD[:, num_heads:], norms.k_weight, norms.eps, norms.offset)
-        heads_THD, inverse = torch.cat((q_THD, k_TKD), dim=1), torch.cat((q_inverse, k_inverse), dim=1)
-    _as_heads(out_TN[:, :size], num_turned).copy_(_rotate(heads_THD, turn.cos, turn.signed_sin))
-    if out_TN is not qkv_TN:
-        out_TN[:, size:].copy_(qkv_TN[:, size:])
-    return inverse
-
-
-def turn_qkv_back(
-    grad_q_THD: Tensor,
-    grad_k_TKD: Tensor,
-    grad_v_TKD: Tensor,
-    turn: Rotation,
-    norms: HeadNorms | None = None,
-    raw_qkv_TN: Tensor | None = None,
-    inverse: Tensor | None = None,
-    *,
-    out_TN: Tensor,
-) -> Tensor:
-    """The gradient of the fused row, [dq | dk | dv], into `out_TN`.
-
-    Incoming gradients may have any strides with a contiguous last dimension, and a batch in front ([B, S, H, D], also
-    as the transpose of [B, H, S, D]) where T = B S. With norms: the raw row and what `turn_qkv` returned.
-    """
-    at = 0
-    for part, grad in enumerate((grad_q_THD, grad_k_TKD, grad_v_TKD)):
-        grad_THD = grad.reshape(-1, *grad.shape[-2:])
-        num_heads, head_size = grad_THD.shape[1:]
-        here = slice(at, at + num_heads * head_size)
-        if part < 2:
-            grad_THD = _rotate(grad_THD, turn.cos, -turn.signed_sin)
-            if norms is not None:
-                assert raw_qkv_TN is not None and inverse is not None, "norms turn back with what the forward kept"
-                raw_THD = _as_heads(raw_qkv_TN[:, here], num_heads)
-                inverse_TH = inverse[:, at // head_size : at // head_size + num_heads]
-                grad_THD = _norm_back(norms, part, grad_THD, raw_THD, inverse_TH)
-        _as_heads(out_TN[:, here], num_heads).copy_(grad_THD)
-        at = here.stop
-    return out_TN
-
-
-def _as_heads(x_TN: Tensor, num_heads: int) -> Tensor:
-    """A view, also of columns of a wider row."""
-    return x_TN.view(len(x_TN), num_heads, x_TN.shape[1] // num_heads)
-
-
-def _norm_back(norms: HeadNorms, part: int, grad_THD: Tensor, raw_THD: Tensor, inverse_TH: Tensor) -> Tensor:
-    weight, weight_grad = ((norms.q_weight, norms.q_grad), (norms.k_weight, norms.k_grad))[part]
-    if weight_grad is not None:
-        weight_grad += norm_weight_gradient(grad_THD.flatten(0, 1), raw_THD.flatten(0, 1), inverse_TH.flatten())
-    return reference_norm_backward(grad_THD, raw_THD, weight, inverse_TH, norms.offset)
+        return rotate(grad_THD, cos_TR, -signed_sin_TR), None, None
 
 
 def yarn_attention_factor(factor: float, mscale: float = 0.0, mscale_all_dim: float = 0.0) -> float:
