@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from danlu.ops.attention import Bounds, attention, padded_attention, reference_attention, varlen_attention
+from danlu.ops.attention.padded import groups_of
 
 DOCUMENTS = [(5,), (3, 3, 3), (7, 1, 20, 0, 3), (1,), (0, 4), (200, 3, 90, 64, 150)]
 VARIANTS = [{}, {"window": 4}, {"softcap": 1.5}, {"window": 3, "softcap": 0.7}, {"window": 1}, {"window": 1000}]
@@ -63,7 +64,7 @@ def test_order_of_documents_does_not_matter() -> None:
 def test_padding_stays_within_twice_the_tokens() -> None:
     """One long document among many short ones must not blow the rectangle up (beyond the smallest group's 64)."""
     bounds = Bounds.of([2048, *[100] * 30, *[5] * 20])
-    padded = sum(group.num_documents * group.length for group in bounds._groups)
+    padded = sum(group.num_documents * group.length for group in groups_of(bounds))
     assert padded <= 2 * bounds.num_tokens + 64 * 20
 
 
