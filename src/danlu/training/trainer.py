@@ -25,6 +25,7 @@ from danlu.model.model import Model
 from danlu.recipe.training import TrainingSection
 from danlu.training import checkpoint
 from danlu.training.batches import Batch, ahead, read_batch
+from danlu.training.blocks.quicken import quicken
 from danlu.training.compiled import compile_blocks
 from danlu.training.identity import differing_keys, identify, identity_digest
 from danlu.training.methods.method import Method, Stage
@@ -96,6 +97,7 @@ class Trainer:
         self._has_stopped = self._needs_validation = self._is_torn = False
         if section.compile:
             compile_blocks(model)
+        self.quick = quicken(model, adapter, self.progress)
         self._resume_or_begin()
 
     # ---- the algorithm
@@ -124,10 +126,9 @@ class Trainer:
 
     def _train_on(self, planned: PlannedStep, batches: list[Batch]) -> Step:
         started = time.perf_counter()
-        torch.manual_seed(_seed_of(self.section.seed, planned.number))
         self.model.train()
         num_units = self._count_units(planned.number, batches)
-        sums = self._accumulate(batches, num_units)
+        sums = self._accumulate_or_step_down(planned, batches, num_units)
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.parameters)
         facts = _fetch({"loss": sums.pop("loss"), "grad_norm": norm, **sums})
@@ -146,6 +147,21 @@ class Trainer:
             tokens_per_s=num_tokens / (time.perf_counter() - started),
             metrics={name: value / num_units for name, value in facts.items()},
         )
+
+    def _accumulate_or_step_down(self, planned: PlannedStep, batches: list[Batch], num_units: int) -> dict[str, Tensor]:
+        """Where memory ends, blocks keep less and the same batch is computed again."""
+        while True:
+            torch.manual_seed(_seed_of(self.section.seed, planned.number))
+            try:
+                return self._accumulate(batches, num_units)
+            except torch.OutOfMemoryError:
+                told = self.quick.step_down() if self.quick else None
+                if told is None:
+                    raise
+            # Outside the clause: the error's frames hold what did not fit.
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            self.progress.note(say("training.stepped_down", before=told[0], after=told[1]))
 
     def _accumulate(self, batches: list[Batch], num_units: int) -> dict[str, Tensor]:
         """Add up gradients of the mean loss over all units of the step, however many pieces they come in. Returns the
@@ -172,6 +188,8 @@ class Trainer:
         self._is_torn = True
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.quick:
+            self.quick.refresh()
         self.number += 1
         self._needs_validation = self._is_time_to_validate()
         self._is_torn = False
@@ -294,6 +312,8 @@ class Trainer:
     def _restore(self, found: checkpoint.Checkpoint) -> None:
         for name, weight in self.parameters.items():
             weight.copy_(found.tensors[f"weight/{name}"])
+        if self.quick:
+            self.quick.refresh()
         restore_optimizer(self.optimizer, self.parameters, found.tensors)
         self.scaler.load_state_dict(found.state["scaler"])
         self._best = Best(**found.state["best"]) if found.state["best"] else None

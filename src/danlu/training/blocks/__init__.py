@@ -1,1 +1,1 @@
-"""The decoder block as training runs it: forward and backward by hand, little kept, low-rank pairs inside the products."""
+"""The decoder block as training runs it: its backward by hand, little kept, low-rank pairs inside the products."""

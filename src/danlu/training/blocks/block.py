@@ -1,3 +1,4 @@
+# ruff: noqa: N815 - shape suffixes
 """One decoder block, forward and backward by hand, as one node of autograd.
 
     a  = x + o(attention(turn(qkv(norm₁ x))))          y = a + down(act(gate) · up),  gate | up = gate_up(norm₂ a)
@@ -25,6 +26,7 @@ from danlu.ops.attention import Bounds, attention
 from danlu.ops.gated import gated_backward_, gated_forward
 from danlu.ops.rms_norm import norm_backward, norm_forward
 from danlu.ops.rope import HeadNorms, Rotation, turn_qkv, turn_qkv_back
+from danlu.training.blocks.host import Host, Loan
 from danlu.training.blocks.policy import Policy
 from danlu.training.blocks.projection import Projection
 
@@ -67,12 +69,20 @@ class Memory:
     after_SD: Tensor | None = None
     gate_up: Tensor | None = None
     s_gate_up: Tensor | None = None
+    loan: Loan | None = None
+
+    def big(self) -> list[Tensor]:
+        """What is worth lending to the host: attention's own statistics and the pairs' products stay."""
+        attended = self.attended
+        own = [] if attended is None else [attended.q_THD, attended.out_THD.detach(), attended.raw_TN]
+        return [tensor for tensor in (self.x_TD, self.after_SD, self.gate_up, *own) if tensor is not None]
 
 
 class QuickBlock:
     """The trained form of one `Block`, whose parameters it shares."""
 
-    def __init__(self, block: Block, spec: Spec, layer: int) -> None:
+    def __init__(self, block: Block, spec: Spec, layer: int, host: Host) -> None:
+        self.host = host
         attn, mlp = block.self_attn, block.mlp
         self.spec, self.layer, self.window = spec, layer, attn.window
         self.norm_in, self.norm_mid = block.input_layernorm, block.post_attention_layernorm
@@ -125,6 +135,8 @@ class QuickBlock:
             memory.s_o, memory.after_SD = s_o, after_SD
         if kept == "all":
             memory.gate_up, memory.s_gate_up = gate_up, s_gate_up
+        if self.policy.where == "host":
+            memory.loan = self.host.lend(memory.big())
         return y_SD, memory
 
     def _normed(self, norm: RMSNorm, x_TD: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -138,17 +150,11 @@ class QuickBlock:
         wide, inverse_T = self._normed(self.norm_in, x_TD, self.qkv.width)
         qkv_TN, s_qkv = self.qkv.forward(wide, is_disabled=scene.is_disabled)
         del wide
-        raw_TN, inverse = (qkv_TN, None) if self.head_norms else (None, None)
-        if self.head_norms:
-            qkv_TN = torch.empty_like(qkv_TN)
-            inverse = turn_qkv(
-                raw_TN, scene.turn, spec.num_heads, spec.num_kv_heads, spec.head_size, self.head_norms, out_TN=qkv_TN
-            )
-        else:
-            turn_qkv(qkv_TN, scene.turn, spec.num_heads, spec.num_kv_heads, spec.head_size)
-        heads = qkv_TN.unflatten(1, (-1, spec.head_size)).split(
-            (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads), 1
-        )
+        num_heads, num_kv_heads, size = spec.num_heads, spec.num_kv_heads, spec.head_size
+        raw_TN = qkv_TN if self.head_norms else None
+        turned_TN = qkv_TN if raw_TN is None else torch.empty_like(qkv_TN)
+        inverse = turn_qkv(qkv_TN, scene.turn, num_heads, num_kv_heads, size, self.head_norms, out_TN=turned_TN)
+        heads = torch.split(turned_TN.view(len(x_TD), -1, size), [num_heads, num_kv_heads, num_kv_heads], 1)
         q, k, v = (part.detach().requires_grad_(has_graph) for part in heads)
         with torch.set_grad_enabled(has_graph):
             out_THD = attention(
@@ -178,7 +184,9 @@ class QuickBlock:
         return self._through_attention(grad_wide, memory, scene, needs_input=needs_input)
 
     def _restore(self, memory: Memory, scene: Scene) -> None:
-        """Compute again what the policy did not keep."""
+        """Fetch what is away and compute again what the policy did not keep."""
+        if memory.loan is not None:
+            memory.loan.fetch()
         if memory.attended is None:
             memory.attended, memory.inverse_T, memory.s_qkv = self._attend(memory.x_TD, scene, has_graph=True)
             memory.after_SD, memory.s_o = self._leave_attention(memory.x_TD, memory.attended, scene)
@@ -224,17 +232,17 @@ class QuickBlock:
         if rows_S is not None:
             grad_TA = torch.zeros_like(out_TA).index_copy_(0, rows_S, grad_TA)
             stream_TD = torch.zeros_like(x_TD).index_copy_(0, rows_S, stream_TD)
-        grads = torch.autograd.grad(
+        grad_q, grad_k, grad_v = torch.autograd.grad(
             attended.out_THD, (attended.q_THD, attended.k_TKD, attended.v_TKD), grad_TA.view_as(attended.out_THD)
         )
         del grad_TA
         qkv_wide = x_TD.new_empty(len(x_TD), self.qkv.room)
         turn_qkv_back(
-            *grads, scene.turn, self.head_norms, attended.raw_TN, attended.inverse,
+            grad_q, grad_k, grad_v, scene.turn, self.head_norms, attended.raw_TN, attended.inverse,
             out_TN=qkv_wide[:, : self.qkv.num_outputs],
         )  # fmt: skip
         memory.attended = None
-        del attended, grads
+        del attended, grad_q, grad_k, grad_v
         normed, _ = self._normed(norm, x_TD, x_TD.shape[1])
         grad_normed = self.qkv.input_gradient(qkv_wide, s_qkv, needs_input=needs_input)
         self.qkv.weight_gradient(qkv_wide, normed)

@@ -9,6 +9,7 @@ Shapes: T tokens, S rows asked for, D hidden.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +21,7 @@ from danlu.model.decoder import Block, Decoder
 from danlu.model.model import Model
 from danlu.ops.attention import Bounds
 from danlu.training.blocks.block import QuickBlock, Scene
+from danlu.training.blocks.host import Host
 from danlu.training.blocks.policy import LADDER, Policy
 
 
@@ -45,7 +47,8 @@ class QuickTrunk:
     def __init__(self, model: Decoder) -> None:
         self.model, self.spec = model, model.spec
         blocks = [block for block in model.model.layers if isinstance(block, Block)]
-        self.blocks = [QuickBlock(block, model.spec, at) for at, block in enumerate(blocks)]
+        host = Host(model.device)
+        self.blocks = [QuickBlock(block, model.spec, at, host) for at, block in enumerate(blocks)]
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
         self._pairs = [module for module in model.model.layers.modules() if isinstance(module, LoRALinear)]
 
@@ -81,7 +84,7 @@ class QuickTrunk:
     def step_down(self) -> tuple[str, str] | None:
         """Make the next quarter of the layers leaner; (what was, what is), or None at the end of the ladder."""
         before = describe(self.policies)
-        for fast, lean in zip(LADDER, LADDER[1:], strict=False):
+        for fast, lean in itertools.pairwise(LADDER):
             candidates = [block for block in self.blocks if block.policy == fast]
             if candidates:
                 for block in candidates[: -(-len(self.blocks) // 4)]:

@@ -1,0 +1,153 @@
+"""Steps of LoRA training on a real model's shape with drawn weights: speed, peak memory, where the time goes.
+
+    python bench/step.py qwen2.5-7b 16384:2048:all 16384:2048:all:0.3 4096:2048:light --profile OUT.txt
+
+A case is tokens:document length[:policy[:supervised share[:written-out]]]. Weights are drawn on the device, ids are
+random, documents equally long; forward, backward, clipping and AdamW are the trainer's own. One JSON line a case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from shape_run import write_shape
+
+from danlu.adapters.lora import LoRA
+from danlu.data.tokens import Tokens
+from danlu.model import weights
+from danlu.model.decoder import Decoder
+from danlu.model.families import own_family
+from danlu.training.batches import make_batch
+from danlu.training.blocks.policy import Policy
+from danlu.training.blocks.trunk import QuickTrunk
+from danlu.training.likelihood import summed_nll
+
+WARM, STEPS = 4, 8
+
+
+def draw(shape: str, device: str) -> Decoder:
+    """The shape's decoder, drawn on the device."""
+    folder = write_shape(shape, Path(tempfile.mkdtemp()))
+    config = weights.read_config(folder)
+    family = own_family(config)
+    assert family is not None
+    with torch.device("meta"):
+        model = Decoder(family.spec(config), folder, config)
+    model.to_empty(device=device).to(torch.bfloat16)
+    generator = torch.Generator(device).manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2:
+                weight.normal_(0, 0.02, generator=generator)
+            else:
+                weight.fill_(0.0 if name.endswith("bias") else 1.0)
+    return model
+
+
+def batch_of(tokens: int, length: int, share: float, vocab: int, device: str):
+    random = np.random.default_rng(1)
+    documents = []
+    for _ in range(tokens // length):
+        is_learnt = np.zeros(length, dtype=np.uint8)
+        is_learnt[length - int(length * share) :] = 1
+        documents.append(Tokens(random.integers(0, vocab, length).astype(np.int32), is_learnt))
+    return make_batch("train", np.arange(len(documents)), documents).to(torch.device(device))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shape")
+    parser.add_argument("cases", nargs="+")
+    parser.add_argument("--profile", type=Path)
+    parser.add_argument("--device", default="cuda")
+    given = parser.parse_args()
+    device = given.device
+    model = draw(given.shape, device)
+    attached = LoRA(rank=16).attach(model)
+    parameters = list(attached.parameters().values())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    quick = QuickTrunk(model)
+    for case in given.cases:
+        tokens, length, policy, share, plain = (case.split(":") + ["all", "1", ""][case.count(":") - 1 :])[:5]
+        quick.use([Policy.parse(policy)] * len(quick.blocks))
+        model.quick = None if plain else quick
+        batch = batch_of(int(tokens), int(length), float(share), model.spec.vocab_size, device)
+
+        def step(batch=batch):
+            loss = summed_nll(model, batch) / batch.num_targets
+            loss.backward()
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+            torch.nn.utils.clip_grads_with_norm_(parameters, 1.0, norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            quick.refresh()
+            return loss.detach()
+
+        told = {"shape": given.shape, "case": case, "device": device}
+        try:
+            told |= measure(step, int(tokens), device)
+        except torch.OutOfMemoryError:
+            told["error"] = "out of memory"
+        print(json.dumps(told), flush=True)
+        torch.cuda.empty_cache()
+        if given.profile and "error" not in told:
+            profile(step, given.profile, case)
+
+
+def measure(step, tokens: int, device: str) -> dict:
+    if device != "cuda":
+        losses = [float(step()) for _ in range(2)]
+        return {"losses": losses}
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    losses = [step() for _ in range(WARM)]
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(STEPS + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        losses.append(step())
+        mark.record()
+    torch.cuda.synchronize()
+    times = [a.elapsed_time(b) for a, b in zip(marks, marks[1:], strict=False)]
+    return {
+        "ms": round(statistics.median(times), 2),
+        "ms_range": [round(min(times), 1), round(max(times), 1)],
+        "tokens_per_s": round(tokens / statistics.median(times) * 1e3),
+        "allocated_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 2),
+        "losses": [round(float(losses[0]), 4), round(float(losses[-1]), 4)],
+    }
+
+
+def profile(step, path: Path, title: str) -> None:
+    """Kernels by time, appended to a text file."""
+    step()
+    torch.cuda.synchronize()
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as taken:
+        for _ in range(2):
+            step()
+        torch.cuda.synchronize()
+    sums: dict[str, list[float]] = {}
+    for event in taken.events():
+        if str(event.device_type).endswith("CUDA"):
+            entry = sums.setdefault(event.name[:110], [0.0, 0])
+            entry[0] += event.device_time / 2e3
+            entry[1] += 0.5
+    total = sum(entry[0] for entry in sums.values())
+    with path.open("a") as file:
+        file.write(f"== {title}: {total:.1f} ms of kernels a step, {sum(e[1] for e in sums.values()):.0f} kernels\n")
+        for name, (ms, count) in sorted(sums.items(), key=lambda item: -item[1][0])[:45]:
+            file.write(f"{ms:9.2f} ms {100 * ms / total:5.1f}% x{count:<6.0f} {name}\n")
+
+
+if __name__ == "__main__":
+    main()
