@@ -10,13 +10,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from danlu.training.flat import FlatAdamW
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def build_optimizer(
-    parameters: Mapping[str, nn.Parameter], *, lr: float, weight_decay: float, betas: tuple[float, float]
-) -> torch.optim.AdamW:
-    """AdamW in one fused kernel. States have the dtype of the parameters, which are fp32 masters."""
+    parameters: Mapping[str, nn.Parameter], *, lr: float, weight_decay: float, betas: tuple[float, float],
+    is_flat: bool = False,
+) -> torch.optim.Optimizer:  # fmt: skip
+    """AdamW in one fused kernel. States have the dtype of the parameters, which are fp32 masters. `is_flat` lays
+    parameters, gradients and states in one buffer each: for many small tensors. On a CPU the results are the same."""
+    if is_flat:
+        return FlatAdamW(parameters, lr=lr, weight_decay=weight_decay, betas=betas)
     decaying = [weight for weight in parameters.values() if weight.ndim >= 2]
     steady = [weight for weight in parameters.values() if weight.ndim < 2]
     groups = [
@@ -29,7 +35,10 @@ def build_optimizer(
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
@@ -46,6 +55,9 @@ def restore_optimizer(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
     """The inverse of `optimizer_tensors`; a parameter without saved state starts with none."""
+    if isinstance(optimizer, FlatAdamW):
+        optimizer.restore(tensors)
+        return
     for name, weight in parameters.items():
         if f"step/{name}" not in tensors:
             continue
@@ -54,12 +66,20 @@ def restore_optimizer(
         optimizer.state[weight] = state | {"step": tensors[f"step/{name}"].to(weight.device)}
 
 
-def gradient_norm(parameters: Mapping[str, nn.Parameter]) -> Tensor:
-    """The global L2 norm of the gradients, a device scalar."""
+def gradient_norm(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer | None = None) -> Tensor:
+    """The global L2 norm of the gradients, a device scalar; the optimizer, where given, may know a shorter way."""
+    if isinstance(optimizer, FlatAdamW):
+        return optimizer.norm()
     return torch.nn.utils.get_total_norm([weight.grad for weight in parameters.values() if weight.grad is not None])
 
 
-def clip_gradients(parameters: Mapping[str, nn.Parameter], norm: Tensor, limit: float) -> None:
-    """Scale all gradients so that their norm is at most `limit`; 0 leaves them alone."""
-    if limit:
+def clip_gradients(
+    parameters: Mapping[str, nn.Parameter], norm: Tensor, limit: float,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> None:  # fmt: skip
+    """Scale all gradients so that their norm is at most `limit`; 0 leaves them alone. An optimizer that can scale while
+    it steps, where given, does it then."""
+    if isinstance(optimizer, FlatAdamW):
+        optimizer.clip(norm, limit)
+    elif limit:
         torch.nn.utils.clip_grads_with_norm_(parameters.values(), limit, norm)
