@@ -180,7 +180,7 @@ def group(names: list[str], seconds: float) -> None:
 def choices() -> None:
     """What `choose` does by itself, without kernels that compile."""
     for heads, shape, inputs, asks in cases():
-        wall = wall_ms(lambda inputs=inputs, asks=asks: choose(*inputs, asks[0], has_gradients=True))
+        wall = wall_ms(lambda inputs=inputs, asks=asks: choose(*inputs, asks[0]))
         tell({"heads": heads, "shape": shape, "choosing_wall_ms": wall})
     for choice in describe():
         tell({

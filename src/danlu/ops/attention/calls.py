@@ -61,7 +61,7 @@ def attention_forward(
     """`attention` for a hand-written block. Autograd records nothing of it."""
     ask = Ask(bounds, scale, window, softcap)
     q_THD, k_TKD, v_TKD = (x.detach() for x in (q_THD, k_TKD, v_TKD))
-    kernel = choose(q_THD, k_TKD, v_TKD, ask, has_gradients=True)
+    kernel = choose(q_THD, k_TKD, v_TKD, ask)
     if kernel is not None and not is_plain(kernel):
         out_THD, saved = cast(Kernel, kernel).forward(q_THD, k_TKD, v_TKD, ask)
         return Attended(out_THD, saved, ask, cast(Kernel, kernel))

@@ -3,7 +3,7 @@
 At the first batch of a kind (dtype, heads, head size, window, equal or mixed lengths, how long) each kernel that fits
 runs forward and backward on that very batch: once against fp32, twice against the clock; about 50 ms in all beside the
 plans that kernels build for themselves. A kernel that is wrong or fails is out, and `describe` says so. Nothing is
-measured where torch is asked for deterministic algorithms, during a CUDA graph's capture, without gradients, or on
+measured where torch is asked for deterministic algorithms, during a CUDA graph's capture, in inference mode, or on
 small batches: there what was remembered for such work holds, else a rule of thumb.
 
 Shapes: T tokens of all documents, H query heads, K key/value heads, D head size.
@@ -11,6 +11,7 @@ Shapes: T tokens of all documents, H query heads, K key/value heads, D head size
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -96,7 +97,7 @@ def may_compile(is_allowed: bool) -> None:
 # ---- choosing
 
 
-def choose(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, ask: Ask, *, has_gradients: bool = False) -> AnyKernel | None:
+def choose(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, ask: Ask) -> AnyKernel | None:
     """The kernel for this batch; None is `padded_attention`."""
     if not q_THD.is_cuda or not q_THD.dtype == k_TKD.dtype == v_TKD.dtype:
         return None
@@ -107,10 +108,9 @@ def choose(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, ask: Ask, *, has_gradien
     if not found:
         fitting = fitting_kernels(heads, ask)
         kind = Kind.of(heads, ask)
-        has_gradients = has_gradients or (torch.is_grad_enabled() and q_THD.requires_grad)
         if is_deterministic:
             found.append(next((kernel for kernel in fitting if kernel.is_deterministic), None))
-        elif kind not in _choices and not (has_gradients and _may_measure(ask)):
+        elif kind not in _choices and not _may_measure(ask):
             return by_rule(fitting, heads)
         else:
             if kind not in _choices:
@@ -133,10 +133,14 @@ def by_rule(fitting: list[AnyKernel], heads: Heads) -> AnyKernel | None:
 
 
 def _may_measure(ask: Ask) -> bool:
-    return ask.bounds.num_tokens >= FEWEST_TOKENS and not torch.cuda.is_current_stream_capturing()
+    """Answering runs in inference mode; a forward without gradients of a training does not."""
+    is_still = torch.is_inference_mode_enabled() or torch.cuda.is_current_stream_capturing()
+    return ask.bounds.num_tokens >= FEWEST_TOKENS and not is_still
 
 
-def measure(kind: Kind, fitting: list[AnyKernel], inputs: Inputs, ask: Ask) -> Choice:
+def measure(
+    kind: Kind, fitting: list[AnyKernel], inputs: Inputs, ask: Ask, clock: Callable[..., float] = time_of
+) -> Choice:
     """The fastest of the right ones, on this very batch."""
     times: dict[str, float] = {}
     excluded: dict[str, str] = {}
@@ -145,7 +149,7 @@ def measure(kind: Kind, fitting: list[AnyKernel], inputs: Inputs, ask: Ask) -> C
         try:
             error = error_of(kernel, inputs, ask, truth)
             if error <= LARGEST_ERROR:
-                times[kernel.name] = time_of(kernel, inputs, ask)
+                times[kernel.name] = clock(kernel, inputs, ask)
             else:
                 excluded[kernel.name] = f"error {error:.3g}"
         except Exception as failure:  # whatever it is: this kernel is out, another one computes

@@ -113,10 +113,22 @@ def _side_by_side(
     else:
         needs_window = window is not None and window < group.length
         mask_LL = visible(group.length, window, q.device) if needs_window else None
+        if num_shared > 1 and _repeats(q):
+            k_NKLD, v_NKLD = (x.repeat_interleave(num_shared, dim=1) for x in (k_NKLD, v_NKLD))
+            num_shared = 1
         out_NHLD = F.scaled_dot_product_attention(
             q_NHLD, k_NKLD, v_NKLD, attn_mask=mask_LL, is_causal=mask_LL is None, scale=scale, enable_gqa=num_shared > 1
         )
     return out_NHLD.transpose(1, 2).reshape(q.shape)
+
+
+def _repeats(q: Tensor) -> bool:
+    """Where SDPA would write all scores out rather than share key heads: its memory-efficient kernel, the only one for
+    fp32 and for cards before Ampere, knows no shared heads."""
+    if not q.is_cuda:
+        return False
+    is_16_bit = q.dtype in (torch.bfloat16, torch.float16)
+    return not is_16_bit or torch.cuda.get_device_capability(q.device) < (8, 0)
 
 
 def _rows_pay(q: Tensor, softcap: float | None, length: int) -> bool:
