@@ -245,7 +245,8 @@ def _turn_tile(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     row_R = tile * ROWS + tl.arange(0, ROWS)
     token_R, head_R = (row_R // HEADS).to(tl.int64), row_R % HEADS
-    is_row_R, dtype = token_R < num_tokens, qkv.dtype.element_ty
+    is_row_R = token_R < num_tokens
+    dtype: tl.constexpr = qkv.dtype.element_ty
     first, second, rest = _load_heads(qkv + token_R * qkv_stride + head_R * D, is_row_R, D, F, HALF, REST)
     if weight is not None:
         squares_R = tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)
@@ -312,7 +313,8 @@ def _turn_back_tile(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     row_R = tile * ROWS + tl.arange(0, ROWS)
     token_R, head_R = (row_R // HEADS).to(tl.int64), row_R % HEADS
-    is_row_R, dtype = token_R < num_tokens, out.dtype.element_ty
+    is_row_R = token_R < num_tokens
+    dtype: tl.constexpr = out.dtype.element_ty
     at_R = grad + token_R // length * batch_stride + token_R % length * token_stride + head_R * head_stride
     first, second, rest = _load_heads(at_R, is_row_R, D, F, HALF, REST)
     if TURNS:
@@ -348,7 +350,7 @@ def _head_weight_kernel(  # type: ignore[no-untyped-def]
     D: tl.constexpr, F: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """Each program sums the weight's gradient, (turned back gradient) · raw / rms, over its tiles of heads."""
-    dtype = raw.dtype.element_ty
+    dtype: tl.constexpr = raw.dtype.element_ty
     first_sum = tl.zeros((HALF,), dtype=tl.float32)
     second_sum = tl.zeros((HALF,), dtype=tl.float32)
     rest_sum = tl.zeros((REST if REST > 0 else HALF,), dtype=tl.float32)
