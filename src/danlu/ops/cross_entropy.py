@@ -23,6 +23,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor
 
 from danlu.ops.kernels import fits, jit, tl
+from danlu.ops.low_rank import add_product_
 
 CPU_CHUNK_BYTES = 8 * 1024 * 1024  # of one chunk's fp32 logits: near the cache
 GPU_CHUNK_BYTES = 1024 * 1024 * 1024  # of one chunk's logits in the weights' dtype: rows enough for the multipliers
@@ -192,6 +193,14 @@ def _loss_kernel(  # type: ignore[no-untyped-def]
             tl.store(line + columns, slope.to(logits.dtype.element_ty), mask=columns < num_columns)
 
 
+def _add_product(grad_VD: Tensor, slope_CV: Tensor, hidden_CD: Tensor) -> None:
+    """A head's share of its gradient from one chunk."""
+    if grad_VD.is_cuda:
+        add_product_(grad_VD, slope_CV, hidden_CD)
+    else:
+        grad_VD += slope_CV.T @ hidden_CD
+
+
 class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_ND, weight_VD, targets_N, softcap, rows):  # type: ignore[no-untyped-def]
@@ -219,7 +228,7 @@ class _TokenLogProbs(torch.autograd.Function):
         if hidden_ND is not None:
             grad_weight = weight_VD.new_zeros(weight_VD.shape, dtype=upstream_N.dtype)
             for span, _, slope_CV in _chunks(hidden_ND, weight_VD, targets_N, ctx.softcap, ctx.rows, True):
-                grad_weight -= slope_CV.T @ (hidden_ND[span] * upstream_N[span, None]).to(slope_CV.dtype)
+                _add_product(grad_weight, slope_CV, (hidden_ND[span] * -upstream_N[span, None]).to(slope_CV.dtype))
             grad_weight = grad_weight.to(weight_VD.dtype)
         return grad_hidden, grad_weight, None, None, None
 
@@ -239,7 +248,7 @@ class _SummedLoss(torch.autograd.Function):
                 if needs_hidden:
                     torch.mm(slope_CV, weight_VD, out=ctx.per_row_ND[span])
                 if needs_weight:
-                    ctx.grad_weight += slope_CV.T @ hidden_ND[span]
+                    _add_product(ctx.grad_weight, slope_CV, hidden_ND[span])
         ctx.dtype, ctx.is_spent = weight_VD.dtype, False
         return total
 
