@@ -18,6 +18,7 @@ from danlu.adapters.adapter import find_unsound
 from danlu.core.errors import TrainingError
 from danlu.model.build import save_model
 from danlu.model.model import Model
+from danlu.model.quantized import refuse_quantized
 
 _WIDENED: WeakKeyDictionary[Model, torch.dtype] = WeakKeyDictionary()
 """Models that hold masters now, and the dtype they came in: attaching again must not forget it."""
@@ -30,6 +31,7 @@ class Full:
     kind: Literal["full"] = "full"
 
     def attach(self, model: Model) -> AttachedFull:
+        refuse_quantized(model, "adapter.kind: full")
         return AttachedFull(model)
 
 

@@ -1,7 +1,7 @@
 """Low-rank adapters: y = x Wᵀ + s (x Aᵀ) Bᵀ, with W frozen and s = alpha / rank (Hu et al. 2021, arXiv:2106.09685).
 
-A and B are fp32 masters beside a base in any dtype; they are cast to the input's dtype for the two small products.
-The on-disk format stands in `peft_format.py`. No quantised base, no DoRA.
+A and B are fp32 masters beside a base in any dtype, quantised or not (QLoRA: Dettmers et al. 2023, arXiv:2305.14314);
+they are cast to the input's dtype for the two small products. The on-disk format stands in `peft_format.py`. No DoRA.
 
 Shapes: D input width, N output width, R rank; x is [..., D].
 """
@@ -21,10 +21,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor, nn
 
 from danlu.adapters.adapter import find_unsound
-from danlu.adapters.peft_format import Pair, as_saved, read_pairs, write_pairs
+from danlu.adapters.peft_format import FreeLinear, Pair, as_saved, linears_of, read_pairs, write_pairs
 from danlu.core.errors import RecipeError, TrainingError
 from danlu.core.registry import nearest
 from danlu.model.model import Model
+from danlu.model.quantizers import QuantizedLinear
 
 HEADS = ("lm_head", "embed_out")
 """Output heads: never targeted, their product with the hidden states is taken only where a token is learnt."""
@@ -32,8 +33,10 @@ HEADS = ("lm_head", "embed_out")
 
 class LoRALinear(nn.Linear):
     """A linear layer with a low-rank pair. It shares `weight` and `bias` with the layer it replaces, so the base's
-    tensors keep the checkpoint's names; `from_base` and `fuse` are inverse but for the update itself."""
+    tensors keep the checkpoint's names; `from_base` and `fuse` are inverse but for the update itself. Beside a
+    quantised layer `weight` is None and `quantized` holds that layer."""
 
+    quantized: QuantizedLinear | None
     lora_A: nn.Parameter  # noqa: N815 - the paper's letters, PEFT's names
     lora_B: nn.Parameter  # noqa: N815
     scaling: float
@@ -41,10 +44,16 @@ class LoRALinear(nn.Linear):
     is_disabled: bool
 
     @classmethod
-    def from_base(cls, base: nn.Linear, *, rank: int, scaling: float, dropout: float = 0.0) -> LoRALinear:
+    def from_base(cls, base: FreeLinear, *, rank: int, scaling: float, dropout: float = 0.0) -> LoRALinear:
         layer = cls(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
-        layer.weight, layer.bias = base.weight, base.bias
-        wide, device = torch.promote_types(base.weight.dtype, torch.float32), base.weight.device
+        layer.register_parameter("bias", base.bias)
+        if isinstance(base, QuantizedLinear):
+            layer.register_parameter("weight", None)
+            layer.quantized, dtype, device = base, base.dtype, base.device
+        else:
+            layer.weight, layer.quantized = base.weight, None
+            dtype, device = base.weight.dtype, base.weight.device
+        wide = torch.promote_types(dtype, torch.float32)
         layer.lora_A = nn.Parameter(torch.zeros(rank, base.in_features, dtype=wide, device=device))
         layer.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, dtype=wide, device=device))
         layer.scaling, layer.dropout, layer.is_disabled = scaling, dropout, False
@@ -52,9 +61,11 @@ class LoRALinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.is_disabled:
-            return F.linear(x, self.weight, self.bias)
+            return self._base(x)
         drops = self.dropout and self.training
-        if drops or self.weight.requires_grad or torch.is_autocast_enabled(x.device.type):
+        if self.quantized is not None or drops:
+            return self._written_out(x)
+        if self.weight.requires_grad or torch.is_autocast_enabled(x.device.type):
             return self._written_out(x)
         y: Tensor = _AddLowRank.apply(  # type: ignore[no-untyped-call]
             x.flatten(0, -2), self.weight, self.bias, self.lora_A, self.lora_B, self.scaling
@@ -63,11 +74,17 @@ class LoRALinear(nn.Linear):
 
     def _written_out(self, x: Tensor) -> Tensor:
         """The definition, with dropout; torch finds its gradients."""
-        y = F.linear(x, self.weight, self.bias)
+        y = self._base(x)
         A, B = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)
         down = F.linear(F.dropout(x, self.dropout, self.training), A)
         # y + s (x Aᵀ) Bᵀ in one pass over y.
         return torch.addmm(y.flatten(0, -2), down.flatten(0, -2), B.T, alpha=self.scaling).view(y.shape)
+
+    def _base(self, x: Tensor) -> Tensor:
+        if self.quantized is None:
+            return F.linear(x, self.weight, self.bias)
+        out: Tensor = self.quantized(x)
+        return out
 
     def delta(self) -> Tensor:
         """s B A, [N, D], in fp32 (or wider): what merging adds to the weight."""
@@ -75,13 +92,17 @@ class LoRALinear(nn.Linear):
 
     def fuse(self) -> nn.Linear:
         """The plain layer with the update folded in: added in fp32, then cast to the weight's own dtype."""
+        assert self.quantized is None, "codes have no room for an update: `merge` refuses"
         with torch.no_grad():
             delta = self.delta()
             self.weight.copy_((self.weight.to(delta.dtype) + delta).to(self.weight.dtype))
-        return self.bare()
+        return self._plain()
 
-    def bare(self) -> nn.Linear:
-        """The plain layer, without the pair."""
+    def bare(self) -> FreeLinear:
+        """The layer without the pair."""
+        return self._plain() if self.quantized is None else self.quantized
+
+    def _plain(self) -> nn.Linear:
         layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         layer.weight, layer.bias = self.weight, self.bias
         return layer.train(self.training)
@@ -200,13 +221,17 @@ class AttachedLoRA:
             raise TrainingError("adapter.empty")
 
     def merge(self) -> None:
+        """TrainingError on a quantised base: load the base unquantised and put the adapter on that."""
+        kinds = {layer.quantized.kind for layer in self.layers.values() if layer.quantized is not None}
+        if kinds:
+            raise TrainingError("adapter.merge_quantized", given=", ".join(sorted(kinds)))
         self._leave({name: layer.fuse for name, layer in self.layers.items()})
 
     def detach(self) -> None:
         """Take the pairs off without folding them in."""
         self._leave({name: layer.bare for name, layer in self.layers.items()})
 
-    def _leave(self, bare: dict[str, Callable[[], nn.Linear]]) -> None:
+    def _leave(self, bare: dict[str, Callable[[], FreeLinear]]) -> None:
         if self._is_gone:
             raise TrainingError("adapter.merged_twice")
         self.model.quick = None  # it computes with the pairs
@@ -224,7 +249,7 @@ class AttachedLoRA:
         write_pairs(folder, pairs, self.model)
 
 
-def find_targets(model: nn.Module, targets: Literal["all-linear"] | Sequence[str]) -> dict[str, nn.Linear]:
+def find_targets(model: nn.Module, targets: Literal["all-linear"] | Sequence[str]) -> dict[str, FreeLinear]:
     """The linear layers that `targets` names, in the model's order. A target is a full name, the end of one
     (`q_proj`), or a regular expression of a full name; one that matches nothing is an error."""
     free = _free_linears(model)
@@ -243,9 +268,9 @@ def find_targets(model: nn.Module, targets: Literal["all-linear"] | Sequence[str
     return {name: layer for name, layer in candidates.items() if any(_matches(target, name) for target in targets)}
 
 
-def _free_linears(model: nn.Module) -> dict[str, nn.Linear]:
+def _free_linears(model: nn.Module) -> dict[str, FreeLinear]:
     """Every linear layer by name; a model that carries an adapter already is refused."""
-    linears = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    linears = linears_of(model)
     if any(isinstance(layer, LoRALinear) for layer in linears.values()):
         raise TrainingError("adapter.attached_twice")
     return linears

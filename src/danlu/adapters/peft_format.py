@@ -26,9 +26,11 @@ from danlu.core.files import read_json, replacing_folder, write_json
 from danlu.model.build import family_of
 from danlu.model.families.family import Fused
 from danlu.model.model import Model
+from danlu.model.quantizers import QuantizedLinear
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+FreeLinear = nn.Linear | QuantizedLinear
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "bias": ("none", None),
     "fan_in_fan_out": (False, None),
@@ -61,7 +63,7 @@ class Pair:
 def write_pairs(folder: Path, pairs: Mapping[str, Pair], model: Model) -> None:
     """Write a folder that `peft.PeftModel.from_pretrained` loads. `pairs` by module name of `model`."""
     theirs = dict(_fuse(pairs, model))
-    modules = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    modules = list(linears_of(model))
     tensors = {
         f"{PREFIX}{name}.{side}.weight": tensor.contiguous()
         for name, pair in theirs.items()
@@ -101,7 +103,7 @@ def describe(pairs: Mapping[str, Pair], module_names: set[str]) -> dict[str, Any
 def read_pairs(folder: Path, model: Model) -> dict[str, Pair]:
     """The pairs in a PEFT folder by module name of `model`, each checked against that module's shape."""
     config = _read_config(folder)
-    linears = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+    linears = linears_of(model)
     pairs: dict[str, Pair] = {}
     for their_name, sides in _read_halves(folder).items():
         where = f"{folder / WEIGHTS}: {their_name}"
@@ -117,7 +119,14 @@ def read_pairs(folder: Path, model: Model) -> dict[str, Pair]:
     return {name: pairs[name] for name in linears if name in pairs}
 
 
-def _check_shape(pair: Pair, layer: nn.Linear, where: str) -> None:
+def linears_of(model: nn.Module) -> dict[str, FreeLinear]:
+    """Every linear layer by name, quantised ones too; with a pair or without."""
+    found = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | QuantizedLinear)}
+    within = {f"{name}.quantized" for name in found}  # of a layer with a pair
+    return {name: layer for name, layer in found.items() if name not in within}
+
+
+def _check_shape(pair: Pair, layer: FreeLinear, where: str) -> None:
     given = pair.A.shape[1], pair.B.shape[0], pair.B.shape[1]
     expected = layer.in_features, layer.out_features, pair.A.shape[0]
     if given != expected:

@@ -16,6 +16,7 @@ from danlu.model.families import own_family
 from danlu.model.families.family import Family
 from danlu.model.hub import Hub, find_base
 from danlu.model.model import Model
+from danlu.model.quantized import Quantize, make_room, refuse_quantized
 from danlu.model.shards import digest_folder
 
 DTYPES = {
@@ -31,6 +32,7 @@ def load_model(
     device: str | torch.device = "cpu",
     init: Literal["pretrained", "random"] = "pretrained",
     seed: int = 0,
+    quantize: Quantize = "none",
     revision: str | None = None,
     hub: Hub = "huggingface",
     mirror: str | None = None,
@@ -39,8 +41,8 @@ def load_model(
     """A model ready to compute, from a folder, the embedded `ember`, or a hub id.
 
     `init="random"` needs config.json only and draws weights from `seed`. dtype "auto": bf16 where the device
-    computes in it, else fp32. Raises ModelError (format, family, shape, remote code, pickle) and HubError (a hub
-    that does not deliver).
+    computes in it, else fp32. `quantize` is what the blocks' linear layers lie in, made layer by layer. Raises
+    ModelError (format, family, shape, remote code, pickle) and HubError (a hub that does not deliver).
     """
     needs_weights = init == "pretrained"
     folder = find_base(
@@ -51,6 +53,7 @@ def load_model(
     dtype = resolve_dtype(dtype, device)
     family = own_family(config)
     if family is None:
+        _refuse_foreign(config, quantize, folder)
         from danlu.model.families.hf import load_foreign  # transformers is heavy; only other architectures need it
 
         return load_foreign(folder, config, dtype=dtype, device=device, init=init, seed=seed)
@@ -60,17 +63,38 @@ def load_model(
     with torch.device("meta"):
         model = Decoder(spec, folder, config)
     if needs_weights:
-        weights.load_weights(model, folder, family, dtype=dtype, device=device)
+        weights.load_weights(model, folder, family, dtype=dtype, device=device, quantize=quantize)
         model._digest = lambda: digest_folder(folder)
     else:
-        model.to_empty(device=device).to(dtype)
-        model.reset_parameters(torch.Generator().manual_seed(seed))
+        _draw(model, seed, dtype=dtype, device=device, quantize=quantize)
         model._digest = sha256_json({"config": config, "init": "random", "seed": seed})
     return model.eval()
 
 
+def _draw(model: Decoder, seed: int, *, dtype: torch.dtype, device: torch.device, quantize: Quantize) -> None:
+    """Random weights; those to be quantised are drawn in the CPU's memory and leave it one by one."""
+    is_quantized = quantize != "none"
+    model.to_empty(device="cpu" if is_quantized else device).to(dtype)
+    model.reset_parameters(torch.Generator().manual_seed(seed))
+    if is_quantized:
+        drawn = dict(model.named_parameters())
+        make_room(model, quantize, dtype)
+        for name in list(drawn):
+            weights.place(model, name, drawn.pop(name).detach(), dtype=dtype, device=device)
+
+
+def _refuse_foreign(config: dict[str, Any], quantize: Quantize, folder: Path) -> None:
+    """Only our own decoder knows quantised layers."""
+    stored = config.get("quantization_config", {}).get("quant_method")
+    if stored or quantize != "none":
+        raise ModelError(
+            "model.quantize_foreign", where=str(folder), given=stored or quantize, family=config["model_type"]
+        )
+
+
 def save_model(model: Model, folder: Path, dtype: str | torch.dtype | None = None) -> None:
     """A Hugging Face checkpoint folder: config, weights, tokenizer; `dtype` is that on disk, None the model's own."""
+    refuse_quantized(model, "save_model")
     chosen = DTYPES[dtype] if isinstance(dtype, str) else dtype or model.dtype
     if isinstance(model, Decoder):
         weights.save_model(model, folder, family_of(model.config), chosen)

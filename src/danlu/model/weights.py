@@ -1,8 +1,8 @@
 """Tensors between a checkpoint folder and a model: names translated by the family's tables, every tensor accounted for.
 
-Loading goes tensor by tensor from the memory-mapped file straight into its place in the wanted dtype, so the peak is
-the model plus one tensor. Saving writes Hugging Face names, so that transformers loads the folder unchanged.
-Safetensors only.
+Loading goes tensor by tensor from the memory-mapped file straight into its place in the wanted dtype (or quantised), so
+the peak is the model plus one tensor. Saving writes Hugging Face names, so that transformers loads the folder
+unchanged. Safetensors only.
 """
 
 from __future__ import annotations
@@ -19,10 +19,16 @@ from torch import Tensor, nn
 
 from danlu.core.errors import ModelError
 from danlu.core.files import read_json, replacing_folder, sync_folder, write_json
+from danlu.model import bnb
 from danlu.model.families.family import Family, Fused
 from danlu.model.model import Model
+from danlu.model.quantized import HEADS, Quantize, make_room, put
+from danlu.model.quantizers import QuantizedLinear
+from danlu.model.quantizers.nf4 import NF4Linear
 from danlu.model.shards import INDEX, SINGLE, find_shards, read_header
 from danlu.model.spec import Spec
+from danlu.model.stored import Stored
+from danlu.ops.nf4 import NF4, dequantise, rows_of
 
 SHARD_BYTES = 5_000_000_000
 BESIDE_WEIGHTS = (
@@ -30,34 +36,39 @@ BESIDE_WEIGHTS = (
     "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 DTYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32", torch.float64: "float64"}
-LOADABLE = {"F64", "F32", "F16", "BF16"}
 
 
 # ---- in
 
 
-def load_weights(model: Model, folder: Path, family: Family, *, dtype: torch.dtype, device: torch.device) -> None:
-    """Fill a model made on the meta device. Missing, unexpected and misshapen tensors are all named at once."""
-    shards = find_shards(folder)
-    headers = {path: read_header(path) for path in shards}
+def load_weights(
+    model: Model, folder: Path, family: Family, *, dtype: torch.dtype, device: torch.device, quantize: Quantize = "none"
+) -> None:
+    """Fill a model made on the meta device. Missing, unexpected and misshapen tensors are all named at once.
+
+    With `quantize` each weight of a linear layer is quantised where it lands, so the device never holds more than one
+    in full. A weight that is stored in NF4 is taken as it is, or dequantised where `quantize` is "none".
+    """
     missing = dict(model.named_parameters())
     unexpected, misshapen = [], []
-    for path, header in headers.items():
-        with safe_open(path, framework="pt", device="cpu") as file:
-            for their_name in header:
-                if is_left_out(their_name, model.spec) or their_name.startswith(family.left_out):
-                    continue
-                if header[their_name].dtype not in LOADABLE:
-                    stored = header[their_name].dtype
-                    raise ModelError("model.quantized", where=str(path), tensor=their_name, dtype=stored)
-                for name, tensor in split(their_name, file.get_tensor(their_name), family, model.spec):
-                    hole = missing.pop(name, None)
-                    if hole is None:
-                        unexpected.append(their_name)
-                    elif tuple(hole.shape) != tuple(tensor.shape):
-                        misshapen.append(f"{name}: {list(tensor.shape)} ≠ {list(hole.shape)}")
-                    else:
-                        place(model, name, tensor, dtype=dtype, device=device)
+    with Stored(folder) as stored:
+        if stored.is_quantized and quantize not in ("none", NF4Linear.kind):
+            raise ModelError("model.quantized_already", where=str(folder), given=quantize)
+        if not stored.is_quantized and quantize != "none":
+            make_room(model, quantize, dtype)
+        for their_name in stored.names:
+            if is_left_out(their_name, model.spec) or their_name.startswith(family.left_out):
+                continue
+            for name, tensor in split_stored(their_name, stored.read(their_name), family, model.spec):
+                hole = missing.pop(name, None)
+                if hole is None:
+                    unexpected.append(their_name)
+                elif tuple(hole.shape) != tuple(tensor.shape):
+                    misshapen.append(f"{name}: {list(tensor.shape)} ≠ {list(hole.shape)}")
+                elif isinstance(tensor, NF4):
+                    place_packed(model, name, tensor, dtype=dtype, device=device, is_kept=quantize != "none")
+                else:
+                    place(model, name, tensor, dtype=dtype, device=device)
     if missing or unexpected or misshapen:
         raise differ(folder, missing=list(missing), unexpected=unexpected, misshapen=misshapen)
 
@@ -91,9 +102,44 @@ def place(model: nn.Module, name: str, tensor: Tensor, *, dtype: torch.dtype, de
     file."""
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
+    if isinstance(module, QuantizedLinear) and leaf == "weight":
+        module.take(tensor.to(device))
+        return
     fresh = torch.empty(tensor.shape, dtype=dtype, device=device)
     fresh.copy_(tensor)
     setattr(module, leaf, nn.Parameter(fresh))
+
+
+def place_packed(
+    model: nn.Module, name: str, packed: NF4, *, dtype: torch.dtype, device: torch.device, is_kept: bool
+) -> None:
+    """Put a weight that comes in NF4 where a meta parameter stood: as it is if `is_kept` and a linear layer of the
+    blocks wants it, else dequantised."""
+    owner = name.rpartition(".")[0]
+    layer = model.get_submodule(owner)
+    if is_kept and isinstance(layer, nn.Linear) and owner.rpartition(".")[2] not in HEADS:
+        fresh = NF4Linear.in_place_of(layer, dtype)
+        fresh.bias, fresh.packed = layer.bias, packed.to(device)
+        put(model, owner, fresh)
+    else:
+        place(model, name, dequantise(packed.to(device), dtype=dtype), dtype=dtype, device=device)
+
+
+def split_stored(
+    their_name: str, tensor: Tensor | NF4, family: Family, spec: Spec
+) -> Iterator[tuple[str, Tensor] | tuple[str, NF4]]:
+    """`split` for weights that may be packed."""
+    if isinstance(tensor, Tensor):
+        yield from split(their_name, tensor, family, spec)
+        return
+    parts = list(split(their_name, torch.empty(tensor.shape, device="meta"), family, spec))
+    sizes = [len(part) for _, part in parts]
+    if len(parts) == 1:
+        yield parts[0][0], tensor
+    elif any(size * tensor.shape[1] % tensor.block for size in sizes[:-1]):
+        raise ModelError("model.quantized_bnb", where=their_name, given=f"{sizes} × {tensor.shape[1]}")
+    else:
+        yield from zip((name for name, _ in parts), rows_of(tensor, sizes), strict=True)
 
 
 def split(their_name: str, tensor: Tensor, family: Family, spec: Spec) -> Iterator[tuple[str, Tensor]]:
@@ -168,7 +214,9 @@ def _write_all(model: Model, folder: Path, family: Family, dtype: torch.dtype) -
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
     _write_shards(fuse(state, family), folder, dtype)
     copy_beside(model.folder, folder)
-    config = {key: item for key, item in model.config.items() if key not in ("torch_dtype", "dtype")}
+    config = {
+        key: item for key, item in model.config.items() if key not in ("torch_dtype", "dtype", "quantization_config")
+    }
     # transformers 4 reads `torch_dtype`, 5 reads either.
     write_json(folder / "config.json", config | {"torch_dtype": DTYPE_NAMES[dtype]})
 
@@ -247,6 +295,5 @@ def read_config(folder: Path) -> dict[str, Any]:
     if config.get("auto_map"):
         raise ModelError("model.remote_code", where=str(path), classes=", ".join(map(str, config["auto_map"])))
     if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "?")
-        raise ModelError("model.quantized", where=str(path), tensor="quantization_config", dtype=method)
+        bnb.check_config(config["quantization_config"], str(path))
     return config

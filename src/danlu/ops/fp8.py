@@ -121,6 +121,11 @@ def multiplies(device: torch.device) -> bool:
     return True
 
 
+def is_aligned(weight: FP8) -> bool:
+    """Tensor cores take fp8 operands in sixteens."""
+    return weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0
+
+
 def product(
     codes_TK: Tensor,
     scale_T: Tensor,
@@ -133,7 +138,7 @@ def product(
     """out_TN = x Wᵀ + bias. On the device it accumulates in the tensor cores' own, shorter, sums; the result passes
     through bf16 whatever `dtype` is. `is_emulated` None asks the device."""
     if is_emulated is None:
-        is_emulated = not multiplies(codes_TK.device)
+        is_emulated = not (is_aligned(weight) and multiplies(codes_TK.device))
     if is_emulated or not len(codes_TK):
         out_TN = (codes_TK.float() @ weight.codes.float().t()) * scale_T[:, None] * weight.scale
         return (out_TN if bias_N is None else out_TN + bias_N).to(dtype)
@@ -156,7 +161,7 @@ def product_back(
     """dx_TK of a gradient whose rows were quantised with the weight's channel scales folded in. `is_fast` accumulates
     as forward does."""
     if is_emulated is None:
-        is_emulated = not multiplies(codes_TN.device)
+        is_emulated = not (is_aligned(weight) and multiplies(codes_TN.device))
     if is_emulated or not len(codes_TN):
         return ((codes_TN.float() @ weight.codes.float()) * scale_T[:, None]).to(dtype)
     turned_KN = turn(weight.codes) if weight.turned is None else weight.turned
@@ -180,6 +185,8 @@ def quantise_rows(x_TK: Tensor, *, columns: Tensor | None = None) -> tuple[Tenso
     than K; codes are dense. What is not a number stays so and spoils its own row."""
     if not writes_codes(x_TK):
         return reference_quantise_rows(x_TK, columns=columns)
+    if x_TK.stride(1) != 1:
+        x_TK = x_TK.contiguous()
     codes_TK = torch.empty(x_TK.shape, dtype=E4M3, device=x_TK.device)
     scale_T = torch.empty(len(x_TK), device=x_TK.device)
     width = x_TK.shape[1]

@@ -61,14 +61,16 @@ class NF4:
         return self.codes, nested.codes, nested.scale, nested.levels, nested.offset
 
     def to(self, device: torch.device | str) -> NF4:
+        """A copy there."""
         nested = self.absmax
         if isinstance(nested, Nested):
-            nested = Nested(
-                nested.codes.to(device), nested.scale.to(device), nested.levels.to(device),
-                nested.offset.to(device), nested.block,
+            absmax: Tensor | Nested = Nested(
+                nested.codes.to(device, copy=True), nested.scale.to(device, copy=True),
+                nested.levels.to(device, copy=True), nested.offset.to(device, copy=True), nested.block,
             )  # fmt: skip
-            return replace(self, codes=self.codes.to(device), absmax=nested)
-        return replace(self, codes=self.codes.to(device), absmax=nested.to(device))
+        else:
+            absmax = nested.to(device, copy=True)
+        return replace(self, codes=self.codes.to(device, copy=True), absmax=absmax)
 
 
 # ---- in

@@ -1,0 +1,92 @@
+"""Checkpoints that bitsandbytes has quantised to NF4, as `…-bnb-4bit` repositories hold them.
+
+Beside the codes `X.weight` (bytes, two elements each) lie `X.weight.absmax`, `.quant_map`, with double quantisation
+`.nested_absmax` and `.nested_quant_map`, and JSON as bytes in `.quant_state.bitsandbytes__nf4`: shape, block sizes, the
+nested scales' offset. Layers that were left out have an ordinary `X.weight`. FP4 and LLM.int8() are refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from danlu.core.errors import ModelError
+from danlu.ops.nf4 import NF4, VALUES, Nested
+
+STATE = ".quant_state.bitsandbytes__nf4"
+FOREIGN_STATE = ".quant_state.bitsandbytes__fp4"
+PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", STATE, FOREIGN_STATE)
+
+
+def check_config(settings: Mapping[str, Any], where: str) -> None:
+    """ModelError unless a config.json's `quantization_config` tells of NF4 codes."""
+    method = settings.get("quant_method", "?")
+    if method != "bitsandbytes":
+        raise ModelError("model.quantized", where=where, tensor="quantization_config", dtype=method)
+    if settings.get("load_in_8bit") or settings.get("_load_in_8bit"):
+        raise ModelError("model.quantized_bnb", where=where, given="LLM.int8() (load_in_8bit)")
+    kind = settings.get("bnb_4bit_quant_type", "fp4")  # bitsandbytes' own default
+    if kind != "nf4":
+        raise ModelError("model.quantized_bnb", where=where, given=kind)
+
+
+def is_part(name: str) -> bool:
+    """A tensor that describes another one's codes."""
+    return name.endswith(PARTS)
+
+
+def read_packed(name: str, read: Callable[[str], Tensor | None], where: Path) -> NF4:
+    """The NF4 weight called `name`. `read` gives a stored tensor, or None where there is none."""
+
+    def need(part: str) -> Tensor:
+        tensor = read(name + part)
+        if tensor is None:
+            raise ModelError("model.quantized_incomplete", where=str(where), tensor=name, missing=part)
+        return tensor
+
+    state = _state(need(STATE), where, name)
+    values = need(".quant_map").float()
+    if values.shape != (16,) or not torch.allclose(values, torch.tensor(VALUES), atol=1e-6, rtol=0):
+        raise ModelError("model.quantized_bnb", where=str(where), given=f"{name}: quant_map")
+    codes = need("").view(torch.uint8).reshape(-1)
+    scales = need(".absmax").reshape(-1)
+    if "nested_blocksize" in state:
+        offset, block = torch.tensor(float(state["nested_offset"])), int(state["nested_blocksize"])
+        nested_scale, levels = need(".nested_absmax").float(), need(".nested_quant_map").float()
+        absmax: Tensor | Nested = Nested(scales, nested_scale, levels, offset, block)
+    else:
+        absmax = scales.float()
+    num_rows, num_columns = (int(size) for size in state["shape"])
+    weight = NF4(codes, absmax, (num_rows, num_columns), int(state["blocksize"]))
+    _check_sizes(weight, where, name)
+    return weight
+
+
+def _state(raw: Tensor, where: Path, name: str) -> dict[str, Any]:
+    try:
+        state = json.loads(bytes(raw.tolist()))
+        is_known = state["quant_type"] == "nf4" and len(state["shape"]) == 2 and int(state["blocksize"]) >= 32
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError("model.corrupt", where=str(where), why=f"{name}{STATE}: {error}") from error
+    if not is_known:
+        raise ModelError("model.quantized_bnb", where=str(where), given=f"{name}: {state}")
+    return dict(state)
+
+
+def _check_sizes(weight: NF4, where: Path, name: str) -> None:
+    num = weight.shape[0] * weight.shape[1]
+    num_blocks = -(-num // weight.block)
+    nested = weight.absmax
+    is_right = len(weight.codes) == -(-num // 2) and weight.block & (weight.block - 1) == 0
+    if isinstance(nested, Nested):
+        is_right &= len(nested.codes) == num_blocks and len(nested.scale) == -(-num_blocks // nested.block)
+        is_right &= len(nested.levels) == 256
+    else:
+        is_right &= len(nested) == num_blocks
+    if not is_right:
+        raise ModelError("model.corrupt", where=str(where), why=f"{name}: sizes do not fit the shape {weight.shape}")
