@@ -28,7 +28,7 @@ from danlu.ops.attention.kernel import AnyKernel, Ask, Heads
 from danlu.ops.attention.measure import Inputs, error_of, time_of, truth_of
 
 KERNELS: tuple[AnyKernel, ...] = (
-    CudnnDense(), CudnnPacked(), CudnnVarlen(), CudnnGroups(), Flash("FA4"), Flash("FA3"), Flash(), Flex(), Efficient(),
+    CudnnDense(), CudnnPacked(), Flash("FA4"), Flash("FA3"), Flash(), Flex(), Efficient(),
 )  # fmt: skip
 FEWEST_TOKENS = 1024  # below, launches decide, and a measurement says nothing
 LARGEST_ERROR = 0.03  # of a kernel's output and gradients against fp32, relative; 16-bit rounding alone makes 0.01

@@ -113,7 +113,10 @@ class _Graph:
         )  # fmt: skip
         self._tensors: dict[str, Any] = {}
         self._factors: dict[str, int] = {}
-        self._lengths = self._graph.tensor(
+        """Of each tensor of offsets: elements from token to token."""
+        self._names: dict[str, int] = {}
+        self._workspace_bytes = 1
+        self._lengths = self._tensors["lengths"] = self._graph.tensor(
             name="lengths", dim=[shape.num_documents, 1, 1, 1], stride=[1, 1, 1, 1], data_type=self._int32
         )
 
@@ -183,19 +186,21 @@ class _Graph:
         self._graph.create_execution_plans([modes.A, modes.FALLBACK])
         self._graph.check_support()
         self._graph.build_plans()
+        self._names = {name: tensor.get_uid() for name, tensor in self._tensors.items()}
+        self._workspace_bytes = max(1, self._graph.get_workspace_size())
         return self
 
     def run(self, ask: Ask, tensors: dict[str, Tensor]) -> None:
         device = self._shape.device
         cu = ask.bounds.tensor(device, self._shape.num_documents)
-        pack = {self._tensors[name]: tensor.detach() for name, tensor in tensors.items()}
-        pack[self._lengths] = ask.bounds.derived(("lengths", len(cu)), device, lambda: cu.diff())
+        given = {**tensors, "lengths": ask.bounds.derived(("lengths", len(cu)), device, cu.diff)}
         for name, factor in self._factors.items():
-            pack[self._tensors[name]] = ask.bounds.derived((factor, len(cu)), device, functools.partial(cu.mul, factor))
+            given[name] = ask.bounds.derived((factor, len(cu)), device, functools.partial(cu.mul, factor))
         session = _session(device)
         _front_end().set_stream(handle=session, stream=torch.cuda.current_stream(device).cuda_stream)
-        workspace = torch.empty(max(1, self._graph.get_workspace_size()), dtype=torch.uint8, device=device)
-        self._graph.execute(pack, workspace, handle=session)
+        workspace = torch.empty(self._workspace_bytes, dtype=torch.uint8, device=device)
+        pointers = {self._names[name]: tensor.data_ptr() for name, tensor in given.items()}
+        self._graph.execute(pointers, workspace.data_ptr(), handle=session)
 
 
 @functools.lru_cache(maxsize=256)

@@ -74,14 +74,18 @@ class Flash:
 
     def _activate(self) -> None:
         """Which implementation answers is the process's state; it is set where it is not ours."""
-        from torch.nn import attention as sdpa  # its successors are a CUDA matter
-
-        if sdpa.current_flash_attention_impl() == self.implementation:
+        if _active[0] == self.implementation:
             return
+        from torch.nn import attention as sdpa  # its successors are a matter of few machines
+
         if self.implementation is None:
             sdpa.restore_flash_attention_impl()
         else:
             sdpa.activate_flash_attention_impl(self.implementation)
+        _active[0] = self.implementation
+
+
+_active: list[str | None] = [None]
 
 
 def varlen_attention(
@@ -103,6 +107,7 @@ def has_successor(implementation: str) -> bool:
     package = PACKAGES[implementation]
     return (
         implementation in sdpa.list_flash_attention_impls()
+        and hasattr(sdpa, "restore_flash_attention_impl")
         and find_spec(package.partition(".")[0]) is not None
         and find_spec(package) is not None
     )
