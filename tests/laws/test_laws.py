@@ -134,7 +134,8 @@ def shelves() -> dict[str, dict[str, str]]:
 
 def test_law_4_every_shelf_is_found() -> None:
     assert {shelf.rpartition(".")[2] for shelf in shelves()} == {
-        "adapters", "engines", "exports", "families", "formats", "methods", "metrics", "sources", "tasks", "templates",
+        "adapters", "engines", "exports", "families", "formats", "methods", "metrics", "quantizers", "sources", "tasks",
+        "templates",
     }  # fmt: skip
 
 

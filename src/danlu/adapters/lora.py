@@ -25,7 +25,7 @@ from danlu.adapters.peft_format import FreeLinear, Pair, as_saved, linears_of, r
 from danlu.core.errors import RecipeError, TrainingError
 from danlu.core.registry import nearest
 from danlu.model.model import Model
-from danlu.model.quantizers import QuantizedLinear
+from danlu.model.quantizers.quantizer import QuantizedLinear
 
 HEADS = ("lm_head", "embed_out")
 """Output heads: never targeted, their product with the hidden states is taken only where a token is learnt."""

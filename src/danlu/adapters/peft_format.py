@@ -26,7 +26,7 @@ from danlu.core.files import read_json, replacing_folder, write_json
 from danlu.model.build import family_of
 from danlu.model.families.family import Fused
 from danlu.model.model import Model
-from danlu.model.quantizers import QuantizedLinear
+from danlu.model.quantizers.quantizer import QuantizedLinear
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -15,6 +15,7 @@ SHELVES = {
     "formats": "danlu.data.formats:FORMATS",
     "templates": "danlu.data.templates:TEMPLATES",
     "families": "danlu.model.families:FAMILIES",
+    "quantizers": "danlu.model.quantizers:QUANTIZERS",
     "metrics": "danlu.evaluation.metrics:METRICS",
     "tasks": "danlu.evaluation.tasks:TASKS",
     "adapters": "danlu.adapters:ADAPTERS",

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from danlu.core.errors import ModelError
-from danlu.model.quantizers import QUANTIZERS, QuantizedLinear
+from danlu.model.quantizers import QUANTIZERS
+from danlu.model.quantizers.quantizer import QuantizedLinear
 
 Quantize = Literal["none", "fp8", "nf4", "int8"]
 HEADS = ("lm_head", "embed_out")

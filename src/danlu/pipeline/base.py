@@ -60,6 +60,7 @@ def load_base(section: ModelSection, *, seed: int, device: str, progress: Progre
         device=device,
         init=section.init,
         seed=seed,
+        quantize=section.quantize,
         revision=section.revision,
         hub=section.hub,
         mirror=section.mirror,

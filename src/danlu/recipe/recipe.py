@@ -111,7 +111,8 @@ class Recipe(Section):
             recipe = cls.model_validate(tree)
         except ValidationError as error:
             raise InvalidRecipeError(complaints_of(error, cls), file) from error
-        if complaints := broken_rules(tree, recipe.training, recipe.stages, recipe.data.split):
+        kinds = recipe.model.quantize, recipe.adapter.kind
+        if complaints := broken_rules(tree, recipe.training, recipe.stages, recipe.data.split, *kinds):
             raise InvalidRecipeError(complaints, file)
         return recipe
 

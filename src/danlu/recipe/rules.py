@@ -13,13 +13,19 @@ from danlu.recipe.training import TrainingSection
 
 
 def broken_rules(
-    tree: dict[str, Any], training: TrainingSection, stages: Sequence[StageSection], split: SplitSection
+    tree: dict[str, Any],
+    training: TrainingSection,
+    stages: Sequence[StageSection],
+    split: SplitSection,
+    quantize: str,
+    adapter: str,
 ) -> list[Complaint]:
     """All complaints of a recipe's chapters; `tree` is the recipe as written, for rules about what was written."""
     return [
         *_method_or_stages(tree),
         *_micro_tokens_hold_a_context(training, stages),
         *_something_is_left_to_train_on(split),
+        *_only_weights_train(quantize, adapter),
     ]
 
 
@@ -42,3 +48,9 @@ def _something_is_left_to_train_on(split: SplitSection) -> Iterator[Complaint]:
     held_out = split.test + split.validation
     if held_out >= 1:
         yield Complaint("data.split", held_out, say("recipe.below", value=1))
+
+
+def _only_weights_train(quantize: str, adapter: str) -> Iterator[Complaint]:
+    """A base in few bits is frozen by nature."""
+    if quantize != "none" and adapter == "full":
+        yield Complaint("model.quantize", quantize, say("recipe.quantize_full"))

@@ -6,8 +6,12 @@ the recipe's `model.quantize`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from danlu.core.registry import Registry
-from danlu.model.quantizers.quantizer import QuantizedLinear
+
+if TYPE_CHECKING:
+    from danlu.model.quantizers.quantizer import QuantizedLinear
 
 QUANTIZERS: Registry[type[QuantizedLinear]] = Registry(
     "quantizers",
@@ -17,5 +21,3 @@ QUANTIZERS: Registry[type[QuantizedLinear]] = Registry(
         "nf4": "danlu.model.quantizers.nf4:NF4Linear",
     },
 )
-
-__all__ = ["QUANTIZERS", "QuantizedLinear"]
