@@ -1,7 +1,10 @@
 """cuDNN's attention on documents of equal length: the flat row is a dense batch, seen through views.
 
 On Hopper twice as fast as the flash kernel: 446 against 232 TFLOP/s, forward and backward, 8 × 2048 tokens, 28/4 heads.
-cuDNN keeps a plan per shape: `training` sees few of them. Not deterministic.
+cuDNN builds a plan per shape, 0.1 s each: a training of equal documents sees one. Not deterministic.
+
+torch's binding of cuDNN for packed rows (`_cudnn_attention_forward` with `cum_seq`) is not used: on torch 2.11 with
+cuDNN 9.19 its backward writes outside its memory, and up to 2.13 it builds a new plan in every call.
 
 Shapes: T tokens of all documents, N documents, L tokens of each, H query heads, K key/value heads, D head size.
 """
@@ -45,35 +48,6 @@ class CudnnDense:
             grad, q, k, v, out, saved[0], unused, unused, None, None, None, length, length, 0.0, True, scale=ask.scale
         )
         dq, dk, dv = (_flat(x) for x in grads)
-        return dq, dk, dv
-
-
-class CudnnVarlen:
-    """The same kernels over a packed row, through torch's own binding. Up to torch 2.13 that binding looks its plans up
-    but never keeps one, 40 ms a call: measured, it loses there; later versions keep them, and it wins by itself."""
-
-    name = "cuDNN varlen"
-    is_deterministic = False
-
-    def fits(self, heads: Heads, ask: Ask) -> bool:
-        return cudnn_fits(heads) and ask.softcap is None and not ask.needs_window
-
-    def forward(self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, ask: Ask) -> tuple[Tensor, Saved]:
-        cu, longest = ask.bounds.tensor(q_THD.device, ask.bounds.count_bucket), ask.bounds.length_bucket
-        out_THD, lse, *_ = torch.ops.aten._cudnn_attention_forward(
-            q_THD, k_TKD, v_TKD, None, cu, cu, longest, longest, True, 0.0, True, False, scale=ask.scale
-        )
-        return out_THD, (lse,)
-
-    def backward(
-        self, grad_THD: Tensor, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, out_THD: Tensor, saved: Saved, ask: Ask
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        cu, longest = ask.bounds.tensor(q_THD.device, ask.bounds.count_bucket), ask.bounds.length_bucket
-        unused = _unused(grad_THD)
-        dq, dk, dv = torch.ops.aten._cudnn_attention_backward(
-            packed(grad_THD), q_THD, k_TKD, v_TKD, out_THD, saved[0], unused, unused, None, cu, cu,
-            longest, longest, 0.0, True, scale=ask.scale,
-        )  # fmt: skip
         return dq, dk, dv
 
 

@@ -20,6 +20,7 @@ from danlu.ops.attention.bounds import Bounds
 from danlu.ops.attention.kernel import AnyKernel, Ask, run
 
 NUM_TIMED = 2  # rounds; the faster counts
+HEAD_START_CYCLES = 4_000_000  # about 2 ms
 NUM_DOCUMENTS = 4  # looked at
 SMALLEST = 1e-30  # a document of one token has no gradient in q and k
 MOST_ROWS, MOST_SCORES = 256, 2**22  # queries of a document, and their scores for one head
@@ -75,11 +76,13 @@ def error_of(kernel: AnyKernel, inputs: Inputs, ask: Ask, truth: Truth) -> float
 
 
 def time_of(kernel: AnyKernel, inputs: Inputs, ask: Ask) -> float:
-    """Milliseconds of one forward and backward, after the kernel has run once."""
+    """The device's milliseconds for one forward and backward, after the kernel has run once. The device is kept busy
+    first, so that it never waits for launches: big models run behind, small ones run as graphs."""
     grad = torch.randn(inputs[0].shape, dtype=inputs[0].dtype, device=inputs[0].device)
     times = []
     for _ in range(NUM_TIMED):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        torch.cuda._sleep(HEAD_START_CYCLES)  # type: ignore[no-untyped-call]
         begin.record()
         both_ways(kernel, inputs, grad, ask)
         end.record()
