@@ -17,7 +17,7 @@ from torch import Tensor
 from danlu.ops.kernels import fits, jit, tl, triton
 
 Activation = Literal["silu", "gelu_tanh", "gelu", "relu"]
-PIECE = 1 << 16  # elements of gate that the torch path's backward takes at a time: its fp32 copies stay in the cache
+CPU_PIECE, GPU_PIECE = 1 << 16, 1 << 24  # elements whose fp32 copies the torch path's backward holds at a time
 COLUMNS, NUM_WARPS = 1024, 4  # of a kernel's program: 16 bytes of each tensor to a thread
 
 
@@ -60,7 +60,8 @@ def gated_backward_(grad_TF: Tensor, gate_up_TE: Tensor, activation: Activation)
             )  # fmt: skip
         return
     wide = torch.float64 if grad_TF.dtype == torch.float64 else torch.float32
-    rows = max(1, PIECE // grad_TF.shape[-1])
+    piece = CPU_PIECE if grad_TF.device.type == "cpu" else GPU_PIECE
+    rows = max(1, piece // grad_TF.shape[-1])
     for at in range(0, len(grad_TF), rows):
         grad_CF = grad_TF[at : at + rows]
         gate_CF, up_CF = gate_up_TE[at : at + rows].chunk(2, dim=-1)

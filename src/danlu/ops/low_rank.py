@@ -78,9 +78,12 @@ def _padded(rank: int) -> int:
 
 @functools.cache
 def _num_stages(rank: int, device: torch.device) -> int:
-    """How many tiles of dy fit a multiprocessor's shared memory at once, beside B and the tiles of s."""
+    """How many tiles of dy fit a multiprocessor's shared memory at once, beside B and the tiles of s. 0 on cards other
+    than Hopper's: before it tiles do not stream past the registers, after it nothing was measured."""
     if device.type != "cuda":
         return 3
+    if torch.cuda.get_device_capability(device)[0] != 9:
+        return 0
     num_bytes = triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"]
     num_bytes -= 2 * OUTPUTS * rank + 4 * TOKENS * rank  # B, and a tile of out on its way from registers
     return int(min(3, num_bytes // (2 * TOKENS * (OUTPUTS + rank))))
