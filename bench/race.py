@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--warm", type=int)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--budget", type=float, default=560.0, help="seconds; what no longer fits is left out")
+    parser.add_argument("--profile", type=int, default=0, help="so many more steps under the profiler, after the clock")
     parser.add_argument("--alone", action="store_true", help="no imports beside a running system")
     given = parser.parse_args()
     if given.plan not in PLANS:

@@ -35,7 +35,7 @@ class Case:
 OWN = (Setting("danlu"),)
 """danlu chooses for itself: nothing to set."""
 MICRO_4 = Setting("4 rows × 2", micro_tokens=4 * ROW)
-CHECKED = Setting("checkpointed", checkpointing="on")
+LIGER_4 = Setting("4 rows × 2, liger", micro_tokens=4 * ROW, extras={"liger": True})
 
 DENSE = {
     "danlu": OWN,
@@ -43,15 +43,15 @@ DENSE = {
     "liger_compile": (Setting("8 rows"),),
     "liger": (Setting("8 rows"),),
     "transformers_peft": (MICRO_4,),
-    "trl": (MICRO_4,),
-    "llama_factory": (Setting("4 rows × 2, liger", micro_tokens=4 * ROW, extras={"liger": True}),),
+    "trl": (LIGER_4,),
+    "llama_factory": (LIGER_4,),
 }
 SMALL = {
     "danlu": OWN,
     "unsloth": (Setting("one piece"),),
     "liger_compile": (Setting("one piece"),),
     "transformers_peft": (Setting("one piece"),),
-    "trl": (Setting("one piece"),),
+    "trl": (Setting("one piece, liger", extras={"liger": True}),),
 }
 SHORT_DOCUMENTS = {
     "danlu": OWN,
@@ -64,7 +64,7 @@ SHORT_DOCUMENTS = {
         Setting("padded, sorted", layout="padded", extras={"pad_multiple": 64, "dynamic": True}),
     ),
     "liger": (Setting("padded, sorted", layout="padded"),),
-    "trl": (Setting("padding-free", layout="packed"),),
+    "trl": (Setting("padding-free, liger", layout="packed", extras={"liger": True}),),
     "transformers_peft": (Setting("padded, sorted", layout="padded", micro_tokens=4 * ROW),),
 }
 LEAN = {

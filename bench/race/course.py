@@ -10,9 +10,11 @@ import dataclasses
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +74,8 @@ class Course:
     def __init__(self, given: argparse.Namespace) -> None:
         self.given, self.plan = given, PLANS[given.plan]
         self.out: Path = given.out.resolve()
-        self.work = Path(os.environ.get("TMPDIR", "/tmp")) / f"race-{os.getpid()}"
+        self.shared = Path(tempfile.gettempdir()) / "danlu-race"  # drawn checkpoints and compiled kernels: kept
+        self.work = self.shared / f"run-{os.getpid()}"
         self.ends = time.monotonic() + given.budget
         self.results: dict[str, Any] = {"about": about(sys.argv), "cases": {}}
         self.gauge = Gauge() if given.device == "cuda" else None
@@ -83,8 +86,13 @@ class Course:
             self.run_case(self._changed(CASES[name]))
         if self.gauge:
             self.gauge.close()
+        shutil.rmtree(self.work, ignore_errors=True)
         print(report.table(self.results))
-        print(f"{self.out / 'race.json'}")
+        print(self._place)
+
+    @property
+    def _place(self) -> Path:
+        return self.out / f"race-{self.given.plan}.json"
 
     def run_case(self, case: Case) -> None:
         file = self._write_tokens(case)
@@ -107,6 +115,7 @@ class Course:
             ahead = self._start(*upcoming[place + 1]) if not self.given.alone and place + 1 < len(upcoming) else None
             facts = self._watch(now, ahead, case.limit_s)
             row = self._row(job, number, facts)
+            self._keep_profile(row)
             kept["runs"].append(report.with_rates(row, tokens.read(file), shape))
             print(report.line(kept["runs"][-1]), flush=True)
             self._keep()
@@ -130,7 +139,7 @@ class Course:
             process = subprocess.Popen(
                 [sys.executable, str(race), "child", str(folder / "job.json"), str(writing)],
                 stdin=subprocess.PIPE, stdout=said, stderr=subprocess.STDOUT, pass_fds=(writing,),
-                start_new_session=True, env=self._environment(job), cwd=folder,
+                start_new_session=True, env=self._environment(job), cwd=self.shared,
             )  # fmt: skip
         os.close(writing)
         os.set_blocking(reading, False)
@@ -138,7 +147,7 @@ class Course:
 
     def _environment(self, job: Job) -> dict[str, str]:
         """Peers get the allocator setting that helps them; danlu and Unsloth set what they want themselves."""
-        more = {"PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_CACHE_DIR": str(self.work / "inductor")}
+        more = {"PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_CACHE_DIR": str(self.shared / "inductor")}
         if job.system not in ("danlu", "unsloth") and job.device == "cuda":
             more["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
         kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
@@ -228,14 +237,15 @@ class Course:
                 system=system, case=case.name, setting=setting.scaled(scale), token_file=str(file),
                 shape_name=case.shape, num_layers=self.given.layers, device=self.given.device,
                 step_tokens=case.step_tokens, memory_gib=case.memory_gib, num_warm=case.num_warm,
-                num_steps=case.num_steps, folder=str(self.work / f"{case.name}-{system}-{place}-{number}"),
+                num_steps=case.num_steps, num_profiled=self.given.profile,
+                folder=str(self.work / f"{case.name}-{system}-{place}-{number}"),
             )
             for system in wanted
             for place, setting in enumerate(case.settings.get(system, ()))
         ]  # fmt: skip
 
     def _write_tokens(self, case: Case) -> Path:
-        num_steps = case.num_warm + case.num_steps + 1
+        num_steps = case.num_warm + case.num_steps + self.given.profile + 1
         shape = find_shape(case.shape)
         if case.row_tokens:
             rows = num_steps * case.step_tokens // case.row_tokens
@@ -255,5 +265,11 @@ class Course:
             "num_warm": job.num_warm, **facts,
         }  # fmt: skip
 
+    def _keep_profile(self, row: dict[str, Any]) -> None:
+        """The table of kernels goes into a text file, the shares stay with the results."""
+        if kernels := row.pop("kernels", None):
+            with (self.out / f"profile-{self.given.plan}.txt").open("a") as file:
+                file.write(f"== {row['system']} · {row['setting']} · {json.dumps(row['profile'])}\n{kernels}\n")
+
     def _keep(self) -> None:
-        (self.out / "race.json").write_text(json.dumps(self.results, indent=1) + "\n")
+        self._place.write_text(json.dumps(self.results, indent=1) + "\n")

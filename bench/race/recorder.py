@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from race.profiled import profiled
 from race.settings import Job
 
 
@@ -52,6 +53,7 @@ class Recorder:
         self._losses: list[Any] = []
         self._seen: list[tuple[int, int]] = []
         self._began = time.monotonic()
+        self._profile: torch.profiler.profile | None = None
 
     @property
     def is_cuda(self) -> bool:
@@ -80,18 +82,30 @@ class Recorder:
             self._sync()
             self.parent.ask("measuring")
             self._sync()
-        if self.number >= self.job.num_warm:
+        timed = self.job.num_warm + self.job.num_steps
+        if self.job.num_warm <= self.number <= timed:
             self._mark()
+        if self.number == timed:
+            self._end_window()
         return self.number < self.job.total_steps
+
+    def _end_window(self) -> None:
+        self._sync()
+        self.parent.tell("measured")
+        if self.is_cuda:
+            self.facts["peak_allocated_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+            self.facts["peak_reserved_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 3)
+        if self.job.num_profiled:
+            self._profile = torch.profiler.profile(activities=list(torch.profiler.supported_activities()))
+            self._profile.start()
 
     def finish(self) -> dict[str, Any]:
         """All facts of the run, after the last step."""
         self._sync()
-        self.parent.tell("measured")
         assert self.number == self.job.total_steps, f"{self.number} of {self.job.total_steps} steps were run"
-        if self.is_cuda:
-            self.facts["peak_allocated_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
-            self.facts["peak_reserved_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 3)
+        if self._profile:
+            self._profile.stop()
+            self.facts |= profiled(self._profile, self.job.num_profiled)
         return {
             **self.facts,
             "step_ms": [round(ms, 3) for ms in self._times()],

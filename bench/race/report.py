@@ -15,7 +15,7 @@ def with_rates(row: dict[str, Any], tokens: TokenFile, shape: Shape) -> dict[str
         return row
     times, first = row["step_ms"], row["num_warm"]
     steps = range(first, first + len(times))
-    counted, learnt = row["tokens"][first:], row["supervised"][first:]
+    counted, learnt = (row[key][first : first + len(times)] for key in ("tokens", "supervised"))
     mfus = [
         shape.mfu(tokens.step_lengths(step), num, ms / 1000) for step, num, ms in zip(steps, learnt, times, strict=True)
     ]

@@ -48,6 +48,7 @@ class Job:
     num_warm: int
     num_steps: int
     folder: str
+    num_profiled: int = 0
     spawned: float = 0.0
 
     @property
@@ -56,7 +57,12 @@ class Job:
 
     @property
     def total_steps(self) -> int:
-        return self.num_warm + self.num_steps
+        return self.num_warm + self.num_steps + self.num_profiled
+
+    @property
+    def shared(self) -> Path:
+        """Where children of all races keep what is dear to make again."""
+        return Path(self.folder).parents[1]
 
     def tokens(self) -> TokenFile:
         return read(Path(self.token_file))

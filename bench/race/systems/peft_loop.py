@@ -22,11 +22,13 @@ transformers.logging.set_verbosity_error()
 
 def run(job: Job, recorder: Recorder) -> None:
     model = build(job)
-    masks = MaskMaker(model) if job.setting.layout == "packed" else None
 
     def forward(piece: Micro) -> Tensor:
-        more = masks.arguments(piece) if masks else {}
-        loss: Tensor = model(input_ids=piece.ids, labels=piece.labels, use_cache=False, **more).loss
+        # Positions that begin anew tell transformers that one row holds several documents: it looks for that only
+        # where it is given no mask and keeps no cache.
+        loss: Tensor = model(
+            input_ids=piece.ids, labels=piece.labels, position_ids=piece.positions, use_cache=False
+        ).loss
         return loss
 
     train(model, job, recorder, forward)
@@ -67,15 +69,3 @@ def patch_liger(family: str, *, is_compiled: bool) -> None:
     patch = apply_liger_kernel_to_qwen2 if family == "qwen2" else apply_liger_kernel_to_llama
     is_own = not is_compiled
     patch(rope=is_own, swiglu=is_own, rms_norm=is_own, cross_entropy=False, fused_linear_cross_entropy=True)
-
-
-class MaskMaker:
-    """What tells transformers that one row holds several documents: positions alone, from which it makes its mask.
-
-    It looks for packing in the data only where no mask is given, and its compiled FlexAttention skips whole blocks."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    def arguments(self, piece: Micro) -> dict[str, Any]:
-        return {"position_ids": piece.positions, "attention_mask": None}

@@ -10,7 +10,6 @@ os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 os.environ.setdefault("UNSLOTH_WARN_UNINITIALIZED", "0")
 
 import unsloth  # noqa: I001 - it wants to be imported before transformers
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,7 +40,7 @@ def run(job: Job, recorder: Recorder) -> None:
 def build(job: Job) -> Any:
     is_nf4 = job.setting.base == "nf4"
     kind = "full" if is_nf4 else "bare"
-    folder = Path(job.folder).parent / f"checkpoint-{job.shape_name}-{job.num_layers or 0}-{kind}"
+    folder = job.shared / f"checkpoint-{job.shape_name}-{job.num_layers or 0}-{kind}"
     write_checkpoint(folder, job.shape, job.device, is_full=is_nf4)
     torch.cuda.empty_cache()
     checkpointing = {"off": False, "on": True, "unsloth": "unsloth"}[job.setting.checkpointing]
