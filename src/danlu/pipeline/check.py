@@ -18,6 +18,8 @@ from danlu.data.formats import FORMATS
 from danlu.data.sources import READERS
 from danlu.data.templates import TEMPLATES
 from danlu.model.hub import find_base
+from danlu.pipeline.plan import this_card
+from danlu.planning.bases import known_base
 from danlu.planning.plan import Plan, plan
 from danlu.planning.shapes import Shapes
 from danlu.recipe import Recipe
@@ -30,13 +32,13 @@ def check(recipe: Recipe) -> dict[str, Any]:
     warnings = []
     plans: list[Plan] = []
     try:
-        shapes = Shapes.read(read_json(_local_folder(recipe) / "config.json"))
-        plans = plan(recipe, shapes) if shapes else []
+        plans = _plans(recipe, Shapes.read(read_json(_local_folder(recipe) / "config.json")))
     except HubError as error:  # offline: a model that is not here yet is a remark, not a fault
         if error.key != "model.not_here":
             complaints.append(Complaint("model.base", recipe.model.base, error.text.removeprefix("model.base: ")))
         else:
             warnings.append(error.to_json())
+            plans = _plans(recipe, known_base(recipe.model.base))
     except DanluError as error:
         complaints.append(Complaint("model.base", recipe.model.base, error.text.removeprefix("model.base: ")))
     except (FileNotFoundError, orjson.JSONDecodeError):
@@ -55,6 +57,11 @@ def check(recipe: Recipe) -> dict[str, Any]:
             "is_estimate": True,
         },
     }
+
+
+def _plans(recipe: Recipe, shapes: Shapes | None) -> list[Plan]:
+    """On this machine's card where it has one; else with every layer keeping everything, for no card in particular."""
+    return plan(recipe, shapes, this_card()) if shapes else []
 
 
 def _local_folder(recipe: Recipe) -> Path:

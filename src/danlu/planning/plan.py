@@ -1,71 +1,295 @@
-"""The plan: what a recipe will hold in memory, told before anything is loaded. An estimate, labelled as one.
+"""The plan: what a stage will need in memory and time, and which layers keep what so that it fits. A prediction.
 
-Weights, gradients, optimizer state and activations are counted separately. Activations follow what an eager bf16
-decoder keeps for the backward pass: per token and layer about 17 hidden-sized and 4 ffn-sized values (norms, q, k, v,
-attention output, residuals, gate, up, product), plus one chunk of logits.
+`choose` walks from "every layer keeps everything" down a short list of moves, cheapest seconds per byte first, until
+the peak is within the budget: layers are alike and costs add up, so the best mix takes each move as far as needed and
+no further. Where the recipe leaves the tokens computed at once open, it takes those that make the fastest step.
+`Plan.leaner` is the next plan down, for a device that ran out of memory all the same.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
+from danlu.planning import rates
+from danlu.planning.cards import Card
+from danlu.planning.memory import Memory, kept_bytes, predict_memory
+from danlu.planning.policy import Mix, Policy
 from danlu.planning.shapes import Shapes
-from danlu.recipe.adapter import LoRASection
+from danlu.planning.time import StepTime, flops_per_step, predict_time, recompute_seconds
+from danlu.planning.work import Work, leaves_micro_tokens, work_of
 from danlu.recipe.recipe import Recipe
 
-BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "auto": 2}
-ADAM_BYTES = 8  # two fp32 moments a trained value
-LOGITS_ROWS = 1024
+LEANER_RATIO = 0.92
+"""A step down asks for so much of the present peak."""
+ROUND_TOKENS = 64
+"""Parts of a step are whole multiples of this: kernels like it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a plan may fill: device memory, and pinned memory of the host (0: nothing is sent there)."""
+
+    budget_bytes: int
+    host_bytes: int
+
+    @classmethod
+    def of(cls, card: Card, *, free_bytes: int | None = None, host_bytes: int | None = None) -> Limits:
+        """All of a card but a small reserve, or of what a device with a living context still has free; of a host that
+        nobody looked at as much as the card has."""
+        if card.kind == "cpu":
+            host_bytes = 0
+        elif host_bytes is None:
+            host_bytes = int(card.memory_bytes * rates.HOST_MEMORY_RATIO)
+        spare = 1 - rates.SPARE_RATIO
+        if free_bytes is not None:
+            return cls(int(free_bytes * spare) + rates.CONTEXT_BYTES, host_bytes)
+        return cls(int(card.memory_bytes * spare), host_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Predicted bytes of one stage on one device, and the counts they follow from."""
+    """One stage on one card: policies chosen, peak and time that follow. Without a card nothing is chosen and no time
+    is told: every layer keeps everything."""
 
-    num_params: int
-    num_trainable: int
-    weights_bytes: int
-    gradients_bytes: int
-    optimizer_bytes: int
-    activations_bytes: int
-    tokens_at_once: int
+    work: Work
+    card: Card | None
+    mix: Mix
+    memory: Memory
+    time: StepTime | None = None
+    limits: Limits | None = None
+    has_chosen_tokens: bool = False
+    full_bytes: int = 0
+    """The peak if every layer kept everything."""
 
     @property
     def total_bytes(self) -> int:
-        return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes
+        return self.memory.total_bytes
+
+    @property
+    def fits(self) -> bool:
+        return self.limits is None or self.total_bytes <= self.limits.budget_bytes
+
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """One per layer, from the first on."""
+        return self.mix.layers
+
+    @property
+    def num_params(self) -> int:
+        return self.work.shapes.num_params
+
+    @property
+    def num_trainable(self) -> int:
+        return self.work.num_trainable
 
     @property
     def trainable_ratio(self) -> float:
         return self.num_trainable / self.num_params
 
+    @property
+    def tokens_per_s(self) -> float | None:
+        return self.work.tokens_per_step / self.time.total_s if self.time else None
+
+    @property
+    def total_s(self) -> float | None:
+        """Of all the stage's steps, where their number is known."""
+        return self.time.total_s * self.work.num_steps if self.time and self.work.num_steps else None
+
+    @property
+    def energy_kwh(self) -> float | None:
+        watts = self.card.watts * rates.POWER_RATIO if self.card else 0.0
+        return self.total_s * watts / 3.6e6 if self.total_s is not None else None
+
+    @property
+    def mfu_ratio(self) -> float | None:
+        """Model FLOPs over what the datasheet promises in 16 bit."""
+        if self.card is None or self.time is None:
+            return None
+        return flops_per_step(self.work) / self.time.total_s / self.card.datasheet_flops_16
+
+    def leaner(self) -> Plan | None:
+        """The next plan down, with a lower peak and the same result: layers keep less, then fewer tokens are computed
+        at once. None where nothing is left to give up."""
+        if self.card is None or self.limits is None:
+            return None
+        wanted = int(self.total_bytes * LEANER_RATIO)
+        found = _best_mix(self.work, self.card, wanted, self.limits)
+        if found.total_bytes < self.total_bytes:
+            return replace(found, has_chosen_tokens=self.has_chosen_tokens)
+        fewer = max(self.work.min_micro_tokens, self.work.micro_tokens // 2)
+        if fewer >= self.work.micro_tokens:
+            return None
+        smaller = replace(self.work, micro_tokens=fewer)
+        found = _best_mix(smaller, self.card, wanted, self.limits)
+        return replace(found, has_chosen_tokens=True) if found.total_bytes < self.total_bytes else None
+
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"total_bytes": self.total_bytes, "trainable_ratio": self.trainable_ratio}
+        """All of it as plain values, as `plan.json` and `--json` tell it."""
+        work = self.work
+        return {
+            "num_params": self.num_params,
+            "num_trainable": self.num_trainable,
+            "trainable_ratio": self.trainable_ratio,
+            "precision": work.precision,
+            "context": work.context,
+            "tokens_at_once": work.micro_tokens,
+            "has_chosen_tokens": self.has_chosen_tokens,
+            "batch_tokens": work.tokens_per_step,
+            "policies": self.mix.to_json(),
+            "card": self.card.to_json() if self.card else None,
+            "budget_bytes": self.limits.budget_bytes if self.limits else None,
+            "fits": self.fits,
+            "total_bytes": self.total_bytes,
+            "full_bytes": self.full_bytes,
+            "memory": self.memory.to_json(),
+            "time": self.time.to_json() if self.time else None,
+            "tokens_per_s": round(self.tokens_per_s, 1) if self.tokens_per_s else None,
+            "mfu_ratio": round(self.mfu_ratio, 4) if self.mfu_ratio else None,
+            "num_steps": work.num_steps,
+            "total_s": round(self.total_s, 1) if self.total_s is not None else None,
+            "energy_kwh": round(self.energy_kwh, 3) if self.energy_kwh is not None else None,
+        }
 
 
-def plan(recipe: Recipe, shapes: Shapes) -> list[Plan]:
+# ---- from a recipe
+
+
+def plan(recipe: Recipe, shapes: Shapes, card: Card | None = None) -> list[Plan]:
     """One plan per stage of the recipe."""
-    return [_plan_stage(recipe, shapes, stage.training.micro_tokens or 0) for stage in recipe.plan_stages()]
+    return [plan_stage(recipe, index, shapes, card) for index in range(len(recipe.plan_stages()))]
 
 
-def _plan_stage(recipe: Recipe, shapes: Shapes, tokens: int) -> Plan:
-    adapter = recipe.adapter
-    width = BYTES[recipe.model.dtype]
-    if isinstance(adapter, LoRASection):
-        targets = None if adapter.targets == "all-linear" else adapter.targets
-        trainable = shapes.lora_params(adapter.rank, targets)
-        weights = shapes.num_params * width + trainable * 4
-    else:
-        trainable = shapes.num_params
-        weights = shapes.num_params * 4  # fp32 masters
-    per_token = shapes.num_layers * (17 * shapes.hidden + 4 * shapes.ffn) * 2
-    logits = min(tokens, LOGITS_ROWS) * shapes.vocab * (4 + 2)
-    return Plan(
-        num_params=shapes.num_params,
-        num_trainable=trainable,
-        weights_bytes=weights,
-        gradients_bytes=trainable * 4,
-        optimizer_bytes=trainable * ADAM_BYTES,
-        activations_bytes=tokens * per_token + logits,
-        tokens_at_once=tokens,
-    )
+def plan_stage(
+    recipe: Recipe, index: int, shapes: Shapes, card: Card | None, *, supervised_ratio: float | None = None,
+    document_tokens: int = 0, num_steps: int | None = None, limits: Limits | None = None,
+) -> Plan:  # fmt: skip
+    """The plan of one stage. What a prepared dataset and a living device know better than a guess is handed in."""
+    work = work_of(
+        recipe, recipe.plan_stages()[index], shapes, supervised_ratio=supervised_ratio,
+        document_tokens=document_tokens, num_steps=num_steps, has_16bit=card is None or card.flops_16 > card.flops_32,
+    )  # fmt: skip
+    if card is None:
+        mix = Mix.of("all", shapes.num_layers)
+        memory = predict_memory(work, mix)
+        return Plan(work, None, mix, memory, full_bytes=memory.total_bytes)
+    return choose(work, card, limits, may_choose_tokens=leaves_micro_tokens(recipe, index))
+
+
+# ---- choosing
+
+
+def choose(work: Work, card: Card, limits: Limits | None = None, *, may_choose_tokens: bool = False) -> Plan:
+    """The fastest plan within the limits (the card's own where none are given); where there is none, the leanest one,
+    which says that it does not fit."""
+    limits = limits or Limits.of(card)
+    plans = []
+    for size in _token_counts(work) if may_choose_tokens else [work.micro_tokens]:
+        sized = replace(work, micro_tokens=size)
+        plans.append(_best_mix(sized, card, limits.budget_bytes, limits))
+        if plans[-1].mix["all"] == work.shapes.num_layers:
+            break  # nothing is given up: fewer tokens at once gain nothing
+    fitting = [found for found in plans if found.fits]
+    best = min(fitting, key=_seconds_per_token) if fitting else min(plans, key=lambda found: found.total_bytes)
+    return replace(best, has_chosen_tokens=may_choose_tokens)
+
+
+def _seconds_per_token(found: Plan) -> float:
+    assert found.time is not None, "a chosen plan has a time"
+    return found.time.total_s / found.work.tokens_per_step
+
+
+def _token_counts(work: Work) -> Iterator[int]:
+    """Whole parts of a step, from the whole step down to the longest item."""
+    least = work.min_micro_tokens
+    if work.batch_tokens <= least:
+        yield least
+        return
+    for pieces in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128):
+        if work.batch_tokens // pieces < least:
+            break
+        size = work.batch_tokens // pieces
+        yield max(least, size // ROUND_TOKENS * ROUND_TOKENS) if pieces > 1 else size
+
+
+def _best_mix(work: Work, card: Card, wanted_bytes: int, limits: Limits) -> Plan:
+    """The fastest mix whose peak is at most `wanted_bytes`; the leanest where none is."""
+    full = predict_memory(work, Mix.of("all", work.shapes.num_layers), kind=card.kind).total_bytes
+
+    def planned(mix: Mix) -> Plan:
+        memory = predict_memory(work, mix, kind=card.kind)
+        return Plan(work, card, mix, memory, predict_time(work, mix, card), limits, full_bytes=full)
+
+    ways = [_descend(work, card, wanted_bytes, moves) for moves in _strategies(work, card, limits.host_bytes)]
+    plans = [planned(mix) for mix in dict.fromkeys(ways)]
+    fitting = [found for found in plans if found.total_bytes <= wanted_bytes]
+    return min(fitting, key=_seconds_per_token) if fitting else min(plans, key=lambda found: found.total_bytes)
+
+
+Move = tuple[Policy, Policy, int]
+"""From, to, and how many layers at most."""
+
+
+def _strategies(work: Work, card: Card, host_bytes: int) -> list[list[Move]]:
+    """Orders of moves worth comparing: keep on the device and recompute; or first send away what copies can hide."""
+    layers = work.shapes.num_layers
+    if work.is_written_out:
+        return [[]]
+    recompute: list[Move] = [("all", "light", layers), ("light", "input", layers)]
+    inputs = host_bytes // (work.micro_tokens * kept_bytes(work, "input"))
+    if not inputs:
+        return [recompute]
+    away: Move = ("input", "input-host", inputs)
+    whole = host_bytes // (work.micro_tokens * kept_bytes(work, "all"))
+    hidden = min(whole, _hidden_layers(work, card))
+    return [
+        [*recompute, away],
+        [("all", "all-host", hidden), *recompute, ("all-host", "input-host", layers), away],
+    ]
+
+
+def _hidden_layers(work: Work, card: Card) -> int:
+    """How many layers' saves the link takes to the host while the forward pass computes the others."""
+    layers = work.shapes.num_layers
+    forward = predict_time(work, Mix.of("all", layers), card).total_s / work.num_pieces * 0.33
+    away = work.micro_tokens * kept_bytes(work, "all") / card.host_bandwidth
+    return min(layers - 1, int(forward * rates.HOST_HIDE_RATIO / away))
+
+
+def _descend(work: Work, card: Card, wanted_bytes: int, moves: list[Move]) -> Mix:
+    """Take each move as far as needed until the peak is at most `wanted_bytes`."""
+
+    def peak(mix: Mix) -> int:
+        return predict_memory(work, mix, kind=card.kind).total_bytes
+
+    mix = Mix.of("all", work.shapes.num_layers)
+    for start, end, at_most in moves:
+        if peak(mix) <= wanted_bytes:
+            break
+        most = min(at_most, mix[start])
+        num_layers = _least(most, lambda n, m=mix, a=start, b=end: peak(m.move(a, b, n)) <= wanted_bytes)  # type: ignore[misc]
+        moved = mix.move(start, end, num_layers)
+        if peak(moved) < peak(mix):
+            mix = moved
+    return mix
+
+
+def _least(most: int, is_enough: Callable[[int], bool]) -> int:
+    """The smallest number from 1 to `most` that is enough; `most` where none is."""
+    low, high = min(1, most), most
+    while low < high:
+        middle = (low + high) // 2
+        if is_enough(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return high
+
+
+def seconds_per_gib(work: Work, card: Card) -> dict[str, float]:
+    """What a GiB costs, by way to free it: the planner's price list, for those who ask why."""
+    tokens, everything = work.micro_tokens, kept_bytes(work, "all")
+    light = recompute_seconds(work, "light", card) / (tokens * (everything - kept_bytes(work, "light")))
+    whole = recompute_seconds(work, "input", card) / (tokens * (everything - kept_bytes(work, "input")))
+    return {"light": light * 2**30, "input": whole * 2**30, "host": 2 * 2**30 / card.host_bandwidth}

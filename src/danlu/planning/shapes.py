@@ -1,9 +1,27 @@
-"""Parameter counts from a checkpoint's `config.json`, without loading a weight. Dense decoder families only."""
+"""Parameter counts from a checkpoint's `config.json`, without loading a weight. Dense decoder families only.
+
+What a family leaves unsaid in its config (Qwen2's biases, Gemma's head size) stands in `TRAITS`, by `model_type`; the
+model room's own reading needs torch. Tests hold the two to the same counts.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+# What config.json does not say of a kind: `norms` counts hidden-sized norms of a block, the rest are Shapes' fields.
+TRAITS: dict[str, dict[str, Any]] = {
+    "qwen2": {"has_qkv_bias": True},
+    "qwen3": {"head_dim": 128, "has_qk_norm": True},
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
+    "gemma2": {"head_dim": 256, "tie_word_embeddings": True, "norms": 4, "sliding_window": 4096, "slides_of": (1, 2)},
+    "gemma3_text": {
+        "head_dim": 256, "tie_word_embeddings": True, "norms": 4, "has_qk_norm": True, "sliding_window": 4096,
+        "slides_of": (5, 6), "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262_208,
+    },
+}  # fmt: skip
+TRAITS["gemma3"] = TRAITS["gemma3_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,16 +36,33 @@ class Shapes:
     ffn: int
     vocab: int
     tied: bool
+    has_qkv_bias: bool = False
+    has_o_bias: bool = False
+    has_mlp_bias: bool = False
+    has_qk_norm: bool = False
+    norms: int = 2
+    window: int | None = None
+    """Of the layers that slide, which are `num_sliding`."""
+    num_sliding: int = 0
 
     @classmethod
     def read(cls, config: dict[str, Any]) -> Shapes | None:
         """From a Hugging Face config (the text part of a multimodal one); None when it is not a dense decoder's."""
+        outer = config.get("model_type", "")
         config = config.get("text_config", config)
+        kind = str(config.get("model_type", outer))
+        given = {key: value for key, value in config.items() if value is not None or key == "sliding_window"}
+        config = {**TRAITS.get(kind, {}), **given}
         try:
             hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+            if min(hidden, heads) < 1:
+                return None
+            bias = bool(config.get("attention_bias"))
+            layers = int(config["num_hidden_layers"])
+            window, num_sliding = _sliding(config, layers)
             return cls(
                 hidden=hidden,
-                num_layers=int(config["num_hidden_layers"]),
+                num_layers=layers,
                 num_heads=heads,
                 num_kv_heads=int(config.get("num_key_value_heads") or heads),
                 head_dim=int(config.get("head_dim") or hidden // heads),
@@ -35,14 +70,30 @@ class Shapes:
                 vocab=int(config["vocab_size"]),
                 # transformers leaves out what is its base default: Gemma, tied; Llama and its kin say "false"
                 tied=bool(config.get("tie_word_embeddings", True)),
+                has_qkv_bias=bias or bool(config.get("has_qkv_bias")),
+                has_o_bias=bias,
+                has_mlp_bias=bool(config.get("mlp_bias")),
+                has_qk_norm=bool(config.get("has_qk_norm")),
+                norms=int(config.get("norms", 2)),
+                window=window,
+                num_sliding=num_sliding,
             )
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
             return None
 
     @property
+    def query_size(self) -> int:
+        """Width of all query heads together; also of what attention hands to o_proj."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def qkv_size(self) -> int:
+        return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+
+    @property
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
         """(out, in) of each linear layer of a block."""
-        q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        q, kv = self.query_size, self.num_kv_heads * self.head_dim
         return {
             "q_proj": (q, self.hidden),
             "k_proj": (kv, self.hidden),
@@ -58,12 +109,36 @@ class Shapes:
         return self.num_layers * sum(rows * columns for rows, columns in self.linear_shapes.values())
 
     @property
+    def embedding_params(self) -> int:
+        """The embedding and, where it is not tied, the head."""
+        return self.vocab * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def vector_params(self) -> int:
+        """Norms and biases."""
+        block = self.norms * self.hidden + 2 * self.head_dim * self.has_qk_norm
+        block += self.qkv_size * self.has_qkv_bias + self.hidden * self.has_o_bias
+        block += (2 * self.ffn + self.hidden) * self.has_mlp_bias
+        return self.num_layers * block + self.hidden
+
+    @property
     def num_params(self) -> int:
-        norms = (2 * self.num_layers + 1) * self.hidden
-        return self.linear_params + self.vocab * self.hidden * (1 if self.tied else 2) + norms
+        return self.linear_params + self.embedding_params + self.vector_params
 
     def lora_params(self, rank: int, targets: tuple[str, ...] | None) -> int:
         """Trainable parameters of a LoRA of this rank on the named layers (None: all)."""
         shapes = self.linear_shapes
         chosen = shapes if targets is None else {n: s for n, s in shapes.items() if n in targets}
         return self.num_layers * rank * sum(rows + columns for rows, columns in chosen.values())
+
+
+def _sliding(config: Mapping[str, Any], layers: int) -> tuple[int | None, int]:
+    """The window and how many layers have it."""
+    window = config.get("sliding_window")
+    if not window or config.get("use_sliding_window") is False:
+        return None, 0
+    if isinstance(listed := config.get("layer_types"), list):
+        return int(window), sum(kind == "sliding_attention" for kind in listed)
+    some, of = config.get("slides_of", (1, 1))
+    whole, rest = divmod(layers, of)
+    return int(window), whole * some + min(rest, some)

@@ -1,0 +1,249 @@
+"""Peak bytes of one stage, part by part, from shapes and policies alone.
+
+What always lies there (weights, adapters, gradients, optimizer state) plus the widest of these moments: the loss, with
+every layer's saves; or the backward pass of some layer, with the saves of that layer and all before it and what that
+layer makes in passing. It follows the blocks of `training/blocks`; what trains written out (full fine-tuning, Gemma's
+four norms, dropout) keeps what torch's own differentiation keeps. Fits a GPU and, with other constants, a CPU.
+
+After the last layer's attention only supervised rows are computed: its share of the saves is theirs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from danlu.planning import rates
+from danlu.planning.policy import Kept, Mix, Policy, is_host, kept
+from danlu.planning.work import Work
+
+Kind = Literal["cuda", "cpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes at the peak. `saved` and `passing` belong to the same moment, which `moment` names."""
+
+    weights_bytes: int
+    adapters_bytes: int
+    """fp32 masters: of low-rank pairs, or beside all weights."""
+    gradients_bytes: int
+    optimizer_bytes: int
+    saved_bytes: int
+    passing_bytes: int
+    overhead_bytes: int
+    """The device's context, workspaces, fragments: what no tensor of ours holds."""
+    host_bytes: int
+    """Pinned memory on the host; no part of the total."""
+    moment: Literal["loss", "backward"]
+
+    @property
+    def total_bytes(self) -> int:
+        total: int = sum(getattr(self, part) for part in PARTS)
+        return total
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What `torch.cuda.max_memory_allocated` should say, workspaces aside."""
+        return self.total_bytes - self.overhead_bytes
+
+    def to_json(self) -> dict[str, int | str]:
+        return asdict(self) | {"total_bytes": self.total_bytes}
+
+
+PARTS = (
+    "weights_bytes", "adapters_bytes", "gradients_bytes", "optimizer_bytes", "saved_bytes", "passing_bytes",
+    "overhead_bytes",
+)  # fmt: skip
+
+
+def predict_memory(work: Work, mix: Mix, *, kind: Kind = "cuda") -> Memory:
+    """The peak of this work with these policies."""
+    weights, adapters, gradients, states = standing_bytes(work)
+    moments = [*_backward_moments(work, mix), (_saved(work, mix), _loss_passing(work, kind))]
+    widest = max(range(len(moments)), key=lambda at: sum(moments[at]))
+    saved, passing = moments[widest]
+    saved += _shared(work)
+    held = weights + adapters + gradients + states + saved + passing
+    if kind == "cpu":
+        overhead = rates.CPU_CONTEXT_BYTES
+    else:
+        overhead = int(rates.CONTEXT_BYTES + rates.WORKSPACE_BYTES + rates.FRAGMENT_RATIO * held)
+    host = work.micro_tokens * sum(count * moved_bytes(work, policy) for policy, count in mix.groups)
+    moment: Literal["loss", "backward"] = "loss" if widest == len(moments) - 1 else "backward"
+    return Memory(weights, adapters, gradients, states, saved, passing, overhead, host, moment)
+
+
+# ---- what always lies there
+
+
+@functools.lru_cache
+def standing_bytes(work: Work) -> tuple[int, int, int, int]:
+    """(weights, adapter or master, gradient, optimizer state) bytes."""
+    moments = 2 * (rates.MOMENT_8BIT_BYTES if work.has_8bit_states else 4)
+    trained = work.num_trainable
+    states = int(trained * moments)
+    if not work.is_full:
+        return weight_bytes(work), 4 * trained, 4 * trained, states
+    masters = 4 * trained if work.has_masters and work.width == 2 else 0
+    gradient = 4 if work.has_masters else work.width
+    living = trained
+    if work.updates_in_backward:  # the head's is the largest that lives alone
+        living = max(trained // work.shapes.num_layers, work.shapes.vocab * work.shapes.hidden)
+    return weight_bytes(work), masters, gradient * living, states
+
+
+def weight_bytes(work: Work) -> int:
+    """Frozen (or trained 16-bit) weights as they lie while training, low-rank corners and buffers included."""
+    shapes, products = work.shapes, work.products.values()
+    layers, width = shapes.num_layers, work.width
+    around = (shapes.embedding_params + shapes.vector_params) * width
+    if work.precision in ("16", "32"):
+        return around + layers * width * sum(p.padded_size for p in products)
+    size = layers * sum(p.size for p in products)
+    rows = layers * sum(p.rows for p in products)
+    pairs = layers * 2 * sum(p.pad * (p.rows + p.columns) for p in products)  # 16-bit copies of the low-rank pairs
+    if work.precision == "fp8":
+        return around + size * work.fp8_layouts + 4 * rows + pairs
+    buffers = rates.DEQUANT_BUFFERS * 2 * max(p.padded_size for p in products)
+    codes = int(size * rates.NF4_BYTES) if work.precision == "nf4" else size + 4 * rows
+    return around + codes + pairs + buffers
+
+
+# ---- what is kept for the backward pass, per token and layer
+
+
+@functools.lru_cache
+def _parts(work: Work, policy: Kept) -> tuple[int, int, int, int]:
+    """Bytes a token of one layer: (large, small) at every row, (large, small) at rows that are read after attention.
+    Large tensors may go to the host; low-rank products and statistics stay."""
+    shapes, width = work.shapes, work.width
+    pad = {name: product.pad for name, product in work.products.items()}
+    if work.is_written_out:
+        values = rates.WRITTEN_OUT_HIDDEN * shapes.hidden + rates.WRITTEN_OUT_FFN * shapes.ffn
+        return int(width * values), 0, 0, 0
+    if policy == "input":
+        return width * shapes.hidden, 0, 0, width * pad["down"]
+    raw = shapes.qkv_size if shapes.has_qk_norm else 0  # before and after the heads' norms
+    statistics = 4 * (1 + shapes.num_heads) + 4 * (shapes.num_heads + shapes.num_kv_heads) * shapes.has_qk_norm
+    large = width * (shapes.hidden + shapes.qkv_size + raw + shapes.query_size)
+    small = width * pad["qkv"] + statistics
+    large_after, small_after = width * shapes.hidden, width * (pad["o"] + pad["down"])
+    if policy == "all":
+        large_after += width * (2 * shapes.ffn + pad["gate_up"])
+        small_after += width * pad["gate_up"]
+    return large, small, large_after, small_after
+
+
+def kept_bytes(work: Work, policy: Kept) -> int:
+    """All that a layer keeps of a token, wherever it lies."""
+    return sum(_parts(work, policy))
+
+
+def moved_bytes(work: Work, policy: Policy) -> int:
+    """What of it goes to the host."""
+    large, _, large_after, _ = _parts(work, kept(policy))
+    return large + large_after if is_host(policy) else 0
+
+
+def _layer(work: Work, policy: Policy, *, is_last: bool = False) -> int:
+    """Bytes on the device that one layer keeps of a micro-batch."""
+    large, small, large_after, small_after = _parts(work, kept(policy))
+    if is_host(policy):
+        large = large_after = 0
+    after = work.supervised_tokens if is_last else work.micro_tokens
+    return (large + small) * work.micro_tokens + (large_after + small_after) * after
+
+
+def _saved(work: Work, mix: Mix) -> int:
+    """Everything kept on the device once the last layer has run forward."""
+    return _up_to(work, mix, work.shapes.num_layers)
+
+
+def _up_to(work: Work, mix: Mix, num_layers: int) -> int:
+    """What the first so many layers keep on the device, copies under way included."""
+    total, under_way, left = 0, 0, num_layers
+    for policy, count in mix.groups:
+        here = min(count, left)
+        if not here:
+            break
+        left -= here
+        total += here * _layer(work, policy)
+        under_way = max(under_way, moved_bytes(work, policy))
+        if not left and num_layers == work.shapes.num_layers:
+            total += _layer(work, policy, is_last=True) - _layer(work, policy)
+    return total + rates.HOST_BUFFERS * under_way * work.micro_tokens
+
+
+def _shared(work: Work) -> int:
+    """What all layers read of a token: angles, ids, positions, targets."""
+    return work.micro_tokens * (2 * work.width * work.shapes.head_dim + 48)
+
+
+# ---- what is made in passing
+
+
+def _backward_moments(work: Work, mix: Mix) -> Iterator[tuple[int, int]]:
+    """(saved, passing) at the last layer, and at the last of each group before it."""
+    layers, end = work.shapes.num_layers, 0
+    for policy, count in mix.groups:
+        end += count
+        if end < layers:
+            yield _up_to(work, mix, end), _layer_passing(work, kept(policy), work.micro_tokens)
+            continue
+        if count > 1:
+            yield _up_to(work, mix, layers - 1), _layer_passing(work, kept(policy), work.micro_tokens)
+        yield _up_to(work, mix, layers), _layer_passing(work, kept(policy), work.supervised_tokens)
+
+
+@functools.lru_cache
+def _layer_passing(work: Work, policy: Kept, rows: int) -> int:
+    """The wider of the two halves of a block's backward; `rows` are computed after attention. Pointwise results are
+    made anew, the gradient of gate|up takes the place of gate|up, the product's that of the product."""
+    shapes, width, tokens = work.shapes, work.width, work.micro_tokens
+    pad = {name: product.pad for name, product in work.products.items()}
+    hidden, wide = shapes.hidden, 2 * shapes.ffn + pad["gate_up"]
+    # dy; either its padded copy and the product's gradient, or the normed input, its gradient and the way on
+    ffn = hidden + max(hidden + pad["down"] + shapes.ffn, 3 * hidden + pad["o"])
+    # dy, its padded form; attention's gradient, those of q|k|v with a wide sum for q, all of them fused
+    attention = 2 * hidden + pad["o"] + shapes.query_size + 2 * shapes.qkv_size + pad["qkv"] + shapes.query_size
+    passing_ffn, passing_attention = width * ffn * rows, width * attention * tokens
+    if policy == "all":
+        passing_attention -= width * wide * rows  # gone by then
+    else:
+        passing_ffn += width * (wide + pad["gate_up"]) * rows
+    if policy == "input":
+        _, _, after_large, after_small = _parts(work, "light")
+        large, small, _, _ = _parts(work, "light")
+        again = (large + small - width * hidden) * tokens + (after_large + after_small - width * pad["down"]) * rows
+        passing_ffn, passing_attention = passing_ffn + again, passing_attention + again
+    passing = max(passing_ffn, passing_attention)
+    if work.precision == "fp8":  # codes of the widest gradient
+        passing += rows * wide
+    if work.is_full:  # one product's weight gradient before it is added up
+        passing += 4 * max(product.size for product in work.products.values())
+    return passing
+
+
+@functools.lru_cache
+def _loss_passing(work: Work, kind: Kind) -> int:
+    """The last stream, normed, its gradient, at supervised rows; a chunk of logits. A trained head's gradient is made
+    in fp32."""
+    rows, shapes = work.supervised_tokens, work.shapes
+    logits = chunk_rows(work, kind) * shapes.vocab
+    logit = work.width if kind == "cuda" else rates.CPU_LOGIT_BYTES
+    head = 4 * shapes.vocab * shapes.hidden if work.is_full else 0
+    return int(3 * rows * shapes.hidden * work.width + logits * logit + head)
+
+
+def chunk_rows(work: Work, kind: Kind) -> int:
+    """Rows whose logits exist at once, as ops/cross_entropy.py counts them."""
+    rows, vocab = work.supervised_tokens, work.shapes.vocab
+    if kind == "cpu":
+        return min(rows, max(64, min(4096, rates.CPU_LOGITS_BYTES // (4 * vocab))))
+    step = rates.LOGITS_ROW_STEP
+    most = min(rates.LOGITS_MOST_ROWS, rates.LOGITS_CHUNK_BYTES // (work.width * vocab))
+    num_chunks = max(1, -(-rows // max(step, most // step * step)))
+    return min(rows, -(-rows // (num_chunks * step)) * step or step)

@@ -1,0 +1,95 @@
+"""Every constant of the planner that was measured or guessed rather than derived, in one place, with its origin.
+
+`bench/plan_check.py` runs configurations, writes predicted beside measured, and says which constant is off.
+Sizes count bytes, times seconds, ratios are plain.
+"""
+
+from __future__ import annotations
+
+# ---- memory
+
+CONTEXT_BYTES = 620 * 2**20
+"""What CUDA keeps of the card beside the allocator: context, loaded kernels. 0.5-0.7 GiB on H200 with torch 2.11."""
+WORKSPACE_BYTES = 96 * 2**20
+"""Product libraries' workspaces and small tensors inside the allocator (cuBLAS takes 32 MiB a stream on Hopper)."""
+FRAGMENT_RATIO = 0.015
+"""Reserved over allocated at the peak. Peers on one H200 with fixed shapes: 72.5 of 72.4, 43.7 of 43.5 GiB, 19.8 of
+19.6; steps of changing length waste more."""
+SPARE_RATIO = 0.03
+"""Left free on purpose: a longer document, another backend's workspace."""
+PAD = 64
+"""Extra columns and rows of an augmented matrix are a multiple of this (leading dimensions that keep fast kernels)."""
+LOGITS_CHUNK_BYTES = 1024 * 2**20
+LOGITS_MOST_ROWS = 4096
+LOGITS_ROW_STEP = 128
+CPU_LOGITS_BYTES = 8 * 2**20
+"""How ops/cross_entropy.py cuts its chunks (a test holds these to it); on a GPU a logit's gradient takes its place."""
+CPU_LOGIT_BYTES = 10.0
+"""fp32 logits, fp32 softmax, gradient in the weights' dtype."""
+WRITTEN_OUT_HIDDEN, WRITTEN_OUT_FFN = 17, 4
+"""Hidden-sized and ffn-sized values that torch's own differentiation keeps of a token and layer."""
+CPU_CONTEXT_BYTES = 700 * 2**20
+"""Python, torch and its libraries, resident."""
+MOMENT_8BIT_BYTES = 1 + 4 / 256
+"""An 8-bit moment with one fp32 scale for 256 values."""
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""NF4 with double quantisation (Dettmers et al. 2023): 4-bit codes, an 8-bit scale for 64 values, fp32 for 256 of
+those."""
+DEQUANT_BUFFERS = 2
+"""bf16 copies of the widest product that NF4 and int8 write their weights into, in turns."""
+FP8_LAYOUTS = 2
+"""fp8 codes lie by rows and by columns: Hopper's product wants both operands along the contraction."""
+HOST_MEMORY_RATIO = 1.0
+"""Pinned memory a plan may ask of a host that nobody looked at, in card memories; of a known host, half of its RAM."""
+HOST_BUFFERS = 2
+"""Layers whose host copy is under way: one leaves, one comes back."""
+
+# ---- time
+
+PRODUCT_DEPTH = 64
+"""A product of depth K reaches K / (K + this) of the sustained rate: filling and emptying the pipeline."""
+PRODUCT_TILE = 128 * 256
+"""Outputs of one multiprocessor at a time; half a round of tiles is lost at the end."""
+LOW_RANK_RATIO = 0.7
+"""Share of bandwidth that rank-16 products reach: x Aᵀ 45 µs where one reading is 27 µs, 151 where it is 144 (H200)."""
+SEPARATE_RANK_BYTES = 2.0
+"""Extra passes over each output where low-rank products are not part of the base's (fp8): read and write."""
+POINTWISE_RATIO = 0.9
+"""Share of bandwidth that norms, rotations and gates reach."""
+ATTENTION_TRAFFIC = 20.0
+"""Passes over a query-sized tensor in attention forward and backward; what short documents cost beside the products.
+cuDNN on H200, 16,384 tokens of 28 × 128: 0.83 ms at 128 tokens a document, 1.01 at 512, 1.89 at 2,048, 12.4 at
+16,384."""
+ATTENTION_FORWARD_RATIO = 0.23
+"""Forward's share of attention's time (0.435 of 1.89 ms)."""
+LOGIT_PASSES = 3.0
+"""Readings and writings of the logits by the loss itself."""
+QUANTISE_PASSES = 1.5
+"""fp8: reading in 16 bit and writing in 8, relative to one 16-bit reading, per product's input and gradient."""
+DEQUANT_BYTES = 2.55
+"""Read 4-bit codes and scales, write bf16: per weight and pass. int8 moves three."""
+KERNELS_PER_LAYER = 75
+"""Launches of one block, forward and backward, with everything kept."""
+KERNELS_RECOMPUTED = {"all": 0, "light": 2, "input": 9}
+LAUNCH_S = 7e-6
+"""One eager launch from Python, Triton's and torch's averaged; hidden while the device has more to do."""
+GRAPH_LAUNCH_S = 1.6e-6
+"""The same replayed from a CUDA graph."""
+KERNEL_FLOOR_S = 2.5e-6
+"""A kernel that does next to nothing still takes this."""
+STEP_OVERHEAD_S = 3e-3
+"""Optimizer step's Python, data and logging."""
+HOST_LEAK_RATIO = 0.08
+"""Share of a hidden host copy's time that is felt all the same (bandwidth shared with kernels)."""
+HOST_HIDE_RATIO = 0.8
+"""Share of the compute time that copies may fill before they count as exposed."""
+CPU_LAUNCH_S = 4e-6
+POWER_RATIO = 0.9
+"""Mean power of a busy card, of its board's limit."""
+
+# ---- data that nobody has looked at yet
+
+SUPERVISED_RATIO = 0.4
+"""Share of tokens learnt in conversations, where no dataset says better: answers are about as long as their prompts."""
+BYTES_PER_TOKEN = 4.0
+"""UTF-8 bytes a token, Chinese and English alike within a quarter."""

@@ -1,0 +1,257 @@
+"""How long a step takes, part by part: FLOPs at the card's sustained rate, bytes at its bandwidth, copies to the host
+where they are not hidden, and launches where the device waits for them.
+
+Counted per token: forward 2N, input gradients 2N, weight gradients (full fine-tuning) 2N, recomputed products as the
+policies say; causal attention 2·S·d forward and 2.5 times that backward, S the document's length.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict, dataclass
+
+from danlu.planning import rates
+from danlu.planning.cards import Card
+from danlu.planning.memory import moved_bytes
+from danlu.planning.policy import Kept, Mix, Policy, kept
+from danlu.planning.work import Work
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Seconds of one optimizer step."""
+
+    products_s: float
+    attention_s: float
+    pointwise_s: float
+    low_rank_s: float
+    quantise_s: float
+    """fp8 casts, NF4 and int8 dequantising."""
+    head_s: float
+    recompute_s: float
+    host_s: float
+    """Copies to and from the host that are felt."""
+    reference_s: float
+    """DPO: the reference's forward pass."""
+    waiting_s: float
+    """The device waits for launches."""
+    optimizer_s: float
+
+    @property
+    def total_s(self) -> float:
+        total: float = sum(asdict(self).values())
+        return total
+
+    def to_json(self) -> dict[str, float]:
+        return {name: round(value, 6) for name, value in asdict(self).items()} | {"total_s": round(self.total_s, 6)}
+
+
+def predict_time(work: Work, mix: Mix, card: Card) -> StepTime:
+    """One optimizer step of this work with these policies on this card."""
+    parts = dict(_steady(work, card))
+    parts["recompute_s"] = sum(count * _recompute(work, kept(policy), card) for policy, count in mix.groups)
+    busy = sum(parts.values())
+    parts["host_s"] = _exposed(work, mix, card, busy)
+    parts["waiting_s"] = max(0.0, _launches(work, mix, card) - busy - parts["host_s"])
+    whole = {name: work.num_pieces * value for name, value in parts.items()}
+    return StepTime(**whole, optimizer_s=_optimizer(work, card))
+
+
+@functools.lru_cache
+def _steady(work: Work, card: Card) -> dict[str, float]:
+    """What a micro-batch takes whatever is kept."""
+    layers = work.shapes.num_layers
+    forward, backward = _products(work, card)
+    attention, pointwise, quantise = _attention(work, card), _pointwise(work, card), _quantise(work, card)
+    head, reference = _head(work, card), 0.0
+    if work.method == "dpo":  # the reference's own pass, without a way back
+        reference = layers * (forward + pointwise / 3 + quantise) + attention * rates.ATTENTION_FORWARD_RATIO + head / 2
+    return {
+        "products_s": layers * (forward + backward) - _unneeded(work, card),
+        "attention_s": attention,
+        "pointwise_s": layers * pointwise,
+        "low_rank_s": layers * _low_rank(work, card),
+        "quantise_s": layers * quantise * 2,
+        "head_s": head,
+        "reference_s": reference,
+    }
+
+
+def recompute_seconds(work: Work, policy: Policy, card: Card) -> float:
+    """What one layer of this policy costs beyond `all`, for one micro-batch."""
+    return _recompute(work, kept(policy), card)
+
+
+def flops_per_step(work: Work) -> float:
+    """Model FLOPs, recomputation and low-rank work left out: the numerator of MFU."""
+    shapes = work.shapes
+    products = (6 if work.is_full else 4) * shapes.linear_params * work.micro_tokens
+    head = (6 if work.is_full else 4) * shapes.vocab * shapes.hidden * work.supervised_tokens
+    return float(work.num_pieces * (products + head + _attention_flops(work)))
+
+
+# ---- products
+
+
+def _rate(work: Work, card: Card) -> float:
+    if work.precision == "32":
+        return card.flops_32
+    if work.precision == "fp8" and card.flops_8:
+        return card.flops_8
+    return card.flops_16
+
+
+def _product_s(rows: int, columns: int, depth: int, rate: float, card: Card, width: float) -> float:
+    """A product [rows, depth] · [depth, columns]."""
+    if card.kind == "cuda":
+        tiles = rows * columns / rates.PRODUCT_TILE
+        rate *= depth / (depth + rates.PRODUCT_DEPTH) * tiles / (tiles + card.num_units / 2)
+    moved = width * (rows * depth + depth * columns + rows * columns)
+    return max(2.0 * rows * columns * depth / rate, moved / card.bandwidth)
+
+
+def _products(work: Work, card: Card) -> tuple[float, float]:
+    """(forward, backward) of one block's four products; the low-rank columns of augmented matrices are in."""
+    tokens, rate = work.micro_tokens, _rate(work, card)
+    width = 1.0 if work.precision == "fp8" else float(work.width)
+    forward = backward = 0.0
+    for product in work.products.values():
+        pad = 0 if work.precision == "fp8" else product.pad
+        forward += _product_s(tokens, product.rows, product.columns + pad, rate, card, width)
+        backward += _product_s(tokens, product.columns, product.rows + pad, rate, card, width)
+        if work.is_full:
+            backward += _product_s(product.rows, product.columns, tokens, _full_rate(work, card), card, width)
+    return forward, backward
+
+
+def _full_rate(work: Work, card: Card) -> float:
+    return card.flops_32 if work.precision == "32" else card.flops_16
+
+
+def _unneeded(work: Work, card: Card) -> float:
+    """Frozen embeddings want no gradient: the first block's q|k|v product need not go back."""
+    if work.is_full:
+        return 0.0
+    first = work.products["qkv"]
+    return _product_s(work.micro_tokens, first.columns, first.rows, _rate(work, card), card, float(work.width))
+
+
+def _head(work: Work, card: Card) -> float:
+    """Logits and their gradient at supervised rows, and the loss between them."""
+    rows, shapes = work.supervised_tokens, work.shapes
+    rate = _full_rate(work, card)
+    one = _product_s(rows, shapes.vocab, shapes.hidden, rate, card, float(work.width))
+    passes = rates.LOGIT_PASSES * rows * shapes.vocab * work.width / card.bandwidth
+    return (3 if work.is_full else 2) * one + passes
+
+
+# ---- the rest of a block
+
+
+def _attention_flops(work: Work) -> float:
+    """Of one micro-batch and all layers, forward and backward; half of the square is masked."""
+    shapes, length = work.shapes, work.document
+    window = min(shapes.window or length, length)
+    near = window - window * window / (2 * length)  # keys that a query sees on average
+    keys = (shapes.num_layers - shapes.num_sliding) * length / 2 + shapes.num_sliding * near
+    return 3.5 * 4 * keys * shapes.query_size * work.micro_tokens
+
+
+def _attention(work: Work, card: Card) -> float:
+    shapes = work.shapes
+    rate = card.attention_flops * (_full_rate(work, card) / card.flops_16)
+    traffic = rates.ATTENTION_TRAFFIC * work.micro_tokens * shapes.query_size * work.width
+    return _attention_flops(work) / rate + shapes.num_layers * traffic / card.bandwidth
+
+
+def _pointwise(work: Work, card: Card) -> float:
+    """Norms with the residual sum, rotation, gate: forward and backward of one block."""
+    shapes = work.shapes
+    turned = (shapes.num_heads + shapes.num_kv_heads) * shapes.head_dim
+    values = 8 * shapes.norms * shapes.hidden + 9 * shapes.ffn + 4 * turned * (2 if shapes.has_qk_norm else 1)
+    return work.micro_tokens * work.width * values / (card.bandwidth * rates.POINTWISE_RATIO)
+
+
+def _low_rank(work: Work, card: Card) -> float:
+    """x Aᵀ, {dB, dy B}, dA: input read twice, output's gradient once. Beside fp8 products also the additions."""
+    if work.is_full:
+        return 0.0
+    seconds = 0.0
+    for product in work.products.values():
+        if not product.pad:
+            continue
+        values = float(2 * product.columns + product.rows)
+        if work.precision == "fp8":
+            values += rates.SEPARATE_RANK_BYTES * (product.columns + product.rows) * rates.LOW_RANK_RATIO
+        moved = work.micro_tokens * work.width * values / (card.bandwidth * rates.LOW_RANK_RATIO)
+        flops = 6.0 * work.micro_tokens * product.pad * (product.rows + product.columns) / _full_rate(work, card)
+        seconds += max(moved, flops)
+    return seconds
+
+
+def _quantise(work: Work, card: Card) -> float:
+    """One way through one block: fp8 casts inputs (or gradients), NF4 and int8 write their weights out in 16 bit."""
+    moved: float
+    if work.precision == "fp8":
+        values = sum(product.columns + product.rows for product in work.products.values()) / 2
+        moved = work.micro_tokens * work.width * values * rates.QUANTISE_PASSES
+    elif work.precision in ("nf4", "int8"):
+        per_weight = rates.DEQUANT_BYTES if work.precision == "nf4" else 3.0
+        moved = sum(p.size for p in work.products.values()) * per_weight
+    else:
+        return 0.0
+    return moved / (card.bandwidth * rates.POINTWISE_RATIO)
+
+
+@functools.lru_cache
+def _recompute(work: Work, policy: Kept, card: Card) -> float:
+    if policy == "all":
+        return 0.0
+    rate, tokens = _rate(work, card), work.micro_tokens
+    width = 1.0 if work.precision == "fp8" else float(work.width)
+    names = ("gate_up",) if policy == "light" else ("gate_up", "qkv", "o")
+    products = [work.products[name] for name in names]
+    seconds = sum(_product_s(tokens, p.rows, p.columns + p.pad, rate, card, width) for p in products)
+    if work.precision in ("nf4", "int8"):
+        share = sum(p.size for p in products) / sum(p.size for p in work.products.values())
+        seconds += share * _quantise(work, card)
+    if policy == "input":
+        attention = _attention(work, card) / work.shapes.num_layers
+        seconds += attention * rates.ATTENTION_FORWARD_RATIO + _pointwise(work, card) * 0.2
+    return seconds
+
+
+# ---- what is not the block's own arithmetic
+
+
+def _exposed(work: Work, mix: Mix, card: Card, busy_s: float) -> float:
+    """Copies out run beside forward, copies back beside backward; what does not fit beside them is felt."""
+    one_way = transfer_seconds(work, mix, card)
+    if not one_way:
+        return 0.0
+    forward, backward = busy_s * 0.33 * rates.HOST_HIDE_RATIO, busy_s * 0.67 * rates.HOST_HIDE_RATIO
+    exposed = max(0.0, one_way - forward) + max(0.0, one_way - backward)
+    return exposed + rates.HOST_LEAK_RATIO * (2 * one_way - exposed)
+
+
+def transfer_seconds(work: Work, mix: Mix, card: Card) -> float:
+    """One way, of one micro-batch."""
+    moved = sum(count * moved_bytes(work, policy) for policy, count in mix.groups)
+    return work.micro_tokens * moved / card.host_bandwidth
+
+
+def _launches(work: Work, mix: Mix, card: Card) -> float:
+    """Time to launch one micro-batch's kernels, or to run them empty."""
+    again = sum(count * rates.KERNELS_RECOMPUTED[kept(policy)] for policy, count in mix.groups)
+    kernels = work.shapes.num_layers * rates.KERNELS_PER_LAYER * (1.3 if work.method == "dpo" else 1.0) + again
+    if card.kind == "cpu":
+        return kernels * rates.CPU_LAUNCH_S
+    launch = rates.GRAPH_LAUNCH_S if work.has_graphs else rates.LAUNCH_S
+    return kernels * max(launch, rates.KERNEL_FLOOR_S)
+
+
+def _optimizer(work: Work, card: Card) -> float:
+    """Gradient, master and two moments read and all but the gradient written, 16-bit copies refreshed."""
+    moments = 2 * (rates.MOMENT_8BIT_BYTES if work.has_8bit_states else 4)
+    moved = work.num_trainable * (8 + 4 + 2 * moments + 4)
+    return moved / card.bandwidth + rates.STEP_OVERHEAD_S

@@ -1,0 +1,48 @@
+"""Why a plan is as it is, in sentences for people."""
+
+from __future__ import annotations
+
+from danlu.core.messages import say
+from danlu.planning.plan import Plan
+
+WAITING_RATIO = 0.1
+"""Share of a step spent waiting for launches from which on it is worth a word."""
+
+
+def reasons(plan: Plan) -> list[str]:
+    """What was chosen and why, most important first; empty for a plan without a card."""
+    if plan.card is None or plan.limits is None or plan.time is None:
+        return []
+    told = [_policies(plan)]
+    if plan.has_chosen_tokens:
+        key = "planning.why_whole_step" if plan.work.num_pieces == 1 else "planning.why_tokens"
+        told.append(say(key, tokens=f"{plan.work.micro_tokens:,}", pieces=plan.work.num_pieces))
+    if not plan.card.has_bf16:
+        told.append(say("planning.why_fp16", card=plan.card.name))
+    if plan.time.waiting_s > WAITING_RATIO * plan.time.total_s:
+        told.append(say("planning.why_waiting", share=f"{plan.time.waiting_s / plan.time.total_s:.0%}"))
+    if not plan.card.is_measured:
+        told.append(say("planning.why_estimated", card=plan.card.name))
+    return told
+
+
+def _policies(plan: Plan) -> str:
+    assert plan.limits is not None, "asked of plans with a card"
+    facts = {"full": gib(plan.full_bytes), "budget": gib(plan.limits.budget_bytes), "needed": gib(plan.total_bytes)}
+    if not plan.fits:
+        return say("planning.short", **facts)
+    if plan.mix["all"] == plan.work.shapes.num_layers:
+        return say("planning.why_all", **facts)
+    return say("planning.why_mix", what=policy_text(plan), **facts)
+
+
+def policy_text(plan: Plan) -> str:
+    """`20 × everything kept, 8 × gate and up computed again`."""
+    separator = say("planning.separator")
+    groups = reversed(plan.mix.groups)
+    return separator.join(f"{count} × {say('planning.policy_' + name.replace('-', '_'))}" for name, count in groups)
+
+
+def gib(num_bytes: float) -> str:
+    """12.3 GiB; small sizes in MiB."""
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 0.1 * 2**30 else f"{num_bytes / 2**20:.0f} MiB"

@@ -1,0 +1,168 @@
+"""Work: what one stage computes, as plain numbers. Made from a recipe's stage, or by hand for a question "what if"."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from danlu.planning import rates
+from danlu.planning.shapes import Shapes
+from danlu.recipe.adapter import LoRASection
+from danlu.recipe.method import SFTSection, StageSection
+from danlu.recipe.recipe import Recipe
+
+Precision = Literal["16", "32", "fp8", "nf4", "int8"]
+"""How frozen weights lie: 16 is bf16 or fp16, 32 is fp32."""
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "qkv": ("q_proj", "k_proj", "v_proj"),
+    "o": ("o_proj",),
+    "gate_up": ("gate_proj", "up_proj"),
+    "down": ("down_proj",),
+}
+"""Products that run as one, by the layers they are made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One fused product of a block: y = x Wᵀ with `columns` in, `rows` out, `pad` low-rank columns beside them."""
+
+    rows: int
+    columns: int
+    pad: int
+
+    @property
+    def size(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def padded_size(self) -> int:
+        return (self.rows + self.pad) * (self.columns + self.pad)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One stage's shapes, adapter, number formats and token counts. `micro_tokens` are computed at once, `batch_tokens`
+    make a step; `document_tokens` is the length of the document that a token stands in, on average."""
+
+    shapes: Shapes
+    context: int
+    micro_tokens: int
+    batch_tokens: int
+    is_full: bool = False
+    rank: int = 16
+    targets: tuple[str, ...] | None = None
+    precision: Precision = "16"
+    has_masters: bool = True
+    """Full fine-tuning: fp32 masters beside the 16-bit weights."""
+    has_8bit_states: bool = False
+    updates_in_backward: bool = False
+    """Full fine-tuning: a layer is updated as soon as its gradient is there; only one layer's gradients live."""
+    fp8_layouts: int = rates.FP8_LAYOUTS
+    method: str = "sft"
+    document_tokens: int = 0
+    supervised_ratio: float = 1.0
+    num_steps: int | None = None
+    has_graphs: bool = False
+    has_dropout: bool = False
+    """Of the adapter's inputs."""
+
+    @property
+    def is_written_out(self) -> bool:
+        """No hand-written backward: every layer keeps what torch keeps, and there is nothing to choose."""
+        return self.is_full or self.has_dropout or self.shapes.norms != 2
+
+    @property
+    def width(self) -> int:
+        """Bytes of an activation."""
+        return 4 if self.precision == "32" else 2
+
+    @property
+    def document(self) -> int:
+        return min(self.document_tokens or self.context, self.micro_tokens)
+
+    @property
+    def num_pieces(self) -> int:
+        """Micro-batches of a step, as the trainer counts them."""
+        return max(1, self.batch_tokens // self.micro_tokens)
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.num_pieces * self.micro_tokens
+
+    @property
+    def min_micro_tokens(self) -> int:
+        """The longest item is computed in one piece; a preference pair is one item."""
+        return self.context * (2 if self.method == "dpo" else 1)
+
+    @property
+    def supervised_tokens(self) -> int:
+        return math.ceil(self.micro_tokens * self.supervised_ratio)
+
+    @property
+    def num_trainable(self) -> int:
+        return self.shapes.num_params if self.is_full else self.shapes.lora_params(self.rank, self.targets)
+
+    @property
+    def products(self) -> dict[str, Product]:
+        return _products(self.shapes, 0 if self.is_full else self.rank, self.targets, self.is_written_out)
+
+
+@functools.cache
+def _products(shapes: Shapes, rank: int, targets: tuple[str, ...] | None, is_written_out: bool) -> dict[str, Product]:
+    biased = {"qkv": shapes.has_qkv_bias, "o": shapes.has_o_bias}
+    found = {}
+    for group, members in GROUPS.items():
+        sizes = [shapes.linear_shapes[name] for name in members]
+        num_trained = sum(targets is None or name in targets for name in members)
+        used = num_trained * rank + biased.get(group, shapes.has_mlp_bias)
+        pad = 0 if is_written_out else math.ceil(used / rates.PAD) * rates.PAD  # a bias takes a column too
+        found[group] = Product(sum(rows for rows, _ in sizes), sizes[0][1], pad)
+    return found
+
+
+def work_of(
+    recipe: Recipe, stage: StageSection, shapes: Shapes, *, supervised_ratio: float | None = None,
+    document_tokens: int = 0, num_steps: int | None = None, has_16bit: bool = True,
+) -> Work:  # fmt: skip
+    """The work of one of `recipe.plan_stages()`. What the dataset knows better may be handed in; `has_16bit` is False
+    on a CPU that computes in fp32."""
+    training, adapter = stage.training, recipe.adapter
+    assert training.micro_tokens is not None, "plan_stages() fills it"
+    learns_all = not isinstance(stage.method, SFTSection) or stage.method.train_on == "all"
+    if supervised_ratio is None:
+        supervised_ratio = 1.0 if stage.method.kind == "pretrain" or learns_all else rates.SUPERVISED_RATIO
+    lora = adapter if isinstance(adapter, LoRASection) else None
+    return Work(
+        shapes=shapes,
+        context=training.context,
+        micro_tokens=training.micro_tokens,
+        batch_tokens=max(training.batch_tokens, training.micro_tokens),
+        is_full=lora is None,
+        rank=lora.rank if lora else 0,
+        targets=None if lora is None or lora.targets == "all-linear" else lora.targets,
+        precision=_precision(recipe, has_16bit),
+        has_masters=getattr(adapter, "masters", "fp32") == "fp32",
+        has_8bit_states=getattr(training, "optimizer", "adamw") == "adamw_8bit",
+        method=stage.method.kind,
+        document_tokens=document_tokens,
+        supervised_ratio=supervised_ratio,
+        num_steps=num_steps or training.max_steps,
+        has_dropout=lora is not None and lora.dropout > 0,
+    )
+
+
+def leaves_micro_tokens(recipe: Recipe, index: int) -> bool:
+    """The recipe does not say how many tokens are computed at once in this stage: the planner may."""
+    own = recipe.stages[index].training.micro_tokens if recipe.stages else None
+    return own is None and recipe.training.micro_tokens is None
+
+
+def _precision(recipe: Recipe, has_16bit: bool) -> Precision:
+    quantize: Precision | Literal["none"] = getattr(recipe.model, "quantize", None) or "none"
+    if quantize != "none":
+        return quantize
+    dtype = recipe.model.dtype
+    return "32" if dtype == "float32" or (dtype == "auto" and not has_16bit) else "16"
