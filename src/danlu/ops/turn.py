@@ -112,7 +112,7 @@ def turn_qkv_back(
         return out_TN
     at = 0
     for part, grad in enumerate((grad_q_THD, grad_k_TKD, grad_v_TKD)):
-        grad_THD = grad.reshape(-1, *grad.shape[-2:])
+        grad_THD = grad.flatten(0, -3)
         num_heads, head_size = grad_THD.shape[1:]
         here = slice(at, at + num_heads * head_size)
         if part < 2:
