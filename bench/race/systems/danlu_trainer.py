@@ -19,13 +19,15 @@ from danlu.data.dataset import Dataset
 from danlu.data.tokens import Item, Tokens
 from danlu.model.decoder import Decoder
 from danlu.model.families import own_family
+from danlu.model.quantized import make_room
+from danlu.model.weights import place
 from danlu.recipe.training import TrainingSection
 from danlu.training.methods.sft import SFT
 from danlu.training.trainer import Trainer
 from race.recorder import Recorder
 from race.settings import ALPHA, RANK, RATE, Job
 from race.tokens import IGNORED, SEED, TokenFile
-from race.weights import draw
+from race.weights import draw, draw_one
 
 
 class Notes(Silent):
@@ -67,7 +69,7 @@ def write_dataset(folder: Path, tokens: TokenFile, vocab_size: int) -> Dataset:
 
 
 def build_model(job: Job, folder: Path) -> Decoder:
-    """As `load_model` builds it, with weights drawn on the device: drawn on the CPU a 7B takes minutes."""
+    """As `load_model` builds it, but each weight is drawn on the device: drawn on the CPU a 7B takes minutes."""
     config = job.shape.hf_config()
     family = own_family(config)
     assert family is not None, "the race's shapes are of danlu's own families"
@@ -76,16 +78,14 @@ def build_model(job: Job, folder: Path) -> Decoder:
     (base / "config.json").write_text(json.dumps(config))
     with torch.device("meta"):
         model = Decoder(family.spec(config), base, config)
-    model.to_empty(device=job.device).to(torch.bfloat16)
-    draw(model.named_parameters(), job.shape.num_layers)
-    return quantise(model.eval(), job.setting.base)
-
-
-def quantise(model: Decoder, base: str) -> Decoder:
-    """The frozen weights in another format, by danlu's own public way where this version has it."""
-    if base == "bf16":
-        return model
-    raise NotImplementedError(f"this version of danlu has no {base} base")
+    sizes = {name: weight.shape for name, weight in model.named_parameters()}
+    if job.setting.base != "bf16":
+        make_room(model, job.setting.base, torch.bfloat16)  # type: ignore[arg-type]
+    device = torch.device(job.device)
+    for name, size in sizes.items():
+        fresh = torch.empty(size, dtype=torch.bfloat16, device=device)
+        place(model, name, draw_one(name, fresh, job.shape.num_layers), dtype=torch.bfloat16, device=device)
+    return model.eval()
 
 
 def section_of(job: Job, longest: int) -> TrainingSection:
