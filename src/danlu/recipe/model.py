@@ -29,7 +29,7 @@ class ModelSection(Section):
     """Number format of frozen weights and of arithmetic; auto takes bfloat16 where the device computes it natively."""
 
     quantize: Literal["none", "fp8", "nf4", "int8"] = "none"
-    """In what the frozen linear layers lie beside an adapter: 16 bits, or fewer. Embedding, head and norms stay whole."""
+    """In what the frozen linear layers lie beside an adapter: 16 bits, or fewer. Embedding, head, norms stay whole."""
 
     template: str = "auto"
     """Chat template: auto reads the tokenizer's own; a name from `danlu list templates` stands in for a missing one."""
