@@ -39,7 +39,7 @@ def reference_adamw_(
     slope_N = exp_avg_N / correction1 / (exp_avg_sq_N.sqrt() / correction2.sqrt() + eps)
     fresh_N = param_N.to(wide)
     fresh_N = fresh_N - lr * weight_decay * fresh_N - lr * slope_N
-    param_N.copy_(reference_rounded(fresh_N, noise_like(param_N, step, salt)) if _rounds(param_N, fresh_N) else fresh_N)
+    param_N.copy_(reference_rounded(fresh_N, noise_like(param_N, step, salt)) if rounds(param_N) else fresh_N)
 
 
 def adamw_(
@@ -72,9 +72,9 @@ def adamw_(
         shadow.copy_(param_N)
 
 
-def _rounds(param_N: Tensor, fresh_N: Tensor) -> bool:
-    """Whether rounding by chance is called for: the parameter is bf16 and its update is wider."""
-    return param_N.dtype == torch.bfloat16 and fresh_N.dtype == torch.float32
+def rounds(param: Tensor) -> bool:
+    """Whether it is rounded by chance: the arithmetic is fp32, and this is not a master but bf16 itself."""
+    return param.dtype == torch.bfloat16
 
 
 # ---- noise, the same numbers in both versions
@@ -182,7 +182,7 @@ def _launch(
     _adamw_kernel[(triton.cdiv(num_elements, BLOCK),)](
         param_N, grad_N, exp_avg_N, exp_avg_sq_N, param_N if shadow is None else shadow, lr, step,
         step if scale is None else scale, num_elements, salt, *rates(betas), eps, weight_decay,
-        HAS_SCALE=scale is not None, HAS_SHADOW=shadow is not None, ROUNDS=_rounds(param_N, exp_avg_N), BLOCK=BLOCK,
+        HAS_SCALE=scale is not None, HAS_SHADOW=shadow is not None, ROUNDS=rounds(param_N), BLOCK=BLOCK,
         num_warps=NUM_WARPS,
     )  # fmt: skip
 
