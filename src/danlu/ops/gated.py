@@ -23,15 +23,19 @@ COLUMNS, NUM_WARPS = 1024, 4  # of a kernel's program: 16 bytes of each tensor t
 
 def gated(gate_TF: Tensor, up_TF: Tensor, activation: Activation) -> Tensor:
     """activation(gate) * up; `gelu_tanh` is the tanh approximation that Gemma was trained with."""
+    return _activated(gate_TF, activation) * up_TF
+
+
+def _activated(gate_TF: Tensor, activation: Activation) -> Tensor:
     match activation:
         case "silu":
-            return F.silu(gate_TF) * up_TF
+            return F.silu(gate_TF)
         case "gelu_tanh":
-            return F.gelu(gate_TF, approximate="tanh") * up_TF
+            return F.gelu(gate_TF, approximate="tanh")
         case "gelu":
-            return F.gelu(gate_TF) * up_TF
+            return F.gelu(gate_TF)
         case "relu":
-            return F.relu(gate_TF) * up_TF
+            return F.relu(gate_TF)
 
 
 def gated_forward(gate_up_TE: Tensor, activation: Activation, *, out_TF: Tensor | None = None) -> Tensor:
@@ -45,8 +49,8 @@ def gated_forward(gate_up_TE: Tensor, activation: Activation, *, out_TF: Tensor 
                 F=out_TF.shape[1], ACTIVATION=activation, COLUMNS=COLUMNS, num_warps=NUM_WARPS,
             )  # fmt: skip
         return out_TF
-    product_TF = gated(gate_TF, up_TF, activation)
-    return product_TF if out_TF is None else out_TF.copy_(product_TF)
+    active_TF = _activated(gate_TF, activation)
+    return active_TF.mul_(up_TF) if out_TF is None else torch.mul(active_TF, up_TF, out=out_TF)
 
 
 def gated_backward_(grad_TF: Tensor, gate_up_TE: Tensor, activation: Activation) -> None:

@@ -17,17 +17,18 @@ from torch import Tensor
 from danlu.ops.kernels import IS_INTERPRETED, fits, jit, power_of_2, tl, triton
 
 TOKENS, OUTPUTS = 64, 512  # of the tile of dy that a program holds
-MAX_RANK = 32  # beyond it the partial sums weigh as much as a second reading of dy
+MAX_PAIR_RANK, MAX_RANK = 32, 64  # beyond: partial sums weigh as much as a second reading; registers run out
 MIN_BYTES = 32 << 20  # of dy: less stays in a big card's cache, where two products read it twice at no cost
 MAX_TOKENS = 32_768  # at a time, which bounds the partial sums
-NUM_PROGRAMS = 512  # about; what a card works off in a few waves
+SHARED_BYTES = 227 << 10  # of a Hopper program
+NUM_PROGRAMS = 264  # at most: two for each multiprocessor, which holds one at a time
 
 
 def pair_backward(
     dy_TN: Tensor, scaled_B_NR: Tensor, s_TR: Tensor, grad_B_NR: Tensor, *, scale: float, out_TR: Tensor
 ) -> None:
     """out_TR = dy @ scaled_B, and grad_B_NR (fp32) += scale · dyᵀ s, where s = x Aᵀ of the forward."""
-    if _has_kernel(dy_TN, s_TR) and scaled_B_NR.dtype == dy_TN.dtype:
+    if _has_kernel(dy_TN, s_TR, MAX_PAIR_RANK) and scaled_B_NR.dtype == dy_TN.dtype:
         for at in range(0, len(dy_TN), MAX_TOKENS):
             here = slice(at, at + MAX_TOKENS)
             _stream(dy_TN[here], s_TR[here], grad_B_NR, scale, scaled_B_NR, out_TR[here])
@@ -42,7 +43,7 @@ def pair_backward(
 def add_product_(grad_MN: Tensor, a_TM: Tensor, b_TN: Tensor, scale: float = 1.0) -> None:
     """grad_MN (fp32) += scale · aᵀ b, accumulated in fp32."""
     (wide, narrow), grad = ((a_TM, b_TN), grad_MN) if a_TM.shape[1] > b_TN.shape[1] else ((b_TN, a_TM), grad_MN.mT)
-    if _has_kernel(wide, narrow):
+    if _has_kernel(wide, narrow, MAX_RANK):
         for at in range(0, len(wide), MAX_TOKENS):
             _stream(wide[at : at + MAX_TOKENS], narrow[at : at + MAX_TOKENS], grad, scale)
     elif a_TM.dtype == grad_MN.dtype:
@@ -64,29 +65,18 @@ def _widens(dtype: torch.dtype, device: torch.device) -> bool:
     return bool((grad == 17).all())
 
 
-def _has_kernel(wide_TN: Tensor, narrow_TR: Tensor) -> bool:
-    """Whether one pass by the kernel beats two cuBLAS products."""
+def _has_kernel(wide_TN: Tensor, narrow_TR: Tensor, max_rank: int) -> bool:
+    """Whether one pass by the kernel beats cuBLAS products."""
     if not fits(wide_TN, narrow_TR) or wide_TN.dtype != narrow_TR.dtype or wide_TN.dtype == torch.float32:
         return False
     is_big = wide_TN.numel() * wide_TN.element_size() >= MIN_BYTES or IS_INTERPRETED
-    return narrow_TR.shape[1] <= MAX_RANK and is_big and _num_stages(_padded(narrow_TR.shape[1]), wide_TN.device) > 1
-
-
-def _padded(rank: int) -> int:
-    return max(16, power_of_2(rank))  # matrix units take no fewer columns
+    return is_big and narrow_TR.shape[1] <= max_rank and _is_hopper(wide_TN.device)
 
 
 @functools.cache
-def _num_stages(rank: int, device: torch.device) -> int:
-    """How many tiles of dy fit a multiprocessor's shared memory at once, beside B and the tiles of s. 0 on cards other
-    than Hopper's: before it tiles do not stream past the registers, after it nothing was measured."""
-    if device.type != "cuda":
-        return 3
-    if torch.cuda.get_device_capability(device)[0] != 9:
-        return 0
-    num_bytes = triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"]
-    num_bytes -= 2 * OUTPUTS * rank + 4 * TOKENS * rank  # B, and a tile of out on its way from registers
-    return int(min(3, num_bytes // (2 * TOKENS * (OUTPUTS + rank))))
+def _is_hopper(device: torch.device) -> bool:
+    """Before it tiles do not stream past the registers; after it nothing was measured."""
+    return IS_INTERPRETED or torch.cuda.get_device_capability(device)[0] == 9
 
 
 def _stream(
@@ -99,19 +89,21 @@ def _stream(
     is fixed.
     """
     (num_tokens, num_outputs), rank = dy_TN.shape, s_TR.shape[1]
-    padded = _padded(rank)
+    padded = max(16, power_of_2(rank))  # matrix units take no fewer columns
     num_tiles = triton.cdiv(num_outputs, OUTPUTS)
-    tokens_per_split = TOKENS * triton.cdiv(num_tokens, TOKENS * triton.cdiv(NUM_PROGRAMS, num_tiles))
+    tokens_per_split = TOKENS * triton.cdiv(num_tokens, TOKENS * max(1, NUM_PROGRAMS // num_tiles))
     num_splits = triton.cdiv(num_tokens, tokens_per_split)
     grad_parts = torch.empty(num_splits, num_outputs, padded, dtype=torch.float32, device=dy_TN.device)
     out_parts = None
     if out_TR is not None:
         out_parts = torch.empty(num_tiles, num_tokens, padded, dtype=torch.float32, device=dy_TN.device)
+    own_bytes = 2 * OUTPUTS * padded + 4 * TOKENS * padded  # b, and a tile of out on its way from registers
+    num_stages = (SHARED_BYTES - (own_bytes if out_parts is not None else 0)) // (2 * TOKENS * (OUTPUTS + padded))
     _stream_kernel[(num_tiles, num_splits)](
         dy_TN, s_TR, b_NR, grad_parts, out_parts, num_tokens, tokens_per_split,
         dy_TN.stride(0), s_TR.stride(0), 0 if b_NR is None else b_NR.stride(0),
         N=num_outputs, R=rank, TOKENS=TOKENS, OUTPUTS=OUTPUTS, RANK=padded,
-        num_warps=8, num_stages=_num_stages(padded, dy_TN.device),
+        num_warps=8, num_stages=min(num_stages, 3),
     )  # fmt: skip
     _add_parts(grad_parts, grad_NR, scale, adds=True)
     if out_parts is not None and out_TR is not None:

@@ -1,0 +1,117 @@
+"""Kernels compiled for an H200 without one. The interpreter forgives what the compiler does not: types, layouts, and
+tiles that do not fit shared memory. Launches are recorded on tensors without memory, at real models' shapes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from danlu.ops import gated, low_rank, rms_norm, turn
+from danlu.ops.kernels import HAS_TRITON, IS_INTERPRETED
+from danlu.ops.rope import HeadNorms, Rotation
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not HAS_TRITON or IS_INTERPRETED, reason="needs Triton's compiler"),
+]
+HOPPER_SHARED_BYTES = 227 * 1024
+POINTER = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of kernels that were launched and compiled."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    names: list[str] = []
+
+    def run(self: Any, *args: Any, grid: tuple[int, ...], warmup: bool, **kwargs: Any) -> None:
+        options = {key: kwargs.pop(key) for key in OPTIONS if key in kwargs}
+        bound = inspect.signature(self.fn).bind(*args, **kwargs).arguments
+        signature, constants, attributes = {}, {}, {}
+        for at, parameter in enumerate(self.params):
+            value = bound[parameter.name]
+            specializes = not parameter.do_not_specialize
+            if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1 and specializes):
+                signature[parameter.name], constants[(at,)] = "constexpr", value
+                continue
+            signature[parameter.name] = (
+                POINTER[value.dtype] if isinstance(value, Tensor) else "i32" if isinstance(value, int) else "fp32"
+            )
+            if isinstance(value, Tensor) or (isinstance(value, int) and specializes and value % 16 == 0):
+                attributes[(at,)] = [["tt.divisibility", 16]]
+        source = triton.compiler.ASTSource(self, signature, constants, attributes)
+        kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+        assert kernel.metadata.shared <= HOPPER_SHARED_BYTES, f"{self.fn.__name__} asks {kernel.metadata.shared} bytes"
+        assert all(0 < size < 2**31 for size in grid[:1]) and all(size < 2**16 for size in grid[1:])
+        names.append(self.fn.__name__)
+
+    monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", run)
+    for module in (gated, low_rank, rms_norm, turn):
+        monkeypatch.setattr(module, "fits", lambda *tensors: True)
+    monkeypatch.setattr(low_rank, "_is_hopper", lambda device: True)
+    return names
+
+
+def rows(num_rows: int, width: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.empty(num_rows, width + 64, dtype=dtype, device="meta")[:, :width]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("width", [896, 3584])
+def test_norms(compiled: list[str], dtype: torch.dtype, width: int) -> None:
+    x, weight = rows(16_384, width, dtype), torch.empty(width, dtype=dtype, device="meta")
+    for offset in (0.0, 1.0):
+        _, inverse = rms_norm.norm_forward(x, weight, 1e-6, offset)
+        rms_norm.norm_backward(x, x, weight, inverse, offset, through_TD=x)
+    rms_norm.norm_backward(x, x, weight, inverse)
+    rms_norm.norm_weight_gradient(x, x, inverse)
+    assert len(compiled) == 6
+
+
+@pytest.mark.parametrize("has_norms", [False, True])
+@pytest.mark.parametrize(("heads", "rotary_size"), [((28, 4, 128), 128), ((32, 32, 96), 96), ((16, 2, 128), 64)])
+def test_turns(compiled: list[str], heads: tuple[int, int, int], rotary_size: int, has_norms: bool) -> None:
+    num_heads, num_kv_heads, size = heads
+    qkv = rows(16_384, (num_heads + 2 * num_kv_heads) * size)
+    angles = torch.empty(16_384, rotary_size, dtype=torch.bfloat16, device="meta")
+    weight, weight_grad = torch.empty(2, size, dtype=torch.bfloat16, device="meta"), torch.empty(2, size, device="meta")
+    norms = HeadNorms(*weight, 1e-6, 0.0, *weight_grad) if has_norms else None
+    grads = [
+        torch.empty(8, n, 2048, size, dtype=torch.bfloat16, device="meta").transpose(1, 2)
+        for n in (num_heads, num_kv_heads, num_kv_heads)
+    ]
+    turn.turn_qkv(qkv, Rotation(angles, angles), *heads)
+    inverse = turn.turn_qkv(qkv, Rotation(angles, angles), *heads, norms, out_TN=rows(*qkv.shape))
+    turn.turn_qkv_back(*grads, Rotation(angles, angles), norms, qkv, inverse, out_TN=qkv)
+    assert compiled.count("_turn_kernel") == 2 and compiled.count("_turn_back_kernel") == 1
+    assert compiled.count("_head_weight_kernel") == 2 * has_norms
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh", "gelu", "relu"])
+def test_gates(compiled: list[str], activation: gated.Activation) -> None:
+    gate_up, grad = rows(16_384, 2 * 18_944), rows(16_384, 18_944)
+    gated.gated_forward(gate_up, activation)
+    gated.gated_backward_(grad, gate_up, activation)
+    assert compiled == ["_forward_kernel", "_backward_kernel"]
+
+
+@pytest.mark.parametrize("rank", [8, 16, 32, 48])
+def test_low_rank_products(compiled: list[str], rank: int) -> None:
+    dy, s, out = rows(16_384, 18_944), rows(16_384, rank), rows(16_384, rank)
+    grad, b = torch.empty(18_944, rank, device="meta"), rows(18_944, rank)
+    launch: Callable[[], None] = lambda: low_rank.pair_backward(dy, b, s, grad, scale=1.0, out_TR=out)  # noqa: E731
+    if rank <= low_rank.MAX_PAIR_RANK:
+        launch()
+        assert compiled == ["_stream_kernel", "_add_parts_kernel", "_add_parts_kernel"]
+        compiled.clear()
+    low_rank.add_product_(grad.mT, s, dy)
+    assert compiled == ["_stream_kernel", "_add_parts_kernel"]
