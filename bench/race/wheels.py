@@ -1,8 +1,12 @@
-"""Collect the peers' wheels for a machine without a network, about 22 MiB: `python bench/race/wheels.py wheels-peers`.
+"""Collect the peers for a machine without a network, as one archive of about 20 MiB.
 
-For Python 3.12 beside torch 2.11, transformers 5.17 and peft, which that machine has. Pins are the newest that work
-there; Unsloth decides (it asks for transformers <= 5.17, trl <= 1.15, datasets < 5). Unsloth loses its studio and
-bitsandbytes its other CUDA builds, which nothing here runs.
+    python bench/race/wheels.py wheels-peers [wheels]        here, where pip works
+    python3 -m tarfile -e wheels-peers/site.tar.xz /tmp/site  there; then PYTHONPATH=$PWD/src:/tmp/site
+
+For Python 3.12 beside torch 2.11, transformers 5.17, peft and accelerate, which that machine has. Pins are the newest
+that work there; Unsloth decides (it asks for transformers <= 5.17, trl <= 1.15, datasets < 5). Unsloth loses its studio
+and bitsandbytes its other CUDA builds, which nothing here runs. LLaMA-Factory's older TRL goes into a folder of its
+own, `factory`. A second folder's wheels (danlu's own needs) are packed too.
 """
 
 from __future__ import annotations
@@ -10,9 +14,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 PINS = (
@@ -21,6 +26,9 @@ PINS = (
     "cut_cross_entropy==25.1.1", "msgspec==0.22.0", "hf_transfer==0.1.9", "torchao==0.18.0", "bitsandbytes==0.50.2",
     "liger-kernel==0.8.5",
 )  # fmt: skip
+THERE = ("pytest", "hypothesis", "pluggy", "iniconfig", "attrs", "sortedcontainers")
+"""What that machine has anyway."""
+FACTORY_TRL = ("trl==0.24.0",)
 FACTORY = ("llamafactory==0.9.5", "omegaconf==2.4.0", "fire==0.7.1", "termcolor==3.3.0")
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_24", "manylinux_2_17", "manylinux2014", "manylinux1")
 UNUSED: dict[str, Callable[[str], bool]] = {
@@ -32,33 +40,42 @@ UNUSED: dict[str, Callable[[str], bool]] = {
 def main() -> None:
     place = Path(sys.argv[1])
     place.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as fresh:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", fresh]
-        command += ["--python-version", "3.12", "--implementation", "cp"]
-        command += [part for platform in PLATFORMS for part in ("--platform", f"{platform}_x86_64")]
-        subprocess.run([*command, *PINS, *FACTORY], check=True)
-        for old in place.glob("*.whl"):
-            old.unlink()
-        for wheel in sorted(Path(fresh).glob("*.whl")):
-            drop = UNUSED.get(wheel.name.partition("-")[0])
-            if drop:
-                without(wheel, place / wheel.name, drop)
-            else:
-                shutil.copy(wheel, place)
-    for wheel in sorted(place.glob("*.whl")):
-        print(f"{wheel.stat().st_size / 2**20:6.1f} MiB {wheel.name}")
+    with tempfile.TemporaryDirectory() as work:
+        fresh, site = Path(work) / "wheels", Path(work) / "site"
+        download(fresh, PINS + FACTORY)
+        download(fresh / "factory", FACTORY_TRL)
+        for wheel in sorted(fresh.glob("*.whl")):
+            unpack(wheel, site)
+        for wheel in sorted((fresh / "factory").glob("*.whl")):
+            unpack(wheel, site / "factory")
+        for folder in sys.argv[2:]:
+            for wheel in sorted(Path(folder).glob("*.whl")):
+                if not wheel.name.startswith(THERE):
+                    unpack(wheel, site)
+        archive = place / "site.tar.xz"
+        with tarfile.open(archive, "w:xz", preset=9) as packed:
+            for entry in sorted(site.iterdir()):
+                packed.add(entry, entry.name)
+    print(f"{archive}: {archive.stat().st_size / 2**20:.1f} MiB")
 
 
-def without(source: Path, target: Path, drop: Callable[[str], bool]) -> None:
-    """A wheel without some files, its record told."""
-    with zipfile.ZipFile(source) as given, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as made:
-        record = next(name for name in given.namelist() if name.endswith(".dist-info/RECORD"))
-        kept = [name for name in given.namelist() if name != record and not drop(name)]
-        for name in kept:
-            made.writestr(given.getinfo(name), given.read(name))
-        known = {*kept, record}
-        rows = [row for row in given.read(record).decode().splitlines() if row.partition(",")[0] in known]
-        made.writestr(record, "\n".join(rows) + "\n")
+def download(folder: Path, pins: Iterable[str]) -> None:
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
+    command += ["--python-version", "3.12", "--implementation", "cp"]
+    command += [part for platform in PLATFORMS for part in ("--platform", f"{platform}_x86_64")]
+    subprocess.run([*command, *pins], check=True)
+
+
+def unpack(wheel: Path, site: Path) -> None:
+    """A wheel's files as an installer would lay them, without scripts and without what nothing here runs."""
+    is_unused = UNUSED.get(wheel.name.partition("-")[0], lambda name: False)
+    with zipfile.ZipFile(wheel) as packed:
+        for name in packed.namelist():
+            if not is_unused(name) and ".data/scripts/" not in name:
+                packed.extract(name, site)
+    for data in site.glob("*.data/purelib"):
+        shutil.copytree(data, site, dirs_exist_ok=True)
+        shutil.rmtree(data.parent)
 
 
 if __name__ == "__main__":

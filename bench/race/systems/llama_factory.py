@@ -1,24 +1,20 @@
 """LLaMA-Factory: its own loader, adapter and supervised trainer, with Liger's kernels and without checkpointing.
 
-Its newest release asks for an older TRL than the others here and for older transformers: its TRL is unpacked from
-`wheels-peers/factory` for this process alone, and its check of versions is switched off by its own switch.
+Its newest release asks for an older TRL than the others here and for older transformers: its TRL lies in a
+folder `factory` of the path and stands first for this process alone, and its check of versions is switched off by its
+own switch.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import tempfile
-import zipfile
 from pathlib import Path
 
 os.environ["DISABLE_VERSION_CHECK"] = "1"
-OWN_TRL = Path(__file__).resolve().parents[3] / "wheels-peers" / "factory"
-for wheel in OWN_TRL.glob("trl-*.whl"):
-    place = tempfile.mkdtemp(prefix="race-factory-")
-    with zipfile.ZipFile(wheel) as packed:
-        packed.extractall(place)
-    sys.path.insert(0, place)
+for folder in map(Path, sys.path.copy()):
+    if (folder / "factory" / "trl").is_dir():
+        sys.path.insert(0, str(folder / "factory"))
 
 from datasets import Dataset  # noqa: E402 - its TRL stands first
 from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_template_and_fix_tokenizer  # noqa: E402
