@@ -100,9 +100,9 @@ def _stream(
     own_bytes = 2 * OUTPUTS * padded + 4 * TOKENS * padded  # b, and a tile of out on its way from registers
     num_stages = (SHARED_BYTES - (own_bytes if out_parts is not None else 0)) // (2 * TOKENS * (OUTPUTS + padded))
     _stream_kernel[(num_tiles, num_splits)](
-        dy_TN, s_TR, b_NR, grad_parts, out_parts, num_tokens, tokens_per_split,
+        dy_TN, s_TR, b_NR, grad_parts, out_parts, num_tokens, num_outputs, tokens_per_split,
         dy_TN.stride(0), s_TR.stride(0), 0 if b_NR is None else b_NR.stride(0),
-        N=num_outputs, R=rank, TOKENS=TOKENS, OUTPUTS=OUTPUTS, RANK=padded,
+        R=rank, TOKENS=TOKENS, OUTPUTS=OUTPUTS, RANK=padded,
         num_warps=8, num_stages=min(num_stages, 3),
     )  # fmt: skip
     _add_parts(grad_parts, grad_NR, scale, adds=True)
@@ -121,12 +121,12 @@ def _add_parts(parts: Tensor, out: Tensor, scale: float, *, adds: bool) -> None:
 
 @jit(do_not_specialize=["num_tokens", "tokens_per_split"])
 def _stream_kernel(  # type: ignore[no-untyped-def]
-    dy, s, b, grad_parts, out_parts, num_tokens, tokens_per_split, dy_stride, s_stride, b_stride,
-    N: tl.constexpr, R: tl.constexpr, TOKENS: tl.constexpr, OUTPUTS: tl.constexpr, RANK: tl.constexpr,
+    dy, s, b, grad_parts, out_parts, num_tokens, num_outputs, tokens_per_split, dy_stride, s_stride, b_stride,
+    R: tl.constexpr, TOKENS: tl.constexpr, OUTPUTS: tl.constexpr, RANK: tl.constexpr,
 ):  # fmt: skip
     tile, split = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     column_N, column_R = tile * OUTPUTS + tl.arange(0, OUTPUTS), tl.arange(0, RANK)
-    is_column_N, is_column_R = column_N < N, column_R < R
+    is_column_N, is_column_R = column_N < num_outputs, column_R < R
     if b is not None:
         mask_NR = is_column_N[:, None] & is_column_R[None, :]
         b_NR = tl.load(b + column_N[:, None] * b_stride + column_R[None, :], mask=mask_NR, other=0.0)
@@ -143,7 +143,7 @@ def _stream_kernel(  # type: ignore[no-untyped-def]
             out_at_TR = out_parts + (tile * num_tokens + token_T)[:, None] * RANK + column_R[None, :]
             tl.store(out_at_TR, tl.dot(dy_TN, b_NR), mask=is_token_T[:, None])
         grad_NR = tl.dot(tl.trans(dy_TN), s_TR, grad_NR)
-    grad_at_NR = grad_parts + (split * N + column_N)[:, None] * RANK + column_R[None, :]
+    grad_at_NR = grad_parts + (split * num_outputs + column_N)[:, None] * RANK + column_R[None, :]
     tl.store(grad_at_NR, grad_NR, mask=is_column_N[:, None])
 
 
