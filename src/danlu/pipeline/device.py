@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""Where to compute, and in which number format."""
 
 from __future__ import annotations
 
@@ -8,11 +8,42 @@ from collections.abc import Iterator
 import torch
 
 from danlu.core.errors import TrainingError
+from danlu.core.messages import say
+from danlu.ops.capability import Capability, capability_of, is_in_build
 
 
 def choose_device(device: str = "auto") -> str:
     """`auto` is the GPU where there is one, else the CPU."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def choose_dtype(dtype: str, device: str) -> str:
+    """`auto` is what the card computes fast: bf16 from Ampere on, fp16 before. torch itself calls bf16 supported where
+    it is emulated. On a CPU it stays `auto`: what the processor knows is asked when weights are loaded."""
+    capability = capability_here(device)
+    return capability.dtype if dtype == "auto" and capability else dtype
+
+
+def capability_here(device: str) -> Capability | None:
+    """What the card behind `device` can do; None where it is no CUDA card."""
+    if torch.device(device).type != "cuda" or torch.version.cuda is None:
+        return None
+    return capability_of(*torch.cuda.get_device_capability(device), torch.__version__)
+
+
+def remarks_on(device: str) -> list[str]:
+    """What a person should hear once about an old card. TrainingError where this torch has no code for it."""
+    capability = capability_here(device)
+    if capability is None:
+        return []
+    name, (major, minor) = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+    architectures = torch.cuda.get_arch_list()
+    if not is_in_build(major, minor, architectures):
+        raise TrainingError(
+            "device.not_in_build", where=name, given=f"sm_{major}{minor}", torch=torch.__version__,
+            built=", ".join(architectures),
+        )  # fmt: skip
+    return [say(key, name=name, generation=capability.generation) for key in capability.remarks]
 
 
 def describe_hardware(device: str) -> str:

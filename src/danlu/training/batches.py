@@ -101,9 +101,18 @@ def _padding(num_tokens: int) -> list[int]:
     return [PAD_DOCUMENT] * (num_tokens // PAD_DOCUMENT) + [num_tokens % PAD_DOCUMENT] * (num_tokens % PAD_DOCUMENT > 0)
 
 
-def read_batch(name: str, part: Part, items: Items, pad_to: int = 0) -> Batch:
-    """The batch of these items of a part."""
+def read_batch(name: str, part: Part, items: Items, pad_to: int = 0, *, by_length: bool = False) -> Batch:
+    """The batch of these items of a part. `by_length` lays the longest first: documents of equal length then lie side
+    by side, and attention computes them as a dense batch. Documents see only themselves and a loss is a sum over
+    tokens, so the order in a row changes nothing but the last bits."""
+    if by_length:
+        items = longest_first(items, part.lengths)
     return make_batch(name, items, [document for item in items for document in part[int(item)]], pad_to)
+
+
+def longest_first(items: Items, lengths: npt.NDArray[np.int64]) -> Items:
+    """The same items, equal lengths in their old order; the two documents of a pair stay together."""
+    return items[np.argsort(-lengths[items], kind="stable")]
 
 
 def ahead(things: Iterable[Thing], depth: int = 2) -> Generator[Thing]:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from danlu.training.batches import longest_first
 from danlu.training.plan import Plan
 
 
@@ -65,3 +66,11 @@ def test_half_an_epoch_is_half_the_steps():
 def test_epoch_is_told_as_passes_over_the_data():
     *_, last = plan([32] * 8, epochs=2).steps_after(0)
     assert last.epoch == pytest.approx(2.0)
+
+
+def test_longest_first_keeps_every_item_and_the_order_of_equals() -> None:
+    """Order inside a row is for the kernels; which tokens are trained is the pack's business."""
+    lengths = np.array([5, 9, 9, 2, 9, 7])
+    items = np.array([3, 4, 0, 2, 5, 1])
+    found = longest_first(items, lengths)
+    assert found.tolist() == [4, 2, 1, 5, 0, 3]

@@ -7,12 +7,12 @@ and what `choice` finds on CUDA: cuDNN, flash and compiled kernels, each in a fi
 
 from danlu.ops.attention.bounds import Bounds
 from danlu.ops.attention.calls import Attended, attention, attention_backward, attention_forward
-from danlu.ops.attention.choice import Choice, describe, forget, may_compile
+from danlu.ops.attention.choice import Choice, describe, forget, may_compile, news
 from danlu.ops.attention.flash import varlen_attention
 from danlu.ops.attention.padded import padded_attention
 from danlu.ops.attention.reference import reference_attention
 
 __all__ = [
     "Attended", "Bounds", "Choice", "attention", "attention_backward", "attention_forward", "describe", "forget",
-    "may_compile", "padded_attention", "reference_attention", "varlen_attention",
+    "may_compile", "news", "padded_attention", "reference_attention", "varlen_attention",
 ]  # fmt: skip

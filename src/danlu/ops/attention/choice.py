@@ -17,16 +17,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from danlu.core.messages import say
 from danlu.ops.attention.bounds import round_up_length
 from danlu.ops.attention.cudnn import CudnnDense
 from danlu.ops.attention.efficient import Efficient
 from danlu.ops.attention.flash import Flash
 from danlu.ops.attention.flex import Flex
 from danlu.ops.attention.kernel import AnyKernel, Ask, Heads
+from danlu.ops.attention.leading import Leading
 from danlu.ops.attention.measure import Inputs, error_of, time_of, truth_of
 
 KERNELS: tuple[AnyKernel, ...] = (
-    CudnnDense(), Flash("FA4"), Flash("FA3"), Flash(), Flex(), Efficient(),
+    CudnnDense(), Leading(), Flash("FA4"), Flash("FA3"), Flash(), Flex(), Efficient(),
 )  # fmt: skip
 FEWEST_TOKENS = 1024  # below, launches decide, and a measurement says nothing
 LARGEST_ERROR = 0.03  # of a kernel's output and gradients against fp32, relative; 16-bit rounding alone makes 0.01
@@ -38,6 +40,8 @@ class Kind:
 
     heads: Heads
     is_even: bool
+    leads: bool
+    """The longest documents are equally long and lead the row."""
     length: int
     """Mean over tokens of their documents' lengths, rounded up to a power of two."""
     window: int | None
@@ -48,7 +52,14 @@ class Kind:
         bounds = ask.bounds
         mean = sum(n * n for n in bounds.lengths) // max(1, bounds.num_tokens)
         window = round_up_length(ask.window) if ask.needs_window and ask.window else None
-        return cls(heads, bounds.is_even, round_up_length(mean), window, ask.softcap)
+        return cls(
+            heads,
+            bounds.is_even,
+            any(k.fits(heads, ask) for k in KERNELS if isinstance(k, Leading)),
+            round_up_length(mean),
+            window,
+            ask.softcap,
+        )
 
     def __str__(self) -> str:
         heads = self.heads
@@ -73,6 +84,7 @@ class Choice:
 
 
 _choices: dict[Kind, Choice] = {}
+_told: set[Kind] = set()
 
 
 def describe() -> list[Choice]:
@@ -80,9 +92,25 @@ def describe() -> list[Choice]:
     return list(_choices.values())
 
 
+def news() -> list[str]:
+    """What was chosen since this was last asked, as a person is told."""
+    fresh = [choice for kind, choice in _choices.items() if kind not in _told]
+    _told.update(choice.kind for choice in fresh)
+    lines = []
+    for choice in fresh:
+        times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in sorted(choice.times_ms.items(), key=lambda it: it[1]))
+        lines.append(say("device.attention", kind=choice.kind, chosen=choice.name, times=times))
+        lines += [
+            say("device.attention_excluded", kind=choice.kind, name=name, reason=reason)
+            for name, reason in choice.excluded.items()
+        ]
+    return lines
+
+
 def forget() -> None:
     """Measure anew: another torch setting, another test."""
     _choices.clear()
+    _told.clear()
 
 
 def may_compile(is_allowed: bool) -> None:
