@@ -223,20 +223,20 @@ def _is_new(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 9)
 
 
-@jit()
+@jit
 def inverse_and_scale(amax):  # type: ignore[no-untyped-def]
     """(what to multiply a row with, what its codes are worth), rounded as in the reference."""
     amax = tl.maximum(amax, 1e-30)
     return tl.math.div_rn(448.0, amax), tl.math.div_rn(amax, 448.0)
 
 
-@jit()
+@jit
 def to_codes(value):  # type: ignore[no-untyped-def]
     """e4m3; a value that is not a number stays one."""
     return tl.where(value == value, tl.minimum(tl.maximum(value, -448.0), 448.0), value).to(tl.float8e4nv)
 
 
-@jit()
+@jit
 def _quantise_rows_kernel(  # type: ignore[no-untyped-def]
     x, columns, codes, scale, width, x_stride, HAS_COLUMNS: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip

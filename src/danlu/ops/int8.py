@@ -62,7 +62,7 @@ def dequantise(weight: Int8, out_NK: Tensor | None = None, *, dtype: torch.dtype
     return out_NK
 
 
-@jit()
+@jit
 def _dequantise_kernel(  # type: ignore[no-untyped-def]
     codes, scales, out, num_rows, num_columns, codes_stride, out_stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip

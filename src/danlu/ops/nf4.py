@@ -204,7 +204,7 @@ def _launch(weight: NF4, out_NK: Tensor) -> None:
     )  # fmt: skip
 
 
-@jit()
+@jit
 def _dequantise_kernel(  # type: ignore[no-untyped-def]
     codes, absmax, scale, levels, offset, values, out,
     num_elements, num_columns, out_stride,
