@@ -10,9 +10,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from danlu.cli import chat, checking, doctor, explain, inspecting, new, shelves, show, targets
+    from danlu.cli import chat, checking, doctor, explain, inspecting, new, shelves, show, show_plan, targets
 
-__all__ = ["chat", "checking", "doctor", "explain", "inspecting", "new", "shelves", "show", "targets"]
+__all__ = ["chat", "checking", "doctor", "explain", "inspecting", "new", "shelves", "show", "show_plan", "targets"]
 
 
 def __getattr__(name: str) -> ModuleType:

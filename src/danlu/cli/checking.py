@@ -55,6 +55,8 @@ def show_check(found: dict[str, Any], voice: Voice) -> None:
                 for stage in stages
             ],
         )
+        for stage in stages:
+            voice.say(stage["summary"])
     if found["ok"]:
         voice.say(say("cli.recipe_ok"), "green")
     voice.result(found)

@@ -162,6 +162,23 @@ def check(
         raise typer.Exit(2)
 
 
+@app.command(help=say("cli.plan"))
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    card: Annotated[str | None, typer.Option("--card", metavar="NAME", help=say("cli.opt_card"))] = None,
+    memory: Annotated[float | None, typer.Option("--memory", metavar="GB", min=0.1, help=say("cli.opt_memory"))] = None,
+    price: Annotated[float | None, typer.Option("--price", metavar="X", min=0, help=say("cli.opt_price"))] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    voice = Voice(as_json=as_json, quiet=quiet)
+    fits = cli.show_plan.show_plan(recipe, overrides or (), voice, card=card, memory_gib=memory, price_per_h=price)
+    if not fits:
+        raise typer.Exit(1)
+
+
 @app.command(help=say("cli.prepare"))
 def prepare(
     target: Target,

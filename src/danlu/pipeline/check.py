@@ -18,10 +18,13 @@ from danlu.data.formats import FORMATS
 from danlu.data.sources import READERS
 from danlu.data.templates import TEMPLATES
 from danlu.model.hub import find_base
-from danlu.pipeline.plan import this_card
+from danlu.pipeline.plan import card_here
 from danlu.planning.bases import known_base
 from danlu.planning.plan import Plan, plan
 from danlu.planning.shapes import Shapes
+from danlu.planning.what_if import smallest_card
+from danlu.planning.why import summary
+from danlu.planning.work import leaves_micro_tokens
 from danlu.recipe import Recipe
 from danlu.recipe.complaints import Complaint
 
@@ -51,7 +54,7 @@ def check(recipe: Recipe) -> dict[str, Any]:
         "plan": {
             "stages": [
                 {"method": stage.method.kind, "lr": stage.training.lr, "epochs": stage.training.epochs}
-                | (plans[index].to_json() if plans else {})
+                | (_told(recipe, index, plans[index]) if plans else {})
                 for index, stage in enumerate(stages)
             ],
             "is_estimate": True,
@@ -60,8 +63,17 @@ def check(recipe: Recipe) -> dict[str, Any]:
 
 
 def _plans(recipe: Recipe, shapes: Shapes | None) -> list[Plan]:
-    """On this machine's card where it has one; else with every layer keeping everything, for no card in particular."""
-    return plan(recipe, shapes, this_card()) if shapes else []
+    """On what this machine would train on; else with every layer keeping everything, for no card in particular."""
+    return plan(recipe, shapes, card_here(recipe, shapes)) if shapes else []
+
+
+def _told(recipe: Recipe, index: int, stage: Plan) -> dict[str, Any]:
+    """A plan as JSON with its one line for people."""
+    smallest = None
+    if stage.card is None:
+        smallest = smallest_card(stage.work, may_choose_tokens=leaves_micro_tokens(recipe, index))
+    name = recipe.plan_stages()[index].method.kind
+    return stage.to_json() | {"summary": summary(name, stage, smallest.name if smallest else None)}
 
 
 def _local_folder(recipe: Recipe) -> Path:

@@ -143,20 +143,25 @@ def _choose_card(recipe: Recipe, shapes: Shapes, name: str | None, memory_gib: f
         if card is None:
             raise RecipeError("planning.unknown_card", where="--card", given=name, known=", ".join(CARDS))
         place: Place = "named"
-    elif (found := this_card()) is not None:
-        card, place = found, "this"
+    elif (found := card_here(recipe, shapes)) is not None:
+        card, place = found, "cpu" if found.kind == "cpu" else "this"
     else:
-        card, place = _without_gpu(recipe, shapes)
+        card, place = _smallest(recipe, shapes)
     if memory_gib is not None:
         card = replace(card, memory_bytes=int(memory_gib * 2**30))
     return card, place
 
 
-def _without_gpu(recipe: Recipe, shapes: Shapes) -> tuple[Card, Place]:
+def card_here(recipe: Recipe, shapes: Shapes) -> Card | None:
+    """What this machine would train this recipe on: its card, or its CPU where that is worthwhile; else None."""
+    if (card := this_card()) is not None:
+        return card
     cpu = this_cpu()
     here = plan_stage(recipe, 0, shapes, cpu)
-    if here.fits and (here.tokens_per_s or 0) >= WORTHWHILE_TOKENS_PER_S:
-        return cpu, "cpu"
+    return cpu if here.fits and (here.tokens_per_s or 0) >= WORTHWHILE_TOKENS_PER_S else None
+
+
+def _smallest(recipe: Recipe, shapes: Shapes) -> tuple[Card, Place]:
     works = [work_of(recipe, stage, shapes) for stage in recipe.plan_stages()]
     hardest = max(works, key=lambda work: work.min_micro_tokens)
     smallest = smallest_card(hardest, may_choose_tokens=leaves_micro_tokens(recipe, works.index(hardest)))

@@ -188,7 +188,7 @@ def choose(work: Work, card: Card, limits: Limits | None = None, *, may_choose_t
     for size in _token_counts(work) if may_choose_tokens else [work.micro_tokens]:
         sized = replace(work, micro_tokens=size)
         plans.append(_best_mix(sized, card, limits.budget_bytes, limits))
-        if plans[-1].mix["all"] == work.shapes.num_layers:
+        if plans[-1].fits and plans[-1].mix["all"] == work.shapes.num_layers:
             break  # nothing is given up: fewer tokens at once gain nothing
     fitting = [found for found in plans if found.fits]
     best = min(fitting, key=_seconds_per_token) if fitting else min(plans, key=lambda found: found.total_bytes)
@@ -243,10 +243,12 @@ def _strategies(work: Work, card: Card, host_bytes: int) -> list[list[Move]]:
     away: Move = ("input", "input-host", inputs)
     whole = host_bytes // (work.micro_tokens * kept_bytes(work, "all"))
     hidden = min(whole, _hidden_layers(work, card))
-    return [
-        [*recompute, away],
-        [("all", "all-host", hidden), *recompute, ("all-host", "input-host", layers), away],
-    ]
+    lean: list[Move] = [*recompute, ("all-host", "input-host", layers), away]
+    ways: list[list[Move]] = [[*recompute, away]]
+    for at_most in dict.fromkeys((hidden, whole)):  # what copies can hide; on slow cards more: felt, but cheaper
+        if at_most:
+            ways.append([("all", "all-host", at_most), *lean])
+    return ways
 
 
 def _hidden_layers(work: Work, card: Card) -> int:

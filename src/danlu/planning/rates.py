@@ -28,8 +28,8 @@ CPU_LOGIT_BYTES = 10.0
 """fp32 logits, fp32 softmax, gradient in the weights' dtype."""
 WRITTEN_OUT_HIDDEN, WRITTEN_OUT_FFN = 17, 4
 """Hidden-sized and ffn-sized values that torch's own differentiation keeps of a token and layer."""
-CPU_CONTEXT_BYTES = 700 * 2**20
-"""Python, torch and its libraries, resident."""
+CPU_CONTEXT_BYTES = 1000 * 2**20
+"""Python, torch, its libraries and the data, resident: 1.25 GB with ember (bench/results/cpu-train.json)."""
 MOMENT_8BIT_BYTES = 1 + 4 / 256
 """An 8-bit moment with one fp32 scale for 256 values."""
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -48,6 +48,8 @@ HOST_BUFFERS = 2
 
 PRODUCT_DEPTH = 64
 """A product of depth K reaches K / (K + this) of the sustained rate: filling and emptying the pipeline."""
+CPU_PRODUCT_DEPTH = 256
+"""The same on a CPU."""
 PRODUCT_TILE = 128 * 256
 """Outputs of one multiprocessor at a time; half a round of tiles is lost at the end."""
 LOW_RANK_RATIO = 0.7

@@ -103,7 +103,9 @@ def _rate(work: Work, card: Card) -> float:
 
 def _product_s(rows: int, columns: int, depth: int, rate: float, card: Card, width: float) -> float:
     """A product [rows, depth] · [depth, columns]."""
-    if card.kind == "cuda":
+    if card.kind == "cpu":
+        rate *= depth / (depth + rates.CPU_PRODUCT_DEPTH)
+    else:
         tiles = rows * columns / rates.PRODUCT_TILE
         rate *= depth / (depth + rates.PRODUCT_DEPTH) * tiles / (tiles + card.num_units / 2)
     moved = width * (rows * depth + depth * columns + rows * columns)

@@ -36,6 +36,17 @@ def _policies(plan: Plan) -> str:
     return say("planning.why_mix", what=policy_text(plan), **facts)
 
 
+def summary(name: str, plan: Plan, smallest: str | None) -> str:
+    """One line about a stage; `smallest` is the card that would hold it, for a plan without a card."""
+    if plan.card is None or plan.limits is None:
+        key = "planning.check_any" if smallest else "planning.check_none"
+        return say(key, stage=name, card=smallest)
+    facts = {"needed": gib(plan.total_bytes), "budget": gib(plan.limits.budget_bytes), "card": plan.card.name}
+    if not plan.fits:
+        return say("planning.check_short", stage=name, **facts)
+    return say("planning.check_fits", stage=name, speed=f"{plan.tokens_per_s or 0:,.0f}", **facts)
+
+
 def policy_text(plan: Plan) -> str:
     """`20 × everything kept, 8 × gate and up computed again`."""
     separator = say("planning.separator")

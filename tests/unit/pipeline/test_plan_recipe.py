@@ -1,0 +1,115 @@
+"""Where a plan's shapes, card and steps come from; and the file that a run keeps."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from danlu.core.errors import RecipeError
+from danlu.model.hub import embedded_folder
+from danlu.pipeline.plan import find_shapes, keep_plan, plan_recipe, this_card
+from danlu.planning.cards import CARDS
+from danlu.planning.plan import choose
+from danlu.planning.work import Work
+from danlu.recipe import Recipe
+from danlu.run.run import Run
+
+
+def recipe(base: str, **tree: object) -> Recipe:
+    return Recipe.from_tree({"model": {"base": base}, **tree})
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without an NVIDIA driver's tool."""
+    monkeypatch.setattr("shutil.which", lambda name: None)
+
+
+def test_a_folder_s_own_config_goes_before_a_name(tmp_path: Path) -> None:
+    folder = tmp_path / "qwen2.5-7b"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((embedded_folder() / "config.json").read_bytes())
+    shapes, is_here = find_shapes(recipe(str(folder)))
+    assert is_here and shapes.hidden == 384
+    shapes, is_here = find_shapes(recipe("Qwen/Qwen2.5-7B-Instruct"))
+    assert not is_here and shapes.hidden == 3584
+
+
+@pytest.mark.parametrize("base", ["some/thing-9b", "Qwen/Qwen2.5-8B-Instruct"])
+def test_an_unknown_base_is_told_what_is_known(base: str) -> None:
+    with pytest.raises(RecipeError, match=r"qwen2\.5") as caught:
+        find_shapes(recipe(base))
+    assert caught.value.key == "planning.unknown_base" and base in caught.value.text
+
+
+def test_what_is_no_dense_decoder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mamba", "hidden_size": 8}')
+    with pytest.raises(RecipeError) as caught:
+        find_shapes(recipe(str(tmp_path)))
+    assert caught.value.key == "planning.no_decoder"
+
+
+def test_a_card_that_is_named_is_taken_with_the_memory_that_is_named() -> None:
+    planned = plan_recipe(recipe("qwen2.5-7b"), card="4090", memory_gib=48)
+    assert planned.card.name == "RTX 4090" and planned.place == "named"
+    assert planned.card.memory_bytes == 48 * 2**30 and {cell.card for cell in planned.cells} == {planned.card}
+    with pytest.raises(RecipeError, match="RTX 3090"):
+        plan_recipe(recipe("qwen2.5-7b"), card="Voodoo 2")
+
+
+def test_without_a_gpu_small_models_are_planned_for_the_cpu_and_large_ones_for_a_card(no_gpu: None) -> None:
+    assert plan_recipe(recipe("ember")).place == "cpu"
+    large = plan_recipe(recipe("qwen2.5-7b"))
+    assert large.place == "smallest" and all(plan.fits for plan in large.plans)
+    huge = plan_recipe(recipe("qwen2.5-72b", adapter="full"))
+    assert huge.place == "none" and not huge.plans[0].fits
+
+
+def test_every_stage_fits_on_the_smallest_card(no_gpu: None) -> None:
+    """The hardest stage decides, not the first: a pair of long answers needs more than one."""
+    stages = [{"kind": "pretrain", "training": {"context": 512}}, {"kind": "dpo", "training": {"context": 16_384}}]
+    planned = plan_recipe(recipe("qwen2.5-7b", stages=stages))
+    assert planned.place == "smallest" and all(plan.fits for plan in planned.plans)
+
+
+@pytest.mark.parametrize("answer", ["NVIDIA A100-SXM4-40GB, 40960, 8.0", "", "no devices were found", "a, b, c"])
+def test_the_driver_s_tool_is_asked_and_may_be_broken(
+    answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr("shutil.which", lambda name: str(tool))
+    card = this_card()
+    if answer.startswith("NVIDIA"):
+        assert card is not None and card.name == "A100-SXM4-40GB" and card.flops_16 == CARDS["A100 40GB"].flops_16
+    else:
+        assert card is None
+
+
+def test_steps_are_counted_from_text_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl").write_text("x" * 400_000)
+    (tmp_path / "data" / "scan.pdf").write_bytes(b"x" * 9_000_000)
+    tree = {"data": {"sources": [str(tmp_path / "data")], "split": {"test": 0.0, "validation": 0.0}},
+            "training": {"epochs": 2, "batch_tokens": 10_000, "context": 1000}}  # fmt: skip
+    planned = plan_recipe(recipe("qwen2.5-0.5b", **tree), card="H200", price_per_h=3.6)
+    plan = planned.plans[0]
+    assert planned.is_guess and plan.work.num_steps == 20
+    assert plan.total_s is not None and planned.cost(plan) == pytest.approx(plan.total_s / 1000)
+    said = plan_recipe(recipe("qwen2.5-0.5b", **(tree | {"training": {"max_steps": 7}})), card="H200")
+    assert not said.is_guess and said.plans[0].work.num_steps == 7
+    unknown = plan_recipe(recipe("qwen2.5-0.5b", data={"sources": [str(tmp_path / "gone")]}), card="H200")
+    assert unknown.plans[0].total_s is None and unknown.cost(unknown.plans[0]) is None
+
+
+def test_a_run_keeps_its_plan(tmp_path: Path) -> None:
+    run = Run.create(recipe("ember"), tmp_path)
+    shapes, _ = find_shapes(run.recipe)
+    found = choose(Work(shapes, 256, 2048, 2048), CARDS["T4"])
+    path = keep_plan(run, {"1-sft": found})
+    (stage,) = json.loads(path.read_text())["stages"]
+    assert path.name == "plan.json" and stage["name"] == "1-sft" and stage["total_bytes"] == found.total_bytes

@@ -1,0 +1,83 @@
+"""Step times: against what was measured before this engine, and what must hold for any work and card."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from planning_kit import any_card, any_work, work_on
+
+from danlu.planning.cards import CARDS, Card
+from danlu.planning.policy import Mix
+from danlu.planning.time import flops_per_step, predict_time
+from danlu.planning.work import Work
+
+H200 = CARDS["H200"]
+
+
+def seconds(work: Work, card: Card = H200, policy: str = "all") -> float:
+    return predict_time(work, Mix.of(policy, work.shapes.num_layers), card).total_s  # type: ignore[arg-type]
+
+
+def test_model_flops_of_qwen_7b_at_2k() -> None:
+    """4 N + head + 7 S d L a token: 26.10 + 2.18 + 1.44 GFLOP."""
+    assert flops_per_step(work_on()) / 16_384 / 1e9 == pytest.approx(26.10 + 2.18 + 1.44, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokens_per_s"),
+    [({}, 20_300), ({"precision": "fp8"}, 29_000), ({"context": 16_384}, 14_500)],
+)
+def test_the_sum_of_the_measured_levers_on_h200(changes: dict[str, object], tokens_per_s: float) -> None:
+    """Products, attention, head and pointwise work measured one by one on one H200 add up to these."""
+    work = work_on(**changes)
+    assert work.tokens_per_step / seconds(work) == pytest.approx(tokens_per_s, rel=0.1)
+
+
+@pytest.mark.parametrize(("documents", "milliseconds"), [(128, 0.83), (512, 1.01), (2048, 1.96), (16_384, 12.6)])
+def test_attention_of_one_layer_as_cudnn_was_measured(documents: int, milliseconds: float) -> None:
+    work = work_on(context=16_384, document_tokens=documents)
+    found = predict_time(work, Mix.of("all", 28), H200).attention_s / 28
+    assert found * 1e3 == pytest.approx(milliseconds, rel=0.25)
+
+
+def test_small_models_wait_for_launches_until_graphs_replay_them() -> None:
+    small = work_on("qwen2.5-0.5b", micro_tokens=1024, batch_tokens=1024, context=1024)
+    eager = predict_time(small, Mix.of("all", 24), H200)
+    replayed = predict_time(replace(small, has_graphs=True), Mix.of("all", 24), H200)
+    assert eager.waiting_s > 0 and replayed.total_s < eager.total_s
+
+
+def test_copies_to_the_host_are_felt_on_a_slow_link() -> None:
+    work = work_on(micro_tokens=4096, batch_tokens=4096)
+    slow = replace(CARDS["RTX 4090"], host_bandwidth=2e9)
+    felt = predict_time(work, Mix.of("all-host", 28), slow)
+    hidden = predict_time(work, Mix.of("input-host", 28), CARDS["RTX 4090"])
+    assert felt.host_s > 0.5 * felt.products_s and hidden.host_s < 0.02 * hidden.products_s
+
+
+def test_dpo_pays_for_its_reference() -> None:
+    sft, dpo = (predict_time(work_on(method=kind), Mix.of("all", 28), H200) for kind in ("sft", "dpo"))
+    assert sft.reference_s == 0 and 0.4 < dpo.reference_s / sft.products_s < 0.7
+
+
+@given(work=any_work(), card=any_card)
+@settings(max_examples=80, deadline=None)
+def test_leaner_policies_are_never_faster(work: Work, card: Card) -> None:
+    times = [seconds(work, card, policy) for policy in ("all", "light", "input", "input-host")]
+    assert all(later >= before - 1e-12 for before, later in itertools.pairwise(times))
+
+
+@given(work=any_work(), card=any_card)
+@settings(max_examples=80, deadline=None)
+def test_a_faster_card_and_less_to_learn_are_never_slower(work: Work, card: Card) -> None:
+    faster = replace(
+        card, flops_16=2 * card.flops_16, flops_32=2 * card.flops_32, attention_flops=2 * card.attention_flops,
+        bandwidth=2 * card.bandwidth,
+    )  # fmt: skip
+    assert seconds(work, faster) <= seconds(work, card)
+    assert seconds(replace(work, supervised_ratio=0.01), card) <= seconds(work, card)
+    longer = replace(work, context=2 * work.context, document_tokens=2 * work.document)
+    assert seconds(longer, card) >= seconds(replace(work, document_tokens=work.document), card)
