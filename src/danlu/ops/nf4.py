@@ -197,7 +197,7 @@ def _launch(weight: NF4, out_NK: Tensor) -> None:
     blocks = 4096 // weight.block
     _dequantise_kernel[(triton.cdiv(num_blocks, blocks),)](
         weight.codes, absmax, scale, levels, offset, _values(out_NK.device), out_NK,
-        num_rows * num_columns, num_columns, out_NK.stride(0),
+        num_rows * num_columns, len(weight.codes), num_columns, out_NK.stride(0),
         PER_SCALE=per_scale, IS_NESTED=is_nested, IS_EVEN=num_columns % weight.block == 0,
         HALF=weight.block // 2, BLOCKS=blocks,
         num_warps=4, enable_fp_fusion=False,  # a fused multiply-add would round the scale once instead of twice
@@ -207,7 +207,7 @@ def _launch(weight: NF4, out_NK: Tensor) -> None:
 @jit
 def _dequantise_kernel(  # type: ignore[no-untyped-def]
     codes, absmax, scale, levels, offset, values, out,
-    num_elements, num_columns, out_stride,
+    num_elements, num_bytes, num_columns, out_stride,
     PER_SCALE: tl.constexpr, IS_NESTED: tl.constexpr, IS_EVEN: tl.constexpr, HALF: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """BLOCKS blocks of scales each; IS_EVEN: no block lies in two rows."""
@@ -222,7 +222,9 @@ def _dequantise_kernel(  # type: ignore[no-untyped-def]
     byte_BH = tl.arange(0, BLOCKS)[:, None] * HALF + tl.arange(0, HALF)[None, :]
     element_BE = tl.arange(0, BLOCKS)[:, None] * (2 * HALF) + tl.arange(0, 2 * HALF)[None, :]
     num_left = num_elements - first * (2 * HALF)
-    packed_BH = tl.load(codes + first * HALF + byte_BH, mask=byte_BH * 2 < num_left, other=0).to(tl.int32)
+    # A bound in bytes, not in elements: the compiler sees that whole words lie within it.
+    num_bytes_left = num_bytes - first * HALF
+    packed_BH = tl.load(codes + first * HALF + byte_BH, mask=byte_BH < num_bytes_left, other=0).to(tl.int32)
     high_BH = tl.load(values + (packed_BH >> 4)) * absmax_B[:, None]
     low_BH = tl.load(values + (packed_BH & 15)) * absmax_B[:, None]
     both_BE = tl.join(high_BH, low_BH).reshape(BLOCKS, 2 * HALF).to(out.dtype.element_ty)
