@@ -1,4 +1,5 @@
-"""Full fine-tuning: every weight trains, as an fp32 master; the forward runs under autocast in the compute dtype.
+"""Full fine-tuning: every weight trains, as an fp32 master with the forward under autocast in the compute dtype, or
+without masters: bf16 weights that the optimizer rounds up or down by chance (half the memory of masters).
 
 Tied weights are one parameter and train as one.
 """
@@ -20,39 +21,46 @@ from danlu.model.build import save_model
 from danlu.model.model import Model
 from danlu.model.quantized import refuse_quantized
 
-_WIDENED: WeakKeyDictionary[Model, torch.dtype] = WeakKeyDictionary()
-"""Models that hold masters now, and the dtype they came in: attaching again must not forget it."""
+Masters = Literal["fp32", "none"]
+
+_TRAINED: WeakKeyDictionary[Model, tuple[torch.dtype, Masters]] = WeakKeyDictionary()
+"""Models that are being trained: the dtype they came in and their masters. Attaching again must forget neither."""
 
 
 @dataclass(frozen=True)
 class Full:
-    """Every weight trains."""
+    """Every weight trains. `masters` None: as they were on this model before, fp32 at first."""
 
+    masters: Masters | None = None
     kind: Literal["full"] = "full"
 
     def attach(self, model: Model) -> AttachedFull:
         refuse_quantized(model, "adapter.kind: full")
-        return AttachedFull(model)
+        masters = self.masters or (_TRAINED[model][1] if model in _TRAINED else "fp32")
+        return AttachedFull(model, masters=masters)
 
 
 class AttachedFull:
-    """A model all of whose weights train. `merge` casts the masters back to the dtype the model came in. Without
-    `widens` there are no masters: for answering, not for training."""
+    """A model all of whose weights train. `merge` casts the masters back to the dtype the model came in. With `masters`
+    None nothing trains: for answering."""
 
     kind: Literal["full"] = "full"
     is_fresh = False
     can_disable = False
 
-    def __init__(self, model: Model, *, widens: bool = True) -> None:
+    def __init__(self, model: Model, *, masters: Masters | None) -> None:
         self.model = model
-        self.compute_dtype = _WIDENED.get(model, next(model.parameters()).dtype)
-        if widens:
-            _WIDENED[model] = self.compute_dtype
+        self.compute_dtype = _TRAINED[model][0] if model in _TRAINED else next(model.parameters()).dtype
+        if masters == "none" and self.compute_dtype == torch.float16:
+            raise TrainingError("adapter.fp16_without_masters", where="adapter.masters")
+        if masters:
+            _TRAINED[model] = self.compute_dtype, masters
         self._is_gone = False
         for weight in model.parameters():
-            if widens:
-                weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
-            weight.requires_grad_(widens)
+            if masters:
+                wide = torch.promote_types(self.compute_dtype, torch.float32)
+                weight.data = weight.data.to(wide if masters == "fp32" else self.compute_dtype)
+            weight.requires_grad_(masters is not None)
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -76,7 +84,7 @@ class AttachedFull:
             weight.data = weight.data.to(self.compute_dtype)
             weight.requires_grad_(False)
         self._is_gone = True
-        _WIDENED.pop(self.model, None)
+        _TRAINED.pop(self.model, None)
 
     def save(self, folder: Path) -> None:
         save_model(self.model, folder, self.compute_dtype)

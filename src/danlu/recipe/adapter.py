@@ -36,5 +36,8 @@ class FullSection(Section):
     kind: Literal["full"] = "full"
     """full: every weight trains."""
 
+    masters: Literal["fp32", "none"] = "fp32"
+    """none: weights stay bf16 while they train and are rounded up or down by chance; fp32: a wider copy trains."""
+
 
 AdapterSection = Annotated[LoRASection | FullSection, Field(discriminator="kind")]

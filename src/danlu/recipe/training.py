@@ -31,6 +31,9 @@ class TrainingSection(Section):
     clip: float = Field(1.0, ge=0)
     """Largest gradient norm; 0 switches clipping off."""
 
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """adamw_8bit keeps AdamW's two moments in a byte each instead of four (Dettmers et al. 2022)."""
+
     context: int = Field(2048, ge=16, le=1_048_576)
     """Longest sample in tokens; data.over_length says what happens to longer ones."""
 

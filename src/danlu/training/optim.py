@@ -1,4 +1,4 @@
-"""AdamW over named parameters: which of them decay, and its state as named tensors.
+"""Which AdamW a training takes, and its state as named tensors.
 
 Decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101) on matrices only, never on norms and biases.
 """
@@ -6,31 +6,36 @@ Decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101) on matrices 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from danlu.training.adamw import DeviceAdamW, decay_groups
 from danlu.training.flat import FlatAdamW
+from danlu.training.lean import LeanAdamW, release
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+Kind = Literal["adamw", "adamw_8bit"]
 
 
 def build_optimizer(
     parameters: Mapping[str, nn.Parameter], *, lr: float, weight_decay: float, betas: tuple[float, float],
-    is_flat: bool = False,
+    kind: Kind = "adamw", is_flat: bool = False, in_backward: bool = False,
 ) -> torch.optim.Optimizer:  # fmt: skip
-    """AdamW in one fused kernel. States have the dtype of the parameters, which are fp32 masters. `is_flat` lays
-    parameters, gradients and states in one buffer each: for many small tensors. On a CPU the results are the same."""
-    if is_flat:
+    """AdamW by what is asked for: over one buffer (`is_flat`: many small fp32 tensors), in little memory (8-bit
+    moments, bf16 weights without masters, gradients applied `in_backward`: `lean.py` says when it may), or else torch's
+    own, fused, with states in the dtype of the parameters. On a CPU the first and the last give the same bits."""
+    release(parameters.values())
+    if is_flat and kind == "adamw":
         return FlatAdamW(parameters, lr=lr, weight_decay=weight_decay, betas=betas)
-    decaying = [weight for weight in parameters.values() if weight.ndim >= 2]
-    steady = [weight for weight in parameters.values() if weight.ndim < 2]
-    groups = [
-        {"params": weights, "weight_decay": decay}
-        for weights, decay in ((decaying, weight_decay), (steady, 0.0))
-        if weights
-    ]
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=1e-8, fused=True)
+    if kind == "adamw_8bit" or in_backward or any(weight.dtype == torch.bfloat16 for weight in parameters.values()):
+        return LeanAdamW(
+            parameters, lr=lr, weight_decay=weight_decay, betas=betas, is_8bit=kind == "adamw_8bit",
+            in_backward=in_backward,
+        )  # fmt: skip
+    return torch.optim.AdamW(
+        decay_groups(parameters.values(), weight_decay), lr=lr, betas=betas, eps=1e-8, fused=True
+    )  # fmt: skip
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -42,12 +47,12 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The optimizer's whole state by name: `exp_avg/<parameter>`, `exp_avg_sq/<parameter>`, `step/<parameter>`."""
+    """The optimizer's whole state by name: `exp_avg/<parameter>`, `exp_avg_sq/<parameter>`, `step/<parameter>`, and
+    `exp_avg_scale/…`, `exp_avg_sq_scale/…` where moments are 8-bit codes."""
     return {
-        f"{what}/{name}": state[what]
+        f"{what}/{name}": tensor
         for name, weight in parameters.items()
-        if (state := optimizer.state.get(weight))
-        for what in (*MOMENTS, "step")
+        for what, tensor in optimizer.state.get(weight, {}).items()
     }
 
 
@@ -55,20 +60,20 @@ def restore_optimizer(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
     """The inverse of `optimizer_tensors`; a parameter without saved state starts with none."""
-    if isinstance(optimizer, FlatAdamW):
+    if isinstance(optimizer, DeviceAdamW):
         optimizer.restore(tensors)
         return
     for name, weight in parameters.items():
         if f"step/{name}" not in tensors:
             continue
-        state = {what: tensors[f"{what}/{name}"].to(weight.device, weight.dtype) for what in MOMENTS}
+        state = {what: tensors[f"{what}/{name}"].to(weight.device, weight.dtype) for what in ("exp_avg", "exp_avg_sq")}
         # The fused kernel wants its step counter beside the weight.
         optimizer.state[weight] = state | {"step": tensors[f"step/{name}"].to(weight.device)}
 
 
 def gradient_norm(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer | None = None) -> Tensor:
     """The global L2 norm of the gradients, a device scalar; the optimizer, where given, may know a shorter way."""
-    if isinstance(optimizer, FlatAdamW):
+    if isinstance(optimizer, DeviceAdamW):
         return optimizer.norm()
     return torch.nn.utils.get_total_norm([weight.grad for weight in parameters.values() if weight.grad is not None])
 
@@ -79,7 +84,7 @@ def clip_gradients(
 ) -> None:  # fmt: skip
     """Scale all gradients so that their norm is at most `limit`; 0 leaves them alone. An optimizer that can scale while
     it steps, where given, does it then."""
-    if isinstance(optimizer, FlatAdamW):
+    if isinstance(optimizer, DeviceAdamW):
         optimizer.clip(norm, limit)
     elif limit:
         torch.nn.utils.clip_grads_with_norm_(parameters.values(), limit, norm)

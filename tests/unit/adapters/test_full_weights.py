@@ -81,3 +81,31 @@ def test_nan_is_noticed(tmp_path):
     next(iter(attached.parameters().values())).data[0] = math.nan
     with pytest.raises(TrainingError, match="NaN"):
         attached.check()
+
+
+def test_without_masters_weights_stay_as_they_came(tmp_path):
+    """Half the memory; going back to the best weights between two stages leaves it so."""
+    model = tiny_model(tmp_path / "a", dtype=torch.bfloat16)
+    attached = Full(masters="none").attach(model)
+    assert attached.compute_dtype == torch.bfloat16
+    assert all(w.dtype == torch.bfloat16 and w.requires_grad for w in attached.parameters().values())
+    before = {name: weight.detach().clone() for name, weight in attached.parameters().items()}
+    attached.settle()
+    attached.save(tmp_path / "out")
+    again = load_trained(tmp_path / "out", model)
+    assert {weight.dtype for weight in again.parameters().values()} == {torch.bfloat16}
+    assert all(torch.equal(weight, before[name]) for name, weight in again.parameters().items())
+    again.merge()
+    assert {weight.dtype for weight in Full().attach(model).parameters().values()} == {torch.float32}
+
+
+def test_masters_can_be_told_when_weights_are_loaded(tmp_path):
+    """A new process goes on from a checkpoint: nothing but the recipe knows how its weights trained."""
+    Full().attach(tiny_model(tmp_path / "a", dtype=torch.bfloat16)).save(tmp_path / "out")
+    loaded = load_trained(tmp_path / "out", tiny_model(tmp_path / "a", dtype=torch.bfloat16), masters="none")
+    assert {weight.dtype for weight in loaded.parameters().values()} == {torch.bfloat16}
+
+
+def test_fp16_needs_masters(tmp_path):
+    with pytest.raises(TrainingError, match="fp16"):
+        Full(masters="none").attach(tiny_model(tmp_path, dtype=torch.float16))
