@@ -195,11 +195,9 @@ class AttachedLoRA:
         return all(not bool(layer.lora_B.detach().any()) for layer in self.layers.values())
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        return {
-            f"{name}.{side}": pair
-            for name, layer in self.layers.items()
-            for side, pair in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B))
-        }
+        """All A's, then all B's: those of layers that read the same input then lie side by side in a flat buffer."""
+        downs = {f"{name}.lora_A": layer.lora_A for name, layer in self.layers.items()}
+        return downs | {f"{name}.lora_B": layer.lora_B for name, layer in self.layers.items()}
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:

@@ -88,16 +88,17 @@ class Trainer:
         self.eval_steps = max(1, round(section.eval_every * self.plan.steps_per_epoch))
         self.parameters = adapter.parameters()
         self.precision = Precision.of(model.head_weight, adapter.compute_dtype)
+        self.quick = quicken(model, adapter, self.progress)
         self.optimizer = build_optimizer(
-            self.parameters, lr=self.lr, weight_decay=section.weight_decay, betas=method.betas
-        )
+            self.parameters, lr=self.lr, weight_decay=section.weight_decay, betas=method.betas,
+            kind=section.optimizer, is_flat=adapter.kind == "lora",
+        )  # fmt: skip
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=self.precision.is_scaled)
         self.number, self._saved_number = 0, -1
         self._best: Best | None = None
         self._has_stopped = self._needs_validation = self._is_torn = False
         if section.compile:
             compile_blocks(model)
-        self.quick = quicken(model, adapter, self.progress)
         self._resume_or_begin()
 
     # ---- the algorithm
@@ -130,7 +131,7 @@ class Trainer:
         num_units = self._count_units(planned.number, batches)
         sums = self._accumulate_or_step_down(planned, batches, num_units)
         self.scaler.unscale_(self.optimizer)
-        norm = gradient_norm(self.parameters)
+        norm = gradient_norm(self.parameters, self.optimizer)
         facts = _fetch({"loss": sums.pop("loss"), "grad_norm": norm, **sums})
         self._refuse_non_finite(planned, batches, facts)
         lr = self._update(norm)
@@ -183,7 +184,7 @@ class Trainer:
             self.number, self.plan.num_steps, peak=self.lr, schedule=self.section.schedule,
             warmup_ratio=self.section.warmup_ratio,
         )  # fmt: skip
-        clip_gradients(self.parameters, norm, self.section.clip)
+        clip_gradients(self.parameters, norm, self.section.clip, self.optimizer)
         set_rate(self.optimizer, lr)
         self._is_torn = True
         self.scaler.step(self.optimizer)

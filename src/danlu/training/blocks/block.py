@@ -4,8 +4,8 @@
     a  = x + o(attention(turn(qkv(norm₁ x))))          y = a + down(act(gate) · up),  gate | up = gate_up(norm₂ a)
 
 Kept is what products and attention need (`policy.Policy`); norms, the turned keys' source and act(gate) · up are
-computed again in the backward, which costs reads and writes but no product. Inside, attention has a small graph of its
-own: whichever kernel was chosen brings its backward along.
+computed again in the backward, which costs reads and writes but no product. Whichever attention kernel was
+chosen brings its backward along.
 
 `rows`, in the last block, are the positions whose output anyone reads: after attention only they are computed.
 
@@ -22,7 +22,8 @@ from torch import Tensor
 from danlu.adapters.lora import LoRALinear
 from danlu.model.decoder import Block, RMSNorm
 from danlu.model.spec import Spec
-from danlu.ops.attention import Bounds, attention
+from danlu.ops.attention import Attended, Bounds, attention, attention_backward, attention_forward
+from danlu.ops.attention.kernel import Ask
 from danlu.ops.gated import gated_backward_, gated_forward
 from danlu.ops.rms_norm import norm_backward, norm_forward
 from danlu.ops.rope import HeadNorms, Rotation, turn_qkv, turn_qkv_back
@@ -43,13 +44,12 @@ class Scene:
 
 
 @dataclass(slots=True)
-class Attended:
-    """Attention's inputs as leaves of its own small graph, and its output."""
+class Turned:
+    """What attention saw and made: queries, keys and values side by side after norms and turn."""
 
-    q_THD: Tensor
-    k_TKD: Tensor
-    v_TKD: Tensor
-    out_THD: Tensor
+    qkv_THD: Tensor
+    """[T, H + 2K, head size]"""
+    attended: Attended
     raw_TN: Tensor | None
     """Queries and keys before their norms, where the family has them."""
     inverse: Tensor | None
@@ -64,7 +64,7 @@ class Memory:
     s_down: Tensor
     inverse_T: Tensor | None = None
     s_qkv: Tensor | None = None
-    attended: Attended | None = None
+    turned: Turned | None = None
     s_o: Tensor | None = None
     after_SD: Tensor | None = None
     gate_up: Tensor | None = None
@@ -73,8 +73,8 @@ class Memory:
 
     def big(self) -> list[Tensor]:
         """What is worth lending to the host: attention's own statistics and the pairs' products stay."""
-        attended = self.attended
-        own = [] if attended is None else [attended.q_THD, attended.out_THD.detach(), attended.raw_TN]
+        turned = self.turned
+        own = [] if turned is None else [turned.qkv_THD, turned.attended.out_THD, turned.raw_TN]
         return [tensor for tensor in (self.x_TD, self.after_SD, self.gate_up, *own) if tensor is not None]
 
 
@@ -117,8 +117,8 @@ class QuickBlock:
 
     def forward(self, x_TD: Tensor, scene: Scene, *, keeps: bool) -> tuple[Tensor, Memory | None]:
         kept = self.policy.kept
-        attended, inverse_T, s_qkv = self._attend(x_TD, scene, has_graph=keeps and kept != "input")
-        after_SD, s_o = self._leave_attention(x_TD, attended, scene)
+        turned, inverse_T, s_qkv = self._attend(x_TD, scene, keeps=keeps and kept != "input")
+        after_SD, s_o = self._leave_attention(x_TD, turned, scene)
         gate_up, s_gate_up = self._widen(after_SD, scene)
         product = self.down.new_input(after_SD, len(after_SD))
         gated_forward(
@@ -131,7 +131,7 @@ class QuickBlock:
             return y_SD, None
         memory = Memory(x_TD, s_down)
         if kept != "input":
-            memory.inverse_T, memory.s_qkv, memory.attended = inverse_T, s_qkv, attended
+            memory.inverse_T, memory.s_qkv, memory.turned = inverse_T, s_qkv, turned
             memory.s_o, memory.after_SD = s_o, after_SD
         if kept == "all":
             memory.gate_up, memory.s_gate_up = gate_up, s_gate_up
@@ -145,7 +145,7 @@ class QuickBlock:
         _, inverse_T = norm_forward(x_TD, norm.weight, norm.eps, norm.offset, out_TD=wide[:, : x_TD.shape[1]])
         return wide, inverse_T
 
-    def _attend(self, x_TD: Tensor, scene: Scene, *, has_graph: bool) -> tuple[Attended, Tensor, Tensor]:
+    def _attend(self, x_TD: Tensor, scene: Scene, *, keeps: bool) -> tuple[Turned, Tensor, Tensor]:
         spec = self.spec
         wide, inverse_T = self._normed(self.norm_in, x_TD, self.qkv.width)
         qkv_TN, s_qkv = self.qkv.forward(wide, is_disabled=scene.is_disabled)
@@ -154,17 +154,22 @@ class QuickBlock:
         raw_TN = qkv_TN if self.head_norms else None
         turned_TN = qkv_TN if raw_TN is None else torch.empty_like(qkv_TN)
         inverse = turn_qkv(qkv_TN, scene.turn, num_heads, num_kv_heads, size, self.head_norms, out_TN=turned_TN)
-        heads = torch.split(turned_TN.view(len(x_TD), -1, size), [num_heads, num_kv_heads, num_kv_heads], 1)
-        q, k, v = (part.detach().requires_grad_(has_graph) for part in heads)
-        with torch.set_grad_enabled(has_graph):
-            out_THD = attention(
-                q, k, v, scene.bounds, scale=spec.attention_scale, window=self.window, softcap=spec.attention_softcap
-            )
-        return Attended(q, k, v, out_THD, raw_TN, inverse), inverse_T, s_qkv
+        qkv_THD = turned_TN.view(len(x_TD), -1, size)
+        compute = attention_forward if keeps else _attention_alone
+        attended = compute(
+            *self._heads(qkv_THD), scene.bounds,
+            scale=spec.attention_scale, window=self.window, softcap=spec.attention_softcap,
+        )  # fmt: skip
+        return Turned(qkv_THD, attended, raw_TN, inverse), inverse_T, s_qkv
 
-    def _leave_attention(self, x_TD: Tensor, attended: Attended, scene: Scene) -> tuple[Tensor, Tensor]:
+    def _heads(self, qkv_THD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Views of queries, keys and values."""
+        q, k, v = torch.split(qkv_THD, [self.spec.num_heads, self.spec.num_kv_heads, self.spec.num_kv_heads], 1)
+        return q, k, v
+
+    def _leave_attention(self, x_TD: Tensor, turned: Turned, scene: Scene) -> tuple[Tensor, Tensor]:
         """(the stream after attention, s of o), at `rows_S` where given."""
-        out = attended.out_THD.detach().flatten(1)
+        out = turned.attended.out_THD.flatten(1)
         if scene.rows_S is not None:
             out, x_TD = out.index_select(0, scene.rows_S), x_TD.index_select(0, scene.rows_S)
         return self.o.forward_onto(out, x_TD, is_disabled=scene.is_disabled)
@@ -187,9 +192,9 @@ class QuickBlock:
         """Fetch what is away and compute again what the policy did not keep."""
         if memory.loan is not None:
             memory.loan.fetch()
-        if memory.attended is None:
-            memory.attended, memory.inverse_T, memory.s_qkv = self._attend(memory.x_TD, scene, has_graph=True)
-            memory.after_SD, memory.s_o = self._leave_attention(memory.x_TD, memory.attended, scene)
+        if memory.turned is None:
+            memory.turned, memory.inverse_T, memory.s_qkv = self._attend(memory.x_TD, scene, keeps=True)
+            memory.after_SD, memory.s_o = self._leave_attention(memory.x_TD, memory.turned, scene)
         if memory.gate_up is None:
             assert memory.after_SD is not None, "restored above"
             memory.gate_up, memory.s_gate_up = self._widen(memory.after_SD, scene)
@@ -221,10 +226,11 @@ class QuickBlock:
     def _through_attention(
         self, grad_wide: Tensor, memory: Memory, scene: Scene, *, needs_input: bool
     ) -> Tensor | None:
-        attended, s_o, s_qkv, inverse_T = memory.attended, memory.s_o, memory.s_qkv, memory.inverse_T
-        assert attended is not None and s_o is not None and s_qkv is not None and inverse_T is not None, "restored"
+        turned, s_o, s_qkv, inverse_T = memory.turned, memory.s_o, memory.s_qkv, memory.inverse_T
+        assert turned is not None and s_o is not None and s_qkv is not None and inverse_T is not None, "restored"
         x_TD, rows_S, norm = memory.x_TD, scene.rows_S, self.norm_in
-        out_TA = attended.out_THD.detach().flatten(1)
+        out_THD = turned.attended.out_THD
+        out_TA = out_THD.flatten(1)
         grad_TA = self.o.input_gradient(grad_wide, s_o)
         assert grad_TA is not None, "asked for"
         self.o.weight_gradient(grad_wide, out_TA if rows_S is None else out_TA.index_select(0, rows_S))
@@ -232,23 +238,32 @@ class QuickBlock:
         if rows_S is not None:
             grad_TA = torch.zeros_like(out_TA).index_copy_(0, rows_S, grad_TA)
             stream_TD = torch.zeros_like(x_TD).index_copy_(0, rows_S, stream_TD)
-        grad_q, grad_k, grad_v = torch.autograd.grad(
-            attended.out_THD, (attended.q_THD, attended.k_TKD, attended.v_TKD), grad_TA.view_as(attended.out_THD)
+        grad_q, grad_k, grad_v = attention_backward(
+            grad_TA.view_as(out_THD), *self._heads(turned.qkv_THD), turned.attended
         )
         del grad_TA
         qkv_wide = x_TD.new_empty(len(x_TD), self.qkv.room)
         turn_qkv_back(
-            grad_q, grad_k, grad_v, scene.turn, self.head_norms, attended.raw_TN, attended.inverse,
+            grad_q, grad_k, grad_v, scene.turn, self.head_norms, turned.raw_TN, turned.inverse,
             out_TN=qkv_wide[:, : self.qkv.num_outputs],
         )  # fmt: skip
-        memory.attended = None
-        del attended, grad_q, grad_k, grad_v
+        memory.turned = None
+        del turned, out_THD, out_TA, grad_q, grad_k, grad_v
         normed, _ = self._normed(norm, x_TD, x_TD.shape[1])
         grad_normed = self.qkv.input_gradient(qkv_wide, s_qkv, needs_input=needs_input)
         self.qkv.weight_gradient(qkv_wide, normed)
         if grad_normed is None:
             return None
         return norm_backward(grad_normed, x_TD, norm.weight, inverse_T, norm.offset, through_TD=stream_TD)
+
+
+def _attention_alone(
+    q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, bounds: Bounds, *, scale: float, window: int | None,
+    softcap: float | None,
+) -> Attended:  # fmt: skip
+    """Attention that no backward will ask about."""
+    out_THD = attention(q_THD, k_TKD, v_TKD, bounds, scale=scale, window=window, softcap=softcap)
+    return Attended(out_THD, (), Ask(bounds, scale, window, softcap), None)
 
 
 class _Run(torch.autograd.Function):

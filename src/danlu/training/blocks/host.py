@@ -24,27 +24,28 @@ class Host:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._free: dict[int, list[Tensor]] = defaultdict(list)
         self._out: list[Loan] = []
-        self._events: list[torch.cuda.Event] = []
+        self._leaving: list[Loan] = []
 
     def lend(self, tensors: Sequence[Tensor]) -> Loan:
-        """Copy these tensors' storages out and empty them. They come back by `Loan.fetch`."""
+        """Copy these tensors' storages out, and empty them once that is done. They come back by `Loan.fetch`."""
         loan = Loan(self)
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))
             for tensor in {tensor.untyped_storage().data_ptr(): tensor for tensor in tensors}.values():
                 loan.add(tensor, self._stream)
-            self._hold_back(loan)
+            loan.left.record(self._stream)
+            self._leaving.append(loan)
+            if len(self._leaving) > 1:
+                self._see_off(self._leaving.pop(0))
         self._out.append(loan)
         return loan
 
-    def _hold_back(self, loan: Loan) -> None:
-        """At most two loans may be on their way out: emptied memory is only free once its copy is done, and a device
-        that computes faster than its link would otherwise run full all the same."""
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(self._stream)
-        self._events.append(event)
-        if len(self._events) > 2:
-            self._events.pop(0).wait(torch.cuda.current_stream(self.device))
+    def _see_off(self, loan: Loan) -> None:
+        """Empty what has been copied. Kernels launched from now on wait for the copy, so that memory which the allocator
+        hands out again at once, in the order of launches, is not written too early: a device that computes faster than
+        its link waits here instead of running full."""
+        loan.left.wait(torch.cuda.current_stream(self.device))
+        loan.empty()
 
     def take(self, num_bytes: int) -> Tensor:
         """A pinned buffer of at least so many bytes."""
@@ -53,6 +54,10 @@ class Host:
 
     def give_back(self, buffer: Tensor) -> None:
         self._free[len(buffer)].append(buffer)
+
+    def keep(self, loan: Loan) -> None:
+        """It is wanted again before its memory was: do not empty it."""
+        self._leaving = [other for other in self._leaving if other is not loan]
 
     def before(self, loan: Loan) -> Loan | None:
         """The loan that will be wanted next; this one is over."""
@@ -70,6 +75,9 @@ class Loan:
         self._host = host
         self._away: list[tuple[torch.UntypedStorage, int, Tensor]] = []
         self._is_coming = False
+        self._is_empty = False
+        if host.device.type == "cuda":
+            self.left = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def add(self, tensor: Tensor, stream: torch.cuda.Stream) -> None:
         storage = tensor.untyped_storage()
@@ -77,16 +85,22 @@ class Loan:
         buffer = self._host.take(size)
         with torch.cuda.stream(stream):
             buffer[:size].copy_(_bytes(storage, size, tensor.device), non_blocking=True)
-        tensor.record_stream(stream)
-        storage.resize_(0)
         self._away.append((storage, size, buffer))
 
+    def empty(self) -> None:
+        self._is_empty = True
+        for storage, _, _ in self._away:
+            storage.resize_(0)
+
     def start(self) -> None:
-        """Begin to copy back, beside what computes now."""
+        """Begin to copy back, beside what computes now. What has not been emptied yet never left."""
         stream = self._host._stream
         if stream is None or self._is_coming:
             return
         self._is_coming = True
+        if not self._is_empty:
+            self._host.keep(self)
+            return
         for storage, size, _ in self._away:
             storage.resize_(size)
         stream.wait_stream(torch.cuda.current_stream(self._host.device))

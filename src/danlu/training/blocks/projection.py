@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from danlu.adapters.lora import LoRALinear
-from danlu.ops.low_rank import add_product_
+from danlu.ops.low_rank import add_product_, pair_backward
 
 COLUMNS = 64
 """P is a multiple of this: narrower paddings chose slower tiles in cuBLAS on Hopper."""
@@ -49,7 +49,6 @@ class Projection:
         used = self.num_ranks + self._has_bias
         self.padding = -(-used // COLUMNS) * COLUMNS
         self.width, self.room = self.num_inputs + self.padding, self.num_outputs + self.padding
-        self._tail: Tensor | None = None
         self._M = self._lay_out()
         self.refresh()
 
@@ -81,7 +80,7 @@ class Projection:
         K, N = self.num_inputs, self.num_outputs
         for (at, layer), ranks in zip(self._pairs, self._ranks, strict=True):
             M[N + ranks.start : N + ranks.stop, :K].copy_(layer.lora_A.detach())
-            M[self._rows[at], K + ranks.start : K + ranks.stop] = layer.lora_B.detach() * layer.scaling
+            torch.mul(layer.lora_B.detach(), layer.scaling, out=M[self._rows[at], K + ranks.start : K + ranks.stop])
 
     def matrix(self) -> Tensor:
         """M, ready to multiply with; a quantised base makes it anew each time."""
@@ -109,16 +108,14 @@ class Projection:
         return y, x_wide[:, K:].clone()
 
     def _fill_padding(self, x_wide: Tensor, M: Tensor, is_disabled: bool) -> None:
+        """M's unused rows are zero, and so are the products with them; the bias's column is then set to one."""
         K, N, R = self.num_inputs, self.num_outputs, self.num_ranks
-        if is_disabled:
-            x_wide[:, K : K + R] = 0
-        elif R:
-            torch.mm(x_wide[:, :K], M[N : N + R, :K].T, out=x_wide[:, K : K + R])
-        if self.padding > R:
-            if self._tail is None:
-                self._tail = x_wide.new_zeros(self.padding - R)
-                self._tail[0] = float(self._has_bias)
-            x_wide[:, K + R :] = self._tail
+        if is_disabled or not R:
+            x_wide[:, K:] = 0
+        else:
+            torch.mm(x_wide[:, :K], M[N:, :K].T, out=x_wide[:, K:])
+        if self._has_bias:
+            x_wide[:, K + R] = 1
 
     def forward_onto(self, x_TK: Tensor, onto_TN: Tensor, *, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
         """The same for an input that does not lie in a wide buffer: the pairs' product starts the sum, then W's."""
@@ -137,26 +134,36 @@ class Projection:
         """dx_TK of gradients [T, N + P], the first N columns of which are the outputs' gradient; the last P are
         overwritten with the gradient of x Aᵀ. Adds to the B's gradients."""
         M, K, N, R = self.matrix(), self.num_inputs, self.num_outputs, self.num_ranks
-        dy = dy_wide[:, :N]
-        if self.padding:
-            # M's own zeros make the unused columns zero; the bias's column becomes something finite that meets zeros.
-            torch.mm(dy, M[:N, K:], out=dy_wide[:, N:])
-        if R:
-            dB_NP = dy.new_zeros(N, R, dtype=torch.promote_types(dy.dtype, torch.float32))
-            add_product_(dB_NP, dy, s_TP[:, :R])
-            for (at, layer), ranks in zip(self._pairs, self._ranks, strict=True):
-                _gradient(layer.lora_B).add_(dB_NP[self._rows[at], ranks], alpha=layer.scaling)
+        if not R:
+            return torch.mm(dy_wide[:, :N], M[:N, :K]) if needs_input else None
+        dy_wide[:, N + R :] = 0  # M's rows there are zero, but zero times what lay in memory need not be
+        for (at, layer), ranks in zip(self._pairs, self._ranks, strict=True):
+            rows = self._rows[at]
+            pair_backward(
+                dy_wide[:, rows], M[rows, K + ranks.start : K + ranks.stop], s_TP[:, ranks], _gradient(layer.lora_B),
+                scale=layer.scaling, out_TR=dy_wide[:, N + ranks.start : N + ranks.stop],
+            )  # fmt: skip
         return torch.mm(dy_wide, M[:, :K]) if needs_input else None
 
     def weight_gradient(self, dy_wide: Tensor, x_TK: Tensor) -> None:
         """Adds to the A's gradients; call it after `input_gradient`, which makes what it reads."""
-        N, R = self.num_outputs, self.num_ranks
-        if not R:
+        N = self.num_outputs
+        stacked = self._stacked_gradient()
+        if stacked is not None:
+            add_product_(stacked, dy_wide[:, N : N + self.num_ranks], x_TK)
             return
-        dA_RK = x_TK.new_zeros(R, self.num_inputs, dtype=torch.promote_types(x_TK.dtype, torch.float32))
-        add_product_(dA_RK, dy_wide[:, N : N + R], x_TK)
         for (_, layer), ranks in zip(self._pairs, self._ranks, strict=True):
-            _gradient(layer.lora_A).add_(dA_RK[ranks])
+            add_product_(_gradient(layer.lora_A), dy_wide[:, N + ranks.start : N + ranks.stop], x_TK)
+
+    def _stacked_gradient(self) -> Tensor | None:
+        """The A's gradients as one [R, K], where they lie side by side; x is then read once for all of them."""
+        grads = [_gradient(layer.lora_A) for _, layer in self._pairs]
+        if not grads or any(
+            one.data_ptr() + one.numel() * one.element_size() != next_one.data_ptr()
+            for one, next_one in itertools.pairwise(grads)
+        ):
+            return None
+        return grads[0].as_strided((self.num_ranks, self.num_inputs), (self.num_inputs, 1))
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
