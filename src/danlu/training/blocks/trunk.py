@@ -19,6 +19,7 @@ from danlu.adapters.adapter import Attached
 from danlu.adapters.lora import AttachedLoRA, LoRALinear
 from danlu.model.decoder import Block, Decoder
 from danlu.model.model import Model
+from danlu.model.quantized import quantized_layers
 from danlu.ops.attention import Bounds
 from danlu.training.blocks.block import QuickBlock, Scene
 from danlu.training.blocks.host import Host
@@ -35,6 +36,8 @@ def why_not(model: Model, attached: Attached) -> str | None:
         return "norms"
     if any(layer.dropout for layer in attached.layers.values()):
         return "dropout"
+    if quantized_layers(model):
+        return "quantized"
     linears = [module for module in model.model.layers.modules() if isinstance(module, nn.Linear)]
     if len({(layer.weight.dtype, layer.weight.device) for layer in linears}) > 1:
         return "dtypes"
