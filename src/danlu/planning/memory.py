@@ -106,10 +106,12 @@ def weight_bytes(work: Work) -> int:
     rows = layers * sum(p.rows for p in products)
     pairs = layers * 2 * sum(p.pad * (p.rows + p.columns) for p in products)  # 16-bit copies of the low-rank pairs
     if work.precision == "fp8":
-        return around + size * work.fp8_layouts + 4 * rows + pairs
-    buffers = rates.DEQUANT_BUFFERS * 2 * max(p.padded_size for p in products)
+        turned = 0 if work.fp8_layouts == 2 else max(p.size for p in products)
+        return around + size * work.fp8_layouts + turned + 4 * rows + pairs
     codes = int(size * rates.NF4_BYTES) if work.precision == "nf4" else size + 4 * rows
-    return around + codes + pairs + buffers
+    if work.keeps_dequantised:
+        return around + codes + layers * 2 * sum(p.padded_size for p in products)
+    return around + codes + pairs + rates.DEQUANT_BUFFERS * 2 * max(p.padded_size for p in products)
 
 
 # ---- what is kept for the backward pass, per token and layer

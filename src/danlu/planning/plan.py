@@ -115,14 +115,14 @@ class Plan:
         if self.card is None or self.limits is None:
             return None
         wanted = int(self.total_bytes * LEANER_RATIO)
-        found = _best_mix(self.work, self.card, wanted, self.limits)
+        found = _best(self.work, self.card, wanted, self.limits)
         if found.total_bytes < self.total_bytes:
             return replace(found, has_chosen_tokens=self.has_chosen_tokens)
         fewer = max(self.work.min_micro_tokens, self.work.micro_tokens // 2)
         if fewer >= self.work.micro_tokens:
             return None
         smaller = replace(self.work, micro_tokens=fewer)
-        found = _best_mix(smaller, self.card, wanted, self.limits)
+        found = _best(smaller, self.card, wanted, self.limits)
         return replace(found, has_chosen_tokens=True) if found.total_bytes < self.total_bytes else None
 
     def to_json(self) -> dict[str, Any]:
@@ -133,6 +133,8 @@ class Plan:
             "num_trainable": self.num_trainable,
             "trainable_ratio": self.trainable_ratio,
             "precision": work.precision,
+            "keeps_dequantised": work.keeps_dequantised,
+            "fp8_layouts": work.fp8_layouts if work.precision == "fp8" else None,
             "context": work.context,
             "tokens_at_once": work.micro_tokens,
             "has_chosen_tokens": self.has_chosen_tokens,
@@ -186,8 +188,7 @@ def choose(work: Work, card: Card, limits: Limits | None = None, *, may_choose_t
     limits = limits or Limits.of(card)
     plans = []
     for size in _token_counts(work) if may_choose_tokens else [work.micro_tokens]:
-        sized = replace(work, micro_tokens=size)
-        plans.append(_best_mix(sized, card, limits.budget_bytes, limits))
+        plans.append(_best(replace(work, micro_tokens=size), card, limits.budget_bytes, limits))
         if plans[-1].fits and plans[-1].mix["all"] == work.shapes.num_layers:
             break  # nothing is given up: fewer tokens at once gain nothing
     fitting = [found for found in plans if found.fits]
@@ -211,6 +212,22 @@ def _token_counts(work: Work) -> Iterator[int]:
             break
         size = work.batch_tokens // pieces
         yield max(least, size // ROUND_TOKENS * ROUND_TOKENS) if pieces > 1 else size
+
+
+def _best(work: Work, card: Card, wanted_bytes: int, limits: Limits) -> Plan:
+    """The fastest way of lying and mix whose peak is at most `wanted_bytes`; the leanest where none is."""
+    found = [_best_mix(laid, card, wanted_bytes, limits) for laid in _layouts(work)]
+    fitting = [one for one in found if one.total_bytes <= wanted_bytes]
+    return min(fitting, key=_seconds_per_token) if fitting else min(found, key=lambda one: one.total_bytes)
+
+
+def _layouts(work: Work) -> list[Work]:
+    """How a quantised base may lie: twice (codes and 16 bit, or codes both ways), which is fastest, or once."""
+    if work.precision == "fp8":
+        return [replace(work, fp8_layouts=layouts) for layouts in (2, 1)]
+    if work.precision in ("nf4", "int8"):
+        return [replace(work, keeps_dequantised=keeps) for keeps in (True, False)]
+    return [work]
 
 
 def _best_mix(work: Work, card: Card, wanted_bytes: int, limits: Limits) -> Plan:

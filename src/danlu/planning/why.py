@@ -17,6 +17,8 @@ def reasons(plan: Plan) -> list[str]:
     if plan.has_chosen_tokens:
         key = "planning.why_whole_step" if plan.work.num_pieces == 1 else "planning.why_tokens"
         told.append(say(key, tokens=f"{plan.work.micro_tokens:,}", pieces=plan.work.num_pieces))
+    if plan.work.keeps_dequantised:
+        told.append(say("planning.why_dequantised"))
     if not plan.card.has_bf16:
         told.append(say("planning.why_fp16", card=plan.card.name))
     if plan.time.waiting_s > WAITING_RATIO * plan.time.total_s:
