@@ -2,13 +2,14 @@
 
     python bench/step.py qwen2.5-7b 16384:2048:all 16384:2048:all:0.3 4096:2048:light --profile OUT.txt
 
-A case is tokens:document length[:policy[:supervised share[:written-out]]]. Weights are drawn on the device, ids are
-random, documents equally long; forward, backward, clipping and AdamW are the trainer's own. One JSON line a case.
+A case is tokens:document length[:policy[:supervised share[:written-out|graph]]]; length 0 is a mix of short ones.
+Weights and ids are drawn; forward, backward, clipping and AdamW are the trainer's own. One JSON line a case.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -29,7 +30,11 @@ from danlu.model.families import own_family
 from danlu.training.batches import make_batch
 from danlu.training.blocks.policy import Policy
 from danlu.training.blocks.trunk import QuickTrunk
+from danlu.training.flat import FlatAdamW
+from danlu.training.graphs import Graphs
 from danlu.training.likelihood import summed_nll
+from danlu.training.methods.sft import SFT
+from danlu.training.optim import build_optimizer, clip_gradients, gradient_norm
 
 WARM, STEPS = 4, 8
 
@@ -56,11 +61,20 @@ def draw(shape: str, device: str) -> Decoder:
 def batch_of(tokens: int, length: int, share: float, vocab: int, device: str):
     random = np.random.default_rng(1)
     documents = []
-    for _ in range(tokens // length):
+    lengths = [length] * (tokens // length) if length else mixed_lengths(tokens, random)
+    for length in lengths:
         is_learnt = np.zeros(length, dtype=np.uint8)
         is_learnt[length - int(length * share) :] = 1
         documents.append(Tokens(random.integers(0, vocab, length).astype(np.int32), is_learnt))
     return make_batch("train", np.arange(len(documents)), documents).to(torch.device(device))
+
+
+def mixed_lengths(tokens: int, random) -> list[int]:
+    """Short documents, log-normal around 150 tokens."""
+    lengths: list[int] = []
+    while sum(lengths) < tokens:
+        lengths.append(min(int(np.clip(random.lognormal(5, 0.8), 16, 1024)), tokens - sum(lengths)))
+    return lengths
 
 
 def main() -> None:
@@ -73,22 +87,28 @@ def main() -> None:
     device = given.device
     model = draw(given.shape, device)
     attached = LoRA(rank=16).attach(model)
-    parameters = list(attached.parameters().values())
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    parameters = attached.parameters()
+    optimizer = build_optimizer(parameters, lr=1e-4, weight_decay=0.01, betas=(0.9, 0.999), is_flat=True)
+    assert isinstance(optimizer, FlatAdamW)
     quick = QuickTrunk(model)
     for case in given.cases:
-        tokens, length, policy, share, plain = (case.split(":") + ["all", "1", ""][case.count(":") - 1 :])[:5]
+        tokens, length, policy, share, how = (case.split(":") + ["all", "1", ""][case.count(":") - 1 :])[:5]
         quick.use([Policy.parse(policy)] * len(quick.blocks))
-        model.quick = None if plain else quick
-        batch = batch_of(int(tokens), int(length), float(share), model.spec.vocab_size, device)
+        model.quick = None if how == "written-out" else quick
+        batch = batch_of(int(tokens), int(length), float(share), model.spec.vocab_size, "cpu")
+        graphs = Graphs(model, SFT(), optimizer.flat, int(tokens)) if how == "graph" else None
 
-        def step(batch=batch):
-            loss = summed_nll(model, batch) / batch.num_targets
-            loss.backward()
-            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-            torch.nn.utils.clip_grads_with_norm_(parameters, 1.0, norm)
+        on_device = batch.to(torch.device(device))
+
+        def step(batch=batch, graphs=graphs, on_device=on_device):
+            if graphs:
+                loss = graphs.accumulate(batch, batch.num_targets) / batch.num_targets
+            else:
+                loss = summed_nll(model, on_device) / batch.num_targets
+                loss.backward()
+            clip_gradients(parameters, gradient_norm(parameters, optimizer), 1.0, optimizer)
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             quick.refresh()
             return loss.detach()
 
@@ -98,6 +118,7 @@ def main() -> None:
         except torch.OutOfMemoryError:
             told["error"] = "out of memory"
         print(json.dumps(told), flush=True)
+        graphs = None
         torch.cuda.empty_cache()
         if given.profile and "error" not in told:
             profile(step, given.profile, case)
@@ -116,7 +137,7 @@ def measure(step, tokens: int, device: str) -> dict:
         losses.append(step())
         mark.record()
     torch.cuda.synchronize()
-    times = [a.elapsed_time(b) for a, b in zip(marks, marks[1:], strict=False)]
+    times = [a.elapsed_time(b) for a, b in itertools.pairwise(marks)]
     return {
         "ms": round(statistics.median(times), 2),
         "ms_range": [round(min(times), 1), round(max(times), 1)],

@@ -88,3 +88,9 @@ def clip_gradients(
         optimizer.clip(norm, limit)
     elif limit:
         torch.nn.utils.clip_grads_with_norm_(parameters.values(), limit, norm)
+
+
+def is_torn(optimizer: torch.optim.Optimizer) -> bool:
+    """True after a backward that steps, until `step`: some weights have moved and others not. Nothing of that may be
+    saved, nor the step computed again."""
+    return isinstance(optimizer, LeanAdamW) and optimizer.is_torn

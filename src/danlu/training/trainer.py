@@ -27,6 +27,8 @@ from danlu.training import checkpoint
 from danlu.training.batches import Batch, ahead, read_batch
 from danlu.training.blocks.quicken import quicken
 from danlu.training.compiled import compile_blocks
+from danlu.training.flat import FlatAdamW
+from danlu.training.graphs import Graphs
 from danlu.training.identity import differing_keys, identify, identity_digest
 from danlu.training.methods.method import Method, Stage
 from danlu.training.optim import (
@@ -97,6 +99,7 @@ class Trainer:
         self.number, self._saved_number = 0, -1
         self._best: Best | None = None
         self._has_stopped = self._needs_validation = self._is_torn = False
+        self.graphs = self._build_graphs()
         if section.compile:
             compile_blocks(model)
         self._resume_or_begin()
@@ -160,6 +163,7 @@ class Trainer:
                 if told is None:
                     raise
             # Outside the clause: the error's frames hold what did not fit.
+            self.graphs = None
             self.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
             self.progress.note(say("training.stepped_down", before=told[0], after=told[1]))
@@ -171,12 +175,26 @@ class Trainer:
         for batch in batches:
             if not self.method.num_units(batch):
                 continue
-            with self.precision.forward():
-                loss = self.method.loss(self.model, batch.to(self.model.device))
-            self.scaler.scale(loss.value / num_units).backward()  # type: ignore[no-untyped-call]
-            for name, value in {"loss": loss.value.detach(), **loss.metrics}.items():
+            for name, value in self._forward_and_backward(batch, num_units).items():
                 sums[name] = sums[name] + value if name in sums else value
         return sums
+
+    def _forward_and_backward(self, batch: Batch, num_units: int) -> dict[str, Tensor]:
+        """One piece of a step. Returns its summed loss and metrics."""
+        if self.graphs is not None:
+            return {"loss": self.graphs.accumulate(batch, num_units)}
+        with self.precision.forward():
+            loss = self.method.loss(self.model, batch.to(self.model.device))
+        self.scaler.scale(loss.value / num_units).backward()  # type: ignore[no-untyped-call]
+        return {"loss": loss.value.detach(), **loss.metrics}
+
+    def _build_graphs(self) -> Graphs | None:
+        """Recorded micro-batches, where launching them one by one would take longer than they run."""
+        if isinstance(self.optimizer, FlatAdamW) and Graphs.suits(
+            self.model, self.quick, self.method, self.micro_tokens
+        ):
+            return Graphs(self.model, self.method, self.optimizer.flat, self.micro_tokens)
+        return None
 
     def _update(self, norm: Tensor) -> float:
         """Clip, step, and forget the gradients. Returns the learning rate used."""

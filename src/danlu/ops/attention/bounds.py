@@ -87,6 +87,16 @@ class Bounds:
             self._on_device[device, count] = torch.tensor(cu, dtype=torch.int32, device=device)
         return self._on_device[device, count]
 
+    def standing(self, cu_N1: Tensor, longest: int) -> Bounds:
+        """The same documents for a recorded CUDA graph: kernels read their ends from `cu_N1`, which later batches
+        overwrite, and take `longest` for the greatest length. Documents without tokens fill up to the buffer's count."""
+        count = len(cu_N1) - 1
+        assert count >= self.num_documents and longest >= self.max_length, "the buffer has room for these documents"
+        bounds = Bounds((*self.cu_seqlens, *[self.num_tokens] * (count - self.num_documents)))
+        bounds.__dict__["max_length"] = longest  # a cached property, answered beforehand
+        bounds._on_device[cu_N1.device, count] = cu_N1
+        return bounds
+
     def derived(self, what: tuple[object, ...], device: torch.device, make: Callable[[], Thing]) -> Thing:
         """Anything else that a kernel makes from these bounds once and needs in every layer."""
         key = (device, *what)

@@ -41,9 +41,9 @@ class Host:
         return loan
 
     def _see_off(self, loan: Loan) -> None:
-        """Empty what has been copied. Kernels launched from now on wait for the copy, so that memory which the allocator
-        hands out again at once, in the order of launches, is not written too early: a device that computes faster than
-        its link waits here instead of running full."""
+        """Empty what has been copied. The allocator hands emptied memory out again at once, in the order of launches,
+        so kernels launched from now on wait for the copy: a device that computes faster than its link waits here
+        instead of running full."""
         loan.left.wait(torch.cuda.current_stream(self.device))
         loan.empty()
 

@@ -60,6 +60,8 @@ class QuickTrunk:
         x_TD = trunk.embed(ids_T)
         turns = trunk.turns(positions_T, x_TD.dtype, self.model.reaches(bounds, ids_T.device))
         is_disabled = any(pair.is_disabled for pair in self._pairs)
+        if rows_S is not None and len(rows_S) == len(ids_T):
+            rows_S = None  # rows are given in order, so these are all
         last = len(self.blocks) - 1
         for at, (block, rope) in enumerate(zip(self.blocks, self.spec.ropes, strict=True)):
             scene = Scene(turns[rope], bounds, rows_S if at == last else None, is_disabled)
