@@ -22,7 +22,7 @@ from typing import Any
 
 from race import report, tokens
 from race.cases import CASES, PLANS, Case
-from race.machine import Gauge, about
+from race.machine import Gauge, about, pretty
 from race.settings import Job
 from race.shapes import find_shape
 
@@ -272,4 +272,4 @@ class Course:
                 file.write(f"== {row['system']} · {row['setting']} · {json.dumps(row['profile'])}\n{kernels}\n")
 
     def _keep(self) -> None:
-        self._place.write_text(json.dumps(self.results, indent=1) + "\n")
+        self._place.write_text(pretty(self.results))

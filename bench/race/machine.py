@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import threading
@@ -27,6 +29,12 @@ def about(command: Sequence[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "gpu": _smi("name,driver_version,memory.total,clocks.max.sm,power.limit"),
     }
+
+
+def pretty(tree: Any) -> str:
+    """JSON for people: indented, but a list of numbers stays on one line."""
+    text = json.dumps(tree, indent=1, ensure_ascii=False)
+    return re.sub(r"\[[-\d.,\seE+]+\]", lambda found: " ".join(found[0].split()), text) + "\n"
 
 
 def commit() -> str:
