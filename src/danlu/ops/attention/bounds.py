@@ -68,6 +68,11 @@ class Bounds:
         lengths_N = torch.tensor(self.lengths, dtype=torch.long)
         return lengths_N.repeat_interleave(lengths_N).to(device)
 
+    @functools.cached_property
+    def is_standing(self) -> bool:
+        """The ends on the device are overwritten by later batches: see `standing`."""
+        return False
+
     # ---- for kernels
 
     @functools.cached_property
@@ -89,17 +94,19 @@ class Bounds:
 
     def standing(self, cu_N1: Tensor, longest: int) -> Bounds:
         """The same documents for a recorded CUDA graph: kernels read their ends from `cu_N1`, which later batches
-        overwrite, and take `longest` for the greatest length. Documents without tokens fill up to the buffer's count."""
+        overwrite, and take `longest` for the greatest length. Documents without tokens fill up to the buffer's
+        count. Kernels that read lengths on the host do not take such bounds."""
         count = len(cu_N1) - 1
         assert count >= self.num_documents and longest >= self.max_length, "the buffer has room for these documents"
         bounds = Bounds((*self.cu_seqlens, *[self.num_tokens] * (count - self.num_documents)))
-        bounds.__dict__["max_length"] = longest  # a cached property, answered beforehand
+        bounds.__dict__.update(max_length=longest, count_bucket=count, is_standing=True)  # answered beforehand
         bounds._on_device[cu_N1.device, count] = cu_N1
         return bounds
 
     def derived(self, what: tuple[object, ...], device: torch.device, make: Callable[[], Thing]) -> Thing:
-        """Anything else that a kernel makes from these bounds once and needs in every layer."""
-        key = (device, *what)
+        """Anything else that a kernel makes from these bounds once and needs in every layer. Recorded, it is made once
+        more: a replay makes it again from the documents of its batch."""
+        key = (device, self.is_standing and torch.cuda.is_current_stream_capturing(), *what)
         if key not in self._derived:
             self._derived[key] = make()
         return cast(Thing, self._derived[key])

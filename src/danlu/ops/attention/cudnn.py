@@ -30,7 +30,8 @@ class CudnnDense:
     is_deterministic = False
 
     def fits(self, heads: Heads, ask: Ask) -> bool:
-        return cudnn_fits(heads) and ask.bounds.is_even and ask.softcap is None and not ask.needs_window
+        is_dense = ask.bounds.is_even and not ask.bounds.is_standing
+        return cudnn_fits(heads) and is_dense and ask.softcap is None and not ask.needs_window
 
     def forward(self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, ask: Ask) -> tuple[Tensor, Saved]:
         q, k, v = (_dense(x, ask) for x in (q_THD, k_TKD, v_TKD))

@@ -27,7 +27,7 @@ class Leading:
     def fits(self, heads: Heads, ask: Ask) -> bool:
         bounds = ask.bounds
         num_tokens = num_leading(bounds) * bounds.max_length
-        if ask.needs_window or bounds.is_even or num_tokens < SMALLEST_RATIO * bounds.num_tokens:
+        if bounds.is_standing or ask.needs_window or bounds.is_even or num_tokens < SMALLEST_RATIO * bounds.num_tokens:
             return False
         equal, rest = asks_of(ask)
         return self._equal.fits(heads, equal) and self._rest.fits(heads, rest)

@@ -79,7 +79,8 @@ def error_of(kernel: AnyKernel, inputs: Inputs, ask: Ask, truth: Truth) -> float
 def time_of(kernel: AnyKernel, inputs: Inputs, ask: Ask) -> float:
     """The device's milliseconds for one forward and backward, after the kernel has run once. The device is kept busy
     first, so that it never waits for launches: big models run behind, small ones run as graphs."""
-    grad = torch.randn(inputs[0].shape, dtype=inputs[0].dtype, device=inputs[0].device)
+    generator = torch.Generator(inputs[0].device).manual_seed(2)  # a training's own random numbers stay as they are
+    grad = torch.randn(inputs[0].shape, dtype=inputs[0].dtype, device=inputs[0].device, generator=generator)
     times = []
     for _ in range(NUM_TIMED):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
