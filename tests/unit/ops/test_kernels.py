@@ -1,7 +1,7 @@
 """The ops with a backward by hand against autograd in fp64: on CUDA their kernels, on a CPU the torch path here and the
 kernels through Triton's interpreter.
 
-Tolerances: an fp32 result errs by 1e-6 of the largest value, a 16-bit one by two roundings of its own value and one of
+Tolerances: an fp32 result errs by 1e-6 of the largest value (sums over a thousand tokens by 4e-6), a 16-bit one by two roundings of its own value and one of
 the largest (sums of rounded products, where a turn cancels). The interpreter cuts bf16 off where a GPU rounds, which
 doubles that.
 """
@@ -23,6 +23,11 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 UNIT = {torch.float64: 1e-13, torch.float32: 2**-23, torch.float16: 2**-11, torch.bfloat16: 2**-8}
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 def assert_close(ours: Tensor, exact: Tensor, *, roundings: int = 2) -> None:
     assert ours.shape == exact.shape and not ours.isnan().any()
     unit = UNIT[ours.dtype] * roundings * (2 if IS_INTERPRETED and ours.dtype == torch.bfloat16 else 1)
@@ -33,10 +38,10 @@ def assert_close(ours: Tensor, exact: Tensor, *, roundings: int = 2) -> None:
 
 
 def rows(num_rows: int, width: int, dtype: torch.dtype, device: str, scale: float = 1.0) -> Tensor:
-    """Leading columns of a wider buffer, the others of which are poison."""
-    buffer = torch.full((num_rows, width + 16), float("nan"), dtype=dtype, device=device)
-    buffer[:, :width] = torch.randn(num_rows, width, dtype=torch.float64).mul_(scale).to(dtype)
-    return buffer[:, :width]
+    """The first rows and columns of a larger buffer, the rest of which is poison."""
+    buffer = torch.full((num_rows + 2, width + 16), float("nan"), dtype=dtype, device=device)
+    buffer[:num_rows, :width] = torch.randn(num_rows, width, dtype=torch.float64).mul_(scale).to(dtype)
+    return buffer[:num_rows, :width]
 
 
 def leaf(x: Tensor) -> Tensor:
@@ -214,7 +219,9 @@ def test_the_torch_path_in_pieces_is_the_whole() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("num_tokens", "width", "rank"), [(150, 1100, 16), (65, 512, 24), (1, 40, 8), (70, 520, 32)])
+@pytest.mark.parametrize(
+    ("num_tokens", "width", "rank"), [(150, 1100, 16), (65, 512, 24), (1, 40, 8), (70, 520, 32), (1100, 40, 8)]
+)
 def test_both_low_rank_products(dtype: torch.dtype, num_tokens: int, width: int, rank: int, device: str) -> None:
     if dtype == torch.bfloat16 and IS_INTERPRETED:
         pytest.skip("the interpreter multiplies bf16 as integers")
@@ -225,10 +232,10 @@ def test_both_low_rank_products(dtype: torch.dtype, num_tokens: int, width: int,
     assert_close(out, dy.double() @ b.double())
     # Without a kernel and without torch's mixed product the sum over tokens is rounded before it is added
     exact, slack = 0.5 * dy.double().T @ s.double(), UNIT[dtype] * 2 if device == "cpu" and not IS_INTERPRETED else 0
-    assert float((grad.double() - 1 - exact).abs().max()) <= (1e-6 + slack) * float(exact.abs().max() + 1)
+    assert float((grad.double() - 1 - exact).abs().max()) <= (4e-6 + slack) * float(exact.abs().max() + 1)
     grad_of_a = torch.ones(rank, width, dtype=grad.dtype, device=device)
     add_product_(grad_of_a, s, dy, 0.5)
-    assert float((grad_of_a.double() - 1 - exact.T).abs().max()) <= (1e-6 + slack) * float(exact.abs().max() + 1)
+    assert float((grad_of_a.double() - 1 - exact.T).abs().max()) <= (4e-6 + slack) * float(exact.abs().max() + 1)
 
 
 def test_long_rows_of_tokens_go_by_in_stretches(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
