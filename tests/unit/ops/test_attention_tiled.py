@@ -31,7 +31,7 @@ def draw(num_tokens: int, heads: int, kv_heads: int, size: int) -> list[Tensor]:
 
 
 @needs_kernels
-@pytest.mark.parametrize("lengths", [(90, 33, 0, 1, 64), (100,), (5, 3), (0, 32, 32)], ids=str)
+@pytest.mark.parametrize("lengths", [(90, 33, 0, 1, 64), (0, 32, 5)], ids=str)
 @pytest.mark.parametrize(("window", "cut"), [(None, SMALL), (None, None), (1, SMALL), (20, SMALL), (40, None)], ids=str)
 def test_tiled_kernels_equal_the_reference(lengths: tuple[int, ...], window: int | None, cut: Cut | None) -> None:
     bounds = Bounds.of(lengths)
