@@ -15,7 +15,7 @@ from danlu.core.errors import ExportError
 from danlu.core.files import read_json, write_json
 from danlu.exports.export import Proof, Subject
 from danlu.exports.oracle import Transformers
-from danlu.exports.reload import check_adapter, check_by_others, living, proof_dtype, unmerged
+from danlu.exports.reload import check_adapter, check_by_others, living, proof_dtype, readers, unmerged
 from danlu.exports.speech import check_reloaded_prompts, check_speech, check_tokenizer, write_speech
 
 
@@ -47,7 +47,7 @@ class AdapterExport:
         model = subject.engine.model
         dtype, device = proof_dtype(model), model.device
         checks += check_by_others(
-            "peft", ("transformers", "peft"), subject, unmerged(subject, folder),
+            "peft", readers(model, "transformers", "peft"), subject, unmerged(subject, folder),
             lambda: Transformers(model.folder, dtype=dtype, device=device, adapter=folder),
         )  # fmt: skip
         return Proof(checks, trained.floor, {"dtype": str(dtype)[6:]})

@@ -49,6 +49,8 @@ def _section(manifest: Manifest, values: Mapping[str, Any], language: Language) 
     lines = [tell(f"what_{manifest.kind}"), "", f"## {tell('base')}", ""]
     revision, digest = base.get("revision") or "-", str(base.get("digest"))[:16]
     lines.append(tell("base_row", name=base.get("name"), revision=revision, digest=digest))
+    if base.get("quantize", "none") != "none":
+        lines += ["", tell("quantized", quantize=base["quantize"])]
     for key in ("data", "training", "evaluation"):
         if values.get(key):
             lines += ["", f"## {tell(key)}", "", *_table(values[key])]

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from danlu.adapters.peft_format import Pair
 from danlu.exports.parity import Check, ulp
 from danlu.model.build import family_of
 from danlu.model.model import Model
-from danlu.model.shards import find_shards
+from danlu.model.stored import Stored
 from danlu.model.weights import split
 
 NUM_FP32_STEPS = 8.0
@@ -110,25 +109,24 @@ class _Tensors:
     """A checkpoint folder's tensors under our names, read when asked for."""
 
     def __init__(self, model: Model, folder: Path) -> None:
-        self._model, self._family = model, family_of(model.config)
-        self.places: dict[str, tuple[Path, str]] = {}
+        self._model, self._family, self._stored = model, family_of(model.config), Stored(folder)
+        self.places: dict[str, str] = {}
         self.homeless: set[str] = set()
         """Tensors that the model has no place for: a tied head stored twice, angle tables of old files."""
         known = {name for name, _ in model.named_parameters()}
-        for path in find_shards(folder):
-            with safe_open(path, framework="pt", device="cpu") as file:
-                for their_name in file.keys():  # noqa: SIM118 - not a dict
-                    shape = file.get_slice(their_name).get_shape()
-                    for name, _ in self._split(their_name, torch.empty(shape, device="meta")):
-                        if name in known:
-                            self.places[name] = (path, their_name)
-                        else:
-                            self.homeless.add(name)
+        for their_name in self._stored.names:
+            shape = self._stored.shape(their_name)
+            for name, _ in self._split(their_name, torch.empty(shape, device="meta")):
+                if name in known:
+                    self.places[name] = their_name
+                else:
+                    self.homeless.add(name)
 
     def read(self, name: str) -> Tensor:
-        path, their_name = self.places[name]
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return dict(self._split(their_name, file.get_tensor(their_name)))[name]
+        """In fp32 where the file holds codes."""
+        their_name = self.places[name]
+        with self._stored as stored:
+            return dict(self._split(their_name, stored.read_plain(their_name)))[name]
 
     def read_all(self) -> Iterator[tuple[str, Tensor]]:
         for name in self.places:

@@ -7,7 +7,7 @@ the whole in its place at once. Which probes, facts and parents are handed in; a
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -88,11 +88,13 @@ def export(
     probes: Sequence[Sequence[Message]] = (),
     max_new_tokens: int = 24,
     replace: bool = False,
+    further: Callable[[Subject], list[Check]] | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Write `engine`'s model as an artefact. The verdict stands in the manifest's `parity`: a folder that failed is
     kept for inspection and refused by `verify`. An artefact already there is kept if it is the same, and replaced
-    only if told so. Domain probes are added to the contract's golden conversations."""
+    only if told so. Domain probes are added to the contract's golden conversations. `further` looks at what only the
+    caller can see, and its checks count like the export's own."""
     told = progress or Silent()
     check_base(engine, facts)
     told.start(f"export {kind.kind}", 4)
@@ -110,6 +112,8 @@ def export(
         kind.write(subject, fresh)
         told.advance()
         proof = kind.prove(subject, fresh)
+        if further is not None:
+            proof.checks.extend(further(subject))
         told.advance()
         manifest = Manifest(
             kind=kind.kind,

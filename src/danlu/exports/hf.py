@@ -38,6 +38,7 @@ from danlu.exports.reload import (
 )  # fmt: skip
 from danlu.exports.speech import check_reloaded_prompts, check_speech, check_tokenizer, write_speech
 from danlu.model.build import load_model, save_model
+from danlu.model.quantized import num_params, refuse_quantized
 
 
 class MergedExport:
@@ -45,10 +46,11 @@ class MergedExport:
 
     def size_bytes(self, subject: Subject) -> int:
         model = subject.engine.model
-        return sum(weight.numel() for weight in model.parameters()) * stored_dtype(model).itemsize + 2**24
+        return num_params(model) * stored_dtype(model).itemsize + 2**24
 
     def write(self, subject: Subject, folder: Path) -> None:
         living_model = subject.engine.model
+        refuse_quantized(living_model, "exports: merged")  # its answers are not those of what is written
         dtype = stored_dtype(living_model)
         if isinstance(subject.engine.adapter, AttachedLoRA):
             with saved_adapter(subject) as adapter_folder:

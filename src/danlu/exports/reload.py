@@ -33,6 +33,8 @@ from danlu.exports.parity import (
 )  # fmt: skip
 from danlu.model.build import DTYPES, load_model
 from danlu.model.model import Model
+from danlu.model.quantized import num_params, quantization_of
+from danlu.model.quantizers.quantizer import Quantize
 
 COMPUTE_FACTOR = 8.0
 """Two programs, or two orders of the same sums, against a floor of last-place noise on every weight."""
@@ -65,12 +67,14 @@ def stored_dtype(model: Model) -> torch.dtype:
 
 
 def proof_dtype(model: Model) -> torch.dtype:
-    return torch.float32 if sum(p.numel() for p in model.parameters()) <= MAX_WIDE_PARAMS else model.dtype
+    return torch.float32 if num_params(model) <= MAX_WIDE_PARAMS else model.dtype
 
 
-def load_base_again(subject: Subject, dtype: torch.dtype, device: torch.device | str) -> Model:
+def load_base_again(
+    subject: Subject, dtype: torch.dtype, device: torch.device | str, quantize: Quantize = "none"
+) -> Model:
     """The base as its files are now; ExportError when they are not those the adapter was trained on."""
-    model = load_model(subject.engine.model.folder, dtype=dtype, device=device)
+    model = load_model(subject.engine.model.folder, dtype=dtype, device=device, quantize=quantize)
     expected = subject.facts.base["digest"]
     if model.digest != expected:
         raise ExportError(
@@ -79,9 +83,9 @@ def load_base_again(subject: Subject, dtype: torch.dtype, device: torch.device |
     return model
 
 
-def reload_adapter(subject: Subject, folder: Path, dtype: torch.dtype) -> NativeEngine:
+def reload_adapter(subject: Subject, folder: Path, dtype: torch.dtype, quantize: Quantize = "none") -> NativeEngine:
     """Base and adapter from disk, not merged."""
-    model = load_base_again(subject, dtype, subject.engine.model.device)
+    model = load_base_again(subject, dtype, subject.engine.model.device, quantize)
     adapter = LoRA.load(folder, model)
     return NativeEngine(model, subject.engine.encoder, name="adapter", adapter=adapter)
 
@@ -94,7 +98,7 @@ def living(subject: Subject) -> Reference:
 
 
 def unmerged(subject: Subject, folder: Path) -> Reference:
-    """Base and adapter from disk in the proof's dtype."""
+    """Base and adapter from disk in the proof's dtype, the base as it is before any quantising."""
     return witnessed(reload_adapter(subject, folder, proof_dtype(subject.engine.model)), subject)
 
 
@@ -109,7 +113,8 @@ def witnessed(engine: NativeEngine, subject: Subject) -> Reference:
 def check_adapter(subject: Subject, folder: Path, trained: Reference) -> list[Check]:
     """The adapter on disk is the trained one: same numbers in the file, same answers when read back."""
     assert isinstance(subject.engine.adapter, AttachedLoRA), "only low-rank pairs have a folder of their own"
-    again = reload_adapter(subject, folder, subject.engine.model.dtype)
+    living_model = subject.engine.model
+    again = reload_adapter(subject, folder, living_model.dtype, quantization_of(living_model))
     factor, margin = COMPUTE_FACTOR, trained.margin
     return [
         check_pairs(subject.engine.adapter, folder, again.model),
@@ -144,6 +149,11 @@ def is_same_update(ours: Pair, theirs: Pair) -> bool:
 
 def names_of(name: str) -> tuple[str, str, str]:
     return f"{name}_prompts", f"{name}_logits", f"{name}_answers"
+
+
+def readers(model: Model, *packages: str) -> tuple[str, ...]:
+    """What other programs need to read this base."""
+    return (*packages, *(("bitsandbytes", "accelerate") if "quantization_config" in model.config else ()))
 
 
 def not_run(name: str, why: str) -> list[Check]:

@@ -16,7 +16,8 @@ from danlu.model.families import own_family
 from danlu.model.families.family import Family
 from danlu.model.hub import Hub, find_base
 from danlu.model.model import Model
-from danlu.model.quantized import Quantize, make_room, refuse_quantized
+from danlu.model.quantized import make_room, refuse_quantized
+from danlu.model.quantizers.quantizer import Quantize
 from danlu.model.shards import digest_folder
 
 DTYPES = {

@@ -6,16 +6,13 @@ stands on the shelf `quantizers`.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import nn
 
 from danlu.core.errors import ModelError
 from danlu.model.quantizers import QUANTIZERS
-from danlu.model.quantizers.quantizer import QuantizedLinear
+from danlu.model.quantizers.quantizer import Quantize, QuantizedLinear
 
-Quantize = Literal["none", "fp8", "nf4", "int8"]
 HEADS = ("lm_head", "embed_out")
 
 
@@ -37,8 +34,8 @@ def quantized_layers(model: nn.Module) -> list[QuantizedLinear]:
     return [layer for layer in model.modules() if isinstance(layer, QuantizedLinear)]
 
 
-def quantization_of(model: nn.Module) -> str:
-    """What the base lies in: a name on the shelf, or "none"."""
+def quantization_of(model: nn.Module) -> Quantize:
+    """What the base lies in."""
     layers = quantized_layers(model)
     return layers[0].kind if layers else "none"
 

@@ -22,9 +22,9 @@ from danlu.core.files import read_json, replacing_folder, sync_folder, write_jso
 from danlu.model import bnb
 from danlu.model.families.family import Family, Fused
 from danlu.model.model import Model
-from danlu.model.quantized import HEADS, Quantize, make_room, put
+from danlu.model.quantized import HEADS, make_room, put
 from danlu.model.quantizers.nf4 import NF4Linear
-from danlu.model.quantizers.quantizer import QuantizedLinear
+from danlu.model.quantizers.quantizer import Quantize, QuantizedLinear
 from danlu.model.shards import INDEX, SINGLE, find_shards, read_header
 from danlu.model.spec import Spec
 from danlu.model.stored import Stored

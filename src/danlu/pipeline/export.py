@@ -13,8 +13,10 @@ from danlu.core.progress import Progress, Silent
 from danlu.data.sample import Message
 from danlu.evaluation.report import Report, with_parity
 from danlu.exports import EXPORTS
-from danlu.exports.export import Facts
+from danlu.exports.export import Facts, Subject
 from danlu.exports.export import export as write_artifact
+from danlu.exports.parity import Check
+from danlu.exports.quantized import check_quantized
 from danlu.pipeline.evaluate import gate_of, save_report
 from danlu.pipeline.open_engine import (
     Engines,
@@ -58,33 +60,52 @@ def export(
         return []
     with run.acting("export"):
         inputs = {section.kind: _inputs_digest(run, section) for section in wanted}
-        engines: Engines | None = None
+        desk = _Desk(run, device, told)
         done = []
         for section in wanted:
             folder = run.path("artifacts", section.kind)
             manifest = _standing(run, section.kind, inputs[section.kind], folder)
             if manifest is None:
-                engines = engines or open_engines(run, device=device, progress=told)
-                manifest = _write(run, section.kind, engines, folder, told)
+                manifest = desk.write(section.kind, folder)
                 run.finish(f"export-{section.kind}", inputs[section.kind], {"digest": manifest.digest})
             done.append(Exported(folder, manifest))
         _tell_report(run)
     return done
 
 
-def _write(run: Run, kind: str, engines: Engines, folder: Path, told: Progress) -> Manifest:
-    manifest = write_artifact(
-        EXPORTS.load(kind)(),
-        engines.tuned,
-        folder,
-        contract=check_contract(run, engines.source),
-        facts=_facts(run),
-        probes=_probes(run),
-        replace=True,
-        progress=told,
-    )
-    run.events.append("exported", artifact=kind, digest=manifest.digest, verdict=manifest.parity["verdict"])
-    return manifest
+class _Desk:
+    """The engines that artefacts are made of, opened when the first one needs them. An adapter leaves with the base it
+    was trained on; what is merged goes into the base before it was quantised, and is then held to what was trained."""
+
+    def __init__(self, run: Run, device: str, told: Progress) -> None:
+        self.run, self.device, self.told = run, device, told
+        self.is_quantized = run.recipe.model.quantize != "none"
+        self._engines: dict[bool, Engines] = {}
+
+    def engines(self, *, is_whole: bool) -> Engines:
+        if is_whole not in self._engines:
+            self._engines[is_whole] = open_engines(self.run, device=self.device, is_whole=is_whole, progress=self.told)
+        return self._engines[is_whole]
+
+    def write(self, kind: str, folder: Path) -> Manifest:
+        is_whole = self.is_quantized and kind != "adapter"
+        engines = self.engines(is_whole=is_whole)
+        manifest = write_artifact(
+            EXPORTS.load(kind)(),
+            engines.tuned,
+            folder,
+            contract=check_contract(self.run, engines.source),
+            facts=_facts(self.run),
+            probes=_probes(self.run),
+            replace=True,
+            further=self._hold_to_trained if is_whole else None,
+            progress=self.told,
+        )
+        self.run.events.append("exported", artifact=kind, digest=manifest.digest, verdict=manifest.parity["verdict"])
+        return manifest
+
+    def _hold_to_trained(self, subject: Subject) -> list[Check]:
+        return check_quantized(subject, self.engines(is_whole=False).tuned)
 
 
 def _inputs_digest(run: Run, section: ExportSection) -> str:
@@ -149,6 +170,7 @@ def _facts(run: Run) -> Facts:
         "revision": run.recipe.model.revision,
         "hub": run.recipe.model.hub,
         "dtype": last_outcome(run)["dtype"],
+        "quantize": run.recipe.model.quantize,
         "digest": last_outcome(run)["base_digest"],
     }
     dataset = run.read("dataset", prepared["stages"][-1], "format.json")["digest"]

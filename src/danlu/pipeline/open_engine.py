@@ -36,14 +36,20 @@ class Engines:
 
 
 def open_engines(
-    run: Run, *, checkpoint: Path | None = None, device: str = "auto", progress: Progress | None = None
+    run: Run,
+    *,
+    checkpoint: Path | None = None,
+    device: str = "auto",
+    is_whole: bool = False,
+    progress: Progress | None = None,
 ) -> Engines:
-    """Both engines of a trained run; `checkpoint` is the last stage's unless another is named.
+    """Both engines of a trained run; `checkpoint` is the last stage's unless another is named. `is_whole` leaves the
+    base unquantised, whatever it was trained on: what merging needs.
 
     TemplateError when today's template is not the one that was trained.
     """
     told = progress or Silent()
-    section = run.recipe.model
+    section = run.recipe.model.model_copy(update={"quantize": "none"}) if is_whole else run.recipe.model
     base = open_base(section, progress=told)
     encoder = _encoder(base)
     check_contract(run, base)
@@ -119,6 +125,7 @@ def open_artifact(folder: Path, *, device: str = "auto", progress: Progress | No
         hub=facts.get("hub", "huggingface"),
         # in the precision that was proven: in another one even the right weights say other things
         dtype=facts.get("dtype", "auto"),
+        quantize=facts.get("quantize", "none") if is_adapter else "none",
     )
     model = load_base(section, seed=0, device=choose_device(device), progress=progress)
     adapter = load_trained(folder, model) if is_adapter else None

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from danlu.model.quantizers.quantizer import QuantizedLinear
+from danlu.model.quantizers.quantizer import Quantize, QuantizedLinear
 from danlu.ops.fp8 import FP8, dequantise, product, product_back, quantise, quantise_rows, with_turned
 
 
 class FP8Linear(QuantizedLinear):
-    kind: ClassVar[str] = "fp8"
+    kind: ClassVar[Quantize] = "fp8"
     can_keep_dequantized: ClassVar[bool] = False
     packed: FP8
 

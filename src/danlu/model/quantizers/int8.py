@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from danlu.model.quantizers.quantizer import QuantizedLinear
+from danlu.model.quantizers.quantizer import Quantize, QuantizedLinear
 from danlu.ops.int8 import Int8, dequantise, quantise
 
 
 class Int8Linear(QuantizedLinear):
-    kind: ClassVar[str] = "int8"
+    kind: ClassVar[Quantize] = "int8"
     packed: Int8
 
     def take(self, weight_NK: Tensor) -> None:

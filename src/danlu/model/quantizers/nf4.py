@@ -7,12 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from danlu.model.quantizers.quantizer import QuantizedLinear
+from danlu.model.quantizers.quantizer import Quantize, QuantizedLinear
 from danlu.ops.nf4 import NF4, dequantise, quantise
 
 
 class NF4Linear(QuantizedLinear):
-    kind: ClassVar[str] = "nf4"
+    kind: ClassVar[Quantize] = "nf4"
     packed: NF4
 
     def take(self, weight_NK: Tensor) -> None:

@@ -11,17 +11,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor, nn
 
+Quantize = Literal["none", "fp8", "nf4", "int8"]
+"""What the recipe's `model.quantize` may say."""
+
 
 class QuantizedLinear(nn.Module, ABC):
     """`take` fills it. `dtype` is what it computes in; the bias, if any, is a frozen parameter in that dtype."""
 
-    kind: ClassVar[str]
+    kind: ClassVar[Quantize]
     can_keep_dequantized: ClassVar[bool] = True
     """False where products take the codes themselves and a dequantised weight would compute something else."""
     bias: nn.Parameter | None
