@@ -6,7 +6,8 @@
 fit) and in chunks of several sizes; `products_ms` is what its two products alone take, the floor. `kernel` is the loss
 kernel alone on one chunk, with the bandwidth it reaches counting two readings and one writing (`--tune`: in several
 block sizes). `adamw` is one update of as many elements as rank 16 gives Qwen2.5-7B, against torch's fused AdamW over as
-many tensors. `…_error` is relative, against fp64 on a small case. Times are the faster half's mean. Less than 45 s.
+many tensors; `adamw_bf16` one of a bf16 matrix without master, with fp32 and with 8-bit moments. `…_error` is relative,
+against fp64 on a small case. Times are the faster half's mean. Less than 45 s.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from danlu.ops import cross_entropy
 from danlu.ops.adamw import adamw_, reference_adamw_
+from danlu.ops.adamw_8bit import Moments, adamw_8bit_
 from danlu.ops.cross_entropy import chunk_in_place, linear_cross_entropy, reference_log_probs, rows_per_chunk
 from danlu.training.flat import FlatAdamW
 from danlu.training.optim import clip_gradients, gradient_norm
@@ -170,6 +172,23 @@ def time_adamw() -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
+def time_lean(num: int = 1 << 28) -> Iterator[dict[str, Any]]:
+    """Full fine-tuning's update of a big bf16 matrix without master, fp32 and 8-bit moments."""
+    param, grad = (torch.randn(num, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    numbers = {"lr": torch.tensor(1e-5, dtype=torch.float64, device="cuda"), "step": torch.ones((), device="cuda")}
+    settings: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
+    moments, wide = Moments.like(param), [torch.zeros(num, device="cuda") for _ in range(2)]
+    for how, num_bytes, call in (
+        ("8-bit moments", 10, lambda: adamw_8bit_(param, grad, moments, **numbers, **settings)),
+        ("fp32 moments", 22, lambda: adamw_(param, grad, *wide, **numbers, **settings)),
+    ):
+        took = gpu_ms(call, 20)
+        yield {
+            "what": "adamw_bf16", "how": how, "elements": num, "ms": took,
+            "tb_per_s": round(num_bytes * num / took / 1e9, 2), "s_for_8e9": round(took * 8e9 / num / 1e3, 4),
+        }  # fmt: skip
+
+
 def adamw_error() -> dict[str, Any]:
     ours = [torch.randn(100_000, device="cuda") for _ in range(3)]
     ours.append(torch.rand(100_000, device="cuda"))
@@ -191,6 +210,7 @@ def lines(does_tune: bool) -> Iterator[dict[str, Any]]:
     yield from (loss_error(softcap) for softcap in (None, 5.0))
     yield adamw_error()
     yield from time_adamw()
+    yield from time_lean()
     for vocab in (152_064, 50_257):
         yield from time_kernel(vocab, does_tune)
     for case in LOSS_CASES:

@@ -99,7 +99,8 @@ def reference_rounded(fresh: Tensor, noise: Tensor) -> Tensor:
     """fp32 to bf16, up or down with the chance that makes it right on average: 16 random bits are added below the
     place where bf16 ends, and what is left there is cut off."""
     bits = fresh.view(torch.int32) + (noise & 0xFFFF).to(torch.int32)
-    return (bits & -0x10000).view(torch.float32).to(torch.bfloat16)
+    cut = (bits & -0x10000).view(torch.float32)
+    return cut.where(fresh == fresh, fresh).to(torch.bfloat16)  # a NaN of all ones would become 0
 
 
 @jit
@@ -117,7 +118,7 @@ def noise_at(place, step, salt, stream: tl.constexpr):  # type: ignore[no-untype
 @jit
 def rounded(fresh, noise):  # type: ignore[no-untyped-def]
     bits = fresh.to(tl.uint32, bitcast=True) + (noise & 0xFFFF)
-    return (bits & 0xFFFF0000).to(tl.float32, bitcast=True)
+    return tl.where(fresh == fresh, (bits & 0xFFFF0000).to(tl.float32, bitcast=True), fresh)
 
 
 # ---- the kernel

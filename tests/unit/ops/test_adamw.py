@@ -36,7 +36,7 @@ def numbers(step: int, lr: float = 1e-3) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-@pytest.mark.skipif(IS_INTERPRETED, reason="torch's own path")
+@pytest.mark.skipif(IS_INTERPRETED or DEVICE == "cuda", reason="torch's own path")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_on_a_cpu_it_is_torchs_own(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -52,13 +52,13 @@ def test_on_a_cpu_it_is_torchs_own(dtype: torch.dtype) -> None:
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="torch's own path")
 def test_the_reference_is_adamw_in_fp64() -> None:
-    weight = torch.nn.Parameter(torch.randn(100, dtype=torch.float64))
-    flat, average, square = weight.detach().clone(), *torch.zeros(2, 100, dtype=torch.float64)
+    weight = torch.nn.Parameter(torch.randn(100, dtype=torch.float64, device=DEVICE))
+    flat, average, square = weight.detach().clone(), *torch.zeros(2, 100, dtype=torch.float64, device=DEVICE)
     optimizer = torch.optim.AdamW([weight], lr=1e-2, foreach=False, **SETTINGS)
     for step in range(1, 5):
-        weight.grad = torch.randn(100, dtype=torch.float64)
+        weight.grad = torch.randn_like(weight)
         reference_adamw_(
-            flat, 2 * weight.grad, average, square, scale=torch.tensor(0.5), **numbers(step, 1e-2), **SETTINGS
+            flat, 2 * weight.grad, average, square, scale=torch.tensor(0.5, device=DEVICE), **numbers(step, 1e-2), **SETTINGS
         )  # fmt: skip
         optimizer.step()
         torch.testing.assert_close(flat, weight.detach(), rtol=1e-12, atol=1e-12)
@@ -74,6 +74,14 @@ def test_rounding_by_chance_is_right_on_average() -> None:
     assert share == pytest.approx(0.1, abs=4 * (0.09 / num) ** 0.5)  # four standard deviations
     exact = torch.tensor([0.0, -0.0, 1.5, -3.0, 2.0**-130])
     assert torch.equal(reference_rounded(exact, noise_like(exact, torch.tensor(1.0), 0)).float(), exact)
+
+
+def test_what_is_not_finite_stays_so() -> None:
+    """A GPU's NaN has all bits set: a carry out of them would make it zero, and hide that a training has broken."""
+    bad = torch.tensor([0x7FFFFFFF, -1, 0x7FC00000, 0x7F800000, -0x800000], dtype=torch.int32).view(torch.float32)
+    for step in range(20):
+        got = reference_rounded(bad, noise_like(bad, torch.tensor(float(step)), 0))
+        assert got[:3].isnan().all() and got[3] == torch.inf and got[4] == -torch.inf
 
 
 def test_noise_differs_by_step_tensor_and_stream_and_is_the_same_again() -> None:
@@ -140,6 +148,14 @@ def test_kernel_rounds_bf16_weights_as_the_reference_does(grad_dtype: torch.dtyp
     assert ours[0].dtype == torch.bfloat16
     assert (ours[0] != truth[0]).double().mean() < 2e-3
     torch.testing.assert_close(ours[0].float(), truth[0].float(), rtol=2.0**-7, atol=1e-5)
+
+
+@has_kernels
+def test_kernel_keeps_a_nan() -> None:
+    param, grad, average, square = draw(300, torch.bfloat16)
+    grad[7] = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)
+    adamw_(param, grad, average, square, **numbers(3), **SETTINGS)
+    assert param[7].isnan() and param.isnan().sum() == 1
 
 
 @pytest.mark.skipif(IS_INTERPRETED or DEVICE == "cuda", reason="the kernel runs in this process")

@@ -188,7 +188,7 @@ def test_kernel_passes_on_what_is_not_finite() -> None:
 
 @has_kernels
 @pytest.mark.parametrize("softcap", [None, 2.0])
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 1.5e-2)])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 3e-6), (torch.float16, 2e-3), (torch.bfloat16, 1.5e-2)])
 def test_kernel_in_the_whole_loss(softcap: float | None, dtype: torch.dtype, bound: float) -> None:
     """Loss and both gradients against fp64 on the same rounded numbers; relative error of the whole gradient."""
     hidden, weight, targets = make(rows=12, vocab=700, width=64, dtype=dtype)
