@@ -330,6 +330,7 @@ def main() -> None:
             with given.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
+    low_rank.MIN_BYTES = 0  # small ones too, to see where the two ways meet
     write(hardware())
     torch.manual_seed(0)
     if given.sweep:

@@ -69,7 +69,7 @@ def _has_kernel(wide_TN: Tensor, narrow_TR: Tensor, max_rank: int) -> bool:
     """Whether one pass by the kernel beats cuBLAS products."""
     if not fits(wide_TN, narrow_TR) or wide_TN.dtype != narrow_TR.dtype or wide_TN.dtype == torch.float32:
         return False
-    is_big = wide_TN.numel() * wide_TN.element_size() >= MIN_BYTES or IS_INTERPRETED
+    is_big = wide_TN.numel() * wide_TN.element_size() >= MIN_BYTES
     return is_big and narrow_TR.shape[1] <= max_rank and _is_hopper(wide_TN.device)
 
 
