@@ -111,6 +111,36 @@ def test_resumed_equals_uninterrupted_to_the_bit(tmp_path, kind: str, masters: s
     assert same_weights(whole, resumed)
 
 
+def test_one_gradient_is_alive_at_a_time(tmp_path, monkeypatch) -> None:
+    """What the memory arithmetic of full fine-tuning rests on."""
+    course = Course(tmp_path, "adamw_8bit", "none", in_backward=True)
+    alive: list[int] = []
+
+    def watch(optimizer: LeanAdamW, weight: nn.Parameter) -> None:
+        alive.append(sum(other.grad is not None for other in course.parameters.values()))
+        original(optimizer, weight)
+
+    original = LeanAdamW.step_now
+    monkeypatch.setattr(LeanAdamW, "step_now", watch)
+    course.learn(range(1, 2))
+    assert alive == [1] * len(course.parameters)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_memory_of_a_step_inside_the_backward() -> None:
+    """Sixteen matrices of 32 MiB: weights, 8-bit moments, and two matrices' worth of gradients, not sixteen."""
+    layers = nn.Sequential(*(nn.Linear(4096, 4096, bias=False) for _ in range(16))).to("cuda", torch.bfloat16)
+    optimizer = build_optimizer(dict(layers.named_parameters()), **SETTINGS, kind="adamw_8bit", in_backward=True)
+    inputs = torch.randn(64, 4096, device="cuda", dtype=torch.bfloat16)
+    for _ in range(2):
+        optimizer.zero_grad()
+        torch.cuda.reset_peak_memory_stats()
+        layers(inputs).float().square().mean().backward()
+        optimizer.step()
+    matrix = 4096 * 4096 * 2
+    assert torch.cuda.max_memory_allocated() < (16 * (1 + 1.05) + 2.5) * matrix
+
+
 def test_eight_bits_take_eight_bits(tmp_path) -> None:
     """Two bytes and a fraction for both moments of a matrix; norms and biases keep theirs in fp32."""
     course = Course(tmp_path, "adamw_8bit", "none")
