@@ -64,6 +64,14 @@ def keep_dequantized(model: nn.Module) -> None:
             layer.keep_dequantized()
 
 
+def keep_dequantized_if_room(model: nn.Module, free_bytes: int) -> bool:
+    """`keep_dequantized` where it takes at most `free_bytes`; says whether it did."""
+    has_room = 0 < cache_bytes(model) <= free_bytes
+    if has_room:
+        keep_dequantized(model)
+    return has_room
+
+
 def drop_dequantized(model: nn.Module) -> None:
     for layer in quantized_layers(model):
         layer.drop_dequantized()

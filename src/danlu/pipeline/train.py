@@ -17,6 +17,7 @@ from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.data.dataset import Dataset
 from danlu.model.model import Model
+from danlu.model.quantized import num_params
 from danlu.pipeline.base import load_base
 from danlu.pipeline.device import choose_device, saying_when_memory_ends
 from danlu.pipeline.prepare import Prepared, prepare
@@ -121,7 +122,7 @@ class _Desk:
             "base_digest": self.model.digest,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "num_trainable": sum(p.numel() for p in attached.parameters().values()),
-            "num_params": sum(p.numel() for p in self.model.parameters()),
+            "num_params": num_params(self.model),
         }
 
     def _attach(self, start: Path | None) -> Attached:
@@ -140,7 +141,7 @@ class _Desk:
 
     def _tell_begin(self, name: str, trainer: Trainer, attached: Attached) -> None:
         trainable = sum(p.numel() for p in attached.parameters().values())
-        whole = sum(p.numel() for p in self.model.parameters())
+        whole = num_params(self.model)
         self.run.events.append("stage", stage=name, num_steps=trainer.plan.num_steps, num_trainable=trainable)
         self.told.note(
             say("pipeline.stage", stage=name, steps=trainer.plan.num_steps, trainable=f"{trainable:,}",
