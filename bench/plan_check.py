@@ -163,6 +163,7 @@ class Bench:
         self.parameters = attached.parameters()
         self.quick = QuickTrunk(self.model) if adapter == "lora" else None
         self.model.quick = self.quick
+        self.graphs: Any = None
         self.optimizer = build_optimizer(
             self.parameters, lr=1e-4, weight_decay=0.01, betas=(0.9, 0.999), is_flat=adapter == "lora",
             **({"kind": "adamw_8bit"} if adapter == "full_lean" else {}),
@@ -185,6 +186,7 @@ class Bench:
         except torch.OutOfMemoryError as error:
             return told | {"predicted": predicted(plan), "error": f"out of memory: {str(error)[:200]}"}
         finally:
+            self.graphs = None
             torch.cuda.set_per_process_memory_fraction(1.0)
             self.optimizer.zero_grad()
             gc.collect()
@@ -203,7 +205,9 @@ class Bench:
         import torch
         from step import batch_of
 
-        batch = batch_of(case.tokens, case.documents, case.share, self.model.spec.vocab_size, "cuda")
+        batch = batch_of(case.tokens, case.documents, case.share, self.model.spec.vocab_size, "cpu")
+        self.graphs = self._record(case)
+        batch = batch if self.graphs else batch.to(self.model.device)
         torch.cuda.reset_peak_memory_stats()
         losses = [self._step(batch) for _ in range(WARM)]
         torch.cuda.synchronize()
@@ -219,24 +223,40 @@ class Bench:
             "step_s": statistics.median(times),
             "step_s_range": [min(times), max(times)],
             "losses": [float(losses[0]), float(losses[-1])],
+            "is_recorded": self.graphs is not None,
         }
 
-    def _step(self, batch: Any) -> Any:
-        import torch
+    def _record(self, case: Case) -> Any:
+        """Graphs where the trainer would use them."""
+        from danlu.training.graphs import Graphs
+        from danlu.training.methods.sft import SFT
 
-        from danlu.training.likelihood import summed_nll
+        if self.quick is None or not Graphs.suits(self.model, self.quick, SFT(), case.tokens):
+            return None
+        return Graphs(self.model, SFT(), self.optimizer.flat, case.tokens)
+
+    def _step(self, batch: Any) -> Any:
         from danlu.training.optim import clip_gradients, gradient_norm
 
-        autocast = torch.autocast("cuda", torch.bfloat16, enabled=self.quick is None)
-        with autocast:
-            loss = summed_nll(self.model, batch) / batch.num_targets
-        loss.backward()
+        if self.graphs is not None:
+            loss = self.graphs.accumulate(batch, batch.num_targets)
+        else:
+            loss = self._loss(batch)
+            loss.backward()
         clip_gradients(self.parameters, gradient_norm(self.parameters, self.optimizer), 1.0, self.optimizer)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.quick is not None:
             self.quick.refresh()
         return loss.detach()
+
+    def _loss(self, batch: Any) -> Any:
+        import torch
+
+        from danlu.training.likelihood import summed_nll
+
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.quick is None):
+            return summed_nll(self.model, batch) / batch.num_targets
 
 
 def _quantise(model: Any, precision: str) -> None:

@@ -77,6 +77,8 @@ LAUNCH_S = 7e-6
 """One eager launch from Python, Triton's and torch's averaged; hidden while the device has more to do."""
 GRAPH_LAUNCH_S = 1.6e-6
 """The same replayed from a CUDA graph."""
+GRAPH_WORTH = 2e13
+"""Parameters times tokens at once below which training/graphs.py records a micro-batch (a test holds them together)."""
 KERNEL_FLOOR_S = 2.5e-6
 """A kernel that does next to nothing still takes this."""
 STEP_OVERHEAD_S = 3e-3

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from danlu.planning import rates
 from danlu.planning.cards import Card
 from danlu.planning.memory import moved_bytes
-from danlu.planning.policy import Kept, Mix, Policy, kept
+from danlu.planning.policy import Kept, Mix, Policy, is_host, kept
 from danlu.planning.work import Work
 
 
@@ -250,8 +250,15 @@ def _launches(work: Work, mix: Mix, card: Card) -> float:
     kernels = work.shapes.num_layers * rates.KERNELS_PER_LAYER * (1.3 if work.method == "dpo" else 1.0) + again
     if card.kind == "cpu":
         return kernels * rates.CPU_LAUNCH_S
-    launch = rates.GRAPH_LAUNCH_S if work.has_graphs else rates.LAUNCH_S
+    launch = rates.GRAPH_LAUNCH_S if is_recorded(work, mix) else rates.LAUNCH_S
     return kernels * max(launch, rates.KERNEL_FLOOR_S)
+
+
+def is_recorded(work: Work, mix: Mix) -> bool:
+    """Micro-batches of small models are replayed as CUDA graphs, where nothing is sent to the host."""
+    is_here = not any(is_host(policy) for policy, _ in mix.groups)
+    is_small = work.shapes.num_params * work.micro_tokens < rates.GRAPH_WORTH
+    return is_small and is_here and not work.is_written_out and work.method in ("sft", "pretrain")
 
 
 def _optimizer(work: Work, card: Card) -> float:

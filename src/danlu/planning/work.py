@@ -9,7 +9,7 @@ from typing import Literal
 
 from danlu.planning import rates
 from danlu.planning.shapes import Shapes
-from danlu.recipe.adapter import LoRASection
+from danlu.recipe.adapter import FullSection, LoRASection
 from danlu.recipe.method import SFTSection, StageSection
 from danlu.recipe.recipe import Recipe
 
@@ -68,7 +68,6 @@ class Work:
     document_tokens: int = 0
     supervised_ratio: float = 1.0
     num_steps: int | None = None
-    has_graphs: bool = False
     has_dropout: bool = False
     """Of the adapter's inputs."""
 
@@ -147,8 +146,8 @@ def work_of(
         rank=lora.rank if lora else 0,
         targets=None if lora is None or lora.targets == "all-linear" else lora.targets,
         precision=_precision(recipe, has_16bit),
-        has_masters=getattr(adapter, "masters", "fp32") == "fp32",
-        has_8bit_states=getattr(training, "optimizer", "adamw") == "adamw_8bit",
+        has_masters=not isinstance(adapter, FullSection) or adapter.masters == "fp32",
+        has_8bit_states=training.optimizer == "adamw_8bit",
         method=stage.method.kind,
         document_tokens=document_tokens,
         supervised_ratio=supervised_ratio,
@@ -164,8 +163,7 @@ def leaves_micro_tokens(recipe: Recipe, index: int) -> bool:
 
 
 def _precision(recipe: Recipe, has_16bit: bool) -> Precision:
-    quantize: Precision | Literal["none"] = getattr(recipe.model, "quantize", None) or "none"
-    if quantize != "none":
-        return quantize
+    if recipe.model.quantize != "none":
+        return recipe.model.quantize
     dtype = recipe.model.dtype
     return "32" if dtype == "float32" or (dtype == "auto" and not has_16bit) else "16"

@@ -184,11 +184,12 @@ def test_knobs_reach_the_work() -> None:
     assert full.work.is_full and full.num_trainable == full.num_params and full.work.supervised_ratio == 1
 
 
-def test_quantize_masters_and_optimizer_are_read_where_the_recipe_has_them() -> None:
-    tree = {"model": {"base": "qwen2.5-7b", "quantize": "nf4"}}
-    if "quantize" not in type(recipe().model).model_fields:
-        pytest.skip("this recipe has no model.quantize")
-    assert plan(recipe(**tree), BASES["qwen2.5-7b"])[0].work.precision == "nf4"
+def test_quantize_masters_and_optimizer_are_read() -> None:
+    quantised = recipe(model={"base": "qwen2.5-7b", "quantize": "nf4"})
+    assert plan(quantised, BASES["qwen2.5-7b"])[0].work.precision == "nf4"
+    lean = recipe(adapter={"kind": "full", "masters": "none"}, training={"optimizer": "adamw_8bit"})
+    work = plan(lean, BASES["qwen2.5-7b"])[0].work
+    assert work.is_full and not work.has_masters and work.has_8bit_states
 
 
 def test_a_cpu_without_bf16_holds_fp32_weights() -> None:

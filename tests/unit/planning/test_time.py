@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from planning_kit import any_card, any_work, work_on
 
+from danlu.planning import rates
 from danlu.planning.cards import CARDS, Card
 from danlu.planning.policy import Mix
-from danlu.planning.time import flops_per_step, predict_time
+from danlu.planning.time import flops_per_step, is_recorded, predict_time
 from danlu.planning.work import Work
+from danlu.training.graphs import METHODS, WORTH_IT
 
 H200 = CARDS["H200"]
 
@@ -43,11 +45,20 @@ def test_attention_of_one_layer_as_cudnn_was_measured(documents: int, millisecon
     assert found * 1e3 == pytest.approx(milliseconds, rel=0.25)
 
 
-def test_small_models_wait_for_launches_until_graphs_replay_them() -> None:
-    small = work_on("qwen2.5-0.5b", micro_tokens=1024, batch_tokens=1024, context=1024)
-    eager = predict_time(small, Mix.of("all", 24), H200)
-    replayed = predict_time(replace(small, has_graphs=True), Mix.of("all", 24), H200)
-    assert eager.waiting_s > 0 and replayed.total_s < eager.total_s
+def test_small_models_wait_for_launches_where_no_graph_replays_them() -> None:
+    small = work_on("qwen2.5-0.5b", micro_tokens=512, batch_tokens=512, context=512)
+    replayed = predict_time(small, Mix.of("all", 24), H200)
+    eager = predict_time(replace(small, method="dpo", context=256), Mix.of("all", 24), H200)
+    assert eager.waiting_s > replayed.waiting_s
+
+
+def test_graphs_are_expected_where_training_records_them() -> None:
+    assert rates.GRAPH_WORTH == WORTH_IT
+    small, large = work_on("qwen2.5-0.5b"), work_on("qwen2.5-7b")
+    assert is_recorded(small, Mix.of("all", 24)) and not is_recorded(large, Mix.of("all", 28))
+    assert not is_recorded(small, Mix.of("input-host", 24))
+    assert not is_recorded(replace(small, method="dpo"), Mix.of("all", 24))
+    assert {"sft", "pretrain"} == set(METHODS)
 
 
 def test_copies_to_the_host_are_felt_on_a_slow_link() -> None:
