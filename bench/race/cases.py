@@ -25,6 +25,7 @@ class Case:
     settings: dict[str, tuple[Setting, ...]]
     supervised_share: float = 1.0
     memory_gib: float | None = None
+    device: str = "cuda"
     num_warm: int = 4
     num_steps: int = 8
     limit_s: float = 150.0
@@ -84,6 +85,17 @@ LONG = {
     "liger": (Setting("1 row"),),
     "liger_compile": (Setting("1 row"),),
 }
+PADDED = [Setting(f"padded, sorted, {num} pieces", layout="padded", extras={"pieces": num}) for num in (1, 2, 4)]
+CPU = {
+    "danlu": OWN,
+    "trl": (
+        *PADDED,
+        Setting("padding-free", layout="packed"),
+        Setting("2 pieces, fp32 weights under autocast", layout="padded", extras={"pieces": 2, "wide": True}),
+        Setting("2 pieces, fp32", layout="padded", base="fp32", extras={"pieces": 2}),
+    ),
+}
+CPU_HALF = {"danlu": OWN, "trl": (*PADDED[:2], Setting("padding-free", layout="packed"))}
 
 
 def _small(rows: int, steps: int = 20) -> Case:
@@ -104,6 +116,8 @@ CASES = {
              limit_s=240),
         _small(1), _small(4), _small(16),
         Case("llama-2k", "llama-3.1-8b", STEP, ROW, DENSE),
+        Case("cpu-25m", "25m", 4096, None, CPU, device="cpu", num_warm=2, num_steps=5),
+        Case("cpu-0.5b", "qwen2.5-0.5b", 1024, None, CPU_HALF, device="cpu", num_warm=1, num_steps=3),
     )
 }  # fmt: skip
 

@@ -46,6 +46,8 @@ def main(text: str, up: int | None) -> None:
 def prepare_device(job: Any) -> None:
     import torch
 
+    if job.num_threads:
+        torch.set_num_threads(job.num_threads)
     if job.device == "cuda":
         torch.cuda.init()
         if job.memory_gib:

@@ -78,7 +78,7 @@ class Course:
         self.work = self.shared / f"run-{os.getpid()}"
         self.ends = time.monotonic() + given.budget
         self.results: dict[str, Any] = {"about": about(sys.argv), "cases": {}}
-        self.gauge = Gauge() if given.device == "cuda" else None
+        self.gauge = None if given.device == "cpu" else Gauge()
 
     def run(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
@@ -106,13 +106,14 @@ class Course:
             "tolerance": {"first": case.first_tolerance, "last": case.last_tolerance}, "runs": [],
         }  # fmt: skip
         upcoming = [(job, number) for number in range(self._rounds) for job in self._jobs(case, file, number)]
+        is_beside = not self.given.alone and upcoming[0][0].device == "cuda"  # a CPU has nothing to spare
         ahead: Child | None = None
         for place, (job, number) in enumerate(upcoming):
             if self.ends - time.monotonic() < SPARE_S:
                 kept["runs"].append(self._row(job, number, {"error": "left out: the time was up"}))
                 continue
             now = ahead or self._start(job, number)
-            ahead = self._start(*upcoming[place + 1]) if not self.given.alone and place + 1 < len(upcoming) else None
+            ahead = self._start(*upcoming[place + 1]) if is_beside and place + 1 < len(upcoming) else None
             facts = self._watch(now, ahead, case.limit_s)
             row = self._row(job, number, facts)
             self._keep_profile(row)
@@ -235,7 +236,8 @@ class Course:
         return [
             Job(
                 system=system, case=case.name, setting=setting.scaled(scale), token_file=str(file),
-                shape_name=case.shape, num_layers=self.given.layers, device=self.given.device,
+                shape_name=case.shape, num_layers=self.given.layers, device=self.given.device or case.device,
+                num_threads=self.given.threads,
                 step_tokens=case.step_tokens, memory_gib=case.memory_gib, num_warm=case.num_warm,
                 num_steps=case.num_steps, num_profiled=self.given.profile,
                 folder=str(self.work / f"{case.name}-{system}-{place}-{number}"),

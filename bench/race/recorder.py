@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import time
 from typing import Any
@@ -50,6 +51,7 @@ class Recorder:
         self.facts: dict[str, Any] = {}
         self.number = 0
         self._marks: list[Any] = []
+        self._cpu: list[float] = []
         self._losses: list[Any] = []
         self._seen: list[tuple[int, int]] = []
         self._began = time.monotonic()
@@ -95,6 +97,10 @@ class Recorder:
         if self.is_cuda:
             self.facts["peak_allocated_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
             self.facts["peak_reserved_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 3)
+        else:
+            self.facts["cpu_s"] = round(self._cpu[-1] - self._cpu[0], 3)
+            self.facts["peak_rss_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
+            self.facts["load"] = round(os.getloadavg()[0], 2)
         if self.job.num_profiled:
             self._profile = torch.profiler.profile(activities=list(torch.profiler.supported_activities()))
             self._profile.start()
@@ -125,6 +131,7 @@ class Recorder:
             self._marks.append(event)
         else:
             self._marks.append(time.perf_counter())
+            self._cpu.append(time.process_time())
 
     def _times(self) -> list[float]:
         pairs = zip(self._marks, self._marks[1:], strict=False)

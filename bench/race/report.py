@@ -8,6 +8,8 @@ from typing import Any
 from race.shapes import Shape
 from race.tokens import TokenFile
 
+PEAKS = ("peak_allocated_gib", "peak_reserved_gib", "peak_rss_gib")
+
 
 def with_rates(row: dict[str, Any], tokens: TokenFile, shape: Shape) -> dict[str, Any]:
     """A run with its speeds: medians over the measured steps, each by its own tokens."""
@@ -19,17 +21,22 @@ def with_rates(row: dict[str, Any], tokens: TokenFile, shape: Shape) -> dict[str
     mfus = [
         shape.mfu(tokens.step_lengths(step), num, ms / 1000) for step, num, ms in zip(steps, learnt, times, strict=True)
     ]
-    return row | {
-        "ms": round(statistics.median(times), 2),
-        "ms_low": round(min(times), 2),
-        "ms_high": round(max(times), 2),
-        "tokens_per_s": round(_rate(counted, times)),
-        "supervised_per_s": round(_rate(learnt, times)),
-        "mfu": round(statistics.median(mfus), 4),
-        "same_tokens": row["token_file"] == tokens.sha256
-        and all(seen == sum(tokens.step_lengths(step)) for step, seen in enumerate(row["tokens"]))
-        and all(seen == tokens.num_supervised(tokens.steps[step]) for step, seen in enumerate(row["supervised"])),
-    }
+    beside = {"tokens_per_cpu_s": round(sum(counted) / row["cpu_s"])} if row.get("cpu_s") else {}
+    return (
+        row
+        | beside
+        | {
+            "ms": round(statistics.median(times), 2),
+            "ms_low": round(min(times), 2),
+            "ms_high": round(max(times), 2),
+            "tokens_per_s": round(_rate(counted, times)),
+            "supervised_per_s": round(_rate(learnt, times)),
+            "mfu": round(statistics.median(mfus), 4),
+            "same_tokens": row["token_file"] == tokens.sha256
+            and all(seen == sum(tokens.step_lengths(step)) for step, seen in enumerate(row["tokens"]))
+            and all(seen == tokens.num_supervised(tokens.steps[step]) for step, seen in enumerate(row["supervised"])),
+        }
+    )
 
 
 def _rate(counts: list[int], times: list[float]) -> float:
@@ -70,11 +77,7 @@ def summary(case: dict[str, Any]) -> list[dict[str, Any]]:
             key: statistics.median(run[key] for run in done)
             for key in ("tokens_per_s", "supervised_per_s", "mfu", "ms", "import_s", "load_s", "first_step_s")
         }
-        peaks = {
-            key: max(run[key] for run in done)
-            for key in ("peak_allocated_gib", "peak_reserved_gib")
-            if all(key in run for run in done)
-        }
+        peaks = {key: max(run[key] for run in done) for key in PEAKS if all(key in run for run in done)}
         rates = [run["tokens_per_s"] for run in done]
         spread = {"rounds": len(done), "lowest": min(rates), "highest": max(rates)}
         rows.append({"system": system, "setting": setting, **means, **peaks, **spread})
@@ -113,7 +116,7 @@ def _row(row: dict[str, Any], own: float | None) -> str:
     if "error" in row:
         return f"| {row['system']} | {row['setting']} | – | | | | | | | {row['error'][:140]} |"
     factor = f"{own / row['tokens_per_s']:.2f}×" if own and row["system"] != "danlu" else ""
-    peaks = " / ".join(f"{row[key]:.1f}" for key in ("peak_allocated_gib", "peak_reserved_gib") if key in row)
+    peaks = " / ".join(f"{row[key]:.1f}" for key in PEAKS if key in row)
     return (
         f"| {row['system']} | {row['setting']} "
         f"| {row['tokens_per_s']:,.0f} | {factor} | {row['supervised_per_s']:,.0f} "
@@ -128,10 +131,10 @@ def line(run: dict[str, Any]) -> str:
     who = f"{run['system']:18s} {run['setting']:32s} round {run['round']}"
     if "error" in run:
         return f"{who}  {run['error'][:160]}"
-    peak = f"{run['peak_reserved_gib']:6.1f} GiB" if "peak_reserved_gib" in run else ""
+    peak = f"{run[PEAKS[-1]]:6.1f} GiB" if PEAKS[-1] in run else f"{run.get(PEAKS[1], 0):6.1f} GiB"
     return (
         f"{who} {run['tokens_per_s']:9,.0f} tok/s {run['ms']:9.1f} ms [{run['ms_low']:.0f}, {run['ms_high']:.0f}] "
         f"mfu {run['mfu']:.3f} {peak} loss {run['losses'][0]:.4f} → {run['losses'][-1]:.4f} "
-        f"cold {run['import_s']:.0f}+{run['load_s']:.0f}+{run['first_step_s']:.0f} s {run.get('device', '')}"
+        f"cold {run['import_s']:.0f}+{run['load_s']:.0f}+{run['first_step_s']:.0f} s {run.get('device') or ''}"
         + ("" if run["same_tokens"] else "  OTHER TOKENS")
     )

@@ -49,6 +49,7 @@ class Job:
     num_steps: int
     folder: str
     num_profiled: int = 0
+    num_threads: int | None = None
     spawned: float = 0.0
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
@@ -24,8 +25,8 @@ def arguments(job: Job) -> dict[str, Any]:
     return {
         "output_dir": job.folder + "/trainer", "max_steps": job.total_steps, "learning_rate": RATE,
         "lr_scheduler_type": "constant", "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 0.0,
-        "optim": "adamw_torch_fused", "bf16": True, "logging_strategy": "no", "save_strategy": "no",
-        "report_to": "none", "disable_tqdm": True, "seed": 3407, "use_cpu": job.device == "cpu",
+        "optim": "adamw_torch_fused", "bf16": job.setting.base == "bf16", "logging_strategy": "no",
+        "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "seed": 3407, "use_cpu": job.device == "cpu",
         "per_device_train_batch_size": len(pieces_of(tokens, 0, job)[0]),
         "gradient_accumulation_steps": len(pieces_of(tokens, 0, job)),
         "gradient_checkpointing": job.setting.checkpointing == "on", "dataloader_num_workers": 0,
@@ -33,7 +34,12 @@ def arguments(job: Job) -> dict[str, Any]:
 
 
 def pieces_of(tokens: TokenFile, step: int, job: Job) -> list[Any]:
-    return chunks(tokens.steps[step], tokens.lengths, job.setting.micro_tokens or job.step_tokens)
+    """A step's documents in micro-batches. `pieces` sorts them by length into so many: the accumulation of a Trainer is
+    one number for all steps."""
+    documents, pieces = tokens.steps[step], job.setting.extras.get("pieces")
+    if pieces:
+        return np.array_split(documents[np.argsort(-tokens.lengths[documents], kind="stable")], pieces)
+    return chunks(documents, tokens.lengths, job.setting.micro_tokens or job.step_tokens)
 
 
 def rows_of(tokens: TokenFile) -> list[dict[str, Any]]:

@@ -44,6 +44,8 @@ def build(job: Job) -> Any:
             config, dtype=torch.bfloat16, attn_implementation=job.setting.attention
         )
     draw(model.named_parameters(), job.shape.num_layers)
+    if job.setting.base == "fp32" or job.setting.extras.get("wide"):
+        model.float()
     model = get_peft_model(model, lora_config(), autocast_adapter_dtype=True)
     draw(((name, weight) for name, weight in model.named_parameters() if "lora_" in name), job.shape.num_layers)
     model.train()

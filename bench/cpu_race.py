@@ -1,0 +1,28 @@
+"""danlu against TRL + PEFT on a CPU: `race.py`'s cases cpu-25m and cpu-0.5b, TRL swept to its best options.
+
+    python bench/cpu_race.py 25m|0.5b [--out OUT] [--threads 2] [--rounds 1]
+
+Wants a quiet machine, for wall time is what counts; tokens per CPU second and the load stand beside it. Each case takes
+five to eight minutes on two cores. TRL and datasets must be importable (see README.md).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+
+def main() -> None:
+    import runpy
+
+    shape, *rest = sys.argv[1:] or ["25m"]
+    threads = [] if "--threads" in rest else ["--threads", "2"]
+    script = Path(__file__).resolve().with_name("race.py")
+    sys.argv = [str(script), f"cpu-{shape}", *rest, *threads]
+    runpy.run_path(str(script), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
