@@ -11,6 +11,7 @@ from torch import Tensor
 from danlu.ops.attention import Bounds, attention_backward, attention_forward, padded_attention, reference_attention
 from danlu.ops.attention.bounds import round_up_count, round_up_length
 from danlu.ops.attention.choice import KERNELS, Kind, by_rule, fitting_kernels, measure
+from danlu.ops.attention.cudnn import as_batch, as_row, padded_length
 from danlu.ops.attention.flash import Flash, indices_fit
 from danlu.ops.attention.flex import BLOCK, make_block_mask
 from danlu.ops.attention.kernel import AnyKernel, Ask, Heads
@@ -151,6 +152,31 @@ def test_kinds_do_not_multiply() -> None:
         lengths = torch.empty(80).log_normal_(5.0, 0.7, generator=generator).clamp(16, 1024).int().tolist()
         kinds.add(Kind.of(HOPPER, Ask(Bounds.of(lengths), 0.1)))
     assert len(kinds) <= 2
+
+
+# ---- equal documents as a batch
+
+
+@pytest.mark.parametrize("lengths", [(128,) * 3, (100,) * 3, (1500,), (1,)], ids=str)
+def test_padded_batches_give_rows_back(lengths: tuple[int, ...]) -> None:
+    bounds = Bounds.of(lengths)
+    row = torch.randn(sum(lengths), 6, 4)[:, 1:3]
+    batch = as_batch(row, bounds)
+    assert batch.shape == (len(lengths), 2, padded_length(lengths[0]), 4)
+    assert torch.equal(as_row(batch, bounds), row)
+    assert not batch[:, :, lengths[0] :].any()
+    assert (batch.data_ptr() == row.data_ptr()) == (lengths[0] % 128 == 0), "whole lengths are views"
+
+
+@given(length=st.integers(1, 200_000))
+def test_padded_lengths_are_few_and_near(length: int) -> None:
+    padded = padded_length(length)
+    assert length <= padded < length + max(128, length / 4) and padded_length(padded) == padded
+
+
+@pytest.mark.parametrize("length", [128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768, 131_072])
+def test_lengths_people_choose_are_not_padded(length: int) -> None:
+    assert padded_length(length) == length
 
 
 # ---- bounds in buckets

@@ -33,12 +33,12 @@ class Flash:
         return f"varlen {self.implementation or 'FA2'}"
 
     def fits(self, heads: Heads, ask: Ask) -> bool:
-        largest = 256 if heads.capability >= (9, 0) or heads.capability == (8, 0) else 192  # shared memory, backward
         return (
             heads.is_16_bit
             and heads.capability >= (8, 0)
             and heads.head_size % 8 == 0
-            and heads.head_size <= largest
+            and heads.head_size <= 256
+            and not (heads.has_little_shared_memory and 192 < heads.head_size <= 224)  # its backward has no such tile
             and ask.softcap is None
             and indices_fit(ask.bounds, heads.num_heads, heads.head_size)
             and (self.implementation is None or self._is_installed(heads))

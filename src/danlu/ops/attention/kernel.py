@@ -54,6 +54,11 @@ class Heads:
         return cls(q_THD.dtype, q_THD.shape[1], k_TKD.shape[1], q_THD.shape[2], capability)
 
     @property
+    def has_little_shared_memory(self) -> bool:
+        """Cards for desks: 99 KiB a block, where data-centre cards have 163 and more."""
+        return (8, 0) < self.capability < (9, 0) or self.capability >= (12, 0)
+
+    @property
     def is_16_bit(self) -> bool:
         return self.dtype in (torch.bfloat16, torch.float16)
 
