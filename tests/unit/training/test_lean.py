@@ -14,6 +14,7 @@ from danlu.training import checkpoint
 from danlu.training.batches import Batch, read_batch
 from danlu.training.lean import LeanAdamW
 from danlu.training.likelihood import summed_nll
+from danlu.training.methods.sft import SFT
 from danlu.training.optim import (
     build_optimizer,
     clip_gradients,
@@ -23,7 +24,8 @@ from danlu.training.optim import (
     set_rate,
 )
 from danlu.training.plan import in_order
-from training_kit import dataset, rule_items, tiny_model
+from danlu.training.trainer import Trainer
+from training_kit import dataset, rule_items, section, tiny_model
 
 SETTINGS = {"lr": 1e-2, "weight_decay": 0.01, "betas": (0.9, 0.99)}
 KINDS = [("adamw", "fp32"), ("adamw", "none"), ("adamw_8bit", "fp32"), ("adamw_8bit", "none")]
@@ -168,6 +170,29 @@ def test_two_pieces_inside_the_backward_are_refused(tmp_path) -> None:
 def test_clipping_inside_the_backward_is_refused(tmp_path) -> None:
     with pytest.raises(AssertionError, match="clip"):
         Course(tmp_path, "adamw_8bit", "none", in_backward=True, clip=1.0).learn(range(1, 2))
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_the_loop_resumes_it_to_the_bit(tmp_path, clip: float) -> None:
+    """The whole trainer, interrupted between two steps; with clipping gradients are kept, without they need not be."""
+
+    def start(folder) -> Trainer:
+        model = tiny_model(tmp_path / "model", dtype=torch.bfloat16)
+        place = tmp_path / "data"
+        data = Dataset.open(place) if place.is_dir() else dataset(place, rule_items(60), rule_items(12, seed=3))
+        knobs = section(epochs=2, clip=clip, optimizer="adamw_8bit", batch_tokens=128, micro_tokens=128)
+        return Trainer(model, Full("none").attach(model), SFT(), data, section=knobs, folder=folder)
+
+    whole = start(tmp_path / "whole")
+    losses = [step.loss for step in whole.steps()]
+    first = start(tmp_path / "cut")
+    half = [step.loss for step in itertools.islice(first.steps(), len(losses) // 2)]
+    first.save()
+    resumed = start(tmp_path / "cut")
+    assert resumed.number == len(half)
+    assert half + [step.loss for step in resumed.steps()] == losses
+    assert all(torch.equal(whole.parameters[name], resumed.parameters[name]) for name in whole.parameters)
+    assert {weight.dtype for weight in resumed.parameters.values()} == {torch.bfloat16}
 
 
 def test_a_later_optimizer_takes_the_parameters_over() -> None:
