@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from typing import Any, Literal
 import orjson
 
 from danlu.core.errors import HubError, RecipeError
-from danlu.core.files import read_json, write_json
+from danlu.core.files import read_json
 from danlu.core.progress import Silent
 from danlu.model.hub import find_base
 from danlu.planning import rates
@@ -30,7 +30,6 @@ from danlu.planning.what_if import COMMON_CARDS, Cell, smallest_card, what_if
 from danlu.planning.why import reasons
 from danlu.planning.work import leaves_micro_tokens, work_of
 from danlu.recipe import Recipe
-from danlu.run.run import Run
 
 TEXT_FILES = frozenset({".jsonl", ".json", ".csv", ".tsv", ".txt", ".md", ".html", ".xml"})
 WORTHWHILE_TOKENS_PER_S = 50.0
@@ -125,13 +124,6 @@ def find_shapes(recipe: Recipe) -> tuple[Shapes, bool]:
     if shapes is None:
         raise RecipeError("planning.no_decoder", where="model.base", given=section.base)
     return shapes, True
-
-
-def keep_plan(run: Run, plans: Mapping[str, Plan]) -> Path:
-    """Write `plan.json` beside the run: stage name to plan."""
-    path = run.path("plan.json")
-    write_json(path, {"stages": [{"name": name} | plan.to_json() for name, plan in plans.items()]})
-    return path
 
 
 # ---- the card

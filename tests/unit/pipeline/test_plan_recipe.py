@@ -1,8 +1,7 @@
-"""Where a plan's shapes, card and steps come from; and the file that a run keeps."""
+"""Where a plan's shapes, card and steps come from."""
 
 from __future__ import annotations
 
-import json
 import stat
 from pathlib import Path
 
@@ -10,12 +9,9 @@ import pytest
 
 from danlu.core.errors import RecipeError
 from danlu.model.hub import embedded_folder
-from danlu.pipeline.plan import find_shapes, keep_plan, plan_recipe, this_card
+from danlu.pipeline.plan import find_shapes, plan_recipe, this_card
 from danlu.planning.cards import CARDS
-from danlu.planning.plan import choose
-from danlu.planning.work import Work
 from danlu.recipe import Recipe
-from danlu.run.run import Run
 
 
 def recipe(base: str, **tree: object) -> Recipe:
@@ -104,12 +100,3 @@ def test_steps_are_counted_from_text_that_is_there(tmp_path: Path) -> None:
     assert not said.is_guess and said.plans[0].work.num_steps == 7
     unknown = plan_recipe(recipe("qwen2.5-0.5b", data={"sources": [str(tmp_path / "gone")]}), card="H200")
     assert unknown.plans[0].total_s is None and unknown.cost(unknown.plans[0]) is None
-
-
-def test_a_run_keeps_its_plan(tmp_path: Path) -> None:
-    run = Run.create(recipe("ember"), tmp_path)
-    shapes, _ = find_shapes(run.recipe)
-    found = choose(Work(shapes, 256, 2048, 2048), CARDS["T4"])
-    path = keep_plan(run, {"1-sft": found})
-    (stage,) = json.loads(path.read_text())["stages"]
-    assert path.name == "plan.json" and stage["name"] == "1-sft" and stage["total_bytes"] == found.total_bytes

@@ -1,0 +1,72 @@
+"""What training is told once its data is there: the true lengths decide, and a stage goes on as it began."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from danlu.core.files import read_json
+from danlu.data.dataset import Dataset
+from danlu.data.tokens import Tokens
+from danlu.model.hub import embedded_folder
+from danlu.pipeline.plan_training import keep_plan, kept_micro_tokens, plan_training
+from danlu.planning.plan import Plan
+from danlu.recipe import Recipe
+from danlu.run.run import Run
+
+CONFIG = read_json(embedded_folder() / "config.json")
+
+
+def tokens(length: int, learnt: int) -> Tokens:
+    weights = np.zeros(length, dtype=np.uint8)
+    weights[length - learnt :] = 1
+    return Tokens(np.ones(length, dtype=np.int32), weights)
+
+
+def dataset(folder: Path, *lengths: int, pairs: bool = False) -> Dataset:
+    items = [[tokens(n, n // 4)] * (2 if pairs else 1) for n in lengths]
+    return Dataset.write(folder, {"train": items})
+
+
+def planned(data: Dataset, tree: dict[str, object], **known: int) -> Plan:
+    recipe = Recipe.from_tree({"training": {"context": 512, "batch_tokens": 4096, "epochs": 2}} | tree)
+    found = plan_training(recipe, 0, data, CONFIG, device="cpu", **known)
+    assert found is not None and found.card is not None and found.card.kind == "cpu"
+    return found
+
+
+def test_what_the_dataset_knows_is_not_guessed(tmp_path: Path) -> None:
+    found = planned(dataset(tmp_path / "d", 100, 100, 200), {})
+    assert found.work.supervised_ratio == pytest.approx(0.25)
+    assert found.work.document == (100 * 100 * 2 + 200 * 200) // 400, "of the document that a token stands in"
+    assert found.work.context == 200 and found.work.num_steps == 1 and found.has_chosen_tokens
+
+
+def test_a_pair_is_two_documents_in_one_piece(tmp_path: Path) -> None:
+    found = planned(dataset(tmp_path / "d", 300, 300, pairs=True), {"method": "dpo"})
+    assert found.work.context == 300 and found.work.document == 300 and found.work.min_micro_tokens == 600
+
+
+def test_tokens_that_the_recipe_names_are_kept_unless_an_item_is_longer(tmp_path: Path) -> None:
+    given = {"training": {"context": 512, "batch_tokens": 4096, "micro_tokens": 512}}
+    assert planned(dataset(tmp_path / "a", 100), given).work.micro_tokens == 512
+    assert planned(dataset(tmp_path / "b", 700), given).work.micro_tokens == 700
+
+
+def test_an_interrupted_stage_goes_on_with_the_tokens_it_began_with(tmp_path: Path) -> None:
+    run = Run.create(Recipe.from_tree({}), tmp_path)
+    data = dataset(tmp_path / "d", 100, 200)
+    assert kept_micro_tokens(run, "1-sft") is None
+    keep_plan(run, "1-sft", planned(data, {}, micro_tokens=1000))
+    keep_plan(run, "2-dpo", planned(data, {}))
+    keep_plan(run, "2-dpo", planned(data, {}, micro_tokens=2000))
+    assert (kept_micro_tokens(run, "1-sft"), kept_micro_tokens(run, "2-dpo")) == (1000, 2000)
+    assert [stage["name"] for stage in read_json(run.path("plan.json"))["stages"]] == ["1-sft", "2-dpo"]
+    again = planned(data, {}, micro_tokens=1000)
+    assert again.work.micro_tokens == 1000 and not again.has_chosen_tokens
+
+
+def test_a_model_without_shapes_has_no_plan(tmp_path: Path) -> None:
+    assert plan_training(Recipe.from_tree({}), 0, dataset(tmp_path / "d", 9), {"model_type": "x"}, device="cpu") is None
