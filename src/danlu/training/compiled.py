@@ -2,9 +2,9 @@
 
 A foreign model (`families/hf.py`): each of its decoder layers. Its padded batches are padded on to bucketed shapes, and
 what was added is cut off again, so that one compilation serves many batches.
-danlu's decoder as written out: feed-forward and norms; attention is one kernel already and sees other document bounds
-in every batch. The trainer pads such batches to `micro_tokens`.
+danlu's decoder as written out: feed-forward and norms. The trainer pads such batches to `micro_tokens`.
 The quick form of the decoder (`training.blocks`) is fused by hand: nothing of it is compiled.
+Attention in both is one kernel already; those that compile first (FlexAttention) may now compete for it.
 
 Shapes: N rows, L tokens of a row.
 """
@@ -20,6 +20,7 @@ from torch import nn
 
 from danlu.model.decoder import MLP, Decoder, RMSNorm
 from danlu.model.model import Model
+from danlu.ops.attention import may_compile
 from danlu.ops.attention.bounds import round_up_count
 
 GRAIN = 64  # rows are so many tokens long, times a bucketed count
@@ -29,6 +30,7 @@ MOST_SHAPES = 64  # compiled per layer before torch gives up; buckets stay below
 def compile_blocks(model: Model, backend: str | Callable[..., Any] = "inductor") -> int:
     """Compile in place, lazily: the first forward pays. Returns how many modules it concerns."""
     if isinstance(model, Decoder):
+        may_compile(True)
         modules: list[nn.Module] = [module for module in model.modules() if isinstance(module, MLP | RMSNorm)]
     else:
         layers = decoder_layers(model)

@@ -35,7 +35,8 @@ class Flex:
         size = heads.head_size
         is_size = 16 <= size <= 256 and size & (size - 1) == 0
         is_shape = heads.is_16_bit and is_size and ask.bounds.num_tokens % BLOCK == 0 and ask.bounds.num_tokens > 0
-        return self.is_allowed and heads.capability >= (8, 0) and is_shape
+        is_known = not ask.bounds.is_standing  # the block mask follows the host's lengths
+        return self.is_allowed and is_known and heads.capability >= (8, 0) and is_shape
 
     def run(self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, ask: Ask) -> Tensor:
         q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q_THD, k_TKD, v_TKD))

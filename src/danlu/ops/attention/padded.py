@@ -72,6 +72,7 @@ class _Group:
 
 def groups_of(bounds: Bounds) -> list[_Group]:
     """Made once per batch; layers that follow find them."""
+    assert not bounds.is_standing, "padded rows follow the host's lengths: no graph replays them for other documents"
     return bounds.derived(("padded",), torch.device("cpu"), lambda: _group(bounds))
 
 
