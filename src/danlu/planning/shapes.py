@@ -22,6 +22,10 @@ TRAITS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 TRAITS["gemma3"] = TRAITS["gemma3_text"]
+OWN_FAMILIES = frozenset({"llama", "phi3", *TRAITS})
+"""Those with a decoder of ours; others run through transformers, written out."""
+NOT_DENSE = ("num_experts", "num_local_experts", "n_routed_experts", "kv_lora_rank", "ssm_cfg", "state_size")
+"""Keys of mixtures of experts, latent attention and state spaces, whose sizes mean something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ class Shapes:
     window: int | None = None
     """Of the layers that slide, which are `num_sliding`."""
     num_sliding: int = 0
+    is_foreign: bool = False
+    """Of a family that danlu has no decoder for."""
 
     @classmethod
     def read(cls, config: dict[str, Any]) -> Shapes | None:
@@ -55,7 +61,7 @@ class Shapes:
         config = {**TRAITS.get(kind, {}), **given}
         try:
             hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-            if min(hidden, heads) < 1:
+            if min(hidden, heads) < 1 or any((config.get(key) or 0) not in (0, 1) for key in NOT_DENSE):
                 return None
             bias = bool(config.get("attention_bias"))
             layers = int(config["num_hidden_layers"])
@@ -77,6 +83,7 @@ class Shapes:
                 norms=int(config.get("norms", 2)),
                 window=window,
                 num_sliding=num_sliding,
+                is_foreign=bool(kind) and kind not in OWN_FAMILIES,
             )
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
             return None

@@ -74,7 +74,7 @@ class Work:
     @property
     def is_written_out(self) -> bool:
         """No hand-written backward: every layer keeps what torch keeps, and there is nothing to choose."""
-        return self.is_full or self.has_dropout or self.shapes.norms != 2
+        return self.is_full or self.has_dropout or self.shapes.norms != 2 or self.shapes.is_foreign
 
     @property
     def width(self) -> int:

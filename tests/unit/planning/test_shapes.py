@@ -11,9 +11,10 @@ import torch
 
 from danlu.model.build import load_model, save_model
 from danlu.model.decoder import Decoder
+from danlu.model.families import FAMILIES as FAMILIES_ON_SHELF
 from danlu.model.families import own_family
 from danlu.model.hub import embedded_folder
-from danlu.planning.shapes import Shapes
+from danlu.planning.shapes import OWN_FAMILIES, Shapes
 
 GEMMA_2_2B = {
     "model_type": "gemma2", "hidden_size": 2304, "num_attention_heads": 8, "head_dim": 256, "num_hidden_layers": 26,
@@ -56,6 +57,19 @@ def test_what_config_json_leaves_unsaid_is_read_as_the_model_room_reads_it(own: 
     assert shapes.num_params == sum(parameter.numel() for parameter in decoder.parameters())
     sliding = [window for window in spec.windows if window]
     assert shapes.num_sliding == len(sliding) and (not sliding or shapes.window == sliding[0])
+
+
+def test_foreign_families_are_those_without_a_decoder_of_ours() -> None:
+    assert set(OWN_FAMILIES) == set(FAMILIES_ON_SHELF.places)
+    dense = {**GEMMA_2_2B, "model_type": "olmo2"}
+    foreign, own = Shapes.read(dense), Shapes.read(GEMMA_2_2B)
+    assert foreign is not None and own is not None and foreign.is_foreign and not own.is_foreign
+
+
+@pytest.mark.parametrize("key", ["num_experts", "num_local_experts", "n_routed_experts", "kv_lora_rank"])
+def test_mixtures_of_experts_are_not_taken_for_dense(key: str) -> None:
+    """Counted as dense, a 30B model with 128 experts was one of 2B."""
+    assert Shapes.read({**GEMMA_2_2B, "model_type": "qwen3_moe", key: 128}) is None
 
 
 def test_a_head_that_the_config_does_not_speak_of_is_tied() -> None:
