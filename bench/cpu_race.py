@@ -8,15 +8,12 @@ five to eight minutes on two cores. TRL and datasets must be importable (see REA
 
 from __future__ import annotations
 
+import runpy
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 
 def main() -> None:
-    import runpy
-
     shape, *rest = sys.argv[1:] or ["25m"]
     threads = [] if "--threads" in rest else ["--threads", "2"]
     script = Path(__file__).resolve().with_name("race.py")

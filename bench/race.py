@@ -2,6 +2,7 @@
 
     python bench/race.py PLAN [--out OUT] [--systems danlu,unsloth] [--rounds 2] [--budget 270]
     python bench/race.py bf16-2k --device cpu --shape tiny --systems danlu,transformers_peft     (a rehearsal)
+    python bench/race.py table RESULTS.json …                                                    (tables again)
 
 A PLAN is a name of `race/cases.py`: `short`, `dense`, `lean`, …, or one case. Every run has its own process and time
 limit; one that fails is a row with its reason. While one system trains, the next one's imports begin beside it; it is
@@ -11,6 +12,7 @@ stopped (SIGSTOP) while the measured steps run, so that they have the machine to
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -29,6 +31,12 @@ def main() -> None:
         child(sys.argv[2:])
         sys.stdout.flush()
         os._exit(0)  # libraries' threads must not hold a finished child
+    if sys.argv[1:2] == ["table"]:
+        from race.report import table
+
+        for place in sys.argv[2:]:
+            print(table(json.loads(Path(place).read_text())))
+        return
     from race.cases import PLANS
     from race.course import Course
 

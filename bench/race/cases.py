@@ -79,6 +79,13 @@ NF4 = {
     "danlu": (Setting("NF4 base", base="nf4"),),
     "unsloth": (Setting("NF4, 8 rows, offloaded checkpoints", base="nf4", checkpointing="unsloth"),),
 }
+FEWER = {
+    "danlu": OWN,
+    "unsloth": (Setting("4 rows"),),
+    "liger_compile": (Setting("4 rows"),),
+    "transformers_peft": (Setting("4 rows"),),
+}
+"""Micro-batches that every system holds without checkpoints."""
 LONG = {
     "danlu": OWN,
     "unsloth": (Setting("1 row"),),
@@ -107,6 +114,7 @@ CASES = {
     case.name: case
     for case in (
         Case("bf16-2k", "qwen2.5-7b", STEP, ROW, DENSE),
+        Case("bf16-2k-4rows", "qwen2.5-7b", STEP // 2, ROW, FEWER),
         Case("bf16-2k-last30", "qwen2.5-7b", STEP, ROW, DENSE, supervised_share=0.3),
         Case("bf16-2k-20gib", "qwen2.5-7b", STEP, ROW, LEAN, memory_gib=20.0),
         Case("fp8-2k", "qwen2.5-7b", STEP, ROW, FP8, first_tolerance=0.05, last_tolerance=0.05),

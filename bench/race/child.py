@@ -50,9 +50,6 @@ def prepare_device(job: Any) -> None:
         torch.set_num_threads(job.num_threads)
     if job.device == "cuda":
         torch.cuda.init()
-        if job.memory_gib:
-            whole = torch.cuda.get_device_properties(0).total_memory / 2**30
-            torch.cuda.set_per_process_memory_fraction(min(1.0, job.memory_gib / whole))
 
 
 def versions() -> dict[str, str]:

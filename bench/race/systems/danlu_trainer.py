@@ -19,9 +19,12 @@ from danlu.data.dataset import Dataset
 from danlu.data.tokens import Item, Tokens
 from danlu.model.decoder import Decoder
 from danlu.model.families import own_family
-from danlu.model.quantized import make_room
+from danlu.model.quantized import keep_dequantized, make_room
 from danlu.model.weights import place
-from danlu.recipe.training import TrainingSection
+from danlu.pipeline.plan_training import plan_training
+from danlu.planning.plan import Limits, Plan, choose
+from danlu.recipe import Recipe
+from danlu.training.blocks.policy import Policy
 from danlu.training.methods.sft import SFT
 from danlu.training.trainer import Trainer
 from race.recorder import Recorder
@@ -42,21 +45,33 @@ class Notes(Silent):
 
 def run(job: Job, recorder: Recorder) -> None:
     tokens, folder, notes = job.tokens(), Path(job.folder), Notes()
+    limit_memory(job)
     dataset = write_dataset(folder / "dataset", tokens, job.shape.vocab_size)
     model = build_model(job, folder)
     attached = LoRA(rank=RANK, alpha=ALPHA, seed=SEED).attach(model)
     draw(attached.parameters().items(), job.shape.num_layers)
-    section = section_of(job, longest=int(tokens.lengths.max()))
+    recipe = recipe_of(job, model.folder, longest=int(tokens.lengths.max()))
+    plan = plan_of(job, recipe, dataset, model)
+    section = recipe.training.model_copy(update={"micro_tokens": plan.work.micro_tokens})
     trainer = Trainer(model, attached, SFT(), dataset, section=section, folder=folder / "checkpoints", progress=notes)
+    planned = follow(plan, trainer)
     recorder.loaded(
         trainable=sum(weight.numel() for weight in trainer.parameters.values()),
         order=check_order(trainer, tokens, job.total_steps),
         danlu=danlu.__version__,
+        plan=planned,
     )
     for step in trainer.steps():
         if not recorder.step(step.loss, step.num_tokens, step.num_supervised_tokens):
             break
     recorder.facts["said"] = notes.said
+
+
+def limit_memory(job: Job) -> None:
+    """The case's limit is enforced on danlu; what peers take is told beside it."""
+    if job.memory_gib and job.device == "cuda":
+        whole = torch.cuda.get_device_properties(0).total_memory / 2**30
+        torch.cuda.set_per_process_memory_fraction(min(1.0, job.memory_gib / whole))
 
 
 def write_dataset(folder: Path, tokens: TokenFile, vocab_size: int) -> Dataset:
@@ -88,21 +103,49 @@ def build_model(job: Job, folder: Path) -> Decoder:
     return model.eval()
 
 
-def section_of(job: Job, longest: int) -> TrainingSection:
-    values: dict[str, Any] = {
+def recipe_of(job: Job, base: Path, longest: int) -> Recipe:
+    """What a user would write; only the rate's course is flattened so that every system has the same."""
+    training: dict[str, Any] = {
         "max_steps": job.total_steps + 1,  # nothing is saved inside the race
         "lr": RATE, "schedule": "constant", "warmup_ratio": 0.0, "weight_decay": 0.0, "clip": 0.0, "patience": 0,
-        "context": max(16, longest), "batch_tokens": job.step_tokens, "micro_tokens": job.setting.micro_tokens,
-        "seed": SEED, "save_every": 10**9,
+        "context": max(16, longest), "batch_tokens": job.step_tokens, "seed": SEED, "save_every": 10**9,
+        "micro_tokens": job.setting.micro_tokens or (None if job.memory_gib else job.step_tokens),
     }  # fmt: skip
-    return TrainingSection(**values, **limit_memory(job))
+    quantize = "none" if job.setting.base == "bf16" else job.setting.base
+    return Recipe.from_tree(
+        {
+            "model": {"base": str(base), "quantize": quantize},
+            "adapter": {"kind": "lora", "rank": RANK, "alpha": ALPHA},
+            "data": {"sources": ["race.jsonl"]},
+            "training": training,
+        }
+    )
 
 
-def limit_memory(job: Job) -> dict[str, Any]:
-    """A memory limit is told to danlu where it takes one, and enforced on the process for every system alike."""
-    known = TrainingSection.model_fields
-    name = next((name for name in ("memory_gib", "memory_limit_gib", "memory") if name in known), None)
-    return {name: job.memory_gib} if name and job.memory_gib else {}
+def plan_of(job: Job, recipe: Recipe, dataset: Dataset, model: Decoder) -> Plan:
+    """As `danlu train` plans a stage; under a memory limit, as it would on a device with so much free."""
+    plan = plan_training(recipe, 0, dataset, model.config, device=job.device)
+    assert plan is not None and plan.limits is not None and plan.card is not None, "the race's shapes can be planned"
+    if job.memory_gib is None:
+        return plan
+    limits = Limits.of(plan.card, free_bytes=int(job.memory_gib * 2**30), host_bytes=plan.limits.host_bytes)
+    return choose(plan.work, plan.card, limits, may_choose_tokens=True)
+
+
+def follow(plan: Plan, trainer: Trainer) -> dict[str, Any]:
+    """Lay the plan on the trainer, and what it promised, to stand beside what is measured."""
+    if trainer.quick is not None:
+        trainer.quick.use([Policy.parse(name) for name in plan.policies])
+    if plan.work.keeps_dequantised:
+        keep_dequantized(trainer.model)
+    policies = list(plan.policies)
+    return {
+        "policies": {name: policies.count(name) for name in dict.fromkeys(policies)},
+        "micro_tokens": plan.work.micro_tokens,
+        "predicted_gib": round(plan.total_bytes / 2**30, 3),
+        "predicted_step_ms": round(1000 * plan.time.total_s, 1) if plan.time else None,
+        "is_quick": trainer.quick is not None,
+    }
 
 
 def check_order(trainer: Trainer, tokens: TokenFile, num_steps: int) -> str:
