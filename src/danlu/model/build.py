@@ -75,7 +75,7 @@ def load_model(
 def _draw(model: Decoder, seed: int, *, dtype: torch.dtype, device: torch.device, quantize: Quantize) -> None:
     """Random weights; those to be quantised are drawn in the CPU's memory and leave it one by one."""
     is_quantized = quantize != "none"
-    model.to_empty(device="cpu" if is_quantized else device).to(dtype)
+    model.to(dtype).to_empty(device="cpu" if is_quantized else device)
     model.reset_parameters(torch.Generator().manual_seed(seed))
     if is_quantized:
         drawn = dict(model.named_parameters())

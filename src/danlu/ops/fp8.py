@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -107,23 +108,32 @@ def unstack(weight: FP8, sizes: Sequence[int]) -> list[FP8]:
 # ---- products
 
 
+Way = Literal["rows", "tensor", "emulated"]
+"""How a product is taken: with scales inside it; without, and scaled afterwards; in fp32 on the codes' values."""
+
+
 @functools.cache
-def multiplies(device: torch.device) -> bool:
-    """Whether the device has fp8 products with scales per row. A tiny one is tried: Ada, Hopper and data-centre
-    Blackwell do; consumer Blackwell has fp8 and, with some versions of torch, not these."""
+def way_on(device: torch.device) -> Way:
+    """The best way that the device has. Tiny products are tried: Hopper and data-centre Blackwell take scales by row,
+    Ada and consumer Blackwell, depending on torch, only one for the whole tensor, older cards have no fp8."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
-        return False
+        return "emulated"
     codes, ones = torch.zeros(16, 16, device=device).to(E4M3), torch.ones(16, device=device)
-    try:
-        product(codes, ones, FP8(codes, ones), is_emulated=False)
-    except RuntimeError:
-        return False
-    return True
+    ways: tuple[Way, ...] = ("rows", "tensor")
+    for way in ways:
+        try:
+            product(codes, ones, FP8(codes, ones), way=way)
+        except RuntimeError:  # this build of torch has no such kernel for this card
+            continue
+        return way
+    return "emulated"
 
 
-def is_aligned(weight: FP8) -> bool:
-    """Tensor cores take fp8 operands in sixteens."""
-    return weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0
+def _way(way: Way | None, codes: Tensor, weight: FP8) -> Way:
+    """Tensor cores take fp8 operands in sixteens, and at least one row."""
+    if any(size % 16 for size in weight.shape) or not len(codes):
+        return "emulated"
+    return way or way_on(codes.device)
 
 
 def product(
@@ -133,20 +143,21 @@ def product(
     *,
     bias_N: Tensor | None = None,
     dtype: torch.dtype = torch.bfloat16,
-    is_emulated: bool | None = None,
+    way: Way | None = None,
 ) -> Tensor:
-    """out_TN = x Wᵀ + bias. On the device it accumulates in the tensor cores' own, shorter, sums; the result passes
-    through bf16 whatever `dtype` is. `is_emulated` None asks the device."""
-    if is_emulated is None:
-        is_emulated = not (is_aligned(weight) and multiplies(codes_TK.device))
-    if is_emulated or not len(codes_TK):
-        out_TN = (codes_TK.float() @ weight.codes.float().t()) * scale_T[:, None] * weight.scale
-        return (out_TN if bias_N is None else out_TN + bias_N).to(dtype)
-    out: Tensor = torch._scaled_mm(
-        codes_TK, weight.codes.t(), scale_a=scale_T[:, None], scale_b=weight.scale[None],
-        out_dtype=torch.bfloat16, use_fast_accum=True,
-    )  # fmt: skip
-    return (out if bias_N is None else out.add_(bias_N)).to(dtype)
+    """out_TN = x Wᵀ + bias. On the device it accumulates in the tensor cores' own, shorter, sums, and the result passes
+    through bf16 whatever `dtype` is. `way` None is the device's best."""
+    match _way(way, codes_TK, weight):
+        case "emulated":
+            wide_TN = (codes_TK.float() @ weight.codes.float().t()) * scale_T[:, None] * weight.scale
+            return (wide_TN if bias_N is None else wide_TN + bias_N).to(dtype)
+        case "rows":
+            out_TN = _multiply(codes_TK, weight.codes.t(), scale_T[:, None], weight.scale[None], is_fast=True)
+        case "tensor":
+            one = _ones(1, codes_TK.device)
+            out_TN = _multiply(codes_TK, weight.codes.t(), one, one, is_fast=True)
+            out_TN.mul_(scale_T[:, None]).mul_(weight.scale)
+    return (out_TN if bias_N is None else out_TN.add_(bias_N)).to(dtype)
 
 
 def product_back(
@@ -156,20 +167,29 @@ def product_back(
     *,
     dtype: torch.dtype = torch.bfloat16,
     is_fast: bool = False,
-    is_emulated: bool | None = None,
+    way: Way | None = None,
 ) -> Tensor:
     """dx_TK of a gradient whose rows were quantised with the weight's channel scales folded in. `is_fast` accumulates
     as forward does."""
-    if is_emulated is None:
-        is_emulated = not (is_aligned(weight) and multiplies(codes_TN.device))
-    if is_emulated or not len(codes_TN):
+    way = _way(way, codes_TN, weight)
+    if way == "emulated":
         return ((codes_TN.float() @ weight.codes.float()) * scale_T[:, None]).to(dtype)
     turned_KN = turn(weight.codes) if weight.turned is None else weight.turned
+    if way == "rows":
+        ones = _ones(weight.shape[1], codes_TN.device)
+        out_TK = _multiply(codes_TN, turned_KN.t(), scale_T[:, None], ones[None], is_fast=is_fast)
+    else:
+        one = _ones(1, codes_TN.device)
+        out_TK = _multiply(codes_TN, turned_KN.t(), one, one, is_fast=is_fast).mul_(scale_T[:, None])
+    return out_TK.to(dtype)
+
+
+def _multiply(left: Tensor, right: Tensor, left_scale: Tensor, right_scale: Tensor, *, is_fast: bool) -> Tensor:
+    """[T, N] in bf16 of codes [T, K], dense along K, and [K, N], dense along K as well."""
     out: Tensor = torch._scaled_mm(
-        codes_TN, turned_KN.t(), scale_a=scale_T[:, None], scale_b=_ones(weight.shape[1], codes_TN.device)[None],
-        out_dtype=torch.bfloat16, use_fast_accum=is_fast,
-    )  # fmt: skip
-    return out.to(dtype)
+        left, right, scale_a=left_scale, scale_b=right_scale, out_dtype=torch.bfloat16, use_fast_accum=is_fast
+    )
+    return out
 
 
 @functools.lru_cache(maxsize=64)

@@ -119,17 +119,17 @@ def test_stacked_weights_come_apart_again(device: str) -> None:
     assert turned.turned.is_contiguous() and turned.num_bytes > 1.9 * whole.num_bytes
 
 
-@pytest.mark.parametrize("is_emulated", [True, None])
+@pytest.mark.parametrize("way", ["emulated", None])
 @pytest.mark.parametrize("num_tokens", [1, 33, 0])
-def test_products_both_ways(num_tokens: int, is_emulated: bool | None, device: str) -> None:
+def test_products_both_ways(num_tokens: int, way: Any, device: str) -> None:
     dense = weight(96, 160, device)
     packed, bias = fp8.quantise(dense), torch.randn(96, device=device)
     for kept in (packed, fp8.with_turned(packed)):
         x = rows(num_tokens, 160, torch.bfloat16, device, seed=4)
-        out = product(*quantise_rows(x), kept, bias_N=bias.bfloat16(), is_emulated=is_emulated)
+        out = product(*quantise_rows(x), kept, bias_N=bias.bfloat16(), way=way)
         assert out.shape == (num_tokens, 96) and out.dtype == torch.bfloat16
         grad = rows(num_tokens, 96, torch.bfloat16, device, seed=5)
-        dx = product_back(*quantise_rows(grad, columns=kept.columns), kept, is_emulated=is_emulated)
+        dx = product_back(*quantise_rows(grad, columns=kept.columns), kept, way=way)
         assert dx.shape == (num_tokens, 160) and dx.dtype == torch.bfloat16
         if num_tokens and not IS_INTERPRETED:
             assert relative(out, x.double() @ dense.double().t() + bias.bfloat16().double()) < 0.05
@@ -137,18 +137,20 @@ def test_products_both_ways(num_tokens: int, is_emulated: bool | None, device: s
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU's product against the emulation")
-def test_the_device_multiplies_as_emulated() -> None:
-    """Same codes: apart are only sums in another precision and one rounding to bf16."""
-    if not fp8.multiplies(torch.device("cuda", 0)):
-        pytest.skip("this card has no fp8 products by rows")
+@pytest.mark.parametrize("way", ["rows", "tensor"])
+def test_the_device_multiplies_as_emulated(way: Any) -> None:
+    """Same codes: apart are only sums in another precision and a rounding to bf16 or two."""
+    best = fp8.way_on(torch.device("cuda", 0))
+    if best == "emulated" or (way, best) == ("rows", "tensor"):
+        pytest.skip("this card has no such fp8 products")
     packed = fp8.with_turned(fp8.quantise(weight(512, 1024, "cuda")))
     x, grad = rows(257, 1024, torch.bfloat16, "cuda"), rows(257, 512, torch.bfloat16, "cuda", seed=1)
-    ours, truth = (product(*quantise_rows(x), packed, is_emulated=e) for e in (False, True))
-    assert relative(ours, truth.double()) < 4e-3
+    ours, truth = (product(*quantise_rows(x), packed, way=each) for each in (way, "emulated"))
+    assert relative(ours, truth.double()) < 5e-3
     back = quantise_rows(grad, columns=packed.columns)
-    truth = product_back(*back, packed, is_emulated=True).double()
-    assert relative(product_back(*back, packed, is_emulated=False), truth) < 4e-3
-    assert relative(product_back(*back, packed, is_emulated=False, is_fast=True), truth) < 4e-3
+    truth = product_back(*back, packed, way="emulated").double()
+    assert relative(product_back(*back, packed, way=way), truth) < 5e-3
+    assert relative(product_back(*back, packed, way=way, is_fast=True), truth) < 5e-3
 
 
 def test_odd_shapes_are_emulated(device: str) -> None:
