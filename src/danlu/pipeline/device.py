@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import torch
@@ -44,6 +45,16 @@ def remarks_on(device: str) -> list[str]:
             built=", ".join(architectures),
         )  # fmt: skip
     return [say(key, name=name, generation=capability.generation) for key in capability.remarks]
+
+
+def free_memory_bytes(device: str) -> int:
+    """What the device has free now; 0 where a system does not say."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows, macOS
+        return 0
 
 
 def describe_hardware(device: str) -> str:

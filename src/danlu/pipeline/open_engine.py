@@ -16,8 +16,9 @@ from danlu.data.encode import Encoder
 from danlu.engines.native import NativeEngine
 from danlu.exports.export import Facts, check_base
 from danlu.exports.verify import replay, verify
+from danlu.model.quantized import keep_dequantized_if_room
 from danlu.pipeline.base import Base, load_base, open_base
-from danlu.pipeline.device import choose_device
+from danlu.pipeline.device import choose_device, free_memory_bytes
 from danlu.recipe.adapter import LoRASection
 from danlu.recipe.model import ModelSection
 from danlu.run.kept import read_kept
@@ -57,6 +58,7 @@ def open_engines(
     told.note(say("pipeline.loading", name=section.base))
     chosen = choose_device(device)
     model = load_base(section, seed=run.recipe.training.seed, device=chosen, progress=told)
+    keep_dequantized_if_room(model, free_memory_bytes(chosen) // 4)  # answering reads every weight for each token
     if isinstance(run.recipe.adapter, LoRASection):
         tuned = NativeEngine(model, encoder, name=run.recipe.name, adapter=load_trained(checkpoint, model))
         return Engines(tuned.base(base_name(run)), tuned, encoder, base)
@@ -127,7 +129,9 @@ def open_artifact(folder: Path, *, device: str = "auto", progress: Progress | No
         dtype=facts.get("dtype", "auto"),
         quantize=facts.get("quantize", "none") if is_adapter else "none",
     )
-    model = load_base(section, seed=0, device=choose_device(device), progress=progress)
+    chosen = choose_device(device)
+    model = load_base(section, seed=0, device=chosen, progress=progress)
+    keep_dequantized_if_room(model, free_memory_bytes(chosen) // 4)
     adapter = load_trained(folder, model) if is_adapter else None
     engine = NativeEngine(model, _encoder(spoken), name=manifest.name, adapter=adapter)
     if is_adapter:
