@@ -95,7 +95,7 @@ CASES = [
     Case("0.5b-cap8", B05, 32_768, 2048, cap_gib=8),
     Case("7b-fp8", B7, 16_384, 2048, precision="fp8"),
     Case("7b-nf4-input", B7, 16_384, 2048, "input", precision="nf4"),
-    Case("7b-nf4-cap11", B7, 16_384, 2048, cap_gib=11, precision="nf4"),
+    Case("7b-nf4-cap11", B7, 16_384, 2048, cap_gib=10.9, precision="nf4"),
     Case("1.5b-full", B15, 4096, 2048, adapter="full"),
     Case("1.5b-full-lean", B15, 4096, 2048, adapter="full_lean"),
 ]

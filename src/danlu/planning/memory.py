@@ -104,14 +104,13 @@ def weight_bytes(work: Work) -> int:
         return around + layers * width * sum(p.padded_size for p in products)
     size = layers * sum(p.size for p in products)
     rows = layers * sum(p.rows for p in products)
-    pairs = layers * 2 * sum(p.pad * (p.rows + p.columns) for p in products)  # 16-bit copies of the low-rank pairs
     if work.precision == "fp8":
-        turned = 0 if work.fp8_layouts == 2 else max(p.size for p in products)
-        return around + size * work.fp8_layouts + turned + 4 * rows + pairs
+        pairs = layers * 2 * sum(p.pad * (p.rows + p.columns) for p in products)  # low-rank pairs in 16 bit
+        return around + 2 * size + 4 * rows + pairs  # codes by rows and by columns
     codes = int(size * rates.NF4_BYTES) if work.precision == "nf4" else size + 4 * rows
     if work.keeps_dequantised:
         return around + codes + layers * 2 * sum(p.padded_size for p in products)
-    return around + codes + pairs + rates.DEQUANT_BUFFERS * 2 * max(p.padded_size for p in products)
+    return around + codes + 2 * sum(p.padded_size for p in products)  # one product of each kind at a time
 
 
 # ---- what is kept for the backward pass, per token and layer

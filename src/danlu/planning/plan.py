@@ -134,7 +134,6 @@ class Plan:
             "trainable_ratio": self.trainable_ratio,
             "precision": work.precision,
             "keeps_dequantised": work.keeps_dequantised,
-            "fp8_layouts": work.fp8_layouts if work.precision == "fp8" else None,
             "context": work.context,
             "tokens_at_once": work.micro_tokens,
             "has_chosen_tokens": self.has_chosen_tokens,
@@ -222,10 +221,8 @@ def _best(work: Work, card: Card, wanted_bytes: int, limits: Limits) -> Plan:
 
 
 def _layouts(work: Work) -> list[Work]:
-    """How a quantised base may lie: twice (codes and 16 bit, or codes both ways), which is fastest, or once."""
-    if work.precision == "fp8":
-        return [replace(work, fp8_layouts=layouts) for layouts in (2, 1)]
-    if work.precision in ("nf4", "int8"):
+    """How a quantised base may lie: as codes beside a 16-bit copy, which is fastest, or as codes alone."""
+    if rates.KEEPS_DEQUANTISED and work.precision in ("nf4", "int8"):
         return [replace(work, keeps_dequantised=keeps) for keeps in (True, False)]
     return [work]
 

@@ -35,8 +35,8 @@ MOMENT_8BIT_BYTES = 1 + 4 / 256
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """NF4 with double quantisation (Dettmers et al. 2023): 4-bit codes, an 8-bit scale for 64 values, fp32 for 256 of
 those."""
-DEQUANT_BUFFERS = 2
-"""bf16 copies of the widest product that NF4 and int8 write their weights into, in turns."""
+KEEPS_DEQUANTISED = False
+"""NF4 and int8: the blocks write a weight out in 16 bit at each use; True where they would keep it if there is room."""
 HOST_MEMORY_RATIO = 1.0
 """Pinned memory a plan may ask of a host that nobody looked at, in card memories; of a known host, half of its RAM."""
 HOST_BUFFERS = 2
@@ -68,8 +68,6 @@ QUANTISE_PASSES = 1.5
 """fp8: reading in 16 bit and writing in 8, relative to one 16-bit reading, per product's input and gradient."""
 DEQUANT_BYTES = 2.55
 """Read 4-bit codes and scales, write bf16: per weight and pass. int8 moves three."""
-TURN_BYTES = 3.0
-"""fp8 with one layout: read a weight's code and write it turned, at two thirds of a straight copy's speed."""
 KERNELS_PER_LAYER = 75
 """Launches of one block, forward and backward, with everything kept."""
 KERNELS_RECOMPUTED = {"all": 0, "light": 2, "input": 9}

@@ -197,8 +197,6 @@ def _quantise(work: Work, card: Card) -> float:
     if work.precision == "fp8":
         values = sum(product.columns + product.rows for product in work.products.values()) / 2
         moved = work.micro_tokens * work.width * values * rates.QUANTISE_PASSES
-        if work.fp8_layouts == 1:  # once in two ways
-            moved += sum(product.size for product in work.products.values()) * rates.TURN_BYTES / 2
     elif work.precision in ("nf4", "int8") and not work.keeps_dequantised:
         per_weight = rates.DEQUANT_BYTES if work.precision == "nf4" else 3.0
         moved = sum(p.size for p in work.products.values()) * per_weight

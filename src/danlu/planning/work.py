@@ -60,8 +60,6 @@ class Work:
     has_8bit_states: bool = False
     updates_in_backward: bool = False
     """Full fine-tuning: a layer is updated as soon as its gradient is there; only one layer's gradients live."""
-    fp8_layouts: int = 2
-    """fp8 codes by rows and by columns, or by rows only and turned in every backward pass."""
     keeps_dequantised: bool = False
     """NF4 and int8: a 16-bit copy of every weight lies beside the codes; the same numbers, no work per use."""
     method: str = "sft"

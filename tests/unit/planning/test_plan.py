@@ -91,6 +91,17 @@ def test_lean_layers_come_first() -> None:
     assert places == sorted(places) and len(set(places)) > 1
 
 
+def test_with_room_a_quantised_base_lies_twice_once_the_blocks_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = work_on(precision="nf4")
+    now = choose(work, H200)
+    assert not now.work.keeps_dequantised and now.time is not None and now.time.quantise_s > 0
+    monkeypatch.setattr("danlu.planning.rates.KEEPS_DEQUANTISED", True)
+    roomy, tight = choose(work, H200), choose(work, H200, within(12))
+    assert roomy.work.keeps_dequantised and roomy.time is not None and roomy.time.quantise_s == 0
+    assert tight.fits and not tight.work.keeps_dequantised
+    assert any("16-bit copy" in reason or "16 位副本" in reason for reason in reasons(roomy))
+
+
 # ---- tokens at once
 
 
