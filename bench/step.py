@@ -27,6 +27,7 @@ from danlu.data.tokens import Tokens
 from danlu.model import weights
 from danlu.model.decoder import Decoder
 from danlu.model.families import own_family
+from danlu.model.quantized import make_room, quantized_layers
 from danlu.training.batches import make_batch
 from danlu.training.blocks.policy import Policy
 from danlu.training.blocks.trunk import QuickTrunk
@@ -39,15 +40,20 @@ from danlu.training.optim import build_optimizer, clip_gradients, gradient_norm
 WARM, STEPS = 4, 8
 
 
-def draw(shape: str, device: str) -> Decoder:
-    """The shape's decoder, drawn on the device."""
+def draw(shape: str, device: str, quantize: str = "none") -> Decoder:
+    """The shape's decoder, drawn on the device, a quantised base layer by layer."""
     folder = write_shape(shape, Path(tempfile.mkdtemp()))
     config = weights.read_config(folder)
     family = own_family(config)
     assert family is not None
     with torch.device("meta"):
         model = Decoder(family.spec(config), folder, config)
-    model.to_empty(device=device).to(torch.bfloat16)
+    if quantize != "none":
+        make_room(model, quantize, torch.bfloat16)
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            empty = torch.empty(weight.shape, dtype=torch.bfloat16, device=device)
+            setattr(module, name, torch.nn.Parameter(empty, requires_grad=False))
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -55,6 +61,9 @@ def draw(shape: str, device: str) -> Decoder:
                 weight.normal_(0, 0.02, generator=generator)
             else:
                 weight.fill_(0.0 if name.endswith("bias") else 1.0)
+        for layer in quantized_layers(model):
+            shape_NK = (layer.out_features, layer.in_features)
+            layer.take(torch.empty(shape_NK, device=device, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator))
     return model
 
 
@@ -67,6 +76,15 @@ def batch_of(tokens: int, length: int, share: float, vocab: int, device: str):
         is_learnt[length - int(length * share) :] = 1
         documents.append(Tokens(random.integers(0, vocab, length).astype(np.int32), is_learnt))
     return make_batch("train", np.arange(len(documents)), documents).to(torch.device(device))
+
+
+def policies_of(text: str, num_layers: int) -> list[Policy]:
+    """`all`, or `16*all-split+light-host`: so many layers of the first, the rest of the last."""
+    policies: list[Policy] = []
+    for part in text.split("+"):
+        count, _, name = part.rpartition("*")
+        policies += [Policy.parse(name)] * int(count or num_layers - len(policies))
+    return policies
 
 
 def mixed_lengths(tokens: int, random) -> list[int]:
@@ -83,9 +101,10 @@ def main() -> None:
     parser.add_argument("cases", nargs="+")
     parser.add_argument("--profile", type=Path)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--quantize", default="none")
     given = parser.parse_args()
     device = given.device
-    model = draw(given.shape, device)
+    model = draw(given.shape, device, given.quantize)
     attached = LoRA(rank=16).attach(model)
     parameters = attached.parameters()
     optimizer = build_optimizer(parameters, lr=1e-4, weight_decay=0.01, betas=(0.9, 0.999), is_flat=True)
@@ -93,7 +112,7 @@ def main() -> None:
     quick = QuickTrunk(model)
     for case in given.cases:
         tokens, length, policy, share, how = (case.split(":") + ["all", "1", ""][case.count(":") - 1 :])[:5]
-        quick.use([Policy.parse(policy)] * len(quick.blocks))
+        quick.use(policies_of(policy, len(quick.blocks)))
         model.quick = None if how == "written-out" else quick
         batch = batch_of(int(tokens), int(length), float(share), model.spec.vocab_size, "cpu")
         graphs = Graphs(model, SFT(), optimizer.flat, int(tokens)) if how == "graph" else None
@@ -112,7 +131,7 @@ def main() -> None:
             quick.refresh()
             return loss.detach()
 
-        told = {"shape": given.shape, "case": case, "device": device}
+        told = {"shape": given.shape, "case": case, "base": given.quantize}
         try:
             told |= measure(step, int(tokens), device)
         except torch.OutOfMemoryError:

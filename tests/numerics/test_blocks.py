@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from danlu.adapters.lora import LoRA
+from danlu.model.build import load_model, save_model
 from danlu.training.batches import make_batch
 from danlu.training.blocks.policy import LADDER, Policy
 from danlu.training.blocks.trunk import QuickTrunk, describe, why_not
@@ -181,3 +182,40 @@ def test_stepping_down_ends(tmp_path):
     assert seen[0] == "2 all"
     assert seen[-1] == "2 input-host"
     assert Policy.parse("light-host") == Policy("light", "host")
+
+
+def quantised(folder, kind, dtype=torch.float32):
+    model = tiny_model(folder, {**QWEN2, "hidden_size": 64, "intermediate_size": 128})
+    save_model(model, folder / "saved")
+    model = load_model(folder / "saved", dtype=dtype, quantize=kind)
+    attached = LoRA(rank=3).attach(model)
+    for weight in attached.parameters().values():
+        weight.data.normal_(0, 0.2, generator=torch.Generator().manual_seed(3))
+    return model, attached
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8", "fp8"])
+def test_any_base_trains_as_its_written_out_layers_do(kind, tmp_path):
+    """NF4 and int8 multiply the same dequantised numbers; fp8 quantises the same rows, and rounds sums elsewhere."""
+    model, attached = quantised(tmp_path, kind)
+    batch = batch_of(DOCUMENTS)
+    loss, gradients = loss_and_gradients(model, attached, [batch])
+    assert why_not(model, attached) is None
+    model.quick = QuickTrunk(model)
+    quick_loss, quick = loss_and_gradients(model, attached, [batch])
+    assert quick_loss == pytest.approx(loss, rel=5e-3 if kind == "fp8" else 1e-5)
+    for name in quick:
+        distance = float((quick[name] - gradients[name]).norm() / gradients[name].norm())
+        assert distance < (0.12 if kind == "fp8" else 1e-4), name
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp8"])
+def test_policies_change_no_bit_of_a_quantised_base(kind, tmp_path):
+    model, attached = quantised(tmp_path, kind)
+    quick = model.quick = QuickTrunk(model)
+    loss, gradients = loss_and_gradients(model, attached, [batch_of(DOCUMENTS)])
+    for policy in LADDER[1:]:
+        quick.use([policy] * len(quick.blocks))
+        other_loss, other = loss_and_gradients(model, attached, [batch_of(DOCUMENTS)])
+        assert other_loss == loss
+        assert_equal_gradients(other, gradients, rtol=0, atol=0)

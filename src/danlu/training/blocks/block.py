@@ -24,12 +24,13 @@ from danlu.model.decoder import Block, RMSNorm
 from danlu.model.spec import Spec
 from danlu.ops.attention import Attended, Bounds, attention, attention_backward, attention_forward
 from danlu.ops.attention.kernel import Ask
-from danlu.ops.gated import gated_backward_, gated_forward
 from danlu.ops.rms_norm import norm_backward, norm_forward
 from danlu.ops.rope import HeadNorms, Rotation, turn_qkv, turn_qkv_back
 from danlu.training.blocks.host import Host, Loan
 from danlu.training.blocks.policy import Policy
-from danlu.training.blocks.projection import Projection
+from danlu.training.blocks.precision import project
+from danlu.training.blocks.projection import Projection, Scratch
+from danlu.training.blocks.rows import Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,25 +72,30 @@ class Memory:
     s_gate_up: Tensor | None = None
     loan: Loan | None = None
 
-    def big(self) -> list[Tensor]:
-        """What is worth lending to the host: attention's own statistics and the pairs' products stay."""
+    def big(self, *, has_ffn: bool) -> list[Tensor]:
+        """What is worth lending to the host: attention's own statistics and the pairs' products stay, and gate and up
+        unless `has_ffn`."""
         turned = self.turned
         own = [] if turned is None else [turned.qkv_THD, turned.attended.out_THD, turned.raw_TN]
-        return [tensor for tensor in (self.x_TD, self.after_SD, self.gate_up, *own) if tensor is not None]
+        return [
+            tensor
+            for tensor in (self.x_TD, self.after_SD, self.gate_up if has_ffn else None, *own)
+            if tensor is not None
+        ]
 
 
 class QuickBlock:
     """The trained form of one `Block`, whose parameters it shares."""
 
-    def __init__(self, block: Block, spec: Spec, layer: int, host: Host) -> None:
+    def __init__(self, block: Block, spec: Spec, layer: int, host: Host, scratch: Scratch) -> None:
         self.host = host
         attn, mlp = block.self_attn, block.mlp
         self.spec, self.layer, self.window = spec, layer, attn.window
         self.norm_in, self.norm_mid = block.input_layernorm, block.post_attention_layernorm
-        self.qkv = Projection([attn.q_proj, attn.k_proj, attn.v_proj])
-        self.o = Projection([attn.o_proj])
-        self.gate_up = Projection([mlp.gate_proj, mlp.up_proj])
-        self.down = Projection([mlp.down_proj])
+        self.qkv = project([attn.q_proj, attn.k_proj, attn.v_proj], scratch)
+        self.o = project([attn.o_proj], scratch)
+        self.gate_up = project([mlp.gate_proj, mlp.up_proj], scratch)
+        self.down = project([mlp.down_proj], scratch)
         self.head_norms = (
             HeadNorms(attn.q_norm.weight, attn.k_norm.weight, spec.norm_eps, spec.norm_offset)
             if spec.has_qk_norm
@@ -103,7 +109,8 @@ class QuickBlock:
 
     @property
     def is_disabled(self) -> bool:
-        return any(layer.is_disabled for p in self.projections for layer in p.layers if isinstance(layer, LoRALinear))
+        layers = [layer for projection in self.projections for layer in projection.pairs.layers]
+        return any(layer.is_disabled for layer in layers if isinstance(layer, LoRALinear))
 
     def __call__(self, x_TD: Tensor, scene: Scene, anchor: Tensor) -> Tensor:
         """y of x; with `rows_S`, only those rows of it. `anchor` is any tensor that requires a gradient: the pairs'
@@ -120,10 +127,7 @@ class QuickBlock:
         turned, inverse_T, s_qkv = self._attend(x_TD, scene, keeps=keeps and kept != "input")
         after_SD, s_o = self._leave_attention(x_TD, turned, scene)
         gate_up, s_gate_up = self._widen(after_SD, scene)
-        product = self.down.new_input(after_SD, len(after_SD))
-        gated_forward(
-            gate_up[:, : self.gate_up.num_outputs], self.spec.activation, out_TF=product[:, : self.down.num_inputs]
-        )
+        product = self.down.gated(gate_up[:, : self.gate_up.num_outputs], self.spec.activation)
         if not keeps or kept != "all":
             del gate_up
         y_SD, s_down = self.down.forward(product, onto=after_SD, is_disabled=scene.is_disabled)
@@ -135,21 +139,15 @@ class QuickBlock:
             memory.s_o, memory.after_SD = s_o, after_SD
         if kept == "all":
             memory.gate_up, memory.s_gate_up = gate_up, s_gate_up
-        if self.policy.where == "host":
-            memory.loan = self.host.lend(memory.big())
+        if self.policy.where != "device":
+            memory.loan = self.host.lend(memory.big(has_ffn=self.policy.where == "host"))
         return y_SD, memory
-
-    def _normed(self, norm: RMSNorm, x_TD: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """(norm x in the first columns of a buffer of `width`, 1 / rms)."""
-        wide = x_TD.new_empty(len(x_TD), width)
-        _, inverse_T = norm_forward(x_TD, norm.weight, norm.eps, norm.offset, out_TD=wide[:, : x_TD.shape[1]])
-        return wide, inverse_T
 
     def _attend(self, x_TD: Tensor, scene: Scene, *, keeps: bool) -> tuple[Turned, Tensor, Tensor]:
         spec = self.spec
-        wide, inverse_T = self._normed(self.norm_in, x_TD, self.qkv.width)
-        qkv_TN, s_qkv = self.qkv.forward(wide, is_disabled=scene.is_disabled)
-        del wide
+        normed, inverse_T = self.qkv.normed(self.norm_in, x_TD)
+        qkv_TN, s_qkv = self.qkv.forward(normed, is_disabled=scene.is_disabled)
+        del normed
         num_heads, num_kv_heads, size = spec.num_heads, spec.num_kv_heads, spec.head_size
         raw_TN = qkv_TN if self.head_norms else None
         turned_TN = qkv_TN if raw_TN is None else torch.empty_like(qkv_TN)
@@ -176,17 +174,21 @@ class QuickBlock:
 
     def _widen(self, after_SD: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
         """(gate | up in a buffer with room for the backward, s of it)."""
-        wide, _ = self._normed(self.norm_mid, after_SD, self.gate_up.width)
+        normed, _ = self.gate_up.normed(self.norm_mid, after_SD)
         gate_up = after_SD.new_empty(len(after_SD), self.gate_up.room)
-        _, s = self.gate_up.forward(wide, out=gate_up[:, : self.gate_up.num_outputs], is_disabled=scene.is_disabled)
+        _, s = self.gate_up.forward(normed, out=gate_up[:, : self.gate_up.num_outputs], is_disabled=scene.is_disabled)
         return gate_up, s
 
     # ---- backward
 
+    @staticmethod
+    def _norm(norm: RMSNorm) -> tuple[Tensor, float, float]:
+        return norm.weight, norm.eps, norm.offset
+
     def backward(self, grad_SD: Tensor, memory: Memory, scene: Scene, *, needs_input: bool) -> Tensor | None:
         self._restore(memory, scene)
-        grad_wide = self._through_ffn(grad_SD, memory)
-        return self._through_attention(grad_wide, memory, scene, needs_input=needs_input)
+        grad_after = self._through_ffn(grad_SD, memory)
+        return self._through_attention(grad_after, memory, scene, needs_input=needs_input)
 
     def _restore(self, memory: Memory, scene: Scene) -> None:
         """Fetch what is away and compute again what the policy did not keep."""
@@ -199,42 +201,34 @@ class QuickBlock:
             assert memory.after_SD is not None, "restored above"
             memory.gate_up, memory.s_gate_up = self._widen(memory.after_SD, scene)
 
-    def _through_ffn(self, grad_SD: Tensor, memory: Memory) -> Tensor:
-        """The gradient of the stream after attention, in a buffer as wide as o's backward wants."""
+    def _through_ffn(self, grad_SD: Tensor, memory: Memory) -> Rows:
+        """The gradient of the stream after attention, as o's backward wants it."""
         gate_up, after_SD, s_gate_up = memory.gate_up, memory.after_SD, memory.s_gate_up
         assert gate_up is not None and after_SD is not None and s_gate_up is not None, "restored"
-        grad_wide = grad_SD.new_empty(len(grad_SD), self.down.room)
-        grad_wide[:, : grad_SD.shape[1]] = grad_SD
-        product = self.down.input_gradient(grad_wide, memory.s_down)
+        grad = self.down.gradient(grad_SD)
+        product = self.down.input_gradient(grad, memory.s_down)
         assert product is not None, "asked for"
-        gated_backward_(product, gate_up[:, : self.gate_up.num_outputs], self.spec.activation)
-        self.down.weight_gradient(grad_wide, product)
-        del product, grad_wide
-        normed, inverse_S = self._normed(self.norm_mid, after_SD, after_SD.shape[1])
-        grad_normed = self.gate_up.input_gradient(gate_up, s_gate_up)
+        grad_gate_up = self.gate_up.gradient_through_gate(product, gate_up, self.spec.activation)
+        self.down.weight_gradient(grad, product)
+        del product, grad
+        normed, inverse_S = norm_forward(after_SD, *self._norm(self.norm_mid))
+        grad_normed = self.gate_up.input_gradient(grad_gate_up, s_gate_up)
         assert grad_normed is not None, "asked for"
-        self.gate_up.weight_gradient(gate_up, normed)
+        self.gate_up.weight_gradient(grad_gate_up, normed)
         memory.gate_up = None
-        out = grad_SD.new_empty(len(grad_SD), self.o.room)
-        norm = self.norm_mid
-        norm_backward(
-            grad_normed, after_SD, norm.weight, inverse_S, norm.offset,
-            through_TD=grad_SD, out_TD=out[:, : grad_SD.shape[1]],
-        )  # fmt: skip
-        return out
+        del gate_up, grad_gate_up, normed
+        return self.o.gradient_through_norm(grad_normed, after_SD, self.norm_mid, inverse_S, grad_SD)
 
-    def _through_attention(
-        self, grad_wide: Tensor, memory: Memory, scene: Scene, *, needs_input: bool
-    ) -> Tensor | None:
+    def _through_attention(self, grad_after: Rows, memory: Memory, scene: Scene, *, needs_input: bool) -> Tensor | None:
         turned, s_o, s_qkv, inverse_T = memory.turned, memory.s_o, memory.s_qkv, memory.inverse_T
         assert turned is not None and s_o is not None and s_qkv is not None and inverse_T is not None, "restored"
         x_TD, rows_S, norm = memory.x_TD, scene.rows_S, self.norm_in
         out_THD = turned.attended.out_THD
         out_TA = out_THD.flatten(1)
-        grad_TA = self.o.input_gradient(grad_wide, s_o)
+        grad_TA = self.o.input_gradient(grad_after, s_o)
         assert grad_TA is not None, "asked for"
-        self.o.weight_gradient(grad_wide, out_TA if rows_S is None else out_TA.index_select(0, rows_S))
-        stream_TD = grad_wide[:, : x_TD.shape[1]]
+        self.o.weight_gradient(grad_after, out_TA if rows_S is None else out_TA.index_select(0, rows_S))
+        stream_TD = grad_after.values
         if rows_S is not None:
             grad_TA = torch.zeros_like(out_TA).index_copy_(0, rows_S, grad_TA)
             stream_TD = torch.zeros_like(x_TD).index_copy_(0, rows_S, stream_TD)
@@ -242,16 +236,16 @@ class QuickBlock:
             grad_TA.view_as(out_THD), *self._heads(turned.qkv_THD), turned.attended
         )
         del grad_TA
-        qkv_wide = x_TD.new_empty(len(x_TD), self.qkv.room)
+        grad_qkv = self.qkv.new_gradient(x_TD)
         turn_qkv_back(
-            grad_q, grad_k, grad_v, scene.turn, self.head_norms, turned.raw_TN, turned.inverse,
-            out_TN=qkv_wide[:, : self.qkv.num_outputs],
-        )  # fmt: skip
+            grad_q, grad_k, grad_v, scene.turn, self.head_norms, turned.raw_TN, turned.inverse, out_TN=grad_qkv.values
+        )
+        grad_qkv = self.qkv.finish(grad_qkv)
         memory.turned = None
         del turned, out_THD, out_TA, grad_q, grad_k, grad_v
-        normed, _ = self._normed(norm, x_TD, x_TD.shape[1])
-        grad_normed = self.qkv.input_gradient(qkv_wide, s_qkv, needs_input=needs_input)
-        self.qkv.weight_gradient(qkv_wide, normed)
+        normed, _ = norm_forward(x_TD, *self._norm(norm))
+        grad_normed = self.qkv.input_gradient(grad_qkv, s_qkv, needs_input=needs_input)
+        self.qkv.weight_gradient(grad_qkv, normed)
         if grad_normed is None:
             return None
         return norm_backward(grad_normed, x_TD, norm.weight, inverse_T, norm.offset, through_TD=stream_TD)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kept = Literal["all", "light", "input"]
-Where = Literal["device", "host"]
+Where = Literal["device", "host", "split"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,8 @@ class Policy:
     """`all`: the block's input, queries, keys and values, attention's output, the stream after it, gate and up; what is
     pointwise is computed again. `light`: the same without gate and up, whose product is computed again. `input`: the
     input alone; all products but the last are computed again. `host` keeps it in the machine's memory instead of the
-    device's, copied while the next blocks compute."""
+    device's, copied while the next blocks compute; `split` keeps gate and up on the device and the rest in the host's,
+    for they are two thirds of the bytes, and the link is slow."""
 
     kept: Kept = "all"
     where: Where = "device"
@@ -27,8 +28,8 @@ class Policy:
     def parse(cls, name: str) -> Policy:
         """The inverse of `name`."""
         kept, _, where = name.partition("-")
-        assert kept in ("all", "light", "input") and where in ("", "host"), f"no such policy: {name}"
-        return cls(kept, "host" if where else "device")  # type: ignore[arg-type]
+        assert kept in ("all", "light", "input") and where in ("", "host", "split"), f"no such policy: {name}"
+        return cls(kept, where or "device")  # type: ignore[arg-type]
 
 
 LADDER = tuple(Policy.parse(name) for name in ("all", "light", "input", "input-host"))

@@ -6,168 +6,175 @@ Weights and pairs lie in one buffer M of (N + P) × (K + P):
         [ A     0  ]      backward   dx     = [dy | dy sB] M[:, :K]
 
 so the update costs P more columns of a product that runs anyway, where separate products read and write y and dx once
-more. Biases take one of the P columns, against a one in the input. Several layers (q, k, v) stand below one another in
-W; their B's stand in M as diagonal blocks. The layers' own `weight` become views of M, so names, saving and merging do
-not notice.
+more. Biases take one of the P columns. Several layers (q, k, v) stand below one another in W. Of a base in 16 bits the
+layers' own `weight` become views of M, so names, saving and merging do not notice; a quantised base is written into an
+M that all like projections share, each time it is needed.
 
-Gradients of pairs are added to `.grad` (fp32) here; autograd never sees them. Low-rank adapters: Hu et al. 2021,
-arXiv:2106.09685.
+Low-rank adapters: Hu et al. 2021, arXiv:2106.09685.
 
-Shapes: T rows, K inputs, N outputs of all layers, R ranks of all layers, P columns of padding that hold R and the bias.
+Shapes: T rows, K inputs, N outputs of all layers, P columns of padding (`pairs.py`).
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from danlu.adapters.lora import LoRALinear
-from danlu.ops.low_rank import add_product_, pair_backward
+from danlu.model.decoder import RMSNorm
+from danlu.model.quantizers.quantizer import QuantizedLinear
+from danlu.ops.gated import Activation, gated_backward_, gated_forward
+from danlu.ops.rms_norm import norm_backward, norm_forward
+from danlu.training.blocks.pairs import Linear, Pairs
+from danlu.training.blocks.rows import Rows
 
-COLUMNS = 64
-"""P is a multiple of this: narrower paddings chose slower tiles in cuBLAS on Hopper."""
+Scratch = dict[tuple[object, ...], Tensor]
+"""The M's of quantised bases, by layout."""
 
 
 class Projection:
-    """See above. `width` is that of the inputs it wants (K + P) and `room` what gradients of its outputs need (N + P):
-    the callers' kernels write into buffers of these widths, and no input is copied to be widened."""
+    """See above. The first half makes inputs and gradients in the shape that the second half multiplies."""
 
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        self.layers = list(layers)
-        self.num_inputs = layers[0].in_features
-        ends = list(itertools.accumulate(layer.out_features for layer in layers))
-        self.num_outputs = ends[-1]
-        self._rows = [slice(end - layer.out_features, end) for layer, end in zip(layers, ends, strict=True)]
-        self._pairs = [(at, layer) for at, layer in enumerate(layers) if isinstance(layer, LoRALinear)]
-        rank_ends = list(itertools.accumulate(layer.lora_A.shape[0] for _, layer in self._pairs))
-        self._ranks = [slice(end - p[1].lora_A.shape[0], end) for p, end in zip(self._pairs, rank_ends, strict=True)]
-        self.num_ranks = rank_ends[-1] if rank_ends else 0
-        self._has_bias = any(layer.bias is not None for layer in layers)
-        used = self.num_ranks + self._has_bias
-        self.padding = -(-used // COLUMNS) * COLUMNS
-        self.width, self.room = self.num_inputs + self.padding, self.num_outputs + self.padding
+    def __init__(self, layers: Sequence[Linear], scratch: Scratch) -> None:
+        self.pairs = Pairs(layers)
+        self.num_inputs, self.num_outputs = self.pairs.num_inputs, self.pairs.num_outputs
+        self._scratch = scratch
         self._M = self._lay_out()
         self.refresh()
 
+    @property
+    def room(self) -> int:
+        """Columns of a buffer whose first N are outputs, with space for the backward's padding."""
+        return self.num_outputs + self.pairs.padding
+
     # ---- the buffer
 
-    def _lay_out(self) -> Tensor:
-        """M with the weights in it; the layers' weights become views of it."""
-        like = self.layers[0].weight
-        M = like.new_zeros(self.room, self.width)
-        for layer, rows in zip(self.layers, self._rows, strict=True):
-            M[rows, : self.num_inputs] = layer.weight.detach()
+    def _lay_out(self) -> Tensor | None:
+        """M with the weights in it, which become views of it; None for a quantised base."""
+        layers = self.pairs.layers
+        if any(codes_of(layer) is not None for layer in layers):
+            return None
+        weights = [layer.weight for layer in layers if isinstance(layer, nn.Linear)]
+        M = self._empty(weights[0])
+        for layer, weight, rows in zip(layers, weights, self.pairs.rows, strict=True):
+            M[rows, : self.num_inputs] = weight.detach()
+            assert isinstance(layer, nn.Linear), "a base in 16 bits"
             layer.weight.data = M[rows, : self.num_inputs]
-        self._write_bias(M)
+        self.pairs.write_bias(M[:, self.num_inputs :])
         return M
 
-    def _write_bias(self, M: Tensor) -> None:
-        if not self._has_bias:
-            return
-        for layer, rows in zip(self.layers, self._rows, strict=True):
-            if layer.bias is not None:
-                M[rows, self.num_inputs + self.num_ranks] = layer.bias.detach()
+    def _empty(self, like: Tensor) -> Tensor:
+        return like.new_zeros(self.room, self.num_inputs + self.pairs.padding)
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the pairs as the last update left them."""
-        self._write_pairs(self._M)
-
-    def _write_pairs(self, M: Tensor) -> None:
-        K, N = self.num_inputs, self.num_outputs
-        for (at, layer), ranks in zip(self._pairs, self._ranks, strict=True):
-            M[N + ranks.start : N + ranks.stop, :K].copy_(layer.lora_A.detach())
-            torch.mul(layer.lora_B.detach(), layer.scaling, out=M[self._rows[at], K + ranks.start : K + ranks.stop])
+        if self._M is not None:
+            self.pairs.write(self._M[self.num_outputs :, : self.num_inputs], self._M[:, self.num_inputs :])
 
     def matrix(self) -> Tensor:
-        """M, ready to multiply with; a quantised base makes it anew each time."""
-        return self._M
+        """M, ready to multiply with."""
+        return self._M if self._M is not None else self._unpack()
 
-    # ---- forward
+    def _unpack(self) -> Tensor:
+        """M of a quantised base, until the next projection of this layout wants the room."""
+        layers = [codes_of(layer) for layer in self.pairs.layers]
+        first = layers[0]
+        assert first is not None, "one projection has one precision"
+        key = (*self.pairs.layout, first.dtype, first.device)
+        if key not in self._scratch:
+            self._scratch[key] = self._empty(torch.empty(0, dtype=first.dtype, device=first.device))
+        M = self._scratch[key]
+        for layer, rows in zip(layers, self.pairs.rows, strict=True):
+            assert layer is not None, "one projection has one precision"
+            layer.dequantized(M[rows, : self.num_inputs])
+        self.pairs.write(M[self.num_outputs :, : self.num_inputs], M[:, self.num_inputs :])
+        self.pairs.write_bias(M[:, self.num_inputs :])
+        return M
 
-    def new_input(self, like: Tensor, num_rows: int) -> Tensor:
-        """An empty [T, K + P] whose first K columns the caller fills."""
-        return like.new_empty(num_rows, self.width)
+    # ---- inputs
+
+    def normed(self, norm: RMSNorm, x_TK: Tensor) -> tuple[Rows, Tensor]:
+        """(norm x as an input, 1 / rms)."""
+        rows = Rows(x_TK.new_empty(len(x_TK), self.num_inputs + self.pairs.padding), self.num_inputs)
+        _, inverse_T = norm_forward(x_TK, norm.weight, norm.eps, norm.offset, out_TD=rows.values)
+        return rows, inverse_T
+
+    def gated(self, gate_up: Tensor, activation: Activation) -> Rows:
+        """act(gate) · up as an input."""
+        rows = Rows(gate_up.new_empty(len(gate_up), self.num_inputs + self.pairs.padding), self.num_inputs)
+        gated_forward(gate_up, activation, out_TF=rows.values)
+        return rows
+
+    # ---- gradients of outputs
+
+    def new_gradient(self, like: Tensor) -> Rows:
+        """An empty one; `finish` it after writing its values."""
+        return Rows(like.new_empty(len(like), self.room), self.num_outputs)
+
+    def finish(self, grad: Rows) -> Rows:
+        """Whatever products want beside the values."""
+        return grad
+
+    def gradient(self, dy_TN: Tensor) -> Rows:
+        """A copy of one that lies elsewhere."""
+        grad = self.new_gradient(dy_TN)
+        grad.values.copy_(dy_TN)
+        return self.finish(grad)
+
+    def gradient_through_gate(self, dh_TF: Tensor, gate_up: Tensor, activation: Activation) -> Rows:
+        """In place of `gate_up`, which has room beside it; `dh_TF` becomes act(gate) · up."""
+        gated_backward_(dh_TF, gate_up[:, : self.num_outputs], activation)
+        return Rows(gate_up, self.num_outputs)
+
+    def gradient_through_norm(
+        self, grad_TN: Tensor, x_TN: Tensor, norm: RMSNorm, inverse_T: Tensor, through_TN: Tensor
+    ) -> Rows:
+        """That of a sum whose norm had the gradient `grad_TN` and which `through_TN` passed by."""
+        grad = self.new_gradient(x_TN)
+        norm_backward(
+            grad_TN, x_TN, norm.weight, inverse_T, norm.offset, through_TD=through_TN, out_TD=grad.values
+        )  # fmt: skip
+        return grad
+
+    # ---- products
 
     def forward(
-        self, x_wide: Tensor, *, onto: Tensor | None = None, out: Tensor | None = None, is_disabled: bool = False
+        self, x: Rows, *, onto: Tensor | None = None, out: Tensor | None = None, is_disabled: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """(y_TN, s_TP) of inputs [T, K + P], the last P columns of which are overwritten. `onto` [T, N] is added to y;
-        `out` may be the first columns of a wider buffer. s is what the backward needs: x Aᵀ."""
+        """(y_TN, s_TP). `onto` is added to y; `out` may be the first columns of a wider buffer. s is what the backward
+        needs: x Aᵀ, and the bias's one."""
         M, K, N = self.matrix(), self.num_inputs, self.num_outputs
-        if self.padding:
-            self._fill_padding(x_wide, M, is_disabled)
-        if onto is None:
-            y = torch.mm(x_wide, M[:N].T, out=out) if out is not None else torch.mm(x_wide, M[:N].T)
-        else:
+        if self.pairs.padding:
+            self.pairs.fill(x.values, M[N:, :K], x.padding, is_disabled=is_disabled)
+        if onto is not None:
             assert out is None, "one of the two"
-            y = torch.addmm(onto, x_wide, M[:N].T)
-        return y, x_wide[:, K:].clone()
-
-    def _fill_padding(self, x_wide: Tensor, M: Tensor, is_disabled: bool) -> None:
-        """M's unused rows are zero, and so are the products with them; the bias's column is then set to one."""
-        K, N, R = self.num_inputs, self.num_outputs, self.num_ranks
-        if is_disabled or not R:
-            x_wide[:, K:] = 0
-        else:
-            torch.mm(x_wide[:, :K], M[N:, :K].T, out=x_wide[:, K:])
-        if self._has_bias:
-            x_wide[:, K + R] = 1
+            return torch.addmm(onto, x.wide, M[:N].T), x.padding.clone()
+        return torch.mm(x.wide, M[:N].T, out=out) if out is not None else x.wide @ M[:N].T, x.padding.clone()
 
     def forward_onto(self, x_TK: Tensor, onto_TN: Tensor, *, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
         """The same for an input that does not lie in a wide buffer: the pairs' product starts the sum, then W's."""
-        M, K, N, R = self.matrix(), self.num_inputs, self.num_outputs, self.num_ranks
-        s_TP = x_TK.new_zeros(len(x_TK), self.padding)
-        if self._has_bias:
-            s_TP[:, R] = 1
-        if R and not is_disabled:
-            torch.mm(x_TK, M[N : N + R, :K].T, out=s_TP[:, :R])
-        start = torch.addmm(onto_TN, s_TP, M[:N, K:].T) if self.padding else onto_TN
-        return (start.addmm_ if self.padding else start.addmm)(x_TK, M[:N, :K].T), s_TP
+        M, K, N = self.matrix(), self.num_inputs, self.num_outputs
+        s_TP = x_TK.new_empty(len(x_TK), self.pairs.padding)
+        if not self.pairs.padding:
+            return torch.addmm(onto_TN, x_TK, M[:N, :K].T), s_TP
+        self.pairs.fill(x_TK, M[N:, :K], s_TP, is_disabled=is_disabled)
+        return torch.addmm(onto_TN, s_TP, M[:N, K:].T).addmm_(x_TK, M[:N, :K].T), s_TP
 
-    # ---- backward
+    def input_gradient(self, dy: Rows, s_TP: Tensor, *, needs_input: bool = True) -> Tensor | None:
+        """dx_TK, if asked for. Fills dy's padding and adds to the B's gradients."""
+        M, K, N = self.matrix(), self.num_inputs, self.num_outputs
+        if self.pairs.padding:
+            self.pairs.gradient_of_ups(dy.values, M[:N, K:], s_TP, dy.padding)
+        return dy.wide @ M[:, :K] if needs_input else None
 
-    def input_gradient(self, dy_wide: Tensor, s_TP: Tensor, *, needs_input: bool = True) -> Tensor | None:
-        """dx_TK of gradients [T, N + P], the first N columns of which are the outputs' gradient; the last P are
-        overwritten with the gradient of x Aᵀ. Adds to the B's gradients."""
-        M, K, N, R = self.matrix(), self.num_inputs, self.num_outputs, self.num_ranks
-        if not R:
-            return torch.mm(dy_wide[:, :N], M[:N, :K]) if needs_input else None
-        dy_wide[:, N + R :] = 0  # M's rows there are zero, but zero times what lay in memory need not be
-        for (at, layer), ranks in zip(self._pairs, self._ranks, strict=True):
-            rows = self._rows[at]
-            pair_backward(
-                dy_wide[:, rows], M[rows, K + ranks.start : K + ranks.stop], s_TP[:, ranks], _gradient(layer.lora_B),
-                scale=layer.scaling, out_TR=dy_wide[:, N + ranks.start : N + ranks.stop],
-            )  # fmt: skip
-        return torch.mm(dy_wide, M[:, :K]) if needs_input else None
-
-    def weight_gradient(self, dy_wide: Tensor, x_TK: Tensor) -> None:
+    def weight_gradient(self, dy: Rows, x_TK: Tensor) -> None:
         """Adds to the A's gradients; call it after `input_gradient`, which makes what it reads."""
-        N = self.num_outputs
-        stacked = self._stacked_gradient()
-        if stacked is not None:
-            add_product_(stacked, dy_wide[:, N : N + self.num_ranks], x_TK)
-            return
-        for (_, layer), ranks in zip(self._pairs, self._ranks, strict=True):
-            add_product_(_gradient(layer.lora_A), dy_wide[:, N + ranks.start : N + ranks.stop], x_TK)
-
-    def _stacked_gradient(self) -> Tensor | None:
-        """The A's gradients as one [R, K], where they lie side by side; x is then read once for all of them."""
-        grads = [_gradient(layer.lora_A) for _, layer in self._pairs]
-        if not grads or any(
-            one.data_ptr() + one.numel() * one.element_size() != next_one.data_ptr()
-            for one, next_one in itertools.pairwise(grads)
-        ):
-            return None
-        return grads[0].as_strided((self.num_ranks, self.num_inputs), (self.num_inputs, 1))
+        self.pairs.gradient_of_downs(dy.padding, x_TK)
 
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    """The parameter's gradient, zeros where it has none yet."""
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
+def codes_of(layer: Linear) -> QuantizedLinear | None:
+    """The quantised layer, alone or beside a pair."""
+    return layer.quantized if isinstance(layer, LoRALinear) else layer if isinstance(layer, QuantizedLinear) else None

@@ -19,11 +19,12 @@ from danlu.adapters.adapter import Attached
 from danlu.adapters.lora import AttachedLoRA, LoRALinear
 from danlu.model.decoder import Block, Decoder
 from danlu.model.model import Model
-from danlu.model.quantized import quantized_layers
 from danlu.ops.attention import Bounds
 from danlu.training.blocks.block import QuickBlock, Scene
 from danlu.training.blocks.host import Host
+from danlu.training.blocks.pairs import Linear
 from danlu.training.blocks.policy import LADDER, Policy
+from danlu.training.blocks.projection import Scratch, codes_of
 
 
 def why_not(model: Model, attached: Attached) -> str | None:
@@ -36,12 +37,27 @@ def why_not(model: Model, attached: Attached) -> str | None:
         return "norms"
     if any(layer.dropout for layer in attached.layers.values()):
         return "dropout"
-    if quantized_layers(model):
-        return "quantized"
-    linears = [module for module in model.model.layers.modules() if isinstance(module, nn.Linear)]
-    if len({(layer.weight.dtype, layer.weight.device) for layer in linears}) > 1:
+    places = {
+        place_of(layer) for block in model.model.layers if isinstance(block, Block) for layer in linears_of(block)
+    }
+    if len(places) > 1:
         return "dtypes"
     return None
+
+
+def linears_of(block: Block) -> list[Linear]:
+    """A block's layers, quantised or not, with their pairs or without."""
+    attn, mlp = block.self_attn, block.mlp
+    return [attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+
+
+def place_of(layer: Linear) -> tuple[object, ...]:
+    """What all layers of a quick model must share."""
+    base = codes_of(layer)
+    if base is not None:
+        return base.kind, base.dtype, base.device
+    assert isinstance(layer, nn.Linear), "a layer is quantised or has a weight"
+    return "none", layer.weight.dtype, layer.weight.device
 
 
 class QuickTrunk:
@@ -50,8 +66,8 @@ class QuickTrunk:
     def __init__(self, model: Decoder) -> None:
         self.model, self.spec = model, model.spec
         blocks = [block for block in model.model.layers if isinstance(block, Block)]
-        host = Host(model.device)
-        self.blocks = [QuickBlock(block, model.spec, at, host) for at, block in enumerate(blocks)]
+        host, scratch = Host(model.device), Scratch()
+        self.blocks = [QuickBlock(block, model.spec, at, host, scratch) for at, block in enumerate(blocks)]
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
         self._pairs = [module for module in model.model.layers.modules() if isinstance(module, LoRALinear)]
 

@@ -1,0 +1,110 @@
+"""The low-rank pairs of layers that read the same input, as two matrices: all A's below one another, and all B's as
+diagonal blocks, with the layers' biases in a column of their own against a one in the input.
+
+Gradients of pairs are added to `.grad` here (fp32); autograd never sees them.
+
+Shapes: T rows, K inputs, N outputs of all layers, R ranks of all layers, P columns of padding that hold R and the bias.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from danlu.adapters.lora import LoRALinear
+from danlu.model.quantizers.quantizer import QuantizedLinear
+from danlu.ops.low_rank import add_product_, pair_backward
+
+COLUMNS = 64
+"""P is a multiple of this: narrower paddings chose slower tiles in cuBLAS on Hopper."""
+
+Linear = nn.Linear | QuantizedLinear
+
+
+class Pairs:
+    """What a projection's layers have beside their weights."""
+
+    def __init__(self, layers: Sequence[Linear]) -> None:
+        self.layers = list(layers)
+        self.num_inputs = layers[0].in_features
+        self.rows = _slices([layer.out_features for layer in layers])
+        self.num_outputs: int = self.rows[-1].stop
+        self._adapted = [(at, layer) for at, layer in enumerate(layers) if isinstance(layer, LoRALinear)]
+        self._ranks = _slices([layer.lora_A.shape[0] for _, layer in self._adapted])
+        self.num_ranks: int = self._ranks[-1].stop if self._ranks else 0
+        self.has_bias = any(layer.bias is not None for layer in layers)
+        self.padding: int = -(-(self.num_ranks + self.has_bias) // COLUMNS) * COLUMNS
+
+    @property
+    def layout(self) -> tuple[object, ...]:
+        """Equal for projections whose matrices look alike."""
+        ranks = tuple((at, ranks.stop) for (at, _), ranks in zip(self._adapted, self._ranks, strict=True))
+        return self.num_inputs, tuple(rows.stop for rows in self.rows), ranks, self.has_bias
+
+    def write(self, down_PK: Tensor, up_NP: Tensor) -> None:
+        """The A's into `down_PK`, s · the B's into `up_NP`; what belongs to no pair stays as it is."""
+        for (at, layer), ranks in zip(self._adapted, self._ranks, strict=True):
+            down_PK[ranks].copy_(layer.lora_A.detach())
+            torch.mul(layer.lora_B.detach(), layer.scaling, out=up_NP[self.rows[at], ranks])
+
+    def write_bias(self, up_NP: Tensor) -> None:
+        if self.has_bias:
+            for layer, rows in zip(self.layers, self.rows, strict=True):
+                if layer.bias is not None:
+                    up_NP[rows, self.num_ranks] = layer.bias.detach()
+
+    def fill(self, x_TK: Tensor, down_PK: Tensor, out_TP: Tensor, *, is_disabled: bool) -> None:
+        """x Aᵀ and the bias's one into the padding of an input. Unused rows of `down_PK` are zero, and so are the
+        products with them."""
+        if is_disabled or not self.num_ranks:
+            out_TP.zero_()
+        else:
+            torch.mm(x_TK, down_PK.T, out=out_TP)
+        if self.has_bias:
+            out_TP[:, self.num_ranks] = 1
+
+    def gradient_of_ups(self, dy_TN: Tensor, up_NP: Tensor, s_TP: Tensor, out_TP: Tensor) -> None:
+        """Adds to the B's gradients, and writes that of x Aᵀ into the padding of a gradient. The rest of the padding is
+        set to zero: it meets zeros, but zero times what lay in memory need not be zero."""
+        out_TP[:, self.num_ranks :] = 0
+        for (at, layer), ranks in zip(self._adapted, self._ranks, strict=True):
+            rows = self.rows[at]
+            pair_backward(
+                dy_TN[:, rows], up_NP[rows, ranks], s_TP[:, ranks], gradient(layer.lora_B),
+                scale=layer.scaling, out_TR=out_TP[:, ranks],
+            )  # fmt: skip
+
+    def gradient_of_downs(self, ds_TP: Tensor, x_TK: Tensor) -> None:
+        """Adds to the A's gradients."""
+        if not self._adapted:
+            return
+        stacked = self._stacked_gradient()
+        if stacked is not None:
+            add_product_(stacked, ds_TP[:, : self.num_ranks], x_TK)
+            return
+        for (_, layer), ranks in zip(self._adapted, self._ranks, strict=True):
+            add_product_(gradient(layer.lora_A), ds_TP[:, ranks], x_TK)
+
+    def _stacked_gradient(self) -> Tensor | None:
+        """The A's gradients as one [R, K], where they lie side by side; x is then read once for all of them."""
+        grads = [gradient(layer.lora_A) for _, layer in self._adapted]
+        for one, other in itertools.pairwise(grads):
+            is_next = one.storage_offset() + one.numel() == other.storage_offset()
+            if not is_next or one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr():
+                return None
+        return grads[0].as_strided((self.num_ranks, self.num_inputs), (self.num_inputs, 1))
+
+
+def gradient(parameter: nn.Parameter) -> Tensor:
+    """The parameter's gradient, zeros where it has none yet."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def _slices(sizes: Sequence[int]) -> list[slice]:
+    ends = list(itertools.accumulate(sizes))
+    return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
