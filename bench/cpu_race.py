@@ -15,9 +15,10 @@ from pathlib import Path
 
 def main() -> None:
     shape, *rest = sys.argv[1:] or ["25m"]
-    threads = [] if "--threads" in rest else ["--threads", "2"]
+    usual = {"--threads": "2", "--budget": "470"}
+    chosen = [part for name, value in usual.items() if name not in rest for part in (name, value)]
     script = Path(__file__).resolve().with_name("race.py")
-    sys.argv = [str(script), f"cpu-{shape}", *rest, *threads]
+    sys.argv = [str(script), f"cpu-{shape}", *rest, *chosen]
     runpy.run_path(str(script), run_name="__main__")
 
 

@@ -101,8 +101,13 @@ CPU = {
         Setting("2 pieces, fp32 weights under autocast", layout="padded", extras={"pieces": 2, "wide": True}),
         Setting("2 pieces, fp32", layout="padded", base="fp32", extras={"pieces": 2}),
     ),
+    "transformers_peft": (Setting("padded, sorted, 2,048 at once", layout="padded", micro_tokens=2048),),
 }
-CPU_HALF = {"danlu": OWN, "trl": (*PADDED[:2], Setting("padding-free", layout="packed"))}
+CPU_HALF = {
+    "danlu": OWN,
+    "trl": (*PADDED[:2], Setting("padding-free", layout="packed")),
+    "transformers_peft": (Setting("padded, sorted, 512 at once", layout="padded", micro_tokens=512),),
+}
 
 
 def _small(rows: int, steps: int = 20) -> Case:
@@ -125,7 +130,7 @@ CASES = {
         _small(1), _small(4), _small(16),
         Case("llama-2k", "llama-3.1-8b", STEP, ROW, DENSE),
         Case("cpu-25m", "25m", 4096, None, CPU, device="cpu", num_warm=2, num_steps=5),
-        Case("cpu-0.5b", "qwen2.5-0.5b", 1024, None, CPU_HALF, device="cpu", num_warm=1, num_steps=3),
+        Case("cpu-0.5b", "qwen2.5-0.5b", 1024, None, CPU_HALF, device="cpu", num_warm=1, num_steps=2, limit_s=200),
     )
 }  # fmt: skip
 
