@@ -64,7 +64,10 @@ SHORT_DOCUMENTS = {
         Setting("packed, FlexAttention", layout="packed", attention="flex_attention", extras={"pad_to": STEP}),
         Setting("padded, sorted", layout="padded", extras={"pad_multiple": 64, "dynamic": True}),
     ),
-    "liger": (Setting("padded, sorted", layout="padded"),),
+    "liger": (
+        Setting("packed, FlexAttention", layout="packed", attention="flex_attention", extras={"pad_to": STEP}),
+        Setting("padded, sorted", layout="padded"),
+    ),
     "trl": (Setting("padding-free, liger", layout="packed", extras={"liger": True}),),
     "transformers_peft": (Setting("padded, sorted", layout="padded", micro_tokens=4 * ROW),),
 }

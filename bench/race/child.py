@@ -9,6 +9,7 @@ import traceback
 from importlib import metadata
 from typing import Any
 
+from race.settings import Job
 from race.systems import SYSTEMS
 
 PACKAGES = (
@@ -23,13 +24,15 @@ QUIET = {
 
 def main(text: str, up: int | None) -> None:
     os.environ.update(QUIET)
-    from race.recorder import Parent, Recorder  # torch, whose import belongs to the cold start
-    from race.settings import Job
+    job = Job.from_json(text)
+    system, failure = load_system(job.system)
+    imported = time.monotonic() - job.spawned
+    from race.recorder import Parent, Recorder  # torch: a system that wants to come before it has come
 
-    job, parent = Job.from_json(text), Parent(up)
+    parent = Parent(up)
     try:
-        system = importlib.import_module(SYSTEMS[job.system])
-        imported = time.monotonic() - job.spawned
+        if failure is not None:
+            raise failure
         answer = parent.ask("imported")
         prepare_device(job)
         recorder = Recorder(job, parent)
@@ -41,6 +44,14 @@ def main(text: str, up: int | None) -> None:
         traceback.print_exc()
         name = "out of memory" if "out of memory" in str(error).lower() else type(error).__name__
         parent.tell("result", error=f"{name}: {error}"[:600])
+
+
+def load_system(name: str) -> tuple[Any, Exception | None]:
+    """The system's module, its heavy imports done, or why not."""
+    try:
+        return importlib.import_module(SYSTEMS[name]), None
+    except Exception as error:
+        return None, error
 
 
 def prepare_device(job: Any) -> None:

@@ -1,0 +1,74 @@
+"""The gates' judgement: what passes, what fails, and that nothing passes unseen."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[3] / "bench"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _bench_on_path() -> Any:
+    sys.path.insert(0, str(BENCH))
+    yield
+    sys.path.remove(str(BENCH))
+
+
+def _runs(**changed: float) -> dict[str, dict[str, Any]]:
+    """Curves that differ by a constant: seeds by up to 0.02, PEFT by 0.001."""
+    shifts = {"danlu, seed 0": 0.0, "danlu, seed 1": 0.01, "danlu, seed 2": 0.02, "PEFT, seed 0": 0.001}
+    shifts |= {"fp8 base": 0.004, "full": 0.0, "full, 8-bit states": 0.002} | changed
+    runs: dict[str, dict[str, Any]] = {
+        name: {
+            "losses": [3.0 + shift - step / 100 for step in range(40)], "held_out": 2.5 + shift,
+            "held_out_before": 3.0, "seconds": 1.0,
+        }
+        for name, shift in shifts.items()
+    }  # fmt: skip
+    runs["NF4 base"] = {"error": "ValueError: no such base"}
+    near, far = {"relative_error": 0.010, "cosine": 1.0}, {"relative_error": 0.011, "cosine": 1.0}
+    return runs | {"gradient": {"danlu": far, "peft": near, "seconds": 1.0}}
+
+
+def _verdicts(runs: dict[str, dict[str, Any]]) -> dict[str, bool | str]:
+    found = importlib.import_module("gates.judge").judge(runs)
+    return {gate["gate"]: gate.get("passed", "skipped") for gate in found}
+
+
+def test_near_curves_pass_and_what_was_not_run_is_skipped_not_passed() -> None:
+    verdicts = _verdicts(_runs())
+    assert verdicts["curve of PEFT"] is True and verdicts["held-out loss of PEFT"] is True
+    assert verdicts["fp8 base"] is True and verdicts["gradient of step 1"] is True
+    assert verdicts["NF4 base"] == verdicts["int8 base"] == "skipped"
+
+
+def test_a_curve_farther_than_seeds_are_from_each_other_fails() -> None:
+    verdicts = _verdicts(_runs(**{"PEFT, seed 0": 0.05}))
+    assert verdicts["curve of PEFT"] is False and verdicts["held-out loss of PEFT"] is False
+
+
+def test_an_approximation_more_than_half_a_percent_above_fails_and_one_below_passes() -> None:
+    assert _verdicts(_runs(**{"fp8 base": 0.02}))["fp8 base"] is False
+    assert _verdicts(_runs(**{"fp8 base": -0.02}))["fp8 base"] is True
+
+
+def test_a_gradient_much_farther_from_fp32_than_the_peer_fails() -> None:
+    runs = _runs()
+    runs["gradient"]["danlu"] = {"relative_error": 0.02, "cosine": 0.99}
+    assert _verdicts(runs)["gradient of step 1"] is False
+
+
+def test_page_and_table_show_every_verdict() -> None:
+    judge, page = importlib.import_module("gates.judge"), importlib.import_module("gates.page")
+    runs = _runs()
+    model = {"runs": runs, "gates": judge.judge(runs)}
+    table = judge.table("ember", model)
+    assert "skipped: NF4 base: ValueError: no such base" in table and "**FAIL**" not in table
+    about = {"gpu": "a card", "cpu": "", "commit": "c", "date": "d"}
+    html = page.page_of({"about": about, "steps": 40, "models": {"ember": model}})
+    assert html.count("<svg") >= 3 and "no such base" in html
