@@ -72,7 +72,7 @@ def test_the_demos_recipe_passes_the_check_where_it_lies(stem):
 @pytest.mark.parametrize("file", ON_GPU, ids=lambda file: file.stem)
 def test_a_recipe_fits_the_card_in_its_name_and_uses_it(file):
     recipe = Recipe.load(file)
-    name = {16: "RTX 4080", 24: "RTX 4090", 40: "A100 40GB", 80: "A100 80GB"}
+    name = {12: "RTX 3060 12GB", 16: "RTX 4080", 24: "RTX 4090", 40: "A100 40GB", 80: "A100 80GB"}
     card = CARDS[name[int(file.stem.rpartition("-")[2].removesuffix("gb"))]]
     shapes = Shapes.read(CONFIGS[recipe.model.base])
     assert shapes is not None
