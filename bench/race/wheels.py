@@ -11,6 +11,7 @@ own, `factory`. A second folder's wheels (danlu's own needs) are packed too.
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,8 @@ PINS = (
 )  # fmt: skip
 THERE = ("pytest", "hypothesis", "pluggy", "iniconfig", "attrs", "sortedcontainers")
 """What that machine has anyway."""
+OWN = ("annotated_types", "nvidia_cudnn_frontend", "orjson", "pydantic", "typing_extensions", "typing_inspection")
+"""What danlu's trainer imports and that machine lacks."""
 FACTORY_TRL = ("trl==0.24.0",)
 FACTORY = ("llamafactory==0.9.5", "omegaconf==2.4.0", "fire==0.7.1", "termcolor==3.3.0")
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_24", "manylinux_2_17", "manylinux2014", "manylinux1")
@@ -38,21 +41,26 @@ UNUSED: dict[str, Callable[[str], bool]] = {
 
 
 def main() -> None:
-    place = Path(sys.argv[1])
-    place.mkdir(exist_ok=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("place", type=Path)
+    parser.add_argument("more", type=Path, nargs="*", help="folders of wheels that are packed too")
+    parser.add_argument("--only-own", action="store_true", help="no peers: what danlu's trainer imports, from `more`")
+    given = parser.parse_args()
+    given.place.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
         fresh, site = Path(work) / "wheels", Path(work) / "site"
-        download(fresh, PINS + FACTORY)
-        download(fresh / "factory", FACTORY_TRL)
+        fresh.mkdir()
+        if not given.only_own:
+            download(fresh, PINS + FACTORY)
+            download(fresh / "factory", FACTORY_TRL)
         for wheel in sorted(fresh.glob("*.whl")):
             unpack(wheel, site)
         for wheel in sorted((fresh / "factory").glob("*.whl")):
             unpack(wheel, site / "factory")
-        for folder in sys.argv[2:]:
-            for wheel in sorted(Path(folder).glob("*.whl")):
-                if not wheel.name.startswith(THERE):
-                    unpack(wheel, site)
-        archive = place / "site.tar.xz"
+        for wheel in sorted(wheel for folder in given.more for wheel in folder.glob("*.whl")):
+            if wheel.name.startswith(OWN) if given.only_own else not wheel.name.startswith(THERE):
+                unpack(wheel, site)
+        archive = given.place / "site.tar.xz"
         with tarfile.open(archive, "w:xz", preset=9) as packed:
             for entry in sorted(site.iterdir()):
                 packed.add(entry, entry.name)

@@ -53,7 +53,7 @@ def build(job: Job) -> Any:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if job.system == "liger_compile":
-        torch._dynamo.config.cache_size_limit = 64
+        torch._dynamo.config.recompile_limit = 64
         for layer in model.base_model.model.model.layers:
             layer.compile(dynamic=bool(job.setting.extras.get("dynamic")))
     return model
