@@ -40,7 +40,7 @@ def test_a_quantised_base_from_data_to_artefacts(company: Path, base: Path, quan
     checks = {check["name"]: check for check in Manifest.read(merged).parity["checks"]}
     assert {check["verdict"] for check in checks.values()} == {"pass"}
     quantising = checks["quantized_logits"]["numbers"]
-    assert 0 < quantising["floor_mean_kl"] and quantising["mean_kl"] < 4 * quantising["floor_mean_kl"]
+    assert 0 < quantising["bases_mean_kl"] and quantising["mean_kl"] < 4 * quantising["bases_mean_kl"]
     assert checks["merged_logits"]["numbers"]["max_abs"] < 0.1 * quantising["max_abs"], "merging itself is exact"
     told = Manifest.read(adapter)
     assert told.parity["verdict"] == "pass" and told.base["quantize"] == quantize

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,37 +56,48 @@ def read_packed(name: str, read: Callable[[str], Tensor | None], where: Path) ->
         raise ModelError("model.quantized_bnb", where=str(where), given=f"{name}: quant_map")
     codes = need("").view(torch.uint8).reshape(-1)
     scales = need(".absmax").reshape(-1)
-    if "nested_blocksize" in state:
-        offset, block = torch.tensor(float(state["nested_offset"])), int(state["nested_blocksize"])
+    if state.nested_block is not None:
+        offset, block = torch.tensor(state.offset), state.nested_block
         nested_scale, levels = need(".nested_absmax").float(), need(".nested_quant_map").float()
         absmax: Tensor | Nested = Nested(scales, nested_scale, levels, offset, block)
     else:
         absmax = scales.float()
-    num_rows, num_columns = (int(size) for size in state["shape"])
-    weight = NF4(codes, absmax, (num_rows, num_columns), int(state["blocksize"]))
+    weight = NF4(codes, absmax, state.shape, state.block)
     _check_sizes(weight, where, name)
     return weight
 
 
-def _state(raw: Tensor, where: Path, name: str) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _State:
+    shape: tuple[int, int]
+    block: int
+    nested_block: int | None
+    offset: float
+
+
+def _state(raw: Tensor, where: Path, name: str) -> _State:
     try:
-        state = json.loads(bytes(raw.tolist()))
-        is_known = state["quant_type"] == "nf4" and len(state["shape"]) == 2 and int(state["blocksize"]) >= 32
+        told = json.loads(bytes(raw.tolist()))
+        if told["quant_type"] != "nf4":
+            raise ModelError("model.quantized_bnb", where=str(where), given=f"{name}: {told['quant_type']}")
+        num_rows, num_columns = (int(size) for size in told["shape"])
+        nested_block = int(told["nested_blocksize"]) if "nested_blocksize" in told else None
+        offset = float(told["nested_offset"]) if nested_block else 0.0
+        return _State((num_rows, num_columns), int(told["blocksize"]), nested_block, offset)
     except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, ModelError):
+            raise
         raise ModelError("model.corrupt", where=str(where), why=f"{name}{STATE}: {error}") from error
-    if not is_known:
-        raise ModelError("model.quantized_bnb", where=str(where), given=f"{name}: {state}")
-    return dict(state)
 
 
 def _check_sizes(weight: NF4, where: Path, name: str) -> None:
     num = weight.shape[0] * weight.shape[1]
-    num_blocks = -(-num // weight.block)
+    num_blocks = -(-num // max(weight.block, 1))
     nested = weight.absmax
-    is_right = len(weight.codes) == -(-num // 2) and weight.block & (weight.block - 1) == 0
+    is_right = len(weight.codes) == -(-num // 2) and weight.block >= 32 and weight.block & (weight.block - 1) == 0
     if isinstance(nested, Nested):
-        is_right &= len(nested.codes) == num_blocks and len(nested.scale) == -(-num_blocks // nested.block)
-        is_right &= len(nested.levels) == 256
+        is_right &= len(nested.codes) == num_blocks and len(nested.scale) == -(-num_blocks // max(nested.block, 1))
+        is_right &= len(nested.levels) == 256 and nested.codes.dtype == torch.uint8
     else:
         is_right &= len(nested) == num_blocks
     if not is_right:

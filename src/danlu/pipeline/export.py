@@ -9,6 +9,7 @@ from typing import Any
 
 from danlu.core.errors import ExportError, RecipeError
 from danlu.core.files import sha256_json
+from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.data.sample import Message
 from danlu.evaluation.report import Report, with_parity
@@ -17,6 +18,7 @@ from danlu.exports.export import Facts, Subject
 from danlu.exports.export import export as write_artifact
 from danlu.exports.parity import Check
 from danlu.exports.quantized import check_quantized
+from danlu.pipeline.device import choose_device, free_memory_bytes
 from danlu.pipeline.evaluate import gate_of, save_report
 from danlu.pipeline.open_engine import (
     Engines,
@@ -34,6 +36,8 @@ from danlu.training.checkpoint import STATE
 from danlu.version import VERSION
 
 NUM_PROBES = 16
+COPIES_IN_A_PROOF = 4
+"""Of a model in 16 bits: itself, and what is read back, at times in 32 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +88,17 @@ class _Desk:
 
     def engines(self, *, is_whole: bool) -> Engines:
         if is_whole not in self._engines:
-            self._engines[is_whole] = open_engines(self.run, device=self.device, is_whole=is_whole, progress=self.told)
+            device = choose_device(self.device)
+            if is_whole and device != "cpu" and not self._has_room(device):
+                device = "cpu"
+                self.told.note(say("pipeline.merging_on_cpu", quantize=self.run.recipe.model.quantize))
+            self._engines[is_whole] = open_engines(self.run, device=device, is_whole=is_whole, progress=self.told)
         return self._engines[is_whole]
+
+    def _has_room(self, device: str) -> bool:
+        """Whether the unquantised base, and the copies that prove a merge, fit where the quantised one was trained."""
+        num_bytes = 2 * int(last_outcome(self.run)["num_params"])
+        return free_memory_bytes(device) > COPIES_IN_A_PROOF * num_bytes
 
     def write(self, kind: str, folder: Path) -> Manifest:
         is_whole = self.is_quantized and kind != "adapter"

@@ -17,6 +17,7 @@ import torch
 from danlu.adapters.adapter import Attached
 from danlu.core.files import dump_json, sha256_json
 from danlu.model.model import Model
+from danlu.model.quantized import quantized_layers
 from danlu.recipe.training import TrainingSection
 from danlu.training.methods.method import Method
 
@@ -57,6 +58,11 @@ def weights_digest(model: Model, num_samples: int = 64) -> str:
         flat = weight.detach().flatten()
         sampled = torch.cat((flat[:num_samples], flat[-num_samples:])).to("cpu", torch.float64)
         digest.update(name.encode())
+        digest.update(sampled.numpy().tobytes())
+    for layer in quantized_layers(model):
+        flat = layer.codes.flatten()
+        sampled = torch.cat((flat[:num_samples].float(), flat[-num_samples:].float())).cpu()
+        digest.update(layer.kind.encode())
         digest.update(sampled.numpy().tobytes())
     return digest.hexdigest()
 

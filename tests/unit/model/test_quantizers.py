@@ -34,6 +34,7 @@ from danlu.ops.attention import Bounds
 from danlu.ops.nf4 import VALUES, Nested, quantise
 from danlu.recipe import Recipe
 from danlu.recipe.recipe import InvalidRecipeError
+from danlu.training.identity import weights_digest
 from training_kit import PHI3, QWEN2, tiny_model
 
 KINDS = ("fp8", "int8", "nf4")
@@ -229,6 +230,30 @@ def test_other_quantisations_are_refused_by_name(tmp_path: Path, settings_: dict
 def test_a_missing_part_is_named(tmp_path: Path, part: str) -> None:
     with pytest.raises(ModelError, match=part.replace(".", r"\.")):
         load_model(changed(tmp_path, drop=f"up_proj.weight{part}"), dtype="fp32", quantize="nf4")
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [({"quant_type": "fp4"}, "fp4"), ({"shape": [1, 2, 3]}, "up_proj"), ({"blocksize": 0}, "sizes"),
+     ({"blocksize": 48}, "sizes"), ({"nested_offset": None}, "up_proj"), ({"shape": [128, 63]}, "sizes"),
+     ({"nested_blocksize": -1}, "sizes")],
+)  # fmt: skip
+def test_a_broken_description_is_refused(tmp_path: Path, told: dict[str, Any], said: str) -> None:
+    folder = changed(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    key = next(name for name in tensors if "up_proj" in name and "quant_state" in name)
+    state = json.loads(bytes(tensors[key].tolist())) | told
+    tensors[key] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=said):
+        load_model(folder, dtype="fp32", quantize="nf4")
+
+
+def test_other_codes_are_other_weights_to_a_training(folder: Path) -> None:
+    """A run on int8 does not go on from a checkpoint of NF4."""
+    digests = {kind: weights_digest(load_model(folder, dtype="fp32", quantize=kind)) for kind in ("none", *KINDS)}  # type: ignore[arg-type]
+    assert len(set(digests.values())) == 4
+    assert digests["nf4"] == weights_digest(load_model(folder, dtype="fp32", quantize="nf4"))
 
 
 def test_nf4_does_not_become_another_quantisation(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ class Int8Linear(QuantizedLinear):
         return self.packed.num_bytes
 
     @property
-    def device(self) -> torch.device:
-        return self.packed.codes.device
+    def codes(self) -> Tensor:
+        return self.packed.codes
 
     def _move(self, device: torch.device) -> None:
         self.packed = self.packed.to(device)

@@ -57,7 +57,12 @@ class QuantizedLinear(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def device(self) -> torch.device: ...
+    def codes(self) -> Tensor:
+        """The packed elements themselves, for whoever wants to know whether they are the same."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.codes.device
 
     @abstractmethod
     def _move(self, device: torch.device) -> None: ...
