@@ -69,7 +69,7 @@ def _placed(ids: Any, labels: Any, positions: Any, lengths: Any, documents: list
         ids=torch.from_numpy(ids).to(job.device),
         labels=torch.from_numpy(labels).to(job.device),
         positions=None if positions is None else torch.from_numpy(positions).to(job.device),
-        lengths=None if lengths is None else torch.from_numpy(lengths).to(job.device),
+        lengths=None if lengths is None else torch.from_numpy(lengths),  # on the host, where Unsloth wants them
         num_tokens=sum(len(found) for found, _ in documents),
         num_supervised=int((labels[..., 1:] != IGNORED).sum()),
     )
