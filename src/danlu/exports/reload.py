@@ -35,6 +35,7 @@ from danlu.model.build import DTYPES, load_model
 from danlu.model.model import Model
 from danlu.model.quantized import num_params, quantization_of
 from danlu.model.quantizers.quantizer import Quantize
+from danlu.model.stored import is_quantized
 
 COMPUTE_FACTOR = 8.0
 """Two programs, or two orders of the same sums, against a floor of last-place noise on every weight."""
@@ -153,7 +154,7 @@ def names_of(name: str) -> tuple[str, str, str]:
 
 def readers(model: Model, *packages: str) -> tuple[str, ...]:
     """What other programs need to read this base."""
-    return (*packages, *(("bitsandbytes", "accelerate") if "quantization_config" in model.config else ()))
+    return (*packages, *(("bitsandbytes", "accelerate") if is_quantized(model.folder) else ()))
 
 
 def not_run(name: str, why: str) -> list[Check]:

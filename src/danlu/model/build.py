@@ -9,6 +9,7 @@ import torch
 
 from danlu.core.errors import ModelError
 from danlu.core.files import sha256_json
+from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.model import weights
 from danlu.model.decoder import Decoder
@@ -58,12 +59,15 @@ def load_model(
         from danlu.model.families.hf import load_foreign  # transformers is heavy; only other architectures need it
 
         return load_foreign(folder, config, dtype=dtype, device=device, init=init, seed=seed)
+    is_packed = "quantization_config" in config
     if family.text_config is not None:
         config = family.text_config(config)
     spec = family.spec(config)
     with torch.device("meta"):
         model = Decoder(spec, folder, config)
     if needs_weights:
+        if is_packed and quantize == "none":
+            (progress or Silent()).note(say("model.dequantizing", name=str(base)))
         weights.load_weights(model, folder, family, dtype=dtype, device=device, quantize=quantize)
         model._digest = lambda: digest_folder(folder)
     else:

@@ -20,6 +20,11 @@ from danlu.ops.nf4 import NF4, reference_dequantise
 LOADABLE = {"F64", "F32", "F16", "BF16"}
 
 
+def is_quantized(folder: Path) -> bool:
+    """Whether a checkpoint holds codes; False for a folder without weights."""
+    return any(folder.glob("*.safetensors")) and Stored(folder).is_quantized
+
+
 class Stored:
     """`names` are the weights' names in the files' order. Use it in a `with` block."""
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from danlu.adapters.full import Full
 from danlu.core.errors import DanluError, ModelError
+from danlu.core.progress import Silent
 from danlu.model.build import load_model, save_model
 from danlu.model.decoder import Decoder
 from danlu.model.quantized import (
@@ -259,6 +260,20 @@ def test_other_codes_are_other_weights_to_a_training(folder: Path) -> None:
 def test_nf4_does_not_become_another_quantisation(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="NF4 already"):
         load_model(BNB, quantize="int8")
+
+
+def test_dequantising_a_base_that_came_quantised_is_told_once() -> None:
+    class Told(Silent):
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    told, quiet = Told(), Told()
+    load_model(BNB, dtype="fp32", progress=told)
+    load_model(BNB, dtype="fp32", quantize="nf4", progress=quiet)
+    assert len(told.notes) == 1 and "model.quantize=nf4" in told.notes[0] and not quiet.notes
 
 
 def test_a_prequantised_base_is_saved_dequantised(tmp_path: Path) -> None:
