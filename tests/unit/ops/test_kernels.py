@@ -14,8 +14,9 @@ from torch import Tensor
 
 from danlu.ops import low_rank
 from danlu.ops.gated import Activation, gated, gated_backward_, gated_forward
+from danlu.ops.gated_low_rank import gated_backward_low_rank_, gated_forward_low_rank
 from danlu.ops.kernels import IS_INTERPRETED
-from danlu.ops.low_rank import add_product_, pair_backward
+from danlu.ops.low_rank import Part, add_product_, pair_backward, pairs_backward
 from danlu.ops.rms_norm import norm_backward, norm_forward, norm_weight_gradient, reference_rms_norm, rms_norm
 from danlu.ops.rope import HeadNorms, RopeSpec, Rotation, apply_rope, rotation, turn_qkv, turn_qkv_back
 
@@ -247,6 +248,51 @@ def sum_error(dtype: torch.dtype, device: str) -> float:
     return 4e-6 if IS_INTERPRETED else 4e-6 + 2 * UNIT[dtype]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("min_bytes", [0, 1 << 40], ids=["wide tiles", "narrow tiles"])
+@pytest.mark.parametrize(
+    ("sizes", "ranks", "first"), [((600, 130, 130), (16, 16, 16), 0), ((300, 520), (8, 24), 64), ((40,), (32,), 8)]
+)
+def test_pairs_side_by_side(
+    dtype: torch.dtype,
+    min_bytes: int,
+    sizes: tuple[int, ...],
+    ranks: tuple[int, ...],
+    first: int,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Queries, keys and values of one row, of different ranks, behind a layer that has none."""
+    monkeypatch.setattr(low_rank, "MIN_BYTES", min_bytes)
+    num_tokens, width, padding = 70, first + sum(sizes) + 8, 64
+    dy, b = rows(num_tokens, width, dtype, device), rows(width, padding, dtype, device, scale=0.1)
+    s, out = (rows(num_tokens, padding, dtype, device) for _ in range(2))
+    wide = torch.promote_types(dtype, torch.float32)
+    parts, row, rank = [], first, 0
+    for size, share in zip(sizes, ranks, strict=True):
+        grad = torch.ones(size, share, dtype=wide, device=device)
+        parts.append(Part(slice(row, row + size), slice(rank, rank + share), grad, 0.5 * (1 + len(parts))))
+        row, rank = row + size, rank + share
+    pairs_backward(dy, b, s, parts, out_TP=out)
+    for part in parts:
+        dy_part = dy[:, part.rows].double()
+        assert_close(out[:, part.ranks], dy_part @ b[part.rows, part.ranks].double(), roundings=3)
+        exact = part.scale * dy_part.T @ s[:, part.ranks].double()
+        bound = sum_error(dtype, device) * float(exact.abs().max() + 1)
+        assert float((part.gradient.double() - 1 - exact).abs().max()) <= bound
+    assert not out[:, rank:].any(), "what belongs to no pair meets zeros, and must not be NaN"
+
+
+@pytest.mark.parametrize(
+    ("num_tiles", "num_steps", "slots"), [(74, 256, 132), (9, 32, 396), (1, 1, 132), (500, 7, 132)]
+)
+def test_a_split_leaves_few_multiprocessors_idle(num_tiles: int, num_steps: int, slots: int) -> None:
+    split = low_rank.best_split(num_tiles, num_steps, slots)
+    assert 1 <= split <= num_steps
+    rounds = -(-num_tiles * split // slots)
+    assert rounds * -(-num_steps // split) <= 1.35 * max(num_tiles * num_steps / slots, 1), "of the least possible"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="cuBLAS needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_low_rank_products_by_cublas(dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,6 +303,38 @@ def test_low_rank_products_by_cublas(dtype: torch.dtype, device: str, monkeypatc
 def test_long_rows_of_tokens_go_by_in_stretches(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(low_rank, "MAX_TOKENS", 128)
     test_both_low_rank_products(torch.float16, 300, 600, 16, device)
+
+
+# ---- gate and low rank
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize(("num_tokens", "width", "rank"), [(90, 520, 16), (17, 200, 24), (1, 40, 8), (0, 64, 8)])
+def test_gate_with_low_rank_products(
+    dtype: torch.dtype, activation: Activation, num_tokens: int, width: int, rank: int, device: str
+) -> None:
+    if dtype == torch.bfloat16 and IS_INTERPRETED:
+        pytest.skip("the interpreter multiplies bf16 as integers")
+    gate_up = rows(num_tokens, 2 * width, dtype, device, scale=3.0)
+    grad, ds = rows(num_tokens, width, dtype, device), rows(num_tokens, rank, dtype, device)
+    a, padding = rows(rank, width, dtype, device, scale=0.1), rows(num_tokens, 40, dtype, device)
+    wide = leaf(gate_up)
+    truth = gated(wide[:, :width], wide[:, width:], activation)
+    (exact,) = torch.autograd.grad(truth, wide, grad.double())
+
+    product = rows(num_tokens, width, dtype, device)
+    gated_forward_low_rank(gate_up, activation, a, out_TF=product, out_TP=padding)
+    assert torch.equal(product, gated_forward(gate_up, activation))
+    assert_close(padding[:, :rank], product.double() @ a.double().T, roundings=3)
+    assert not padding[:, rank:].any(), "what belongs to no pair meets zeros, and must not be NaN"
+
+    grad_of_a = torch.ones(rank, width, dtype=torch.promote_types(dtype, torch.float32), device=device)
+    gated_backward_low_rank_(grad, gate_up, activation, ds, grad_of_a, scale=0.5)
+    assert_close(gate_up, exact)
+    exact_of_a = 0.5 * ds.double().T @ product.double()
+    bound = sum_error(dtype, device) * float(exact_of_a.abs().max() + 1)
+    assert float((grad_of_a.double() - 1 - exact_of_a).abs().max()) <= bound
 
 
 # ---- the same with the kernels

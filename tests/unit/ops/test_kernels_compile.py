@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from danlu.ops import gated, low_rank, rms_norm, turn
+from danlu.ops import gated, gated_low_rank, low_rank, rms_norm, turn
 from danlu.ops.kernels import HAS_TRITON, IS_INTERPRETED
 from danlu.ops.rope import HeadNorms, Rotation
 
@@ -22,7 +22,7 @@ pytestmark = [
 ]
 HOPPER_SHARED_BYTES = 227 * 1024
 POINTER = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
-OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "maxnreg")
 
 
 @pytest.fixture
@@ -111,7 +111,45 @@ def test_low_rank_products(compiled: list[str], rank: int) -> None:
     launch: Callable[[], None] = lambda: low_rank.pair_backward(dy, b, s, grad, scale=1.0, out_TR=out)  # noqa: E731
     if rank <= low_rank.MAX_PAIR_RANK:
         launch()
-        assert compiled == ["_stream_kernel", "_add_parts_kernel", "_add_parts_kernel"]
+        assert compiled == ["_stream_kernel", "_sum_kernel"]
         compiled.clear()
     low_rank.add_product_(grad.mT, s, dy)
-    assert compiled == ["_stream_kernel", "_add_parts_kernel"]
+    assert compiled == ["_stream_kernel", "_sum_kernel"]
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "sizes"),
+    [
+        (16_384, (18_944, 18_944)),
+        (16_384, (3584, 512, 512)),
+        (2048, (4864, 4864)),
+        (2048, (896, 128, 128)),
+        (64, (96,)),
+    ],
+)
+def test_pairs_side_by_side(compiled: list[str], num_tokens: int, sizes: tuple[int, ...]) -> None:
+    parts = [
+        low_rank.Part(
+            slice(sum(sizes[:at]), sum(sizes[: at + 1])), slice(16 * at, 16 * at + 16),
+            torch.empty(size, 16, device="meta"), 2.0,
+        )
+        for at, size in enumerate(sizes)
+    ]  # fmt: skip
+    width = sum(sizes)
+    low_rank.pairs_backward(
+        rows(num_tokens, width), rows(width, 64), rows(num_tokens, 64), parts, out_TP=rows(num_tokens, 64)
+    )
+    assert compiled == ["_stream_kernel", "_sum_kernel"]
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh", "gelu", "relu"])
+@pytest.mark.parametrize(("num_tokens", "width", "rank"), [(16_384, 18_944, 16), (2048, 4864, 64)])
+def test_gates_with_low_rank_products(
+    compiled: list[str], activation: gated.Activation, num_tokens: int, width: int, rank: int
+) -> None:
+    gate_up, h, ds = rows(num_tokens, 2 * width), rows(num_tokens, width), rows(num_tokens, rank)
+    gated_low_rank.gated_forward_low_rank(gate_up, activation, rows(rank, width), out_TF=h, out_TP=rows(num_tokens, 64))
+    assert compiled == ["_forward_kernel", "_sum_into_padding_kernel"]
+    compiled.clear()
+    gated_low_rank.gated_backward_low_rank_(h, gate_up, activation, ds, torch.empty(rank, width, device="meta"))
+    assert compiled == ["_backward_kernel", "_add_parts_kernel"]

@@ -1,0 +1,192 @@
+"""Ops that do in one pass what several did: each against the several, on CUDA.
+
+    python bench/fused.py [--cases 7b 0.5b] [--only gated …] [--out FILE] [--sweep]
+
+One JSON line for each op, shape and way: microseconds on the device with a cold cache (median), of the host to launch
+it, GB/s of the bytes that the new way must move at least once, and by how much the new way's results differ from the
+old way's (relative, with a thousandth of the largest value as floor). `--sweep` tries other tiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from kernels import DEVICE, DTYPE, SHAPES, Shape, changed, hardware, rows, time_us, worst
+
+from danlu.ops import gated_low_rank, kernels, low_rank
+from danlu.ops.gated import gated_backward_, gated_forward
+from danlu.ops.gated_low_rank import gated_backward_low_rank_, gated_forward_low_rank
+from danlu.ops.low_rank import Part, add_product_, pair_backward, pairs_backward
+
+CASES = {"7b": ("qwen2.5-7b", 16_384), "0.5b": ("qwen2.5-0.5b", 2048)}
+RANK, PADDING = 16, 64
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Both ways write into `results`, old and new; they may overwrite what they read, for timing does not mind."""
+
+    op: str
+    num_bytes: int
+    ways: dict[str, Callable[[], object]]
+    difference: Callable[[], float]
+
+
+def gated_contests(shape: Shape, T: int) -> Iterator[Contest]:
+    F = shape.ffn
+    gate_up, grad, out = rows(T, 2 * F), rows(T, F), rows(T, F)
+    a, ds, s = rows(RANK, F, 0.02), rows(T, RANK), rows(T, PADDING)
+    wide_a = torch.zeros(PADDING, F, dtype=DTYPE, device=DEVICE)
+    wide_a[:RANK] = a
+    grad_a = torch.zeros(RANK, F, device=DEVICE)
+
+    def old_forward() -> None:
+        gated_forward(gate_up, "silu", out_TF=out)
+        torch.mm(out, wide_a.T, out=s)
+
+    def new_forward() -> None:
+        gated_forward_low_rank(gate_up, "silu", a, out_TF=out, out_TP=s)
+
+    def old_backward() -> None:
+        gated_backward_(grad, gate_up, "silu")
+        add_product_(grad_a, ds, grad)
+
+    def new_backward() -> None:
+        gated_backward_low_rank_(grad, gate_up, "silu", ds, grad_a)
+
+    def forward_difference() -> float:
+        new_forward()
+        ours = out.clone(), s.clone()
+        old_forward()
+        return worst((ours[0], out.double()), (ours[1], s.double()))
+
+    def backward_difference() -> float:
+        before = grad.clone(), gate_up.clone()
+        results = []
+        for run in (old_backward, new_backward):
+            grad.copy_(before[0])
+            gate_up.copy_(before[1])
+            grad_a.zero_()
+            run()
+            results.append((gate_up.clone(), grad_a.clone()))
+        return worst(*((new, old.double()) for old, new in zip(*results, strict=True)))
+
+    yield Contest("gated forward + s", 6 * T * F, {"old": old_forward, "new": new_forward}, forward_difference)
+    yield Contest("gated backward + dA", 10 * T * F, {"old": old_backward, "new": new_backward}, backward_difference)
+
+
+def pairs_contest(name: str, T: int, sizes: list[int]) -> Contest:
+    N = sum(sizes)
+    dy, b, s, out = rows(T, N), rows(N, PADDING, 0.02), rows(T, PADDING), rows(T, PADDING)
+    parts, row = [], 0
+    for at, size in enumerate(sizes):
+        ranks = slice(RANK * at, RANK * (at + 1))
+        parts.append(Part(slice(row, row + size), ranks, torch.zeros(size, RANK, device=DEVICE), 2.0))
+        row += size
+
+    def old() -> None:
+        out[:, RANK * len(parts) :] = 0
+        for part in parts:
+            pair_backward(
+                dy[:, part.rows], b[part.rows, part.ranks], s[:, part.ranks], part.gradient,
+                scale=part.scale, out_TR=out[:, part.ranks],
+            )  # fmt: skip
+
+    def by_cublas() -> None:
+        with changed(low_rank, has_kernel=lambda *tensors: False):
+            pairs_backward(dy, b, s, parts, out_TP=out)
+
+    def new() -> None:
+        pairs_backward(dy, b, s, parts, out_TP=out)
+
+    def difference() -> float:
+        results = []
+        for run in (by_cublas, new):
+            for part in parts:
+                part.gradient.zero_()
+            run()
+            results.append((out.clone(), *(part.gradient.clone() for part in parts)))
+        return worst(*((ours, theirs.double()) for theirs, ours in zip(*results, strict=True)))
+
+    ways = {"cublas": by_cublas, "one by one": old, "new": new}
+    return Contest(f"pairs_backward {name}", 2 * T * N, ways, difference)
+
+
+def contests(shape: Shape, num_tokens: int) -> Iterator[Contest]:
+    yield from gated_contests(shape, num_tokens)
+    heads = [shape.num_heads, shape.num_kv_heads, shape.num_kv_heads]
+    yield pairs_contest("gate|up", num_tokens, [shape.ffn] * 2)
+    yield pairs_contest("q|k|v", num_tokens, [count * shape.head_size for count in heads])
+    yield pairs_contest("down", num_tokens, [shape.hidden])
+
+
+def measure(contest: Contest, way: str) -> dict[str, float]:
+    device_us, host_us = time_us(contest.ways[way])
+    return {"us": round(device_us, 1), "host_us": round(host_us, 1), "gb_s": round(contest.num_bytes / device_us / 1e3)}
+
+
+def variants() -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """(beginning of the op's name, module, what to set)"""
+    for tokens, columns, warps, registers in (
+        (16, 256, 8, 128), (16, 128, 4, 128), (32, 128, 8, 128), (16, 512, 16, 128), (32, 128, 4, None)
+    ):  # fmt: skip
+        values = {"BACKWARD_TOKENS": tokens, "BACKWARD_COLUMNS": columns, "BACKWARD_WARPS": warps}
+        yield "gated backward", gated_low_rank, values | {"FEW_REGISTERS": registers}
+    for tokens, columns, warps in ((64, 128, 8), (64, 64, 4), (64, 64, 8), (32, 128, 8), (16, 256, 8)):
+        values = {"FORWARD_TOKENS": tokens, "FORWARD_COLUMNS": columns, "FORWARD_WARPS": warps}
+        yield "gated forward", gated_low_rank, values
+    for tokens, outputs in ((64, 512), (64, 256), (128, 256)):
+        yield "pairs_backward gate", low_rank, {"TOKENS": tokens, "OUTPUTS": outputs}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=sorted(CASES), default=list(CASES))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--only", nargs="+", default=[""])
+    given = parser.parse_args()
+    if not torch.cuda.is_available() or not kernels.HAS_TRITON:
+        sys.exit("kernels are timed on CUDA, with Triton")
+
+    def write(line: dict[str, Any]) -> None:
+        print(json.dumps(line), flush=True)
+        if given.out:
+            with given.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    write(hardware())
+    torch.manual_seed(0)
+    for name in given.cases:
+        shape, num_tokens = SHAPES[CASES[name][0]], CASES[name][1]
+        for contest in contests(shape, num_tokens):
+            if not contest.op.startswith(tuple(given.only)):
+                continue
+            line: dict[str, Any] = {"case": name, "op": contest.op}
+            if given.sweep:
+                sweep(contest, line, write)
+                continue
+            line["difference"] = float(f"{contest.difference():.2e}")
+            for way in contest.ways:
+                write(line | {"way": way} | measure(contest, way))
+
+
+def sweep(contest: Contest, line: dict[str, Any], write: Callable[[dict[str, Any]], None]) -> None:
+    for beginning, module, values in variants():
+        if contest.op.startswith(beginning):
+            with changed(module, **values):
+                try:
+                    write(line | {"with": values} | measure(contest, "new"))
+                except kernels.triton.runtime.errors.OutOfResources as error:
+                    write(line | {"with": values, "refused": str(error)})
+
+
+if __name__ == "__main__":
+    main()
