@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from danlu.model.cache import KVCache
 from danlu.model.spec import Spec
 from danlu.ops.attention import Bounds
-from danlu.ops.cross_entropy import linear_cross_entropy, token_log_probs
+from danlu.ops.cross_entropy import linear_cross_entropy, rows_per_chunk, token_log_probs
 
 
 class Quick(Protocol):
@@ -45,6 +45,8 @@ class Model(nn.Module, ABC):
         self._digest: str | Callable[[], str] = ""
         self.quick: Quick | None = None
         """Set while a training owns this model's weights; generation never uses it."""
+        self.logits_bytes: int | None = None
+        """Most bytes of logits that a loss may hold at once; None leaves it to the loss."""
 
     @abstractmethod
     def hidden(self, ids_T: Tensor, positions_T: Tensor, bounds: Bounds, cache: KVCache | None = None) -> Tensor:
@@ -76,11 +78,22 @@ class Model(nn.Module, ABC):
 
     def loss(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         """Σ -log p(target), fp32; the [N, V] logits never exist as a whole."""
-        return linear_cross_entropy(hidden_ND, self.head_weight, targets_N, softcap=self.spec.logit_softcap)
+        rows = self._rows_at_once(len(hidden_ND))
+        return linear_cross_entropy(
+            hidden_ND, self.head_weight, targets_N, softcap=self.spec.logit_softcap, chunk_rows=rows
+        )
 
     def log_probs(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         """log p(target) per row, fp32, natural; the [N, V] logits never exist as a whole."""
-        return token_log_probs(hidden_ND, self.head_weight, targets_N, softcap=self.spec.logit_softcap)
+        rows = self._rows_at_once(len(hidden_ND))
+        return token_log_probs(hidden_ND, self.head_weight, targets_N, softcap=self.spec.logit_softcap, chunk_rows=rows)
+
+    def _rows_at_once(self, num_rows: int) -> int:
+        """0 leaves it to the loss."""
+        if self.logits_bytes is None:
+            return 0
+        head = self.head_weight
+        return rows_per_chunk(num_rows, len(head), head.element_size(), self.logits_bytes)
 
     def forward(self, ids_T: Tensor, positions_T: Tensor, bounds: Bounds, cache: KVCache | None = None) -> Tensor:
         return self.hidden(ids_T, positions_T, bounds, cache)

@@ -53,10 +53,11 @@ def _template(section: ModelSection, folder: Path, tokenizer: Tokenizer) -> Temp
 def load_base(section: ModelSection, *, seed: int, device: str, progress: Progress | None = None) -> Model:
     """The model itself, ready to train or to answer."""
     from danlu.model.build import load_model  # torch: only acts that compute load it
+    from danlu.pipeline.device import choose_dtype
 
     return load_model(
         section.base,
-        dtype=section.dtype,
+        dtype=choose_dtype(section.dtype, device),
         device=device,
         init=section.init,
         seed=seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -15,7 +16,17 @@ from danlu.ops.capability import Capability, capability_of, is_in_build
 
 def choose_device(device: str = "auto") -> str:
     """`auto` is the GPU where there is one, else the CPU."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if torch.device(chosen).type == "cuda":
+        _let_segments_grow()
+    return chosen
+
+
+def _let_segments_grow() -> None:
+    """Batches differ in size; an allocator that can enlarge what it holds leaves no gaps between them (0.3 GiB instead
+    of 2 at 7B). What the user set in torch's own variable stays, and Linux alone knows it."""
+    if sys.platform == "linux" and not torch.cuda.is_initialized():
+        torch.cuda.memory._set_allocator_settings("expandable_segments:True")
 
 
 def choose_dtype(dtype: str, device: str) -> str:

@@ -19,10 +19,13 @@ from danlu.data.dataset import Dataset
 from danlu.model.model import Model
 from danlu.model.quantized import num_params
 from danlu.pipeline.base import load_base
-from danlu.pipeline.device import choose_device, saying_when_memory_ends
+from danlu.pipeline.device import choose_device, remarks_on, saying_when_memory_ends
+from danlu.pipeline.plan_training import keep_plan, kept_micro_tokens, plan_training
 from danlu.pipeline.prepare import Prepared, prepare
+from danlu.planning.why import reasons
 from danlu.recipe.adapter import FullSection, LoRASection
 from danlu.recipe.method import DPOSection, MethodSection, PretrainSection, SFTSection, StageSection
+from danlu.recipe.training import TrainingSection
 from danlu.run.run import Run
 from danlu.training.checkpoint import STATE, find_best, find_last, load_trained
 from danlu.training.methods.dpo import DPO
@@ -96,7 +99,10 @@ class _Desk:
     def __init__(self, run: Run, device: str, told: Progress) -> None:
         self.run, self.told = run, told
         self.seed = run.recipe.training.seed
-        self.model: Model = load_base(run.recipe.model, seed=self.seed, device=choose_device(device), progress=told)
+        self.device = choose_device(device)
+        for remark in remarks_on(self.device):
+            told.note(remark)
+        self.model: Model = load_base(run.recipe.model, seed=self.seed, device=self.device, progress=told)
         self.attached: Attached | None = None
 
     def train_stage(self, name: str, stage: StageSection, dataset: Dataset, start: Path | None) -> dict[str, Any]:
@@ -104,9 +110,11 @@ class _Desk:
         attached = self.attached or self._attach(start)
         folder = self.run.path("checkpoints", name)
         method = build_method(stage.method)
+        section, policies = self._plan(name, stage, dataset)
         trainer = Trainer(
-            self.model, attached, method, dataset, section=stage.training, folder=folder, progress=self.told
-        )
+            self.model, attached, method, dataset,
+            section=section, folder=folder, progress=self.told, policies=policies,
+        )  # fmt: skip
         self._tell_begin(name, trainer, attached)
         last = self._run_steps(name, trainer)
         best, newest = find_best(folder), find_last(folder)
@@ -125,10 +133,29 @@ class _Desk:
             "num_params": num_params(self.model),
         }
 
+    def _plan(self, name: str, stage: StageSection, dataset: Dataset) -> tuple[TrainingSection, tuple[str, ...]]:
+        """(the stage's numbers with tokens at once filled in, what each layer keeps), as this GPU's memory allows.
+        A stage that was interrupted goes on with the tokens it began with: they decide which items share a piece."""
+        section = stage.training
+        if self.device != "cuda":
+            return section, ()
+        index = self.run.recipe.plan_stages().index(stage)
+        before = kept_micro_tokens(self.run, name)
+        planned = plan_training(
+            self.run.recipe, index, dataset, self.model.config, device=self.device, micro_tokens=before
+        )
+        if planned is None:
+            return section, ()
+        keep_plan(self.run, name, planned)
+        for sentence in reasons(planned):
+            self.told.note(sentence)
+        return section.model_copy(update={"micro_tokens": planned.work.micro_tokens}), planned.policies
+
     def _attach(self, start: Path | None) -> Attached:
         section = self.run.recipe.adapter
         if start is not None:
-            return load_trained(start, self.model)
+            masters = section.masters if isinstance(section, FullSection) else None
+            return load_trained(start, self.model, masters=masters)
         if isinstance(section, LoRASection) and section.start is not None:
             return load_trained(Path(section.start), self.model)
         return build_adapter(section, self.seed).attach(self.model)
@@ -174,7 +201,7 @@ def _step_facts(step: Step) -> dict[str, Any]:
 def build_adapter(section: LoRASection | FullSection, seed: int) -> LoRA | Full:
     """A section as an adapter."""
     if isinstance(section, FullSection):
-        return Full()
+        return Full(section.masters)
     return LoRA(
         rank=section.rank, alpha=section.alpha, dropout=section.dropout, targets=section.targets,
         rslora=section.rslora, seed=seed,

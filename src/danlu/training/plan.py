@@ -39,7 +39,7 @@ class Plan:
         if not len(lengths):
             raise TrainingError("training.no_items", part="train")
         self._lengths, self._seed = lengths, seed
-        self._micro_tokens, self._num_pieces = micro_tokens, max(1, batch_tokens // micro_tokens)
+        self._micro_tokens, self.pieces_per_step = micro_tokens, max(1, batch_tokens // micro_tokens)
         self.steps_per_epoch = self._num_steps(0)
         """Of the first epoch; later ones may differ by a step, for each is packed anew."""
         self.num_steps = max_steps or self._count(epochs)
@@ -52,7 +52,7 @@ class Plan:
             for index in range(max(0, number - first), num_steps):
                 if first + index >= self.num_steps:
                     return
-                pieces = self._pieces(epoch)[index * self._num_pieces : (index + 1) * self._num_pieces]
+                pieces = self._pieces(epoch)[index * self.pieces_per_step : (index + 1) * self.pieces_per_step]
                 yield PlannedStep(first + index + 1, epoch + (index + 1) / num_steps, pieces)
             first += num_steps
             if first >= self.num_steps:
@@ -64,7 +64,7 @@ class Plan:
         return max(1, whole + (math.ceil(rest * self._num_steps(int(epochs))) if rest else 0))
 
     def _num_steps(self, epoch: int) -> int:
-        return math.ceil(len(self._pieces(epoch)) / self._num_pieces)
+        return math.ceil(len(self._pieces(epoch)) / self.pieces_per_step)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - lives as long as its trainer
     def _pieces(self, epoch: int) -> list[Items]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,11 +21,14 @@ from danlu.adapters.adapter import Attached
 from danlu.core.errors import TrainingError
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
-from danlu.data.dataset import Dataset
+from danlu.data.dataset import Dataset, Part
+from danlu.model.decoder import Decoder
 from danlu.model.model import Model
+from danlu.ops.attention import news
 from danlu.recipe.training import TrainingSection
 from danlu.training import checkpoint
-from danlu.training.batches import Batch, ahead, read_batch
+from danlu.training.batches import Batch, Items, ahead, read_batch
+from danlu.training.blocks.policy import Policy
 from danlu.training.blocks.quicken import quicken
 from danlu.training.compiled import compile_blocks
 from danlu.training.flat import FlatAdamW
@@ -35,6 +39,7 @@ from danlu.training.optim import (
     build_optimizer,
     clip_gradients,
     gradient_norm,
+    is_torn,
     optimizer_tensors,
     restore_optimizer,
     set_rate,
@@ -72,11 +77,13 @@ class Best:
 
 
 class Trainer:
-    """Trains what `adapter` made trainable in `model`. `section` has its `lr` filled in (`recipe.defaults`)."""
+    """Trains what `adapter` made trainable in `model`. `section` has its `lr` filled in (`recipe.defaults`).
+    `policies`, one a layer, say what each keeps for its backward; without them every layer keeps everything."""
 
     def __init__(
         self, model: Model, adapter: Attached, method: Method, dataset: Dataset,
         *, section: TrainingSection, folder: Path, progress: Progress | None = None,
+        policies: Sequence[str] = (),
     ) -> None:  # fmt: skip
         assert section.lr is not None, "the recipe's defaults fill in the learning rate"
         self.model, self.adapter, self.method, self.dataset = model, adapter, method, dataset
@@ -91,15 +98,19 @@ class Trainer:
         self.parameters = adapter.parameters()
         self.precision = Precision.of(model.head_weight, adapter.compute_dtype)
         self.quick = quicken(model, adapter, self.progress)
+        if self.quick and policies:
+            self.quick.use([Policy.parse(name) for name in policies])
         self.optimizer = build_optimizer(
             self.parameters, lr=self.lr, weight_decay=section.weight_decay, betas=method.betas,
-            kind=section.optimizer, is_flat=adapter.kind == "lora",
+            kind=section.optimizer, is_flat=adapter.kind == "lora", in_backward=self._steps_in_backward(),
         )  # fmt: skip
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=self.precision.is_scaled)
         self.number, self._saved_number = 0, -1
         self._best: Best | None = None
         self._has_stopped = self._needs_validation = self._is_torn = False
         self.graphs = self._build_graphs()
+        self._most_items = 0
+        """Items computed at once since memory ended, 0 as planned."""
         if section.compile:
             compile_blocks(model)
         self._resume_or_begin()
@@ -108,7 +119,8 @@ class Trainer:
 
     def steps(self) -> Iterator[Step]:
         """Train to the end, one Step after each update. Ctrl-C in here leaves a checkpoint of the last whole step."""
-        assert not self._is_torn, "an update was cut short in this process: build the trainer anew, it resumes"
+        is_whole = not self._is_torn and not is_torn(self.optimizer)
+        assert is_whole, "an update was cut short in this process: build the trainer anew, it resumes"
         self.optimizer.zero_grad(set_to_none=True)  # of a step that was interrupted
         try:
             if self._needs_validation:
@@ -116,6 +128,7 @@ class Trainer:
             with contextlib.closing(ahead(self._read_steps())) as upcoming:
                 for planned, batches in upcoming:
                     step = self._train_on(planned, batches)
+                    self._tell_attention()
                     if self._needs_validation:
                         step = replace(step, validation=self._judge())
                     if self.is_done or step.validation or self.number % self.section.save_every == 0:
@@ -132,12 +145,17 @@ class Trainer:
         started = time.perf_counter()
         self.model.train()
         num_units = self._count_units(planned.number, batches)
+        lr = learning_rate(
+            self.number, self.plan.num_steps, peak=self.lr, schedule=self.section.schedule,
+            warmup_ratio=self.section.warmup_ratio,
+        )  # fmt: skip
+        set_rate(self.optimizer, lr)  # before the backward, which may step
         sums = self._accumulate_or_step_down(planned, batches, num_units)
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.parameters, self.optimizer)
         facts = _fetch({"loss": sums.pop("loss"), "grad_norm": norm, **sums})
         self._refuse_non_finite(planned, batches, facts)
-        lr = self._update(norm)
+        self._update(norm)
         num_tokens = sum(batch.num_tokens for batch in batches)
         return Step(
             number=self.number,
@@ -159,14 +177,27 @@ class Trainer:
             try:
                 return self._accumulate(batches, num_units)
             except torch.OutOfMemoryError:
-                told = self.quick.step_down() if self.quick else None
-                if told is None:
+                if is_torn(self.optimizer):
                     raise
             # Outside the clause: the error's frames hold what did not fit.
             self.graphs = None
             self.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
+            batches = self._leaner(batches)
+
+    def _leaner(self, batches: list[Batch]) -> list[Batch]:
+        """The same batches, once memory has ended: layers keep less, and when they keep nothing more, fewer items are
+        computed at once. Says what it changed."""
+        if self.quick and (told := self.quick.step_down()):
             self.progress.note(say("training.stepped_down", before=told[0], after=told[1]))
+            return batches
+        part = self.dataset.part("train")
+        halves = [half for batch in batches for half in np.array_split(batch.items, 2) if len(half)]
+        if len(halves) == len(batches):
+            raise TrainingError("training.item_too_big", rows=self._origins(batches))
+        before, self._most_items = max(len(batch.items) for batch in batches), max(len(half) for half in halves)
+        self.progress.note(say("training.smaller_pieces", before=before, after=self._most_items))
+        return self._pinned([self._read("train", part, half) for half in halves])
 
     def _accumulate(self, batches: list[Batch], num_units: int) -> dict[str, Tensor]:
         """Add up gradients of the mean loss over all units of the step, however many pieces they come in. Returns the
@@ -196,14 +227,9 @@ class Trainer:
             return Graphs(self.model, self.method, self.optimizer.flat, self.micro_tokens)
         return None
 
-    def _update(self, norm: Tensor) -> float:
-        """Clip, step, and forget the gradients. Returns the learning rate used."""
-        lr = learning_rate(
-            self.number, self.plan.num_steps, peak=self.lr, schedule=self.section.schedule,
-            warmup_ratio=self.section.warmup_ratio,
-        )  # fmt: skip
+    def _update(self, norm: Tensor) -> None:
+        """Clip, step, and forget the gradients."""
         clip_gradients(self.parameters, norm, self.section.clip, self.optimizer)
-        set_rate(self.optimizer, lr)
         self._is_torn = True
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -213,7 +239,17 @@ class Trainer:
         self._needs_validation = self._is_time_to_validate()
         self._is_torn = False
         self.optimizer.zero_grad(set_to_none=True)
-        return lr
+
+    def _steps_in_backward(self) -> bool:
+        """Full fine-tuning frees each gradient at once where nothing has to wait for the last one: no clipping, one
+        piece a step, no loss scaling. The result is the same."""
+        is_free = not self.section.clip and self.plan.pieces_per_step == 1 and not self.precision.is_scaled
+        return self.adapter.kind == "full" and self.model.device.type == "cuda" and is_free
+
+    def _tell_attention(self) -> None:
+        """Which kernels were chosen, once each is."""
+        for sentence in news():
+            self.progress.note(sentence)
 
     # ---- validation and stopping early
 
@@ -257,18 +293,32 @@ class Trainer:
         if self._has_stopped:
             return
         for planned in self.plan.steps_after(self.number):
-            batches = [read_batch("train", part, items, self._pad_to) for items in planned.pieces]
-            yield planned, [batch.pin() for batch in batches] if self.model.device.type == "cuda" else batches
+            pieces = [few for items in planned.pieces for few in self._few(items)]
+            batches = [self._read("train", part, items) for items in pieces]
+            yield planned, self._pinned(batches)
+
+    def _pinned(self, batches: list[Batch]) -> list[Batch]:
+        """A GPU reads them by itself."""
+        return [batch.pin() for batch in batches] if self.model.device.type == "cuda" else batches
 
     def _one_pass(self, name: str) -> Iterator[Batch]:
         part = self.dataset.part(name)
         for items in in_order(part.lengths, self.micro_tokens, seed=0, epoch=0):
-            yield read_batch(name, part, items, self._pad_to).to(self.model.device)
+            yield self._read(name, part, items).to(self.model.device)
+
+    def _few(self, items: Items) -> list[Items]:
+        """A piece as planned, or in as many as memory was found to want."""
+        return np.array_split(items, -(-len(items) // self._most_items)) if self._most_items else [items]
+
+    def _read(self, name: str, part: Part, items: Items) -> Batch:
+        """On a GPU equal documents lie side by side, where attention computes them as a dense batch."""
+        return read_batch(name, part, items, self._pad_to, by_length=self.model.device.type == "cuda")
 
     @property
     def _pad_to(self) -> int:
-        """Compiled code wants one shape."""
-        return self.micro_tokens if self.section.compile else 0
+        """Compiled code wants one shape; the quick form is not compiled, and foreign layers round up by themselves."""
+        is_compiled = self.section.compile and self.quick is None and isinstance(self.model, Decoder)
+        return self.micro_tokens if is_compiled else 0
 
     # ---- going on
 
@@ -290,7 +340,7 @@ class Trainer:
     def save(self) -> Path | None:
         """Write a checkpoint of the last whole step, unless it is there already. Interrupted in the middle of an update
         there is no whole step in memory; then the last checkpoint on disk stands."""
-        if self._is_torn or self._saved_number == self.number:
+        if self._is_torn or is_torn(self.optimizer) or self._saved_number == self.number:
             return self.last
         if self.number:
             self.adapter.check()

@@ -207,3 +207,34 @@ def test_weights_outside_the_adapter_never_move(tmp_path):
     list(run.steps())
     assert before
     assert all(torch.equal(w, before[n]) for n, w in run.model.named_parameters() if n in before)
+
+
+class Narrow(SFT):
+    """A device on which more than so many items do not fit."""
+
+    def __init__(self, most):
+        super().__init__()
+        object.__setattr__(self, "most", most)
+
+    def loss(self, model, batch):
+        if len(batch.items) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().loss(model, batch)
+
+
+def test_where_memory_ends_less_is_kept_then_less_computed_at_once_and_the_loss_is_the_same(tmp_path):
+    items, notes = sft_items(40), Notes()
+    ample = list(train(tmp_path / "ample", items, max_steps=3).steps())
+    narrow = train(tmp_path / "narrow", items, max_steps=3, progress=notes, method=Narrow(4))
+    steps = list(narrow.steps())
+    assert [step.loss for step in steps] == pytest.approx([step.loss for step in ample], rel=1e-5)
+    assert {policy.name for policy in narrow.quick.policies} == {"input-host"}
+    said = " ".join(notes.said)
+    assert "2 all, is now" in said
+    assert "items are computed at once" in said
+    assert len(notes.said) < 14, "later steps begin with what was learnt about memory"
+
+
+def test_one_item_that_does_not_fit_is_named(tmp_path):
+    with pytest.raises(TrainingError, match="qa.jsonl:1"):
+        list(train(tmp_path, sft_items(6), method=Narrow(0)).steps())

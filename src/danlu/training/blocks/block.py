@@ -175,9 +175,7 @@ class QuickBlock:
     def _widen(self, after_SD: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
         """(gate | up in a buffer with room for the backward, s of it)."""
         normed, _ = self.gate_up.normed(self.norm_mid, after_SD)
-        gate_up = after_SD.new_empty(len(after_SD), self.gate_up.room)
-        _, s = self.gate_up.forward(normed, out=gate_up[:, : self.gate_up.num_outputs], is_disabled=scene.is_disabled)
-        return gate_up, s
+        return self.gate_up.forward_with_room(normed, is_disabled=scene.is_disabled)
 
     # ---- backward
 

@@ -55,28 +55,38 @@ class FP8Projection(Projection):
     def refresh(self) -> None:
         self.pairs.write(self._down_PK, self._up_NP)
 
+    def _apart(self, values: Tensor) -> Rows:
+        """Values with room for pairs in a buffer of its own."""
+        return Rows(values, values.new_empty(len(values), self.pairs.padding))
+
     # ---- inputs
 
     def normed(self, norm: RMSNorm, x_TK: Tensor) -> tuple[Rows, Tensor]:
-        rows = Rows(torch.empty_like(x_TK), self.num_inputs)
+        rows = self._apart(x_TK.new_empty(len(x_TK), self.num_inputs))
         rows.codes, rows.scale_T, inverse_T = norm_forward_fp8(
             x_TK, norm.weight, norm.eps, norm.offset, out_TD=rows.values
         )
         return rows, inverse_T
 
     def gated(self, gate_up: Tensor, activation: Activation) -> Rows:
-        rows = Rows(gate_up.new_empty(len(gate_up), self.num_inputs), self.num_inputs)
+        rows = self._apart(gate_up.new_empty(len(gate_up), self.num_inputs))
         rows.codes, rows.scale_T = gated_forward_fp8(gate_up, activation, out_TF=rows.values)
         return rows
 
     # ---- gradients of outputs
+
+    def new_gradient(self, like: Tensor) -> Rows:
+        return self._apart(like.new_empty(len(like), self.num_outputs))
+
+    def gradient(self, dy_TN: Tensor) -> Rows:
+        return self.finish(self._apart(dy_TN))
 
     def finish(self, grad: Rows) -> Rows:
         grad.codes, grad.scale_T = quantise_rows(grad.values, columns=self._columns)
         return grad
 
     def gradient_through_gate(self, dh_TF: Tensor, gate_up: Tensor, activation: Activation) -> Rows:
-        grad = Rows(gate_up, self.num_outputs)
+        grad = self._apart(gate_up)
         grad.codes, grad.scale_T = gated_backward_fp8_(dh_TF, grad.values, activation, columns_E=self._columns)
         return grad
 
@@ -92,22 +102,23 @@ class FP8Projection(Projection):
 
     # ---- products
 
-    def forward(
-        self, x: Rows, *, onto: Tensor | None = None, out: Tensor | None = None, is_disabled: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        s_TP = x.wide.new_empty(len(x.wide), self.pairs.padding)
-        if self.pairs.padding:
-            self.pairs.fill(x.values, self._down_PK, s_TP, is_disabled=is_disabled)
-        assert x.codes is not None and x.scale_T is not None, "made by `normed` or `gated`"
+    def forward(self, x: Rows, *, onto: Tensor | None = None, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
+        assert x.codes is not None and x.scale_T is not None, "made by `normed`, `gated` or `forward_onto`"
         y_TN = product(x.codes, x.scale_T, self._weight, dtype=self._dtype)
         if onto is not None:
             y_TN.add_(onto)
-        if out is not None:
-            return torch.addmm(y_TN, s_TP, self._up_NP.T, out=out) if self.pairs.padding else out.copy_(y_TN), s_TP
-        return y_TN.addmm_(s_TP, self._up_NP.T) if self.pairs.padding else y_TN, s_TP
+        if self.pairs.padding:
+            self.pairs.fill(x.values, self._down_PK, x.padding, is_disabled=is_disabled)
+            y_TN.addmm_(x.padding, self._up_NP.T)
+        return y_TN, x.padding
+
+    def forward_with_room(self, x: Rows, *, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
+        return self.forward(x, is_disabled=is_disabled)
 
     def forward_onto(self, x_TK: Tensor, onto_TN: Tensor, *, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
-        return self.forward(Rows(x_TK, self.num_inputs, *quantise_rows(x_TK)), onto=onto_TN, is_disabled=is_disabled)
+        rows = self._apart(x_TK)
+        rows.codes, rows.scale_T = quantise_rows(x_TK)
+        return self.forward(rows, onto=onto_TN, is_disabled=is_disabled)
 
     def input_gradient(self, dy: Rows, s_TP: Tensor, *, needs_input: bool = True) -> Tensor | None:
         if self.pairs.padding:

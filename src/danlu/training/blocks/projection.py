@@ -96,15 +96,18 @@ class Projection:
 
     # ---- inputs
 
+    def _new_input(self, like: Tensor) -> Rows:
+        return Rows.side_by_side(like.new_empty(len(like), self.num_inputs + self.pairs.padding), self.num_inputs)
+
     def normed(self, norm: RMSNorm, x_TK: Tensor) -> tuple[Rows, Tensor]:
         """(norm x as an input, 1 / rms)."""
-        rows = Rows(x_TK.new_empty(len(x_TK), self.num_inputs + self.pairs.padding), self.num_inputs)
+        rows = self._new_input(x_TK)
         _, inverse_T = norm_forward(x_TK, norm.weight, norm.eps, norm.offset, out_TD=rows.values)
         return rows, inverse_T
 
     def gated(self, gate_up: Tensor, activation: Activation) -> Rows:
         """act(gate) · up as an input."""
-        rows = Rows(gate_up.new_empty(len(gate_up), self.num_inputs + self.pairs.padding), self.num_inputs)
+        rows = self._new_input(gate_up)
         gated_forward(gate_up, activation, out_TF=rows.values)
         return rows
 
@@ -112,7 +115,7 @@ class Projection:
 
     def new_gradient(self, like: Tensor) -> Rows:
         """An empty one; `finish` it after writing its values."""
-        return Rows(like.new_empty(len(like), self.room), self.num_outputs)
+        return Rows.side_by_side(like.new_empty(len(like), self.room), self.num_outputs)
 
     def finish(self, grad: Rows) -> Rows:
         """Whatever products want beside the values."""
@@ -125,9 +128,10 @@ class Projection:
         return self.finish(grad)
 
     def gradient_through_gate(self, dh_TF: Tensor, gate_up: Tensor, activation: Activation) -> Rows:
-        """In place of `gate_up`, which has room beside it; `dh_TF` becomes act(gate) · up."""
-        gated_backward_(dh_TF, gate_up[:, : self.num_outputs], activation)
-        return Rows(gate_up, self.num_outputs)
+        """In place of `gate_up`, which `forward_with_room` made; `dh_TF` becomes act(gate) · up."""
+        grad = Rows.side_by_side(gate_up, self.num_outputs)
+        gated_backward_(dh_TF, grad.values, activation)
+        return grad
 
     def gradient_through_norm(
         self, grad_TN: Tensor, x_TN: Tensor, norm: RMSNorm, inverse_T: Tensor, through_TN: Tensor
@@ -141,18 +145,25 @@ class Projection:
 
     # ---- products
 
-    def forward(
-        self, x: Rows, *, onto: Tensor | None = None, out: Tensor | None = None, is_disabled: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """(y_TN, s_TP). `onto` is added to y; `out` may be the first columns of a wider buffer. s is what the backward
-        needs: x Aᵀ, and the bias's one."""
+    def forward(self, x: Rows, *, onto: Tensor | None = None, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
+        """(y_TN, s_TP). `onto` is added to y. s is what the backward needs: x Aᵀ, and the bias's one."""
+        M_NK = self._filled(x, is_disabled)
+        y_TN = x.wide @ M_NK.T if onto is None else torch.addmm(onto, x.wide, M_NK.T)
+        return y_TN, x.padding.clone()
+
+    def forward_with_room(self, x: Rows, *, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
+        """The same with y in the first columns of the buffer in which its gradient will take its place."""
+        M_NK = self._filled(x, is_disabled)
+        wide = x.values.new_empty(len(x.values), self.room)
+        torch.mm(x.wide, M_NK.T, out=wide[:, : self.num_outputs])
+        return wide, x.padding.clone()
+
+    def _filled(self, x: Rows, is_disabled: bool) -> Tensor:
+        """M's first N rows, x's padding being filled for them."""
         M, K, N = self.matrix(), self.num_inputs, self.num_outputs
         if self.pairs.padding:
             self.pairs.fill(x.values, M[N:, :K], x.padding, is_disabled=is_disabled)
-        if onto is not None:
-            assert out is None, "one of the two"
-            return torch.addmm(onto, x.wide, M[:N].T), x.padding.clone()
-        return torch.mm(x.wide, M[:N].T, out=out) if out is not None else x.wide @ M[:N].T, x.padding.clone()
+        return M[:N]
 
     def forward_onto(self, x_TK: Tensor, onto_TN: Tensor, *, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
         """The same for an input that does not lie in a wide buffer: the pairs' product starts the sum, then W's."""

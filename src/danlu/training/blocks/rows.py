@@ -1,5 +1,6 @@
 # ruff: noqa: N815 - shape suffixes
-"""What goes into a product, forward or backward: values with room beside them, and codes where products want them."""
+"""What goes into a product, forward or backward: values, what low-rank pairs add beside them, and codes of the values
+where products want those."""
 
 from __future__ import annotations
 
@@ -10,18 +11,21 @@ from torch import Tensor
 
 @dataclass(slots=True)
 class Rows:
-    """`wide` [T, width + padding] holds the values in its first columns and what low-rank pairs add in the others;
-    `codes` and `scale_T` are the values in fp8, for a base that multiplies those."""
+    """`values` [T, width] and `padding` [T, P]. They are columns of one buffer where a product takes both at once
+    (`wide`); a base in fp8 multiplies `codes` with `scale_T` instead, and pairs apart."""
 
-    wide: Tensor
-    width: int
+    values: Tensor
+    padding: Tensor
+    both: Tensor | None = None
     codes: Tensor | None = None
     scale_T: Tensor | None = None
 
-    @property
-    def values(self) -> Tensor:
-        return self.wide[:, : self.width]
+    @classmethod
+    def side_by_side(cls, wide: Tensor, width: int) -> Rows:
+        return cls(wide[:, :width], wide[:, width:], wide)
 
     @property
-    def padding(self) -> Tensor:
-        return self.wide[:, self.width :]
+    def wide(self) -> Tensor:
+        """[T, width + P]"""
+        assert self.both is not None, "these lie apart"
+        return self.both

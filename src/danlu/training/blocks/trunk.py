@@ -27,6 +27,9 @@ from danlu.training.blocks.policy import LADDER, Policy
 from danlu.training.blocks.projection import Scratch, codes_of
 
 
+FRUGAL_LOGITS_BYTES = 256 * 1024 * 1024
+
+
 def why_not(model: Model, attached: Attached) -> str | None:
     """A message key's end for the reason why this pair cannot train in quick form; None when it can."""
     if not isinstance(model, Decoder):
@@ -98,9 +101,11 @@ class QuickTrunk:
         return [block.policy for block in self.blocks]
 
     def use(self, policies: Sequence[Policy]) -> None:
-        """One policy a layer."""
+        """One policy a layer. Where memory is short enough for any of them, the loss is frugal too."""
         for block, policy in zip(self.blocks, policies, strict=True):
             block.policy = policy
+        is_short = any(policy != Policy() for policy in policies)
+        self.model.logits_bytes = FRUGAL_LOGITS_BYTES if is_short else None
 
     def step_down(self) -> tuple[str, str] | None:
         """Make the next quarter of the layers leaner; (what was, what is), or None at the end of the ladder."""
@@ -108,8 +113,8 @@ class QuickTrunk:
         for fast, lean in itertools.pairwise(LADDER):
             candidates = [block for block in self.blocks if block.policy == fast]
             if candidates:
-                for block in candidates[: -(-len(self.blocks) // 4)]:
-                    block.policy = lean
+                chosen = set(candidates[: -(-len(self.blocks) // 4)])
+                self.use([lean if block in chosen else block.policy for block in self.blocks])
                 return before, describe(self.policies)
         return None
 
