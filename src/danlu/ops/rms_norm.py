@@ -57,19 +57,35 @@ class _FrozenNorm(torch.autograd.Function):
 
 
 def norm_forward(
-    x_TD: Tensor, weight_D: Tensor, eps: float, offset: float = 0.0, *, out_TD: Tensor | None = None
+    x_TD: Tensor,
+    weight_D: Tensor,
+    eps: float,
+    offset: float = 0.0,
+    *,
+    out_TD: Tensor | None = None,
+    add_TD: Tensor | None = None,
+    sum_TD: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(out_TD, inverse_T): the norm and, in fp32, 1 / rms of each row, which the backward wants."""
-    if fits(x_TD, weight_D, out_TD):
+    """(out_TD, inverse_T): the norm and, in fp32, 1 / rms of each row, which the backward wants.
+
+    With `add_TD` it is the norm of sum_TD = x + add, rounded to the dtype, as a residual stream is; `sum_TD` may be one
+    of the two."""
+    assert (add_TD is None) == (sum_TD is None), "a sum is what the caller keeps of an addition"
+    if fits(x_TD, weight_D, out_TD, add_TD, sum_TD):
         out_TD = x_TD.new_empty(x_TD.shape) if out_TD is None else out_TD
         inverse_T = x_TD.new_empty(len(x_TD), dtype=torch.float32)
         rows, width, num_warps = _tile(x_TD.shape[1])
         if len(x_TD):
             _forward_kernel[(triton.cdiv(len(x_TD), rows),)](
-                x_TD, weight_D, out_TD, inverse_T, len(x_TD), x_TD.stride(0), out_TD.stride(0), eps,
+                x_TD, add_TD, weight_D, sum_TD, out_TD, inverse_T, len(x_TD), x_TD.stride(0),
+                0 if add_TD is None else add_TD.stride(0), 0 if sum_TD is None else sum_TD.stride(0),
+                out_TD.stride(0), eps,
                 D=x_TD.shape[1], OFFSET=offset, ROWS=rows, WIDTH=width, num_warps=num_warps,
             )  # fmt: skip
         return out_TD, inverse_T
+    if add_TD is not None:
+        assert sum_TD is not None, "both or none"
+        x_TD = torch.add(x_TD, add_TD, out=sum_TD)
     normed_TD, inverse_T = reference_norm_forward(x_TD, weight_D, eps, offset)
     return (normed_TD if out_TD is None else out_TD.copy_(normed_TD)), inverse_T
 
@@ -145,7 +161,7 @@ def _tile(width: int) -> tuple[int, int, int]:
 
 @jit(do_not_specialize=["num_rows"])
 def _forward_kernel(  # type: ignore[no-untyped-def]
-    x, weight, out, inverse, num_rows, x_stride, out_stride, eps,
+    x, add, weight, total, out, inverse, num_rows, x_stride, add_stride, total_stride, out_stride, eps,
     D: tl.constexpr, OFFSET: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     row_R = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -153,6 +169,12 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     is_row_R, is_column_W = row_R < num_rows, column_W < D
     mask_RW = is_row_R[:, None] & is_column_W[None, :]
     x_RW = tl.load(x + row_R[:, None] * x_stride + column_W[None, :], mask=mask_RW, other=0.0).to(tl.float32)
+    if add is not None:
+        add_at_RW = add + row_R[:, None] * add_stride + column_W[None, :]
+        x_RW += tl.load(add_at_RW, mask=mask_RW, other=0.0).to(tl.float32)
+        total_RW = x_RW.to(x.dtype.element_ty)
+        tl.store(total + row_R[:, None] * total_stride + column_W[None, :], total_RW, mask=mask_RW)
+        x_RW = total_RW.to(tl.float32)
     weight_W = tl.load(weight + column_W, mask=is_column_W, other=0.0)
     inverse_R = tl.rsqrt(tl.sum(x_RW * x_RW, axis=1) / D + eps)
     tl.store(inverse + row_R, inverse_R, mask=is_row_R)

@@ -25,7 +25,7 @@ def choose_device(device: str = "auto") -> str:
 def _let_segments_grow() -> None:
     """Batches differ in size; an allocator that can enlarge what it holds leaves no gaps between them (0.3 GiB instead
     of 2 at 7B). What the user set in torch's own variable stays, and Linux alone knows it."""
-    if sys.platform == "linux" and not torch.cuda.is_initialized():
+    if sys.platform == "linux" and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.memory._set_allocator_settings("expandable_segments:True")
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from danlu.planning import rates
-from danlu.planning.policy import Kept, Mix, Policy, is_host, kept
+from danlu.planning.policy import Kept, Mix, Policy, is_host, is_split, kept
 from danlu.planning.work import Work
 
 Kind = Literal["cuda", "cpu"]
@@ -145,17 +145,23 @@ def kept_bytes(work: Work, policy: Kept) -> int:
 
 def moved_bytes(work: Work, policy: Policy) -> int:
     """What of it goes to the host."""
-    large, _, large_after, _ = _parts(work, kept(policy))
-    return large + large_after if is_host(policy) else 0
+    return sum(_moved(work, policy))
+
+
+def _moved(work: Work, policy: Policy) -> tuple[int, int]:
+    """The same (at every row, at rows that are read after attention)."""
+    if not is_host(policy):
+        return 0, 0
+    large, _, large_after, _ = _parts(work, "light" if is_split(policy) else kept(policy))
+    return large, large_after
 
 
 def _layer(work: Work, policy: Policy, *, is_last: bool = False) -> int:
     """Bytes on the device that one layer keeps of a micro-batch."""
     large, small, large_after, small_after = _parts(work, kept(policy))
-    if is_host(policy):
-        large = large_after = 0
+    moved, moved_after = _moved(work, policy)
     after = work.supervised_tokens if is_last else work.micro_tokens
-    return (large + small) * work.micro_tokens + (large_after + small_after) * after
+    return (large + small - moved) * work.micro_tokens + (large_after + small_after - moved_after) * after
 
 
 def _saved(work: Work, mix: Mix) -> int:

@@ -1,38 +1,46 @@
 """Which layers keep what for the backward pass, and where: the names that the engine's blocks know, and a mix of them.
 
 `all` keeps a block's input, q|k|v, attention's output, the stream after attention, gate|up. `light` is without gate|up,
-which one product brings back. `input` keeps the block's input alone. `-host` copies what is kept to pinned host memory.
+which one product brings back. `input` keeps the block's input alone. `-host` copies what is kept to pinned host memory;
+`all-split` keeps gate|up on the device and copies the rest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 Kept = Literal["all", "light", "input"]
-Policy = Literal["all", "light", "input", "all-host", "light-host", "input-host"]
-ORDER: tuple[Policy, ...] = ("input-host", "light-host", "all-host", "input", "light", "all")
+Policy = Literal["all", "light", "input", "all-split", "all-host", "light-host", "input-host"]
+ORDER: tuple[Policy, ...] = ("input-host", "light-host", "all-host", "input", "light", "all-split", "all")
 """First layers first. The backward pass starts at the last layer: what is kept there lies longest beside the loss, but
 is gone when an earlier, leaner layer needs room to recompute; and a copy from the host has all the time until then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How many layers have each policy, in the order of `ORDER`."""
+    """Which layers have which policy: (policy, layers) from the first layer on."""
 
-    counts: tuple[int, ...]
+    groups: tuple[tuple[Policy, int], ...]
 
     @classmethod
     def of(cls, policy: Policy, num_layers: int) -> Mix:
-        return cls(tuple(num_layers if name == policy else 0 for name in ORDER))
+        return cls(((policy, num_layers),))
+
+    @classmethod
+    def counted(cls, counts: dict[Policy, int]) -> Mix:
+        """So many layers of each, in the order of `ORDER`."""
+        return cls(tuple((name, counts[name]) for name in ORDER if counts.get(name)))
+
+    @classmethod
+    def per_layer(cls, policies: Iterable[Policy]) -> Mix:
+        """One policy per layer, in any order."""
+        return cls(tuple((name, len(list(run))) for name, run in groupby(policies)))
 
     def __getitem__(self, policy: Policy) -> int:
-        return self.counts[ORDER.index(policy)]
-
-    @property
-    def groups(self) -> tuple[tuple[Policy, int], ...]:
-        """(policy, layers) from the first layer on, without those that no layer has."""
-        return tuple((name, count) for name, count in zip(ORDER, self.counts, strict=True) if count)
+        return sum(count for name, count in self.groups if name == policy)
 
     @property
     def layers(self) -> tuple[Policy, ...]:
@@ -40,19 +48,25 @@ class Mix:
         return tuple(name for name, count in self.groups for _ in range(count))
 
     def move(self, start: Policy, end: Policy, num_layers: int) -> Mix:
-        """The same with so many layers of one policy given another."""
+        """The same, ordered, with so many layers of one policy given another."""
         assert 0 <= num_layers <= self[start], f"{num_layers} of {self[start]} layers"
         change = {start: -num_layers, end: num_layers}
-        return Mix(tuple(n + change.get(name, 0) for name, n in zip(ORDER, self.counts, strict=True)))
+        return Mix.counted({name: self[name] + change.get(name, 0) for name in ORDER})
 
     def to_json(self) -> dict[str, int]:
-        return dict(reversed(self.groups))
+        return {name: self[name] for name in reversed(ORDER) if self[name]}
 
 
 def kept(policy: Policy) -> Kept:
-    name: Kept = policy.removesuffix("-host")  # type: ignore[assignment]
+    name: Kept = policy.partition("-")[0]  # type: ignore[assignment]
     return name
 
 
 def is_host(policy: Policy) -> bool:
-    return policy.endswith("-host")
+    """Something of it goes to the host."""
+    return "-" in policy
+
+
+def is_split(policy: Policy) -> bool:
+    """gate|up stays on the device."""
+    return policy == "all-split"

@@ -340,7 +340,10 @@ class Trainer:
     def save(self) -> Path | None:
         """Write a checkpoint of the last whole step, unless it is there already. Interrupted in the middle of an update
         there is no whole step in memory; then the last checkpoint on disk stands."""
-        if self._is_torn or is_torn(self.optimizer) or self._saved_number == self.number:
+        if self._is_torn or is_torn(self.optimizer):
+            return self.last
+        if self._saved_number == self.number:
+            self._prune()  # a kill may have come between the two
             return self.last
         if self.number:
             self.adapter.check()
@@ -355,9 +358,12 @@ class Trainer:
         tensors: dict[str, Tensor] = {f"weight/{name}": weight for name, weight in self.parameters.items()}
         tensors |= optimizer_tensors(self.optimizer, self.parameters)
         place = checkpoint.write_checkpoint(self.folder, self.number, state, tensors, self.adapter.save)
-        checkpoint.prune(self.folder, self._best.number if self._best else None)
+        self._prune()
         self._saved_number = self.number
         return place
+
+    def _prune(self) -> None:
+        checkpoint.prune(self.folder, self._best.number if self._best else None)
 
     def _resume_or_begin(self) -> None:
         self.model.eval()

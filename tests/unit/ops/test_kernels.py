@@ -75,6 +75,22 @@ def test_norm_forward_and_backward(dtype: torch.dtype, offset: float, num_rows: 
     assert_close(through, grad_x + before.double())
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("num_rows", "width"), [(9, 384), (2, 3584), (1, 5), (0, 64)])
+def test_norm_of_a_sum_is_the_norm_of_what_the_sum_became(
+    dtype: torch.dtype, num_rows: int, width: int, device: str
+) -> None:
+    """Backward norms the kept stream again, which is the rounded sum."""
+    x, add, total = (rows(num_rows, width, dtype, device) for _ in range(3))
+    weight = (torch.rand(width, device=device) + 0.5).to(dtype)
+    out, inverse = norm_forward(x, weight, 1e-6, add_TD=add, sum_TD=total)
+    assert_close(total, x.double() + add.double())
+    again, inverse_again = norm_forward(total, weight, 1e-6)
+    assert torch.equal(out, again) and torch.equal(inverse, inverse_again)
+    norm_forward(x, weight, 1e-6, add_TD=add, sum_TD=add, out_TD=out)
+    assert torch.equal(add, total) and torch.equal(out, again), "the sum may take the place of an addend"
+
+
 def test_norm_of_a_zero_row_is_zero(device: str) -> None:
     x, weight = torch.zeros(3, 40, device=device), torch.ones(40, device=device)
     out, inverse = norm_forward(x, weight, 1e-6)

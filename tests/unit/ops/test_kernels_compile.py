@@ -74,7 +74,8 @@ def test_norms(compiled: list[str], dtype: torch.dtype, width: int) -> None:
         rms_norm.norm_backward(x, x, weight, inverse, offset, through_TD=x)
     rms_norm.norm_backward(x, x, weight, inverse)
     rms_norm.norm_weight_gradient(x, x, inverse)
-    assert len(compiled) == 6
+    rms_norm.norm_forward(x, weight, 1e-6, add_TD=x, sum_TD=x)
+    assert len(compiled) == 7
 
 
 @pytest.mark.parametrize("has_norms", [False, True])

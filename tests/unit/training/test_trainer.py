@@ -236,5 +236,5 @@ def test_where_memory_ends_less_is_kept_then_less_computed_at_once_and_the_loss_
 
 
 def test_one_item_that_does_not_fit_is_named(tmp_path):
-    with pytest.raises(TrainingError, match="qa.jsonl:1"):
+    with pytest.raises(TrainingError, match=r"qa\.jsonl:1"):
         list(train(tmp_path, sft_items(6), method=Narrow(0)).steps())

@@ -26,7 +26,6 @@ from danlu.training.blocks.pairs import Linear
 from danlu.training.blocks.policy import LADDER, Policy
 from danlu.training.blocks.projection import Scratch, codes_of
 
-
 FRUGAL_LOGITS_BYTES = 256 * 1024 * 1024
 
 
