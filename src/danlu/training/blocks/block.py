@@ -127,7 +127,9 @@ class QuickBlock:
         turned, inverse_T, s_qkv = self._attend(x_TD, scene, keeps=keeps and kept != "input")
         after_SD, s_o = self._leave_attention(x_TD, turned, scene)
         gate_up, s_gate_up = self._widen(after_SD, scene)
-        product = self.down.gated(gate_up[:, : self.gate_up.num_outputs], self.spec.activation)
+        both = gate_up[:, : self.gate_up.num_outputs]
+        product = self.down.gated(both, self.spec.activation, is_disabled=scene.is_disabled)
+        del both
         if not keeps or kept != "all":
             del gate_up
         y_SD, s_down = self.down.forward(product, onto=after_SD, is_disabled=scene.is_disabled)
@@ -206,8 +208,9 @@ class QuickBlock:
         grad = self.down.gradient(grad_SD)
         product = self.down.input_gradient(grad, memory.s_down)
         assert product is not None, "asked for"
-        grad_gate_up = self.gate_up.gradient_through_gate(product, gate_up, self.spec.activation)
-        self.down.weight_gradient(grad, product)
+        grad_gate_up = self.gate_up.gradient_through_gate(
+            product, gate_up, self.spec.activation, self.down.pairs, grad.padding
+        )
         del product, grad
         normed, inverse_S = norm_forward(after_SD, *self._norm(self.norm_mid))
         grad_normed = self.gate_up.input_gradient(grad_gate_up, s_gate_up)

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from danlu.adapters.lora import LoRALinear
 from danlu.model.quantizers.quantizer import QuantizedLinear
-from danlu.ops.low_rank import add_product_, pair_backward
+from danlu.ops.gated import Activation
+from danlu.ops.gated_low_rank import gated_backward_low_rank_, gated_forward_low_rank
+from danlu.ops.low_rank import Part, add_product_, pairs_backward
 
 COLUMNS = 64
 """P is a multiple of this: narrower paddings chose slower tiles in cuBLAS on Hopper."""
@@ -69,13 +71,14 @@ class Pairs:
     def gradient_of_ups(self, dy_TN: Tensor, up_NP: Tensor, s_TP: Tensor, out_TP: Tensor) -> None:
         """Adds to the B's gradients, and writes that of x Aᵀ into the padding of a gradient. The rest of the padding is
         set to zero: it meets zeros, but zero times what lay in memory need not be zero."""
-        out_TP[:, self.num_ranks :] = 0
-        for (at, layer), ranks in zip(self._adapted, self._ranks, strict=True):
-            rows = self.rows[at]
-            pair_backward(
-                dy_TN[:, rows], up_NP[rows, ranks], s_TP[:, ranks], gradient(layer.lora_B),
-                scale=layer.scaling, out_TR=out_TP[:, ranks],
-            )  # fmt: skip
+        if not self._adapted:
+            out_TP.zero_()
+            return
+        parts = [
+            Part(self.rows[at], ranks, gradient(layer.lora_B), layer.scaling)
+            for (at, layer), ranks in zip(self._adapted, self._ranks, strict=True)
+        ]
+        pairs_backward(dy_TN, up_NP, s_TP, parts, out_TP=out_TP)
 
     def gradient_of_downs(self, ds_TP: Tensor, x_TK: Tensor) -> None:
         """Adds to the A's gradients."""
@@ -87,6 +90,26 @@ class Pairs:
             return
         for (_, layer), ranks in zip(self._adapted, self._ranks, strict=True):
             add_product_(gradient(layer.lora_A), ds_TP[:, ranks], x_TK)
+
+    # ---- beside a gate: those of the layer that reads act(gate) · up
+
+    def gate(self, gate_up: Tensor, activation: Activation, down_PK: Tensor, out_TK: Tensor, out_TP: Tensor) -> None:
+        """The input and, while it is on the chip, what `fill` would write beside it."""
+        gated_forward_low_rank(gate_up, activation, down_PK[: self.num_ranks], out_TF=out_TK, out_TP=out_TP)
+        if self.has_bias:
+            out_TP[:, self.num_ranks] = 1
+
+    def gate_back_(self, dh_TF: Tensor, gate_up: Tensor, activation: Activation, ds_TP: Tensor) -> None:
+        """`gate_up` becomes its gradient; adds to the A's gradient what `gradient_of_downs` would."""
+        ((_, layer),) = self._adapted
+        gated_backward_low_rank_(
+            dh_TF, gate_up, activation, ds_TP[:, : self.num_ranks], gradient(layer.lora_A)
+        )  # fmt: skip
+
+    @property
+    def is_single(self) -> bool:
+        """One layer, adapted: its pair can be computed where its input is made."""
+        return len(self.layers) == len(self._adapted) == 1
 
     def _stacked_gradient(self) -> Tensor | None:
         """The A's gradients as one [R, K], where they lie side by side; x is then read once for all of them."""

@@ -20,7 +20,7 @@ from danlu.model.quantizers.fp8 import FP8Linear
 from danlu.ops.fp8 import FP8, product, product_back, quantise_rows, stack, unstack, with_turned
 from danlu.ops.fp8_rows import gated_backward_fp8_, gated_forward_fp8, norm_backward_fp8, norm_forward_fp8
 from danlu.ops.gated import Activation
-from danlu.training.blocks.pairs import Linear
+from danlu.training.blocks.pairs import Linear, Pairs
 from danlu.training.blocks.projection import Projection, Scratch, codes_of
 from danlu.training.blocks.rows import Rows
 
@@ -68,7 +68,7 @@ class FP8Projection(Projection):
         )
         return rows, inverse_T
 
-    def gated(self, gate_up: Tensor, activation: Activation) -> Rows:
+    def gated(self, gate_up: Tensor, activation: Activation, *, is_disabled: bool = False) -> Rows:
         rows = self._apart(gate_up.new_empty(len(gate_up), self.num_inputs))
         rows.codes, rows.scale_T = gated_forward_fp8(gate_up, activation, out_TF=rows.values)
         return rows
@@ -85,9 +85,12 @@ class FP8Projection(Projection):
         grad.codes, grad.scale_T = quantise_rows(grad.values, columns=self._columns)
         return grad
 
-    def gradient_through_gate(self, dh_TF: Tensor, gate_up: Tensor, activation: Activation) -> Rows:
+    def gradient_through_gate(
+        self, dh_TF: Tensor, gate_up: Tensor, activation: Activation, reader: Pairs, ds_TP: Tensor
+    ) -> Rows:
         grad = self._apart(gate_up)
         grad.codes, grad.scale_T = gated_backward_fp8_(dh_TF, grad.values, activation, columns_E=self._columns)
+        reader.gradient_of_downs(ds_TP, dh_TF)
         return grad
 
     def gradient_through_norm(

@@ -105,10 +105,15 @@ class Projection:
         _, inverse_T = norm_forward(x_TK, norm.weight, norm.eps, norm.offset, out_TD=rows.values)
         return rows, inverse_T
 
-    def gated(self, gate_up: Tensor, activation: Activation) -> Rows:
+    def gated(self, gate_up: Tensor, activation: Activation, *, is_disabled: bool = False) -> Rows:
         """act(gate) · up as an input."""
         rows = self._new_input(gate_up)
-        gated_forward(gate_up, activation, out_TF=rows.values)
+        if self.pairs.is_single and not is_disabled and self._M is not None:  # unpacking twice would cost more
+            down_PK = self._M[self.num_outputs :, : self.num_inputs]
+            self.pairs.gate(gate_up, activation, down_PK, rows.values, rows.padding)
+            rows.is_filled = True
+        else:
+            gated_forward(gate_up, activation, out_TF=rows.values)
         return rows
 
     # ---- gradients of outputs
@@ -127,10 +132,17 @@ class Projection:
         grad.values.copy_(dy_TN)
         return self.finish(grad)
 
-    def gradient_through_gate(self, dh_TF: Tensor, gate_up: Tensor, activation: Activation) -> Rows:
-        """In place of `gate_up`, which `forward_with_room` made; `dh_TF` becomes act(gate) · up."""
+    def gradient_through_gate(
+        self, dh_TF: Tensor, gate_up: Tensor, activation: Activation, reader: Pairs, ds_TP: Tensor
+    ) -> Rows:
+        """In place of `gate_up`, which `forward_with_room` made. `reader` are the pairs of the layer that read
+        act(gate) · up, whose A's get their gradients here: their input is made anew for nothing else."""
         grad = Rows.side_by_side(gate_up, self.num_outputs)
-        gated_backward_(dh_TF, grad.values, activation)
+        if reader.is_single:
+            reader.gate_back_(dh_TF, grad.values, activation, ds_TP)
+        else:
+            gated_backward_(dh_TF, grad.values, activation)
+            reader.gradient_of_downs(ds_TP, dh_TF)
         return grad
 
     def gradient_through_norm(
@@ -161,7 +173,7 @@ class Projection:
     def _filled(self, x: Rows, is_disabled: bool) -> Tensor:
         """M's first N rows, x's padding being filled for them."""
         M, K, N = self.matrix(), self.num_inputs, self.num_outputs
-        if self.pairs.padding:
+        if self.pairs.padding and not x.is_filled:
             self.pairs.fill(x.values, M[N:, :K], x.padding, is_disabled=is_disabled)
         return M[:N]
 

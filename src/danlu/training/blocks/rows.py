@@ -17,6 +17,8 @@ class Rows:
     values: Tensor
     padding: Tensor
     both: Tensor | None = None
+    is_filled: bool = False
+    """Whether the padding holds what it should already."""
     codes: Tensor | None = None
     scale_T: Tensor | None = None
 
