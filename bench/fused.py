@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from kernels import DEVICE, DTYPE, SHAPES, Shape, changed, hardware, rows, time_us, worst
 
-from danlu.ops import gated_low_rank, kernels, low_rank
+from danlu.ops import cross_entropy, gated_low_rank, kernels, low_rank, rms_norm
 from danlu.ops.gated import gated_backward_, gated_forward
 from danlu.ops.gated_low_rank import gated_backward_low_rank_, gated_forward_low_rank
 from danlu.ops.low_rank import Part, add_product_, pair_backward, pairs_backward
+from danlu.ops.many_copies import Copy, ManyCopies
 
 CASES = {"7b": ("qwen2.5-7b", 16_384), "0.5b": ("qwen2.5-0.5b", 2048)}
 RANK, PADDING = 16, 64
@@ -119,7 +120,66 @@ def pairs_contest(name: str, T: int, sizes: list[int]) -> Contest:
     return Contest(f"pairs_backward {name}", 2 * T * N, ways, difference)
 
 
+def norm_contest(shape: Shape, T: int) -> Contest:
+    D = shape.hidden
+    x, add, total, out = rows(T, D), rows(T, D), rows(T, D), rows(T, D)
+    weight = torch.rand(D, device=DEVICE).to(DTYPE) + 0.5
+
+    def old() -> None:
+        torch.add(x, add, out=total)
+        rms_norm.norm_forward(total, weight, 1e-6, out_TD=out)
+
+    def new() -> None:
+        rms_norm.norm_forward(x, weight, 1e-6, out_TD=out, add_TD=add, sum_TD=total)
+
+    def difference() -> float:
+        new()
+        ours = total.clone(), out.clone()
+        old()
+        return worst((ours[0], total.double()), (ours[1], out.double()))
+
+    return Contest("norm of a sum", 8 * T * D, {"old": old, "new": new}, difference)
+
+
+def copies_contest(shape: Shape, num_layers: int = 24) -> Contest:
+    """The seven pairs of each layer, as after an update."""
+    D, F, size = shape.hidden, shape.ffn, shape.head_size
+    N, K = shape.num_heads * size, shape.num_kv_heads * size
+    copies = []
+    for _ in range(num_layers):
+        for num_outputs, num_inputs in ((N, D), (K, D), (K, D), (D, N), (F, D), (F, D), (D, F)):
+            a, b = torch.randn(RANK, num_inputs, device=DEVICE), torch.randn(num_outputs, RANK, device=DEVICE)
+            copies += [Copy(a, rows(RANK, num_inputs)), Copy(b, rows(num_outputs, RANK), 2.0)]
+    many = ManyCopies(copies)
+
+    def old() -> None:
+        for copy in copies:
+            torch.mul(copy.source, copy.scale, out=copy.target)
+
+    def difference() -> float:
+        many()
+        ours = [copy.target.clone() for copy in copies]
+        old()
+        return worst(*((one, copy.target.double()) for one, copy in zip(ours, copies, strict=True)))
+
+    num_bytes = sum(6 * copy.source.numel() for copy in copies)
+    return Contest(f"copies of {len(copies)}", num_bytes, {"old": old, "new": many}, difference)
+
+
+def loss_contest(num_rows: int = 3456, num_columns: int = 151_936) -> Contest:
+    logits = torch.randn(num_rows, num_columns, device=DEVICE).to(DTYPE)
+    targets = torch.randint(num_columns, (num_rows,), device=DEVICE)
+
+    def new() -> None:
+        cross_entropy.chunk_in_place(logits, targets, None, True)
+
+    return Contest("loss", 6 * num_rows * num_columns, {"new": new}, lambda: 0.0)
+
+
 def contests(shape: Shape, num_tokens: int) -> Iterator[Contest]:
+    yield norm_contest(shape, num_tokens)
+    yield copies_contest(shape)
+    yield loss_contest()
     yield from gated_contests(shape, num_tokens)
     heads = [shape.num_heads, shape.num_kv_heads, shape.num_kv_heads]
     yield pairs_contest("gate|up", num_tokens, [shape.ffn] * 2)
@@ -142,6 +202,10 @@ def variants() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     for tokens, columns, warps in ((64, 128, 8), (64, 64, 4), (64, 64, 8), (32, 128, 8), (16, 256, 8)):
         values = {"FORWARD_TOKENS": tokens, "FORWARD_COLUMNS": columns, "FORWARD_WARPS": warps}
         yield "gated forward", gated_low_rank, values
+    for block, warps, stages in (
+        (8192, 16, 1), (8192, 16, 2), (8192, 16, 3), (16_384, 16, 2), (8192, 32, 3), (16_384, 32, 3), (16_384, 32, 4)
+    ):  # fmt: skip
+        yield "loss", cross_entropy, {"BLOCK_COLUMNS": block, "NUM_WARPS": warps, "NUM_STAGES": stages}
     for tokens, outputs in ((64, 512), (64, 256), (128, 256)):
         yield "pairs_backward gate", low_rank, {"TOKENS": tokens, "OUTPUTS": outputs}
 

@@ -28,8 +28,9 @@ from danlu.ops.low_rank import add_product_
 CPU_CHUNK_BYTES = 8 * 1024 * 1024  # of one chunk's fp32 logits: near the cache
 GPU_CHUNK_BYTES = 1024 * 1024 * 1024  # of one chunk's logits in the weights' dtype: rows enough for the multipliers
 MOST_ROWS, ROW_STEP = 4096, 128
-BLOCK_COLUMNS, NUM_WARPS = 8192, 16
-"""Of the kernel: two rows at a time on each multiprocessor, so that its second reading finds some in the cache."""
+BLOCK_COLUMNS, NUM_WARPS, NUM_STAGES = 8192, 16, 1
+"""Of the kernel: two rows at a time on each multiprocessor, so that its second reading finds some in the cache. Stages
+beyond the first are blocks on their way while one is computed."""
 
 
 def reference_log_probs(
@@ -142,7 +143,8 @@ def chunk_in_place(
     log_probs_C = torch.empty(num_rows, dtype=torch.float32, device=logits_CV.device)
     _loss_kernel[(num_rows,)](
         logits_CV, targets_C, log_probs_C, num_columns, logits_CV.stride(0), softcap or 1.0,
-        HAS_CAP=softcap is not None, NEEDS_SLOPE=needs_slope, BLOCK=BLOCK_COLUMNS, num_warps=NUM_WARPS,
+        HAS_CAP=softcap is not None, NEEDS_SLOPE=needs_slope, BLOCK=BLOCK_COLUMNS, STAGES=NUM_STAGES,
+        num_warps=NUM_WARPS,
     )  # fmt: skip
     return log_probs_C, logits_CV
 
@@ -156,7 +158,7 @@ def _bent(x, softcap):  # type: ignore[no-untyped-def]
 @jit
 def _loss_kernel(  # type: ignore[no-untyped-def]
     logits, targets, log_probs, num_columns, row_stride, softcap,
-    HAS_CAP: tl.constexpr, NEEDS_SLOPE: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_CAP: tl.constexpr, NEEDS_SLOPE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One row each."""
     row = tl.program_id(0).to(tl.int64)
@@ -169,7 +171,7 @@ def _loss_kernel(  # type: ignore[no-untyped-def]
     lanes = tl.arange(0, BLOCK)
     largest = -float("inf")
     shares_B = tl.zeros([BLOCK], tl.float32)  # Σ exp(x - largest) of each lane
-    for start in range(0, num_columns, BLOCK):
+    for start in tl.range(0, num_columns, BLOCK, num_stages=STAGES):
         columns = start + lanes
         x = tl.load(line + columns, mask=columns < num_columns, other=-float("inf")).to(tl.float32)
         if HAS_CAP:
@@ -181,7 +183,7 @@ def _loss_kernel(  # type: ignore[no-untyped-def]
     tl.store(log_probs + row, tl.where(target < 0, 0.0, aim - normaliser))
     if NEEDS_SLOPE:
         num_blocks = tl.cdiv(num_columns, BLOCK)
-        for index in range(num_blocks):
+        for index in tl.range(num_blocks, num_stages=STAGES):
             columns = (num_blocks - 1 - index) * BLOCK + lanes  # backwards: what was read last is still in the cache
             x = tl.load(line + columns, mask=columns < num_columns, other=-float("inf")).to(tl.float32)
             bend = 1.0
