@@ -21,6 +21,7 @@ from danlu.model.decoder import Decoder
 from danlu.model.families import own_family
 from danlu.model.quantized import keep_dequantized, make_room
 from danlu.model.weights import place
+from danlu.pipeline.device import choose_device
 from danlu.pipeline.plan_training import plan_training
 from danlu.planning.plan import Limits, Plan, choose
 from danlu.recipe import Recipe
@@ -45,6 +46,7 @@ class Notes(Silent):
 
 def run(job: Job, recorder: Recorder) -> None:
     tokens, folder, notes = job.tokens(), Path(job.folder), Notes()
+    choose_device(job.device)  # as `danlu train` begins
     limit_memory(job)
     dataset = write_dataset(folder / "dataset", tokens, job.shape.vocab_size)
     model = build_model(job, folder)
