@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from kernels import DEVICE, DTYPE, SHAPES, Shape, changed, hardware, rows, time_us, worst
 
-from danlu.ops import cross_entropy, gated_low_rank, kernels, low_rank, rms_norm
+from danlu.ops import cross_entropy, gated_low_rank, kernels, low_rank, norm_low_rank, rms_norm
 from danlu.ops.gated import gated_backward_, gated_forward
 from danlu.ops.gated_low_rank import gated_backward_low_rank_, gated_forward_low_rank
 from danlu.ops.low_rank import Part, add_product_, pair_backward, pairs_backward
 from danlu.ops.many_copies import Copy, ManyCopies
+from danlu.ops.norm_low_rank import norm_forward_low_rank
 
 CASES = {"7b": ("qwen2.5-7b", 16_384), "0.5b": ("qwen2.5-0.5b", 2048)}
 RANK, PADDING = 16, 64
@@ -43,7 +44,7 @@ class Contest:
 def gated_contests(shape: Shape, T: int) -> Iterator[Contest]:
     F = shape.ffn
     gate_up, grad, out = rows(T, 2 * F), rows(T, F), rows(T, F)
-    a, ds, s = rows(RANK, F, 0.02), rows(T, RANK), rows(T, PADDING)
+    a, ds, s, kept = rows(RANK, F, 0.02), rows(T, RANK), rows(T, PADDING), rows(T, PADDING)
     wide_a = torch.zeros(PADDING, F, dtype=DTYPE, device=DEVICE)
     wide_a[:RANK] = a
     grad_a = torch.zeros(RANK, F, device=DEVICE)
@@ -51,9 +52,10 @@ def gated_contests(shape: Shape, T: int) -> Iterator[Contest]:
     def old_forward() -> None:
         gated_forward(gate_up, "silu", out_TF=out)
         torch.mm(out, wide_a.T, out=s)
+        kept.copy_(s)
 
     def new_forward() -> None:
-        gated_forward_low_rank(gate_up, "silu", a, out_TF=out, out_TP=s)
+        gated_forward_low_rank(gate_up, "silu", a, out_TF=out, out_TP=s, copy_TP=kept)
 
     def old_backward() -> None:
         gated_backward_(grad, gate_up, "silu")
@@ -141,6 +143,31 @@ def norm_contest(shape: Shape, T: int) -> Contest:
     return Contest("norm of a sum", 8 * T * D, {"old": old, "new": new}, difference)
 
 
+def norm_low_rank_contest(shape: Shape, T: int, rank: int) -> Contest:
+    D = shape.hidden
+    x, out, s, kept = rows(T, D), rows(T, D), rows(T, PADDING), rows(T, PADDING)
+    weight = torch.rand(D, device=DEVICE).to(DTYPE) + 0.5
+    wide_a = torch.zeros(PADDING, D, dtype=DTYPE, device=DEVICE)
+    a = wide_a[:rank].copy_(rows(rank, D, 0.02))
+
+    def old() -> None:
+        rms_norm.norm_forward(x, weight, 1e-6, out_TD=out)
+        torch.mm(out, wide_a.T, out=s)
+        s[:, rank] = 1
+        kept.copy_(s)
+
+    def new() -> None:
+        norm_forward_low_rank(x, weight, 1e-6, 0.0, a, out_TD=out, out_TP=s, ones_at=rank, copy_TP=kept)
+
+    def difference() -> float:
+        new()
+        ours = out.clone(), kept.clone()
+        old()
+        return worst((ours[0], out.double()), (ours[1], kept.double()))
+
+    return Contest(f"norm + s R={rank}", 4 * T * D, {"old": old, "new": new}, difference)
+
+
 def copies_contest(shape: Shape, num_layers: int = 24) -> Contest:
     """The seven pairs of each layer, as after an update."""
     D, F, size = shape.hidden, shape.ffn, shape.head_size
@@ -178,6 +205,7 @@ def loss_contest(num_rows: int = 3456, num_columns: int = 151_936) -> Contest:
 
 def contests(shape: Shape, num_tokens: int) -> Iterator[Contest]:
     yield norm_contest(shape, num_tokens)
+    yield norm_low_rank_contest(shape, num_tokens, 48)
     yield copies_contest(shape)
     yield loss_contest()
     yield from gated_contests(shape, num_tokens)
@@ -202,6 +230,8 @@ def variants() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     for tokens, columns, warps in ((64, 128, 8), (64, 64, 4), (64, 64, 8), (32, 128, 8), (16, 256, 8)):
         values = {"FORWARD_TOKENS": tokens, "FORWARD_COLUMNS": columns, "FORWARD_WARPS": warps}
         yield "gated forward", gated_low_rank, values
+    for tokens, columns, warps in ((64, 128, 8), (128, 128, 8), (64, 64, 4), (32, 128, 8), (16, 256, 8)):
+        yield "norm + s", norm_low_rank, {"MOST_TOKENS": tokens, "COLUMNS": columns, "NUM_WARPS": warps}
     for block, warps, stages in (
         (8192, 16, 1), (8192, 16, 2), (8192, 16, 3), (16_384, 16, 2), (8192, 32, 3), (16_384, 32, 3), (16_384, 32, 4)
     ):  # fmt: skip

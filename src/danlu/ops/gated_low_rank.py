@@ -17,7 +17,16 @@ from torch import Tensor
 
 from danlu.ops.gated import Activation, _active, gated_backward_, gated_forward
 from danlu.ops.kernels import jit, power_of_2, tl, triton
-from danlu.ops.low_rank import MAX_RANK, add_parts, add_product_, best_split, has_kernel, num_multiprocessors
+from danlu.ops.low_rank import (
+    MAX_RANK,
+    add_parts,
+    add_product_,
+    best_split,
+    has_kernel,
+    num_multiprocessors,
+    project_,
+    store_padding,
+)
 
 BACKWARD_TOKENS, BACKWARD_COLUMNS, BACKWARD_WARPS = 16, 256, 8
 """Of a program's tile: 16 elements to a thread, so that the next tile can be on its way while this one is computed."""
@@ -27,15 +36,22 @@ FEW_REGISTERS = 128
 
 
 def gated_forward_low_rank(
-    gate_up_TE: Tensor, activation: Activation, A_RF: Tensor, *, out_TF: Tensor, out_TP: Tensor
+    gate_up_TE: Tensor,
+    activation: Activation,
+    A_RF: Tensor,
+    *,
+    out_TF: Tensor,
+    out_TP: Tensor,
+    ones_at: int | None = None,
+    copy_TP: Tensor | None = None,
 ) -> None:
-    """out_TF = activation(gate) * up, and the first columns of out_TP = out_TF Aᵀ; the rest of out_TP becomes zero."""
+    """out_TF = activation(gate) * up, and out_TF Aᵀ in the padding out_TP as `low_rank.project_` has it."""
     if A_RF.shape[0] <= MAX_RANK and has_kernel(gate_up_TE, A_RF, out_TF, out_TP):
-        _forward(gate_up_TE, activation, A_RF, out_TF, out_TP)
+        parts = _forward(gate_up_TE, activation, A_RF, out_TF)
+        _sum_into_padding(parts, out_TP, ones_at, copy_TP)
         return
     gated_forward(gate_up_TE, activation, out_TF=out_TF)
-    out_TP[:, len(A_RF) :] = 0
-    torch.mm(out_TF, A_RF.T, out=out_TP[:, : len(A_RF)])
+    project_(out_TF, A_RF, out_TP, ones_at=ones_at, copy_TP=copy_TP)
 
 
 def gated_backward_low_rank_(
@@ -50,10 +66,10 @@ def gated_backward_low_rank_(
     add_product_(grad_A_RF, ds_TR, grad_TF, scale)
 
 
-def _forward(gate_up_TE: Tensor, activation: Activation, A_RF: Tensor, out_TF: Tensor, out_TP: Tensor) -> None:
-    """A program owns some tokens and a stretch of the columns; a second kernel sums the stretches."""
+def _forward(gate_up_TE: Tensor, activation: Activation, A_RF: Tensor, out_TF: Tensor) -> Tensor:
+    """Partial sums of s. A program owns some tokens and a stretch of the columns."""
     (num_tokens, F), rank = out_TF.shape, len(A_RF)
-    padded, wide = max(16, power_of_2(rank)), max(16, power_of_2(out_TP.shape[1]))
+    padded = max(16, power_of_2(rank))
     num_tiles, num_steps = triton.cdiv(num_tokens, FORWARD_TOKENS), triton.cdiv(F, FORWARD_COLUMNS)
     slots = num_multiprocessors(out_TF.device) * (THREADS // (32 * FORWARD_WARPS))
     steps_per_split = triton.cdiv(num_steps, best_split(num_tiles, num_steps, slots))
@@ -65,10 +81,17 @@ def _forward(gate_up_TE: Tensor, activation: Activation, A_RF: Tensor, out_TF: T
         F=F, R=rank, ACTIVATION=activation, TOKENS=FORWARD_TOKENS, COLUMNS=FORWARD_COLUMNS, RANK=padded,
         num_warps=FORWARD_WARPS, num_stages=1, maxnreg=FEW_REGISTERS if padded == 16 else None,
     )  # fmt: skip
+    return parts
+
+
+def _sum_into_padding(parts: Tensor, out_TP: Tensor, ones_at: int | None, copy_TP: Tensor | None) -> None:
+    num_parts, num_tokens, padded = parts.shape
+    wide = max(16, power_of_2(out_TP.shape[1]))
     tokens = max(1, 1024 // wide)
     _sum_into_padding_kernel[(triton.cdiv(num_tokens, tokens),)](
-        parts, out_TP, num_tokens, num_splits, out_TP.stride(0),
-        RANK=padded, P=out_TP.shape[1], WIDE=wide, TOKENS=tokens, num_warps=4,
+        parts, out_TP, copy_TP, num_tokens, num_parts, out_TP.stride(0), 0 if copy_TP is None else copy_TP.stride(0),
+        RANK=padded, P=out_TP.shape[1], ONES=-1 if ones_at is None else ones_at, WIDE=wide, TOKENS=tokens,
+        num_warps=4,
     )  # fmt: skip
 
 
@@ -133,8 +156,8 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
 
 @jit(do_not_specialize=["num_tokens", "num_parts"])
 def _sum_into_padding_kernel(  # type: ignore[no-untyped-def]
-    parts, out, num_tokens, num_parts, out_stride,
-    RANK: tl.constexpr, P: tl.constexpr, WIDE: tl.constexpr, TOKENS: tl.constexpr,
+    parts, out, copy, num_tokens, num_parts, out_stride, copy_stride,
+    RANK: tl.constexpr, P: tl.constexpr, ONES: tl.constexpr, WIDE: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """Columns from RANK on are zero; those of A's that are missing up to RANK are zero by themselves."""
     token_T, column_P = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS), tl.arange(0, WIDE)
@@ -145,8 +168,7 @@ def _sum_into_padding_kernel(  # type: ignore[no-untyped-def]
         at_TP = parts + row_T[:, None] * RANK + column_P[None, :]
         sum_TP += tl.load(at_TP, mask=is_token_T[:, None] & (column_P < RANK)[None, :], other=0.0)
         row_T += num_tokens
-    out_at_TP = out + token_T[:, None] * out_stride + column_P[None, :]
-    tl.store(out_at_TP, sum_TP, mask=is_token_T[:, None] & (column_P < P)[None, :])
+    store_padding(sum_TP, out, copy, token_T, num_tokens, out_stride, copy_stride, P, ONES, WIDE)
 
 
 @jit(do_not_specialize=["num_tokens", "tokens_per_split"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from danlu.ops import gated, gated_low_rank, low_rank, rms_norm, turn
+from danlu.ops import gated, gated_low_rank, low_rank, norm_low_rank, rms_norm, turn
 from danlu.ops.kernels import HAS_TRITON, IS_INTERPRETED
 from danlu.ops.rope import HeadNorms, Rotation
 
@@ -76,6 +76,16 @@ def test_norms(compiled: list[str], dtype: torch.dtype, width: int) -> None:
     rms_norm.norm_weight_gradient(x, x, inverse)
     rms_norm.norm_forward(x, weight, 1e-6, add_TD=x, sum_TD=x)
     assert len(compiled) == 7
+
+
+@pytest.mark.parametrize(("num_tokens", "width", "rank"), [(16_384, 3584, 48), (2048, 896, 32), (300, 896, 8)])
+def test_norms_with_low_rank_products(compiled: list[str], num_tokens: int, width: int, rank: int) -> None:
+    x, weight = rows(num_tokens, width), torch.empty(width, dtype=torch.bfloat16, device="meta")
+    padding = rows(num_tokens, 64)
+    norm_low_rank.norm_forward_low_rank(
+        x, weight, 1e-6, 0.0, rows(rank, width), out_TD=x, out_TP=padding, ones_at=rank, copy_TP=padding
+    )
+    assert compiled == ["_norm_kernel"]
 
 
 @pytest.mark.parametrize("has_norms", [False, True])
@@ -149,7 +159,9 @@ def test_gates_with_low_rank_products(
     compiled: list[str], activation: gated.Activation, num_tokens: int, width: int, rank: int
 ) -> None:
     gate_up, h, ds = rows(num_tokens, 2 * width), rows(num_tokens, width), rows(num_tokens, rank)
-    gated_low_rank.gated_forward_low_rank(gate_up, activation, rows(rank, width), out_TF=h, out_TP=rows(num_tokens, 64))
+    gated_low_rank.gated_forward_low_rank(
+        gate_up, activation, rows(rank, width), out_TF=h, out_TP=rows(num_tokens, 64), copy_TP=rows(num_tokens, 64)
+    )
     assert compiled == ["_forward_kernel", "_sum_into_padding_kernel"]
     compiled.clear()
     gated_low_rank.gated_backward_low_rank_(h, gate_up, activation, ds, torch.empty(rank, width, device="meta"))
