@@ -20,8 +20,8 @@ from danlu.ops.gated import Activation
 from danlu.ops.gated_low_rank import gated_backward_low_rank_, gated_forward_low_rank
 from danlu.ops.low_rank import Part, add_product_, pairs_backward
 
-COLUMNS = 64
-"""P is a multiple of this: narrower paddings chose slower tiles in cuBLAS on Hopper."""
+GPU_COLUMNS, CPU_COLUMNS = 64, 16
+"""P is a multiple of this. Narrower paddings chose slower tiles in cuBLAS on Hopper; a CPU computes what it is given."""
 
 Linear = nn.Linear | QuantizedLinear
 
@@ -38,7 +38,8 @@ class Pairs:
         self._ranks = _slices([layer.lora_A.shape[0] for _, layer in self._adapted])
         self.num_ranks: int = self._ranks[-1].stop if self._ranks else 0
         self.has_bias = any(layer.bias is not None for layer in layers)
-        self.padding: int = -(-(self.num_ranks + self.has_bias) // COLUMNS) * COLUMNS
+        columns = GPU_COLUMNS if device_of(layers[0]).type == "cuda" else CPU_COLUMNS
+        self.padding: int = -(-(self.num_ranks + self.has_bias) // columns) * columns
 
     @property
     def layout(self) -> tuple[object, ...]:
@@ -119,6 +120,13 @@ class Pairs:
             if not is_next or one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr():
                 return None
         return grads[0].as_strided((self.num_ranks, self.num_inputs), (self.num_inputs, 1))
+
+
+def device_of(layer: Linear) -> torch.device:
+    """Where its weight or its codes lie."""
+    if isinstance(layer, LoRALinear):
+        return layer.lora_A.device
+    return layer.weight.device if isinstance(layer, nn.Linear) else layer.device
 
 
 def gradient(parameter: nn.Parameter) -> Tensor:
