@@ -3,6 +3,7 @@
     python bench/plan_check.py OUT.json                    all cases on this GPU
     python bench/plan_check.py OUT.json 7b-light 0.5b-2k   some of them
     python bench/plan_check.py OUT.json --again            judge an earlier OUT.json by today's constants, without a GPU
+    python bench/plan_check.py --against bench/results/steps-h200.json    the same for steps of bench/step.py
 
 Weights are drawn on the device, ids are random, documents equally long. A case with a cap is planned for that much
 memory and runs under `torch.cuda.set_per_process_memory_fraction`. Memory is what the allocator held at most; the
@@ -18,26 +19,25 @@ import argparse
 import gc
 import json
 import statistics
-import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measured_steps import PEAK_BAR, TIME_BAR, points_of, table
 
 from danlu.planning import rates
 from danlu.planning.bases import BASES
 from danlu.planning.cards import Card, find_card, seen_card
 from danlu.planning.memory import predict_memory
 from danlu.planning.plan import Limits, Plan, choose
-from danlu.planning.policy import ORDER, Mix
+from danlu.planning.policy import Mix
 from danlu.planning.time import predict_time
 from danlu.planning.work import Work
 
 G = 2**30
 WARM, STEPS = 3, 5
-PEAK_BAR, TIME_BAR = 0.05, 0.15
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,6 @@ class Bench:
 
     def __init__(self, shape: str, precision: str, adapter: str) -> None:
         import torch
-
-        sys.path.insert(0, str(Path(__file__).parent))
         from step import draw
 
         from danlu.adapters.full import Full
@@ -357,7 +355,7 @@ def judge_again(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if "measured" not in found or card is None:
             continue
         plan = case.plan(card)  # the mix that ran, whatever would be chosen now
-        mix = Mix(tuple(found["policies"].get(name, 0) for name in ORDER))
+        mix = Mix.counted(found["policies"])
         work = plan.work
         found["predicted"] = predicted(
             replace(plan, mix=mix, memory=predict_memory(work, mix), time=predict_time(work, mix, card))
@@ -368,10 +366,16 @@ def judge_again(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, nargs="?")
     parser.add_argument("cases", nargs="*", help="names; all where none are given")
     parser.add_argument("--again", action="store_true", help="no GPU: judge OUT by today's constants")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="no GPU: steps measured by bench/step.py")
     given = parser.parse_args()
+    if given.against:
+        print(table(list(points_of(given.against))))
+        return
+    if given.out is None:
+        parser.error("OUT is missing")
     if given.again:
         done = judge_again(json.loads(given.out.read_text())["cases"])
     else:

@@ -66,14 +66,30 @@ def predict_memory(work: Work, mix: Mix, *, kind: Kind = "cuda") -> Memory:
     widest = max(range(len(moments)), key=lambda at: sum(moments[at]))
     saved, passing = moments[widest]
     saved += _shared(work)
+    if kind == "cuda" and is_recorded(work, mix):
+        passing += gradients + rates.RECORDED_BYTES  # gradients are set aside while a graph is recorded
     held = weights + adapters + gradients + states + saved + passing
     if kind == "cpu":
         overhead = rates.CPU_CONTEXT_BYTES
     else:
-        overhead = int(rates.CONTEXT_BYTES + rates.WORKSPACE_BYTES + rates.FRAGMENT_RATIO * held)
+        overhead = rates.CONTEXT_BYTES + rates.WORKSPACE_BYTES + _fragment_bytes(work, mix, held)
     host = work.micro_tokens * sum(count * moved_bytes(work, policy) for policy, count in mix.groups)
     moment: Literal["loss", "backward"] = "loss" if widest == len(moments) - 1 else "backward"
     return Memory(weights, adapters, gradients, states, saved, passing, overhead, host, moment)
+
+
+def is_recorded(work: Work, mix: Mix) -> bool:
+    """Micro-batches of small models are replayed as CUDA graphs, where nothing is sent to the host."""
+    is_here = not any(is_host(policy) for policy, _ in mix.groups)
+    is_small = work.shapes.num_params * work.micro_tokens < rates.GRAPH_WORTH
+    return is_small and is_here and not work.is_written_out and work.method in ("sft", "pretrain")
+
+
+def _fragment_bytes(work: Work, mix: Mix, held: int) -> int:
+    """What the allocator holds beyond tensors: rests of its pages, and room for what comes back from the host and does
+    not land where it left."""
+    back = work.micro_tokens * max(moved_bytes(work, policy) for policy, _ in mix.groups)
+    return min(rates.FRAGMENT_MOST_BYTES, int(rates.FRAGMENT_RATIO * held)) + back
 
 
 # ---- what always lies there
@@ -165,11 +181,11 @@ def _layer(work: Work, policy: Policy, *, is_last: bool = False) -> int:
 
 
 def _saved(work: Work, mix: Mix) -> int:
-    """Everything kept on the device once the last layer has run forward."""
-    return _up_to(work, mix, work.shapes.num_layers)
+    """Everything kept on the device once the last layer has run forward; what that one lends is not away yet."""
+    return _up_to(work, mix, work.shapes.num_layers, num_under_way=1)
 
 
-def _up_to(work: Work, mix: Mix, num_layers: int) -> int:
+def _up_to(work: Work, mix: Mix, num_layers: int, *, num_under_way: int = rates.HOST_BUFFERS) -> int:
     """What the first so many layers keep on the device, copies under way included."""
     total, under_way, left = 0, 0, num_layers
     for policy, count in mix.groups:
@@ -181,7 +197,7 @@ def _up_to(work: Work, mix: Mix, num_layers: int) -> int:
         under_way = max(under_way, moved_bytes(work, policy))
         if not left and num_layers == work.shapes.num_layers:
             total += _layer(work, policy, is_last=True) - _layer(work, policy)
-    return total + rates.HOST_BUFFERS * under_way * work.micro_tokens
+    return total + num_under_way * under_way * work.micro_tokens
 
 
 def _shared(work: Work) -> int:

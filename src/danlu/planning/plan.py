@@ -8,13 +8,13 @@ no further. Where the recipe leaves the tokens computed at once open, it takes t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from danlu.planning import rates
 from danlu.planning.cards import Card
-from danlu.planning.memory import Memory, kept_bytes, predict_memory
+from danlu.planning.memory import Memory, kept_bytes, moved_bytes, predict_memory
 from danlu.planning.policy import Mix, Policy
 from danlu.planning.shapes import Shapes
 from danlu.planning.time import StepTime, flops_per_step, predict_time, recompute_seconds
@@ -185,6 +185,7 @@ def choose(work: Work, card: Card, limits: Limits | None = None, *, may_choose_t
     """The fastest plan within the limits (the card's own where none are given); where there is none, the leanest one,
     which says that it does not fit."""
     limits = limits or Limits.of(card)
+    work = replace(work, pad=rates.CPU_PAD) if card.kind == "cpu" else work
     plans = []
     for size in _token_counts(work) if may_choose_tokens else [work.micro_tokens]:
         plans.append(_best(replace(work, micro_tokens=size), card, limits.budget_bytes, limits))
@@ -235,55 +236,41 @@ def _best_mix(work: Work, card: Card, wanted_bytes: int, limits: Limits) -> Plan
         memory = predict_memory(work, mix, kind=card.kind)
         return Plan(work, card, mix, memory, predict_time(work, mix, card), limits, full_bytes=full)
 
-    ways = [_descend(work, card, wanted_bytes, moves) for moves in _strategies(work, card, limits.host_bytes)]
+    strategies = [()] if work.is_written_out else STRATEGIES
+    ways = [_descend(work, card, wanted_bytes, moves, limits.host_bytes) for moves in strategies]
     plans = [planned(mix) for mix in dict.fromkeys(ways)]
     fitting = [found for found in plans if found.total_bytes <= wanted_bytes]
     return min(fitting, key=_seconds_per_token) if fitting else min(plans, key=lambda found: found.total_bytes)
 
 
-Move = tuple[Policy, Policy, int]
-"""From, to, and how many layers at most."""
+Move = tuple[Policy, Policy]
+"""From, to."""
+_ALONE: tuple[Move, ...] = (("all", "light"), ("light", "input"), ("input", "input-host"))
+"""What a layer gives up of itself."""
+STRATEGIES: tuple[tuple[Move, ...], ...] = (
+    _ALONE,
+    (("all", "all-split"), ("all", "light"), ("all-split", "light-host"), *_ALONE, ("light-host", "input-host")),
+    (("all", "all-host"), *_ALONE, ("all-host", "light-host"), ("light-host", "input-host")),
+)
+"""Orders of moves worth comparing: keep on the device and recompute; lend what the link takes while the next layer
+runs, then recompute gate|up, which frees as much as on the device; lend everything, for slow cards."""
 
 
-def _strategies(work: Work, card: Card, host_bytes: int) -> list[list[Move]]:
-    """Orders of moves worth comparing: keep on the device and recompute; or first send away what copies can hide."""
-    layers = work.shapes.num_layers
-    if work.is_written_out:
-        return [[]]
-    recompute: list[Move] = [("all", "light", layers), ("light", "input", layers)]
-    inputs = host_bytes // (work.micro_tokens * kept_bytes(work, "input"))
-    if not inputs:
-        return [recompute]
-    away: Move = ("input", "input-host", inputs)
-    whole = host_bytes // (work.micro_tokens * kept_bytes(work, "all"))
-    hidden = min(whole, _hidden_layers(work, card))
-    lean: list[Move] = [*recompute, ("all-host", "input-host", layers), away]
-    ways: list[list[Move]] = [[*recompute, away]]
-    for at_most in dict.fromkeys((hidden, whole)):  # what copies can hide; on slow cards more: felt, but cheaper
-        if at_most:
-            ways.append([("all", "all-host", at_most), *lean])
-    return ways
-
-
-def _hidden_layers(work: Work, card: Card) -> int:
-    """How many layers' saves the link takes to the host while the forward pass computes the others."""
-    layers = work.shapes.num_layers
-    forward = predict_time(work, Mix.of("all", layers), card).total_s / work.num_pieces * 0.33
-    away = work.micro_tokens * kept_bytes(work, "all") / card.host_bandwidth
-    return min(layers - 1, int(forward * rates.HOST_HIDE_RATIO / away))
-
-
-def _descend(work: Work, card: Card, wanted_bytes: int, moves: list[Move]) -> Mix:
-    """Take each move as far as needed until the peak is at most `wanted_bytes`."""
+def _descend(work: Work, card: Card, wanted_bytes: int, moves: Iterable[Move], host_bytes: int) -> Mix:
+    """Take each move as far as needed until the peak is at most `wanted_bytes`, and as far as the host has room."""
 
     def peak(mix: Mix) -> int:
         return predict_memory(work, mix, kind=card.kind).total_bytes
 
     mix = Mix.of("all", work.shapes.num_layers)
-    for start, end, at_most in moves:
+    for start, end in moves:
         if peak(mix) <= wanted_bytes:
             break
-        most = min(at_most, mix[start])
+        most = mix[start]
+        lent = work.micro_tokens * (moved_bytes(work, end) - moved_bytes(work, start))
+        if lent > 0:
+            host_left = host_bytes - predict_memory(work, mix, kind=card.kind).host_bytes
+            most = min(most, host_left // lent)
         num_layers = _least(most, lambda n, m=mix, a=start, b=end: peak(m.move(a, b, n)) <= wanted_bytes)  # type: ignore[misc]
         moved = mix.move(start, end, num_layers)
         if peak(moved) < peak(mix):

@@ -12,12 +12,14 @@ CONTEXT_BYTES = 620 * 2**20
 """What CUDA keeps of the card beside the allocator: context, loaded kernels. 0.5-0.7 GiB on H200 with torch 2.11."""
 WORKSPACE_BYTES = 96 * 2**20
 """Product libraries' workspaces and small tensors inside the allocator (cuBLAS takes 32 MiB a stream on Hopper)."""
-FRAGMENT_RATIO = 0.015
-"""Reserved over allocated at the peak. Peers on one H200 with fixed shapes: 72.5 of 72.4, 43.7 of 43.5 GiB, 19.8 of
-19.6; steps of changing length waste more."""
+FRAGMENT_RATIO, FRAGMENT_MOST_BYTES = 0.04, 256 * 2**20
+"""Reserved beyond allocated, with expandable segments: 0.14 of 3.4 GiB, 0.28 of 7.6, 0.08-0.34 of 14 to 62, 0.34-0.44
+beside NF4. Without them more."""
+RECORDED_BYTES = 128 * 2**20
+"""What recording graphs adds: 32 MiB of cuBLAS workspace for each of two threads on two more streams."""
 SPARE_RATIO = 0.03
 """Left free on purpose: a longer document, another backend's workspace."""
-PAD = 64
+PAD, CPU_PAD = 64, 16
 """Extra columns and rows of an augmented matrix are a multiple of this (leading dimensions that keep fast kernels)."""
 LOGITS_CHUNK_BYTES = 1024 * 2**20
 LOGITS_MOST_ROWS = 4096
@@ -52,22 +54,36 @@ PRODUCT_TILE = 128 * 256
 """Outputs of one multiprocessor at a time; half a round of tiles is lost at the end."""
 LOW_RANK_RATIO = 0.7
 """Share of bandwidth that rank-16 products reach: x Aᵀ 45 µs where one reading is 27 µs, 151 where it is 144 (H200)."""
-SEPARATE_RANK_BYTES = 2.0
-"""Extra passes over each output where low-rank products are not part of the base's (fp8): read and write."""
+SEPARATE_RANK_RATIO = 0.58
+"""Share of bandwidth that low-rank products reach which are added to what the base's wrote (fp8): 58.6 ms of a step for
+146 GB (H200, 7B, 16,384 tokens)."""
 POINTWISE_RATIO = 0.9
 """Share of bandwidth that norms, rotations and gates reach."""
 ATTENTION_TRAFFIC = 20.0
 """Passes over a query-sized tensor in attention forward and backward; what short documents cost beside the products.
-cuDNN on H200, 16,384 tokens of 28 × 128: 0.83 ms at 128 tokens a document, 1.01 at 512, 1.89 at 2,048, 12.4 at
-16,384."""
+cuDNN alone on H200, 16,384 tokens of 28 × 128: 0.83 ms at 128 tokens a document, 1.01 at 512, 1.89 at 2,048, 12.4 at
+16,384; within a step 2.3 at 2,048, where the board's power is shared."""
+ATTENTION_TILE = 128
+"""Rows and keys that kernels take at once: the diagonal's tiles are computed whole."""
+HEAD_DEPTH = 56
+"""A head of size d reaches d / (d + this) of what endless ones would: softmax costs the same for each score. Heads of
+64 reach 0.77 of those of 128 (1.42 ms a layer in a 0.5B step of 32,768 tokens)."""
+RAGGED_RATIO, RAGGED_TRAFFIC = 0.65, 33.0
+"""Hopper: documents of unequal length run in FlashAttention 2, at 328 TFLOP/s and 0.92 ms beside them (16,384 tokens of
+28 × 128: 1.18 ms at 128 tokens a document, 3.5 at 2,048, 21.4 at 16,384). Older cards run it throughout."""
 ATTENTION_FORWARD_RATIO = 0.23
 """Forward's share of attention's time (0.435 of 1.89 ms)."""
 LOGIT_PASSES = 3.0
 """Readings and writings of the logits by the loss itself."""
-QUANTISE_PASSES = 1.5
-"""fp8: reading in 16 bit and writing in 8, relative to one 16-bit reading, per product's input and gradient."""
-DEQUANT_BYTES = 2.55
-"""Read 4-bit codes and scales, write bf16: per weight and pass. int8 moves three."""
+QUANTISE_PASSES = 2.3
+"""fp8: what codes cost where rows are made, in 16-bit readings of each product's input and gradient: norms, gates,
+rotations and the one cast alone take 102 ms of a step, 57 without codes (H200, 7B, 16,384 tokens)."""
+DEQUANT_BYTES, DEQUANT_RATIO = 2.55, 0.58
+"""Read 4-bit codes and scales, write bf16: per weight and pass (int8 moves three); share of bandwidth reached: 17 ms of
+a step for 43 GB (H200, 7B)."""
+SMALL_KERNELS_PER_LAYER = 48
+"""Of them those that do next to nothing, but not in no time: sums of low-rank parts, columns set to zero or copied,
+pairs written anew after a step (profiles of 0.5B and 7B)."""
 KERNELS_PER_LAYER = 75
 """Launches of one block, forward and backward, with everything kept."""
 KERNELS_RECOMPUTED = {"all": 0, "light": 2, "input": 9}
@@ -79,12 +95,11 @@ GRAPH_WORTH = 2e13
 """Parameters times tokens at once below which training/graphs.py records a micro-batch (a test holds them together)."""
 KERNEL_FLOOR_S = 2.5e-6
 """A kernel that does next to nothing still takes this."""
-STEP_OVERHEAD_S = 3e-3
-"""Optimizer step's Python, data and logging."""
-HOST_LEAK_RATIO = 0.08
-"""Share of a hidden host copy's time that is felt all the same (bandwidth shared with kernels)."""
-HOST_HIDE_RATIO = 0.8
-"""Share of the compute time that copies may fill before they count as exposed."""
+STEP_OVERHEAD_S = 1e-3
+"""What a step waits beside its kernels: 17.9 ms of which kernels fill 16.8 (0.5B, 2,048 tokens, replayed)."""
+HOST_LEAK_RATIO = 0.025
+"""Share of a hidden host copy's time that is felt all the same (bandwidth shared with kernels): 273.4 ms where 270.5
+need no copies of 64 ms each way (7B, 4,096 tokens)."""
 CPU_LAUNCH_S = 4e-6
 POWER_RATIO = 0.9
 """Mean power of a busy card, of its board's limit."""

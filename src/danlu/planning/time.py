@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from danlu.planning import rates
 from danlu.planning.cards import Card
-from danlu.planning.memory import moved_bytes
+from danlu.planning.memory import is_recorded, moved_bytes
 from danlu.planning.policy import Kept, Mix, Policy, is_host, kept
 from danlu.planning.work import Work
 
@@ -51,7 +51,7 @@ def predict_time(work: Work, mix: Mix, card: Card) -> StepTime:
     parts = dict(_steady(work, card))
     parts["recompute_s"] = sum(count * _recompute(work, kept(policy), card) for policy, count in mix.groups)
     busy = sum(parts.values())
-    parts["host_s"] = _exposed(work, mix, card, busy)
+    parts["host_s"] = _exposed(work, mix, card)
     parts["waiting_s"] = max(0.0, _launches(work, mix, card) - busy - parts["host_s"])
     whole = {name: work.num_pieces * value for name, value in parts.items()}
     return StepTime(**whole, optimizer_s=_optimizer(work, card))
@@ -70,7 +70,7 @@ def _steady(work: Work, card: Card) -> dict[str, float]:
         "products_s": layers * (forward + backward) - _unneeded(work, card),
         "attention_s": attention,
         "pointwise_s": layers * pointwise,
-        "low_rank_s": layers * _low_rank(work, card),
+        "low_rank_s": layers * (_low_rank(work, card) + _small_kernels(work, card)),
         "quantise_s": layers * quantise * 2,
         "head_s": head,
         "reference_s": reference,
@@ -152,18 +152,29 @@ def _head(work: Work, card: Card) -> float:
 
 def _attention_flops(work: Work) -> float:
     """Of one micro-batch and all layers, forward and backward; half of the square is masked."""
+    return 3.5 * 4 * _keys(work) * work.shapes.query_size * work.micro_tokens
+
+
+def _keys(work: Work) -> float:
+    """Keys that a query sees on average, of all layers."""
     shapes, length = work.shapes, work.document
     window = min(shapes.window or length, length)
-    near = window - window * window / (2 * length)  # keys that a query sees on average
-    keys = (shapes.num_layers - shapes.num_sliding) * length / 2 + shapes.num_sliding * near
-    return 3.5 * 4 * keys * shapes.query_size * work.micro_tokens
+    near = window - window * window / (2 * length)
+    return (shapes.num_layers - shapes.num_sliding) * length / 2 + shapes.num_sliding * near
 
 
 def _attention(work: Work, card: Card) -> float:
-    shapes = work.shapes
+    shapes, is_cpu = work.shapes, card.kind == "cpu"
     rate = card.attention_flops * (_full_rate(work, card) / card.flops_16)
-    traffic = rates.ATTENTION_TRAFFIC * work.micro_tokens * shapes.query_size * work.width
-    return _attention_flops(work) / rate + shapes.num_layers * traffic / card.bandwidth
+    size, traffic = shapes.head_dim, rates.ATTENTION_TRAFFIC
+    if not is_cpu:
+        rate *= size / (size + rates.HEAD_DEPTH) * (128 + rates.HEAD_DEPTH) / 128
+    if work.is_ragged and card.capability[0] == 9:
+        rate, traffic = rate * rates.RAGGED_RATIO, rates.RAGGED_TRAFFIC
+    keys = _keys(work) + (0 if is_cpu else shapes.num_layers * rates.ATTENTION_TILE / 2)
+    flops = 3.5 * 4 * keys * shapes.query_size * work.micro_tokens
+    moved = traffic * work.micro_tokens * shapes.query_size * work.width
+    return flops / rate + shapes.num_layers * moved / card.bandwidth
 
 
 def _pointwise(work: Work, card: Card) -> float:
@@ -182,13 +193,20 @@ def _low_rank(work: Work, card: Card) -> float:
     for product in work.products.values():
         if not product.pad:
             continue
-        values = float(2 * product.columns + product.rows)
-        if work.precision == "fp8":
-            values += rates.SEPARATE_RANK_BYTES * (product.columns + product.rows) * rates.LOW_RANK_RATIO
-        moved = work.micro_tokens * work.width * values / (card.bandwidth * rates.LOW_RANK_RATIO)
+        values = (2 * product.columns + product.rows) / rates.LOW_RANK_RATIO
+        if work.precision == "fp8":  # added to what has been written: read and written once more
+            values += 2 * (product.columns + product.rows) / rates.SEPARATE_RANK_RATIO
+        moved = work.micro_tokens * work.width * values / card.bandwidth
         flops = 6.0 * work.micro_tokens * product.pad * (product.rows + product.columns) / _full_rate(work, card)
         seconds += max(moved, flops)
     return seconds
+
+
+def _small_kernels(work: Work, card: Card) -> float:
+    """What a block's many small kernels take however little they do: sums of parts, copies of a few columns."""
+    if work.is_full or card.kind == "cpu":
+        return 0.0
+    return rates.SMALL_KERNELS_PER_LAYER * rates.KERNEL_FLOOR_S
 
 
 def _quantise(work: Work, card: Card) -> float:
@@ -199,7 +217,7 @@ def _quantise(work: Work, card: Card) -> float:
         moved = work.micro_tokens * work.width * values * rates.QUANTISE_PASSES
     elif work.precision in ("nf4", "int8") and not work.keeps_dequantised:
         per_weight = rates.DEQUANT_BYTES if work.precision == "nf4" else 3.0
-        moved = sum(p.size for p in work.products.values()) * per_weight
+        return sum(p.size for p in work.products.values()) * per_weight / (card.bandwidth * rates.DEQUANT_RATIO)
     else:
         return 0.0
     return moved / (card.bandwidth * rates.POINTWISE_RATIO)
@@ -226,20 +244,30 @@ def _recompute(work: Work, policy: Kept, card: Card) -> float:
 # ---- what is not the block's own arithmetic
 
 
-def _exposed(work: Work, mix: Mix, card: Card, busy_s: float) -> float:
-    """Copies out run beside forward, copies back beside backward; what does not fit beside them is felt."""
-    one_way = transfer_seconds(work, mix, card)
-    if not one_way:
+def _exposed(work: Work, mix: Mix, card: Card) -> float:
+    """What is felt of copies to the host. One leaves while the next layer runs forward, one comes back while a layer
+    runs backward, and the engine waits for the rest: a window of one layer, not of the pass. The last layer that lends
+    is wanted again before it has left."""
+    if not any(is_host(policy) for policy, _ in mix.groups):
         return 0.0
-    forward, backward = busy_s * 0.33 * rates.HOST_HIDE_RATIO, busy_s * 0.67 * rates.HOST_HIDE_RATIO
-    exposed = max(0.0, one_way - forward) + max(0.0, one_way - backward)
-    return exposed + rates.HOST_LEAK_RATIO * (2 * one_way - exposed)
+    layers, steady = work.shapes.num_layers, _steady(work, card)
+    forward = _forward_block(work, card)
+    both = sum(seconds for name, seconds in steady.items() if name not in ("head_s", "reference_s")) / layers
+    exposed, widest, whole = 0.0, 0.0, 0.0
+    for policy, count in mix.groups:
+        copy = work.micro_tokens * moved_bytes(work, policy) / card.host_bandwidth
+        backward = both - forward + _recompute(work, kept(policy), card)
+        felt = max(0.0, copy - forward) + max(0.0, copy - backward)
+        exposed, widest, whole = exposed + count * felt, max(widest, felt), whole + 2 * count * copy
+    exposed -= widest
+    return exposed + rates.HOST_LEAK_RATIO * (whole - exposed)
 
 
-def transfer_seconds(work: Work, mix: Mix, card: Card) -> float:
-    """One way, of one micro-batch."""
-    moved = sum(count * moved_bytes(work, policy) for policy, count in mix.groups)
-    return work.micro_tokens * moved / card.host_bandwidth
+def _forward_block(work: Work, card: Card) -> float:
+    """The forward pass of one block."""
+    products, _ = _products(work, card)
+    attention = _attention(work, card) / work.shapes.num_layers * rates.ATTENTION_FORWARD_RATIO
+    return products + attention + _pointwise(work, card) / 3 + _quantise(work, card) + _low_rank(work, card) / 4
 
 
 def _launches(work: Work, mix: Mix, card: Card) -> float:
@@ -250,13 +278,6 @@ def _launches(work: Work, mix: Mix, card: Card) -> float:
         return kernels * rates.CPU_LAUNCH_S
     launch = rates.GRAPH_LAUNCH_S if is_recorded(work, mix) else rates.LAUNCH_S
     return kernels * max(launch, rates.KERNEL_FLOOR_S)
-
-
-def is_recorded(work: Work, mix: Mix) -> bool:
-    """Micro-batches of small models are replayed as CUDA graphs, where nothing is sent to the host."""
-    is_here = not any(is_host(policy) for policy, _ in mix.groups)
-    is_small = work.shapes.num_params * work.micro_tokens < rates.GRAPH_WORTH
-    return is_small and is_here and not work.is_written_out and work.method in ("sft", "pretrain")
 
 
 def _optimizer(work: Work, card: Card) -> float:

@@ -13,7 +13,7 @@ def reasons(plan: Plan) -> list[str]:
     """What was chosen and why, most important first; empty for a plan without a card."""
     if plan.card is None or plan.limits is None or plan.time is None:
         return []
-    told = [_policies(plan)]
+    told = [_policies(plan), *_prices(plan)]
     if plan.has_chosen_tokens:
         key = "planning.why_whole_step" if plan.work.num_pieces == 1 else "planning.why_tokens"
         told.append(say(key, tokens=f"{plan.work.micro_tokens:,}", pieces=plan.work.num_pieces))
@@ -35,7 +35,20 @@ def _policies(plan: Plan) -> str:
         return say("planning.short", **facts)
     if plan.mix["all"] == plan.work.shapes.num_layers:
         return say("planning.why_all", **facts)
-    return say("planning.why_mix", what=policy_text(plan), **facts)
+    return say("planning.why_mix", what=policy_text(plan), layers=plan.work.shapes.num_layers, **facts)
+
+
+def _prices(plan: Plan) -> list[str]:
+    """What giving up costs."""
+    if not plan.fits or plan.time is None:
+        return []
+    told, whole = [], plan.time.total_s
+    if plan.time.recompute_s:
+        told.append(say("planning.why_again", share=f"{plan.time.recompute_s / whole:.0%}"))
+    if plan.memory.host_bytes:
+        facts = {"host": gib(plan.memory.host_bytes), "share": f"{plan.time.host_s / whole:.0%}"}
+        told.append(say("planning.why_host", **facts))
+    return told
 
 
 def summary(name: str, plan: Plan, smallest: str | None) -> str:
@@ -50,7 +63,7 @@ def summary(name: str, plan: Plan, smallest: str | None) -> str:
 
 
 def policy_text(plan: Plan) -> str:
-    """`20 × everything kept, 8 × gate and up computed again`."""
+    """`20 × everything kept on the card; 8 × gate and up kept on the card, the rest in the machine's memory`."""
     separator = say("planning.separator")
     groups = reversed(plan.mix.groups)
     return separator.join(f"{count} × {say('planning.policy_' + name.replace('-', '_'))}" for name, count in groups)

@@ -68,6 +68,8 @@ class Work:
     num_steps: int | None = None
     has_dropout: bool = False
     """Of the adapter's inputs."""
+    pad: int = rates.PAD
+    """Low-rank columns beside a product are a multiple of this."""
 
     @property
     def is_written_out(self) -> bool:
@@ -82,6 +84,11 @@ class Work:
     @property
     def document(self) -> int:
         return min(self.document_tokens or self.context, self.micro_tokens)
+
+    @property
+    def is_ragged(self) -> bool:
+        """Documents differ in length, as real ones do."""
+        return self.document_tokens not in (0, self.context)
 
     @property
     def num_pieces(self) -> int:
@@ -107,18 +114,20 @@ class Work:
 
     @property
     def products(self) -> dict[str, Product]:
-        return _products(self.shapes, 0 if self.is_full else self.rank, self.targets, self.is_written_out)
+        return _products(self.shapes, 0 if self.is_full else self.rank, self.targets, self.pad, self.is_written_out)
 
 
 @functools.cache
-def _products(shapes: Shapes, rank: int, targets: tuple[str, ...] | None, is_written_out: bool) -> dict[str, Product]:
+def _products(
+    shapes: Shapes, rank: int, targets: tuple[str, ...] | None, multiple: int, is_written_out: bool
+) -> dict[str, Product]:
     biased = {"qkv": shapes.has_qkv_bias, "o": shapes.has_o_bias}
     found = {}
     for group, members in GROUPS.items():
         sizes = [shapes.linear_shapes[name] for name in members]
         num_trained = sum(targets is None or name in targets for name in members)
         used = num_trained * rank + biased.get(group, shapes.has_mlp_bias)
-        pad = 0 if is_written_out else math.ceil(used / rates.PAD) * rates.PAD  # a bias takes a column too
+        pad = 0 if is_written_out else math.ceil(used / multiple) * multiple  # a bias takes a column too
         found[group] = Product(sum(rows for rows, _ in sizes), sizes[0][1], pad)
     return found
 
