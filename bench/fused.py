@@ -25,7 +25,7 @@ from danlu.ops.gated import gated_backward_, gated_forward
 from danlu.ops.gated_low_rank import gated_backward_low_rank_, gated_forward_low_rank
 from danlu.ops.low_rank import Part, add_product_, pair_backward, pairs_backward
 from danlu.ops.many_copies import Copy, ManyCopies
-from danlu.ops.norm_low_rank import norm_forward_low_rank
+from danlu.ops.norm_low_rank import add_normed_product_, norm_forward_low_rank
 
 CASES = {"7b": ("qwen2.5-7b", 16_384), "0.5b": ("qwen2.5-0.5b", 2048)}
 RANK, PADDING = 16, 64
@@ -168,6 +168,30 @@ def norm_low_rank_contest(shape: Shape, T: int, rank: int) -> Contest:
     return Contest(f"norm + s R={rank}", 4 * T * D, {"old": old, "new": new}, difference)
 
 
+def normed_product_contest(shape: Shape, T: int, rank: int) -> Contest:
+    D = shape.hidden
+    x, normed, ds, weight = rows(T, D), rows(T, D), rows(T, rank), torch.rand(D, device=DEVICE).to(DTYPE) + 0.5
+    grad = torch.zeros(rank, D, device=DEVICE)
+    _, inverse = rms_norm.norm_forward(x, weight, 1e-6)
+
+    def old() -> None:
+        rms_norm.norm_forward(x, weight, 1e-6, out_TD=normed)
+        add_product_(grad, ds, normed)
+
+    def new() -> None:
+        add_normed_product_(grad, ds, x, weight, inverse)
+
+    def difference() -> float:
+        results = []
+        for run in (old, new):
+            grad.zero_()
+            run()
+            results.append(grad.clone())
+        return worst((results[1], results[0].double()))
+
+    return Contest(f"norm again + dA R={rank}", 2 * T * D, {"old": old, "new": new}, difference)
+
+
 def copies_contest(shape: Shape, num_layers: int = 24) -> Contest:
     """The seven pairs of each layer, as after an update."""
     D, F, size = shape.hidden, shape.ffn, shape.head_size
@@ -206,6 +230,7 @@ def loss_contest(num_rows: int = 3456, num_columns: int = 151_936) -> Contest:
 def contests(shape: Shape, num_tokens: int) -> Iterator[Contest]:
     yield norm_contest(shape, num_tokens)
     yield norm_low_rank_contest(shape, num_tokens, 48)
+    yield normed_product_contest(shape, num_tokens, 48)
     yield copies_contest(shape)
     yield loss_contest()
     yield from gated_contests(shape, num_tokens)
@@ -226,12 +251,18 @@ def variants() -> Iterator[tuple[str, Any, dict[str, Any]]]:
         (16, 256, 8, 128), (16, 128, 4, 128), (32, 128, 8, 128), (16, 512, 16, 128), (32, 128, 4, None)
     ):  # fmt: skip
         values = {"BACKWARD_TOKENS": tokens, "BACKWARD_COLUMNS": columns, "BACKWARD_WARPS": warps}
-        yield "gated backward", gated_low_rank, values | {"FEW_REGISTERS": registers}
+        yield "gated backward", gated_low_rank, values | {"REGISTERS": registers}
     for tokens, columns, warps in ((64, 128, 8), (64, 64, 4), (64, 64, 8), (32, 128, 8), (16, 256, 8)):
         values = {"FORWARD_TOKENS": tokens, "FORWARD_COLUMNS": columns, "FORWARD_WARPS": warps}
         yield "gated forward", gated_low_rank, values
     for tokens, columns, warps in ((64, 128, 8), (128, 128, 8), (64, 64, 4), (32, 128, 8), (16, 256, 8)):
         yield "norm + s", norm_low_rank, {"MOST_TOKENS": tokens, "COLUMNS": columns, "NUM_WARPS": warps}
+    for tokens, columns, warps, stages, programs in (
+        (64, 128, 8, 3, 2), (64, 64, 4, 3, 4), (64, 64, 4, 4, 4), (64, 128, 8, 3, 1), (64, 128, 8, 4, 1)
+    ):  # fmt: skip
+        values = {"BACK_TOKENS": tokens, "BACK_COLUMNS": columns, "BACK_WARPS": warps, "BACK_STAGES": stages}
+        registers = 128 if programs > 1 else 255
+        yield "norm again", norm_low_rank, values | {"BACK_PROGRAMS": programs, "REGISTERS": registers}
     for block, warps, stages in (
         (8192, 16, 1), (8192, 16, 2), (8192, 16, 3), (16_384, 16, 2), (8192, 32, 3), (16_384, 32, 3), (16_384, 32, 4)
     ):  # fmt: skip

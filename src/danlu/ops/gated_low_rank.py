@@ -31,8 +31,8 @@ from danlu.ops.low_rank import (
 BACKWARD_TOKENS, BACKWARD_COLUMNS, BACKWARD_WARPS = 16, 256, 8
 """Of a program's tile: 16 elements to a thread, so that the next tile can be on its way while this one is computed."""
 FORWARD_TOKENS, FORWARD_COLUMNS, FORWARD_WARPS = 64, 128, 8
-THREADS = 512  # of the programs that a multiprocessor runs at a time, at 128 registers each
-FEW_REGISTERS = 128
+THREADS, REGISTERS = 512, 128
+"""Of the programs that a multiprocessor runs at a time, and of each thread: loads in flight need them all."""
 
 
 def gated_forward_low_rank(
@@ -79,7 +79,7 @@ def _forward(gate_up_TE: Tensor, activation: Activation, A_RF: Tensor, out_TF: T
         gate_up_TE, A_RF, out_TF, parts, num_tokens, steps_per_split,
         gate_up_TE.stride(0), A_RF.stride(0), out_TF.stride(0),
         F=F, R=rank, ACTIVATION=activation, TOKENS=FORWARD_TOKENS, COLUMNS=FORWARD_COLUMNS, RANK=padded,
-        num_warps=FORWARD_WARPS, num_stages=1, maxnreg=FEW_REGISTERS if padded == 16 else None,
+        num_warps=FORWARD_WARPS, num_stages=1, maxnreg=REGISTERS,
     )  # fmt: skip
     return parts
 
@@ -111,7 +111,7 @@ def _backward(
         grad_TF, gate_up_TE, ds_TR, parts, num_tokens, tokens_per_split,
         grad_TF.stride(0), gate_up_TE.stride(0), ds_TR.stride(0),
         F=F, R=rank, ACTIVATION=activation, TOKENS=BACKWARD_TOKENS, COLUMNS=BACKWARD_COLUMNS, RANK=padded,
-        num_warps=BACKWARD_WARPS, num_stages=1, maxnreg=FEW_REGISTERS if padded == 16 else None,
+        num_warps=BACKWARD_WARPS, num_stages=1, maxnreg=REGISTERS,
     )  # fmt: skip
     add_parts(parts, grad_A_RF.mT, scale, adds=True)
 

@@ -17,7 +17,7 @@ from danlu.ops.gated import Activation, gated, gated_backward_, gated_forward
 from danlu.ops.gated_low_rank import gated_backward_low_rank_, gated_forward_low_rank
 from danlu.ops.kernels import IS_INTERPRETED
 from danlu.ops.low_rank import Part, add_product_, pair_backward, pairs_backward
-from danlu.ops.norm_low_rank import norm_forward_low_rank
+from danlu.ops.norm_low_rank import add_normed_product_, norm_forward_low_rank
 from danlu.ops.rms_norm import norm_backward, norm_forward, norm_weight_gradient, reference_rms_norm, rms_norm
 from danlu.ops.rope import HeadNorms, RopeSpec, Rotation, apply_rope, rotation, turn_qkv, turn_qkv_back
 
@@ -348,6 +348,13 @@ def test_norm_with_low_rank_product(
     assert_close(out, reference_rms_norm(x.double(), weight.double(), 1e-6, offset))
     torch.testing.assert_close(inverse, norm_forward(x, weight, 1e-6, offset)[1], rtol=1e-6, atol=0)
     assert_padding(padding, out, a, copy)
+
+    ds = rows(num_tokens, rank, dtype, device)
+    grad_of_a = torch.ones(rank, width, dtype=torch.promote_types(dtype, torch.float32), device=device)
+    add_normed_product_(grad_of_a, ds, x, weight, inverse, offset, scale=0.5)
+    exact = 0.5 * ds.double().T @ out.double()
+    bound = sum_error(dtype, device) * float(exact.abs().max() + 1)
+    assert float((grad_of_a.double() - 1 - exact).abs().max()) <= bound, "the very norm that the forward gave"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

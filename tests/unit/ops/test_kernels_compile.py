@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from danlu.ops import gated, gated_low_rank, low_rank, norm_low_rank, rms_norm, turn
+from danlu.ops import cross_entropy, gated, gated_low_rank, low_rank, many_copies, norm_low_rank, rms_norm, turn
 from danlu.ops.kernels import HAS_TRITON, IS_INTERPRETED
 from danlu.ops.rope import HeadNorms, Rotation
 
@@ -21,7 +21,9 @@ pytestmark = [
     pytest.mark.skipif(not HAS_TRITON or IS_INTERPRETED, reason="needs Triton's compiler"),
 ]
 HOPPER_SHARED_BYTES = 227 * 1024
-POINTER = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+POINTER = {
+    torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int32: "*i32", torch.int64: "*i64"
+}  # fmt: skip
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "maxnreg")
 
 
@@ -55,7 +57,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(self.fn.__name__)
 
     monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", run)
-    for module in (gated, low_rank, rms_norm, turn):
+    for module in (gated, low_rank, many_copies, rms_norm, turn):
         monkeypatch.setattr(module, "fits", lambda *tensors: True)
     monkeypatch.setattr(low_rank, "_is_hopper", lambda device: True)
     return names
@@ -85,7 +87,9 @@ def test_norms_with_low_rank_products(compiled: list[str], num_tokens: int, widt
     norm_low_rank.norm_forward_low_rank(
         x, weight, 1e-6, 0.0, rows(rank, width), out_TD=x, out_TP=padding, ones_at=rank, copy_TP=padding
     )
-    assert compiled == ["_norm_kernel"]
+    inverse, grad = torch.empty(num_tokens, device="meta"), torch.empty(rank, width, device="meta")
+    norm_low_rank.add_normed_product_(grad, rows(num_tokens, rank), x, weight, inverse)
+    assert compiled == ["_norm_kernel", "_product_kernel", "_add_parts_kernel"]
 
 
 @pytest.mark.parametrize("has_norms", [False, True])
@@ -166,3 +170,21 @@ def test_gates_with_low_rank_products(
     compiled.clear()
     gated_low_rank.gated_backward_low_rank_(h, gate_up, activation, ds, torch.empty(rank, width, device="meta"))
     assert compiled == ["_backward_kernel", "_add_parts_kernel"]
+
+
+@pytest.mark.parametrize("num_stages", [1, 3])
+def test_loss(compiled: list[str], num_stages: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_entropy, "NUM_STAGES", num_stages)
+    targets = torch.empty(3456, dtype=torch.int64, device="meta")
+    cross_entropy.chunk_in_place(torch.empty(3456, 151_936, dtype=torch.bfloat16, device="meta"), targets, None, True)
+    cross_entropy.chunk_in_place(torch.empty(3456, 256_000, dtype=torch.bfloat16, device="meta"), targets, 30.0, True)
+    assert compiled == ["_loss_kernel"] * 2
+
+
+def test_many_copies(compiled: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many_copies.ManyCopies, "_write_table", lambda self: None)
+    copies = many_copies.ManyCopies([many_copies.Copy(torch.empty(16, 3584, device="meta"), rows(16, 3584))])
+    copies._table, copies._scales = torch.empty(1, 5, dtype=torch.int64, device="meta"), torch.empty(1, device="meta")
+    copies._starts = torch.empty(28, 2, dtype=torch.int32, device="meta")
+    copies()
+    assert compiled == ["_copy_kernel"]
