@@ -44,11 +44,15 @@ def _prices(plan: Plan) -> list[str]:
         return []
     told, whole = [], plan.time.total_s
     if plan.time.recompute_s:
-        told.append(say("planning.why_again", share=f"{plan.time.recompute_s / whole:.0%}"))
+        told.append(say("planning.why_again", share=_share(plan.time.recompute_s / whole)))
     if plan.memory.host_bytes:
-        facts = {"host": gib(plan.memory.host_bytes), "share": f"{plan.time.host_s / whole:.0%}"}
+        facts = {"host": gib(plan.memory.host_bytes), "share": _share(plan.time.host_s / whole)}
         told.append(say("planning.why_host", **facts))
     return told
+
+
+def _share(ratio: float) -> str:
+    return f"{ratio:.0%}" if ratio >= 0.01 else "<1%"
 
 
 def summary(name: str, plan: Plan, smallest: str | None) -> str:
