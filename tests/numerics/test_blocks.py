@@ -1,5 +1,8 @@
 """The hand-written block against the written-out decoder: loss, every gradient, whatever the policy and the family."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -219,3 +222,24 @@ def test_policies_change_no_bit_of_a_quantised_base(kind, tmp_path):
         other_loss, other = loss_and_gradients(model, attached, [batch_of(DOCUMENTS)])
         assert other_loss == loss
         assert_equal_gradients(other, gradients, rtol=0, atol=0)
+
+
+def test_a_forward_without_a_backward_leaves_nothing_behind(tmp_path):
+    """As when memory ends half way: what was kept must go with the last reference, not when rubbish is collected."""
+    model, _ = adapted(tmp_path)
+    model.quick = QuickTrunk(model)
+    gc.collect()
+    gc.disable()
+    try:
+        loss = summed_nll(model, batch_of(DOCUMENTS))
+        node, kept = loss.grad_fn, []
+        while node is not None:
+            if hasattr(node, "memory"):
+                kept += [weakref.ref(node.memory.after_SD), weakref.ref(node.memory.x_TD)]
+            node = next((step[0] for step in node.next_functions if step[0] is not None), None)
+        assert len(kept) == 4
+        assert all(ref() is not None for ref in kept)
+        del loss, node
+        assert all(ref() is None for ref in kept)
+    finally:
+        gc.enable()

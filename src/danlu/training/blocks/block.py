@@ -3,6 +3,9 @@
 
     a  = x + o(attention(turn(qkv(norm₁ x))))          y = a + down(act(gate) · up),  gate | up = gate_up(norm₂ a)
 
+The last sum of each is left to the norm that reads it, which has to go over the row anyway: a block takes and gives the
+residual stream and what is still to be added to it, x = stream + delta.
+
 Kept is what products and attention need (`policy.Policy`); norms, the turned keys' source and act(gate) · up are
 computed again in the backward, which costs reads and writes but no product. Whichever attention kernel was
 chosen brings its backward along.
@@ -112,42 +115,51 @@ class QuickBlock:
         layers = [layer for projection in self.projections for layer in projection.pairs.layers]
         return any(layer.is_disabled for layer in layers if isinstance(layer, LoRALinear))
 
-    def __call__(self, x_TD: Tensor, scene: Scene, anchor: Tensor) -> Tensor:
-        """y of x; with `rows_S`, only those rows of it. `anchor` is any tensor that requires a gradient: the pairs'
-        gradients are written by hand, so autograd would not see that there is something to do."""
+    def __call__(
+        self, stream_TD: Tensor, delta_TD: Tensor | None, scene: Scene, anchor: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(stream, delta) after the block; with `rows_S`, only those rows. `anchor` is any tensor that requires a
+        gradient: the pairs' gradients are written by hand, so autograd would not see that there is something to do."""
         if not torch.is_grad_enabled():
-            return self.forward(x_TD, scene, keeps=False)[0]
-        out: Tensor = _Run.apply(x_TD, anchor, self, scene)  # type: ignore[no-untyped-call]
-        return out
+            return self.forward(stream_TD, delta_TD, scene, keeps=False)[:2]
+        after, delta = _Run.apply(stream_TD, delta_TD, anchor, self, scene)  # type: ignore[no-untyped-call]
+        return after, delta
 
     # ---- forward
 
-    def forward(self, x_TD: Tensor, scene: Scene, *, keeps: bool) -> tuple[Tensor, Memory | None]:
+    def forward(
+        self, stream_TD: Tensor, delta_TD: Tensor | None, scene: Scene, *, keeps: bool
+    ) -> tuple[Tensor, Tensor, Memory | None]:
         kept = self.policy.kept
-        turned, inverse_T, s_qkv = self._attend(x_TD, scene, keeps=keeps and kept != "input")
-        after_SD, s_o = self._leave_attention(x_TD, turned, scene)
-        gate_up, s_gate_up = self._widen(after_SD, scene)
+        turned, inverse_T, s_qkv, x_TD = self._attend(stream_TD, delta_TD, scene, keeps=keeps and kept != "input")
+        out_SD, s_o, x_SD = self._leave_attention(x_TD, turned, scene)
+        gate_up, s_gate_up, after_SD = self._widen(x_SD, out_SD, scene)
+        del out_SD, x_SD
         both = gate_up[:, : self.gate_up.num_outputs]
         product = self.down.gated(both, self.spec.activation, is_disabled=scene.is_disabled)
         del both
         if not keeps or kept != "all":
             del gate_up
-        y_SD, s_down = self.down.forward(product, onto=after_SD, is_disabled=scene.is_disabled)
+        y_SD, s_down = self.down.forward(product, is_disabled=scene.is_disabled)
         if not keeps:
-            return y_SD, None
+            return after_SD, y_SD, None
         memory = Memory(x_TD, s_down)
         if kept != "input":
             memory.inverse_T, memory.s_qkv, memory.turned = inverse_T, s_qkv, turned
-            memory.s_o, memory.after_SD = s_o, after_SD
+            # An alias: the tensor itself is handed out, and will know this node, which must not know it in turn.
+            memory.s_o, memory.after_SD = s_o, after_SD.detach()
         if kept == "all":
             memory.gate_up, memory.s_gate_up = gate_up, s_gate_up
         if self.policy.where != "device":
             memory.loan = self.host.lend(memory.big(has_ffn=self.policy.where == "host"))
-        return y_SD, memory
+        return after_SD, y_SD, memory
 
-    def _attend(self, x_TD: Tensor, scene: Scene, *, keeps: bool) -> tuple[Turned, Tensor, Tensor]:
+    def _attend(
+        self, stream_TD: Tensor, delta_TD: Tensor | None, scene: Scene, *, keeps: bool
+    ) -> tuple[Turned, Tensor, Tensor, Tensor]:
+        """(attention, 1 / rms, s of q|k|v, the block's input)."""
         spec = self.spec
-        normed, inverse_T = self.qkv.normed(self.norm_in, x_TD)
+        normed, inverse_T, x_TD = self.qkv.normed(self.norm_in, stream_TD, delta_TD)
         qkv_TN, s_qkv = self.qkv.forward(normed, is_disabled=scene.is_disabled)
         del normed
         num_heads, num_kv_heads, size = spec.num_heads, spec.num_kv_heads, spec.head_size
@@ -160,24 +172,24 @@ class QuickBlock:
             *self._heads(qkv_THD), scene.bounds,
             scale=spec.attention_scale, window=self.window, softcap=spec.attention_softcap,
         )  # fmt: skip
-        return Turned(qkv_THD, attended, raw_TN, inverse), inverse_T, s_qkv
+        return Turned(qkv_THD, attended, raw_TN, inverse), inverse_T, s_qkv, x_TD
 
     def _heads(self, qkv_THD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Views of queries, keys and values."""
         q, k, v = torch.split(qkv_THD, [self.spec.num_heads, self.spec.num_kv_heads, self.spec.num_kv_heads], 1)
         return q, k, v
 
-    def _leave_attention(self, x_TD: Tensor, turned: Turned, scene: Scene) -> tuple[Tensor, Tensor]:
-        """(the stream after attention, s of o), at `rows_S` where given."""
+    def _leave_attention(self, x_TD: Tensor, turned: Turned, scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
+        """(what attention adds to the stream, s of o, the stream), at `rows_S` where given."""
         out = turned.attended.out_THD.flatten(1)
         if scene.rows_S is not None:
             out, x_TD = out.index_select(0, scene.rows_S), x_TD.index_select(0, scene.rows_S)
-        return self.o.forward_onto(out, x_TD, is_disabled=scene.is_disabled)
+        return *self.o.forward_apart(out, is_disabled=scene.is_disabled), x_TD
 
-    def _widen(self, after_SD: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
-        """(gate | up in a buffer with room for the backward, s of it)."""
-        normed, _ = self.gate_up.normed(self.norm_mid, after_SD)
-        return self.gate_up.forward_with_room(normed, is_disabled=scene.is_disabled)
+    def _widen(self, x_SD: Tensor, add_SD: Tensor | None, scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
+        """(gate | up in a buffer with room for the backward, s of it, the stream after attention)."""
+        normed, _, after_SD = self.gate_up.normed(self.norm_mid, x_SD, add_SD)
+        return *self.gate_up.forward_with_room(normed, is_disabled=scene.is_disabled), after_SD
 
     # ---- backward
 
@@ -185,9 +197,12 @@ class QuickBlock:
     def _norm(norm: RMSNorm) -> tuple[Tensor, float, float]:
         return norm.weight, norm.eps, norm.offset
 
-    def backward(self, grad_SD: Tensor, memory: Memory, scene: Scene, *, needs_input: bool) -> Tensor | None:
+    def backward(
+        self, grad_SD: Tensor, grad_delta_SD: Tensor, memory: Memory, scene: Scene, *, needs_input: bool
+    ) -> Tensor | None:
+        """dx from the gradients of the stream and of what is added to it."""
         self._restore(memory, scene)
-        grad_after = self._through_ffn(grad_SD, memory)
+        grad_after = self._through_ffn(grad_SD, grad_delta_SD, memory)
         return self._through_attention(grad_after, memory, scene, needs_input=needs_input)
 
     def _restore(self, memory: Memory, scene: Scene) -> None:
@@ -195,17 +210,18 @@ class QuickBlock:
         if memory.loan is not None:
             memory.loan.fetch()
         if memory.turned is None:
-            memory.turned, memory.inverse_T, memory.s_qkv = self._attend(memory.x_TD, scene, keeps=True)
-            memory.after_SD, memory.s_o = self._leave_attention(memory.x_TD, memory.turned, scene)
+            memory.turned, memory.inverse_T, memory.s_qkv, _ = self._attend(memory.x_TD, None, scene, keeps=True)
+            out_SD, memory.s_o, x_SD = self._leave_attention(memory.x_TD, memory.turned, scene)
+            memory.gate_up, memory.s_gate_up, memory.after_SD = self._widen(x_SD, out_SD, scene)
         if memory.gate_up is None:
-            assert memory.after_SD is not None, "restored above"
-            memory.gate_up, memory.s_gate_up = self._widen(memory.after_SD, scene)
+            assert memory.after_SD is not None, "kept by every policy that keeps attention"
+            memory.gate_up, memory.s_gate_up, _ = self._widen(memory.after_SD, None, scene)
 
-    def _through_ffn(self, grad_SD: Tensor, memory: Memory) -> Rows:
+    def _through_ffn(self, grad_SD: Tensor, grad_delta_SD: Tensor, memory: Memory) -> Rows:
         """The gradient of the stream after attention, as o's backward wants it."""
         gate_up, after_SD, s_gate_up = memory.gate_up, memory.after_SD, memory.s_gate_up
         assert gate_up is not None and after_SD is not None and s_gate_up is not None, "restored"
-        grad = self.down.gradient(grad_SD)
+        grad = self.down.gradient(grad_delta_SD)
         product = self.down.input_gradient(grad, memory.s_down)
         assert product is not None, "asked for"
         grad_gate_up = self.gate_up.gradient_through_gate(
@@ -263,13 +279,14 @@ def _attention_alone(
 
 class _Run(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_TD, anchor, block, scene):  # type: ignore[no-untyped-def]
-        y, ctx.memory = block.forward(x_TD, scene, keeps=True)
+    def forward(ctx, stream_TD, delta_TD, anchor, block, scene):  # type: ignore[no-untyped-def]
+        after, delta, ctx.memory = block.forward(stream_TD, delta_TD, scene, keeps=True)
         ctx.block, ctx.scene = block, scene
-        return y
+        return after, delta
 
     @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+    def backward(ctx, grad, grad_delta):  # type: ignore[no-untyped-def]
         memory, ctx.memory = ctx.memory, None
         assert memory is not None, "a block's backward runs once: what it kept is gone"
-        return ctx.block.backward(grad, memory, ctx.scene, needs_input=ctx.needs_input_grad[0]), None, None, None
+        dx = ctx.block.backward(grad, grad_delta, memory, ctx.scene, needs_input=any(ctx.needs_input_grad[:2]))
+        return dx, dx if ctx.needs_input_grad[1] else None, None, None, None

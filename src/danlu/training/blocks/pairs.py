@@ -19,9 +19,10 @@ from danlu.model.quantizers.quantizer import QuantizedLinear
 from danlu.ops.gated import Activation
 from danlu.ops.gated_low_rank import gated_backward_low_rank_, gated_forward_low_rank
 from danlu.ops.low_rank import Part, add_product_, pairs_backward
+from danlu.ops.many_copies import Copy
 
 GPU_COLUMNS, CPU_COLUMNS = 64, 16
-"""P is a multiple of this. Narrower paddings chose slower tiles in cuBLAS on Hopper; a CPU computes what it is given."""
+"""P is a multiple of this. Narrower paddings chose slower tiles in cuBLAS on Hopper; a CPU gains nothing from more."""
 
 Linear = nn.Linear | QuantizedLinear
 
@@ -47,11 +48,13 @@ class Pairs:
         ranks = tuple((at, ranks.stop) for (at, _), ranks in zip(self._adapted, self._ranks, strict=True))
         return self.num_inputs, tuple(rows.stop for rows in self.rows), ranks, self.has_bias
 
-    def write(self, down_PK: Tensor, up_NP: Tensor) -> None:
-        """The A's into `down_PK`, s · the B's into `up_NP`; what belongs to no pair stays as it is."""
+    def copies(self, down_PK: Tensor, up_NP: Tensor) -> list[Copy]:
+        """What an update makes stale: the A's into `down_PK`, s · the B's into `up_NP`."""
+        copies = []
         for (at, layer), ranks in zip(self._adapted, self._ranks, strict=True):
-            down_PK[ranks].copy_(layer.lora_A.detach())
-            torch.mul(layer.lora_B.detach(), layer.scaling, out=up_NP[self.rows[at], ranks])
+            copies.append(Copy(layer.lora_A.detach(), down_PK[ranks]))
+            copies.append(Copy(layer.lora_B.detach(), up_NP[self.rows[at], ranks], layer.scaling))
+        return copies
 
     def write_bias(self, up_NP: Tensor) -> None:
         if self.has_bias:
@@ -94,11 +97,14 @@ class Pairs:
 
     # ---- beside a gate: those of the layer that reads act(gate) · up
 
-    def gate(self, gate_up: Tensor, activation: Activation, down_PK: Tensor, out_TK: Tensor, out_TP: Tensor) -> None:
-        """The input and, while it is on the chip, what `fill` would write beside it."""
-        gated_forward_low_rank(gate_up, activation, down_PK[: self.num_ranks], out_TF=out_TK, out_TP=out_TP)
-        if self.has_bias:
-            out_TP[:, self.num_ranks] = 1
+    def gate(self, gate_up: Tensor, activation: Activation, down_PK: Tensor, out_TK: Tensor, out_TP: Tensor) -> Tensor:
+        """s_TP. Writes the input and, while it is on the chip, what `fill` would write beside it."""
+        s_TP = out_TP.new_empty(out_TP.shape)
+        gated_forward_low_rank(
+            gate_up, activation, down_PK[: self.num_ranks], out_TF=out_TK, out_TP=out_TP,
+            ones_at=self.num_ranks if self.has_bias else None, copy_TP=s_TP,
+        )  # fmt: skip
+        return s_TP
 
     def gate_back_(self, dh_TF: Tensor, gate_up: Tensor, activation: Activation, ds_TP: Tensor) -> None:
         """`gate_up` becomes its gradient; adds to the A's gradient what `gradient_of_downs` would."""

@@ -20,6 +20,7 @@ from danlu.model.quantizers.fp8 import FP8Linear
 from danlu.ops.fp8 import FP8, product, product_back, quantise_rows, stack, unstack, with_turned
 from danlu.ops.fp8_rows import gated_backward_fp8_, gated_forward_fp8, norm_backward_fp8, norm_forward_fp8
 from danlu.ops.gated import Activation
+from danlu.ops.many_copies import Copy
 from danlu.training.blocks.pairs import Linear, Pairs
 from danlu.training.blocks.projection import Projection, Scratch, codes_of
 from danlu.training.blocks.rows import Rows
@@ -51,9 +52,8 @@ class FP8Projection(Projection):
         self._up_NP = torch.zeros(pairs.num_outputs, pairs.padding, dtype=self._dtype, device=device)
         pairs.write_bias(self._up_NP)
 
-    @torch.no_grad()
-    def refresh(self) -> None:
-        self.pairs.write(self._down_PK, self._up_NP)
+    def copies(self) -> list[Copy]:
+        return self.pairs.copies(self._down_PK, self._up_NP)
 
     def _apart(self, values: Tensor) -> Rows:
         """Values with room for pairs in a buffer of its own."""
@@ -61,12 +61,13 @@ class FP8Projection(Projection):
 
     # ---- inputs
 
-    def normed(self, norm: RMSNorm, x_TK: Tensor) -> tuple[Rows, Tensor]:
+    def normed(self, norm: RMSNorm, x_TK: Tensor, add_TK: Tensor | None = None) -> tuple[Rows, Tensor, Tensor]:
+        sum_TK = x_TK if add_TK is None else x_TK + add_TK
         rows = self._apart(x_TK.new_empty(len(x_TK), self.num_inputs))
         rows.codes, rows.scale_T, inverse_T = norm_forward_fp8(
-            x_TK, norm.weight, norm.eps, norm.offset, out_TD=rows.values
+            sum_TK, norm.weight, norm.eps, norm.offset, out_TD=rows.values
         )
-        return rows, inverse_T
+        return rows, inverse_T, sum_TK
 
     def gated(self, gate_up: Tensor, activation: Activation, *, is_disabled: bool = False) -> Rows:
         rows = self._apart(gate_up.new_empty(len(gate_up), self.num_inputs))
@@ -105,11 +106,9 @@ class FP8Projection(Projection):
 
     # ---- products
 
-    def forward(self, x: Rows, *, onto: Tensor | None = None, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
-        assert x.codes is not None and x.scale_T is not None, "made by `normed`, `gated` or `forward_onto`"
+    def forward(self, x: Rows, *, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
+        assert x.codes is not None and x.scale_T is not None, "made by `normed`, `gated` or `forward_apart`"
         y_TN = product(x.codes, x.scale_T, self._weight, dtype=self._dtype)
-        if onto is not None:
-            y_TN.add_(onto)
         if self.pairs.padding:
             self.pairs.fill(x.values, self._down_PK, x.padding, is_disabled=is_disabled)
             y_TN.addmm_(x.padding, self._up_NP.T)
@@ -118,10 +117,10 @@ class FP8Projection(Projection):
     def forward_with_room(self, x: Rows, *, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
         return self.forward(x, is_disabled=is_disabled)
 
-    def forward_onto(self, x_TK: Tensor, onto_TN: Tensor, *, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
+    def forward_apart(self, x_TK: Tensor, *, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
         rows = self._apart(x_TK)
         rows.codes, rows.scale_T = quantise_rows(x_TK)
-        return self.forward(rows, onto=onto_TN, is_disabled=is_disabled)
+        return self.forward(rows, is_disabled=is_disabled)
 
     def input_gradient(self, dy: Rows, s_TP: Tensor, *, needs_input: bool = True) -> Tensor | None:
         if self.pairs.padding:

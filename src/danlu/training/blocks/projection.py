@@ -26,6 +26,7 @@ from danlu.adapters.lora import LoRALinear
 from danlu.model.decoder import RMSNorm
 from danlu.model.quantizers.quantizer import QuantizedLinear
 from danlu.ops.gated import Activation, gated_backward_, gated_forward
+from danlu.ops.many_copies import Copy, ManyCopies
 from danlu.ops.rms_norm import norm_backward, norm_forward
 from danlu.training.blocks.pairs import Linear, Pairs
 from danlu.training.blocks.rows import Rows
@@ -42,7 +43,6 @@ class Projection:
         self.num_inputs, self.num_outputs = self.pairs.num_inputs, self.pairs.num_outputs
         self._scratch = scratch
         self._M = self._lay_out()
-        self.refresh()
 
     @property
     def room(self) -> int:
@@ -68,11 +68,11 @@ class Projection:
     def _empty(self, like: Tensor) -> Tensor:
         return like.new_zeros(self.room, self.num_inputs + self.pairs.padding)
 
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Take over the pairs as the last update left them."""
-        if self._M is not None:
-            self.pairs.write(self._M[self.num_outputs :, : self.num_inputs], self._M[:, self.num_inputs :])
+    def copies(self) -> list[Copy]:
+        """Pairs into the buffer, wherever that stands from one step to the next."""
+        if self._M is None:
+            return []
+        return self.pairs.copies(self._M[self.num_outputs :, : self.num_inputs], self._M[:, self.num_inputs :])
 
     def matrix(self) -> Tensor:
         """M, ready to multiply with."""
@@ -90,7 +90,7 @@ class Projection:
         for layer, rows in zip(layers, self.pairs.rows, strict=True):
             assert layer is not None, "one projection has one precision"
             layer.dequantized(M[rows, : self.num_inputs])
-        self.pairs.write(M[self.num_outputs :, : self.num_inputs], M[:, self.num_inputs :])
+        ManyCopies(self.pairs.copies(M[self.num_outputs :, : self.num_inputs], M[:, self.num_inputs :]))()
         self.pairs.write_bias(M[:, self.num_inputs :])
         return M
 
@@ -99,19 +99,22 @@ class Projection:
     def _new_input(self, like: Tensor) -> Rows:
         return Rows.side_by_side(like.new_empty(len(like), self.num_inputs + self.pairs.padding), self.num_inputs)
 
-    def normed(self, norm: RMSNorm, x_TK: Tensor) -> tuple[Rows, Tensor]:
-        """(norm x as an input, 1 / rms)."""
+    def normed(self, norm: RMSNorm, x_TK: Tensor, add_TK: Tensor | None = None) -> tuple[Rows, Tensor, Tensor]:
+        """(norm(x + add) as an input, 1 / rms, x + add)."""
         rows = self._new_input(x_TK)
-        _, inverse_T = norm_forward(x_TK, norm.weight, norm.eps, norm.offset, out_TD=rows.values)
-        return rows, inverse_T
+        sum_TK = x_TK if add_TK is None else torch.empty_like(x_TK)
+        _, inverse_T = norm_forward(
+            x_TK, norm.weight, norm.eps, norm.offset,
+            out_TD=rows.values, add_TD=add_TK, sum_TD=None if add_TK is None else sum_TK,
+        )  # fmt: skip
+        return rows, inverse_T, sum_TK
 
     def gated(self, gate_up: Tensor, activation: Activation, *, is_disabled: bool = False) -> Rows:
         """act(gate) · up as an input."""
         rows = self._new_input(gate_up)
         if self.pairs.is_single and not is_disabled and self._M is not None:  # unpacking twice would cost more
             down_PK = self._M[self.num_outputs :, : self.num_inputs]
-            self.pairs.gate(gate_up, activation, down_PK, rows.values, rows.padding)
-            rows.is_filled = True
+            rows.s_TP = self.pairs.gate(gate_up, activation, down_PK, rows.values, rows.padding)
         else:
             gated_forward(gate_up, activation, out_TF=rows.values)
         return rows
@@ -157,34 +160,34 @@ class Projection:
 
     # ---- products
 
-    def forward(self, x: Rows, *, onto: Tensor | None = None, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
-        """(y_TN, s_TP). `onto` is added to y. s is what the backward needs: x Aᵀ, and the bias's one."""
+    def forward(self, x: Rows, *, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
+        """(y_TN, s_TP). s is what the backward needs: x Aᵀ, and the bias's one."""
         M_NK = self._filled(x, is_disabled)
-        y_TN = x.wide @ M_NK.T if onto is None else torch.addmm(onto, x.wide, M_NK.T)
-        return y_TN, x.padding.clone()
+        return x.wide @ M_NK.T, x.padding.clone() if x.s_TP is None else x.s_TP
 
     def forward_with_room(self, x: Rows, *, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
         """The same with y in the first columns of the buffer in which its gradient will take its place."""
         M_NK = self._filled(x, is_disabled)
         wide = x.values.new_empty(len(x.values), self.room)
         torch.mm(x.wide, M_NK.T, out=wide[:, : self.num_outputs])
-        return wide, x.padding.clone()
+        return wide, x.padding.clone() if x.s_TP is None else x.s_TP
 
     def _filled(self, x: Rows, is_disabled: bool) -> Tensor:
         """M's first N rows, x's padding being filled for them."""
         M, K, N = self.matrix(), self.num_inputs, self.num_outputs
-        if self.pairs.padding and not x.is_filled:
+        if self.pairs.padding and x.s_TP is None:
             self.pairs.fill(x.values, M[N:, :K], x.padding, is_disabled=is_disabled)
         return M[:N]
 
-    def forward_onto(self, x_TK: Tensor, onto_TN: Tensor, *, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
-        """The same for an input that does not lie in a wide buffer: the pairs' product starts the sum, then W's."""
+    def forward_apart(self, x_TK: Tensor, *, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
+        """The same for an input without room beside it, which is not copied: the pairs' product is added."""
         M, K, N = self.matrix(), self.num_inputs, self.num_outputs
         s_TP = x_TK.new_empty(len(x_TK), self.pairs.padding)
-        if not self.pairs.padding:
-            return torch.addmm(onto_TN, x_TK, M[:N, :K].T), s_TP
-        self.pairs.fill(x_TK, M[N:, :K], s_TP, is_disabled=is_disabled)
-        return torch.addmm(onto_TN, s_TP, M[:N, K:].T).addmm_(x_TK, M[:N, :K].T), s_TP
+        y_TN = x_TK @ M[:N, :K].T
+        if self.pairs.padding:
+            self.pairs.fill(x_TK, M[N:, :K], s_TP, is_disabled=is_disabled)
+            y_TN.addmm_(s_TP, M[:N, K:].T)
+        return y_TN, s_TP
 
     def input_gradient(self, dy: Rows, s_TP: Tensor, *, needs_input: bool = True) -> Tensor | None:
         """dx_TK, if asked for. Fills dy's padding and adds to the B's gradients."""

@@ -17,8 +17,8 @@ class Rows:
     values: Tensor
     padding: Tensor
     both: Tensor | None = None
-    is_filled: bool = False
-    """Whether the padding holds what it should already."""
+    s_TP: Tensor | None = None
+    """A copy of the padding, where that holds already what it should."""
     codes: Tensor | None = None
     scale_T: Tensor | None = None
 

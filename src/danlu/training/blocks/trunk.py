@@ -20,6 +20,7 @@ from danlu.adapters.lora import AttachedLoRA, LoRALinear
 from danlu.model.decoder import Block, Decoder
 from danlu.model.model import Model
 from danlu.ops.attention import Bounds
+from danlu.ops.many_copies import ManyCopies
 from danlu.training.blocks.block import QuickBlock, Scene
 from danlu.training.blocks.host import Host
 from danlu.training.blocks.pairs import Linear
@@ -71,27 +72,32 @@ class QuickTrunk:
         host, scratch = Host(model.device), Scratch()
         self.blocks = [QuickBlock(block, model.spec, at, host, scratch) for at, block in enumerate(blocks)]
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
+        self._copies: ManyCopies | None = None
+        self._places: tuple[int, ...] = ()
         self._pairs = [module for module in model.model.layers.modules() if isinstance(module, LoRALinear)]
+        self.refresh()
 
     def __call__(self, ids_T: Tensor, positions_T: Tensor, bounds: Bounds, rows_S: Tensor | None = None) -> Tensor:
         trunk = self.model.model
-        x_TD = trunk.embed(ids_T)
-        turns = trunk.turns(positions_T, x_TD.dtype, self.model.reaches(bounds, ids_T.device))
+        stream_TD, delta_TD = trunk.embed(ids_T), None
+        turns = trunk.turns(positions_T, stream_TD.dtype, self.model.reaches(bounds, ids_T.device))
         is_disabled = any(pair.is_disabled for pair in self._pairs)
         if rows_S is not None and len(rows_S) == len(ids_T):
             rows_S = None  # rows are given in order, so these are all
         last = len(self.blocks) - 1
         for at, (block, rope) in enumerate(zip(self.blocks, self.spec.ropes, strict=True)):
             scene = Scene(turns[rope], bounds, rows_S if at == last else None, is_disabled)
-            x_TD = block(x_TD, scene, self._anchor)
-        out: Tensor = trunk.norm(x_TD)
+            stream_TD, delta_TD = block(stream_TD, delta_TD, scene, self._anchor)
+        out: Tensor = trunk.norm(stream_TD if delta_TD is None else stream_TD + delta_TD)
         return out
 
-    @torch.no_grad()
     def refresh(self) -> None:
-        for block in self.blocks:
-            for projection in block.projections:
-                projection.refresh()
+        """One launch, made anew when the pairs have moved (into a flat buffer, to another device)."""
+        places = tuple(weight.data_ptr() for pair in self._pairs[:1] for weight in (pair.lora_A, pair.lora_B))
+        if self._copies is None or places != self._places:
+            self._copies = ManyCopies([copy for block in self.blocks for p in block.projections for copy in p.copies()])
+            self._places = places
+        self._copies()
 
     # ---- memory
 
