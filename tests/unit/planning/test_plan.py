@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planning_kit import any_card, any_work, work_on
 
-from danlu.core.messages import LANGUAGES, set_language
+from danlu.core.messages import LANGUAGES, say, set_language
 from danlu.planning.bases import BASES
 from danlu.planning.cards import CARDS, Card, cpu_card
 from danlu.planning.memory import PARTS, predict_memory
@@ -256,6 +256,21 @@ def test_every_plan_has_its_reasons_in_both_languages(language: str) -> None:
         assert any("一" <= character <= "鿿" for character in told[0]) == (language == "zh")
         for found in (choose(work_on(), H200), choose(work_on(), CARDS["T4"]), plan(recipe(), BASES["qwen2.5-7b"])[0]):
             assert "sft" in summary("sft", found, "L4") and summary("sft", found, None)
+    finally:
+        set_language(None)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_goes_to_the_host_is_named_counted_and_priced(language: str) -> None:
+    """Short of memory, one H200 sends all but gate|up away behind its products, then computes gate|up again."""
+    set_language(language)  # type: ignore[arg-type]
+    try:
+        found = choose(work_on(), H200, within(40))
+        assert set(found.mix.to_json()) == {"all-split", "light-host"}
+        first, again, host, *_ = reasons(found)
+        for policy in ("all-split", "light-host"):
+            assert f"{found.mix[policy]} × {say('planning.policy_' + policy.replace('-', '_'))}" in first
+        assert "%" in again and f"{found.memory.host_bytes / G:.1f} GiB" in host
     finally:
         set_language(None)
 
