@@ -145,19 +145,21 @@ def norm_contest(shape: Shape, T: int) -> Contest:
 
 def norm_low_rank_contest(shape: Shape, T: int, rank: int) -> Contest:
     D = shape.hidden
-    x, out, s, kept = rows(T, D), rows(T, D), rows(T, PADDING), rows(T, PADDING)
+    x, add, total, out, s, kept = *(rows(T, D) for _ in range(4)), *(rows(T, PADDING) for _ in range(2))
     weight = torch.rand(D, device=DEVICE).to(DTYPE) + 0.5
     wide_a = torch.zeros(PADDING, D, dtype=DTYPE, device=DEVICE)
     a = wide_a[:rank].copy_(rows(rank, D, 0.02))
 
     def old() -> None:
-        rms_norm.norm_forward(x, weight, 1e-6, out_TD=out)
+        rms_norm.norm_forward(x, weight, 1e-6, out_TD=out, add_TD=add, sum_TD=total)
         torch.mm(out, wide_a.T, out=s)
         s[:, rank] = 1
         kept.copy_(s)
 
     def new() -> None:
-        norm_forward_low_rank(x, weight, 1e-6, 0.0, a, out_TD=out, out_TP=s, ones_at=rank, copy_TP=kept)
+        norm_forward_low_rank(
+            x, weight, 1e-6, 0.0, a, out_TD=out, out_TP=s, ones_at=rank, copy_TP=kept, add_TD=add, sum_TD=total
+        )
 
     def difference() -> float:
         new()
@@ -165,7 +167,7 @@ def norm_low_rank_contest(shape: Shape, T: int, rank: int) -> Contest:
         old()
         return worst((ours[0], out.double()), (ours[1], kept.double()))
 
-    return Contest(f"norm + s R={rank}", 4 * T * D, {"old": old, "new": new}, difference)
+    return Contest(f"norm of a sum + s R={rank}", 8 * T * D, {"old": old, "new": new}, difference)
 
 
 def normed_product_contest(shape: Shape, T: int, rank: int) -> Contest:
@@ -256,7 +258,7 @@ def variants() -> Iterator[tuple[str, Any, dict[str, Any]]]:
         values = {"FORWARD_TOKENS": tokens, "FORWARD_COLUMNS": columns, "FORWARD_WARPS": warps}
         yield "gated forward", gated_low_rank, values
     for tokens, columns, warps in ((64, 128, 8), (128, 128, 8), (64, 64, 4), (32, 128, 8), (16, 256, 8)):
-        yield "norm + s", norm_low_rank, {"MOST_TOKENS": tokens, "COLUMNS": columns, "NUM_WARPS": warps}
+        yield "norm of a sum + s", norm_low_rank, {"MOST_TOKENS": tokens, "COLUMNS": columns, "NUM_WARPS": warps}
     for tokens, columns, warps, stages, programs in (
         (64, 128, 8, 3, 2), (64, 64, 4, 3, 4), (64, 64, 4, 4, 4), (64, 128, 8, 3, 1), (64, 128, 8, 4, 1)
     ):  # fmt: skip

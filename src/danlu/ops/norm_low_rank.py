@@ -42,21 +42,25 @@ def norm_forward_low_rank(
     out_TP: Tensor,
     ones_at: int | None = None,
     copy_TP: Tensor | None = None,
+    add_TD: Tensor | None = None,
+    sum_TD: Tensor | None = None,
 ) -> Tensor:
-    """inverse_T. out_TD is `rms_norm.norm_forward`'s, and out_TD Aᵀ is in the padding out_TP as `low_rank.project_` has
-    it."""
+    """inverse_T. out_TD and, where an addition is asked for, sum_TD are as `rms_norm.norm_forward` has them, and
+    out_TD Aᵀ is in the padding out_TP as `low_rank.project_` has it."""
+    assert (add_TD is None) == (sum_TD is None), "a sum is what the caller keeps of an addition"
     if out_TP.shape[1] <= MAX_RANK and has_kernel(x_TD, A_RD, out_TD, out_TP):
         inverse_T = x_TD.new_empty(len(x_TD), dtype=torch.float32)
         wide, tokens = max(16, power_of_2(out_TP.shape[1])), _tokens(x_TD)
         _norm_kernel[(triton.cdiv(len(x_TD), tokens),)](
-            x_TD, weight_D, A_RD, out_TD, out_TP, copy_TP, inverse_T, len(x_TD), x_TD.stride(0), A_RD.stride(0),
+            x_TD, add_TD, sum_TD, weight_D, A_RD, out_TD, out_TP, copy_TP, inverse_T, len(x_TD), x_TD.stride(0),
+            0 if add_TD is None else add_TD.stride(0), 0 if sum_TD is None else sum_TD.stride(0), A_RD.stride(0),
             out_TD.stride(0), out_TP.stride(0), 0 if copy_TP is None else copy_TP.stride(0), eps,
             D=x_TD.shape[1], R=len(A_RD), P=out_TP.shape[1], ONES=-1 if ones_at is None else ones_at, OFFSET=offset,
             TOKENS=tokens, COLUMNS=COLUMNS, WIDE=wide, num_warps=NUM_WARPS, num_stages=1,
             maxnreg=REGISTERS,
         )  # fmt: skip
         return inverse_T
-    _, inverse_T = norm_forward(x_TD, weight_D, eps, offset, out_TD=out_TD)
+    _, inverse_T = norm_forward(x_TD, weight_D, eps, offset, out_TD=out_TD, add_TD=add_TD, sum_TD=sum_TD)
     project_(out_TD, A_RD, out_TP, ones_at=ones_at, copy_TP=copy_TP)
     return inverse_T
 
@@ -110,8 +114,9 @@ def _tokens(x_TD: Tensor) -> int:
 
 @jit(do_not_specialize=["num_tokens"])
 def _norm_kernel(  # type: ignore[no-untyped-def]
-    x, weight, a, out, padding, copy, inverse, num_tokens, x_stride, a_stride, out_stride, padding_stride, copy_stride,
-    eps, D: tl.constexpr, R: tl.constexpr, P: tl.constexpr, ONES: tl.constexpr, OFFSET: tl.constexpr,
+    x, add, total, weight, a, out, padding, copy, inverse, num_tokens, x_stride, add_stride, total_stride, a_stride,
+    out_stride, padding_stride, copy_stride, eps,
+    D: tl.constexpr, R: tl.constexpr, P: tl.constexpr, ONES: tl.constexpr, OFFSET: tl.constexpr,
     TOKENS: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     token_T = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
@@ -123,7 +128,15 @@ def _norm_kernel(  # type: ignore[no-untyped-def]
     for at in tl.range(0, D, COLUMNS, num_stages=3):
         mask_TC = is_token_T[:, None] & (at + local_C < D)[None, :]
         x_TC = tl.load(x_at_TC + at, mask=mask_TC, other=0.0).to(tl.float32)
+        if add is not None:
+            add_at_TC = add + token_T[:, None] * add_stride + (at + local_C)[None, :]
+            sum_TC = (x_TC + tl.load(add_at_TC, mask=mask_TC, other=0.0).to(tl.float32)).to(x.dtype.element_ty)
+            tl.store(total + token_T[:, None] * total_stride + (at + local_C)[None, :], sum_TC, mask=mask_TC)
+            x_TC = sum_TC.to(tl.float32)
         square_TC += x_TC * x_TC
+    if add is not None:
+        tl.debug_barrier()  # what other threads wrote is read below
+        x_at_TC = total + token_T[:, None] * total_stride + local_C[None, :]
     inverse_T = tl.rsqrt(tl.sum(square_TC, axis=1) / D + eps)
     tl.store(inverse + token_T, inverse_T, mask=is_token_T)
     sum_TR = tl.zeros((TOKENS, WIDE), dtype=tl.float32)

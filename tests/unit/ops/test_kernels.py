@@ -349,6 +349,14 @@ def test_norm_with_low_rank_product(
     torch.testing.assert_close(inverse, norm_forward(x, weight, 1e-6, offset)[1], rtol=1e-6, atol=0)
     assert_padding(padding, out, a, copy)
 
+    add, total, again = (rows(num_tokens, width, dtype, device) for _ in range(3))
+    norm_forward_low_rank(
+        x, weight, 1e-6, offset, a, out_TD=again, out_TP=padding, copy_TP=copy, ones_at=rank, add_TD=add, sum_TD=total
+    )
+    assert_close(total, x.double() + add.double())
+    assert_close(again, reference_rms_norm(total.double(), weight.double(), 1e-6, offset))
+    assert_padding(padding, again, a, copy)
+
     ds = rows(num_tokens, rank, dtype, device)
     grad_of_a = torch.ones(rank, width, dtype=torch.promote_types(dtype, torch.float32), device=device)
     add_normed_product_(grad_of_a, ds, x, weight, inverse, offset, scale=0.5)

@@ -87,6 +87,10 @@ def test_norms_with_low_rank_products(compiled: list[str], num_tokens: int, widt
     norm_low_rank.norm_forward_low_rank(
         x, weight, 1e-6, 0.0, rows(rank, width), out_TD=x, out_TP=padding, ones_at=rank, copy_TP=padding
     )
+    norm_low_rank.norm_forward_low_rank(
+        x, weight, 1e-6, 0.0, rows(rank, width), out_TD=x, out_TP=padding, add_TD=x, sum_TD=x
+    )
+    assert compiled.pop() == "_norm_kernel"
     inverse, grad = torch.empty(num_tokens, device="meta"), torch.empty(rank, width, device="meta")
     norm_low_rank.add_normed_product_(grad, rows(num_tokens, rank), x, weight, inverse)
     assert compiled == ["_norm_kernel", "_product_kernel", "_add_parts_kernel"]
