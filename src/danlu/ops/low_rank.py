@@ -130,6 +130,7 @@ def num_multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
 
+@functools.lru_cache(maxsize=4096)
 def best_split(num_tiles: int, num_steps: int, num_slots: int) -> int:
     """Into how many stretches `num_steps` are cut, so that `num_tiles` programs for each of them fill a card that runs
     `num_slots` at a time: as few whole rounds as short as can be. A program costs two steps beside its own."""
