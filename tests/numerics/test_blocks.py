@@ -184,7 +184,8 @@ def test_stepping_down_ends(tmp_path):
     assert len(seen) == len(set(seen))
     assert seen[0] == "2 all"
     assert seen[-1] == "2 input-host"
-    assert Policy.parse("light-host") == Policy("light", "host")
+    for name in ("all", "light", "input", "all-host", "light-host", "input-host", "all-split"):
+        assert Policy.parse(name).name == name
 
 
 def quantised(folder, kind, dtype=torch.float32):

@@ -136,7 +136,7 @@ class QuickBlock:
         gate_up, s_gate_up, after_SD = self._widen(x_SD, out_SD, scene)
         del out_SD, x_SD
         both = gate_up[:, : self.gate_up.num_outputs]
-        product = self.down.gated(both, self.spec.activation, is_disabled=scene.is_disabled)
+        product = self.down.gated(both, self.spec.activation)
         del both
         if not keeps or kept != "all":
             del gate_up

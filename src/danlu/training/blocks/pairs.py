@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from danlu.adapters.lora import LoRALinear
 from danlu.model.quantizers.quantizer import QuantizedLinear
 from danlu.ops.gated import Activation
-from danlu.ops.gated_low_rank import gated_backward_low_rank_, gated_forward_low_rank
+from danlu.ops.gated_low_rank import gated_backward_low_rank_
 from danlu.ops.low_rank import Part, add_product_, pairs_backward
 from danlu.ops.many_copies import Copy
 
@@ -96,15 +96,6 @@ class Pairs:
             add_product_(gradient(layer.lora_A), ds_TP[:, ranks], x_TK)
 
     # ---- beside a gate: those of the layer that reads act(gate) · up
-
-    def gate(self, gate_up: Tensor, activation: Activation, down_PK: Tensor, out_TK: Tensor, out_TP: Tensor) -> Tensor:
-        """s_TP. Writes the input and, while it is on the chip, what `fill` would write beside it."""
-        s_TP = out_TP.new_empty(out_TP.shape)
-        gated_forward_low_rank(
-            gate_up, activation, down_PK[: self.num_ranks], out_TF=out_TK, out_TP=out_TP,
-            ones_at=self.num_ranks if self.has_bias else None, copy_TP=s_TP,
-        )  # fmt: skip
-        return s_TP
 
     def gate_back_(self, dh_TF: Tensor, gate_up: Tensor, activation: Activation, ds_TP: Tensor) -> None:
         """`gate_up` becomes its gradient; adds to the A's gradient what `gradient_of_downs` would."""

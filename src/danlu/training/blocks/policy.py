@@ -22,7 +22,7 @@ class Policy:
 
     @property
     def name(self) -> str:
-        return self.kept if self.where == "device" else f"{self.kept}-host"
+        return self.kept if self.where == "device" else f"{self.kept}-{self.where}"
 
     @classmethod
     def parse(cls, name: str) -> Policy:

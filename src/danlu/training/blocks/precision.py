@@ -69,7 +69,7 @@ class FP8Projection(Projection):
         )
         return rows, inverse_T, sum_TK
 
-    def gated(self, gate_up: Tensor, activation: Activation, *, is_disabled: bool = False) -> Rows:
+    def gated(self, gate_up: Tensor, activation: Activation) -> Rows:
         rows = self._apart(gate_up.new_empty(len(gate_up), self.num_inputs))
         rows.codes, rows.scale_T = gated_forward_fp8(gate_up, activation, out_TF=rows.values)
         return rows

@@ -109,14 +109,10 @@ class Projection:
         )  # fmt: skip
         return rows, inverse_T, sum_TK
 
-    def gated(self, gate_up: Tensor, activation: Activation, *, is_disabled: bool = False) -> Rows:
+    def gated(self, gate_up: Tensor, activation: Activation) -> Rows:
         """act(gate) · up as an input."""
         rows = self._new_input(gate_up)
-        if self.pairs.is_single and not is_disabled and self._M is not None:  # unpacking twice would cost more
-            down_PK = self._M[self.num_outputs :, : self.num_inputs]
-            rows.s_TP = self.pairs.gate(gate_up, activation, down_PK, rows.values, rows.padding)
-        else:
-            gated_forward(gate_up, activation, out_TF=rows.values)
+        gated_forward(gate_up, activation, out_TF=rows.values)
         return rows
 
     # ---- gradients of outputs
@@ -163,19 +159,19 @@ class Projection:
     def forward(self, x: Rows, *, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
         """(y_TN, s_TP). s is what the backward needs: x Aᵀ, and the bias's one."""
         M_NK = self._filled(x, is_disabled)
-        return x.wide @ M_NK.T, x.padding.clone() if x.s_TP is None else x.s_TP
+        return x.wide @ M_NK.T, x.padding.clone()
 
     def forward_with_room(self, x: Rows, *, is_disabled: bool = False) -> tuple[Tensor, Tensor]:
         """The same with y in the first columns of the buffer in which its gradient will take its place."""
         M_NK = self._filled(x, is_disabled)
         wide = x.values.new_empty(len(x.values), self.room)
         torch.mm(x.wide, M_NK.T, out=wide[:, : self.num_outputs])
-        return wide, x.padding.clone() if x.s_TP is None else x.s_TP
+        return wide, x.padding.clone()
 
     def _filled(self, x: Rows, is_disabled: bool) -> Tensor:
         """M's first N rows, x's padding being filled for them."""
         M, K, N = self.matrix(), self.num_inputs, self.num_outputs
-        if self.pairs.padding and x.s_TP is None:
+        if self.pairs.padding:
             self.pairs.fill(x.values, M[N:, :K], x.padding, is_disabled=is_disabled)
         return M[:N]
 

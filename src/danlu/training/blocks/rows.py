@@ -17,8 +17,6 @@ class Rows:
     values: Tensor
     padding: Tensor
     both: Tensor | None = None
-    s_TP: Tensor | None = None
-    """A copy of the padding, where that holds already what it should."""
     codes: Tensor | None = None
     scale_T: Tensor | None = None
 
