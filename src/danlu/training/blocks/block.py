@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from danlu.adapters.lora import LoRALinear
-from danlu.model.decoder import Block, RMSNorm
+from danlu.model.decoder import Block
 from danlu.model.spec import Spec
 from danlu.ops.attention import Attended, Bounds, attention, attention_backward, attention_forward
 from danlu.ops.attention.kernel import Ask
-from danlu.ops.rms_norm import norm_backward, norm_forward
+from danlu.ops.rms_norm import norm_backward
 from danlu.ops.rope import HeadNorms, Rotation, turn_qkv, turn_qkv_back
 from danlu.training.blocks.host import Host, Loan
 from danlu.training.blocks.policy import Policy
@@ -71,6 +71,7 @@ class Memory:
     turned: Turned | None = None
     s_o: Tensor | None = None
     after_SD: Tensor | None = None
+    inverse_S: Tensor | None = None
     gate_up: Tensor | None = None
     s_gate_up: Tensor | None = None
     loan: Loan | None = None
@@ -133,7 +134,7 @@ class QuickBlock:
         kept = self.policy.kept
         turned, inverse_T, s_qkv, x_TD = self._attend(stream_TD, delta_TD, scene, keeps=keeps and kept != "input")
         out_SD, s_o, x_SD = self._leave_attention(x_TD, turned, scene)
-        gate_up, s_gate_up, after_SD = self._widen(x_SD, out_SD, scene)
+        gate_up, s_gate_up, after_SD, inverse_S = self._widen(x_SD, out_SD, scene)
         del out_SD, x_SD
         both = gate_up[:, : self.gate_up.num_outputs]
         product = self.down.gated(both, self.spec.activation)
@@ -147,7 +148,7 @@ class QuickBlock:
         if kept != "input":
             memory.inverse_T, memory.s_qkv, memory.turned = inverse_T, s_qkv, turned
             # An alias: the tensor itself is handed out, and will know this node, which must not know it in turn.
-            memory.s_o, memory.after_SD = s_o, after_SD.detach()
+            memory.s_o, memory.after_SD, memory.inverse_S = s_o, after_SD.detach(), inverse_S
         if kept == "all":
             memory.gate_up, memory.s_gate_up = gate_up, s_gate_up
         if self.policy.where != "device":
@@ -186,16 +187,12 @@ class QuickBlock:
             out, x_TD = out.index_select(0, scene.rows_S), x_TD.index_select(0, scene.rows_S)
         return *self.o.forward_apart(out, is_disabled=scene.is_disabled), x_TD
 
-    def _widen(self, x_SD: Tensor, add_SD: Tensor | None, scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
-        """(gate | up in a buffer with room for the backward, s of it, the stream after attention)."""
-        normed, _, after_SD = self.gate_up.normed(self.norm_mid, x_SD, add_SD)
-        return *self.gate_up.forward_with_room(normed, is_disabled=scene.is_disabled), after_SD
+    def _widen(self, x_SD: Tensor, add_SD: Tensor | None, scene: Scene) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(gate | up in a buffer with room for the backward, s of it, the stream after attention, its 1 / rms)."""
+        normed, inverse_S, after_SD = self.gate_up.normed(self.norm_mid, x_SD, add_SD)
+        return *self.gate_up.forward_with_room(normed, is_disabled=scene.is_disabled), after_SD, inverse_S
 
     # ---- backward
-
-    @staticmethod
-    def _norm(norm: RMSNorm) -> tuple[Tensor, float, float]:
-        return norm.weight, norm.eps, norm.offset
 
     def backward(
         self, grad_SD: Tensor, grad_delta_SD: Tensor, memory: Memory, scene: Scene, *, needs_input: bool
@@ -212,15 +209,17 @@ class QuickBlock:
         if memory.turned is None:
             memory.turned, memory.inverse_T, memory.s_qkv, _ = self._attend(memory.x_TD, None, scene, keeps=True)
             out_SD, memory.s_o, x_SD = self._leave_attention(memory.x_TD, memory.turned, scene)
-            memory.gate_up, memory.s_gate_up, memory.after_SD = self._widen(x_SD, out_SD, scene)
+            widened = self._widen(x_SD, out_SD, scene)
+            memory.gate_up, memory.s_gate_up, memory.after_SD, memory.inverse_S = widened
         if memory.gate_up is None:
             assert memory.after_SD is not None, "kept by every policy that keeps attention"
-            memory.gate_up, memory.s_gate_up, _ = self._widen(memory.after_SD, None, scene)
+            memory.gate_up, memory.s_gate_up, *_ = self._widen(memory.after_SD, None, scene)
 
     def _through_ffn(self, grad_SD: Tensor, grad_delta_SD: Tensor, memory: Memory) -> Rows:
         """The gradient of the stream after attention, as o's backward wants it."""
-        gate_up, after_SD, s_gate_up = memory.gate_up, memory.after_SD, memory.s_gate_up
-        assert gate_up is not None and after_SD is not None and s_gate_up is not None, "restored"
+        gate_up, after_SD, s_gate_up, inverse_S = memory.gate_up, memory.after_SD, memory.s_gate_up, memory.inverse_S
+        assert gate_up is not None and after_SD is not None, "restored"
+        assert s_gate_up is not None and inverse_S is not None, "restored"
         grad = self.down.gradient(grad_delta_SD)
         product = self.down.input_gradient(grad, memory.s_down)
         assert product is not None, "asked for"
@@ -228,12 +227,11 @@ class QuickBlock:
             product, gate_up, self.spec.activation, self.down.pairs, grad.padding
         )
         del product, grad
-        normed, inverse_S = norm_forward(after_SD, *self._norm(self.norm_mid))
         grad_normed = self.gate_up.input_gradient(grad_gate_up, s_gate_up)
         assert grad_normed is not None, "asked for"
-        self.gate_up.weight_gradient(grad_gate_up, normed)
+        self.gate_up.weight_gradient_of_normed(grad_gate_up, after_SD, self.norm_mid, inverse_S)
         memory.gate_up = None
-        del gate_up, grad_gate_up, normed
+        del gate_up, grad_gate_up
         return self.o.gradient_through_norm(grad_normed, after_SD, self.norm_mid, inverse_S, grad_SD)
 
     def _through_attention(self, grad_after: Rows, memory: Memory, scene: Scene, *, needs_input: bool) -> Tensor | None:
@@ -260,9 +258,8 @@ class QuickBlock:
         grad_qkv = self.qkv.finish(grad_qkv)
         memory.turned = None
         del turned, out_THD, out_TA, grad_q, grad_k, grad_v
-        normed, _ = norm_forward(x_TD, *self._norm(norm))
         grad_normed = self.qkv.input_gradient(grad_qkv, s_qkv, needs_input=needs_input)
-        self.qkv.weight_gradient(grad_qkv, normed)
+        self.qkv.weight_gradient_of_normed(grad_qkv, x_TD, norm, inverse_T)
         if grad_normed is None:
             return None
         return norm_backward(grad_normed, x_TD, norm.weight, inverse_T, norm.offset, through_TD=stream_TD)

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from danlu.adapters.lora import LoRALinear
+from danlu.model.decoder import RMSNorm
 from danlu.model.quantizers.quantizer import QuantizedLinear
 from danlu.ops.gated import Activation
 from danlu.ops.gated_low_rank import gated_backward_low_rank_
 from danlu.ops.low_rank import Part, add_product_, pairs_backward
 from danlu.ops.many_copies import Copy
+from danlu.ops.norm_low_rank import add_normed_product_
 
 GPU_COLUMNS, CPU_COLUMNS = 64, 16
 """P is a multiple of this. Narrower paddings chose slower tiles in cuBLAS on Hopper; a CPU gains nothing from more."""
@@ -94,6 +96,18 @@ class Pairs:
             return
         for (_, layer), ranks in zip(self._adapted, self._ranks, strict=True):
             add_product_(gradient(layer.lora_A), ds_TP[:, ranks], x_TK)
+
+    def gradient_of_normed_downs(self, ds_TP: Tensor, x_TK: Tensor, norm: RMSNorm, inverse_T: Tensor) -> None:
+        """The same where the input was norm(x)."""
+        if not self._adapted:
+            return
+        stacked = self._stacked_gradient()
+        targets = [(stacked, slice(0, self.num_ranks))] if stacked is not None else []
+        if stacked is None:
+            pairs = zip(self._adapted, self._ranks, strict=True)
+            targets = [(gradient(layer.lora_A), ranks) for (_, layer), ranks in pairs]
+        for target, ranks in targets:
+            add_normed_product_(target, ds_TP[:, ranks], x_TK, norm.weight, inverse_T, norm.offset)
 
     # ---- beside a gate: those of the layer that reads act(gate) · up
 

@@ -43,6 +43,7 @@ class Projection:
         self.num_inputs, self.num_outputs = self.pairs.num_inputs, self.pairs.num_outputs
         self._scratch = scratch
         self._M = self._lay_out()
+        self._into_scratch: ManyCopies | None = None
 
     @property
     def room(self) -> int:
@@ -90,7 +91,9 @@ class Projection:
         for layer, rows in zip(layers, self.pairs.rows, strict=True):
             assert layer is not None, "one projection has one precision"
             layer.dequantized(M[rows, : self.num_inputs])
-        ManyCopies(self.pairs.copies(M[self.num_outputs :, : self.num_inputs], M[:, self.num_inputs :]))()
+        copies = self.pairs.copies(M[self.num_outputs :, : self.num_inputs], M[:, self.num_inputs :])
+        self._into_scratch = kept_or_made(self._into_scratch, copies)
+        self._into_scratch()
         self.pairs.write_bias(M[:, self.num_inputs :])
         return M
 
@@ -195,6 +198,20 @@ class Projection:
     def weight_gradient(self, dy: Rows, x_TK: Tensor) -> None:
         """Adds to the A's gradients; call it after `input_gradient`, which makes what it reads."""
         self.pairs.gradient_of_downs(dy.padding, x_TK)
+
+    def weight_gradient_of_normed(self, dy: Rows, x_TK: Tensor, norm: RMSNorm, inverse_T: Tensor) -> None:
+        """The same for an input that was norm(x), which is not written out again for it."""
+        self.pairs.gradient_of_normed_downs(dy.padding, x_TK, norm, inverse_T)
+
+
+def kept_or_made(kept: ManyCopies | None, copies: list[Copy]) -> ManyCopies:
+    """Made anew when a matrix has moved: into a flat buffer, to another device."""
+    if kept is not None and kept.copies and len(kept.copies) == len(copies):
+        one, other = kept.copies[0], copies[0]
+        places = [(c.source.data_ptr(), c.target.data_ptr()) for c in (one, other)]
+        if places[0] == places[1]:
+            return kept
+    return ManyCopies(copies)
 
 
 def codes_of(layer: Linear) -> QuantizedLinear | None:

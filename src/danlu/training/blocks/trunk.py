@@ -25,7 +25,7 @@ from danlu.training.blocks.block import QuickBlock, Scene
 from danlu.training.blocks.host import Host
 from danlu.training.blocks.pairs import Linear
 from danlu.training.blocks.policy import LADDER, Policy
-from danlu.training.blocks.projection import Scratch, codes_of
+from danlu.training.blocks.projection import Scratch, codes_of, kept_or_made
 
 FRUGAL_LOGITS_BYTES = 256 * 1024 * 1024
 
@@ -73,7 +73,6 @@ class QuickTrunk:
         self.blocks = [QuickBlock(block, model.spec, at, host, scratch) for at, block in enumerate(blocks)]
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
         self._copies: ManyCopies | None = None
-        self._places: tuple[int, ...] = ()
         self._pairs = [module for module in model.model.layers.modules() if isinstance(module, LoRALinear)]
         self.refresh()
 
@@ -92,11 +91,9 @@ class QuickTrunk:
         return out
 
     def refresh(self) -> None:
-        """One launch, made anew when the pairs have moved (into a flat buffer, to another device)."""
-        places = tuple(weight.data_ptr() for pair in self._pairs[:1] for weight in (pair.lora_A, pair.lora_B))
-        if self._copies is None or places != self._places:
-            self._copies = ManyCopies([copy for block in self.blocks for p in block.projections for copy in p.copies()])
-            self._places = places
+        """Take over the pairs as the last update left them, in one launch."""
+        copies = [copy for block in self.blocks for p in block.projections for copy in p.copies()]
+        self._copies = kept_or_made(self._copies, copies)
         self._copies()
 
     # ---- memory
