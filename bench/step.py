@@ -32,6 +32,7 @@ from danlu.training.batches import make_batch
 from danlu.training.blocks.policy import Policy
 from danlu.training.blocks.trunk import QuickTrunk
 from danlu.training.flat import FlatAdamW
+from danlu.training.forms import Form, fill
 from danlu.training.graphs import Graphs
 from danlu.training.likelihood import summed_nll
 from danlu.training.methods.sft import SFT
@@ -115,13 +116,15 @@ def main() -> None:
         quick.use(policies_of(policy, len(quick.blocks)))
         model.quick = None if how == "written-out" else quick
         batch = batch_of(int(tokens), int(length), float(share), model.spec.vocab_size, "cpu")
-        graphs = Graphs(model, SFT(), optimizer.flat, int(tokens)) if how == "graph" else None
+        graphs = Graphs(model, SFT(), optimizer.flat) if how == "graph" else None
 
         on_device = batch.to(torch.device(device))
 
-        def step(batch=batch, graphs=graphs, on_device=on_device):
+        filled = fill(batch, Form.of(batch, int(tokens))).pin() if graphs else None
+
+        def step(batch=batch, graphs=graphs, filled=filled, on_device=on_device):
             if graphs:
-                loss = graphs.accumulate(batch, batch.num_targets) / batch.num_targets
+                loss = graphs.accumulate(filled, batch.num_targets) / batch.num_targets
             else:
                 loss = summed_nll(model, on_device) / batch.num_targets
                 loss.backward()

@@ -21,7 +21,7 @@ def gradients(tmp_path, method, items, adapter, micro_tokens):
         model, attached, method, data, folder=tmp_path / f"checkpoints-{micro_tokens}",
         section=section(batch_tokens=100_000 * micro_tokens, micro_tokens=micro_tokens),
     )  # fmt: skip
-    _, batches = next(run._read_steps())
+    batches = next(run.feed.steps_after(0)).batches
     num_units = sum(method.num_units(batch) for batch in batches)
     loss = run._accumulate(batches, num_units)["loss"] / num_units
     return len(batches), float(loss), {name: weight.grad.clone() for name, weight in run.parameters.items()}
@@ -50,7 +50,7 @@ def test_a_mean_of_means_would_be_noticed(tmp_path):
     data = dataset(tmp_path / "data", sft_items(20))
     method = SFT()
     run = Trainer(model, attached, method, data, section=section(batch_tokens=10_000), folder=tmp_path / "c")
-    _, batches = next(run._read_steps())
+    batches = next(run.feed.steps_after(0)).batches
     losses = [method.loss(model, batch) for batch in batches]
     whole = sum(loss.value.item() for loss in losses) / sum(loss.num_units for loss in losses)
     mean_of_means = sum(loss.value.item() / loss.num_units for loss in losses) / len(losses)

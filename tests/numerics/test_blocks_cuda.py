@@ -10,6 +10,7 @@ from danlu.training.batches import make_batch
 from danlu.training.blocks.policy import LADDER, Policy
 from danlu.training.blocks.trunk import QuickTrunk
 from danlu.training.flat import FlatParameters
+from danlu.training.forms import Form, fill
 from danlu.training.graphs import Graphs
 from danlu.training.likelihood import summed_nll
 from danlu.training.methods.sft import SFT
@@ -123,7 +124,7 @@ def test_a_graph_computes_what_it_recorded(lengths, tmp_path):
     model, attached = adapted(tmp_path, "0.5b")
     flat = FlatParameters(attached.parameters())
     model.quick = QuickTrunk(model)
-    graphs = Graphs(model, SFT(), flat, 8192)
+    graphs = Graphs(model, SFT(), flat)
     batches = [batch_of(documents) for documents in lengths] * 2
     num_units = sum(batch.num_targets for batch in batches)
     expected = sum(float(summed_nll(model, batch).detach()) for batch in batches)
@@ -133,6 +134,7 @@ def test_a_graph_computes_what_it_recorded(lengths, tmp_path):
     for _ in range(2):
         flat.forget_gradients()
         on_host = [batch.to(torch.device("cpu")) for batch in batches]
-        losses = [graphs.accumulate(batch, num_units) for batch in on_host]
+        filled = [fill(batch, Form.of(batch, 8192)).pin() for batch in on_host]
+        losses = [graphs.accumulate(batch, num_units) for batch in filled]
         assert sum(float(loss) for loss in losses) == pytest.approx(expected, rel=1e-3)
         assert float((flat.grad - eager).norm() / eager.norm()) < 5e-3

@@ -1,3 +1,4 @@
+# ruff: noqa: N815 - shape suffixes
 """Few shapes for many batches: what a recorded CUDA graph, or compiled code, is made for.
 
 A batch's tokens, supervised rows, documents and longest document are rounded up to a form; what is added learns
@@ -53,13 +54,26 @@ class Form:
         return cls(num_tokens, num_rows, num_documents, longest, longest if bounds.is_even else 0)
 
 
-def fill(batch: Batch, form: Form) -> Batch:
-    """The batch in this form, on the CPU; its bounds have the real documents and the padding, no more."""
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A batch in its form, on the CPU. Its bounds have the real documents and the padding, no more; `cu_N1` are their
+    ends, repeated up to the form's count."""
+
+    form: Form
+    batch: Batch
+    cu_N1: Tensor
+
+    def pin(self) -> Filled:
+        """The same in memory that a GPU can read by itself."""
+        return Filled(self.form, self.batch.pin(), self.cu_N1.pin_memory())
+
+
+def fill(batch: Batch, form: Form) -> Filled:
     padding = form.num_tokens - batch.bounds.num_tokens
     lengths = [PAD_DOCUMENT] * (padding // PAD_DOCUMENT) + [padding % PAD_DOCUMENT] * (padding % PAD_DOCUMENT > 0)
     bounds = Bounds.of([*batch.bounds.lengths, *lengths])
     rows_S, targets_S = _fill_rows(batch.rows_S, batch.targets_S, form)
-    return replace(
+    padded = replace(
         batch,
         ids_T=F.pad(batch.ids_T, (0, padding)),
         positions_T=bounds.positions(),
@@ -67,6 +81,8 @@ def fill(batch: Batch, form: Form) -> Batch:
         rows_S=rows_S,
         targets_S=targets_S,
     )
+    cu_N1 = torch.tensor(bounds.cu_seqlens, dtype=torch.int32)
+    return Filled(form, padded, F.pad(cu_N1, (0, form.num_documents + 1 - len(cu_N1)), value=form.num_tokens))
 
 
 def _fill_rows(rows_S: Tensor, targets_S: Tensor, form: Form) -> tuple[Tensor, Tensor]:

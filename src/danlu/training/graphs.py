@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from danlu.model.model import Model
+from danlu.model.quantized import num_params
 from danlu.training.batches import Batch
 from danlu.training.blocks.trunk import QuickTrunk
 from danlu.training.flat import FlatParameters
-from danlu.training.forms import Form, fill
+from danlu.training.forms import Filled, Form
 from danlu.training.methods.method import Method
 
 METHODS = ("sft", "pretrain")
@@ -33,16 +34,29 @@ class Recorded:
     graph: torch.cuda.CUDAGraph
     batch: Batch
     """Whose tensors are the standing buffers."""
-    cu_N1: Tensor | None
+    cu_N1: Tensor
     scale: Tensor
     loss: Tensor
+
+    def load(self, filled: Filled) -> None:
+        """A batch into the standing buffers, without waiting: it lies in pinned memory."""
+        here, there = filled.batch, self.batch
+        for source, target in (
+            (here.ids_T, there.ids_T), (here.positions_T, there.positions_T), (here.rows_S, there.rows_S),
+            (here.targets_S, there.targets_S), (filled.cu_N1, self.cu_N1),
+        ):  # fmt: skip
+            target.copy_(source, non_blocking=True)
+
+
+class CannotRecordError(Exception):
+    """Something in forward or backward cannot be part of a graph."""
 
 
 class Graphs:
     """Recorded micro-batches of one training, by form; the least recently used goes first."""
 
-    def __init__(self, model: Model, method: Method, flat: FlatParameters, micro_tokens: int) -> None:
-        self.model, self.method, self.flat, self.micro_tokens = model, method, flat, micro_tokens
+    def __init__(self, model: Model, method: Method, flat: FlatParameters) -> None:
+        self.model, self.method, self.flat = model, method, flat
         self._recorded: OrderedDict[Form, Recorded] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -53,60 +67,51 @@ class Graphs:
             return False
         is_fixed = not any(rope.long_factors for rope in model.spec.ropes) and model.spec.attention_softcap is None
         is_here = all(policy.where == "device" for policy in quick.policies)
-        num_params = sum(weight.numel() for weight in model.parameters())
-        return is_fixed and is_here and num_params * micro_tokens < WORTH_IT
+        return is_fixed and is_here and num_params(model) * micro_tokens < WORTH_IT
 
-    def accumulate(self, batch: Batch, num_units: int) -> Tensor:
-        """Add the gradients of Σ loss / num_units of this batch, which lies on the CPU; returns Σ loss."""
-        form = Form.of(batch, self.micro_tokens)
-        filled = fill(batch, form)
-        recorded = self._recorded.get(form)
+    def accumulate(self, filled: Filled, num_units: int) -> Tensor:
+        """Add the gradients of Σ loss / num_units of this batch; returns Σ loss. Raises CannotRecordError, with the
+        gradients as they were."""
+        recorded = self._recorded.get(filled.form)
         if recorded is None:
-            recorded = self._recorded[form] = self._record(form, filled)
+            recorded = self._recorded[filled.form] = self._record(filled)
             if len(self._recorded) > MOST_GRAPHS:
                 self._recorded.popitem(last=False)
-        self._recorded.move_to_end(form)
-        _copy(filled, recorded)
+        self._recorded.move_to_end(filled.form)
+        recorded.load(filled)
         recorded.scale.fill_(1 / num_units)
         recorded.graph.replay()
         return recorded.loss.clone()
 
-    def _record(self, form: Form, filled: Batch) -> Recorded:
-        device = self.model.device
-        batch = filled.to(device)
-        cu_N1 = None
+    def _record(self, filled: Filled) -> Recorded:
+        device, form = self.model.device, filled.form
+        batch, cu_N1 = filled.batch.to(device), filled.cu_N1.to(device)
         if not form.even_length:
-            cu_N1 = torch.full((form.num_documents + 1,), form.num_tokens, dtype=torch.int32, device=device)
-            batch = replace(batch, bounds=filled.bounds.standing(cu_N1, form.longest))
+            batch = replace(batch, bounds=filled.batch.bounds.standing(cu_N1, form.longest))
         recorded = Recorded(torch.cuda.CUDAGraph(), batch, cu_N1, torch.ones((), device=device), torch.empty(0))
-        _copy(filled, recorded)
         before = self.flat.grad.clone()
+        try:
+            self._warm_up(recorded)
+            with torch.cuda.graph(recorded.graph, pool=self._pool, capture_error_mode="thread_local"):
+                recorded.loss = self._compute(recorded)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise CannotRecordError(str(error).partition("\n")[0][:200]) from error
+        finally:
+            self.flat.grad.copy_(before)
+        return recorded
+
+    def _warm_up(self, recorded: Recorded) -> None:
+        """Kernels are compiled and chosen, workspaces allocated."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(2):  # kernels are compiled and chosen, workspaces allocated
+            for _ in range(2):
                 self._compute(recorded)
         torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(recorded.graph, pool=self._pool, capture_error_mode="thread_local"):
-            recorded.loss = self._compute(recorded)
-        self.flat.grad.copy_(before)
-        return recorded
 
     def _compute(self, recorded: Recorded) -> Tensor:
         loss = self.method.loss(self.model, recorded.batch).value
         (loss * recorded.scale).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
-
-
-def _copy(filled: Batch, recorded: Recorded) -> None:
-    """A batch into the standing buffers."""
-    standing = recorded.batch
-    for here, there in (
-        (filled.ids_T, standing.ids_T), (filled.positions_T, standing.positions_T), (filled.rows_S, standing.rows_S),
-        (filled.targets_S, standing.targets_S),
-    ):  # fmt: skip
-        there.copy_(here.pin_memory(), non_blocking=True)
-    if recorded.cu_N1 is not None:
-        cu = torch.tensor(filled.bounds.cu_seqlens, dtype=torch.int32)
-        recorded.cu_N1[: len(cu)].copy_(cu.pin_memory(), non_blocking=True)
-        recorded.cu_N1[len(cu) :] = filled.bounds.num_tokens

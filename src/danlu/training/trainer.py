@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,18 +20,20 @@ from danlu.adapters.adapter import Attached
 from danlu.core.errors import TrainingError
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
-from danlu.data.dataset import Dataset, Part
+from danlu.data.dataset import Dataset
 from danlu.model.decoder import Decoder
 from danlu.model.model import Model
 from danlu.ops.attention import news
 from danlu.recipe.training import TrainingSection
 from danlu.training import checkpoint
-from danlu.training.batches import Batch, Items, ahead, read_batch
+from danlu.training.batches import Batch, ahead
 from danlu.training.blocks.policy import Policy
 from danlu.training.blocks.quicken import quicken
 from danlu.training.compiled import compile_blocks
+from danlu.training.feed import Feed, Loaded
 from danlu.training.flat import FlatAdamW
-from danlu.training.graphs import Graphs
+from danlu.training.forms import Filled
+from danlu.training.graphs import CannotRecordError, Graphs
 from danlu.training.identity import differing_keys, identify, identity_digest
 from danlu.training.methods.method import Method, Stage
 from danlu.training.optim import (
@@ -44,7 +45,7 @@ from danlu.training.optim import (
     restore_optimizer,
     set_rate,
 )
-from danlu.training.plan import Plan, PlannedStep, in_order
+from danlu.training.plan import Plan, PlannedStep
 from danlu.training.precision import Precision
 from danlu.training.schedule import learning_rate
 
@@ -109,8 +110,10 @@ class Trainer:
         self._best: Best | None = None
         self._has_stopped = self._needs_validation = self._is_torn = False
         self.graphs = self._build_graphs()
-        self._most_items = 0
-        """Items computed at once since memory ended, 0 as planned."""
+        self.feed = Feed(
+            dataset, self.plan, model.device,
+            micro_tokens=self.micro_tokens, pad_to=self._pad_to, has_forms=self.graphs is not None,
+        )  # fmt: skip
         if section.compile:
             compile_blocks(model)
         self._resume_or_begin()
@@ -125,9 +128,10 @@ class Trainer:
         try:
             if self._needs_validation:
                 self._judge()
-            with contextlib.closing(ahead(self._read_steps())) as upcoming:
-                for planned, batches in upcoming:
-                    step = self._train_on(planned, batches)
+            todo = iter(()) if self._has_stopped else self.feed.steps_after(self.number)
+            with contextlib.closing(ahead(todo)) as upcoming:
+                for loaded in upcoming:
+                    step = self._train_on(loaded)
                     self._tell_attention()
                     if self._needs_validation:
                         step = replace(step, validation=self._judge())
@@ -141,7 +145,8 @@ class Trainer:
             self.save()
             raise
 
-    def _train_on(self, planned: PlannedStep, batches: list[Batch]) -> Step:
+    def _train_on(self, loaded: Loaded) -> Step:
+        planned, batches = loaded.planned, loaded.batches
         started = time.perf_counter()
         self.model.train()
         num_units = self._count_units(planned.number, batches)
@@ -150,7 +155,7 @@ class Trainer:
             warmup_ratio=self.section.warmup_ratio,
         )  # fmt: skip
         set_rate(self.optimizer, lr)  # before the backward, which may step
-        sums = self._accumulate_or_step_down(planned, batches, num_units)
+        sums = self._accumulate_or_step_down(loaded, num_units)
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.parameters, self.optimizer)
         facts = _fetch({"loss": sums.pop("loss"), "grad_norm": norm, **sums})
@@ -170,20 +175,28 @@ class Trainer:
             metrics={name: value / num_units for name, value in facts.items()},
         )
 
-    def _accumulate_or_step_down(self, planned: PlannedStep, batches: list[Batch], num_units: int) -> dict[str, Tensor]:
+    def _accumulate_or_step_down(self, loaded: Loaded, num_units: int) -> dict[str, Tensor]:
         """Where memory ends, blocks keep less and the same batch is computed again."""
+        batches, filled = loaded.batches, loaded.filled
         while True:
-            torch.manual_seed(_seed_of(self.section.seed, planned.number))
+            torch.manual_seed(_seed_of(self.section.seed, loaded.planned.number))
             try:
+                if self.graphs is not None and filled:
+                    return self._replay(self.graphs, batches, filled, num_units)
                 return self._accumulate(batches, num_units)
+            except CannotRecordError as error:
+                self.progress.note(say("training.not_recorded", reason=str(error)))
+                is_short = False
             except torch.OutOfMemoryError:
                 if is_torn(self.optimizer):
                     raise
-            # Outside the clause: the error's frames hold what did not fit.
-            self.graphs = None
+                is_short = True
+            # Outside the clauses: the error's frames hold what did not fit.
+            self.graphs, self.feed.has_forms = None, False
             self.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
-            batches = self._leaner(batches)
+            if is_short:
+                batches = self._leaner(batches)
 
     def _leaner(self, batches: list[Batch]) -> list[Batch]:
         """The same batches, once memory has ended: layers keep less, and when they keep nothing more, fewer items are
@@ -191,13 +204,21 @@ class Trainer:
         if self.quick and (told := self.quick.step_down()):
             self.progress.note(say("training.stepped_down", before=told[0], after=told[1]))
             return batches
-        part = self.dataset.part("train")
-        halves = [half for batch in batches for half in np.array_split(batch.items, 2) if len(half)]
-        if len(halves) == len(batches):
-            raise TrainingError("training.item_too_big", rows=self._origins(batches))
-        before, self._most_items = max(len(batch.items) for batch in batches), max(len(half) for half in halves)
-        self.progress.note(say("training.smaller_pieces", before=before, after=self._most_items))
-        return self._pinned([self._read("train", part, half) for half in halves])
+        halves = self.feed.halve(batches)
+        if halves is None:
+            raise TrainingError("training.item_too_big", rows=self.feed.origins(batches))
+        before = max(len(batch.items) for batch in batches)
+        self.progress.note(say("training.smaller_pieces", before=before, after=self.feed.most_items))
+        return halves
+
+    def _replay(self, graphs: Graphs, batches: list[Batch], filled: list[Filled], num_units: int) -> dict[str, Tensor]:
+        """`_accumulate` by recorded graphs."""
+        losses = [
+            graphs.accumulate(form, num_units)
+            for batch, form in zip(batches, filled, strict=True)
+            if self.method.num_units(batch)
+        ]
+        return {"loss": torch.stack(losses).sum()}
 
     def _accumulate(self, batches: list[Batch], num_units: int) -> dict[str, Tensor]:
         """Add up gradients of the mean loss over all units of the step, however many pieces they come in. Returns the
@@ -206,25 +227,19 @@ class Trainer:
         for batch in batches:
             if not self.method.num_units(batch):
                 continue
-            for name, value in self._forward_and_backward(batch, num_units).items():
+            with self.precision.forward():
+                loss = self.method.loss(self.model, batch.to(self.model.device))
+            self.scaler.scale(loss.value / num_units).backward()  # type: ignore[no-untyped-call]
+            for name, value in {"loss": loss.value.detach(), **loss.metrics}.items():
                 sums[name] = sums[name] + value if name in sums else value
         return sums
-
-    def _forward_and_backward(self, batch: Batch, num_units: int) -> dict[str, Tensor]:
-        """One piece of a step. Returns its summed loss and metrics."""
-        if self.graphs is not None:
-            return {"loss": self.graphs.accumulate(batch, num_units)}
-        with self.precision.forward():
-            loss = self.method.loss(self.model, batch.to(self.model.device))
-        self.scaler.scale(loss.value / num_units).backward()  # type: ignore[no-untyped-call]
-        return {"loss": loss.value.detach(), **loss.metrics}
 
     def _build_graphs(self) -> Graphs | None:
         """Recorded micro-batches, where launching them one by one would take longer than they run."""
         if isinstance(self.optimizer, FlatAdamW) and Graphs.suits(
             self.model, self.quick, self.method, self.micro_tokens
         ):
-            return Graphs(self.model, self.method, self.optimizer.flat, self.micro_tokens)
+            return Graphs(self.model, self.method, self.optimizer.flat)
         return None
 
     def _update(self, norm: Tensor) -> None:
@@ -278,7 +293,7 @@ class Trainer:
         self.model.eval()
         sums: dict[str, Tensor] = {}
         num_units = 0
-        for batch in self._one_pass("validation"):
+        for batch in self.feed.one_pass("validation"):
             with self.precision.forward():
                 loss = self.method.loss(self.model, batch)
             num_units += loss.num_units
@@ -287,32 +302,6 @@ class Trainer:
         return {name: value / max(1, num_units) for name, value in _fetch(sums).items()}
 
     # ---- data
-
-    def _read_steps(self) -> Iterator[tuple[PlannedStep, list[Batch]]]:
-        part = self.dataset.part("train")
-        if self._has_stopped:
-            return
-        for planned in self.plan.steps_after(self.number):
-            pieces = [few for items in planned.pieces for few in self._few(items)]
-            batches = [self._read("train", part, items) for items in pieces]
-            yield planned, self._pinned(batches)
-
-    def _pinned(self, batches: list[Batch]) -> list[Batch]:
-        """A GPU reads them by itself."""
-        return [batch.pin() for batch in batches] if self.model.device.type == "cuda" else batches
-
-    def _one_pass(self, name: str) -> Iterator[Batch]:
-        part = self.dataset.part(name)
-        for items in in_order(part.lengths, self.micro_tokens, seed=0, epoch=0):
-            yield self._read(name, part, items).to(self.model.device)
-
-    def _few(self, items: Items) -> list[Items]:
-        """A piece as planned, or in as many as memory was found to want."""
-        return np.array_split(items, -(-len(items) // self._most_items)) if self._most_items else [items]
-
-    def _read(self, name: str, part: Part, items: Items) -> Batch:
-        """On a GPU equal documents lie side by side, where attention computes them as a dense batch."""
-        return read_batch(name, part, items, self._pad_to, by_length=self.model.device.type == "cuda")
 
     @property
     def _pad_to(self) -> int:
@@ -376,7 +365,7 @@ class Trainer:
             Stage(
                 self.model, self.adapter, self.folder, identity_digest(self._identity),
                 num_items={name: len(self.dataset.part(name)) for name in self._parts},
-                batches=self._one_pass, forward=self.precision.forward, progress=self.progress,
+                batches=self.feed.one_pass, forward=self.precision.forward, progress=self.progress,
                 is_resumed=found is not None,
             )
         )  # fmt: skip
@@ -415,7 +404,7 @@ class Trainer:
     def _count_units(self, number: int, batches: list[Batch]) -> int:
         num_units = sum(self.method.num_units(batch) for batch in batches)
         if not num_units:
-            raise TrainingError("training.no_targets", number=number, rows=self._origins(batches))
+            raise TrainingError("training.no_targets", number=number, rows=self.feed.origins(batches))
         return num_units
 
     def _refuse_non_finite(self, planned: PlannedStep, batches: list[Batch], facts: dict[str, float]) -> None:
@@ -425,15 +414,8 @@ class Trainer:
             return
         raise TrainingError(
             "training.not_finite", number=planned.number, loss=facts["loss"], norm=facts["grad_norm"],
-            rows=self._origins(batches),
+            rows=self.feed.origins(batches),
         )  # fmt: skip
-
-    def _origins(self, batches: list[Batch], most: int = 8) -> str:
-        """Where the rows of these batches were read."""
-        rows = self.dataset.part("train").rows
-        items = [int(item) for batch in batches for item in batch.items]
-        rest = f" (+{len(items) - most})" if len(items) > most else ""
-        return ", ".join(rows[item]["origin"] or f"train[{item}]" for item in items[:most]) + rest
 
 
 def _fetch(sums: dict[str, Tensor]) -> dict[str, float]:

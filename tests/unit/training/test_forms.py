@@ -46,7 +46,7 @@ def test_a_filled_batch_teaches_the_same(lengths, share, is_quick, tmp_path):
     if is_quick:
         model.quick = QuickTrunk(model)
     form = Form.of(batch, 1024)
-    filled = fill(batch, form)
+    filled = fill(batch, form).batch
     assert len(filled.ids_T) == form.num_tokens
     assert len(filled.rows_S) == form.num_rows
     loss, others = gradients(model, attached, filled)
@@ -59,7 +59,11 @@ def test_a_filled_batch_teaches_the_same(lengths, share, is_quick, tmp_path):
 def test_every_batch_fits_its_form(lengths, share, seed):
     batch = batch_of(lengths, share, seed)
     form = Form.of(batch, 4096)
-    filled = fill(batch, form)
+    whole = fill(batch, form)
+    filled = whole.batch
+    assert len(whole.cu_N1) == form.num_documents + 1
+    assert torch.equal(whole.cu_N1[: filled.bounds.num_documents + 1], torch.tensor(filled.bounds.cu_seqlens))
+    assert bool((whole.cu_N1[filled.bounds.num_documents :] == form.num_tokens).all())
     assert filled.bounds.num_tokens == form.num_tokens >= batch.bounds.num_tokens
     assert filled.bounds.num_documents <= form.num_documents
     assert filled.bounds.max_length <= form.longest

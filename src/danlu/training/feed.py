@@ -1,0 +1,84 @@
+"""From a dataset to the batches of each step, as the device takes them: laid out, pinned, in their forms, made ahead.
+
+What is read depends on the plan alone. How it is cut may change once memory has ended: `halve` computes fewer items at
+once from then on, and the sum over a step stays the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from danlu.data.dataset import Dataset
+from danlu.training.batches import Batch, Items, read_batch
+from danlu.training.forms import Filled, Form, fill
+from danlu.training.plan import Plan, PlannedStep, in_order
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A step's batches on the CPU; `filled` beside them where graphs are recorded, or empty."""
+
+    planned: PlannedStep
+    batches: list[Batch]
+    filled: list[Filled]
+
+
+class Feed:
+    """`pad_to` fills every row to so many tokens, for compiled code; 0 leaves it as it is. `has_forms` makes forms."""
+
+    def __init__(
+        self, dataset: Dataset, plan: Plan, device: torch.device, *, micro_tokens: int, pad_to: int, has_forms: bool
+    ) -> None:
+        self._dataset, self._plan, self._device = dataset, plan, device
+        self._micro_tokens, self._pad_to = micro_tokens, pad_to
+        self.has_forms = has_forms
+        self.most_items = 0
+        """Items computed at once since memory ended; 0 as planned."""
+
+    def steps_after(self, number: int) -> Iterator[Loaded]:
+        for planned in self._plan.steps_after(number):
+            batches = [self._read("train", few) for items in planned.pieces for few in self._few(items)]
+            filled = [self._fill(batch) for batch in batches] if self.has_forms else []
+            yield Loaded(planned, self._pinned(batches), filled)
+
+    def one_pass(self, name: str) -> Iterator[Batch]:
+        """Every item of a part once, on the device."""
+        lengths = self._dataset.part(name).lengths
+        for items in in_order(lengths, self._micro_tokens, seed=0, epoch=0):
+            yield self._read(name, items).to(self._device)
+
+    def halve(self, batches: list[Batch]) -> list[Batch] | None:
+        """The same items in smaller pieces, and all later ones too; None where each piece is one item already."""
+        halves = [half for batch in batches for half in np.array_split(batch.items, 2) if len(half)]
+        if len(halves) == len(batches):
+            return None
+        self.most_items, self.has_forms = max(len(half) for half in halves), False
+        return self._pinned([self._read("train", half) for half in halves])
+
+    def origins(self, batches: list[Batch], most: int = 8) -> str:
+        """Where the rows of these batches were read."""
+        rows = self._dataset.part("train").rows
+        items = [int(item) for batch in batches for item in batch.items]
+        rest = f" (+{len(items) - most})" if len(items) > most else ""
+        return ", ".join(rows[item]["origin"] or f"train[{item}]" for item in items[:most]) + rest
+
+    def _few(self, items: Items) -> list[Items]:
+        """A piece as planned, or in as many as memory was found to want."""
+        return np.array_split(items, -(-len(items) // self.most_items)) if self.most_items else [items]
+
+    def _read(self, name: str, items: Items) -> Batch:
+        """On a GPU equal documents lie side by side, where attention computes them as a dense batch."""
+        by_length = self._device.type == "cuda"
+        return read_batch(name, self._dataset.part(name), items, self._pad_to, by_length=by_length)
+
+    def _fill(self, batch: Batch) -> Filled:
+        filled = fill(batch, Form.of(batch, self._micro_tokens))
+        return filled.pin() if self._device.type == "cuda" else filled
+
+    def _pinned(self, batches: list[Batch]) -> list[Batch]:
+        """A GPU reads them by itself."""
+        return [batch.pin() for batch in batches] if self._device.type == "cuda" else batches
