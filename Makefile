@@ -18,7 +18,7 @@ demo: $(V)/.ready  ## a small model learns a company's rules: prepare, train, ev
 demo-full: $(V)/.ready  ## the same with continued pretraining and preference learning
 	$(BIN)/danlu demo --full
 
-test: $(V)/.ready  ## all tests that need neither a GPU nor a compiler
+test: $(V)/.kernels  ## all tests that need neither a GPU nor a compiler
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(V)/.ready  ## lint, format and types
@@ -37,4 +37,10 @@ $(V)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q uv
 	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt \
 	    $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND)) -e '.[dev]'
+	@touch $@
+
+# Only the tests need it, and it is large: kernels are interpreted where torch came without Triton, as for a CPU.
+$(V)/.kernels: $(V)/.ready
+	$(BIN)/python -c 'import triton' 2>/dev/null || [ "$$(uname -sm)" != "Linux x86_64" ] || \
+	    $(BIN)/uv pip install -q --python $(BIN)/python 'triton==3.9.*'
 	@touch $@

@@ -1,41 +1,13 @@
-"""The tiny company, its base, and one finished run, made once; and the command line, called in this process."""
+"""The tiny company, its base, and one finished run, made once."""
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command_line import danlu
 from tiny_company import write_company, write_recipe, write_tiny_base
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command came to."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out.strip().splitlines()[-1])
-
-
-def danlu(*words: object, input: str | None = None) -> Said:
-    """`danlu WORDS...` in this process. An exception that is not an exit is a traceback for the user, and raised here."""
-    from typer.testing import CliRunner
-
-    from danlu.cli.main import app
-
-    done = CliRunner().invoke(app, [str(word) for word in words], input=input)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert "Traceback" not in done.output
-    return Said(done.exit_code, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import danlu
 from tiny_company import write_recipe
 
-from conftest import danlu
 from danlu.core.files import read_json, sha256_file
 from danlu.run.run import Run, list_runs
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from command_line import danlu
 
-from conftest import danlu
 from danlu.core.files import read_json
 from danlu.run.run import Run, list_runs
 

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import danlu
 from tiny_company import write_rows
 
-from conftest import danlu
 from danlu.core.files import read_json, write_json
 from danlu.run.run import Run, list_runs
 

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-
-from conftest import danlu
+from command_line import danlu
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

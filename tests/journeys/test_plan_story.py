@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from conftest import danlu
+from command_line import danlu
 
 RECIPE = """
 model: {base: Qwen/Qwen2.5-7B-Instruct}

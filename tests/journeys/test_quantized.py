@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from command_line import danlu
 from tiny_company import write_recipe
 
-from conftest import danlu
 from danlu.model.quantized import quantization_of
 from danlu.pipeline.open_engine import open_artifact
 from danlu.run.artifact import Manifest
