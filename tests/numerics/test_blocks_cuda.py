@@ -25,6 +25,9 @@ SIZES = {  # hidden, ffn, heads, kv heads
 }
 
 
+LEANER = [*dict.fromkeys(lean for _, lean in LADDER), Policy.parse("all-split"), Policy.parse("all-host")]
+
+
 def adapted(folder, size, dtype=torch.bfloat16):
     hidden, ffn, heads, kv_heads = SIZES[size]
     config = {
@@ -75,7 +78,7 @@ def test_near_the_truth(size, lengths, tmp_path):
         assert distance(quick, wide) < max(1.5 * written_out, 0.02), (distance(quick, wide), written_out)
 
 
-@pytest.mark.parametrize("policy", [*LADDER[1:], Policy("all", "host"), Policy("light", "host")], ids=lambda p: p.name)
+@pytest.mark.parametrize("policy", LEANER, ids=lambda p: p.name)
 def test_policies_agree(policy, tmp_path):
     """To the bit but for attention's backward, whose sums cuDNN orders anew each time."""
     batch = batch_of([2048] * 4)
@@ -94,7 +97,7 @@ def test_deterministic_policies_change_no_bit(tmp_path):
     torch.use_deterministic_algorithms(True)
     try:
         truth = gradients(model, attached, batch)
-        for policy in (*LADDER[1:], Policy("all", "host")):
+        for policy in LEANER:
             quick.use([policy] * len(quick.blocks))
             other = gradients(model, attached, batch)
             assert all(torch.equal(truth[name], other[name]) for name in truth), policy

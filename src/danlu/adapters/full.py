@@ -59,7 +59,7 @@ class AttachedFull:
         for weight in model.parameters():
             if masters:
                 wide = torch.promote_types(self.compute_dtype, torch.float32)
-                weight.data = weight.data.to(wide if masters == "fp32" else self.compute_dtype)
+                weight.data = weight.data.to(wide if masters == "fp32" else self.compute_dtype).contiguous()
             weight.requires_grad_(masters is not None)
 
     @torch.no_grad()

@@ -105,6 +105,9 @@ class LoRALinear(nn.Linear):
     def _plain(self) -> nn.Linear:
         layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         layer.weight, layer.bias = self.weight, self.bias
+        # Training lays weights into wider buffers. What trains next must own its memory: fused optimizers walk over a
+        # tensor as if it lay in one piece.
+        layer.weight.data = layer.weight.data.contiguous()
         return layer.train(self.training)
 
 

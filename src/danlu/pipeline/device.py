@@ -24,9 +24,13 @@ def choose_device(device: str = "auto") -> str:
 
 def _let_segments_grow() -> None:
     """Batches differ in size; an allocator that can enlarge what it holds leaves no gaps between them (0.3 GiB instead
-    of 2 at 7B). What the user set in torch's own variable stays, and Linux alone knows it."""
-    if sys.platform == "linux" and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+    of 2 at 7B). Linux alone knows it, and whoever has set torch's own variable has chosen."""
+    has_chosen = any(name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"))
+    if sys.platform != "linux" or has_chosen or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return
+    # torch 2.13's name, and the one it had before
+    setter = getattr(torch._C, "_accelerator_setAllocatorSettings", None) or torch.cuda.memory._set_allocator_settings
+    setter("expandable_segments:True")
 
 
 def choose_dtype(dtype: str, device: str) -> str:

@@ -56,8 +56,15 @@ class Feed:
         halves = [half for batch in batches for half in np.array_split(batch.items, 2) if len(half)]
         if len(halves) == len(batches):
             return None
-        self.most_items, self.has_forms = max(len(half) for half in halves), False
+        most = max(len(half) for half in halves)
+        self.most_items, self.has_forms = min(self.most_items or most, most), False
         return self._pinned([self._read("train", half) for half in halves])
+
+    def cut(self, batches: list[Batch]) -> list[Batch]:
+        """The same batches, or smaller ones where these were read before memory ended."""
+        if all(len(self._few(batch.items)) == 1 for batch in batches):
+            return batches
+        return self._pinned([self._read("train", few) for batch in batches for few in self._few(batch.items)])
 
     def origins(self, batches: list[Batch], most: int = 8) -> str:
         """Where the rows of these batches were read."""

@@ -94,7 +94,7 @@ class Graphs:
             self._warm_up(recorded)
             with torch.cuda.graph(recorded.graph, pool=self._pool, capture_error_mode="thread_local"):
                 recorded.loss = self._compute(recorded)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except RuntimeError as error:
             raise CannotRecordError(str(error).partition("\n")[0][:200]) from error

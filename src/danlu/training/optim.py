@@ -25,6 +25,8 @@ def build_optimizer(
     """AdamW by what is asked for: over one buffer (`is_flat`: many small fp32 tensors), in little memory (8-bit
     moments, bf16 weights without masters, gradients applied `in_backward`: `lean.py` says when it may), or else torch's
     own, fused, with states in the dtype of the parameters. On a CPU the first and the last give the same bits."""
+    for name, weight in parameters.items():
+        assert weight.is_contiguous(), f"{name} lies in pieces: a fused update would write beside it"
     release(parameters.values())
     if is_flat and kind == "adamw":
         return FlatAdamW(parameters, lr=lr, weight_decay=weight_decay, betas=betas)

@@ -125,6 +125,7 @@ class Trainer:
         is_whole = not self._is_torn and not is_torn(self.optimizer)
         assert is_whole, "an update was cut short in this process: build the trainer anew, it resumes"
         self.optimizer.zero_grad(set_to_none=True)  # of a step that was interrupted
+        self._take_model()
         try:
             if self._needs_validation:
                 self._judge()
@@ -144,6 +145,19 @@ class Trainer:
         except KeyboardInterrupt:
             self.save()
             raise
+        finally:
+            self._leave_model()
+
+    def _take_model(self) -> None:
+        """The quick form stands in for the model only while it is trained: nobody else refreshes it."""
+        if self.quick:
+            self.quick.refresh()
+            self.quick.use(self.quick.policies)
+            self.model.quick = self.quick
+
+    def _leave_model(self) -> None:
+        if self.model.quick is self.quick:
+            self.model.quick, self.model.logits_bytes = None, None
 
     def _train_on(self, loaded: Loaded) -> Step:
         planned, batches = loaded.planned, loaded.batches
@@ -177,7 +191,7 @@ class Trainer:
 
     def _accumulate_or_step_down(self, loaded: Loaded, num_units: int) -> dict[str, Tensor]:
         """Where memory ends, blocks keep less and the same batch is computed again."""
-        batches, filled = loaded.batches, loaded.filled
+        batches, filled = self.feed.cut(loaded.batches), loaded.filled
         while True:
             torch.manual_seed(_seed_of(self.section.seed, loaded.planned.number))
             try:
@@ -193,6 +207,8 @@ class Trainer:
                 is_short = True
             # Outside the clauses: the error's frames hold what did not fit.
             self.graphs, self.feed.has_forms = None, False
+            if self.quick:
+                self.quick.host.forget()
             self.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
             if is_short:
@@ -204,7 +220,8 @@ class Trainer:
         if self.quick and (told := self.quick.step_down()):
             self.progress.note(say("training.stepped_down", before=told[0], after=told[1]))
             return batches
-        halves = self.feed.halve(batches)
+        # Gradients that are applied in the backward cannot be added up over pieces.
+        halves = None if self._steps_in_backward() else self.feed.halve(batches)
         if halves is None:
             raise TrainingError("training.item_too_big", rows=self.feed.origins(batches))
         before = max(len(batch.items) for batch in batches)
@@ -236,9 +253,9 @@ class Trainer:
 
     def _build_graphs(self) -> Graphs | None:
         """Recorded micro-batches, where launching them one by one would take longer than they run."""
-        if isinstance(self.optimizer, FlatAdamW) and Graphs.suits(
-            self.model, self.quick, self.method, self.micro_tokens
-        ):
+        is_plain = isinstance(self.optimizer, FlatAdamW) and not self.precision.is_scaled
+        if is_plain and Graphs.suits(self.model, self.quick, self.method, self.micro_tokens):
+            assert isinstance(self.optimizer, FlatAdamW), "asked above"
             return Graphs(self.model, self.method, self.optimizer.flat)
         return None
 
@@ -249,6 +266,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.quick:
+            self.quick.host.forget()
             self.quick.refresh()
         self.number += 1
         self._needs_validation = self._is_time_to_validate()

@@ -179,6 +179,8 @@ def measure(
                 times[kernel.name] = clock(kernel, inputs, ask)
             else:
                 excluded[kernel.name] = f"error {error:.3g}"
+        except torch.OutOfMemoryError:
+            raise  # no fault of the kernel's: whoever asked makes room and asks again
         except torch.AcceleratorError:
             raise  # the device itself has failed: nothing computes on it any more
         except Exception as failure:  # whatever it is: this kernel is out, another one computes

@@ -47,6 +47,14 @@ class Host:
         loan.left.wait(torch.cuda.current_stream(self.device))
         loan.empty()
 
+    def forget(self) -> None:
+        """All loans are over: the step is, or its forward was cut short and no backward will ask."""
+        if self._stream is not None and self._out:
+            self._stream.synchronize()
+        for loan in self._out:
+            loan.end()
+        self._out, self._leaving = [], []
+
     def take(self, num_bytes: int) -> Tensor:
         """A pinned buffer of at least so many bytes."""
         size = -(-num_bytes // GRAIN_BYTES) * GRAIN_BYTES
@@ -108,14 +116,18 @@ class Loan:
             for storage, size, buffer in self._away:
                 _bytes(storage, size, self._host.device).copy_(buffer[:size], non_blocking=True)
 
+    def end(self) -> None:
+        """The buffers are free for others."""
+        for _, _, buffer in self._away:
+            self._host.give_back(buffer)
+        self._away = []
+
     def fetch(self) -> None:
         """Everything is back for kernels launched from now on; the loan before this one begins to come."""
         self.start()
         if self._host._stream is not None:
             torch.cuda.current_stream(self._host.device).wait_stream(self._host._stream)
-        for _, _, buffer in self._away:
-            self._host.give_back(buffer)
-        self._away = []
+        self.end()
         if before := self._host.before(self):
             before.start()
 

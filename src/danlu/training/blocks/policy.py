@@ -32,5 +32,11 @@ class Policy:
         return cls(kept, where or "device")  # type: ignore[arg-type]
 
 
-LADDER = tuple(Policy.parse(name) for name in ("all", "light", "input", "input-host"))
-"""From fastest to leanest."""
+LADDER = tuple(
+    (Policy.parse(fast), Policy.parse(lean))
+    for fast, lean in (
+        ("all", "light"), ("all-split", "light-host"), ("all-host", "light-host"), ("light", "input"),
+        ("input", "input-host"), ("light-host", "input-host"),
+    )
+)  # fmt: skip
+"""What a layer steps down to when memory ends, in the order in which it is tried."""

@@ -12,7 +12,7 @@ from danlu.training.blocks.trunk import QuickTrunk, why_not
 
 def quicken(model: Model, attached: Attached, progress: Progress) -> QuickTrunk | None:
     """The model's quick form, put in its place; None, and a sentence on a GPU, where it computes as written out."""
-    model.quick = None
+    model.quick, model.logits_bytes = None, None
     if reason := why_not(model, attached):
         if model.device.type == "cuda":
             progress.note(say(f"training.written_out_{reason}"))

@@ -9,7 +9,6 @@ Shapes: T tokens, S rows asked for, D hidden.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -69,8 +68,8 @@ class QuickTrunk:
     def __init__(self, model: Decoder) -> None:
         self.model, self.spec = model, model.spec
         blocks = [block for block in model.model.layers if isinstance(block, Block)]
-        host, scratch = Host(model.device), Scratch()
-        self.blocks = [QuickBlock(block, model.spec, at, host, scratch) for at, block in enumerate(blocks)]
+        self.host, scratch = Host(model.device), Scratch()
+        self.blocks = [QuickBlock(block, model.spec, at, self.host, scratch) for at, block in enumerate(blocks)]
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
         self._copies: ManyCopies | None = None
         self._pairs = [module for module in model.model.layers.modules() if isinstance(module, LoRALinear)]
@@ -112,7 +111,7 @@ class QuickTrunk:
     def step_down(self) -> tuple[str, str] | None:
         """Make the next quarter of the layers leaner; (what was, what is), or None at the end of the ladder."""
         before = describe(self.policies)
-        for fast, lean in itertools.pairwise(LADDER):
+        for fast, lean in LADDER:
             candidates = [block for block in self.blocks if block.policy == fast]
             if candidates:
                 chosen = set(candidates[: -(-len(self.blocks) // 4)])
