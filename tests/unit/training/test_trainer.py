@@ -12,6 +12,7 @@ from danlu.adapters.lora import LoRA
 from danlu.core.errors import DanluError, TrainingError
 from danlu.core.progress import Silent
 from danlu.data.tokens import Item, Tokens
+from danlu.model.build import load_model, save_model
 from danlu.training import checkpoint
 from danlu.training.methods import METHODS
 from danlu.training.methods.dpo import DPO
