@@ -8,7 +8,8 @@ nested scales' offset. Layers that were left out have an ordinary `X.weight`. FP
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,20 @@ from danlu.ops.nf4 import NF4, VALUES, Nested
 STATE = ".quant_state.bitsandbytes__nf4"
 FOREIGN_STATE = ".quant_state.bitsandbytes__fp4"
 PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", STATE, FOREIGN_STATE)
+MOST_STATE_BYTES = 4096
+"""Of the JSON; bitsandbytes writes two hundred."""
+BLOCKS, NESTED_BLOCKS = (64, 4096), (1, 4096)
+"""From the least to the largest, powers of two."""
+STORAGE = (torch.uint8, torch.int8, torch.float16, torch.bfloat16, torch.float32)
+"""What codes may be dressed as (`bnb_4bit_quant_storage`)."""
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def check_config(settings: Mapping[str, Any], where: str) -> None:
+def check_config(settings: Any, where: str) -> None:
     """ModelError unless a config.json's `quantization_config` tells of NF4 codes."""
+    if not isinstance(settings, dict):
+        given = json.dumps(settings)[:60]
+        raise ModelError("model.quantized", where=where, tensor="quantization_config", dtype=given)
     method = settings.get("quant_method", "?")
     if method != "bitsandbytes":
         raise ModelError("model.quantized", where=where, tensor="quantization_config", dtype=method)
@@ -36,32 +47,29 @@ def check_config(settings: Mapping[str, Any], where: str) -> None:
         raise ModelError("model.quantized_bnb", where=where, given=kind)
 
 
-def is_part(name: str) -> bool:
-    """A tensor that describes another one's codes."""
-    return name.endswith(PARTS)
-
-
 def read_packed(name: str, read: Callable[[str], Tensor | None], where: Path) -> NF4:
     """The NF4 weight called `name`. `read` gives a stored tensor, or None where there is none."""
 
-    def need(part: str) -> Tensor:
+    def need(part: str, dtypes: tuple[torch.dtype, ...]) -> Tensor:
         tensor = read(name + part)
         if tensor is None:
             raise ModelError("model.quantized_incomplete", where=str(where), tensor=name, missing=part)
-        return tensor
+        if tensor.dtype not in dtypes or not tensor.ndim:
+            why = f"{name}{part}: {str(tensor.dtype).removeprefix('torch.')} of shape {list(tensor.shape)}"
+            raise ModelError("model.corrupt", where=str(where), why=why)
+        return tensor.reshape(-1)
 
-    state = _state(need(STATE), where, name)
-    values = need(".quant_map").float()
+    state = _state(need(STATE, (torch.uint8,)), where, name)
+    values = need(".quant_map", FLOATS).float()
     if values.shape != (16,) or not torch.allclose(values, torch.tensor(VALUES), atol=1e-6, rtol=0):
         raise ModelError("model.quantized_bnb", where=str(where), given=f"{name}: quant_map")
-    codes = need("").view(torch.uint8).reshape(-1)
-    scales = need(".absmax").reshape(-1)
+    codes = need("", STORAGE).view(torch.uint8)
     if state.nested_block is not None:
         offset, block = torch.tensor(state.offset), state.nested_block
-        nested_scale, levels = need(".nested_absmax").float(), need(".nested_quant_map").float()
-        absmax: Tensor | Nested = Nested(scales, nested_scale, levels, offset, block)
+        nested_scale, levels = need(".nested_absmax", FLOATS).float(), need(".nested_quant_map", FLOATS).float()
+        absmax: Tensor | Nested = Nested(need(".absmax", (torch.uint8,)), nested_scale, levels, offset, block)
     else:
-        absmax = scales.float()
+        absmax = need(".absmax", FLOATS).float()
     weight = NF4(codes, absmax, state.shape, state.block)
     _check_sizes(weight, where, name)
     return weight
@@ -77,27 +85,51 @@ class _State:
 
 def _state(raw: Tensor, where: Path, name: str) -> _State:
     try:
+        if len(raw) > MOST_STATE_BYTES:
+            raise ValueError(f"{len(raw)} bytes")
         told = json.loads(bytes(raw.tolist()))
         if told["quant_type"] != "nf4":
-            raise ModelError("model.quantized_bnb", where=str(where), given=f"{name}: {told['quant_type']}")
-        num_rows, num_columns = (int(size) for size in told["shape"])
-        nested_block = int(told["nested_blocksize"]) if "nested_blocksize" in told else None
-        offset = float(told["nested_offset"]) if nested_block else 0.0
-        return _State((num_rows, num_columns), int(told["blocksize"]), nested_block, offset)
-    except (ValueError, KeyError, TypeError) as error:
+            raise ModelError("model.quantized_bnb", where=str(where), given=f"{name}: {told['quant_type']!r:.60}")
+        num_rows, num_columns = (_size("shape", size) for size in told["shape"])
+        block = _block("blocksize", told["blocksize"], BLOCKS)
+        if "nested_blocksize" not in told:
+            return _State((num_rows, num_columns), block, None, 0.0)
+        nested_block = _block("nested_blocksize", told["nested_blocksize"], NESTED_BLOCKS)
+        return _State((num_rows, num_columns), block, nested_block, _offset(told["nested_offset"]))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         if isinstance(error, ModelError):
             raise
-        raise ModelError("model.corrupt", where=str(where), why=f"{name}{STATE}: {error}") from error
+        raise ModelError("model.corrupt", where=str(where), why=f"{name}{STATE}: {str(error)[:200]}") from error
+
+
+def _size(key: str, told: object) -> int:
+    if type(told) is not int or told < 1:  # True is an int too
+        raise ValueError(f"{key} {told!r:.40}")
+    return told
+
+
+def _block(key: str, told: object, bounds: tuple[int, int]) -> int:
+    size = _size(key, told)
+    if not bounds[0] <= size <= bounds[1] or size & (size - 1):
+        raise ValueError(f"{key} {size}: not a power of two from {bounds[0]} to {bounds[1]}")
+    return size
+
+
+def _offset(told: object) -> float:
+    offset = float(told) if type(told) in (int, float) else math.nan  # type: ignore[arg-type]
+    if not abs(offset) <= torch.finfo(torch.float32).max:
+        raise ValueError(f"nested_offset {told!r:.40}")
+    return offset
 
 
 def _check_sizes(weight: NF4, where: Path, name: str) -> None:
     num = weight.shape[0] * weight.shape[1]
-    num_blocks = -(-num // max(weight.block, 1))
+    num_blocks = -(-num // weight.block)
     nested = weight.absmax
-    is_right = len(weight.codes) == -(-num // 2) and weight.block >= 32 and weight.block & (weight.block - 1) == 0
+    is_right = len(weight.codes) == -(-num // 2)
     if isinstance(nested, Nested):
-        is_right &= len(nested.codes) == num_blocks and len(nested.scale) == -(-num_blocks // max(nested.block, 1))
-        is_right &= len(nested.levels) == 256 and nested.codes.dtype == torch.uint8
+        is_right &= len(nested.codes) == num_blocks and len(nested.scale) == -(-num_blocks // nested.block)
+        is_right &= len(nested.levels) == 256
     else:
         is_right &= len(nested) == num_blocks
     if not is_right:

@@ -59,7 +59,7 @@ def load_model(
         from danlu.model.families.hf import load_foreign  # transformers is heavy; only other architectures need it
 
         return load_foreign(folder, config, dtype=dtype, device=device, init=init, seed=seed)
-    is_packed = "quantization_config" in config
+    is_packed = bool(config.get("quantization_config"))
     if family.text_config is not None:
         config = family.text_config(config)
     spec = family.spec(config)
@@ -90,7 +90,7 @@ def _draw(model: Decoder, seed: int, *, dtype: torch.dtype, device: torch.device
 
 def _refuse_foreign(config: dict[str, Any], quantize: Quantize, folder: Path) -> None:
     """Only our own decoder knows quantised layers."""
-    stored = config.get("quantization_config", {}).get("quant_method")
+    stored = (config.get("quantization_config") or {}).get("quant_method")
     if stored or quantize != "none":
         raise ModelError(
             "model.quantize_foreign", where=str(folder), given=stored or quantize, family=config["model_type"]

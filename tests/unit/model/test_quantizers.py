@@ -235,9 +235,9 @@ def test_a_missing_part_is_named(tmp_path: Path, part: str) -> None:
 
 @pytest.mark.parametrize(
     ("told", "said"),
-    [({"quant_type": "fp4"}, "fp4"), ({"shape": [1, 2, 3]}, "up_proj"), ({"blocksize": 0}, "sizes"),
-     ({"blocksize": 48}, "sizes"), ({"nested_offset": None}, "up_proj"), ({"shape": [128, 63]}, "sizes"),
-     ({"nested_blocksize": -1}, "sizes")],
+    [({"quant_type": "fp4"}, "fp4"), ({"shape": [1, 2, 3]}, "up_proj"), ({"blocksize": 0}, "blocksize"),
+     ({"blocksize": 48}, "blocksize"), ({"blocksize": 8192}, "blocksize"), ({"nested_offset": None}, "up_proj"),
+     ({"shape": [128, 63]}, "sizes"), ({"nested_blocksize": 0}, "nested_blocksize")],
 )  # fmt: skip
 def test_a_broken_description_is_refused(tmp_path: Path, told: dict[str, Any], said: str) -> None:
     folder = changed(tmp_path)
