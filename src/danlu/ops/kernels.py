@@ -14,13 +14,15 @@ from typing import Any, Protocol, overload
 import torch
 from torch import Tensor
 
+from danlu.ops.capability import capability_of
+
 try:
     import triton
     import triton.language as tl
 except ImportError:  # wheels for macOS, Windows and CPU come without
     triton = tl = None
 
-__all__ = ["HAS_TRITON", "IS_INTERPRETED", "fits", "jit", "power_of_2", "tl", "triton"]
+__all__ = ["HAS_TRITON", "IS_INTERPRETED", "fits", "has_kernels", "jit", "power_of_2", "tl", "triton"]
 
 HAS_TRITON: bool = triton is not None
 IS_INTERPRETED: bool = HAS_TRITON and bool(triton.knobs.runtime.interpret)
@@ -52,10 +54,19 @@ def jit(kernel: Callable[..., Any] | None = None, *, do_not_specialize: Sequence
 
 
 def fits(*tensors: Tensor | None) -> bool:
-    """Whether a kernel may take these: all on CUDA, none in fp64 (whose statistics would be cut to fp32)."""
+    """Whether a kernel may take these: all on a card that Triton compiles for, none in fp64 (whose statistics would be
+    cut to fp32)."""
     return HAS_TRITON and all(
-        (tensor.is_cuda or IS_INTERPRETED) and tensor.dtype != torch.float64 for tensor in tensors if tensor is not None
+        tensor.dtype != torch.float64 and (has_kernels(tensor.device) if tensor.is_cuda else IS_INTERPRETED)
+        for tensor in tensors
+        if tensor is not None
     )
+
+
+@functools.cache
+def has_kernels(device: torch.device) -> bool:
+    """Whether Triton's compiler supports this CUDA card."""
+    return capability_of(*torch.cuda.get_device_capability(device), torch.__version__).has_kernels
 
 
 def power_of_2(size: int) -> int:

@@ -5,6 +5,7 @@ what was added is cut off again, so that one compilation serves many batches.
 danlu's decoder as written out: feed-forward and norms. The trainer pads such batches to `micro_tokens`.
 The quick form of the decoder (`training.blocks`) is fused by hand: nothing of it is compiled.
 Attention in both is one kernel already; those that compile first (FlexAttention) may now compete for it.
+On a card that Triton does not support nothing is compiled; `ops.capability` has the remark about it.
 
 Shapes: N rows, L tokens of a row.
 """
@@ -22,13 +23,17 @@ from danlu.model.decoder import MLP, Decoder, RMSNorm
 from danlu.model.model import Model
 from danlu.ops.attention import may_compile
 from danlu.ops.attention.bounds import round_up_count
+from danlu.ops.kernels import has_kernels
 
 GRAIN = 64  # rows are so many tokens long, times a bucketed count
 MOST_SHAPES = 64  # compiled per layer before torch gives up; buckets stay below
 
 
 def compile_blocks(model: Model, backend: str | Callable[..., Any] = "inductor") -> int:
-    """Compile in place, lazily: the first forward pays. Returns how many modules it concerns."""
+    """Compile in place, lazily: the first forward pays. Returns how many modules it concerns: none on a card
+    too old for it, which a person is told beforehand (`device.no_kernels`)."""
+    if model.device.type == "cuda" and not has_kernels(model.device):
+        return 0
     if isinstance(model, Decoder):
         may_compile(True)
         modules: list[nn.Module] = [module for module in model.modules() if isinstance(module, MLP | RMSNorm)]

@@ -83,3 +83,15 @@ def test_answering_keeps_its_own_shapes(folder: Path) -> None:
     with torch.inference_mode():
         assert model.hidden(torch.arange(10), bounds.positions(), bounds, cache).shape[0] == 10
         assert model.step(torch.tensor([1, 2]), cache).shape[0] == 2
+
+
+def test_on_an_old_card_nothing_is_compiled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton, which would write the code, does not support it: training went down in the middle of its first step."""
+    model, card = load_model(folder, dtype="float32", device="cpu"), torch.device("cuda:0")
+    backend = Counting()
+    monkeypatch.setattr(type(model), "device", property(lambda self: card))
+    monkeypatch.setattr("danlu.training.compiled.has_kernels", lambda device: device != card)
+    assert compile_blocks(model, backend) == 0
+    monkeypatch.undo()
+    hidden_of(model, [5])
+    assert not backend.shapes
