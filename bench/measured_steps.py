@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def point_of(told: dict[str, Any], card: Card) -> Point:
         micro_tokens=int(tokens), batch_tokens=int(tokens), supervised_ratio=float(share),
         precision="16" if told["base"] == "none" else told["base"],
     )  # fmt: skip
-    mix = Mix.per_layer(policies_of(policies, shapes.num_layers))
+    runs = groupby(policies_of(policies, shapes.num_layers))
+    mix = Mix(tuple((name, len(list(run))) for name, run in runs))
     return Point(told, work, mix, predict_memory(work, mix), predict_time(work, mix, card))
 
 

@@ -194,10 +194,6 @@ class Bench:
 
         if self.quick is not None:
             self.quick.use([Policy.parse(name) for name in plan.policies])
-        if plan.work.keeps_dequantised:
-            from danlu.model.quantized import keep_dequantized
-
-            keep_dequantized(self.model)
 
     def _measure(self, case: Case) -> dict[str, Any]:
         import torch

@@ -45,6 +45,10 @@ def test_what_does_not_fit_is_said_with_a_way_out(recipe: Path) -> None:
     said = danlu("plan", recipe, "--card", "4060", "--lang", "en")
     assert said.code == 1
     assert "does not fit" in said.out and "model.quantize=nf4" in said.out and "L4" in said.out
+    assert "tokens/s ·" not in said.out and "fastest way" not in said.out and "kWh" not in said.out
+    full = danlu("plan", recipe, "--card", "4060", "adapter.kind=full", "--lang", "en")
+    assert full.code == 1 and "nf4" not in full.out.partition("Elsewhere")[0]
+    assert "adapter.masters=none" in full.out and "adapter.kind=lora" in full.out
     assert danlu("plan", recipe, "--card", "4060", "--memory", "40").code == 0
 
 

@@ -19,7 +19,7 @@ from danlu.data.dataset import Dataset
 from danlu.data.tokens import Item, Tokens
 from danlu.model.decoder import Decoder
 from danlu.model.families import own_family
-from danlu.model.quantized import keep_dequantized, make_room
+from danlu.model.quantized import make_room
 from danlu.model.weights import place
 from danlu.pipeline.device import choose_device
 from danlu.pipeline.plan_training import plan_training
@@ -138,8 +138,6 @@ def follow(plan: Plan, trainer: Trainer) -> dict[str, Any]:
     """Lay the plan on the trainer, and what it promised, to stand beside what is measured."""
     if trainer.quick is not None:
         trainer.quick.use([Policy.parse(name) for name in plan.policies])
-    if plan.work.keeps_dequantised:
-        keep_dequantized(trainer.model)
     policies = list(plan.policies)
     return {
         "policies": {name: policies.count(name) for name in dict.fromkeys(policies)},

@@ -12,7 +12,7 @@ from danlu.pipeline.plan import Planned, plan_recipe
 from danlu.planning.memory import PARTS
 from danlu.planning.plan import Plan
 from danlu.planning.what_if import WAYS, Cell, smallest_card
-from danlu.planning.why import reasons
+from danlu.planning.why import reasons, way_out
 from danlu.recipe import Recipe
 
 
@@ -55,13 +55,16 @@ def _stage(planned: Planned, name: str, plan: Plan, voice: Voice) -> None:
         "bold",
     )  # fmt: skip
     _why(plan, voice)
+    memory = say("planning.col_memory_cpu" if planned.card.kind == "cpu" else "planning.col_memory")
     total = plan.memory.total_bytes
     sizes = [(part, getattr(plan.memory, part)) for part in PARTS]
     voice.table(
-        [say("planning.col_memory"), say("planning.col_bytes"), say("planning.col_share")],
+        [memory, say("planning.col_bytes"), say("planning.col_share")],
         [(say(f"planning.{part}"), f"{size / 2**30:.2f}", f"{size / total:.0%}") for part, size in sizes if size]
         + [(say("planning.total"), f"{total / 2**30:.2f}", "")],
     )
+    if not plan.fits:
+        return  # what cannot run has no speed
     whole = plan.time.total_s
     voice.table(
         [say("planning.col_time"), say("planning.col_seconds"), say("planning.col_share")],
@@ -81,8 +84,7 @@ def _why(plan: Plan, voice: Voice) -> None:
     voice.say(first, "green" if plan.fits else "bold red")
     if not plan.fits:
         card = smallest_card(plan.work, may_choose_tokens=True)
-        fix = say("planning.short_fix", card=card.name) if card else say("planning.short_fix_none")
-        voice.say(f"  → {fix}", "yellow")
+        voice.say(f"  → {way_out(plan, card.name if card else None)}", "yellow")
     for reason in others:
         voice.say(reason)
 
@@ -130,6 +132,6 @@ def _cell(cell: Cell) -> str:
     if cell.plan is None or not cell.fits:
         return "–"
     layers, mix = cell.plan.work.shapes.num_layers, cell.plan.mix
-    mark = "●" if mix["all"] == layers else "○" if mix["input"] + mix["input-host"] == layers else "◐"
+    mark = "●" if mix["all"] == layers else "○" if mix.is_leanest else "◐"
     speed = cell.plan.tokens_per_s or 0
     return f"{mark} {speed / 1000:,.1f}k" if speed >= 1000 else f"{mark} {speed:,.0f}"

@@ -57,8 +57,8 @@ class Planned:
     price_per_h: float | None
 
     def cost(self, plan: Plan) -> float | None:
-        """In the price's currency."""
-        if plan.total_s is None or self.price_per_h is None:
+        """In the price's currency; None for what does not fit."""
+        if not plan.fits or plan.total_s is None or self.price_per_h is None:
             return None
         return plan.total_s / 3600 * self.price_per_h
 

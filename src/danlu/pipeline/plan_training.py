@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
+import torch
 
 from danlu.core.files import read_json, write_json
 from danlu.data.dataset import Dataset
@@ -22,6 +23,7 @@ from danlu.planning.shapes import Shapes
 from danlu.planning.work import leaves_micro_tokens, work_of
 from danlu.recipe import Recipe
 from danlu.run.run import Run
+from danlu.training.checkpoint import STATE, find_last
 
 HOST_SHARE = 0.5
 """Of the machine's memory that may be pinned."""
@@ -29,11 +31,12 @@ HOST_SHARE = 0.5
 
 def plan_training(
     recipe: Recipe, index: int, dataset: Dataset, config: Mapping[str, Any], *, device: str,
-    micro_tokens: int | None = None,
+    micro_tokens: int | None = None, has_quick_form: bool = True,
 ) -> Plan | None:  # fmt: skip
     """The plan of `recipe.plan_stages()[index]` on this device; None for a model that has no shapes to plan by.
-    `config` is the base's config.json; `micro_tokens` those that an interrupted training began with. Asked before the
-    weights are loaded or after, it finds the same room."""
+    `config` is the base's config.json; `micro_tokens` those that an interrupted training began with;
+    `has_quick_form` whether the blocks can follow policies, as far as it is known. Asked before the weights are loaded
+    or after, it finds the same room."""
     shapes = Shapes.read(dict(config))
     if shapes is None:
         return None
@@ -54,8 +57,9 @@ def plan_training(
     may_choose = micro_tokens is None and leaves_micro_tokens(recipe, index)
     fixed = max(longest, micro_tokens or work.micro_tokens)
     work = replace(
-        work, context=-(-longest // num_documents), micro_tokens=fixed, batch_tokens=max(work.batch_tokens, fixed)
-    )
+        work, context=-(-longest // num_documents), longest_tokens=longest, micro_tokens=fixed,
+        batch_tokens=max(work.batch_tokens, fixed), has_no_quick_form=not has_quick_form,
+    )  # fmt: skip
     return choose(work, card, limits, may_choose_tokens=may_choose)
 
 
@@ -66,9 +70,16 @@ def keep_plan(run: Run, name: str, plan: Plan) -> None:
 
 
 def kept_micro_tokens(run: Run, name: str) -> int | None:
-    """Tokens at once that a stage of this run began with; None where it has not begun."""
-    found = [stage["tokens_at_once"] for stage in _kept(run) if stage["name"] == name]
-    return found[0] if found else None
+    """Tokens at once that a stage of this run began with, whatever the device was; None where it has not begun. Its
+    checkpoint knows best; an unreadable one leaves what `plan.json` says."""
+    last = find_last(run.path("checkpoints", name))
+    if last is None:
+        return None
+    try:
+        return int(read_json(last / STATE)["identity"]["training.micro_tokens"])
+    except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError):
+        found = [stage["tokens_at_once"] for stage in _kept(run) if stage["name"] == name]
+        return found[0] if found else None
 
 
 def _kept(run: Run) -> list[dict[str, Any]]:
@@ -81,12 +92,10 @@ def _kept(run: Run) -> list[dict[str, Any]]:
 
 def _device(device: str) -> tuple[Card, Limits]:
     """The device as a card, and what is free there: what this process holds already counts as free."""
-    if device != "cuda":
+    if torch.device(device).type != "cuda":
         card = this_cpu()
         return card, Limits.of(card)
-    import torch  # only a device that is there is asked
-
-    facts = torch.cuda.get_device_properties(0)
+    facts = torch.cuda.get_device_properties(device)
     card = seen_card(facts.name, facts.total_memory, (facts.major, facts.minor))
-    free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return card, Limits.of(card, free_bytes=free, host_bytes=int(host_memory_bytes() * HOST_SHARE))

@@ -27,6 +27,7 @@ from danlu.recipe.adapter import FullSection, LoRASection
 from danlu.recipe.method import DPOSection, MethodSection, PretrainSection, SFTSection, StageSection
 from danlu.recipe.training import TrainingSection
 from danlu.run.run import Run
+from danlu.training.blocks.trunk import why_not
 from danlu.training.checkpoint import STATE, find_best, find_last, load_trained
 from danlu.training.methods.dpo import DPO
 from danlu.training.methods.method import Method
@@ -110,7 +111,7 @@ class _Desk:
         attached = self.attached or self._attach(start)
         folder = self.run.path("checkpoints", name)
         method = build_method(stage.method)
-        section, policies = self._plan(name, stage, dataset)
+        section, policies = self._plan(name, stage, dataset, attached)
         trainer = Trainer(
             self.model, attached, method, dataset,
             section=section, folder=folder, progress=self.told, policies=policies,
@@ -133,23 +134,25 @@ class _Desk:
             "num_params": num_params(self.model),
         }
 
-    def _plan(self, name: str, stage: StageSection, dataset: Dataset) -> tuple[TrainingSection, tuple[str, ...]]:
-        """(the stage's numbers with tokens at once filled in, what each layer keeps), as this GPU's memory allows.
-        A stage that was interrupted goes on with the tokens it began with: they decide which items share a piece."""
+    def _plan(
+        self, name: str, stage: StageSection, dataset: Dataset, attached: Attached
+    ) -> tuple[TrainingSection, tuple[str, ...]]:
+        """(the stage's numbers with tokens at once filled in, what each layer keeps), as the device's memory allows.
+        A stage that was interrupted goes on with the tokens it began with, whatever the device: they decide which items
+        share a piece."""
         section = stage.training
-        if self.device != "cuda":
-            return section, ()
         index = self.run.recipe.plan_stages().index(stage)
         before = kept_micro_tokens(self.run, name)
         planned = plan_training(
-            self.run.recipe, index, dataset, self.model.config, device=self.device, micro_tokens=before
-        )
+            self.run.recipe, index, dataset, self.model.config, device=self.device, micro_tokens=before,
+            has_quick_form=why_not(self.model, attached) is None,
+        )  # fmt: skip
         if planned is None:
-            return section, ()
+            return section.model_copy(update={"micro_tokens": before or section.micro_tokens}), ()
         keep_plan(self.run, name, planned)
         for sentence in reasons(planned):
             self.told.note(sentence)
-        return section.model_copy(update={"micro_tokens": planned.work.micro_tokens}), planned.policies
+        return section.model_copy(update={"micro_tokens": before or planned.work.micro_tokens}), planned.policies
 
     def _attach(self, start: Path | None) -> Attached:
         section = self.run.recipe.adapter

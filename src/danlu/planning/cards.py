@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any, Literal
 
 GB, GIB = 1e9, 2**30
@@ -53,11 +52,6 @@ class Card:
     def has_bf16(self) -> bool:
         """bf16 came with Ampere; V100 and T4 compute in fp16, with a scaled loss."""
         return self.capability >= (8, 0) or self.kind == "cpu"
-
-    @property
-    def has_flash(self) -> bool:
-        """Flash attention kernels want Ampere or newer."""
-        return self.capability >= (8, 0)
 
     @property
     def has_fp8(self) -> bool:
@@ -164,11 +158,6 @@ def find_card(name: str) -> Card | None:
         return CARDS[exact[max(inside, key=len)]]
     around = sorted({exact[known] for known in exact if wanted and wanted <= known})
     return CARDS[around[0]] if len(around) == 1 else None
-
-
-def near_cards(name: str) -> list[str]:
-    close = get_close_matches(name.lower(), [card.lower() for card in CARDS], n=4, cutoff=0.3)
-    return [card for card in CARDS if card.lower() in close]
 
 
 def seen_card(name: str, memory_bytes: int, capability: tuple[int, int]) -> Card:

@@ -124,8 +124,6 @@ def weight_bytes(work: Work) -> int:
         pairs = layers * 2 * sum(p.pad * (p.rows + p.columns) for p in products)  # low-rank pairs in 16 bit
         return around + 2 * size + 4 * rows + pairs  # codes by rows and by columns
     codes = int(size * rates.NF4_BYTES) if work.precision == "nf4" else size + 4 * rows
-    if work.keeps_dequantised:
-        return around + codes + layers * 2 * sum(p.padded_size for p in products)
     return around + codes + 2 * sum(p.padded_size for p in products)  # one product of each kind at a time
 
 

@@ -2,8 +2,8 @@
 
 `choose` walks from "every layer keeps everything" down a short list of moves, cheapest seconds per byte first, until
 the peak is within the budget: layers are alike and costs add up, so the best mix takes each move as far as needed and
-no further. Where the recipe leaves the tokens computed at once open, it takes those that make the fastest step.
-`Plan.leaner` is the next plan down, for a device that ran out of memory all the same.
+no further. Where the recipe leaves the tokens computed at once open, a GPU takes those that make the fastest step; a
+CPU, which has memory to spare, takes the whole step, and fewer only where that cannot fit.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ from typing import Any
 
 from danlu.planning import rates
 from danlu.planning.cards import Card
-from danlu.planning.memory import Memory, kept_bytes, moved_bytes, predict_memory
+from danlu.planning.memory import Memory, moved_bytes, predict_memory
 from danlu.planning.policy import Mix, Policy
 from danlu.planning.shapes import Shapes
-from danlu.planning.time import StepTime, flops_per_step, predict_time, recompute_seconds
+from danlu.planning.time import StepTime, flops_per_step, predict_time
 from danlu.planning.work import Work, leaves_micro_tokens, work_of
 from danlu.recipe.recipe import Recipe
 
-LEANER_RATIO = 0.92
-"""A step down asks for so much of the present peak."""
 ROUND_TOKENS = 64
 """Parts of a step are whole multiples of this: kernels like it."""
 
@@ -109,31 +107,17 @@ class Plan:
             return None
         return flops_per_step(self.work) / self.time.total_s / self.card.datasheet_flops_16
 
-    def leaner(self) -> Plan | None:
-        """The next plan down, with a lower peak and the same result: layers keep less, then fewer tokens are computed
-        at once. None where nothing is left to give up."""
-        if self.card is None or self.limits is None:
-            return None
-        wanted = int(self.total_bytes * LEANER_RATIO)
-        found = _best(self.work, self.card, wanted, self.limits)
-        if found.total_bytes < self.total_bytes:
-            return replace(found, has_chosen_tokens=self.has_chosen_tokens)
-        fewer = max(self.work.min_micro_tokens, self.work.micro_tokens // 2)
-        if fewer >= self.work.micro_tokens:
-            return None
-        smaller = replace(self.work, micro_tokens=fewer)
-        found = _best(smaller, self.card, wanted, self.limits)
-        return replace(found, has_chosen_tokens=True) if found.total_bytes < self.total_bytes else None
-
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain values, as `plan.json` and `--json` tell it."""
+        """All of it as plain values, as `plan.json` and `--json` tell it. What does not fit has no speed."""
         work = self.work
+        speed, mfu, total, energy = (
+            (self.tokens_per_s, self.mfu_ratio, self.total_s, self.energy_kwh) if self.fits else (None,) * 4
+        )
         return {
             "num_params": self.num_params,
             "num_trainable": self.num_trainable,
             "trainable_ratio": self.trainable_ratio,
             "precision": work.precision,
-            "keeps_dequantised": work.keeps_dequantised,
             "context": work.context,
             "tokens_at_once": work.micro_tokens,
             "has_chosen_tokens": self.has_chosen_tokens,
@@ -146,11 +130,11 @@ class Plan:
             "full_bytes": self.full_bytes,
             "memory": self.memory.to_json(),
             "time": self.time.to_json() if self.time else None,
-            "tokens_per_s": round(self.tokens_per_s, 1) if self.tokens_per_s else None,
-            "mfu_ratio": round(self.mfu_ratio, 4) if self.mfu_ratio else None,
+            "tokens_per_s": round(speed, 1) if speed else None,
+            "mfu_ratio": round(mfu, 4) if mfu else None,
             "num_steps": work.num_steps,
-            "total_s": round(self.total_s, 1) if self.total_s is not None else None,
-            "energy_kwh": round(self.energy_kwh, 3) if self.energy_kwh is not None else None,
+            "total_s": round(total, 1) if total is not None else None,
+            "energy_kwh": round(energy, 3) if energy is not None else None,
         }
 
 
@@ -183,17 +167,19 @@ def plan_stage(
 
 def choose(work: Work, card: Card, limits: Limits | None = None, *, may_choose_tokens: bool = False) -> Plan:
     """The fastest plan within the limits (the card's own where none are given); where there is none, the leanest one,
-    which says that it does not fit."""
+    which says that it does not fit. On a CPU the whole step is computed at once while that fits in any way: fewer
+    tokens make other batches there, and no faster ones."""
     limits = limits or Limits.of(card)
     work = replace(work, pad=rates.CPU_PAD) if card.kind == "cpu" else work
     plans = []
     for size in _token_counts(work) if may_choose_tokens else [work.micro_tokens]:
-        plans.append(_best(replace(work, micro_tokens=size), card, limits.budget_bytes, limits))
-        if plans[-1].fits and plans[-1].mix["all"] == work.shapes.num_layers:
+        plans.append(_best_mix(replace(work, micro_tokens=size), card, limits))
+        if plans[-1].fits and (card.kind == "cpu" or plans[-1].mix["all"] == work.shapes.num_layers):
             break  # nothing is given up: fewer tokens at once gain nothing
     fitting = [found for found in plans if found.fits]
     best = min(fitting, key=_seconds_per_token) if fitting else min(plans, key=lambda found: found.total_bytes)
-    return replace(best, has_chosen_tokens=may_choose_tokens)
+    is_given = card.kind == "cpu" and best is plans[0] and best.fits
+    return replace(best, has_chosen_tokens=may_choose_tokens and not is_given)
 
 
 def _seconds_per_token(found: Plan) -> float:
@@ -214,22 +200,8 @@ def _token_counts(work: Work) -> Iterator[int]:
         yield max(least, size // ROUND_TOKENS * ROUND_TOKENS) if pieces > 1 else size
 
 
-def _best(work: Work, card: Card, wanted_bytes: int, limits: Limits) -> Plan:
-    """The fastest way of lying and mix whose peak is at most `wanted_bytes`; the leanest where none is."""
-    found = [_best_mix(laid, card, wanted_bytes, limits) for laid in _layouts(work)]
-    fitting = [one for one in found if one.total_bytes <= wanted_bytes]
-    return min(fitting, key=_seconds_per_token) if fitting else min(found, key=lambda one: one.total_bytes)
-
-
-def _layouts(work: Work) -> list[Work]:
-    """How a quantised base may lie: as codes beside a 16-bit copy, which is fastest, or as codes alone."""
-    if rates.KEEPS_DEQUANTISED and work.precision in ("nf4", "int8"):
-        return [replace(work, keeps_dequantised=keeps) for keeps in (True, False)]
-    return [work]
-
-
-def _best_mix(work: Work, card: Card, wanted_bytes: int, limits: Limits) -> Plan:
-    """The fastest mix whose peak is at most `wanted_bytes`; the leanest where none is."""
+def _best_mix(work: Work, card: Card, limits: Limits) -> Plan:
+    """The fastest mix whose peak is within the budget; the leanest where none is."""
     full = predict_memory(work, Mix.of("all", work.shapes.num_layers), kind=card.kind).total_bytes
 
     def planned(mix: Mix) -> Plan:
@@ -237,9 +209,9 @@ def _best_mix(work: Work, card: Card, wanted_bytes: int, limits: Limits) -> Plan
         return Plan(work, card, mix, memory, predict_time(work, mix, card), limits, full_bytes=full)
 
     strategies = [()] if work.is_written_out else STRATEGIES
-    ways = [_descend(work, card, wanted_bytes, moves, limits.host_bytes) for moves in strategies]
+    ways = [_descend(work, card, limits, moves) for moves in strategies]
     plans = [planned(mix) for mix in dict.fromkeys(ways)]
-    fitting = [found for found in plans if found.total_bytes <= wanted_bytes]
+    fitting = [found for found in plans if found.fits]
     return min(fitting, key=_seconds_per_token) if fitting else min(plans, key=lambda found: found.total_bytes)
 
 
@@ -256,8 +228,9 @@ STRATEGIES: tuple[tuple[Move, ...], ...] = (
 runs, then recompute gate|up, which frees as much as on the device; lend everything, for slow cards."""
 
 
-def _descend(work: Work, card: Card, wanted_bytes: int, moves: Iterable[Move], host_bytes: int) -> Mix:
-    """Take each move as far as needed until the peak is at most `wanted_bytes`, and as far as the host has room."""
+def _descend(work: Work, card: Card, limits: Limits, moves: Iterable[Move]) -> Mix:
+    """Take each move as far as needed until the peak is within the budget, and as far as the host has room."""
+    wanted_bytes = limits.budget_bytes
 
     def peak(mix: Mix) -> int:
         return predict_memory(work, mix, kind=card.kind).total_bytes
@@ -269,7 +242,7 @@ def _descend(work: Work, card: Card, wanted_bytes: int, moves: Iterable[Move], h
         most = mix[start]
         lent = work.micro_tokens * (moved_bytes(work, end) - moved_bytes(work, start))
         if lent > 0:
-            host_left = host_bytes - predict_memory(work, mix, kind=card.kind).host_bytes
+            host_left = limits.host_bytes - predict_memory(work, mix, kind=card.kind).host_bytes
             most = min(most, host_left // lent)
         num_layers = _least(most, lambda n, m=mix, a=start, b=end: peak(m.move(a, b, n)) <= wanted_bytes)  # type: ignore[misc]
         moved = mix.move(start, end, num_layers)
@@ -288,11 +261,3 @@ def _least(most: int, is_enough: Callable[[int], bool]) -> int:
         else:
             low = middle + 1
     return high
-
-
-def seconds_per_gib(work: Work, card: Card) -> dict[str, float]:
-    """What a GiB costs, by way to free it: the planner's price list, for those who ask why."""
-    tokens, everything = work.micro_tokens, kept_bytes(work, "all")
-    light = recompute_seconds(work, "light", card) / (tokens * (everything - kept_bytes(work, "light")))
-    whole = recompute_seconds(work, "input", card) / (tokens * (everything - kept_bytes(work, "input")))
-    return {"light": light * 2**30, "input": whole * 2**30, "host": 2 * 2**30 / card.host_bandwidth}

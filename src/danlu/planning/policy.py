@@ -7,9 +7,7 @@ which one product brings back. `input` keeps the block's input alone. `-host` co
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Literal
 
 Kept = Literal["all", "light", "input"]
@@ -17,6 +15,8 @@ Policy = Literal["all", "light", "input", "all-split", "all-host", "light-host",
 ORDER: tuple[Policy, ...] = ("input-host", "light-host", "all-host", "input", "light", "all-split", "all")
 """First layers first. The backward pass starts at the last layer: what is kept there lies longest beside the loss, but
 is gone when an earlier, leaner layer needs room to recompute; and a copy from the host has all the time until then."""
+LEANEST: frozenset[Policy] = frozenset({"input-host", "light-host", "input"})
+"""Nothing is left to give up on the device that would be worth its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,6 @@ class Mix:
         """So many layers of each, in the order of `ORDER`."""
         return cls(tuple((name, counts[name]) for name in ORDER if counts.get(name)))
 
-    @classmethod
-    def per_layer(cls, policies: Iterable[Policy]) -> Mix:
-        """One policy per layer, in any order."""
-        return cls(tuple((name, len(list(run))) for name, run in groupby(policies)))
-
     def __getitem__(self, policy: Policy) -> int:
         return sum(count for name, count in self.groups if name == policy)
 
@@ -52,6 +47,10 @@ class Mix:
         assert 0 <= num_layers <= self[start], f"{num_layers} of {self[start]} layers"
         change = {start: -num_layers, end: num_layers}
         return Mix.counted({name: self[name] + change.get(name, 0) for name in ORDER})
+
+    @property
+    def is_leanest(self) -> bool:
+        return all(name in LEANEST for name, _ in self.groups)
 
     def to_json(self) -> dict[str, int]:
         return {name: self[name] for name in reversed(ORDER) if self[name]}

@@ -37,8 +37,6 @@ MOMENT_8BIT_BYTES = 1 + 4 / 256
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """NF4 with double quantisation (Dettmers et al. 2023): 4-bit codes, an 8-bit scale for 64 values, fp32 for 256 of
 those."""
-KEEPS_DEQUANTISED = False
-"""NF4 and int8: the blocks write a weight out in 16 bit at each use; True where they would keep it if there is room."""
 HOST_MEMORY_RATIO = 1.0
 """Pinned memory a plan may ask of a host that nobody looked at, in card memories; of a known host, half of its RAM."""
 HOST_BUFFERS = 2

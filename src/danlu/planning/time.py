@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from danlu.planning import rates
 from danlu.planning.cards import Card
 from danlu.planning.memory import is_recorded, moved_bytes
-from danlu.planning.policy import Kept, Mix, Policy, is_host, kept
+from danlu.planning.policy import Kept, Mix, is_host, kept
 from danlu.planning.work import Work
 
 
@@ -75,11 +75,6 @@ def _steady(work: Work, card: Card) -> dict[str, float]:
         "head_s": head,
         "reference_s": reference,
     }
-
-
-def recompute_seconds(work: Work, policy: Policy, card: Card) -> float:
-    """What one layer of this policy costs beyond `all`, for one micro-batch."""
-    return _recompute(work, kept(policy), card)
 
 
 def flops_per_step(work: Work) -> float:
@@ -215,7 +210,7 @@ def _quantise(work: Work, card: Card) -> float:
     if work.precision == "fp8":
         values = sum(product.columns + product.rows for product in work.products.values()) / 2
         moved = work.micro_tokens * work.width * values * rates.QUANTISE_PASSES
-    elif work.precision in ("nf4", "int8") and not work.keeps_dequantised:
+    elif work.precision in ("nf4", "int8"):
         per_weight = rates.DEQUANT_BYTES if work.precision == "nf4" else 3.0
         return sum(p.size for p in work.products.values()) * per_weight / (card.bandwidth * rates.DEQUANT_RATIO)
     else:

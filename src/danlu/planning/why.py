@@ -14,14 +14,12 @@ def reasons(plan: Plan) -> list[str]:
     if plan.card is None or plan.limits is None or plan.time is None:
         return []
     told = [_policies(plan), *_prices(plan)]
-    if plan.has_chosen_tokens:
+    if plan.has_chosen_tokens and plan.fits:
         key = "planning.why_whole_step" if plan.work.num_pieces == 1 else "planning.why_tokens"
         told.append(say(key, tokens=f"{plan.work.micro_tokens:,}", pieces=plan.work.num_pieces))
-    if plan.work.keeps_dequantised:
-        told.append(say("planning.why_dequantised"))
     if not plan.card.has_bf16:
         told.append(say("planning.why_fp16", card=plan.card.name))
-    if plan.time.waiting_s > WAITING_RATIO * plan.time.total_s:
+    if plan.fits and plan.time.waiting_s > WAITING_RATIO * plan.time.total_s:
         told.append(say("planning.why_waiting", share=f"{plan.time.waiting_s / plan.time.total_s:.0%}"))
     if not plan.card.is_measured:
         told.append(say("planning.why_estimated", card=plan.card.name))
@@ -68,9 +66,25 @@ def summary(name: str, plan: Plan, smallest: str | None) -> str:
 
 def policy_text(plan: Plan) -> str:
     """`20 × everything kept on the card; 8 × gate and up kept on the card, the rest in the machine's memory`."""
-    separator = say("planning.separator")
+    separator, place = say("planning.separator"), "_cpu" if plan.card and plan.card.kind == "cpu" else ""
     groups = reversed(plan.mix.groups)
-    return separator.join(f"{count} × {say('planning.policy_' + name.replace('-', '_'))}" for name, count in groups)
+    return separator.join(
+        f"{count} × {say('planning.policy_' + name.replace('-', '_') + place)}" for name, count in groups
+    )
+
+
+def way_out(plan: Plan, smallest: str | None) -> str:
+    """What helps where a plan does not fit: knobs that this recipe may still turn, or the smallest card that holds
+    it."""
+    work, knob = plan.work, ""
+    if work.is_full:
+        is_lean = work.has_8bit_states and not work.has_masters
+        knob = say("planning.leaner_lora" if is_lean else "planning.leaner_full")
+    elif work.precision != "nf4" and not work.shapes.is_foreign:
+        knob = say("planning.leaner_nf4")
+    if smallest is None:
+        return say("planning.short_fix_none", leaner=knob)
+    return say("planning.short_fix", leaner=knob, card=smallest)
 
 
 def gib(num_bytes: float) -> str:

@@ -60,8 +60,6 @@ class Work:
     has_8bit_states: bool = False
     updates_in_backward: bool = False
     """Full fine-tuning: a layer is updated as soon as its gradient is there; only one layer's gradients live."""
-    keeps_dequantised: bool = False
-    """NF4 and int8: a 16-bit copy of every weight lies beside the codes; the same numbers, no work per use."""
     method: str = "sft"
     document_tokens: int = 0
     supervised_ratio: float = 1.0
@@ -70,11 +68,16 @@ class Work:
     """Of the adapter's inputs."""
     pad: int = rates.PAD
     """Low-rank columns beside a product are a multiple of this."""
+    longest_tokens: int = 0
+    """Of the items of a dataset that is there; 0 where none has been seen."""
+    has_no_quick_form: bool = False
+    """For a reason that shapes do not tell, such as layers in several number formats."""
 
     @property
     def is_written_out(self) -> bool:
         """No hand-written backward: every layer keeps what torch keeps, and there is nothing to choose."""
-        return self.is_full or self.has_dropout or self.shapes.norms != 2 or self.shapes.is_foreign
+        is_plain = self.is_full or self.has_dropout or self.has_no_quick_form
+        return is_plain or self.shapes.norms != 2 or self.shapes.is_foreign
 
     @property
     def width(self) -> int:
@@ -102,7 +105,7 @@ class Work:
     @property
     def min_micro_tokens(self) -> int:
         """The longest item is computed in one piece; a preference pair is one item."""
-        return self.context * (2 if self.method == "dpo" else 1)
+        return self.longest_tokens or self.context * (2 if self.method == "dpo" else 1)
 
     @property
     def supervised_tokens(self) -> int:

@@ -6,15 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from danlu.core.files import read_json
+from danlu.core.files import read_json, write_json
+from danlu.core.progress import Silent
 from danlu.data.dataset import Dataset
 from danlu.data.tokens import Tokens
 from danlu.model.hub import embedded_folder
 from danlu.pipeline.plan_training import keep_plan, kept_micro_tokens, plan_training
+from danlu.pipeline.train import _Desk, build_adapter
 from danlu.planning.plan import Plan
 from danlu.recipe import Recipe
 from danlu.run.run import Run
+from danlu.training.methods.sft import SFT
+from danlu.training.trainer import Trainer
 
 CONFIG = read_json(embedded_folder() / "config.json")
 
@@ -41,7 +46,8 @@ def test_what_the_dataset_knows_is_not_guessed(tmp_path: Path) -> None:
     found = planned(dataset(tmp_path / "d", 100, 100, 200), {})
     assert found.work.supervised_ratio == pytest.approx(0.25)
     assert found.work.document == (100 * 100 * 2 + 200 * 200) // 400, "of the document that a token stands in"
-    assert found.work.context == 200 and found.work.num_steps == 1 and found.has_chosen_tokens
+    assert found.work.context == 200 and found.work.num_steps == 1
+    assert found.work.micro_tokens == 4096 and not found.has_chosen_tokens, "a CPU computes the recipe's whole step"
 
 
 def test_a_pair_is_two_documents_in_one_piece(tmp_path: Path) -> None:
@@ -58,6 +64,8 @@ def test_tokens_that_the_recipe_names_are_kept_unless_an_item_is_longer(tmp_path
 def test_an_interrupted_stage_goes_on_with_the_tokens_it_began_with(tmp_path: Path) -> None:
     run = Run.create(Recipe.from_tree({}), tmp_path)
     data = dataset(tmp_path / "d", 100, 200)
+    for name in ("1-sft", "2-dpo"):
+        run.path("checkpoints", name, "step-00000001").mkdir(parents=True)
     assert kept_micro_tokens(run, "1-sft") is None
     keep_plan(run, "1-sft", planned(data, {}, micro_tokens=1000))
     keep_plan(run, "2-dpo", planned(data, {}))
@@ -66,6 +74,51 @@ def test_an_interrupted_stage_goes_on_with_the_tokens_it_began_with(tmp_path: Pa
     assert [stage["name"] for stage in read_json(run.path("plan.json"))["stages"]] == ["1-sft", "2-dpo"]
     again = planned(data, {}, micro_tokens=1000)
     assert again.work.micro_tokens == 1000 and not again.has_chosen_tokens
+
+
+def test_a_checkpoint_tells_what_it_began_with_where_no_plan_was_kept(tmp_path: Path) -> None:
+    """Runs from before plan.json, and those whose plan.json tells of another beginning."""
+    run = Run.create(Recipe.from_tree({}), tmp_path)
+    keep_plan(run, "1-sft", planned(dataset(tmp_path / "d", 100), {}, micro_tokens=700))
+    assert kept_micro_tokens(run, "1-sft") is None, "nothing was trained yet: it may begin as it likes"
+    state = run.path("checkpoints", "1-sft", "step-00000002", "state.json")
+    state.parent.mkdir(parents=True)
+    write_json(state, {"identity": {"training.micro_tokens": 900}})
+    assert kept_micro_tokens(run, "1-sft") == 900
+
+
+def test_a_stage_that_a_gpu_began_goes_on_on_a_cpu(tmp_path: Path) -> None:
+    """The planner chose 256 tokens for some card; here it would take the whole step, and refuse the checkpoint."""
+    tree = {
+        "model": {"base": "ember"}, "adapter": {"kind": "lora", "rank": 2},
+        "training": {"context": 256, "batch_tokens": 512, "max_steps": 2, "save_every": 1, "lr": 1e-4},
+        "data": {"split": {"test": 0.0, "validation": 0.0}},
+    }  # fmt: skip
+    run = Run.create(Recipe.from_tree(tree), tmp_path)
+    data = dataset(tmp_path / "d", 100, 120, 90, 110)
+    (stage,) = run.recipe.plan_stages()
+    desk = _Desk(run, "cpu", Silent())
+    attached = build_adapter(run.recipe.adapter, 1).attach(desk.model)
+    section, policies = desk._plan("1-sft", stage, data, attached)
+    assert section.micro_tokens == 512 and policies == ("all",) * desk.model.spec.num_layers
+    began = section.model_copy(update={"micro_tokens": 256})
+    folder = run.path("checkpoints", "1-sft")
+    trainer = Trainer(desk.model, attached, SFT(), data, section=began, folder=folder)
+    next(iter(trainer.steps()))
+    desk = _Desk(run, "cpu", Silent())
+    attached = build_adapter(run.recipe.adapter, 1).attach(desk.model)
+    section, _ = desk._plan("1-sft", stage, data, attached)
+    assert section.micro_tokens == 256
+    assert Trainer(desk.model, attached, SFT(), data, section=section, folder=folder).number == 1
+
+
+def test_any_way_to_name_a_device_is_understood(tmp_path: Path) -> None:
+    recipe, data = Recipe.from_tree({}), dataset(tmp_path / "d", 9)
+    found = plan_training(recipe, 0, data, CONFIG, device="cpu:0")
+    assert found is not None and found.card is not None and found.card.kind == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.raises((AssertionError, RuntimeError)):
+            plan_training(recipe, 0, data, CONFIG, device="cuda:1")
 
 
 def test_a_model_without_shapes_has_no_plan(tmp_path: Path) -> None:
