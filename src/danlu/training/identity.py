@@ -23,6 +23,8 @@ from danlu.training.methods.method import Method
 
 UNMOVED = {"save_every"}
 """Knobs of chapter `training` that change no number."""
+KNOB_DEFAULTS: dict[str, Any] = {f"training.{key}": knob.default for key, knob in TrainingSection.model_fields.items()}
+"""What a checkpoint from before a knob was trained with."""
 
 
 def identify(
@@ -47,8 +49,12 @@ def identity_digest(identity: Mapping[str, Any]) -> str:
 
 
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The keys in which two identities differ."""
-    return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+    """The keys in which two identities differ. A knob that one of them does not know yet had its default there."""
+
+    def value(identity: Mapping[str, Any], key: str) -> Any:
+        return identity.get(key, KNOB_DEFAULTS.get(key))
+
+    return sorted(key for key in one.keys() | other.keys() if value(one, key) != value(other, key))
 
 
 def weights_digest(model: Model, num_samples: int = 64) -> str:
