@@ -6,6 +6,7 @@ Layout (format 1, documented in docs/reference.md):
   ledger.json      every input row's fate         rejects.jsonl   the refused rows
   acts/*.json      what finished, keyed by the digest of its inputs
   dataset/         packed tokens                checkpoints/    one folder per stage
+  plan.json        per stage: memory, time, tokens at once, what each layer keeps
   events.jsonl     what happened when           report.json, report.html, answers/
   artifacts/       what may be shipped
 """
