@@ -25,10 +25,8 @@ from torch import Tensor
 from danlu.ops.attention import describe, may_compile
 from danlu.ops.attention.bounds import Bounds
 from danlu.ops.attention.choice import KERNELS, choose
-from danlu.ops.attention.cudnn_packed import CudnnPacked, has_front_end
 from danlu.ops.attention.kernel import AnyKernel, Ask, Heads, Kernel, is_plain
 from danlu.ops.attention.measure import HEAD_START_CYCLES, Inputs, both_ways, error_of, truth_of
-from danlu.ops.attention.tiled import Cut, Tiled, Tiles
 
 TOKENS = 16_384
 HEADS = {"28/4x128": (28, 4, 128), "32/8x128": (32, 8, 128), "14/2x64": (14, 2, 64)}
@@ -84,8 +82,6 @@ def measure(kernel: AnyKernel, inputs: Inputs, asks: list[Ask]) -> dict[str, obj
     facts["both_ms"] = gpu_ms(lambda: both_ways(kernel, inputs, grad, asks[0]))
     if not is_plain(kernel):
         facts |= apart(kernel, inputs, grad, asks[0])
-    if isinstance(kernel, Tiled):
-        facts["kernels_ms"] = kernel_times(lambda: both_ways(kernel, inputs, grad, asks[0]))
     if asks[1:]:
         walls = [wall_ms(lambda ask=ask: both_ways(kernel, inputs, grad, ask)) for ask in asks[1:]]
         facts["new_batch_wall_ms"] = walls
@@ -107,14 +103,6 @@ def apart(kernel: Kernel, inputs: Inputs, grad: Tensor, ask: Ask) -> dict[str, f
     }
 
 
-def kernel_times(call: Callable[[], object]) -> dict[str, float]:
-    """Each kernel's milliseconds in one call."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        call()
-        torch.cuda.synchronize()
-    return {event.key[:40]: event.device_time_total / 1e3 for event in profile.key_averages()}
-
-
 def cases() -> Iterator[tuple[str, str, Inputs, list[Ask]]]:
     for heads_name, heads in HEADS.items():
         inputs, scale = fused(heads, torch.bfloat16), heads[2] ** -0.5
@@ -133,8 +121,6 @@ def flops(heads: str, bounds: Bounds) -> float:
 
 GROUPS = {
     "sure": ["cuDNN", "varlen FA2", "varlen memory-efficient"],
-    "packed": ["cuDNN packed"],
-    "tiled": [],
     "successors": ["varlen FA3", "varlen FA4"],
     "compiled": ["FlexAttention"],
 }
@@ -155,10 +141,10 @@ def main() -> None:
     else:
         tell({
             "gpu": torch.cuda.get_device_name(), "capability": torch.cuda.get_device_capability(),
-            "torch": torch.__version__, "cudnn": torch.backends.cudnn.version(), "has_front_end": has_front_end(),
+            "torch": torch.__version__, "cudnn": torch.backends.cudnn.version(),
         })  # fmt: skip
         lines = []
-        for name in given.groups or ["sure", "packed", "tiled", "choice"]:
+        for name in given.groups or ["sure", "choice"]:
             command = [sys.executable, __file__, "--group", name, "--seconds", str(given.seconds)]
             begun = time.perf_counter()
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -171,17 +157,11 @@ def main() -> None:
                 given.out.write_text("\n".join(lines) + "\n")
 
 
-CUTS = {
-    "b": Cut(Tiles(128, 64, 8, 3), Tiles(128, 64, 8, 2), Tiles(128, 32, 8, 2)),
-    "e": Cut(Tiles(64, 32, 4, 3), Tiles(64, 32, 4, 3), Tiles(64, 64, 4, 2)),
-}
-
-
 def group(names: list[str], seconds: float) -> None:
     begun = time.perf_counter()
     may_compile(True)
     for heads, shape, inputs, asks in cases():
-        for kernel in candidates(heads, names):
+        for kernel in (kernel for kernel in KERNELS if kernel.name in names):
             line: dict[str, object] = {"heads": heads, "shape": shape, "kernel": kernel.name}
             if time.perf_counter() - begun > seconds:
                 tell(line | {"skipped": "out of time"})
@@ -194,13 +174,6 @@ def group(names: list[str], seconds: float) -> None:
                 tell(line | facts | {"tflops": flops(heads, asks[0].bounds) / float(str(facts["both_ms"])) / 1e9})
             except Exception as failure:
                 tell(line | {"failed": f"{type(failure).__name__}: {str(failure)[:400]}"})
-
-
-def candidates(heads: str, names: list[str]) -> list[AnyKernel]:
-    """By name; in the group without names, the tiled kernels as they are and cut otherwise."""
-    if names:
-        return [kernel for kernel in (*KERNELS, CudnnPacked()) if kernel.name in names]
-    return [Tiled(), *([Tiled(cut, f"tiled {name}") for name, cut in CUTS.items()] if heads != "32/8x128" else [])]
 
 
 def choices() -> None:

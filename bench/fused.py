@@ -21,11 +21,11 @@ import torch
 from kernels import DEVICE, DTYPE, SHAPES, Shape, changed, hardware, rows, time_us, worst
 
 from danlu.ops import cross_entropy, gated_low_rank, kernels, low_rank, norm_low_rank, rms_norm
-from danlu.ops.gated import gated_backward_, gated_forward
-from danlu.ops.gated_low_rank import gated_backward_low_rank_, gated_forward_low_rank
-from danlu.ops.low_rank import Part, add_product_, pair_backward, pairs_backward
+from danlu.ops.gated import gated_backward_
+from danlu.ops.gated_low_rank import gated_backward_low_rank_
+from danlu.ops.low_rank import Part, add_product_, pairs_backward
 from danlu.ops.many_copies import Copy, ManyCopies
-from danlu.ops.norm_low_rank import add_normed_product_, norm_forward_low_rank
+from danlu.ops.norm_low_rank import add_normed_product_
 
 CASES = {"7b": ("qwen2.5-7b", 16_384), "0.5b": ("qwen2.5-0.5b", 2048)}
 RANK, PADDING = 16, 64
@@ -41,39 +41,22 @@ class Contest:
     difference: Callable[[], float]
 
 
-def gated_contests(shape: Shape, T: int) -> Iterator[Contest]:
+def gated_contest(shape: Shape, T: int) -> Contest:
     F = shape.ffn
-    gate_up, grad, out = rows(T, 2 * F), rows(T, F), rows(T, F)
-    a, ds, s, kept = rows(RANK, F, 0.02), rows(T, RANK), rows(T, PADDING), rows(T, PADDING)
-    wide_a = torch.zeros(PADDING, F, dtype=DTYPE, device=DEVICE)
-    wide_a[:RANK] = a
+    gate_up, grad, ds = rows(T, 2 * F), rows(T, F), rows(T, RANK)
     grad_a = torch.zeros(RANK, F, device=DEVICE)
 
-    def old_forward() -> None:
-        gated_forward(gate_up, "silu", out_TF=out)
-        torch.mm(out, wide_a.T, out=s)
-        kept.copy_(s)
-
-    def new_forward() -> None:
-        gated_forward_low_rank(gate_up, "silu", a, out_TF=out, out_TP=s, copy_TP=kept)
-
-    def old_backward() -> None:
+    def old() -> None:
         gated_backward_(grad, gate_up, "silu")
         add_product_(grad_a, ds, grad)
 
-    def new_backward() -> None:
+    def new() -> None:
         gated_backward_low_rank_(grad, gate_up, "silu", ds, grad_a)
 
-    def forward_difference() -> float:
-        new_forward()
-        ours = out.clone(), s.clone()
-        old_forward()
-        return worst((ours[0], out.double()), (ours[1], s.double()))
-
-    def backward_difference() -> float:
+    def difference() -> float:
         before = grad.clone(), gate_up.clone()
         results = []
-        for run in (old_backward, new_backward):
+        for run in (old, new):
             grad.copy_(before[0])
             gate_up.copy_(before[1])
             grad_a.zero_()
@@ -81,8 +64,7 @@ def gated_contests(shape: Shape, T: int) -> Iterator[Contest]:
             results.append((gate_up.clone(), grad_a.clone()))
         return worst(*((new, old.double()) for old, new in zip(*results, strict=True)))
 
-    yield Contest("gated forward + s", 6 * T * F, {"old": old_forward, "new": new_forward}, forward_difference)
-    yield Contest("gated backward + dA", 10 * T * F, {"old": old_backward, "new": new_backward}, backward_difference)
+    return Contest("gated backward + dA", 10 * T * F, {"old": old, "new": new}, difference)
 
 
 def pairs_contest(name: str, T: int, sizes: list[int]) -> Contest:
@@ -93,14 +75,6 @@ def pairs_contest(name: str, T: int, sizes: list[int]) -> Contest:
         ranks = slice(RANK * at, RANK * (at + 1))
         parts.append(Part(slice(row, row + size), ranks, torch.zeros(size, RANK, device=DEVICE), 2.0))
         row += size
-
-    def old() -> None:
-        out[:, RANK * len(parts) :] = 0
-        for part in parts:
-            pair_backward(
-                dy[:, part.rows], b[part.rows, part.ranks], s[:, part.ranks], part.gradient,
-                scale=part.scale, out_TR=out[:, part.ranks],
-            )  # fmt: skip
 
     def by_cublas() -> None:
         with changed(low_rank, has_kernel=lambda *tensors: False):
@@ -118,8 +92,7 @@ def pairs_contest(name: str, T: int, sizes: list[int]) -> Contest:
             results.append((out.clone(), *(part.gradient.clone() for part in parts)))
         return worst(*((ours, theirs.double()) for theirs, ours in zip(*results, strict=True)))
 
-    ways = {"cublas": by_cublas, "one by one": old, "new": new}
-    return Contest(f"pairs_backward {name}", 2 * T * N, ways, difference)
+    return Contest(f"pairs_backward {name}", 2 * T * N, {"cublas": by_cublas, "new": new}, difference)
 
 
 def norm_contest(shape: Shape, T: int) -> Contest:
@@ -141,33 +114,6 @@ def norm_contest(shape: Shape, T: int) -> Contest:
         return worst((ours[0], total.double()), (ours[1], out.double()))
 
     return Contest("norm of a sum", 8 * T * D, {"old": old, "new": new}, difference)
-
-
-def norm_low_rank_contest(shape: Shape, T: int, rank: int) -> Contest:
-    D = shape.hidden
-    x, add, total, out, s, kept = *(rows(T, D) for _ in range(4)), *(rows(T, PADDING) for _ in range(2))
-    weight = torch.rand(D, device=DEVICE).to(DTYPE) + 0.5
-    wide_a = torch.zeros(PADDING, D, dtype=DTYPE, device=DEVICE)
-    a = wide_a[:rank].copy_(rows(rank, D, 0.02))
-
-    def old() -> None:
-        rms_norm.norm_forward(x, weight, 1e-6, out_TD=out, add_TD=add, sum_TD=total)
-        torch.mm(out, wide_a.T, out=s)
-        s[:, rank] = 1
-        kept.copy_(s)
-
-    def new() -> None:
-        norm_forward_low_rank(
-            x, weight, 1e-6, 0.0, a, out_TD=out, out_TP=s, ones_at=rank, copy_TP=kept, add_TD=add, sum_TD=total
-        )
-
-    def difference() -> float:
-        new()
-        ours = out.clone(), kept.clone()
-        old()
-        return worst((ours[0], out.double()), (ours[1], kept.double()))
-
-    return Contest(f"norm of a sum + s R={rank}", 8 * T * D, {"old": old, "new": new}, difference)
 
 
 def normed_product_contest(shape: Shape, T: int, rank: int) -> Contest:
@@ -231,11 +177,10 @@ def loss_contest(num_rows: int = 3456, num_columns: int = 151_936) -> Contest:
 
 def contests(shape: Shape, num_tokens: int) -> Iterator[Contest]:
     yield norm_contest(shape, num_tokens)
-    yield norm_low_rank_contest(shape, num_tokens, 48)
     yield normed_product_contest(shape, num_tokens, 48)
     yield copies_contest(shape)
     yield loss_contest()
-    yield from gated_contests(shape, num_tokens)
+    yield gated_contest(shape, num_tokens)
     heads = [shape.num_heads, shape.num_kv_heads, shape.num_kv_heads]
     yield pairs_contest("gate|up", num_tokens, [shape.ffn] * 2)
     yield pairs_contest("q|k|v", num_tokens, [count * shape.head_size for count in heads])
@@ -254,11 +199,6 @@ def variants() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     ):  # fmt: skip
         values = {"BACKWARD_TOKENS": tokens, "BACKWARD_COLUMNS": columns, "BACKWARD_WARPS": warps}
         yield "gated backward", gated_low_rank, values | {"REGISTERS": registers}
-    for tokens, columns, warps in ((64, 128, 8), (64, 64, 4), (64, 64, 8), (32, 128, 8), (16, 256, 8)):
-        values = {"FORWARD_TOKENS": tokens, "FORWARD_COLUMNS": columns, "FORWARD_WARPS": warps}
-        yield "gated forward", gated_low_rank, values
-    for tokens, columns, warps in ((64, 128, 8), (128, 128, 8), (64, 64, 4), (32, 128, 8), (16, 256, 8)):
-        yield "norm of a sum + s", norm_low_rank, {"MOST_TOKENS": tokens, "COLUMNS": columns, "NUM_WARPS": warps}
     for tokens, columns, warps, stages, programs in (
         (64, 128, 8, 3, 2), (64, 64, 4, 3, 4), (64, 64, 4, 4, 4), (64, 128, 8, 3, 1), (64, 128, 8, 4, 1)
     ):  # fmt: skip

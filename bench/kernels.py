@@ -187,13 +187,16 @@ def pair_case(name: str, num_tokens: int, num_outputs: int, rank: int) -> Case:
     dy, b, s, out = rows(T, N), rows(N, R, 0.02), rows(T, R), rows(T, R)
     grad = torch.zeros(N, R, device=DEVICE)
 
+    def backward(gradient: Tensor) -> None:
+        part = low_rank.Part(slice(0, N), slice(0, R), gradient, 2.0)
+        low_rank.pairs_backward(dy, b, s, [part], out_TP=out)
+
     def error() -> float:
         mine = torch.zeros_like(grad)
-        low_rank.pair_backward(dy, b, s, mine, scale=2.0, out_TR=out)
+        backward(mine)
         return worst((out, dy.double() @ b.double()), (mine, 2 * dy.double().T @ s.double()))
 
-    run = lambda: low_rank.pair_backward(dy, b, s, grad, scale=2.0, out_TR=out)  # noqa: E731
-    return Case(f"pair_backward {name} N={N} R={R}", 2 * T * N, run, error)
+    return Case(f"pairs_backward {name} N={N} R={R}", 2 * T * N, lambda: backward(grad), error)
 
 
 def product_case(name: str, num_tokens: int, num_inputs: int, rank: int) -> Case:

@@ -44,17 +44,13 @@ def reference_adamw_(
 
 def adamw_(
     param_N: Tensor, grad_N: Tensor, exp_avg_N: Tensor, exp_avg_sq_N: Tensor, *, lr: Tensor, betas: tuple[float, float],
-    eps: float, weight_decay: float, step: Tensor, scale: Tensor | None = None, shadow: Tensor | None = None,
-    salt: int = 0,
+    eps: float, weight_decay: float, step: Tensor, scale: Tensor | None = None, salt: int = 0,
 ) -> None:  # fmt: skip
     """Update `param_N` and its moments in place. `step` counts this update already; `scale`, where given, multiplies
-    the gradient; `shadow`, where given, becomes a copy of the parameter in its own (narrower) dtype. Parameters are
-    fp32 with fp32 moments (fp64 on a CPU), or bf16 with fp32 moments. On a CPU this is torch's own fused kernel, to the
-    bit; one update of the CUDA kernel stays within a few ulp of it."""
+    the gradient. Parameters are fp32 with fp32 moments (fp64 on a CPU), or bf16 with fp32 moments. On a CPU this is
+    torch's own fused kernel, to the bit; one update of the CUDA kernel stays within a few ulp of it."""
     if fits(param_N, grad_N, exp_avg_N, exp_avg_sq_N):
-        _launch(
-            param_N, grad_N, exp_avg_N, exp_avg_sq_N, lr, betas, eps, weight_decay, step, scale, shadow, salt
-        )  # fmt: skip
+        _launch(param_N, grad_N, exp_avg_N, exp_avg_sq_N, lr, betas, eps, weight_decay, step, scale, salt)
         return
     if param_N.dtype == exp_avg_N.dtype == grad_N.dtype:
         if scale is not None:
@@ -68,8 +64,6 @@ def adamw_(
             param_N, grad_N, exp_avg_N, exp_avg_sq_N, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay,
             step=step, scale=scale, salt=salt,
         )  # fmt: skip
-    if shadow is not None:
-        shadow.copy_(param_N)
 
 
 def rounds(param: Tensor) -> bool:
@@ -147,9 +141,9 @@ def updated(  # type: ignore[no-untyped-def]
 
 @jit(do_not_specialize=["salt"])
 def _adamw_kernel(  # type: ignore[no-untyped-def]
-    param, grad, exp_avg, exp_avg_sq, shadow, lr, step, scale, num_elements, salt,
+    param, grad, exp_avg, exp_avg_sq, lr, step, scale, num_elements, salt,
     rise1, rise2, log_beta1, log_beta2, eps, weight_decay,
-    HAS_SCALE: tl.constexpr, HAS_SHADOW: tl.constexpr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_SCALE: tl.constexpr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < num_elements
@@ -169,21 +163,19 @@ def _adamw_kernel(  # type: ignore[no-untyped-def]
     if ROUNDS:
         p = rounded(p, noise_at(place, count, salt, 0))
     tl.store(param + place, p.to(param.dtype.element_ty), mask=inside)
-    if HAS_SHADOW:
-        tl.store(shadow + place, p.to(shadow.dtype.element_ty), mask=inside)
 
 
 def _launch(
     param_N: Tensor, grad_N: Tensor, exp_avg_N: Tensor, exp_avg_sq_N: Tensor, lr: Tensor, betas: tuple[float, float],
-    eps: float, weight_decay: float, step: Tensor, scale: Tensor | None, shadow: Tensor | None, salt: int,
+    eps: float, weight_decay: float, step: Tensor, scale: Tensor | None, salt: int,
 ) -> None:  # fmt: skip
     num_elements = param_N.numel()
     if not num_elements:
         return
     _adamw_kernel[(triton.cdiv(num_elements, BLOCK),)](
-        param_N, grad_N, exp_avg_N, exp_avg_sq_N, param_N if shadow is None else shadow, lr, step,
+        param_N, grad_N, exp_avg_N, exp_avg_sq_N, lr, step,
         step if scale is None else scale, num_elements, salt, *rates(betas), eps, weight_decay,
-        HAS_SCALE=scale is not None, HAS_SHADOW=shadow is not None, ROUNDS=rounds(param_N), BLOCK=BLOCK,
+        HAS_SCALE=scale is not None, ROUNDS=rounds(param_N), BLOCK=BLOCK,
         num_warps=NUM_WARPS,
     )  # fmt: skip
 

@@ -36,10 +36,6 @@ class Capability:
     def has_bf16(self) -> bool:
         return self.dtype == "bfloat16"
 
-    @property
-    def is_loss_scaled(self) -> bool:
-        return self.dtype == "float16"
-
 
 _GENERATIONS = {
     (0, 0): "pre-Pascal", (6, 0): "Pascal", (7, 0): "Volta", (7, 5): "Turing", (8, 0): "Ampere", (8, 9): "Ada",

@@ -227,11 +227,6 @@ def reference_quantise_rows(x_TK: Tensor, *, columns: Tensor | None = None) -> t
     return codes_TK, amax_T / LARGEST
 
 
-def dequantise_rows(codes_TK: Tensor, scale_T: Tensor) -> Tensor:
-    """What the codes stand for, in fp32."""
-    return codes_TK.float() * scale_T[:, None]
-
-
 def writes_codes(*tensors: Tensor | None) -> bool:
     """Whether a kernel that writes e4m3 may take these; cards before Ada cannot convert to it."""
     is_new = all(_is_new(tensor.device) for tensor in tensors if tensor is not None)

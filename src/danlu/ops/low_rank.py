@@ -39,14 +39,6 @@ class Part:
     scale: float
 
 
-def pair_backward(
-    dy_TN: Tensor, scaled_B_NR: Tensor, s_TR: Tensor, grad_B_NR: Tensor, *, scale: float, out_TR: Tensor
-) -> None:
-    """out_TR = dy @ scaled_B, and grad_B_NR (fp32) += scale · dyᵀ s, where s = x Aᵀ of the forward."""
-    part = Part(slice(0, dy_TN.shape[1]), slice(0, s_TR.shape[1]), grad_B_NR, scale)
-    pairs_backward(dy_TN, scaled_B_NR, s_TR, [part], out_TP=out_TR)
-
-
 def pairs_backward(dy_TN: Tensor, scaled_B_NR: Tensor, s_TR: Tensor, parts: Sequence[Part], *, out_TP: Tensor) -> None:
     """For each part: out[:, ranks] = dy[:, rows] @ scaled_B[rows, ranks]; gradient += scale · dy[:, rows]ᵀ s[:, ranks].
 
@@ -81,19 +73,6 @@ def add_product_(grad_MN: Tensor, a_TM: Tensor, b_TN: Tensor, scale: float = 1.0
         torch.addmm(grad_MN, a_TM.mT, b_TN, out_dtype=grad_MN.dtype, alpha=scale, out=grad_MN)
     else:
         grad_MN.add_(a_TM.mT @ b_TN, alpha=scale)
-
-
-def project_(
-    x_TK: Tensor, A_RK: Tensor, out_TP: Tensor, *, ones_at: int | None = None, copy_TP: Tensor | None = None
-) -> None:
-    """x Aᵀ into the first columns of a padding, a one into column `ones_at`, where biases want it, and zeros into the
-    others: they meet zeros, but zero times what lay in memory need not be zero. All of it once more into `copy_TP`."""
-    torch.mm(x_TK, A_RK.T, out=out_TP[:, : len(A_RK)])
-    out_TP[:, len(A_RK) :] = 0
-    if ones_at is not None:
-        out_TP[:, ones_at] = 1
-    if copy_TP is not None:
-        copy_TP.copy_(out_TP)
 
 
 @functools.cache
@@ -326,17 +305,3 @@ def _add_parts_kernel(  # type: ignore[no-untyped-def]
     if ADDS:
         sum_E += tl.load(out_at_E, mask=mask_E, other=0.0).to(tl.float32)
     tl.store(out_at_E, sum_E, mask=mask_E)
-
-
-@jit
-def store_padding(  # type: ignore[no-untyped-def]
-    sum_TP, out, copy, token_T, num_tokens, out_stride, copy_stride,
-    P: tl.constexpr, ONES: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
-    """Into one or two places, with a one in the column of biases."""
-    column_P = tl.arange(0, WIDE)
-    value_TP = tl.where((column_P == ONES)[None, :], 1.0, sum_TP)
-    mask_TP = (token_T < num_tokens)[:, None] & (column_P < P)[None, :]
-    tl.store(out + token_T[:, None] * out_stride + column_P[None, :], value_TP, mask=mask_TP)
-    if copy is not None:
-        tl.store(copy + token_T[:, None] * copy_stride + column_P[None, :], value_TP, mask=mask_TP)

@@ -29,7 +29,7 @@ TORCH = "2.11.0+cu130"
 def test_table(card: tuple[int, int], generation: str, dtype: str, attention: str, fp8: str | None) -> None:
     found = capability_of(*card, TORCH)
     assert (found.generation, found.dtype, found.attention, found.fp8) == (generation, dtype, attention, fp8)
-    assert found.is_loss_scaled == (dtype == "float16") and found.has_bf16 == (dtype == "bfloat16")
+    assert found.has_bf16 == (dtype == "bfloat16")
     assert found.has_kernels == (card >= (8, 0)) and bool(found.remarks) == (card < (8, 0))
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from danlu.ops import fp8
-from danlu.ops.fp8 import E4M3, FP8, dequantise_rows, product, product_back, quantise_rows, reference_quantise_rows
+from danlu.ops.fp8 import E4M3, FP8, product, product_back, quantise_rows, reference_quantise_rows
 from danlu.ops.fp8_rows import gated_backward_fp8_, gated_forward_fp8, norm_backward_fp8, norm_forward_fp8
 from danlu.ops.gated import gated_backward_, gated_forward
 from danlu.ops.kernels import IS_INTERPRETED
@@ -24,6 +24,11 @@ from danlu.ops.rms_norm import norm_backward, norm_forward
 
 DTYPES = [torch.float32, torch.bfloat16]
 WIDTHS = [16, 96, 300, 4096, 5000]
+
+
+def dequantise_rows(codes_TK: Tensor, scale_T: Tensor) -> Tensor:
+    """What the codes stand for, in fp32."""
+    return codes_TK.float() * scale_T[:, None]
 
 
 def rows(num_rows: int, width: int, dtype: torch.dtype, device: str, seed: int = 0) -> Tensor:

@@ -5,7 +5,6 @@ tiles that do not fit shared memory. Launches are recorded on tensors without me
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -81,19 +80,11 @@ def test_norms(compiled: list[str], dtype: torch.dtype, width: int) -> None:
 
 
 @pytest.mark.parametrize(("num_tokens", "width", "rank"), [(16_384, 3584, 48), (2048, 896, 32), (300, 896, 8)])
-def test_norms_with_low_rank_products(compiled: list[str], num_tokens: int, width: int, rank: int) -> None:
+def test_low_rank_products_of_norms(compiled: list[str], num_tokens: int, width: int, rank: int) -> None:
     x, weight = rows(num_tokens, width), torch.empty(width, dtype=torch.bfloat16, device="meta")
-    padding = rows(num_tokens, 64)
-    norm_low_rank.norm_forward_low_rank(
-        x, weight, 1e-6, 0.0, rows(rank, width), out_TD=x, out_TP=padding, ones_at=rank, copy_TP=padding
-    )
-    norm_low_rank.norm_forward_low_rank(
-        x, weight, 1e-6, 0.0, rows(rank, width), out_TD=x, out_TP=padding, add_TD=x, sum_TD=x
-    )
-    assert compiled.pop() == "_norm_kernel"
     inverse, grad = torch.empty(num_tokens, device="meta"), torch.empty(rank, width, device="meta")
     norm_low_rank.add_normed_product_(grad, rows(num_tokens, rank), x, weight, inverse)
-    assert compiled == ["_norm_kernel", "_product_kernel", "_add_parts_kernel"]
+    assert compiled == ["_product_kernel", "_add_parts_kernel"]
 
 
 @pytest.mark.parametrize("has_norms", [False, True])
@@ -127,9 +118,9 @@ def test_gates(compiled: list[str], activation: gated.Activation) -> None:
 def test_low_rank_products(compiled: list[str], rank: int) -> None:
     dy, s, out = rows(16_384, 18_944), rows(16_384, rank), rows(16_384, rank)
     grad, b = torch.empty(18_944, rank, device="meta"), rows(18_944, rank)
-    launch: Callable[[], None] = lambda: low_rank.pair_backward(dy, b, s, grad, scale=1.0, out_TR=out)  # noqa: E731
     if rank <= low_rank.MAX_PAIR_RANK:
-        launch()
+        part = low_rank.Part(slice(0, 18_944), slice(0, rank), grad, 1.0)
+        low_rank.pairs_backward(dy, b, s, [part], out_TP=out)
         assert compiled == ["_stream_kernel", "_sum_kernel"]
         compiled.clear()
     low_rank.add_product_(grad.mT, s, dy)
@@ -167,11 +158,6 @@ def test_gates_with_low_rank_products(
     compiled: list[str], activation: gated.Activation, num_tokens: int, width: int, rank: int
 ) -> None:
     gate_up, h, ds = rows(num_tokens, 2 * width), rows(num_tokens, width), rows(num_tokens, rank)
-    gated_low_rank.gated_forward_low_rank(
-        gate_up, activation, rows(rank, width), out_TF=h, out_TP=rows(num_tokens, 64), copy_TP=rows(num_tokens, 64)
-    )
-    assert compiled == ["_forward_kernel", "_sum_into_padding_kernel"]
-    compiled.clear()
     gated_low_rank.gated_backward_low_rank_(h, gate_up, activation, ds, torch.empty(rank, width, device="meta"))
     assert compiled == ["_backward_kernel", "_add_parts_kernel"]
 

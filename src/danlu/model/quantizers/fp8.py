@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from danlu.model.quantizers.quantizer import Quantize, QuantizedLinear
-from danlu.ops.fp8 import FP8, dequantise, product, product_back, quantise, quantise_rows, with_turned
+from danlu.ops.fp8 import FP8, dequantise, product, product_back, quantise, quantise_rows
 
 
 class FP8Linear(QuantizedLinear):
@@ -22,10 +22,6 @@ class FP8Linear(QuantizedLinear):
 
     def dequantized(self, out_NK: Tensor | None = None, *, dtype: torch.dtype | None = None) -> Tensor:
         return dequantise(self.packed, out_NK, dtype=dtype or self.dtype)
-
-    def keep_turned(self) -> None:
-        """Hold the codes both ways from now on: a byte an element more, nothing to turn in a backward."""
-        self.packed = with_turned(self.packed)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = _Product.apply(x.flatten(0, -2), self)  # type: ignore[no-untyped-call]
