@@ -2,8 +2,8 @@
 
 TRL is not a dependency; this runs in a virtual environment of its own, in half a minute on a CPU:
 
-    python3 -m venv /tmp/trl && /tmp/trl/bin/pip install "torch==2.13.*" "trl==1.16.*" peft transformers
-    /tmp/trl/bin/python tests/numerics/make_dpo_trl.py
+    pip install "torch==2.13.*" "trl==1.16.*" peft transformers
+    python tests/numerics/make_dpo_trl.py
 
 Everything on the way is TRL's own: it tokenises the pairs, builds ids and masks (`DataCollatorForPreference`), runs the
 models, and `DPOTrainer.compute_loss` gives loss and metrics, of the batch and of each pair in a batch of its own. Two

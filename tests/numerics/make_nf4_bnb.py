@@ -2,8 +2,8 @@
 
 bitsandbytes is not a dependency; this runs in a virtual environment of its own, in half a minute on a CPU:
 
-    python3 -m venv /tmp/bnb && /tmp/bnb/bin/pip install "torch==2.13.*" "bitsandbytes==0.50.2" "transformers==5.23.*" accelerate
-    /tmp/bnb/bin/python tests/numerics/make_nf4_bnb.py
+    pip install "torch==2.13.*" "bitsandbytes==0.50.2" "transformers==5.23.*" accelerate
+    python tests/numerics/make_nf4_bnb.py
 
 Two records. `nf4_bnb.json`: codes, scales and dequantised values (as SHA-256 of their bytes) of a few weights, which both
 sides draw from numpy's RandomState. `bnb_tiny/`: a one-layer Qwen2 that transformers has quantised and saved, with the

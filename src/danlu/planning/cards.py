@@ -107,7 +107,7 @@ H20                 96  95.1  h20        148   296   44.0   4000  16  78   9.0  
 H100 80GB           80  79.1  hopper     989   1979  66.9   3350  16  132  9.0  700
 H200                141 139.8 hopper     989   1979  66.9   4800  16  132  9.0  700
 """
-# RTX 50 (capability 12.0): the chip has fp8, but torch's rowwise fp8 product fails there (pytorch issue 192707).
+# RTX 50 (capability 12.0): the chip has fp8, but torch's rowwise fp8 product fails there; scales by tensor work.
 
 _MEASURED: dict[str, dict[str, Any]] = {
     # One H200, torch 2.11, driver 580: products 707, fp8 rowwise with fast accumulation 1211-1524 by shape, cuDNN
