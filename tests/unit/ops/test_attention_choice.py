@@ -194,19 +194,13 @@ def test_length_buckets(length: int) -> None:
     assert length <= bucket < max(2 * length, 129) and bucket & (bucket - 1) == 0
 
 
-def test_padded_bounds_repeat_the_end() -> None:
-    bounds = Bounds.of([3, 4])
-    assert bounds.tensor(torch.device("cpu"), 5).tolist() == [0, 3, 7, 7, 7, 7]
-    assert bounds.tensor(torch.device("cpu"), 5) is bounds.tensor(torch.device("cpu"), 5)
-
-
 def test_standing_bounds_are_read_on_the_device_alone() -> None:
     """A recorded graph replays other documents: nothing may be taken from those it was recorded with."""
     bounds = Bounds.of([4, 4])
     cu = torch.tensor([0, 4, 8, 8], dtype=torch.int32)
     standing = bounds.standing(cu, 4)
-    assert standing.is_standing and standing.count_bucket == 3 and not bounds.is_standing
-    assert standing.tensor(torch.device("cpu"), standing.count_bucket) is cu
+    assert standing.is_standing and standing.num_documents == 3 and not bounds.is_standing
+    assert standing.tensor(torch.device("cpu")) is cu
     ask = Ask(bounds.standing(torch.tensor([0, 4, 8], dtype=torch.int32), 4), 0.1)
     assert ask.bounds.is_even and "cuDNN" not in [kernel.name for kernel in fitting_kernels(HOPPER, ask)]
 

@@ -75,22 +75,11 @@ class Bounds:
 
     # ---- for kernels
 
-    @functools.cached_property
-    def count_bucket(self) -> int:
-        return round_up_count(self.num_documents)
-
-    @functools.cached_property
-    def length_bucket(self) -> int:
-        return round_up_length(self.max_length)
-
-    def tensor(self, device: torch.device, num_documents: int | None = None) -> Tensor:
-        """cu_seqlens as int32 on a device, the end repeated up to `num_documents`; kept for the layers that follow."""
-        count = num_documents or self.num_documents
-        assert count >= self.num_documents, "documents are added, never dropped"
-        if (device, count) not in self._on_device:
-            cu = (*self.cu_seqlens, *[self.num_tokens] * (count - self.num_documents))
-            self._on_device[device, count] = torch.tensor(cu, dtype=torch.int32, device=device)
-        return self._on_device[device, count]
+    def tensor(self, device: torch.device) -> Tensor:
+        """cu_seqlens as int32 on a device; kept for the layers that follow."""
+        if device not in self._on_device:
+            self._on_device[device] = torch.tensor(self.cu_seqlens, dtype=torch.int32, device=device)
+        return self._on_device[device]
 
     def standing(self, cu_N1: Tensor, longest: int) -> Bounds:
         """The same documents for a recorded CUDA graph: kernels read their ends from `cu_N1`, which later batches
@@ -99,8 +88,8 @@ class Bounds:
         count = len(cu_N1) - 1
         assert count >= self.num_documents and longest >= self.max_length, "the buffer has room for these documents"
         bounds = Bounds((*self.cu_seqlens, *[self.num_tokens] * (count - self.num_documents)))
-        bounds.__dict__.update(max_length=longest, count_bucket=count, is_standing=True)  # answered beforehand
-        bounds._on_device[cu_N1.device, count] = cu_N1
+        bounds.__dict__.update(max_length=longest, is_standing=True)  # answered beforehand
+        bounds._on_device[cu_N1.device] = cu_N1
         return bounds
 
     def derived(self, what: tuple[object, ...], device: torch.device, make: Callable[[], Thing]) -> Thing:
@@ -112,7 +101,7 @@ class Bounds:
         return cast(Thing, self._derived[key])
 
     @functools.cached_property
-    def _on_device(self) -> dict[tuple[torch.device, int], Tensor]:
+    def _on_device(self) -> dict[torch.device, Tensor]:
         return {}
 
     @functools.cached_property
