@@ -126,7 +126,8 @@ def recipe_of(job: Job, base: Path, longest: int) -> Recipe:
 
 def plan_of(job: Job, recipe: Recipe, dataset: Dataset, model: Decoder) -> Plan:
     """As `danlu train` plans a stage; under a memory limit, as it would on a device with so much free."""
-    plan = plan_training(recipe, 0, dataset, model.config, device=job.device)
+    given = recipe.training.micro_tokens
+    plan = plan_training(recipe, 0, dataset, model.config, device=job.device, micro_tokens=given)
     assert plan is not None and plan.limits is not None and plan.card is not None, "the race's shapes can be planned"
     if job.memory_gib is None:
         return plan

@@ -167,9 +167,10 @@ def work_of(
 
 
 def leaves_micro_tokens(recipe: Recipe, index: int) -> bool:
-    """The recipe does not say how many tokens are computed at once in this stage: the planner may."""
-    own = recipe.stages[index].training.micro_tokens if recipe.stages else None
-    return own is None and recipe.training.micro_tokens is None
+    """The recipe does not say how many tokens are computed at once in this stage: the planner may. Empty and the value
+    that it is filled with are one recipe, with one digest, and a run keeps it filled: both leave it open."""
+    training = recipe.plan_stages()[index].training
+    return training.micro_tokens == max(training.batch_tokens, training.context)
 
 
 def _precision(recipe: Recipe, has_16bit: bool) -> Precision:

@@ -16,6 +16,7 @@ from danlu.model.hub import embedded_folder
 from danlu.pipeline.plan_training import keep_plan, kept_micro_tokens, plan_training
 from danlu.pipeline.train import _Desk, build_adapter
 from danlu.planning.plan import Plan
+from danlu.planning.work import leaves_micro_tokens
 from danlu.recipe import Recipe
 from danlu.run.run import Run
 from danlu.training.methods.sft import SFT
@@ -59,6 +60,15 @@ def test_tokens_that_the_recipe_names_are_kept_unless_an_item_is_longer(tmp_path
     given = {"training": {"context": 512, "batch_tokens": 4096, "micro_tokens": 512}}
     assert planned(dataset(tmp_path / "a", 100), given).work.micro_tokens == 512
     assert planned(dataset(tmp_path / "b", 700), given).work.micro_tokens == 700
+
+
+def test_a_run_leaves_open_what_its_recipe_left_open(tmp_path: Path) -> None:
+    """A run keeps its recipe filled in: `danlu plan` chose tokens at once, and `danlu train` computed the whole step."""
+    open_recipe = Recipe.from_tree({"training": {"batch_tokens": 4096, "context": 512}})
+    fixed_recipe = Recipe.from_tree({"training": {"batch_tokens": 4096, "context": 512, "micro_tokens": 1024}})
+    for recipe, is_open in ((open_recipe, True), (fixed_recipe, False)):
+        run = Run.create(recipe, tmp_path)
+        assert leaves_micro_tokens(recipe, 0) == leaves_micro_tokens(run.recipe, 0) == is_open
 
 
 def test_an_interrupted_stage_goes_on_with_the_tokens_it_began_with(tmp_path: Path) -> None:
