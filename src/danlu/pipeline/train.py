@@ -152,7 +152,8 @@ class _Desk:
         keep_plan(self.run, name, planned)
         for sentence in reasons(planned):
             self.told.note(sentence)
-        return section.model_copy(update={"micro_tokens": before or planned.work.micro_tokens}), planned.policies
+        policies = () if set(planned.policies) == {"all"} else planned.policies  # nothing to ask for
+        return section.model_copy(update={"micro_tokens": before or planned.work.micro_tokens}), policies
 
     def _attach(self, start: Path | None) -> Attached:
         section = self.run.recipe.adapter

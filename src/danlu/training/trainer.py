@@ -79,7 +79,8 @@ class Best:
 
 class Trainer:
     """Trains what `adapter` made trainable in `model`. `section` has its `lr` filled in (`recipe.defaults`).
-    `policies`, one a layer, say what each keeps for its backward; without them every layer keeps everything."""
+    `policies`, one a layer, say what each keeps for its backward; without them every layer keeps everything, and a CPU
+    computes the decoder as it is written."""
 
     def __init__(
         self, model: Model, adapter: Attached, method: Method, dataset: Dataset,
@@ -98,7 +99,7 @@ class Trainer:
         self.eval_steps = max(1, round(section.eval_every * self.plan.steps_per_epoch))
         self.parameters = adapter.parameters()
         self.precision = Precision.of(model.head_weight, adapter.compute_dtype)
-        self.quick = quicken(model, adapter, self.progress)
+        self.quick = quicken(model, adapter, self.progress, is_asked=bool(policies))
         if self.quick and policies:
             self.quick.use([Policy.parse(name) for name in policies])
         self.optimizer = build_optimizer(

@@ -32,14 +32,19 @@ class Notes(Silent):
         self.said.append(sentence)
 
 
+QUICK = ("all", "all")
+"""Asks for the quick form of a model of two layers, which a CPU does not take by itself."""
+
+
 def train(
-    tmp_path, train_items, validation=None, *, adapter=None, method=None, progress=None, dtype=torch.float32, **knobs
-):
+    tmp_path, train_items, validation=None, *, adapter=None, method=None, progress=None, dtype=torch.float32,
+    policies=(), **knobs
+):  # fmt: skip
     model = tiny_model(tmp_path / "model", dtype=dtype)
     data = dataset(tmp_path / "data", train_items, validation)
     return Trainer(
         model, (adapter or LoRA(rank=8)).attach(model), method or SFT(), data,
-        section=section(**knobs), folder=tmp_path / "checkpoints", progress=progress,
+        section=section(**knobs), folder=tmp_path / "checkpoints", progress=progress, policies=policies,
     )  # fmt: skip
 
 
@@ -145,7 +150,7 @@ def test_a_sample_longer_than_micro_tokens_raises_them_and_says_so(tmp_path):
 
 
 def test_an_adapter_that_learnt_nothing_is_refused(tmp_path):
-    run = train(tmp_path, sft_items(10))
+    run = train(tmp_path, sft_items(10), policies=QUICK)
     for layer in run.adapter.layers.values():
         layer.lora_A.data.zero_()  # with both matrices at zero no gradient reaches either
     run.quick.refresh()
@@ -225,8 +230,8 @@ class Narrow(SFT):
 
 def test_where_memory_ends_less_is_kept_then_less_computed_at_once_and_the_loss_is_the_same(tmp_path):
     items, notes = sft_items(40), Notes()
-    ample = list(train(tmp_path / "ample", items, max_steps=3).steps())
-    narrow = train(tmp_path / "narrow", items, max_steps=3, progress=notes, method=Narrow(4))
+    ample = list(train(tmp_path / "ample", items, max_steps=3, policies=QUICK).steps())
+    narrow = train(tmp_path / "narrow", items, max_steps=3, progress=notes, method=Narrow(4), policies=QUICK)
     steps = list(narrow.steps())
     assert [step.loss for step in steps] == pytest.approx([step.loss for step in ample], rel=1e-5)
     assert {policy.name for policy in narrow.quick.policies} == {"input-host"}
@@ -249,7 +254,10 @@ def test_full_fine_tuning_after_a_merged_adapter_is_that_of_a_fresh_model(tmp_pa
     data = dataset(tmp_path / "data", items)
 
     def losses(model, adapter, folder):
-        run = Trainer(model, adapter, SFT(), data, section=section(max_steps=5, lr=1e-2), folder=tmp_path / folder)
+        run = Trainer(
+            model, adapter, SFT(), data,
+            section=section(max_steps=5, lr=1e-2), folder=tmp_path / folder, policies=QUICK,
+        )  # fmt: skip
         return [step.loss for step in run.steps()]
 
     model = tiny_model(tmp_path / "model")
@@ -259,3 +267,31 @@ def test_full_fine_tuning_after_a_merged_adapter_is_that_of_a_fresh_model(tmp_pa
     save_model(model, tmp_path / "merged")
     fresh = load_model(tmp_path / "merged", dtype=torch.float32)
     assert losses(model, Full().attach(model), "same") == losses(fresh, Full().attach(fresh), "fresh")
+
+
+@pytest.mark.parametrize("method", [SFT(), DPO()], ids=["sft", "dpo"])
+def test_the_quick_form_trains_as_the_written_out_decoder_does(method, tmp_path):
+    items = pair_items(24) if method.kind == "dpo" else sft_items(40)
+
+    def losses(folder, policies):
+        run = train(tmp_path / folder, items, method=type(method)(), policies=policies, max_steps=6)
+        assert (run.quick is not None) == bool(policies)
+        return [step.loss for step in run.steps()]
+
+    assert losses("quick", QUICK) == pytest.approx(losses("plain", ()), rel=1e-4)
+
+
+def test_a_quick_training_that_was_stopped_ends_with_the_same_bits(tmp_path):
+    def weights(folder, stops):
+        run = train(tmp_path / folder, sft_items(40), policies=("light", "input"), max_steps=6)
+        for _ in zip(range(stops or 6), run.steps(), strict=False):
+            pass
+        if stops:
+            run.save()
+            run = train(tmp_path / folder, sft_items(40), policies=QUICK, max_steps=6)
+            assert run.number == stops
+            list(run.steps())
+        return run.parameters
+
+    whole, resumed = weights("whole", 0), weights("stopped", 3)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
