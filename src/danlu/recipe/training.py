@@ -41,7 +41,7 @@ class TrainingSection(Section):
     """Tokens per optimizer step, packed without padding."""
 
     micro_tokens: int | None = Field(None, ge=16)
-    """Tokens computed at once; more are accumulated. Empty means the whole batch, at least one context."""
+    """Tokens computed at once; more are accumulated. Empty means the whole batch, at least one context, or as many as fit and run fastest."""
 
     seed: int = Field(3407, ge=0)
     """Order of data, dropout and fresh weights. Same seed, same run."""
@@ -56,4 +56,4 @@ class TrainingSection(Section):
     """Optimizer steps between checkpoints."""
 
     compile: bool = False
-    """Compile decoder blocks with torch.compile: slower start, faster steps; pays on long runs."""
+    """Compile with torch.compile what has no quick form: slower start, faster steps; pays on long runs."""
