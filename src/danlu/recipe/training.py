@@ -41,7 +41,7 @@ class TrainingSection(Section):
     """Tokens per optimizer step, packed without padding."""
 
     micro_tokens: int | None = Field(None, ge=16)
-    """Tokens computed at once; more are accumulated. Empty means the whole batch, at least one context, or as many as fit and run fastest."""
+    """Tokens computed at once; more are accumulated. Empty: the whole batch, or as many as fit."""
 
     seed: int = Field(3407, ge=0)
     """Order of data, dropout and fresh weights. Same seed, same run."""
