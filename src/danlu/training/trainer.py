@@ -254,11 +254,10 @@ class Trainer:
 
     def _build_graphs(self) -> Graphs | None:
         """Recorded micro-batches, where launching them one by one would take longer than they run."""
-        is_plain = isinstance(self.optimizer, FlatAdamW) and not self.precision.is_scaled
-        if is_plain and Graphs.suits(self.model, self.quick, self.method, self.micro_tokens):
-            assert isinstance(self.optimizer, FlatAdamW), "asked above"
-            return Graphs(self.model, self.method, self.optimizer.flat)
-        return None
+        if not isinstance(self.optimizer, FlatAdamW) or self.precision.is_scaled:
+            return None
+        is_worth_it = Graphs.suits(self.model, self.quick, self.method, self.micro_tokens)
+        return Graphs(self.model, self.method, self.optimizer.flat) if is_worth_it else None
 
     def _update(self, norm: Tensor) -> None:
         """Clip, step, and forget the gradients."""

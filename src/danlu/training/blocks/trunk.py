@@ -24,7 +24,7 @@ from danlu.training.blocks.block import QuickBlock, Scene
 from danlu.training.blocks.host import Host
 from danlu.training.blocks.pairs import Linear
 from danlu.training.blocks.policy import LADDER, Policy
-from danlu.training.blocks.projection import Scratch, codes_of, kept_or_made
+from danlu.training.blocks.projection import Scratch, codes_of
 
 FRUGAL_LOGITS_BYTES = 256 * 1024 * 1024
 
@@ -90,10 +90,14 @@ class QuickTrunk:
         return out
 
     def refresh(self) -> None:
-        """Take over the pairs as the last update left them, in one launch."""
-        copies = [copy for block in self.blocks for p in block.projections for copy in p.copies()]
-        self._copies = kept_or_made(self._copies, copies)
+        """Take over the pairs as the last update left them, in one launch, which is prepared anew only when they have
+        moved: into a flat buffer, to another device."""
+        if self._copies is None or self._have_moved(self._copies):
+            self._copies = ManyCopies([copy for block in self.blocks for p in block.projections for copy in p.copies()])
         self._copies()
+
+    def _have_moved(self, copies: ManyCopies) -> bool:
+        return bool(copies.copies) and copies.copies[0].source.data_ptr() != self._pairs[0].lora_A.data_ptr()
 
     # ---- memory
 
