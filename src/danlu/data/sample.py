@@ -29,11 +29,18 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a sample was read: file as the user named it, 1-based line (row, record), and for documents a page."""
+    """Where a sample was read: file as the user named it, 1-based line (row, record), and for documents a page.
+
+    `start` and `end` are the half-open character range in the document's extracted text, which
+    `danlu.data.sources.text_of_document` gives again; `document` is the sha256 of the file's bytes.
+    """
 
     file: str
     line: int
     page: int | None = None
+    start: int | None = None
+    end: int | None = None
+    document: str | None = None
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
