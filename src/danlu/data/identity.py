@@ -1,0 +1,68 @@
+"""The id of a sample: a digest of what it says, not of where it was read.
+
+Equal content has an equal id in every file, run and machine; any change of the text, a role, a label or a tool makes
+another. Origin, group and tags are not part of it: they say where a sample comes from and what was found out about it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import orjson
+
+from danlu.data.sample import Document, Feedback, Label, Message, Preference, Sample
+
+PREFIX = "s_"
+DIGITS = 32
+
+
+def sample_id(sample: Sample) -> str:
+    """`s_` and 128 bits in hex."""
+    return PREFIX + hashlib.sha256(content_bytes(sample)).hexdigest()[:DIGITS]
+
+
+def content_bytes(sample: Sample) -> bytes:
+    """Canonical JSON of what the id covers; half surrogates, which JSON cannot hold, are escaped."""
+    content = content_of(sample)
+    try:
+        return orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # half surrogates, or integers beyond 64 bits in tool arguments
+        return orjson.dumps({"escaped": _plain(content)}, option=orjson.OPT_SORT_KEYS)
+
+
+def content_of(sample: Sample) -> dict[str, Any]:
+    """The content alone, as JSON."""
+    if isinstance(sample, Document):
+        return {"kind": "document", "text": sample.text, "title": sample.title}
+    if isinstance(sample, Label):
+        return {"kind": "label", "text": sample.text, "label": sample.label}
+    tools = {"tools": sample.tools} if sample.tools else {}
+    if isinstance(sample, Preference):
+        turns = {"prompt": sample.prompt, "chosen": sample.chosen, "rejected": sample.rejected}
+        return {"kind": "preference", **{name: [_turn(one) for one in part] for name, part in turns.items()}, **tools}
+    judged = {"desirable": sample.desirable} if isinstance(sample, Feedback) else {}
+    return {"kind": sample.kind, "messages": [_turn(one) for one in sample.messages], **tools, **judged}
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """Only what is set, so a new optional field leaves old ids as they are."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    for name in ("name", "reasoning", "tool_call_id", "train"):
+        if (value := getattr(message, name)) is not None:
+            turn[name] = value
+    if message.tool_calls:
+        turn["tool_calls"] = message.tool_calls
+    return turn
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_plain(str(name)): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**63:
+        return {"int": str(value)}
+    return value
