@@ -220,11 +220,13 @@ def quantise_rows(x_TK: Tensor, *, columns: Tensor | None = None) -> tuple[Tenso
 
 
 def reference_quantise_rows(x_TK: Tensor, *, columns: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The same in plain torch."""
+    """The same in plain torch. Tensors divide tensors: where one of the two is a number, torch multiplies by a rounded
+    reciprocal (a divisor's on a GPU only), and the last bit of that is another."""
     wide_TK = x_TK.float() if columns is None else x_TK.float() * columns.float()
     amax_T = wide_TK.abs().amax(-1).clamp_min(SMALLEST_AMAX)
-    codes_TK = (wide_TK * (LARGEST / amax_T)[:, None]).clamp(-LARGEST, LARGEST).to(E4M3)
-    return codes_TK, amax_T / LARGEST
+    largest_T = torch.full_like(amax_T, LARGEST)
+    codes_TK = (wide_TK * (largest_T / amax_T)[:, None]).clamp(-LARGEST, LARGEST).to(E4M3)
+    return codes_TK, amax_T / largest_T
 
 
 def writes_codes(*tensors: Tensor | None) -> bool:

@@ -1,6 +1,7 @@
 """FP8 codes from the ops that produce the rows: norms and the gate write e4m3 while the row is on the chip.
 
-Each function does what its namesake in `rms_norm.py` or `gated.py` does, with the same roundings, and also returns the
+Each function does what its namesake in `rms_norm.py` or `gated.py` does, with the same roundings (a device may sum a
+norm's squares in another order), and also returns the
 codes and scales that `fp8.quantise_rows` would make of its result: a cast apart reads every row once more than the
 product it serves, which is what makes unfused fp8 slower than bf16. Without kernels the two are called one after the
 other. A row of the gate is too wide to be held: it is read a second time, from the cache.
@@ -106,7 +107,8 @@ def _new_codes(like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _whole_rows(width: int) -> tuple[int, int, int]:
-    """(rows, columns, warps) of one program that holds its rows, as in `rms_norm.py`: sums come out the same."""
+    """(rows, columns, warps) of one program that holds its rows, as in `rms_norm.py`. Sums may differ from those there
+    in the last bit all the same: codes are stored sixteen to a thread, and the compiler sums in that layout."""
     columns = power_of_2(width)
     rows = max(1, 2048 // columns)
     return rows, columns, min(32, rows * columns // 512)

@@ -2,6 +2,8 @@
 
 Tolerances: e4m3 errs by at most 2^-4 of a value (half a unit of 3 bits), by 2.7 % on average over a binade; a product of
 two rounded operands of random sign by sqrt(2) of that, so 5 % in norm is a bound that a lost scale would break.
+A norm that writes codes sums a row's squares in another order than the plain norm, because the compiler lays rows out
+for the codes' stores (16 to a thread instead of 4 or 8): on a GPU the two are held to two units in fp32's last place.
 Triton's interpreter does not carry when it rounds to e4m3 and loses what is not a number: there codes are compared where
 nothing is rounded, and with those of another kernel.
 """
@@ -54,8 +56,9 @@ def test_rows_use_the_whole_range(width: int, has_columns: bool, dtype: torch.dt
     x, columns = rows(5, width, dtype, device), powers(width, device) if has_columns else None
     codes, scale = quantise_rows(x, columns=columns)
     wide = x.float() if columns is None else x.float() * columns.float()
-    assert torch.equal(scale, wide.abs().amax(-1) / 448)
-    reference, _ = reference_quantise_rows(x, columns=columns)
+    assert torch.equal(scale.cpu(), wide.cpu().abs().amax(-1) / 448), "divided exactly, as a CPU does"
+    reference, worth = reference_quantise_rows(x, columns=columns)
+    assert torch.equal(scale, worth)
     if not IS_INTERPRETED:
         assert torch.equal(codes.view(torch.uint8), reference.view(torch.uint8))
     assert (reference.float().abs().amax(-1) == 448).all()
@@ -173,6 +176,17 @@ def assert_same_codes(ours: tuple[Tensor, Tensor], apart: tuple[Tensor, Tensor])
     assert num_differing <= (2e-3 if ours[0].is_cuda else 0) * ours[0].numel()
 
 
+def assert_close_in_the_last_bits(ours: Tensor, apart: Tensor) -> None:
+    """Equal; on a GPU apart by two units of fp32's last place and two roundings, which now and then carry a 16-bit value
+    to its neighbour, twice where it is rounded twice."""
+    if not ours.is_cuda:
+        assert torch.equal(ours, apart)
+        return
+    bound = 2**-21 if ours.dtype == torch.float32 else 2**-6
+    assert ((ours.double() - apart.double()).abs() <= apart.double().abs() * bound).all()
+    assert ours.dtype == torch.float32 or int((ours != apart).sum()) <= 1 + 2e-3 * ours.numel()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("offset", [0.0, 1.0])
 @pytest.mark.parametrize(("num_rows", "width"), [(9, 384), (2, 3584), (5, 96), (1, 5), (0, 64)])
@@ -182,7 +196,8 @@ def test_norms_write_codes(num_rows: int, width: int, offset: float, dtype: torc
     normed, inverse = norm_forward(x, factor, 1e-6, offset)
     out = torch.empty(num_rows, width + 8, dtype=dtype, device=device)[:, :width]
     *ours, inverse_too = norm_forward_fp8(x, factor, 1e-6, offset, out_TD=out)
-    assert torch.equal(out, normed) and torch.equal(inverse, inverse_too)
+    assert_close_in_the_last_bits(inverse_too, inverse)
+    assert_close_in_the_last_bits(out, normed)
     assert_same_codes((ours[0], ours[1]), quantise_rows(normed))
     assert_same_codes(norm_forward_fp8(x, factor, 1e-6, offset)[:2], quantise_rows(normed))
     for beside in (None, through):
