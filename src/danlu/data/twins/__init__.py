@@ -1,0 +1,30 @@
+"""Twins: rows that say the same thing, found over the whole data, and questions that are answered twice.
+
+Two steps, so that the first can run anywhere and be kept, and the second sees only small columns:
+
+    signatures(samples) -> Columns
+        Pure and per shard: equal samples give equal columns, in any process. `Columns` is a plain dict of numpy arrays
+        without objects (names, dtypes and shapes: `columns.LAYOUT`), about 1.2 kB a row, to be stored in whatever way
+        (`.npy` files, an Arrow table) and given back as arrays, memory-mapped ones best. `VERSION` goes into the cache
+        key; nothing else decides an outcome. `write_columns(folder, columns)` and `open_columns(folder)` are one way.
+
+    decide(shards, *, settings=Settings(), kept=None) -> Decision
+        Once, over the columns of all shards in their order: `shards: Sequence[Columns]`. Row numbers count through all
+        shards. `kept`: bool per row, False for rows that a later row stage dropped: they take no part. The same
+        whatever the number of shards, threads or processes was. Reads `units` only of rows that have a candidate.
+
+A `Decision` holds one array element per row:
+        verdict  uint8    KEEP, EXACT (a twin letter by letter, marks and case aside), NEAR (verified Jaccard)
+        twin     int64    the row that is kept instead; the row itself where it is kept. A dropped row's twin is always
+                          kept, and verified to be at least `settings.threshold` similar
+        similarity  float32   the verified Jaccard similarity to `twin`; 1 for EXACT
+        cluster  int64    rows that must not be parted: the smallest row number of those tied by twins of any kind, near
+                          or exact, of the text or of the question; rows of one cluster go to one side of the split
+and `conflicts` (groups of rows that answer one question differently), `largest` clusters and `counts` (plain JSON).
+EXACT and NEAR say what was found; whether such rows are dropped, flagged or kept is the recipe's word
+(`cleaning.duplicates`, `cleaning.near_duplicates`), read by whoever folds the decision into the ledger.
+
+`danlu.data.split.split_columns(shards, decision, kept=..., test=..., validation=..., seed=..., name_of=...)` gives a
+part for each row and the certificate, from the same columns. `Decontaminate(samples, ...)` is a row stage that drops or
+flags rows which hold items of the project's evaluation sets.
+"""

@@ -1,0 +1,100 @@
+"""The columns that twins, conflicts and the split are decided on: made per shard, read over all shards.
+
+Plain numpy arrays, no objects: they are stored, memory-mapped and sent between machines as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from danlu.core.files import replacing_folder
+
+VERSION = 1
+"""Of the columns' content; part of whoever's cache key."""
+NUM_PERMUTATIONS = 128
+NUM_BANDS = 25
+"""Of five values each (three values stay unused): J = 0.7 is found with probability 0.99, 0.8 with 0.9999."""
+TEXT, QUESTION = 0, 2
+"""Views of a row: all of its text, or what it asks. Odd numbers are the same in grams for documents (view | 1)."""
+
+Columns: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+LAYOUT: dict[str, tuple[str, str]] = {
+    "exact": ("uint64", "N 2"),  # digest of everything that is said, finely folded: equal rows are exact twins
+    "prompt": ("uint64", "N"),  # digest of all that comes before the answer; 0: asks nothing
+    "answer": ("uint64", "N"),  # digest of the answer or label; 0: answers nothing
+    "quality": ("float32", "N"),  # tags' score, less one for each flag: the best twin is kept
+    "length": ("int32", "N"),  # characters of the sample
+    "label": ("int32", "N"),  # index into label_names; -1: none
+    "label_names": ("str", "L"),
+    "lot": ("uint64", "N"),  # the row's place in the draw of the split, before the seed
+    "tie_row": ("int32", "T"),  # rows (within the shard) and
+    "tie_key": ("uint64", "T"),  # digests of what ties them: group, document, own id, ids of parents
+    "units": ("uint16", "U"),  # folded text in UTF-16 units, the question's first
+    "start": ("int64", "N+1"),  # bounds of the rows in units
+    "asked": ("int32", "N"),  # how many of a row's units are its question
+    "entry_row": ("int32", "M"),  # rows (within the shard) that have a signature,
+    "entry_view": ("uint8", "M"),  # of which view,
+    "bands": ("uint32", "M 25"),  # and its band keys
+}
+"""Name: dtype and shape. N rows, M signatures (none of an empty text, two near the border of gram sizes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`threshold` on all of a row's text: from here on two rows are near twins. `tie` on questions alone: from here on
+    two rows are merely kept on one side of the split."""
+
+    threshold: float = 0.7
+    tie: float = 0.8
+
+    def key(self) -> dict[str, Any]:
+        return {"version": VERSION, "threshold": self.threshold, "tie": self.tie}
+
+
+KEEP, EXACT, NEAR = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """One question, several answers: `rows` of kept rows, one for each different answer, smallest first."""
+
+    rows: tuple[int, ...]
+    is_near: bool = False
+    """The question is nearly the same, not to the letter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """See the package's docstring."""
+
+    verdict: npt.NDArray[np.uint8]
+    twin: npt.NDArray[np.int64]
+    similarity: npt.NDArray[np.float32]
+    cluster: npt.NDArray[np.int64]
+    conflicts: list[Conflict] = field(default_factory=list)
+    largest: list[tuple[int, int]] = field(default_factory=list)
+    """(row that is kept, number of its twins), the twenty largest."""
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def write_columns(folder: Path, columns: Columns) -> None:
+    """One `.npy` file per column; the folder is there complete or not at all."""
+    with replacing_folder(folder) as fresh:
+        for name in LAYOUT:
+            np.save(fresh / f"{name}.npy", columns[name], allow_pickle=False)
+
+
+def open_columns(folder: Path) -> dict[str, npt.NDArray[Any]]:
+    """The columns of `write_columns`, memory-mapped."""
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in LAYOUT}
+
+
+def num_rows(shards: Sequence[Columns]) -> int:
+    return sum(len(shard["answer"]) for shard in shards)
