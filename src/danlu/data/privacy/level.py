@@ -1,0 +1,38 @@
+"""How sensitive a row is: public, internal, confidential, restricted. Levels only ever go up along a derivation.
+
+`tags["level"]` is the level of a row as its text stands now; `tags["level_found"]` what was found in it before it was
+masked. Whoever makes a sample out of others gives it `inherit(parents)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+from danlu.data.sample import Sample
+
+Level = Literal["public", "internal", "confidential", "restricted"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+_RANKS = {level: rank for rank, level in enumerate(LEVELS)}
+
+
+def grade(levels: Iterable[Level]) -> Level:
+    """The highest of several levels; public when there is none."""
+    return max(levels, key=_RANKS.__getitem__, default="public")
+
+
+def level_of(sample: Sample) -> Level | None:
+    """The level a sample carries; None when no privacy stage has seen it."""
+    level = sample.tags.get("level")
+    return level if level in _RANKS else None
+
+
+def inherit(parents: Iterable[Sample]) -> Level:
+    """What a sample derived from others starts with: the highest of theirs; a parent nobody graded counts as restricted."""
+    return grade(level_of(parent) or "restricted" for parent in parents)
+
+
+def may_leave(sample: Sample, limit: Level = "internal") -> bool:
+    """Whether a row may be shown to somebody outside, a teacher above all: it was graded, and not above `limit`."""
+    level = level_of(sample)
+    return level is not None and _RANKS[level] <= _RANKS[limit]
