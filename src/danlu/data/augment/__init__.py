@@ -1,0 +1,24 @@
+"""The shelf of augmentation: other wordings of train samples. Off by default; only the train part is ever varied.
+
+To add a method: a class with the contract of `augmenter.py` in a file here and one line below (or an entry point
+`danlu.augment`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from danlu.data.sample import Sample
+from danlu.data.synthesis.teacher import Teacher
+from danlu.recipe.synthesis import AugmentSection
+
+
+def augment(train_samples: Sequence[Sample], section: AugmentSection, teacher: Teacher | None) -> list[Sample]:
+    """Variants only, to be put behind `train_samples`; [] where the section names no method.
+
+    What the user asks (or a Label's text) is worded anew; answers and labels stay as they are. Variants carry `made_by`
+    "augment", `augment` the method, `parents` [id], `level` and `masked` inherited and the parent's `group`. A variant
+    whose numbers, names, negations or language differ from its parent's is thrown away. Same input, same variants.
+    `paraphrase` and `back-translation` need a teacher (DataError without one); `eda` needs none.
+    """
+    raise NotImplementedError
