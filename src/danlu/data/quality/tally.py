@@ -1,0 +1,212 @@
+"""Counts of one shard of rows, of the same size whatever the shard, that add up to the same facts in any order.
+
+Samples for closer looks (diversity, scores, the audit sheet) are the rows with the smallest hash of their content and
+place: the same rows are drawn however the data is cut into shards.
+"""
+
+from __future__ import annotations
+
+import heapq
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from danlu.data.identity import sample_id
+from danlu.data.quality.facts import MAX_AUDIT, Histogram
+from danlu.data.quality.lengths import SCORE_EDGES, add, histogram_of
+from danlu.data.quality.reading import asked_and_answered, language_of
+from danlu.data.sample import Document, Label, Sample
+
+NUM_SAMPLED = 2000
+SAMPLED_CHARS = 600
+AUDIT_CHARS = 4000
+MAX_VALUES = 2000
+"""Values kept per view; beyond it the rarest are counted together under OTHERS."""
+MAX_DOCUMENTS = 50_000
+OTHERS = "…"
+VIEWS = ("kinds", "labels", "languages", "sources", "levels", "made_by")
+_MIX = (0x9E3779B1, 0x85EBCA6B)
+"""Odd multipliers: two orders of the same 32-bit hashes, one for each sample that is drawn."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """`rows` counts every part; everything else describes train rows only."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    chars: Histogram = field(default_factory=lambda: histogram_of(()))
+    balance: dict[str, Counter[str]] = field(default_factory=lambda: {view: Counter() for view in VIEWS})
+    flags: Counter[str] = field(default_factory=Counter)
+    scores: dict[str, Histogram] = field(default_factory=dict)
+    documents: Counter[str] = field(default_factory=Counter)
+    sampled: list[tuple[int, str, str, str, str]] = field(default_factory=list)
+    """(hash, kind, prompt, answer, label) of the rows drawn for diversity and scores, smallest first, texts cut."""
+    audit: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    """(hash, AuditRow as JSON), smallest hash first."""
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], part: str = "train") -> Tally:
+        """The tally of one shard; `part` is where the split put these rows."""
+        tally = cls()
+        tally.rows[part] += len(samples)
+        if part == "train" and samples:
+            tally._count(samples)
+        return tally
+
+    def _count(self, samples: Sequence[Sample]) -> None:
+        told = [asked_and_answered(sample) for sample in samples]
+        self.chars = histogram_of([len(prompt) + len(answer) for prompt, answer in told])
+        scores: dict[str, list[float]] = {}
+        for sample, (prompt, answer) in zip(samples, told, strict=True):
+            self._count_row(sample, prompt, answer, scores)
+        self.scores = {name: histogram_of(values, SCORE_EDGES) for name, values in scores.items()}
+        hashes = [_hash(sample, prompt, answer) for sample, (prompt, answer) in zip(samples, told, strict=True)]
+        self.sampled = sorted(
+            _drawn(hashes[index], samples[index], *told[index]) for index in _draw(hashes, _MIX[0], NUM_SAMPLED)
+        )
+        self.audit = [
+            (hashes[index] * _MIX[1] & 0xFFFFFFFF, _audit_row(samples[index], *told[index]))
+            for index in _draw(hashes, _MIX[1], MAX_AUDIT)
+        ]
+        self._prune()
+
+    def _count_row(self, sample: Sample, prompt: str, answer: str, scores: dict[str, list[float]]) -> None:
+        tags = sample.tags
+        self.balance["kinds"][sample.kind] += 1
+        self.balance["sources"][sample.origin.file] += 1
+        if isinstance(sample, Label):
+            self.balance["labels"][sample.label] += 1
+            self.balance["languages"][language_of(prompt)] += 1
+        else:  # the language that is learnt is the answer's; a number alone has none
+            spoken = language_of(answer)
+            self.balance["languages"][spoken if spoken != "other" else language_of(prompt)] += 1
+        for view, tag in (("levels", "level"), ("made_by", "made_by")):
+            if value := tags.get(tag):
+                self.balance[view][str(value)] += 1
+        self.flags.update(str(flag) for flag in tags.get("flags") or ())
+        for name, value in (tags.get("scores") or {}).items():
+            if isinstance(value, int | float):
+                scores.setdefault(str(name), []).append(float(value))
+        self.documents.update(_documents_of(sample))
+
+    def merge(self, other: Tally) -> None:
+        """Add another shard to this one."""
+        self.rows.update(other.rows)
+        self.chars = add(self.chars, other.chars)
+        for view in VIEWS:
+            self.balance[view].update(other.balance[view])
+        self.flags.update(other.flags)
+        for name, histogram in other.scores.items():
+            self.scores[name] = add(self.scores[name], histogram) if name in self.scores else histogram
+        self.documents.update(other.documents)
+        self.sampled = list(heapq.merge(self.sampled, other.sampled))[:NUM_SAMPLED]
+        self.audit = sorted([*self.audit, *other.audit], key=lambda row: (row[0], row[1]["id"]))[:MAX_AUDIT]
+        self._prune()
+
+    def _prune(self) -> None:
+        for counts in (*self.balance.values(), self.flags):
+            _prune(counts, MAX_VALUES)
+        _prune(self.documents, MAX_DOCUMENTS)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rows": dict(self.rows),
+            "chars": _histogram_json(self.chars),
+            "balance": {view: dict(counts) for view, counts in self.balance.items()},
+            "flags": dict(self.flags),
+            "scores": {name: _histogram_json(histogram) for name, histogram in self.scores.items()},
+            "documents": dict(self.documents),
+            "sampled": [list(row) for row in self.sampled],
+            "audit": [list(row) for row in self.audit],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Tally:
+        return cls(
+            Counter(value["rows"]),
+            _histogram(value["chars"]),
+            {view: Counter(value["balance"].get(view, {})) for view in VIEWS},
+            Counter(value["flags"]),
+            {name: _histogram(one) for name, one in value["scores"].items()},
+            Counter(value["documents"]),
+            [(row[0], row[1], row[2], row[3], row[4]) for row in value["sampled"]],
+            [(row[0], row[1]) for row in value["audit"]],
+        )
+
+
+def _hash(sample: Sample, prompt: str, answer: str) -> int:
+    text = f"{sample.origin.file}\x00{sample.origin.line}\x00{prompt}\x00{answer}"
+    return zlib.crc32(text.encode("utf-8", "surrogatepass"))
+
+
+def _draw(hashes: Sequence[int], mix: int, num: int) -> list[int]:
+    """Places of the smallest mixed hashes, smallest first."""
+    return heapq.nsmallest(num, range(len(hashes)), key=lambda index: hashes[index] * mix & 0xFFFFFFFF)
+
+
+def _drawn(hashed: int, sample: Sample, prompt: str, answer: str) -> tuple[int, str, str, str, str]:
+    label = sample.label if isinstance(sample, Label) else ""
+    texts = _printable(prompt[:SAMPLED_CHARS]), _printable(answer[:SAMPLED_CHARS])
+    return hashed * _MIX[0] & 0xFFFFFFFF, sample.kind, *texts, label
+
+
+def _audit_row(sample: Sample, prompt: str, answer: str) -> dict[str, Any]:
+    return {
+        "id": sample_id(sample),
+        "where": str(sample.origin),
+        "kind": sample.kind,
+        "prompt": _printable(prompt[:AUDIT_CHARS]),
+        "answer": _printable(answer[:AUDIT_CHARS]),
+        "flags": [str(flag) for flag in sample.tags.get("flags") or ()],
+        "scores": {
+            str(name): float(value)
+            for name, value in (sample.tags.get("scores") or {}).items()
+            if isinstance(value, int | float)
+        },
+    }
+
+
+def _documents_of(sample: Sample) -> set[str]:
+    """Documents that a row stands on: its evidence, else the document it is a passage of."""
+    evidence = sample.tags.get("evidence") or ()
+    found = {str(one["document"]) for one in evidence if isinstance(one, Mapping) and one.get("document")}
+    if not found and (sample.origin.page is not None or isinstance(sample, Document)):
+        found = {getattr(sample.origin, "document", None) or sample.origin.file}
+    return found
+
+
+def _prune(counts: Counter[str], most: int) -> None:
+    """Room for twice as many while counting; then the most frequent stay, equal ones by name, the rest are OTHERS."""
+    if len(counts) <= 2 * most:
+        return
+    rest = counts.pop(OTHERS, 0)
+    for name, _ in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[most:]:
+        rest += counts.pop(name)
+    counts[OTHERS] = rest
+
+
+def _histogram_json(histogram: Histogram) -> dict[str, Any]:
+    return {
+        "edges": list(histogram.edges),
+        "counts": list(histogram.counts),
+        "total": histogram.total,
+        "largest": histogram.largest,
+    }
+
+
+def _histogram(value: Mapping[str, Any]) -> Histogram:
+    return Histogram(tuple(value["edges"]), tuple(value["counts"]), value["total"], value["largest"])
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def merged(tallies: Iterable[Tally]) -> Tally:
+    """All tallies added up into a new one."""
+    whole = Tally()
+    for tally in tallies:
+        whole.merge(tally)
+    return whole
