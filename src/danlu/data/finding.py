@@ -11,6 +11,7 @@ from pathlib import Path
 from danlu.core.errors import DataError
 from danlu.core.registry import nearest
 from danlu.data.columns import PARTS
+from danlu.data.opening import Span
 
 HIDDEN = ("~$", ".")
 OF_THE_SYSTEM = {"__macosx", "thumbs.db", "desktop.ini"}
@@ -44,6 +45,8 @@ class Found:
     path: Path
     name: str
     spec: SourceSpec
+    span: Span | None = None
+    """Only a part of the file, where it is read in several."""
 
 
 def find_files(specs: Sequence[SourceSpec | Path | str]) -> list[Found]:

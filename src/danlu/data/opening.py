@@ -45,6 +45,15 @@ class Line:
     """False for a piece of a long line that goes on in the next one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Whole lines out of a plain file: bytes from `start` to before `end`, the first of which is line `line`."""
+
+    start: int
+    end: int
+    line: int
+
+
 @dataclass(slots=True)
 class Source:
     """One opened file. `name` is the file as the user named it; `suffix` is lower-case, compression suffixes taken
@@ -63,13 +72,14 @@ class Source:
     """True once the bytes were read to a premature end."""
     broken: bool = False
     """Compressed, and not one byte can be got out."""
+    span: Span | None = None
+    """Only these whole lines of the file are read; what the file is was still told from its own beginning."""
 
     def chunks(self) -> Iterator[bytes]:
         """All bytes, decompressed, in bounded pieces; sets `cut` where the compressed stream ends early or breaks."""
         with self.path.open("rb") as file:
             if self.compression is None:
-                while chunk := file.read(CHUNK_BYTES):
-                    yield chunk
+                yield from _plain_chunks(file, self.span)
                 return
             try:
                 yield from _decompress(file, self.compression)
@@ -86,7 +96,7 @@ class Source:
             yield from self._pieces()
             return
         number = 0
-        for number, (content, complete) in enumerate(self._raw_lines(), start=1):
+        for number, (content, complete) in enumerate(self._raw_lines(), start=self.span.line if self.span else 1):
             if self.cut and not complete:
                 yield Line(number, None, None, "cut", _shown(content))
                 return
@@ -132,7 +142,7 @@ class Source:
         limit."""
         end = b"\r" if b"\n" not in self.head and b"\r" in self.head.rstrip(b"\r") else b"\n"
         rest: list[bytes] = []
-        rest_bytes, skip = 0, self.mark_bytes
+        rest_bytes, skip = 0, self.mark_bytes if self.span is None or not self.span.start else 0
         for chunk in self.chunks():
             if skip:
                 chunk, skip = chunk[skip:], max(0, skip - len(chunk))
@@ -181,8 +191,23 @@ class Source:
         return spool
 
 
-def open_source(path: Path, name: str) -> Source:
-    """Look at the first bytes. Raises DataError when the file cannot be opened or a package for it is missing."""
+def _plain_chunks(file: IO[bytes], span: Span | None) -> Iterator[bytes]:
+    if span is None:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+        return
+    file.seek(span.start)
+    left = span.end - span.start
+    while left > 0 and (chunk := file.read(min(CHUNK_BYTES, left))):
+        left -= len(chunk)
+        yield chunk
+
+
+def open_source(path: Path, name: str, span: Span | None = None) -> Source:
+    """Look at the first bytes. Raises DataError when the file cannot be opened or a package for it is missing.
+
+    With a `span` the file is told by its own beginning all the same, so that its parts are read as the whole would be.
+    """
     try:
         with path.open("rb") as file:
             magic = file.read(8)
@@ -202,6 +227,8 @@ def open_source(path: Path, name: str) -> Source:
     source.broken, source.cut = source.cut and not head, False
     source.head = head[:HEAD_BYTES]
     source.decoder, source.mark_bytes = detect(source.head, whole=len(head) < HEAD_BYTES)
+    assert span is None or (compression is None and not source.decoder.wide), "only plain files are read in part"
+    source.span = span
     return source
 
 
