@@ -11,8 +11,11 @@ from typing import Any, Literal, TypeAlias
 
 Role = Literal["system", "user", "assistant", "tool"]
 Kind = Literal["conversation", "preference", "feedback", "label", "document"]
+BETWEEN = "\n\n"
+"""Stands between the passages of one file in its extracted text, which character ranges count in."""
 
 __all__ = [
+    "BETWEEN",
     "Conversation",
     "Document",
     "Feedback",
@@ -32,7 +35,7 @@ class Origin:
     """Where a sample was read: file as the user named it, 1-based line (row, record), and for documents a page.
 
     `start` and `end` are the half-open character range in the document's extracted text, which
-    `danlu.data.sources.text_of_document` gives again; `document` is the sha256 of the file's bytes.
+    `danlu.data.extracted.text_of_document` gives again; `document` is the sha256 of the file's bytes.
     """
 
     file: str

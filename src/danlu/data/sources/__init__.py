@@ -12,6 +12,7 @@ from danlu.core.progress import Progress, Silent
 from danlu.core.registry import Registry
 from danlu.data.finding import SourceSpec, find_files
 from danlu.data.ledger import Ledger
+from danlu.data.ocr.recogniser import Recogniser
 from danlu.data.sample import Sample
 from danlu.data.sources.reading import FileReport, read_file
 from danlu.data.sources.source import Reader
@@ -39,9 +40,11 @@ def read(
     *,
     progress: Progress | None = None,
     reports: list[FileReport] | None = None,
+    recogniser: Recogniser | None = None,
 ) -> Iterator[Sample]:
     """Samples of all files, in order, one at a time. Each row read is counted in `ledger` as used or rejected.
 
+    `recogniser` reads pages without a usable text layer; without one each such page is refused by name.
     `reports` is filled with one record a file: format, encoding, columns, counts. Raises DataError for a path that does
     not exist, an unknown format, or a missing package; damage inside files never raises.
     """
@@ -52,6 +55,6 @@ def read(
         report = FileReport(found.name)
         if reports is not None:
             reports.append(report)
-        yield from read_file(found, READERS, ledger, report)
+        yield from read_file(found, READERS, ledger, report, recogniser)
         progress.advance(1, file=found.name)
     progress.finish()

@@ -13,21 +13,26 @@ from pathlib import PurePath
 from typing import Any
 
 from danlu.core.errors import DanluError, DataError
+from danlu.core.files import sha256_file
 from danlu.core.messages import say
 from danlu.core.registry import Registry
 from danlu.data import columns
+from danlu.data.enclosed import MAX_DEPTH, Room
 from danlu.data.finding import Found
 from danlu.data.formats import FORMATS, Format, choose, load_format
 from danlu.data.kinds import Kind, kind_of_file
 from danlu.data.ledger import Ledger
 from danlu.data.mend import MojibakeError, mend
+from danlu.data.ocr.recogniser import Recogniser
 from danlu.data.opening import Source, open_source
 from danlu.data.rows import Changes, RowError, kind_of
-from danlu.data.sample import Document, Origin, Sample
-from danlu.data.sources.source import Context, Fault, Item, Passage, Reader, Row
+from danlu.data.sample import BETWEEN, Document, Origin, Sample
+from danlu.data.sources.source import Context, Enclosed, Fault, Item, Passage, Reader, Row
 
 OWN_READERS = ("json", "csv", "text")
 """Readers of ours, which raise nothing; the others stand on parsers of other people."""
+NESTING = ("archive", "mail", "mbox")
+"""Readers that find whole files inside a file."""
 
 
 @dataclass(slots=True)
@@ -65,34 +70,65 @@ class FileReport:
         }  # fmt: skip
 
 
-def read_file(found: Found, readers: Registry[Reader], ledger: Ledger, report: FileReport) -> Iterator[Sample]:
+@dataclass(slots=True)
+class Shared:
+    """What one named file and all files inside it share."""
+
+    readers: Registry[Reader]
+    ledger: Ledger
+    report: FileReport
+    recogniser: Recogniser | None = None
+    room: Room = field(default_factory=Room)
+
+
+def read_file(
+    found: Found,
+    readers: Registry[Reader],
+    ledger: Ledger,
+    report: FileReport,
+    recogniser: Recogniser | None = None,
+) -> Iterator[Sample]:
     """The samples of one file. `report` is complete once the iterator has ended, whatever happened inside."""
     before = (ledger.num_read, ledger.num_used, len(ledger.rejects), len(ledger.changes))
-    fixed, container = _format_of(found.spec.format, readers, found.name)
     try:
-        source = open_source(found.path, found.name)
+        yield from _opened(found, Shared(readers, ledger, report, recogniser), 0)
+    finally:
+        _close(report, ledger, before)
+
+
+def _opened(found: Found, shared: Shared, depth: int) -> Iterator[Sample]:
+    """The samples of a file, or of one that lies `depth` files deep."""
+    ledger, report, num_before = shared.ledger, shared.report, shared.ledger.num_read
+    fixed, container = _format_of(found.spec.format, shared.readers, found.name)
+    try:
+        source = open_source(found.path, found.name, found.span)
     except DataError as error:
         if error.key == "data.missing_package":
             raise
         ledger.reject(found.name, 0, "cannot_open", detail=error.values["detail"])
-        _close(report, ledger, before)
         return
-    kind = Kind(container) if container else kind_of_file(source)
-    report.container, report.compression = kind.reader or "", source.compression
-    report.size_bytes = source.size_bytes
+    kind = kind_of_file(source)
+    if container and kind.reader not in NESTING:
+        kind = Kind(container)
+    if depth == 0:
+        report.container, report.compression = kind.reader or "", source.compression
+        report.size_bytes = source.size_bytes
     try:
         if kind.reader is None:
             ledger.reject(found.name, 0, kind.reason, **kind.values)
+        elif kind.reader in NESTING and depth >= MAX_DEPTH:
+            ledger.reject(found.name, 0, "too_deep_inside", limit=MAX_DEPTH)
         else:
-            reader = readers.load(kind.reader)
-            yield from _FileReading(found, ledger, report, fixed).samples(source, reader, kind.reader)
-            if ledger.num_read == before[0]:  # blank lines, comments, a header alone
+            reader = shared.readers.load(kind.reader)
+            yield from _FileReading(found, shared, fixed, depth).samples(source, reader, kind.reader)
+            if ledger.num_read == num_before and found.span is None:  # blank lines, comments, a header alone
                 ledger.reject(found.name, 0, "no_rows")
     finally:
-        report.encoding = source.decoder.name if kind.reader in OWN_READERS or kind.reader == "html" else "binary"
-        if kind.reader is None and kind.reason in ("html_page", "empty_file"):
-            report.encoding = source.decoder.name
-        _close(report, ledger, before)
+        if depth == 0:
+            textual = kind.reader in OWN_READERS or kind.reader == "html"
+            report.encoding = source.decoder.name if textual else "binary"
+            if kind.reader is None and kind.reason in ("html_page", "empty_file"):
+                report.encoding = source.decoder.name
 
 
 def _close(report: FileReport, ledger: Ledger, before: tuple[int, int, int, int]) -> None:
@@ -119,18 +155,41 @@ class _FileReading:
     """The state of reading one file: which format its rows have had so far, and what was said already."""
 
     found: Found
-    ledger: Ledger
-    report: FileReport
+    shared: Shared
     fixed: Format | None
+    depth: int = 0
     current: Format | None = None
     shape: tuple[tuple[str, type], ...] = ()
     """Columns and kinds of values of the row that `current` was chosen for: rows of one shape have one format."""
     said: set[str] = field(default_factory=set)
+    digest: str = ""
+    """Of the file's bytes, once a passage needed it."""
+    num_chars: int = 0
+    """Of the file's extracted text so far: where the next passage begins."""
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.shared.ledger
+
+    @property
+    def report(self) -> FileReport:
+        return self.shared.report
 
     def samples(self, source: Source, reader: Reader, reader_name: str) -> Iterator[Sample]:
-        mapping = self.found.spec.columns or {}
-        context = Context(self._fits, self._note, tuple(mapping.values()))
+        columns_named = tuple((self.found.spec.columns or {}).values())
+        context = Context(
+            self._fits,
+            self._note,
+            columns_named,
+            bool(self.fixed or columns_named),
+            self.shared.recogniser,
+            self.shared.room,
+        )
         for item in _guarded(reader(source, context), reader_name in OWN_READERS):
+            if isinstance(item, Enclosed):
+                name = f"{self.found.name}#{item.name}"
+                yield from _opened(Found(item.path, name, self.found.spec), self.shared, self.depth + 1)
+                continue
             file = f"{self.found.name}#{item.place}" if item.place else self.found.name
             if isinstance(item, Fault):
                 self.ledger.reject(file, item.line, item.reason, raw=item.raw, **item.values)
@@ -154,7 +213,6 @@ class _FileReading:
             self.ledger.notes.append(sentence)
 
     def _document(self, item: Passage, file: str) -> Sample | None:
-        origin = Origin(file, item.line, item.page)
         changes: dict[str, int] = {}
         try:
             text = mend(item.text, changes)
@@ -163,6 +221,10 @@ class _FileReading:
             return None
         self._record(file, item.line, [*item.changes, *((reason, {"num": num}) for reason, num in changes.items())])
         self.report.formats["text"] += 1
+        self.digest = self.digest or sha256_file(self.found.path)
+        start, end = self.num_chars, self.num_chars + len(text)
+        self.num_chars = end + len(BETWEEN)
+        origin = Origin(file, item.line, item.page, start, end, self.digest)
         return Document(text, origin, item.title or PurePath(file).stem, self.found.name)
 
     def _row(self, item: Row, file: str) -> Sample | None:

@@ -1,4 +1,4 @@
-"""The contract of this shelf: a reader turns one opened file into rows, passages of text, and faults.
+"""The contract of this shelf: a reader turns one opened file into rows, passages of text, files inside it, and faults.
 
 A reader is a function `(source, context) -> Iterator[Row | Passage | Fault]`, registered by name in
 `sources/__init__.py`. It knows nothing of Alpaca or ShareGPT: columns become samples on the shelf `formats`.
@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from danlu.data.enclosed import Room
+from danlu.data.ocr.recogniser import Recogniser
 from danlu.data.opening import Line, Source
 
 Change: TypeAlias = tuple[str, dict[str, Any]]
@@ -30,7 +33,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Running text: a whole document, or one page of it (`page` from 1)."""
+    """Running text: a whole document, or one page of it (`page` from 1).
+
+    A file's text is its passages in this order, a blank line between them; character ranges count in that text.
+    """
 
     line: int
     text: str
@@ -51,7 +57,16 @@ class Fault:
     place: str = ""
 
 
-Item: TypeAlias = Row | Passage | Fault
+@dataclass(frozen=True, slots=True)
+class Enclosed:
+    """A whole file inside this one: an archive's member, an attachment. `path` lies there until the next item."""
+
+    name: str
+    path: Path
+    line: int = 0
+
+
+Item: TypeAlias = Row | Passage | Fault | Enclosed
 
 
 @dataclass(slots=True)
@@ -64,6 +79,12 @@ class Context:
     """`note(reason, **values)`: a sentence about the file for the ledger."""
     named: tuple[str, ...] = ()
     """Columns the user named: a header row must hold them."""
+    wants_rows: bool = False
+    """The user said what the rows are, by format or columns: a table is never taken as a document."""
+    recogniser: Recogniser | None = None
+    """Reads pages that have no usable text layer; None: each of them is refused by name."""
+    room: Room = field(default_factory=Room)
+    """How much may still be unpacked out of this file."""
 
 
 class Reader(Protocol):

@@ -1,0 +1,1 @@
+"""The shelf of text recognition: who reads scanned and garbled pages."""
