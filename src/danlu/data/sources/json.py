@@ -43,10 +43,15 @@ class _Pairs(dict[str, Any]):
 
 def read_json(source: Source, context: Context) -> Iterator[Item]:
     """Rows of a JSON file: by lines where lines are whole values, by brackets otherwise."""
-    if _one_value_per_line(_first_lines(source)):
+    if holds_a_value_per_line(source):
         yield from _by_line(source.lines(), context)
     else:
         yield from _by_bracket(source.lines(in_pieces=True))
+
+
+def holds_a_value_per_line(source: Source) -> bool:
+    """Whether each line is read by itself, told by the file's first ones; such files can be read in parts."""
+    return _one_value_per_line(_first_lines(source))
 
 
 def _first_lines(source: Source) -> list[str]:
