@@ -23,6 +23,17 @@ class Recogniser(Protocol):
     def recognise(self, file: Path, pages: Sequence[int]) -> dict[int, str]:
         """Text or Markdown by page number (from 1) of a PDF or, as page 1, of an image file.
 
-        Raises DataError when the tool is missing or fails as a whole; a page it cannot read is left out.
+        Raises DataError `data.missing_package` or `documents.no_program` when the tool is not there, RecognitionError
+        when it fails on this file; a page it cannot read is left out.
         """
         ...
+
+
+class MakesRecogniser(Protocol):
+    """What stands on the shelf: `command` is the recipe's `ocr_command`, empty where none was given."""
+
+    def __call__(self, command: str = "") -> Recogniser: ...
+
+
+class RecognitionError(Exception):
+    """The tool was there and failed on this file; the argument says how, for the ledger."""
