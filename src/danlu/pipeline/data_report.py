@@ -1,0 +1,81 @@
+"""The data report of a run: facts as JSON, one HTML page in each language, and a sheet of rows for a person to judge.
+
+`prepare` gathers the facts while it works and calls `write_report`. `facts_of_run` finds them again, or gathers them
+from what a run without them has kept (sources, ledger, tokens), so that any prepared run has a report.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from danlu.core.files import read_json, write_json, write_text
+from danlu.core.messages import LANGUAGES, Language
+from danlu.data.quality import DataFacts
+from danlu.data.quality.facts import VERSION, AuditRow
+from danlu.data.quality.lights import lights_of
+from danlu.pipeline.data_facts import gather_from_run
+from danlu.pipeline.data_report_html import render_data_report
+from danlu.pipeline.data_report_words import Words
+from danlu.run.run import Run
+
+FACTS = "data_report.json"
+AUDIT = "audit_sheet.csv"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for a formula at the beginning of a cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataReport:
+    """Where the report of a run lies; `pages` by language."""
+
+    facts: Path
+    pages: dict[Language, Path]
+    audit: Path
+
+
+def report(run: Run) -> DataReport:
+    """Write the data report of a prepared run, from its facts where it has them."""
+    return write_report(run, facts_of_run(run))
+
+
+def write_report(run: Run, facts: DataFacts) -> DataReport:
+    """data_report.json, data_report.{en,zh}.html and audit_sheet.csv in the run's folder, each whole or not at all."""
+    pages = {language: run.path(f"data_report.{language}.html") for language in LANGUAGES}
+    lights = [{"name": light.name, "tone": light.tone, "value": light.value} for light in lights_of(facts)]
+    write_json(run.path(FACTS), {**facts.to_json(), "lights": lights})
+    for language in LANGUAGES:
+        (other,) = (page.name for one, page in pages.items() if one != language)
+        write_text(pages[language], render_data_report(facts, language=language, other=other))
+    write_text(run.path(AUDIT), audit_sheet(facts.audit))
+    return DataReport(run.path(FACTS), pages, run.path(AUDIT))
+
+
+def facts_of_run(run: Run) -> DataFacts:
+    """The facts that prepare left; gathered anew where it left none, or those of another version."""
+    path = run.path(FACTS)
+    if path.is_file():
+        stored = read_json(path)
+        prepared = run.outcome("prepare") or {}
+        if stored.get("version") == VERSION and stored["told"].get("dataset") == prepared.get("dataset_id"):
+            return DataFacts.from_json({name: value for name, value in stored.items() if name != "lights"})
+    return gather_from_run(run)
+
+
+def audit_sheet(rows: tuple[AuditRow, ...]) -> str:
+    """CSV for any spreadsheet: UTF-8 with its mark, heads in both languages, two empty columns to fill in.
+
+    A text that begins like a formula gets an apostrophe, so that opening the sheet computes nothing."""
+    names = ("id", "where", "kind", "asked", "answered", "flags", "scores", "verdict", "remark")
+    english, chinese = Words("en"), Words("zh")
+    keys = [name if name in ("asked", "answered") else f"audit_{name}" for name in names]
+    sheet = io.StringIO()
+    writer = csv.writer(sheet)
+    writer.writerow([f"{english(key)} / {chinese(key)}" for key in keys])
+    for row in rows:
+        scores = " ".join(f"{name}={value:g}" for name, value in row.scores.items())
+        cells = (row.id, row.where, row.kind, row.prompt, row.answer, " ".join(row.flags), scores, "", "")
+        writer.writerow([f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in cells])
+    return "\ufeff" + sheet.getvalue()
