@@ -32,27 +32,49 @@ def content_bytes(sample: Sample) -> bytes:
 
 
 def content_of(sample: Sample) -> dict[str, Any]:
-    """The content alone, as JSON."""
+    """The content alone, as JSON. Keys stand in their order, so that only what users nest needs sorting."""
     if isinstance(sample, Document):
         return {"kind": "document", "text": sample.text, "title": sample.title}
     if isinstance(sample, Label):
-        return {"kind": "label", "text": sample.text, "label": sample.label}
+        return {"kind": "label", "label": sample.label, "text": sample.text}
     tools = {"tools": sample.tools} if sample.tools else {}
     if isinstance(sample, Preference):
-        turns = {"prompt": sample.prompt, "chosen": sample.chosen, "rejected": sample.rejected}
-        return {"kind": "preference", **{name: [_turn(one) for one in part] for name, part in turns.items()}, **tools}
+        return {
+            "chosen": [_turn(one) for one in sample.chosen],
+            "kind": "preference",
+            "prompt": [_turn(one) for one in sample.prompt],
+            "rejected": [_turn(one) for one in sample.rejected],
+            **tools,
+        }
     judged = {"desirable": sample.desirable} if isinstance(sample, Feedback) else {}
-    return {"kind": sample.kind, "messages": [_turn(one) for one in sample.messages], **tools, **judged}
+    return {**judged, "kind": sample.kind, "messages": [_turn(one) for one in sample.messages], **tools}
+
+
+def has_nested(sample: Sample) -> bool:
+    """Whether it holds objects of the user's own (tools, calls), whose keys may stand in any order."""
+    if isinstance(sample, Document | Label):
+        return False
+    if isinstance(sample, Preference):
+        turns = sample.prompt + sample.chosen + sample.rejected
+    else:
+        turns = sample.messages
+    return bool(sample.tools) or any(turn.tool_calls for turn in turns)
 
 
 def _turn(message: Message) -> dict[str, Any]:
     """Only what is set, so a new optional field leaves old ids as they are."""
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    for name in ("name", "reasoning", "tool_call_id", "train"):
-        if (value := getattr(message, name)) is not None:
-            turn[name] = value
+    turn: dict[str, Any] = {"content": message.content}
+    if message.name is not None:
+        turn["name"] = message.name
+    if message.reasoning is not None:
+        turn["reasoning"] = message.reasoning
+    turn["role"] = message.role
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
         turn["tool_calls"] = message.tool_calls
+    if message.train is not None:
+        turn["train"] = message.train
     return turn
 
 

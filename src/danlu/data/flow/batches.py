@@ -1,0 +1,114 @@
+"""Rows of a piece as an Arrow record batch, and back. The one file here that needs pyarrow.
+
+Schema version 1, in the metadata (`danlu.rows`). Content, tags and marks are JSON (codec.py); an empty one is null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from danlu.core.errors import DataError
+from danlu.data.flow.codec import pack_content, pack_json, pack_marks, unpack, unpack_json, unpack_marks
+from danlu.data.flow.marks import Mark
+from danlu.data.flow.piece import Row
+from danlu.data.sample import Origin
+
+SCHEMA_VERSION = "1"
+_PLACES = ("file", "line", "page", "start", "end", "document")
+
+
+def arrow() -> Any:
+    """pyarrow, or how to get it."""
+    try:
+        import pyarrow as pa  # lazy: only data that goes through shards needs it
+        import pyarrow.ipc
+    except ImportError as error:
+        raise DataError("flow.needs_package", engine="local", package="pyarrow", extra="data") from error
+    return pa
+
+
+def schema() -> Any:
+    pa = arrow()
+    text = pa.dictionary(pa.int32(), pa.string())
+    fields = [
+        ("id", pa.string()), ("content", pa.large_binary()), ("group", pa.string()), ("tags", pa.binary()),
+        ("marks", pa.binary()), ("seat", pa.int64()), ("file", text), ("line", pa.int64()), ("page", pa.int32()),
+        ("start", pa.int64()), ("end", pa.int64()), ("document", text),
+    ]  # fmt: skip
+    return pa.schema(fields, metadata={"danlu.rows": SCHEMA_VERSION})
+
+
+def to_batch(rows: Sequence[Row]) -> Any:
+    """A record batch of these rows; content is null where the row was dropped."""
+    pa = arrow()
+    content, ids = [], []
+    for row in rows:
+        packed, name = pack_content(row.sample) if row.sample else (None, None)
+        content.append(packed)
+        ids.append(name)
+    columns: dict[str, list[Any]] = {
+        "id": ids,
+        "content": content,
+        "group": [row.sample.group if row.sample else None for row in rows],
+        "tags": [pack_json(row.sample.tags) or None if row.sample else None for row in rows],
+        "marks": [pack_marks(row.marks) or None for row in rows],
+        "seat": [row.seat for row in rows],
+        **{place: [getattr(row.origin, place) for row in rows] for place in _PLACES},
+    }
+    form = schema()
+    arrays = [pa.array(columns[one.name], type=_plain(one.type)) for one in form]
+    arrays = [array.dictionary_encode() if pa.types.is_dictionary(one.type) else array
+              for array, one in zip(arrays, form, strict=True)]  # fmt: skip
+    return pa.record_batch(arrays, schema=form)
+
+
+def write_batch(path: Path, batch: Any) -> None:
+    pa = arrow()
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+
+
+def read_rows(path: Path, wanted: npt.NDArray[np.bool_] | None = None) -> Iterator[tuple[int, Row]]:
+    """(number, row) of the rows wanted, or of all."""
+    columns = _columns(path, None)
+    numbers = range(len(columns["line"])) if wanted is None else np.flatnonzero(wanted).tolist()
+    content, tags, groups, ids = columns["content"], columns["tags"], columns["group"], columns["id"]
+    for number in numbers:
+        origin = Origin(*(columns[place][number] for place in _PLACES))
+        packed = content[number]
+        given = unpack_json(tags[number]) if tags[number] else {}
+        sample = None if packed is None else unpack(packed, origin, groups[number], given)
+        marks = unpack_marks(columns["marks"][number] or b"")
+        yield number, Row(sample, origin, ids[number] or "", marks, columns["seat"][number])
+
+
+def read_told(path: Path) -> Iterator[tuple[int, Origin, int, tuple[Mark, ...]]]:
+    """(number, origin, seat, marks) of all rows; their content stays closed."""
+    columns = _columns(path, [*_PLACES, "seat", "marks"])
+    places = zip(*(columns[place] for place in _PLACES), strict=True)
+    for number, (place, seat, marks) in enumerate(zip(places, columns["seat"], columns["marks"], strict=True)):
+        yield number, Origin(*place), seat, unpack_marks(marks) if marks else ()
+
+
+def _columns(path: Path, names: list[str] | None) -> dict[str, list[Any]]:
+    pa = arrow()
+    with pa.memory_map(str(path)) as file:
+        reader = pa.ipc.open_file(file)
+        if reader.schema.metadata.get(b"danlu.rows") != SCHEMA_VERSION.encode():
+            raise DataError("flow.foreign_rows", where=str(path), expected=SCHEMA_VERSION)
+        if names is not None:
+            fields = [reader.schema.get_field_index(name) for name in names]
+            reader = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields))
+        table = reader.read_all()
+        return {name: table.column(name).to_pylist() for name in table.column_names}
+
+
+def _plain(kind: Any) -> Any:
+    """Dictionaries are encoded after the array was made."""
+    return kind.value_type if arrow().types.is_dictionary(kind) else kind

@@ -1,0 +1,89 @@
+"""A row as bytes and back, nothing lost: content, tags and marks as JSON, the rest as plain values.
+
+The content is the very JSON that the id is a digest of, wherever no user's object lies in it; those keep the order of
+their keys, for the order reaches the model. What JSON cannot hold (half surrogates, huge numbers) is written by
+Python's own encoder behind a blank, the sign to read it by Python's decoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from danlu.data.flow.marks import Mark
+from danlu.data.identity import DIGITS, PREFIX, content_of, has_nested, sample_id
+from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Origin, Preference, Sample
+from danlu.data.stage import Fate
+
+
+def pack_content(sample: Sample) -> tuple[bytes, str]:
+    """The content as JSON, and the sample's id."""
+    content = content_of(sample)
+    try:
+        packed = orjson.dumps(content)
+    except TypeError:
+        return b" " + json.dumps(content).encode(), sample_id(sample)
+    if has_nested(sample):
+        return packed, sample_id(sample)
+    return packed, PREFIX + hashlib.sha256(packed).hexdigest()[:DIGITS]
+
+
+def unpack(content: bytes, origin: Origin, group: str | None, tags: dict[str, Any]) -> Sample:
+    """The sample that was packed."""
+    value = json.loads(content) if content[:1] == b" " else orjson.loads(content)
+    kind = value["kind"]
+    if kind == "document":
+        return Document(value["text"], origin, value["title"], group, tags)
+    if kind == "label":
+        return Label(value["text"], value["label"], origin, group, tags)
+    tools = tuple(value.get("tools", ()))
+    if kind == "preference":
+        prompt, chosen, rejected = (_turns(value[part]) for part in ("prompt", "chosen", "rejected"))
+        return Preference(prompt, chosen, rejected, origin, tools, group, tags)
+    turns = _turns(value["messages"])
+    if kind == "feedback":
+        return Feedback(turns, value["desirable"], origin, tools, group, tags)
+    return Conversation(turns, origin, tools, group, tags)
+
+
+def pack_json(value: Any) -> bytes:
+    """Tags, marks and the like; empty for an empty value."""
+    if not value:
+        return b""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError:
+        return b" " + json.dumps(value, default=str).encode()
+
+
+def unpack_json(packed: bytes) -> Any:
+    return json.loads(packed) if packed[:1] == b" " else orjson.loads(packed)
+
+
+def pack_marks(marks: Sequence[Mark]) -> bytes:
+    return pack_json([[mark.stage, mark.fate.action, mark.fate.reason, mark.fate.values] for mark in marks])
+
+
+def unpack_marks(packed: bytes) -> tuple[Mark, ...]:
+    if not packed:
+        return ()
+    return tuple(Mark(stage, Fate(action, reason, values)) for stage, action, reason, values in unpack_json(packed))
+
+
+def _turns(values: list[dict[str, Any]]) -> tuple[Message, ...]:
+    return tuple(
+        Message(
+            value["role"],
+            value["content"],
+            value.get("name"),
+            value.get("reasoning"),
+            tuple(value.get("tool_calls", ())),
+            value.get("tool_call_id"),
+            value.get("train"),
+        )
+        for value in values
+    )

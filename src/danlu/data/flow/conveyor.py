@@ -1,0 +1,160 @@
+"""Plan, pass, collect: from sources to the pieces that whole-data steps work on.
+
+Little data stays in memory and in this process, needs no pyarrow and leaves nothing behind. More goes through shards in
+a store, so that a second run, or one after a kill, does only what is missing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from danlu.core.messages import say
+from danlu.core.progress import Progress, Silent
+from danlu.data.flow.executors import EXECUTORS
+from danlu.data.flow.marks import Passed, add_up
+from danlu.data.flow.passing import Passing, Told, pass_shard
+from danlu.data.flow.piece import AnyPiece, Piece, num_rows
+from danlu.data.flow.plan import Plan, Shard
+from danlu.data.flow.store import Store, StoredShard, passing_digest, shard_key
+from danlu.data.flow.work import Task, Work
+from danlu.data.kinds import ROW_SUFFIXES
+from danlu.data.ledger import Ledger
+
+Engine = Literal["auto", "inline", "local", "ray"]
+LIGHT_BYTES = 16 << 20
+"""Up to here all rows fit into memory many times over and are read in the time that worker processes need to start."""
+LIGHT_DOCUMENTS = 2 << 20
+"""The same for documents, whose parsing is slow and worth keeping."""
+ALONE_BYTES = 4 << 20
+"""What is missing is done in this process where it is no more than this."""
+
+
+@dataclass(slots=True)
+class Conveyed:
+    """What came of a plan. `shards`: JSON for the manifest, one per shard in order."""
+
+    pieces: list[AnyPiece]
+    funnel: list[Passed]
+    shards: list[dict[str, Any]]
+    num_read: int = 0
+    num_redone: int = 0
+    """Shards that were passed now; the others lay in the store."""
+    notes: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> list[str]:
+        return [shard["key"] for shard in self.shards if "key" in shard]
+
+    def ledger(self) -> Ledger:
+        """The ledger of the reading alone, before the fates of single rows are folded in (account.py)."""
+        ledger = Ledger(num_read=self.num_read, num_used=num_rows(self.pieces), notes=list(self.notes))
+        ledger.counts.update(self.counts)
+        return ledger
+
+
+def choose_engine(engine: Engine, plan: Plan) -> Engine:
+    """What `auto` means for this plan."""
+    if engine != "auto":
+        return engine
+    documents = sum(file.num_bytes for file in plan.files if not file.name.lower().endswith(tuple(ROW_SUFFIXES)))
+    if plan.num_bytes <= LIGHT_BYTES and documents <= LIGHT_DOCUMENTS:
+        return "inline"
+    return "local" if importlib.util.find_spec("pyarrow") else "inline"
+
+
+def convey(
+    plan: Plan,
+    passing: Passing,
+    store: Store,
+    *,
+    engine: Engine = "auto",
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> Conveyed:
+    """All shards, passed. DataError for a missing package or a lost worker; damage in files never raises."""
+    told = progress or Silent()
+    if choose_engine(engine, plan) == "inline":
+        return _in_memory(plan, passing, told)
+    return _through_store(plan, passing, store, choose_engine(engine, plan), num_workers, told)
+
+
+def _in_memory(plan: Plan, passing: Passing, told: Progress) -> Conveyed:
+    found = Conveyed([], [], [])
+    funnels: list[list[Passed]] = []
+    told.start(say("flow.passing"), len(plan.shards))
+    for shard in plan.shards:
+        said = Told()
+        pieces: list[Piece] = list(pass_shard(shard, passing, said))
+        found.pieces += pieces
+        funnels.append(said.funnel)
+        _tell(found, said)
+        found.shards.append(_named(shard, said))
+        found.num_redone += 1
+        told.advance(1, file=shard.found.name)
+    told.finish()
+    found.funnel = add_up(funnels)
+    return found
+
+
+def _through_store(
+    plan: Plan, passing: Passing, store: Store, engine: Engine, num_workers: int | None, told: Progress
+) -> Conveyed:
+    digest = passing_digest(passing)
+    tasks = [Task(shard_key(shard, digest), shard) for shard in plan.shards]
+    missing = list({task.key: task for task in tasks if store.find(task.key) is None}.values())
+    _do(missing, Work(passing, store), engine, num_workers, told)
+    shards = [_found(store, task) for task in tasks]
+    found = Conveyed([], [], [], num_redone=len(missing))
+    for task, shard in zip(tasks, shards, strict=True):
+        said = shard.told
+        found.pieces += shard.pieces
+        _tell(found, said)
+        found.shards.append(_named(task.shard, said) | {"key": task.key, "rows": shard.digest})
+    found.funnel = add_up([shard.told.funnel for shard in shards])
+    return found
+
+
+def _do(missing: Sequence[Task], work: Work, engine: Engine, num_workers: int | None, told: Progress) -> None:
+    if not missing:
+        return
+    alone = engine == "local" and (len(missing) == 1 or sum(task.shard.num_bytes for task in missing) <= ALONE_BYTES)
+    executor = EXECUTORS.load("inline" if alone else engine, where="data.engine")(num_workers)
+    told.start(say("flow.passing"), len(missing))
+    for task in executor.run(work, missing):
+        told.advance(1, file=task.shard.found.name)
+    told.finish()
+
+
+def _found(store: Store, task: Task) -> StoredShard:
+    shard = store.find(task.key)
+    assert shard is not None, "every task leaves its shard"
+    return shard
+
+
+def _tell(found: Conveyed, said: Told) -> None:
+    found.num_read += said.num_read
+    found.notes += [note for note in said.notes if note not in found.notes]
+    for name, num in said.counts.items():
+        found.counts[name] = found.counts.get(name, 0) + num
+
+
+def _named(shard: Shard, said: Told) -> dict[str, Any]:
+    """A shard as a manifest names it: the same whichever engine passed it."""
+    return {"file": shard.found.name, "digest": shard.digest, "read": said.num_read}
+
+
+@contextmanager
+def counting_on(store: Store, plan: Plan, passing: Passing, engine: Engine) -> Iterator[None]:
+    """Shards of this plan are not pruned by other runs while the block runs."""
+    if choose_engine(engine, plan) == "inline":
+        guard: Any = nullcontext()
+    else:
+        digest = passing_digest(passing)
+        guard = store.counting_on(shard_key(shard, digest) for shard in plan.shards)
+    with guard:
+        yield

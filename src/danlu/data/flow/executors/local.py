@@ -1,0 +1,110 @@
+"""Worker processes on this machine: fresh interpreters that get tasks through pipes and leave shards in the store.
+
+They are no forks (threads of a forked parser would hang) and do not import the caller's main module, so a script
+without an `if __name__ == "__main__"` may call `danlu.prepare`. A worker holds one piece of one shard at a time;
+when this process is gone, its pipe ends and so does the worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO
+
+from danlu.core.errors import DataError
+from danlu.data.flow.pipes import receive, send
+from danlu.data.flow.work import Task, Work
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(slots=True)
+class _Pool:
+    """What the threads of one run share."""
+
+    waiting: queue.SimpleQueue[Task | None] = field(default_factory=queue.SimpleQueue)
+    done: queue.SimpleQueue[Task | BaseException] = field(default_factory=queue.SimpleQueue)
+    workers: list[_Worker] = field(default_factory=list)
+
+
+class Local:
+    def __init__(self, num_workers: int | None = None) -> None:
+        self.num_workers = num_workers or num_cores()
+
+    def run(self, work: Work, tasks: Sequence[Task]) -> Iterator[Task]:
+        num = min(self.num_workers, len(tasks))
+        pool = _Pool()
+        for task in sorted(tasks, key=lambda task: -task.shard.num_bytes):  # the longest first: none is left alone last
+            pool.waiting.put(task)
+        for _ in range(num):
+            pool.waiting.put(None)
+        try:
+            for _ in range(num):
+                worker = _Worker(work)
+                pool.workers.append(worker)
+                threading.Thread(target=worker.serve, args=(pool,), daemon=True).start()
+            for _ in tasks:
+                result = pool.done.get()
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+        finally:
+            for worker in pool.workers:
+                worker.stop()
+
+
+class _Worker:
+    """One process, and what its thread here does with it."""
+
+    def __init__(self, work: Work) -> None:
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in `stop`
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "danlu.data.flow.worker"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
+        )  # fmt: skip
+        assert self.child.stdin and self.child.stdout, "both ends are pipes"
+        self.to: IO[bytes] = self.child.stdin
+        self.back: IO[bytes] = self.child.stdout
+        self.work = work
+        self.lock = threading.Lock()
+
+    def serve(self, pool: _Pool) -> None:
+        """Hand out tasks until none is waiting, or one fails."""
+        try:
+            send(self.to, self.work)
+            while (task := pool.waiting.get()) is not None:
+                send(self.to, task)
+                fault = receive(self.back)
+                if fault is not None:
+                    pool.done.put(fault)
+                    return
+                pool.done.put(task)
+        except (OSError, EOFError, ValueError):  # the worker is gone
+            pool.done.put(self._lost())
+
+    def _lost(self) -> DataError:
+        code = self.child.wait()
+        said = ""
+        with contextlib.suppress(OSError, ValueError):  # closed by `stop`
+            self.errors.seek(0)
+            said = self.errors.read()[-2000:].decode("utf-8", "replace").strip()
+        return DataError(
+            "flow.worker_lost", where="data.engine", code=code, said=said.splitlines()[-1] if said else "-"
+        )
+
+    def stop(self) -> None:
+        self.child.kill()
+        self.child.wait()
+        for end in (self.to, self.back, self.errors):
+            with contextlib.suppress(OSError):
+                end.close()

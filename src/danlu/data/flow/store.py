@@ -1,0 +1,222 @@
+"""Shards on disk, each in a folder named by the digest of all that made it: there whole, or not at all.
+
+    <store>/shards/ab/abcd…/shard.json          what was told of the shard; written last
+                           /0000/rows.arrow     rows of piece 0
+                           /0000/*.npy          its columns
+                           /0000/refused.jsonl  rows the reader or a cleaner refused
+                           /0000/records.jsonl  what privacy put on record
+    <store>/using/<pid>-….json                  shards that a running prepare counts on
+    <store>/fresh/<pid>-…/                      shards being written
+
+A shard is never changed. What no run counts on any more is removed by `prune`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from danlu.core.files import dump_json, read_json, sha256_json, sync_folder, write_json
+from danlu.data.flow.batches import read_rows, read_told, to_batch, write_batch
+from danlu.data.flow.marks import Mark, Passed
+from danlu.data.flow.passing import Passing, Told
+from danlu.data.flow.piece import Piece, Row
+from danlu.data.flow.plan import Shard
+from danlu.data.ledger import Entry
+from danlu.data.sample import Origin
+
+FORMAT = 1
+
+
+def shard_key(shard: Shard, passing_digest: str) -> str:
+    """Digest of the source's bytes, how they are read, and every stage: the shard's name."""
+    return sha256_json({"format": FORMAT, "shard": shard.key(), "passing": passing_digest})
+
+
+def passing_digest(passing: Passing) -> str:
+    return sha256_json(passing.key())
+
+
+@dataclass(slots=True)
+class StoredPiece:
+    """A piece in its folder, opened as far as it is asked for."""
+
+    folder: Path
+    size: int
+    _columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Memory-mapped."""
+        if not self._columns:
+            self._columns = {
+                path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in self.folder.glob("*.npy")
+            }
+        return self._columns
+
+    @property
+    def refused(self) -> list[Entry]:
+        return [Entry(**value) for value in _lines(self.folder / "refused.jsonl")]
+
+    @property
+    def records(self) -> list[Mapping[str, Any]]:
+        return list(_lines(self.folder / "records.jsonl"))
+
+    def __len__(self) -> int:
+        return self.size
+
+    def rows(self, wanted: npt.NDArray[np.bool_] | None = None) -> Iterator[tuple[int, Row]]:
+        return read_rows(self.folder / "rows.arrow", wanted)
+
+    def told(self) -> Iterator[tuple[int, Origin, int, tuple[Mark, ...]]]:
+        return read_told(self.folder / "rows.arrow")
+
+
+@dataclass(frozen=True)
+class StoredShard:
+    """A finished shard."""
+
+    key: str
+    folder: Path
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = read_json(self.folder / "shard.json")
+        return facts
+
+    @property
+    def digest(self) -> str:
+        """Of the ids of its rows, in order."""
+        return str(self.facts["digest"])
+
+    @property
+    def told(self) -> Told:
+        return Told([Passed.from_json(one) for one in self.facts["funnel"]], self.facts["notes"],
+                    self.facts["counts"], self.facts["num_read"])  # fmt: skip
+
+    @property
+    def pieces(self) -> list[StoredPiece]:
+        return [StoredPiece(self.folder / f"{number:04}", size) for number, size in enumerate(self.facts["sizes"])]
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The folder of shards; several runs, and several processes, may use it at once."""
+
+    folder: Path
+
+    def find(self, key: str) -> StoredShard | None:
+        folder = self._place(key)
+        return StoredShard(key, folder) if (folder / "shard.json").is_file() else None
+
+    def write(self, key: str, pieces: Iterable[Piece], told: Told) -> StoredShard:
+        """Write the pieces as they come; `told` is read after the last. Who comes second to a key throws away his."""
+        fresh = self._fresh()
+        try:
+            sizes: list[int] = []
+            digest = hashlib.sha256()
+            for number, piece in enumerate(pieces):
+                _write_piece(fresh / f"{number:04}", piece)
+                sizes.append(len(piece))
+                for row in piece.kept:
+                    digest.update(row.id.encode() + b"\n")
+            write_json(fresh / "shard.json", {
+                "format": FORMAT, "key": key, "sizes": sizes, "digest": digest.hexdigest(), "notes": told.notes,
+                "counts": told.counts, "num_read": told.num_read, "funnel": [one.to_json() for one in told.funnel],
+            })  # fmt: skip
+            place = self._place(key)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # somebody else's equal shard stands there
+                fresh.rename(place)
+                sync_folder(place.parent)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        found = self.find(key)
+        assert found is not None, "a shard is there once it was written"
+        return found
+
+    @contextlib.contextmanager
+    def counting_on(self, keys: Iterable[str]) -> Iterator[None]:
+        """Nobody prunes these shards while the block runs."""
+        path = self.folder / "using" / f"{os.getpid()}-{os.urandom(4).hex()}.json"
+        write_json(path, sorted(keys))
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+    def prune(self, keys: Iterable[str]) -> int:
+        """Remove shards other than these and those that running processes count on; how many were removed."""
+        wanted = set(keys)
+        for path in (self.folder / "using").glob("*.json"):
+            if _is_alive(path.name):
+                with contextlib.suppress(FileNotFoundError, orjson.JSONDecodeError):
+                    wanted |= set(read_json(path))
+            else:
+                path.unlink(missing_ok=True)
+        for path in (self.folder / "fresh").glob("*"):
+            if not _is_alive(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+        num = 0
+        for place in (self.folder / "shards").glob("*/*"):
+            if place.name not in wanted:
+                (place / "shard.json").unlink(missing_ok=True)  # half removed is not there
+                shutil.rmtree(place, ignore_errors=True)
+                num += 1
+        return num
+
+    def _place(self, key: str) -> Path:
+        return self.folder / "shards" / key[:2] / key
+
+    def _fresh(self) -> Path:
+        parent = self.folder / "fresh"
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=parent, prefix=f"{os.getpid()}-"))
+
+
+def _write_piece(folder: Path, piece: Piece) -> None:
+    """Files are made durable one by one: the folder they stand in is renamed afterwards."""
+    folder.mkdir()
+    write_batch(folder / "rows.arrow", to_batch(piece.kept))
+    for name, column in piece.columns.items():
+        np.save(folder / f"{name}.npy", column, allow_pickle=False)
+    lines = b"".join(dump_json(asdict(entry), indent=False) + b"\n" for entry in piece.refused)
+    (folder / "refused.jsonl").write_bytes(lines)
+    (folder / "records.jsonl").write_bytes(b"".join(orjson.dumps(record) + b"\n" for record in piece.records))
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _lines(path: Path) -> Iterator[Any]:
+    with path.open("rb") as file:
+        for line in file:
+            yield orjson.loads(line)
+
+
+def _is_alive(name: str) -> bool:
+    """Whether the process that a file is named after still runs here."""
+    number = name.partition("-")[0]
+    if not number.isdigit():
+        return False
+    if os.name == "nt":  # there, asking would end the process that is asked after
+        return True
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's process
+        return True
+    return True

@@ -1,0 +1,31 @@
+"""One shard's work, as it is sent to whoever does it: picklable, and without a result but the shard in the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from danlu.data.flow.passing import Passing, Told, pass_shard
+from danlu.data.flow.plan import Shard
+from danlu.data.flow.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A shard and the name it gets in the store."""
+
+    key: str
+    shard: Shard
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is done with every task; the same in each process."""
+
+    passing: Passing
+    store: Store
+
+    def __call__(self, task: Task) -> None:
+        """Leave the finished shard in the store; a shard that stands there already is left as it is."""
+        if self.store.find(task.key) is None:
+            told = Told()
+            self.store.write(task.key, pass_shard(task.shard, self.passing, told), told)
