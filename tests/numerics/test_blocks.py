@@ -11,6 +11,7 @@ from danlu.adapters.lora import LoRA
 from danlu.model.build import load_model, save_model
 from danlu.training.batches import make_batch
 from danlu.training.blocks.policy import LADDER, Policy
+from danlu.training.blocks.rows import Rows, Seam
 from danlu.training.blocks.trunk import QuickTrunk, describe, why_not
 from danlu.training.likelihood import document_log_probs, summed_nll
 from training_kit import PHI3, QWEN2, sft_items, tiny_model
@@ -257,9 +258,23 @@ def test_loans_of_a_forward_that_was_cut_short_are_forgotten(tmp_path):
     quick.use([Policy("input", "host")] * 2)
     for _ in range(3):
         summed_nll(model, batch_of(DOCUMENTS))  # no backward follows
-    quick.host.forget()
+    quick.forget()
     loss, gradients = loss_and_gradients(model, attached, [batch_of(DOCUMENTS)])
     quick.use([Policy()] * 2)
     again, others = loss_and_gradients(model, attached, [batch_of(DOCUMENTS)])
     assert loss == again
     assert_equal_gradients(gradients, others, rtol=0, atol=0)
+
+
+def test_a_seam_knows_its_own_values() -> None:
+    wide = torch.randn(5, 12)
+    rows, seam = Rows.side_by_side(wide, 8), Seam()
+    left = seam.leave(rows)
+    assert seam.take(left, 4) is rows
+    assert seam.take(left, 4) is None, "taken once"
+    for values, padding in ((left.clone(), 4), (left, 8), (left[:3], 4), (wide[:, 4:], 4)):
+        seam.leave(rows)
+        assert seam.take(values, padding) is None
+    seam.leave(rows)
+    seam.forget()
+    assert seam.take(left, 4) is None

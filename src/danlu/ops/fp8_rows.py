@@ -17,23 +17,28 @@ from torch import Tensor
 
 from danlu.ops.fp8 import E4M3, inverse_and_scale, quantise_rows, to_codes, writes_codes
 from danlu.ops.gated import Activation, _active, gated_backward_, gated_forward
+from danlu.ops.gated_low_rank import backward_and_amax_, gated_backward_low_rank_, takes
 from danlu.ops.kernels import jit, power_of_2, tl, triton
 from danlu.ops.rms_norm import norm_backward, norm_forward, scaled, slope_of
 
 
 def norm_forward_fp8(
-    x_TD: Tensor, weight_D: Tensor, eps: float, offset: float = 0.0, *, out_TD: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(codes_TD, scale_T, inverse_T). The normed rows themselves are written only where `out_TD` is given."""
-    if not writes_codes(x_TD, weight_D, out_TD):
-        normed_TD, inverse_T = norm_forward(x_TD, weight_D, eps, offset, out_TD=out_TD)
+    x_TD: Tensor, weight_D: Tensor, eps: float, offset: float = 0.0, *, out_TD: Tensor | None = None,
+    add_TD: Tensor | None = None, sum_TD: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """(codes_TD, scale_T, inverse_T). The normed rows themselves are written only where `out_TD` is given. With
+    `add_TD` it is x + add that is normed, and written to `sum_TD`."""
+    if not writes_codes(x_TD, weight_D, out_TD, add_TD, sum_TD):
+        normed_TD, inverse_T = norm_forward(x_TD, weight_D, eps, offset, out_TD=out_TD, add_TD=add_TD, sum_TD=sum_TD)
         return *quantise_rows(normed_TD), inverse_T
+    assert (add_TD is None) == (sum_TD is None), "a sum is wanted, or none"
     codes_TD, scale_T = _new_codes(x_TD)
     inverse_T = torch.empty_like(scale_T)
     rows, width, num_warps = _whole_rows(x_TD.shape[1])
     if len(x_TD):
         _norm_forward_kernel[(triton.cdiv(len(x_TD), rows),)](
-            x_TD, weight_D, out_TD, inverse_T, codes_TD, scale_T, len(x_TD), x_TD.stride(0),
+            x_TD, add_TD, sum_TD, weight_D, out_TD, inverse_T, codes_TD, scale_T, len(x_TD), x_TD.stride(0),
+            0 if add_TD is None else add_TD.stride(0), 0 if sum_TD is None else sum_TD.stride(0),
             0 if out_TD is None else out_TD.stride(0), eps,
             D=x_TD.shape[1], OFFSET=offset, ROWS=rows, WIDTH=width, num_warps=num_warps,
         )  # fmt: skip
@@ -102,6 +107,27 @@ def gated_backward_fp8_(
     return codes_TE, scale_T
 
 
+def gated_backward_low_rank_fp8_(
+    grad_TF: Tensor, gate_up_TE: Tensor, activation: Activation, ds_TR: Tensor, grad_A_RF: Tensor, *, columns_E: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(codes_TE, scale_T) as of `gated_backward_fp8_`, and what `gated_backward_low_rank_` does: `gate_up_TE` becomes
+    its gradient, grad_A (fp32) += dsᵀ h, and what is in `grad_TF` afterwards is not told. That kernel owns columns, a
+    cast owns rows: it notes each row's largest value tile by tile, and one more reading writes the codes."""
+    if not (takes(grad_TF, gate_up_TE, ds_TR) and writes_codes(grad_TF, gate_up_TE)):
+        gated_backward_low_rank_(grad_TF, gate_up_TE, activation, ds_TR, grad_A_RF)
+        return quantise_rows(gate_up_TE, columns=columns_E)
+    amax_TN = backward_and_amax_(grad_TF, gate_up_TE, activation, ds_TR, grad_A_RF, 1.0, columns_E)
+    assert amax_TN is not None, "asked for"
+    codes_TE, scale_T = _new_codes(gate_up_TE)
+    num_parts = amax_TN.shape[1]
+    tile, num_warps = _parts_of_rows(gate_up_TE.shape[1])
+    _codes_kernel[(len(gate_up_TE),)](
+        gate_up_TE, columns_E, amax_TN, codes_TE, scale_T, num_parts, gate_up_TE.stride(0),
+        E=gate_up_TE.shape[1], PARTS=power_of_2(num_parts), TILE=tile, num_warps=num_warps,
+    )  # fmt: skip
+    return codes_TE, scale_T
+
+
 def _new_codes(like: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty(like.shape, dtype=E4M3, device=like.device), torch.empty(len(like), device=like.device)
 
@@ -123,7 +149,7 @@ def _parts_of_rows(width: int) -> tuple[int, int]:
 
 @jit(do_not_specialize=["num_rows"])
 def _norm_forward_kernel(  # type: ignore[no-untyped-def]
-    x, weight, out, inverse, codes, scale, num_rows, x_stride, out_stride, eps,
+    x, add, sum_, weight, out, inverse, codes, scale, num_rows, x_stride, add_stride, sum_stride, out_stride, eps,
     D: tl.constexpr, OFFSET: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     row_R = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -131,6 +157,11 @@ def _norm_forward_kernel(  # type: ignore[no-untyped-def]
     is_row_R, is_column_W = row_R < num_rows, column_W < D
     mask_RW = is_row_R[:, None] & is_column_W[None, :]
     x_RW = tl.load(x + row_R[:, None] * x_stride + column_W[None, :], mask=mask_RW, other=0.0).to(tl.float32)
+    if add is not None:
+        add_at_RW = add + row_R[:, None] * add_stride + column_W[None, :]
+        sum_RW = (x_RW + tl.load(add_at_RW, mask=mask_RW, other=0.0).to(tl.float32)).to(x.dtype.element_ty)
+        tl.store(sum_ + row_R[:, None] * sum_stride + column_W[None, :], sum_RW, mask=mask_RW)
+        x_RW = sum_RW.to(tl.float32)
     weight_W = tl.load(weight + column_W, mask=is_column_W, other=0.0)
     inverse_R = tl.rsqrt(tl.sum(x_RW * x_RW, axis=1) / D + eps)
     tl.store(inverse + row_R, inverse_R, mask=is_row_R)
@@ -190,9 +221,13 @@ def _gated_forward_kernel(  # type: ignore[no-untyped-def]
         amax = tl.maximum(amax, tl.max(tl.abs(product_C.to(tl.float32)), axis=0))
     factor, worth = inverse_and_scale(amax)
     tl.store(scale + row, worth)
+    tl.debug_barrier()  # the product was written by other threads of this program
     for start in range(0, F, TILE):
         column_C = start + tl.arange(0, TILE)
-        product_C = _product(gate_up, column_C, F, ACTIVATION)
+        if out is not None:  # half of what it was made from
+            product_C = tl.load(out + row * out_stride + column_C, mask=column_C < F, other=0.0)
+        else:
+            product_C = _product(gate_up, column_C, F, ACTIVATION)
         tl.store(codes + row * F + column_C, to_codes(product_C.to(tl.float32) * factor), mask=column_C < F)
 
 
@@ -232,6 +267,23 @@ def _gated_backward_kernel(  # type: ignore[no-untyped-def]
         tl.store(gate_up + F + column_C, grad_up_C, mask=mask_C)
         tl.store(codes + column_C, to_codes(_weighted(grad_gate_C, columns, column_C, F) * factor), mask=mask_C)
         tl.store(codes + F + column_C, to_codes(_weighted(grad_up_C, columns + F, column_C, F) * factor), mask=mask_C)
+
+
+@jit(do_not_specialize=["num_parts"])
+def _codes_kernel(  # type: ignore[no-untyped-def]
+    x, columns, amax, codes, scale, num_parts, x_stride, E: tl.constexpr, PARTS: tl.constexpr, TILE: tl.constexpr
+):  # fmt: skip
+    """One row, whose largest value is known in parts."""
+    row, part_N = tl.program_id(0).to(tl.int64), tl.arange(0, PARTS)
+    amax_N = tl.load(amax + row * num_parts + part_N, mask=part_N < num_parts, other=0.0)
+    factor, worth = inverse_and_scale(tl.max(amax_N, axis=0))
+    tl.store(scale + row, worth)
+    for start in range(0, E, TILE):
+        column_C = start + tl.arange(0, TILE)
+        value_C = tl.load(x + row * x_stride + column_C, mask=column_C < E, other=0.0)
+        tl.store(
+            codes + row * E + column_C, to_codes(_weighted(value_C, columns, column_C, E) * factor), mask=column_C < E
+        )
 
 
 @jit

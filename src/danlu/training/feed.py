@@ -43,7 +43,8 @@ class Feed:
         for planned in self._plan.steps_after(number):
             batches = [self._read("train", few) for items in planned.pieces for few in self._few(items)]
             filled = [self._fill(batch) for batch in batches] if self.has_forms else []
-            yield Loaded(planned, self._pinned(batches), filled)
+            # Where forms are replayed the batches themselves are read only if recording fails.
+            yield Loaded(planned, batches if filled else self._pinned(batches), filled)
 
     def one_pass(self, name: str) -> Iterator[Batch]:
         """Every item of a part once, on the device."""

@@ -105,6 +105,7 @@ class Trainer:
         self.optimizer = build_optimizer(
             self.parameters, lr=self.lr, weight_decay=section.weight_decay, betas=method.betas,
             kind=section.optimizer, is_flat=adapter.kind == "lora", in_backward=self._steps_in_backward(),
+            has_masters=adapter.has_masters_apart, offload=adapter.offload,
         )  # fmt: skip
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=self.precision.is_scaled)
         self.number, self._saved_number = 0, -1
@@ -163,7 +164,8 @@ class Trainer:
     def _train_on(self, loaded: Loaded) -> Step:
         planned, batches = loaded.planned, loaded.batches
         started = time.perf_counter()
-        self.model.train()
+        if not self.model.training:  # validation came between; the walk over all modules costs a millisecond
+            self.model.train()
         num_units = self._count_units(planned.number, batches)
         lr = learning_rate(
             self.number, self.plan.num_steps, peak=self.lr, schedule=self.section.schedule,
@@ -194,7 +196,7 @@ class Trainer:
         """Where memory ends, blocks keep less and the same batch is computed again."""
         batches, filled = self.feed.cut(loaded.batches), loaded.filled
         while True:
-            torch.manual_seed(_seed_of(self.section.seed, loaded.planned.number))
+            _seed(_seed_of(self.section.seed, loaded.planned.number), self.model.device)
             try:
                 if self.graphs is not None and filled:
                     return self._replay(self.graphs, batches, filled, num_units)
@@ -209,7 +211,7 @@ class Trainer:
             # Outside the clauses: the error's frames hold what did not fit.
             self.graphs, self.feed.has_forms = None, False
             if self.quick:
-                self.quick.host.forget()
+                self.quick.forget()
             self.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
             if is_short:
@@ -266,7 +268,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.quick:
-            self.quick.host.forget()
+            self.quick.forget()
             self.quick.refresh()
         self.number += 1
         self._needs_validation = self._is_time_to_validate()
@@ -439,6 +441,14 @@ class Trainer:
 def _fetch(sums: dict[str, Tensor]) -> dict[str, float]:
     """Device scalars as numbers, in one copy: the only wait for the device in a step."""
     return dict(zip(sums, torch.stack([value.double() for value in sums.values()]).tolist(), strict=True))
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """`torch.manual_seed` for the two generators that are used here: for every other kind of device it takes a stack
+    trace, a millisecond a step."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _seed_of(seed: int, number: int) -> int:

@@ -19,7 +19,13 @@ from torch import Tensor
 
 from danlu.ops import fp8
 from danlu.ops.fp8 import E4M3, FP8, product, product_back, quantise_rows, reference_quantise_rows
-from danlu.ops.fp8_rows import gated_backward_fp8_, gated_forward_fp8, norm_backward_fp8, norm_forward_fp8
+from danlu.ops.fp8_rows import (
+    gated_backward_fp8_,
+    gated_backward_low_rank_fp8_,
+    gated_forward_fp8,
+    norm_backward_fp8,
+    norm_forward_fp8,
+)
 from danlu.ops.gated import gated_backward_, gated_forward
 from danlu.ops.kernels import IS_INTERPRETED
 from danlu.ops.rms_norm import norm_backward, norm_forward
@@ -200,6 +206,12 @@ def test_norms_write_codes(num_rows: int, width: int, offset: float, dtype: torc
     assert_close_in_the_last_bits(out, normed)
     assert_same_codes((ours[0], ours[1]), quantise_rows(normed))
     assert_same_codes(norm_forward_fp8(x, factor, 1e-6, offset)[:2], quantise_rows(normed))
+    total, total_too = torch.empty_like(x), torch.empty_like(x)
+    normed, inverse = norm_forward(x, factor, 1e-6, offset, add_TD=through, sum_TD=total)
+    *ours, inverse_too = norm_forward_fp8(x, factor, 1e-6, offset, out_TD=out, add_TD=through, sum_TD=total_too)
+    assert torch.equal(total, total_too), "what is normed"
+    assert_close_in_the_last_bits(inverse_too, inverse)
+    assert_same_codes((ours[0], ours[1]), quantise_rows(out))
     for beside in (None, through):
         dx = norm_backward(grad, x, factor, inverse, offset, through_TD=beside)
         again, *ours = norm_backward_fp8(grad, x, factor, inverse, offset, columns_D=columns, through_TD=beside)
@@ -223,6 +235,25 @@ def test_the_gate_writes_codes(num_rows: int, width: int, activation: Any, dtype
     gated_backward_(theirs[1], theirs[0], activation)
     torch.testing.assert_close(ours[0], theirs[0], rtol=2**-7 if dtype == torch.bfloat16 else 1e-5, atol=1e-6)
     assert torch.equal(ours[1], theirs[1]), "the product that the forward made"
+    assert_same_codes(codes, quantise_rows(ours[0], columns=columns))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
+@pytest.mark.parametrize(("num_rows", "width", "rank"), [(7, 96, 4), (37, 300, 16), (64, 520, 8), (0, 64, 4)])
+def test_the_gate_writes_codes_beside_a_pair(
+    num_rows: int, width: int, rank: int, dtype: torch.dtype, device: str
+) -> None:
+    if dtype == torch.bfloat16 and IS_INTERPRETED:
+        pytest.skip("the interpreter multiplies bf16 as integers")
+    gate_up, grad = 0.05 * rows(num_rows, 2 * width, dtype, device), 0.05 * rows(num_rows, width, dtype, device, seed=1)
+    columns, ds = powers(2 * width, device), rows(num_rows, rank, dtype, device, seed=2)
+    ours, theirs = (gate_up.clone(), torch.ones(rank, width, device=device)), (gate_up.clone(), grad.clone())
+    codes = gated_backward_low_rank_fp8_(grad.clone(), ours[0], "silu", ds, ours[1], columns_E=columns)
+    bound = 1e-5 if dtype == torch.float32 else 2**-7  # a CPU sums the pair's product in the dtype of the rows
+    gated_backward_(theirs[1], theirs[0], "silu")
+    torch.testing.assert_close(ours[0], theirs[0], rtol=bound, atol=1e-6)
+    exact = 1 + ds.double().T @ theirs[1].double()
+    torch.testing.assert_close(ours[1].double(), exact, rtol=bound, atol=bound * float(exact.abs().max()))
     assert_same_codes(codes, quantise_rows(ours[0], columns=columns))
 
 

@@ -33,7 +33,7 @@ from danlu.training.blocks.host import Host, Loan
 from danlu.training.blocks.policy import Policy
 from danlu.training.blocks.precision import project
 from danlu.training.blocks.projection import Projection, Scratch
-from danlu.training.blocks.rows import Rows
+from danlu.training.blocks.rows import Rows, Seam
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ class Memory:
 class QuickBlock:
     """The trained form of one `Block`, whose parameters it shares."""
 
-    def __init__(self, block: Block, spec: Spec, layer: int, host: Host, scratch: Scratch) -> None:
-        self.host = host
+    def __init__(self, block: Block, spec: Spec, layer: int, host: Host, scratch: Scratch, seam: Seam) -> None:
+        self.host, self.seam = host, seam
         attn, mlp = block.self_attn, block.mlp
         self.spec, self.layer, self.window = spec, layer, attn.window
         self.norm_in, self.norm_mid = block.input_layernorm, block.post_attention_layernorm
@@ -220,7 +220,8 @@ class QuickBlock:
         gate_up, after_SD, s_gate_up, inverse_S = memory.gate_up, memory.after_SD, memory.s_gate_up, memory.inverse_S
         assert gate_up is not None and after_SD is not None, "restored"
         assert s_gate_up is not None and inverse_S is not None, "restored"
-        grad = self.down.gradient(grad_delta_SD)
+        laid = self.seam.take(grad_delta_SD, self.down.pairs.padding)
+        grad = self.down.gradient(grad_delta_SD) if laid is None else self.down.finish(laid)
         product = self.down.input_gradient(grad, memory.s_down)
         assert product is not None, "asked for"
         grad_gate_up = self.gate_up.gradient_through_gate(
@@ -262,7 +263,11 @@ class QuickBlock:
         self.qkv.weight_gradient_of_normed(grad_qkv, x_TD, norm, inverse_T)
         if grad_normed is None:
             return None
-        return norm_backward(grad_normed, x_TD, norm.weight, inverse_T, norm.offset, through_TD=stream_TD)
+        below = self.down.new_gradient(x_TD)  # the block below is like this one, or takes the values alone
+        norm_backward(
+            grad_normed, x_TD, norm.weight, inverse_T, norm.offset, through_TD=stream_TD, out_TD=below.values
+        )  # fmt: skip
+        return self.seam.leave(below)
 
 
 def _attention_alone(

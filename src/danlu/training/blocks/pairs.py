@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from danlu.adapters.lora import LoRALinear
 from danlu.model.decoder import RMSNorm
 from danlu.model.quantizers.quantizer import QuantizedLinear
+from danlu.ops.fp8_rows import gated_backward_low_rank_fp8_
 from danlu.ops.gated import Activation
 from danlu.ops.gated_low_rank import gated_backward_low_rank_
 from danlu.ops.low_rank import Part, add_product_, pairs_backward
@@ -117,6 +118,15 @@ class Pairs:
         gated_backward_low_rank_(
             dh_TF, gate_up, activation, ds_TP[:, : self.num_ranks], gradient(layer.lora_A)
         )  # fmt: skip
+
+    def gate_back_fp8_(
+        self, dh_TF: Tensor, gate_up: Tensor, activation: Activation, ds_TP: Tensor, columns_E: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same, with the codes and scales of that gradient · columns."""
+        ((_, layer),) = self._adapted
+        return gated_backward_low_rank_fp8_(
+            dh_TF, gate_up, activation, ds_TP[:, : self.num_ranks], gradient(layer.lora_A), columns_E=columns_E
+        )
 
     @property
     def is_single(self) -> bool:

@@ -62,11 +62,12 @@ class FP8Projection(Projection):
     # ---- inputs
 
     def normed(self, norm: RMSNorm, x_TK: Tensor, add_TK: Tensor | None = None) -> tuple[Rows, Tensor, Tensor]:
-        sum_TK = x_TK if add_TK is None else x_TK + add_TK
+        sum_TK = x_TK if add_TK is None else torch.empty_like(x_TK)
         rows = self._apart(x_TK.new_empty(len(x_TK), self.num_inputs))
         rows.codes, rows.scale_T, inverse_T = norm_forward_fp8(
-            sum_TK, norm.weight, norm.eps, norm.offset, out_TD=rows.values
-        )
+            x_TK, norm.weight, norm.eps, norm.offset,
+            out_TD=rows.values, add_TD=add_TK, sum_TD=None if add_TK is None else sum_TK,
+        )  # fmt: skip
         return rows, inverse_T, sum_TK
 
     def gated(self, gate_up: Tensor, activation: Activation) -> Rows:
@@ -90,8 +91,11 @@ class FP8Projection(Projection):
         self, dh_TF: Tensor, gate_up: Tensor, activation: Activation, reader: Pairs, ds_TP: Tensor
     ) -> Rows:
         grad = self._apart(gate_up)
-        grad.codes, grad.scale_T = gated_backward_fp8_(dh_TF, grad.values, activation, columns_E=self._columns)
-        reader.gradient_of_downs(ds_TP, dh_TF)
+        if reader.is_single:
+            grad.codes, grad.scale_T = reader.gate_back_fp8_(dh_TF, grad.values, activation, ds_TP, self._columns)
+        else:
+            grad.codes, grad.scale_T = gated_backward_fp8_(dh_TF, grad.values, activation, columns_E=self._columns)
+            reader.gradient_of_downs(ds_TP, dh_TF)
         return grad
 
     def gradient_through_norm(

@@ -25,6 +25,7 @@ from danlu.training.blocks.host import Host
 from danlu.training.blocks.pairs import Linear
 from danlu.training.blocks.policy import LADDER, Policy
 from danlu.training.blocks.projection import Scratch, codes_of
+from danlu.training.blocks.rows import Seam
 
 FRUGAL_LOGITS_BYTES = 256 * 1024 * 1024
 
@@ -68,8 +69,10 @@ class QuickTrunk:
     def __init__(self, model: Decoder) -> None:
         self.model, self.spec = model, model.spec
         blocks = [block for block in model.model.layers if isinstance(block, Block)]
-        self.host, scratch = Host(model.device), Scratch()
-        self.blocks = [QuickBlock(block, model.spec, at, self.host, scratch) for at, block in enumerate(blocks)]
+        self.host, self.seam, scratch = Host(model.device), Seam(), Scratch()
+        self.blocks = [
+            QuickBlock(block, model.spec, at, self.host, scratch, self.seam) for at, block in enumerate(blocks)
+        ]
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
         self._copies: ManyCopies | None = None
         self._pairs = [module for module in model.model.layers.modules() if isinstance(module, LoRALinear)]
@@ -100,6 +103,11 @@ class QuickTrunk:
         return bool(copies.copies) and copies.copies[0].source.data_ptr() != self._pairs[0].lora_A.data_ptr()
 
     # ---- memory
+
+    def forget(self) -> None:
+        """Nothing that a forward or a backward has left is wanted any more."""
+        self.host.forget()
+        self.seam.forget()
 
     @property
     def policies(self) -> list[Policy]:
