@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,16 @@ class Attached(Protocol):
     @property
     def can_disable(self) -> bool:
         """True when the bare model is still there beside the trained weights."""
+        ...
+
+    @property
+    def offload(self) -> Literal["none", "masters", "all"]:
+        """What of masters and moments lies in the machine's memory while this trains."""
+        ...
+
+    @property
+    def has_masters_apart(self) -> bool:
+        """Weights are bf16, and the optimizer keeps fp32 masters of them."""
         ...
 
     def parameters(self) -> dict[str, nn.Parameter]:

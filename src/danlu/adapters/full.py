@@ -1,5 +1,6 @@
 """Full fine-tuning: every weight trains, as an fp32 master with the forward under autocast in the compute dtype, or
-without masters: bf16 weights that the optimizer rounds up or down by chance (half the memory of masters).
+without masters: bf16 weights that the optimizer rounds up or down by chance (half the memory of masters). Where masters
+are offloaded, weights are bf16 as well, and the optimizer keeps their masters apart.
 
 Tied weights are one parameter and train as one.
 """
@@ -22,22 +23,28 @@ from danlu.model.model import Model
 from danlu.model.quantized import refuse_quantized
 
 Masters = Literal["fp32", "none"]
+Offload = Literal["none", "masters", "all"]
 
-_TRAINED: WeakKeyDictionary[Model, tuple[torch.dtype, Masters]] = WeakKeyDictionary()
-"""Models that are being trained: the dtype they came in and their masters. Attaching again must forget neither."""
+_TRAINED: WeakKeyDictionary[Model, tuple[torch.dtype, Masters, Offload]] = WeakKeyDictionary()
+"""Models that are being trained: the dtype they came in, their masters and what of them lies away. Attaching again must
+forget none of it."""
 
 
 @dataclass(frozen=True)
 class Full:
-    """Every weight trains. `masters` None: as they were on this model before, fp32 at first."""
+    """Every weight trains. `masters` and `offload` None: as they were on this model before, fp32 and here at first."""
 
     masters: Masters | None = None
+    offload: Offload | None = None
     kind: Literal["full"] = "full"
 
     def attach(self, model: Model) -> AttachedFull:
         refuse_quantized(model, "adapter.kind: full")
-        masters = self.masters or (_TRAINED[model][1] if model in _TRAINED else "fp32")
-        return AttachedFull(model, masters=masters)
+        masters: Masters = "fp32"
+        offload: Offload = "none"
+        if model in _TRAINED:
+            _, masters, offload = _TRAINED[model]
+        return AttachedFull(model, masters=self.masters or masters, offload=self.offload or offload)
 
 
 class AttachedFull:
@@ -48,18 +55,23 @@ class AttachedFull:
     is_fresh = False
     can_disable = False
 
-    def __init__(self, model: Model, *, masters: Masters | None) -> None:
-        self.model = model
+    def __init__(self, model: Model, *, masters: Masters | None, offload: Offload = "none") -> None:
+        self.model, self.offload = model, offload
         self.compute_dtype = _TRAINED[model][0] if model in _TRAINED else next(model.parameters()).dtype
-        if masters == "none" and self.compute_dtype == torch.float16:
-            raise TrainingError("adapter.fp16_without_masters", where="adapter.masters")
+        if self.compute_dtype == torch.float16:
+            if masters == "none":
+                raise TrainingError("adapter.fp16_without_masters", where="adapter.masters")
+            if offload != "none":
+                raise TrainingError("adapter.fp16_offload", where="adapter.offload", given=offload)
         if masters:
-            _TRAINED[model] = self.compute_dtype, masters
+            _TRAINED[model] = self.compute_dtype, masters, offload
+        self.has_masters_apart = masters == "fp32" and offload != "none" and self.compute_dtype == torch.bfloat16
         self._is_gone = False
         for weight in model.parameters():
             if masters:
                 wide = torch.promote_types(self.compute_dtype, torch.float32)
-                weight.data = weight.data.to(wide if masters == "fp32" else self.compute_dtype).contiguous()
+                is_wide = masters == "fp32" and not self.has_masters_apart
+                weight.data = weight.data.to(wide if is_wide else self.compute_dtype).contiguous()
             weight.requires_grad_(masters is not None)
 
     @torch.no_grad()

@@ -184,6 +184,8 @@ class AttachedLoRA:
 
     kind: Literal["lora"] = "lora"
     can_disable = True
+    offload: Literal["none"] = "none"
+    has_masters_apart = False
 
     def __init__(self, model: Model, layers: dict[str, LoRALinear]) -> None:
         self.model, self.layers = model, layers

@@ -27,7 +27,7 @@ def clip_factor(norm: Tensor, limit: float) -> Tensor:
 
 def reference_adamw_(
     param_N: Tensor, grad_N: Tensor, exp_avg_N: Tensor, exp_avg_sq_N: Tensor, *, lr: Tensor, betas: tuple[float, float],
-    eps: float, weight_decay: float, step: Tensor, scale: Tensor | None = None, salt: int = 0,
+    eps: float, weight_decay: float, step: Tensor, scale: Tensor | None = None, salt: int = 0, start: int = 0,
 ) -> None:  # fmt: skip
     """One update, in the moments' dtype; the truth for `adamw_`."""
     wide, (beta1, beta2) = exp_avg_N.dtype, betas
@@ -39,18 +39,21 @@ def reference_adamw_(
     slope_N = exp_avg_N / correction1 / (exp_avg_sq_N.sqrt() / correction2.sqrt() + eps)
     fresh_N = param_N.to(wide)
     fresh_N = fresh_N - lr * weight_decay * fresh_N - lr * slope_N
-    param_N.copy_(reference_rounded(fresh_N, noise_like(param_N, step, salt)) if rounds(param_N) else fresh_N)
+    param_N.copy_(
+        reference_rounded(fresh_N, noise_like(param_N, step, salt, start=start)) if rounds(param_N) else fresh_N
+    )
 
 
 def adamw_(
     param_N: Tensor, grad_N: Tensor, exp_avg_N: Tensor, exp_avg_sq_N: Tensor, *, lr: Tensor, betas: tuple[float, float],
-    eps: float, weight_decay: float, step: Tensor, scale: Tensor | None = None, salt: int = 0,
+    eps: float, weight_decay: float, step: Tensor, scale: Tensor | None = None, salt: int = 0, start: int = 0,
 ) -> None:  # fmt: skip
     """Update `param_N` and its moments in place. `step` counts this update already; `scale`, where given, multiplies
-    the gradient. Parameters are fp32 with fp32 moments (fp64 on a CPU), or bf16 with fp32 moments. On a CPU this is
-    torch's own fused kernel, to the bit; one update of the CUDA kernel stays within a few ulp of it."""
+    the gradient. Parameters are fp32 with fp32 moments (fp64 on a CPU), or bf16 with fp32 moments; `start` is where
+    these elements stand in their tensor, if they are a part of it. On a CPU this is torch's own fused kernel, to the
+    bit; one update of the CUDA kernel stays within a few ulp of it."""
     if fits(param_N, grad_N, exp_avg_N, exp_avg_sq_N):
-        _launch(param_N, grad_N, exp_avg_N, exp_avg_sq_N, lr, betas, eps, weight_decay, step, scale, salt)
+        _launch(param_N, grad_N, exp_avg_N, exp_avg_sq_N, lr, betas, eps, weight_decay, step, scale, salt, start)
         return
     if param_N.dtype == exp_avg_N.dtype == grad_N.dtype:
         if scale is not None:
@@ -62,7 +65,7 @@ def adamw_(
     else:
         reference_adamw_(
             param_N, grad_N, exp_avg_N, exp_avg_sq_N, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay,
-            step=step, scale=scale, salt=salt,
+            step=step, scale=scale, salt=salt, start=start,
         )  # fmt: skip
 
 
@@ -74,10 +77,11 @@ def rounds(param: Tensor) -> bool:
 # ---- noise, the same numbers in both versions
 
 
-def noise_like(tensor: Tensor, step: Tensor, salt: int, stream: int = 0) -> Tensor:
-    """32 random bits for each element as int64, from its place, the step, `salt` (which tensor) and `stream`."""
+def noise_like(tensor: Tensor, step: Tensor, salt: int, stream: int = 0, start: int = 0) -> Tensor:
+    """32 random bits for each element as int64, from its place, the step, `salt` (which tensor) and `stream`. The first
+    element stands at place `start`."""
     seed = _mixed(step.to(torch.int64) * 0x9E3779B1 + salt * 4 + stream)
-    place = torch.arange(tensor.numel(), device=tensor.device).view(tensor.shape)
+    place = torch.arange(start, start + tensor.numel(), device=tensor.device).view(tensor.shape)
     return _mixed(place ^ seed)
 
 
@@ -139,9 +143,9 @@ def updated(  # type: ignore[no-untyped-def]
     return param - lr * weight_decay * param - lr * slope, exp_avg, exp_avg_sq
 
 
-@jit(do_not_specialize=["salt"])
+@jit(do_not_specialize=["salt", "start"])
 def _adamw_kernel(  # type: ignore[no-untyped-def]
-    param, grad, exp_avg, exp_avg_sq, lr, step, scale, num_elements, salt,
+    param, grad, exp_avg, exp_avg_sq, lr, step, scale, num_elements, salt, start,
     rise1, rise2, log_beta1, log_beta2, eps, weight_decay,
     HAS_SCALE: tl.constexpr, ROUNDS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -161,20 +165,20 @@ def _adamw_kernel(  # type: ignore[no-untyped-def]
     tl.store(exp_avg + place, m, mask=inside)
     tl.store(exp_avg_sq + place, v, mask=inside)
     if ROUNDS:
-        p = rounded(p, noise_at(place, count, salt, 0))
+        p = rounded(p, noise_at(place + start, count, salt, 0))
     tl.store(param + place, p.to(param.dtype.element_ty), mask=inside)
 
 
 def _launch(
     param_N: Tensor, grad_N: Tensor, exp_avg_N: Tensor, exp_avg_sq_N: Tensor, lr: Tensor, betas: tuple[float, float],
-    eps: float, weight_decay: float, step: Tensor, scale: Tensor | None, salt: int,
+    eps: float, weight_decay: float, step: Tensor, scale: Tensor | None, salt: int, start: int,
 ) -> None:  # fmt: skip
     num_elements = param_N.numel()
     if not num_elements:
         return
     _adamw_kernel[(triton.cdiv(num_elements, BLOCK),)](
         param_N, grad_N, exp_avg_N, exp_avg_sq_N, lr, step,
-        step if scale is None else scale, num_elements, salt, *rates(betas), eps, weight_decay,
+        step if scale is None else scale, num_elements, salt, start, *rates(betas), eps, weight_decay,
         HAS_SCALE=scale is not None, ROUNDS=rounds(param_N), BLOCK=BLOCK,
         num_warps=NUM_WARPS,
     )  # fmt: skip

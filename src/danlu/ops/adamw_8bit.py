@@ -50,19 +50,21 @@ class Moments:
 
 def adamw_8bit_(
     param_N: Tensor, grad_N: Tensor, moments: Moments, *, lr: Tensor, betas: tuple[float, float], eps: float,
-    weight_decay: float, step: Tensor, scale: Tensor | None = None, salt: int = 0,
+    weight_decay: float, step: Tensor, scale: Tensor | None = None, salt: int = 0, start: int = 0,
 ) -> None:  # fmt: skip
-    """Update parameter (fp32, or bf16 rounded by chance) and moments in place; arguments as those of `ops.adamw`."""
+    """Update parameter (fp32, or bf16 rounded by chance) and moments in place; arguments as those of `ops.adamw`. A
+    part of a tensor begins with a group."""
+    assert start % GROUP == 0, "groups of moments share a scale"
     if not fits(param_N, grad_N):
         reference_adamw_8bit_(
             param_N, grad_N, moments, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, step=step, scale=scale,
-            salt=salt,
+            salt=salt, start=start,
         )  # fmt: skip
         return
     num_elements = param_N.numel()
     _adamw_8bit_kernel[(triton.cdiv(num_elements, GROUP * GROUPS_PER_PROGRAM),)](
         param_N, grad_N, moments.exp_avg, moments.exp_avg_scale, moments.exp_avg_sq, moments.exp_avg_sq_scale, lr, step,
-        step if scale is None else scale, num_elements, salt, *rates(betas), eps, weight_decay,
+        step if scale is None else scale, num_elements, salt, start, *rates(betas), eps, weight_decay,
         HAS_SCALE=scale is not None, ROUNDS=rounds(param_N), GROUP=GROUP, GROUPS=GROUPS_PER_PROGRAM,
         num_warps=NUM_WARPS,
     )  # fmt: skip
@@ -70,17 +72,17 @@ def adamw_8bit_(
 
 def reference_adamw_8bit_(
     param_N: Tensor, grad_N: Tensor, moments: Moments, *, lr: Tensor, betas: tuple[float, float], eps: float,
-    weight_decay: float, step: Tensor, scale: Tensor | None = None, salt: int = 0,
+    weight_decay: float, step: Tensor, scale: Tensor | None = None, salt: int = 0, start: int = 0,
 ) -> None:  # fmt: skip
     """The same in torch: decode, update, encode."""
     exp_avg_N, exp_avg_sq_N = moments.decoded()
     reference_adamw_(
         param_N, grad_N, exp_avg_N, exp_avg_sq_N, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, step=step,
-        scale=scale, salt=salt,
+        scale=scale, salt=salt, start=start,
     )  # fmt: skip
     for scales, values_N in ((moments.exp_avg_scale, exp_avg_N), (moments.exp_avg_sq_scale, exp_avg_sq_N)):
         scales.copy_(_grouped(values_N).abs().amax(1))
-    chance1, chance2 = (_chance(noise_like(param_N, step, salt, stream)) for stream in (1, 2))
+    chance1, chance2 = (_chance(noise_like(param_N, step, salt, stream, start)) for stream in (1, 2))
     moments.exp_avg.copy_(_signed_codes(exp_avg_N / _divisors(moments.exp_avg_scale, exp_avg_N), chance1))
     moments.exp_avg_sq.copy_(_unsigned_codes(exp_avg_sq_N / _divisors(moments.exp_avg_sq_scale, exp_avg_sq_N), chance2))
 
@@ -147,17 +149,17 @@ def _chance_at(place, step, salt, stream: tl.constexpr):  # type: ignore[no-unty
     return (noise_at(place, step, salt, stream) >> 8).to(tl.float32) * 5.9604644775390625e-08
 
 
-@jit(do_not_specialize=["salt"])
+@jit(do_not_specialize=["salt", "start"])
 def _adamw_8bit_kernel(  # type: ignore[no-untyped-def]
     param, grad, average_codes, average_scales, square_codes, square_scales, lr, step, scale, num_elements, salt,
-    rise1, rise2, log_beta1, log_beta2, eps, weight_decay,
+    start, rise1, rise2, log_beta1, log_beta2, eps, weight_decay,
     HAS_SCALE: tl.constexpr, ROUNDS: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
     """A few groups each, one a row."""
     group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
     place = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
     inside, is_group = place < num_elements, group * GROUP < num_elements
-    count = tl.load(step).to(tl.float32)
+    count, drawn = tl.load(step).to(tl.float32), place + start
     g = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
     if HAS_SCALE:
         g *= tl.load(scale).to(tl.float32)
@@ -171,15 +173,15 @@ def _adamw_8bit_kernel(  # type: ignore[no-untyped-def]
         tl.load(lr).to(tl.float32), count, rise1, rise2, log_beta1, log_beta2, eps, weight_decay,
     )  # fmt: skip
     if ROUNDS:
-        p = rounded(p, noise_at(place, count, salt, 0))
+        p = rounded(p, noise_at(drawn, count, salt, 0))
     tl.store(param + place, p.to(param.dtype.element_ty), mask=inside)
     largest = tl.max(tl.abs(average), 1)
     tl.store(average_scales + group, largest, mask=is_group)
     share = tl.div_rn(average, tl.where(largest > 0, largest, 1.0)[:, None])
-    codes = _signed_code(share, _chance_at(place, count, salt, 1))
+    codes = _signed_code(share, _chance_at(drawn, count, salt, 1))
     tl.store(average_codes + place, codes.to(tl.int8), mask=inside)
     largest = tl.max(square, 1)
     tl.store(square_scales + group, largest, mask=is_group)
     share = tl.div_rn(square, tl.where(largest > 0, largest, 1.0)[:, None])
-    codes = _unsigned_code(share, _chance_at(place, count, salt, 2))
+    codes = _unsigned_code(share, _chance_at(drawn, count, salt, 2))
     tl.store(square_codes + place, codes.to(tl.uint8), mask=inside)

@@ -158,8 +158,9 @@ class _Desk:
     def _attach(self, start: Path | None) -> Attached:
         section = self.run.recipe.adapter
         if start is not None:
-            masters = section.masters if isinstance(section, FullSection) else None
-            return load_trained(start, self.model, masters=masters)
+            if not isinstance(section, FullSection):
+                return load_trained(start, self.model)
+            return load_trained(start, self.model, masters=section.masters, offload=section.offload)
         if isinstance(section, LoRASection) and section.start is not None:
             return load_trained(Path(section.start), self.model)
         return build_adapter(section, self.seed).attach(self.model)
@@ -178,6 +179,8 @@ class _Desk:
             say("pipeline.stage", stage=name, steps=trainer.plan.num_steps, trainable=f"{trainable:,}",
                 ratio=f"{trainable / whole:.2%}", device=str(self.model.device), dtype=str(self.model.dtype)[6:])
         )  # fmt: skip
+        for remark in _remarks_on_offload(attached):
+            self.told.note(remark)
         if trainer.number:
             self.told.note(say("pipeline.resumed", number=trainer.number))
 
@@ -197,6 +200,17 @@ class _Desk:
         return last
 
 
+def _remarks_on_offload(attached: Attached) -> list[str]:
+    """What was asked for and brings nothing here."""
+    if attached.offload == "none":
+        return []
+    if attached.model.device.type == "cpu":
+        return [say("training.offload_on_cpu", given=attached.offload)]
+    if attached.offload == "masters" and not attached.has_masters_apart:
+        return [say("training.offload_nothing", dtype=str(attached.compute_dtype).removeprefix("torch."))]
+    return []
+
+
 def _step_facts(step: Step) -> dict[str, Any]:
     facts = {name: getattr(step, name) for name in Step.__dataclass_fields__}
     return {name: value for name, value in facts.items() if value not in (None, {})}
@@ -205,7 +219,7 @@ def _step_facts(step: Step) -> dict[str, Any]:
 def build_adapter(section: LoRASection | FullSection, seed: int) -> LoRA | Full:
     """A section as an adapter."""
     if isinstance(section, FullSection):
-        return Full(section.masters)
+        return Full(section.masters, section.offload)
     return LoRA(
         rank=section.rank, alpha=section.alpha, dropout=section.dropout, targets=section.targets,
         rslora=section.rslora, seed=seed,

@@ -39,5 +39,8 @@ class FullSection(Section):
     masters: Literal["fp32", "none"] = "fp32"
     """none: weights stay bf16 while they train and are rounded up or down by chance; fp32: a wider copy trains."""
 
+    offload: Literal["none", "masters", "all"] = "none"
+    """What lies in the machine's memory and visits the card a piece at a time: fp32 masters; or AdamW's moments too."""
+
 
 AdapterSection = Annotated[LoRASection | FullSection, Field(discriminator="kind")]

@@ -58,6 +58,9 @@ def _unknown_key(key: str, given: Any, recipe: type[BaseModel]) -> Complaint:
         return Complaint(key, _plain(given), say("recipe.renamed", name=HABITS[last]), HABITS[last])
     chapter = key.rpartition(".")[0]
     siblings = section_at(recipe, chapter)
+    if last in siblings and chapter in _TAGGED:  # a knob of this chapter, but of another kind of it
+        kind = all_knobs(recipe)[key].section.model_fields["kind"].default
+        return Complaint(key, _plain(given), say("recipe.other_kind", chapter=chapter, kind=kind))
     elsewhere = {knob.rpartition(".")[2]: knob for knob in reversed(list(all_knobs(recipe)))}
     if last in elsewhere and last not in siblings:  # the right name in the wrong chapter
         close: str | None = elsewhere[last]

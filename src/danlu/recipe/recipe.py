@@ -111,7 +111,7 @@ class Recipe(Section):
             recipe = cls.model_validate(tree)
         except ValidationError as error:
             raise InvalidRecipeError(complaints_of(error, cls), file) from error
-        kinds = recipe.model.quantize, recipe.adapter.kind
+        kinds = recipe.model.quantize, recipe.adapter
         if complaints := broken_rules(tree, recipe.training, recipe.stages, recipe.data.split, *kinds):
             raise InvalidRecipeError(complaints, file)
         return recipe

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from danlu.core.messages import say
+from danlu.recipe.adapter import FullSection, LoRASection
 from danlu.recipe.complaints import Complaint
 from danlu.recipe.data import SplitSection
 from danlu.recipe.method import StageSection
@@ -18,14 +19,15 @@ def broken_rules(
     stages: Sequence[StageSection],
     split: SplitSection,
     quantize: str,
-    adapter: str,
+    adapter: LoRASection | FullSection,
 ) -> list[Complaint]:
     """All complaints of a recipe's chapters; `tree` is the recipe as written, for rules about what was written."""
     return [
         *_method_or_stages(tree),
         *_micro_tokens_hold_a_context(training, stages),
         *_something_is_left_to_train_on(split),
-        *_only_weights_train(quantize, adapter),
+        *_only_weights_train(quantize, adapter.kind),
+        *_masters_to_offload(adapter),
     ]
 
 
@@ -54,3 +56,9 @@ def _only_weights_train(quantize: str, adapter: str) -> Iterator[Complaint]:
     """A base in few bits is frozen by nature."""
     if quantize != "none" and adapter == "full":
         yield Complaint("model.quantize", quantize, say("recipe.quantize_full"))
+
+
+def _masters_to_offload(adapter: LoRASection | FullSection) -> Iterator[Complaint]:
+    """What is not there cannot lie elsewhere."""
+    if isinstance(adapter, FullSection) and adapter.offload == "masters" and adapter.masters == "none":
+        yield Complaint("adapter.offload", adapter.offload, say("recipe.offload_masters"))

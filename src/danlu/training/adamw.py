@@ -54,8 +54,12 @@ class DeviceAdamW(torch.optim.Optimizer):
         if self.is_clipped:
             self.scale.copy_(clip_factor(norm, limit))
 
+    def settle(self) -> None:
+        """Until `state` is all there to be read or written: some of it may be under way."""
+
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take moments and step from named tensors. A parameter without saved ones has none but steps with the rest."""
+        self.settle()
         for name, weight in self.parameters.items():
             for what, view in self.state[weight].items():
                 if (saved := tensors.get(f"{what}/{name}")) is not None:

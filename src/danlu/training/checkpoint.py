@@ -9,14 +9,14 @@ Kept are the newest two, so that a damaged one has a predecessor, and the best, 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from danlu.adapters.load import WEIGHTS_FOLDER, load_trained
@@ -33,11 +33,32 @@ SPARE_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a checkpoint says: `state` as JSON, `tensors` by name."""
+    """What a checkpoint says: `state` as JSON, `tensors` by name, each read when it is asked for: together they may be
+    larger than the memory that is left beside a model and its states."""
 
     folder: Path
     state: dict[str, Any]
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
+
+
+class _Stored(Mapping[str, Tensor]):
+    """The tensors of a safetensors file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: Any = safe_open(path, framework="pt")
+        self._names = frozenset(self._file.keys())  # type: ignore[no-untyped-call]
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def folder_of(folder: Path, number: int) -> Path:
@@ -134,6 +155,6 @@ def _read(place: Path) -> Checkpoint:
         for name, digest in state["digests"].items():
             if sha256_file(place / name) != digest:
                 raise _DamagedError(name)
-        return Checkpoint(place, state, load_file(place / TENSORS))
+        return Checkpoint(place, state, _Stored(place / TENSORS))
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
         raise _DamagedError(str(error)) from error

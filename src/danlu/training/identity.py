@@ -35,13 +35,19 @@ def identify(
     identity = {
         "data": data_digest,
         "method": _settings(method),
-        "adapter": {"kind": attached.kind, "num_weights": sum(w.numel() for w in attached.parameters().values())},
+        "adapter": _adapter(attached),
         "weights": weights_digest(model),
         **{f"training.{key}": value for key, value in knobs.items()},
     }
     # As it will read when it comes back from the file: tuples are lists there.
     read_back: dict[str, Any] = orjson.loads(dump_json(identity))
     return read_back
+
+
+def _adapter(attached: Attached) -> dict[str, Any]:
+    """Where states lie moves no number; masters beside bf16 weights do."""
+    facts = {"kind": attached.kind, "num_weights": sum(w.numel() for w in attached.parameters().values())}
+    return facts | ({"masters": "apart"} if attached.has_masters_apart else {})
 
 
 def identity_digest(identity: Mapping[str, Any]) -> str:

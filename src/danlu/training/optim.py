@@ -13,28 +13,32 @@ from torch import Tensor, nn
 
 from danlu.training.adamw import DeviceAdamW, decay_groups
 from danlu.training.flat import FlatAdamW
-from danlu.training.lean import LeanAdamW, release
+from danlu.training.lean import LeanAdamW, States, release
 
 Kind = Literal["adamw", "adamw_8bit"]
+Offload = Literal["none", "masters", "all"]
 
 
 def build_optimizer(
     parameters: Mapping[str, nn.Parameter], *, lr: float, weight_decay: float, betas: tuple[float, float],
-    kind: Kind = "adamw", is_flat: bool = False, in_backward: bool = False,
+    kind: Kind = "adamw", is_flat: bool = False, in_backward: bool = False, has_masters: bool = False,
+    offload: Offload = "none",
 ) -> torch.optim.Optimizer:  # fmt: skip
     """AdamW by what is asked for: over one buffer (`is_flat`: many small fp32 tensors), in little memory (8-bit
-    moments, bf16 weights without masters, gradients applied `in_backward`: `lean.py` says when it may), or else torch's
-    own, fused, with states in the dtype of the parameters. On a CPU the first and the last give the same bits."""
+    moments, bf16 weights without masters or with masters apart, states in the machine's memory, gradients applied
+    `in_backward`: `lean.py` says when it may), or else torch's own, fused, with states in the dtype of the parameters.
+    On a CPU the first and the last give the same bits."""
     for name, weight in parameters.items():
         assert weight.is_contiguous(), f"{name} lies in pieces: a fused update would write beside it"
     release(parameters.values())
     if is_flat and kind == "adamw":
         return FlatAdamW(parameters, lr=lr, weight_decay=weight_decay, betas=betas)
-    if kind == "adamw_8bit" or in_backward or any(weight.dtype == torch.bfloat16 for weight in parameters.values()):
+    is_narrow = any(weight.dtype == torch.bfloat16 for weight in parameters.values())
+    if kind == "adamw_8bit" or in_backward or is_narrow or offload != "none":
+        states = States(is_8bit=kind == "adamw_8bit", has_masters=has_masters, offload=offload)
         return LeanAdamW(
-            parameters, lr=lr, weight_decay=weight_decay, betas=betas, is_8bit=kind == "adamw_8bit",
-            in_backward=in_backward,
-        )  # fmt: skip
+            parameters, lr=lr, weight_decay=weight_decay, betas=betas, states=states, in_backward=in_backward
+        )
     return torch.optim.AdamW(
         decay_groups(parameters.values(), weight_decay), lr=lr, betas=betas, eps=1e-8, fused=True
     )  # fmt: skip
@@ -50,7 +54,9 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """The optimizer's whole state by name: `exp_avg/<parameter>`, `exp_avg_sq/<parameter>`, `step/<parameter>`, and
-    `exp_avg_scale/…`, `exp_avg_sq_scale/…` where moments are 8-bit codes."""
+    `exp_avg_scale/…`, `exp_avg_sq_scale/…` where moments are 8-bit codes, `master/…` where masters lie apart."""
+    if isinstance(optimizer, DeviceAdamW):
+        optimizer.settle()
     return {
         f"{what}/{name}": tensor
         for name, weight in parameters.items()

@@ -50,6 +50,18 @@ def test_on_a_cpu_it_is_torchs_own(dtype: torch.dtype) -> None:
         assert torch.equal(flat, weight)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_part_of_a_tensor_is_moved_as_the_whole_by_kernel_and_reference(dtype: torch.dtype) -> None:
+    """Rounding by chance follows an element's place in its tensor: chunks that begin at 0 anew would draw alike."""
+    size, cut = 1000, 512
+    whole, parts = draw(size, dtype), draw(size, dtype)
+    adamw_(*whole, **numbers(3), **SETTINGS, salt=5)
+    for start in (0, cut):
+        span = slice(start, start + cut)
+        adamw_(*(tensor[span] for tensor in parts), **numbers(3), **SETTINGS, salt=5, start=start)
+    assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))
+
+
 @pytest.mark.skipif(IS_INTERPRETED, reason="torch's own path")
 def test_the_reference_is_adamw_in_fp64() -> None:
     weight = torch.nn.Parameter(torch.randn(100, dtype=torch.float64, device=DEVICE))

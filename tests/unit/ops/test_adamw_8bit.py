@@ -36,6 +36,24 @@ def gradient(size: int, number: int) -> Tensor:
     return grad.to(DEVICE)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_part_of_a_tensor_is_moved_as_the_whole_by_kernel_and_reference(dtype: torch.dtype) -> None:
+    size, cut = 5 * GROUP - 31, 2 * GROUP
+    whole, parts = (torch.ones(size, device=DEVICE, dtype=dtype) for _ in range(2))
+    ours, theirs = Moments.like(whole), Moments.like(parts)
+    for step in (1, 2):
+        adamw_8bit_(whole, gradient(size, step), ours, **numbers(step), **SETTINGS, salt=5)
+        for start in range(0, size, cut):
+            span, groups = slice(start, start + cut), slice(start // GROUP, (start + cut) // GROUP)
+            part = Moments(
+                theirs.exp_avg[span], theirs.exp_avg_scale[groups], theirs.exp_avg_sq[span],
+                theirs.exp_avg_sq_scale[groups],
+            )  # fmt: skip
+            adamw_8bit_(parts[span], gradient(size, step)[span], part, **numbers(step), **SETTINGS, salt=5, start=start)
+    assert torch.equal(whole, parts)
+    assert all(torch.equal(getattr(ours, name), getattr(theirs, name)) for name in Moments.__slots__)
+
+
 def test_codes_are_right_on_average_and_near_for_each() -> None:
     """Encoded 400 times with other noise. In units of the space between two codes: no more off than one each time, the
     mean of each within five standard deviations of the truth, and so the mean of all."""

@@ -72,6 +72,7 @@ def test_names_from_other_suites_are_answered(name: str) -> None:
         ({"trainin": {}}, "trainin", "training"),
         ({"adapter": {"rnak": 4}}, "adapter.rnak", "adapter.rank"),
         ({"adapter": {"kind": "full", "rank": 4}}, "adapter.rank", None),
+        ({"adapter": {"kind": "lora", "offload": "all"}}, "adapter.offload", None),
         ({"epochs": 3}, "epochs", "training.epochs"),
         ({"stages": [{"kind": "dpo", "training": {"leraning": 1}}]}, "stages.0.training.leraning", None),
         ({"data": {"sources": [{"pth": "x"}]}}, "data.sources.0.pth", "data.sources.0.path"),
@@ -104,12 +105,19 @@ def test_all_faults_are_told_at_once() -> None:
         ({"training": {"micro_tokens": 512, "context": 512}, "stages": [{"kind": "sft", "training": {"context": 1024}}]}, "training.micro_tokens"),
         ({"method": "sft", "stages": ["sft"]}, "method"),
         ({"data": {"split": {"test": 0.6, "validation": 0.45}}}, "data.split"),
+        ({"adapter": {"kind": "full", "masters": "none", "offload": "masters"}}, "adapter.offload"),
     ],
 )  # fmt: skip
 def test_what_is_right_alone_and_wrong_together(tree: dict, key: str) -> None:
     with pytest.raises(InvalidRecipeError) as caught:
         Recipe.from_tree(tree)
     assert [complaint.key for complaint in caught.value.complaints] == [key]
+
+
+def test_a_knob_of_the_other_kind_says_so() -> None:
+    """`offload` is among the adapter's keys, so a list of known keys would name it."""
+    with pytest.raises(InvalidRecipeError, match=r"adapter\.kind: full"):
+        Recipe.from_tree({"adapter": {"kind": "lora", "offload": "all"}})
 
 
 def test_overrides_reach_into_short_forms() -> None:
