@@ -7,6 +7,7 @@ Later counts (cut, EOS lost, double BOS, fully masked) are added when rows becom
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,12 @@ class Ledger:
     changes: list[Entry] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    most: int | None = None
+    """Most entries of either list; those beyond it are counted by reason alone, but for the first of a reason."""
+    unlisted_rejects: Counter[str] = field(default_factory=Counter)
+    unlisted_changes: Counter[str] = field(default_factory=Counter)
+    num_unlisted_changed: int = 0
+    """Rows of which no change is listed."""
 
     def use(self, num_rows: int = 1) -> None:
         self.num_read += num_rows
@@ -63,30 +70,56 @@ class Ledger:
         """A row that was read but cannot be used; `raw` is kept for the rejects file while there are few."""
         self.num_read += 1
         keep = RAW_CHARACTERS if len(self.rejects) < RAW_ROWS else 0
-        self.rejects.append(Entry(file, line, reason, _printable(values), raw[:keep]))
+        self.list_reject(Entry(file, line, reason, _printable(values), raw[:keep]))
 
     def revoke(self, file: str, line: int, reason: str, **values: Any) -> None:
         """A row counted as used that a later stage has to refuse (over-length, fully masked, ...)."""
         self.num_used -= 1
-        self.rejects.append(Entry(file, line, reason, values))
+        self.list_reject(Entry(file, line, reason, values))
 
     def change(self, file: str, line: int, reason: str, *, row: int = 0, **values: Any) -> None:
         """A used row whose content was touched; one row may have several changes."""
-        self.changes.append(Entry(file, line, reason, _printable(values), row=row))
+        self.list_changes([Entry(file, line, reason, _printable(values), row=row)])
+
+    def list_reject(self, entry: Entry) -> None:
+        """An entry whose row is counted elsewhere."""
+        if _is_listed(self.rejects, self.unlisted_rejects, entry.reason, self.most):
+            self.rejects.append(entry)
+        else:
+            self.unlisted_rejects[entry.reason] += 1
+
+    def list_changes(self, entries: Sequence[Entry]) -> None:
+        """All changes of one row."""
+        num_listed = len(self.changes)
+        for entry in entries:
+            if _is_listed(self.changes, self.unlisted_changes, entry.reason, self.most):
+                self.changes.append(entry)
+            else:
+                self.unlisted_changes[entry.reason] += 1
+        if entries and len(self.changes) == num_listed:
+            self.num_unlisted_changed += 1
+
+    @property
+    def num_rejected(self) -> int:
+        return len(self.rejects) + self.unlisted_rejects.total()
 
     @property
     def num_changed(self) -> int:
-        return len({(entry.file, entry.line, entry.row) for entry in self.changes})
+        return len({(entry.file, entry.line, entry.row) for entry in self.changes}) + self.num_unlisted_changed
 
     @property
     def rejected_ratio(self) -> float:
-        return len(self.rejects) / self.num_read if self.num_read else 0.0
+        return self.num_rejected / self.num_read if self.num_read else 0.0
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """How often each reason led to a rejection."""
+        return Counter(entry.reason for entry in self.rejects) + self.unlisted_rejects
 
     def top_reasons(self, num: int = 3) -> list[tuple[str, int, Entry]]:
         """The most frequent reasons for rejection: (reason, how often, the first entry)."""
-        often = Counter(entry.reason for entry in self.rejects).most_common(num)
         first = {entry.reason: entry for entry in reversed(self.rejects)}
-        return [(reason, count, first[reason]) for reason, count in often]
+        return [(reason, count, first[reason]) for reason, count in self.reasons.most_common(num)]
 
     def merge(self, other: Ledger) -> None:
         self.num_read += other.num_read
@@ -95,9 +128,12 @@ class Ledger:
         self.changes += other.changes
         self.counts.update(other.counts)
         self.notes += other.notes
+        self.unlisted_rejects.update(other.unlisted_rejects)
+        self.unlisted_changes.update(other.unlisted_changes)
+        self.num_unlisted_changed += other.num_unlisted_changed
 
     def check(self) -> None:
-        assert self.num_read == self.num_used + len(self.rejects), "a row was neither used nor rejected"
+        assert self.num_read == self.num_used + self.num_rejected, "a row was neither used nor rejected"
 
     def to_json(self) -> dict[str, Any]:
         self.check()
@@ -106,13 +142,22 @@ class Ledger:
                 "read": self.num_read,
                 "used": self.num_used,
                 "changed": self.num_changed,
-                "rejected": len(self.rejects),
+                "rejected": self.num_rejected,
             },
+            "reasons": dict(self.reasons.most_common()),
             "rejects": [entry.to_json() for entry in self.rejects],
             "changes": [entry.to_json() for entry in self.changes],
             "counts": dict(self.counts),
             "notes": self.notes,
+            "omitted": {"rejects": self.unlisted_rejects.total(), "changes": self.unlisted_changes.total()},
         }
+
+
+def _is_listed(listed: list[Entry], unlisted: Counter[str], reason: str, most: int | None) -> bool:
+    """Whether there is room, or nobody has heard of this reason yet."""
+    if most is None or len(listed) < most:
+        return True
+    return reason not in unlisted and all(entry.reason != reason for entry in listed)
 
 
 def _printable(values: dict[str, Any]) -> dict[str, Any]:

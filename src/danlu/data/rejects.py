@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import orjson
 
 from danlu.core.errors import DataError
-from danlu.core.files import write_bytes
+from danlu.core.files import writing
 from danlu.core.messages import say
 from danlu.data.ledger import Entry, Ledger
 
 
-def write_rejects(ledger: Ledger, path: Path) -> None:
+def write_rejects(rejects: Ledger | Iterable[Entry], path: Path) -> None:
     """One JSON object a line: file, line, reason, the reason's code and values, and the row as it stood, capped.
 
-    The file is written whole or not at all, also when nothing was refused: an empty file says so.
+    The file is written whole or not at all, also when nothing was refused: an empty file says so. Entries are written
+    as they come, however many.
     """
-    lines = (orjson.dumps({**entry.to_json(), "row": _printable(entry.raw)}, default=str) for entry in ledger.rejects)
-    write_bytes(path, b"".join(line + b"\n" for line in lines))
+    with writing(path) as file:
+        for entry in rejects.rejects if isinstance(rejects, Ledger) else rejects:
+            file.write(orjson.dumps({**entry.to_json(), "row": _printable(entry.raw)}, default=str) + b"\n")
 
 
 def check_threshold(ledger: Ledger, max_rejected_ratio: float, rejects_file: Path | str = "rejects.jsonl") -> None:
@@ -30,7 +33,7 @@ def check_threshold(ledger: Ledger, max_rejected_ratio: float, rejects_file: Pat
         )
     if ledger.rejected_ratio > max_rejected_ratio:
         raise DataError(
-            "data.too_many_rejected", read=ledger.num_read, rejected=len(ledger.rejects), ratio=ledger.rejected_ratio,
+            "data.too_many_rejected", read=ledger.num_read, rejected=ledger.num_rejected, ratio=ledger.rejected_ratio,
             allowed=max_rejected_ratio, reasons=reasons, rejects_file=str(rejects_file),
         )  # fmt: skip
 
