@@ -28,3 +28,38 @@ EXACT and NEAR say what was found; whether such rows are dropped, flagged or kep
 part for each row and the certificate, from the same columns. `Decontaminate(samples, ...)` is a row stage that drops or
 flags rows which hold items of the project's evaluation sets.
 """
+
+from __future__ import annotations
+
+from danlu.data.twins.columns import (
+    EXACT,
+    KEEP,
+    NEAR,
+    VERSION,
+    Columns,
+    Conflict,
+    Decision,
+    Settings,
+    open_columns,
+    write_columns,
+)
+from danlu.data.twins.decide import decide
+from danlu.data.twins.fold import fold, fold_finely
+from danlu.data.twins.signatures import signatures
+
+__all__ = [
+    "EXACT",
+    "KEEP",
+    "NEAR",
+    "VERSION",
+    "Columns",
+    "Conflict",
+    "Decision",
+    "Settings",
+    "decide",
+    "fold",
+    "fold_finely",
+    "open_columns",
+    "signatures",
+    "write_columns",
+]

@@ -20,6 +20,11 @@ VERSION = 1
 NUM_PERMUTATIONS = 128
 NUM_BANDS = 25
 """Of five values each (three values stay unused): J = 0.7 is found with probability 0.99, 0.8 with 0.9999."""
+GRAM_BORDER = 500
+"""Two texts are compared by 3-grams when one of them is shorter, else by 5-grams: an edit breaks as many grams as a
+gram is long, and common 3-grams make long texts alike."""
+GRAM_OVERLAP = 715
+"""500 / 0.7: up to here a text may be the near twin of one below the border, and is signed in both ways."""
 TEXT, QUESTION = 0, 2
 """Views of a row: all of its text, or what it asks. Odd numbers are the same in grams for documents (view | 1)."""
 
@@ -27,18 +32,20 @@ Columns: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 LAYOUT: dict[str, tuple[str, str]] = {
     "exact": ("uint64", "N 2"),  # digest of everything that is said, finely folded: equal rows are exact twins
+    "opening": ("uint64", "N"),  # digest of the question that a row opens with; 0: asks nothing
     "prompt": ("uint64", "N"),  # digest of all that comes before the answer; 0: asks nothing
     "answer": ("uint64", "N"),  # digest of the answer or label; 0: answers nothing
+    "kind": ("uint8", "N"),  # of sample; twins of two kinds are kept together, and both of them
     "quality": ("float32", "N"),  # tags' score, less one for each flag: the best twin is kept
     "length": ("int32", "N"),  # characters of the sample
     "label": ("int32", "N"),  # index into label_names; -1: none
     "label_names": ("str", "L"),
-    "lot": ("uint64", "N"),  # the row's place in the draw of the split, before the seed
     "tie_row": ("int32", "T"),  # rows (within the shard) and
     "tie_key": ("uint64", "T"),  # digests of what ties them: group, document, own id, ids of parents
     "units": ("uint16", "U"),  # folded text in UTF-16 units, the question's first
     "start": ("int64", "N+1"),  # bounds of the rows in units
-    "asked": ("int32", "N"),  # how many of a row's units are its question
+    "asked": ("int32", "N"),  # how many of a row's units are its question, the first ones
+    "said": ("int32", "N"),  # how many are its answer, the last ones
     "entry_row": ("int32", "M"),  # rows (within the shard) that have a signature,
     "entry_view": ("uint8", "M"),  # of which view,
     "bands": ("uint32", "M 25"),  # and its band keys
@@ -67,7 +74,7 @@ class Conflict:
 
     rows: tuple[int, ...]
     is_near: bool = False
-    """The question is nearly the same, not to the letter."""
+    """The texts are nearly the same, not to the letter, and the answers are not."""
 
 
 @dataclass(frozen=True, slots=True)

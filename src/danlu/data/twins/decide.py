@@ -1,0 +1,235 @@
+"""decide: over the columns of all rows, which are twins, which of them is kept, and what contradicts what.
+
+The best of twins is kept: the higher quality, then the longer, then the earlier row. A row is left out only for a twin
+that is kept and verified, so a chain of likenesses loses nothing at its far end. Rows whose texts are nearly the same
+and whose answers are not (one form with another value; a label that flipped) are no twins but a conflict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from danlu.data.twins.columns import EXACT, GRAM_BORDER, NEAR, QUESTION, TEXT, Columns, Conflict, Decision, Settings
+from danlu.data.twins.fold import Places
+from danlu.data.twins.groups import Rows, Ties, kept_of
+from danlu.data.twins.likeness import Ratios, Texts, jaccard
+from danlu.data.twins.linking import Link
+from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM
+
+_ANSWERS_AGREE = 0.3
+"""Similarity of two answers below which they contradict each other, however alike the rest is."""
+_NUM_LARGEST = 20
+_MAX_CONFLICTS = 10_000
+
+Mask = npt.NDArray[np.bool_]
+
+
+class _Edges(NamedTuple):
+    """Pairs of rows, the better one first."""
+
+    better: Rows
+    worse: Rows
+    ratio: Ratios
+
+    def where(self, mask: Mask) -> _Edges:
+        return _Edges(self.better[mask], self.worse[mask], self.ratio[mask])
+
+
+class _Rows:
+    """The columns of all shards, end to end, and what is asked of them."""
+
+    def __init__(self, shards: Sequence[Columns]) -> None:
+        self.shards = shards
+        self.texts = Texts(shards)
+        self.num = len(self.texts.start)
+        self.first = np.cumsum([0, *(len(shard["answer"]) for shard in shards)])
+        quality, length = self.column("quality"), self.column("length")
+        self.by_rank = np.lexsort((np.arange(self.num), -length, -quality))
+        self.rank = np.empty(self.num, np.int64)
+        self.rank[self.by_rank] = np.arange(self.num)
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        parts = [np.asarray(shard[name]) for shard in self.shards]
+        return np.concatenate(parts) if parts else np.zeros((0, 2) if name == "exact" else 0, np.uint64)
+
+    def entries(self, view: int, rows: Mask) -> tuple[Rows, npt.NDArray[np.uint32]]:
+        """Rows that have a signature of this view, best first, and their bands."""
+        found, bands = [np.zeros(0, np.int64)], [np.zeros((0, 25), np.uint32)]
+        asks_all = self.texts.asked == self.texts.length
+        for first, shard in zip(self.first.tolist(), self.shards, strict=False):
+            row, views = shard["entry_row"].astype(np.int64) + first, np.asarray(shard["entry_view"])
+            is_wanted = views == view
+            if view & QUESTION:  # the text to be judged is all that such a row has, and it is a question too
+                is_wanted |= (views == view - QUESTION) & asks_all[row]
+            is_wanted &= rows[row]
+            found.append(row[is_wanted])
+            bands.append(shard["bands"][is_wanted])
+        row = np.concatenate(found)
+        order = np.argsort(self.rank[row], kind="stable")
+        return row[order], np.concatenate(bands)[order]
+
+
+def decide(shards: Sequence[Columns], *, settings: Settings | None = None, kept: Mask | None = None) -> Decision:
+    """Verdicts, clusters and conflicts over all rows; `kept` are the rows that still take part."""
+    settings = settings or Settings()
+    rows = _Rows(shards)
+    is_in = np.ones(rows.num, bool) if kept is None else np.asarray(kept, bool)
+    twin, is_exact = _exact(rows, is_in)
+    counts: dict[str, int] = {"rows": int(is_in.sum()), "exact": int(is_exact.sum()), "compared": 0, "crowded": 0}
+    alike, is_kept, clashes = _near(rows, is_in & ~is_exact, settings, counts)
+    similarity = np.ones(rows.num, np.float32)
+    is_near = is_in & ~is_exact & ~is_kept
+    _choose_twins(rows, alike, is_kept, is_near, twin, similarity)
+    # an exact twin of a row that has a better near twin goes where that one goes
+    moved = is_exact & is_near[twin]
+    similarity[moved], twin[moved] = similarity[twin[moved]], twin[twin[moved]]
+    verdict = np.where(is_exact, EXACT, np.where(is_near, NEAR, 0)).astype(np.uint8)
+    ties = Ties(rows.num)
+    ties.join(np.arange(rows.num)[is_in], twin[is_in])
+    ties.join(alike.better, alike.worse)
+    ties.join(clashes.better, clashes.worse)
+    _tie_questions(rows, is_in & ~is_exact, settings, counts, ties)
+    conflicts = _conflicts(rows, is_in & (verdict == 0), clashes)
+    sizes = np.bincount(ties.first[is_in], minlength=1)
+    counts |= {"near": int(is_near.sum()), "conflicts": len(conflicts),
+               "clusters": int((sizes > 1).sum()), "largest_cluster": int(sizes.max())}  # fmt: skip
+    return Decision(verdict, twin, similarity, ties.first, conflicts, _largest(twin, verdict), counts)
+
+
+def _exact(rows: _Rows, is_in: Mask) -> tuple[Rows, Mask]:
+    """For each row the best one with the same digest, and whether that is another."""
+    twin, is_exact = np.arange(rows.num), np.zeros(rows.num, bool)
+    members = rows.by_rank[is_in[rows.by_rank]]
+    exact = rows.column("exact")[members]
+    order = np.lexsort((exact[:, 1], exact[:, 0]))  # stable: within equal digests the best stays first
+    exact, members = exact[order], members[order]
+    is_first = np.ones(len(members), bool)
+    is_first[1:] = (exact[1:] != exact[:-1]).any(axis=1)
+    twin[members] = members[is_first][np.cumsum(is_first) - 1] if len(members) else members
+    is_exact[members] = ~is_first
+    return twin, is_exact
+
+
+def _near(rows: _Rows, is_in: Mask, settings: Settings, counts: dict[str, int]) -> tuple[_Edges, Mask, _Edges]:
+    """Pairs that are alike, the rows that are kept of them, and the pairs that contradict each other."""
+    links = [_open(rows, view, is_in, settings.threshold) for view in (TEXT, TEXT | 1)]
+    is_kept = is_in
+    num_edges = -1
+    while True:
+        for entries, link in links:
+            link.link(np.flatnonzero(is_kept[entries] & (link.in_crowd | (num_edges < 0))))
+        edges = _edges_of(links)
+        if len(edges.better) == num_edges:
+            break
+        num_edges = len(edges.better)
+        clash = _contradict(rows, edges)
+        kind = rows.column("kind")
+        twins = edges.where(~clash & (kind[edges.better] == kind[edges.worse]))
+        stays = kept_of(rows.num, rows.rank[twins.worse], rows.rank[twins.better])
+        is_kept = is_in & stays[rows.rank]
+        # a crowd is compared with its best row only; if that is left out itself, its crowd looks for another
+        if not any(link.in_crowd.any() for _, link in links):
+            break
+    for _, link in links:
+        counts["compared"] += link.num_compared
+        counts["crowded"] += link.num_crowded
+    return edges.where(~clash), is_kept, edges.where(clash)
+
+
+def _open(rows: _Rows, view: int, is_in: Mask, threshold: float) -> tuple[Rows, Link]:
+    entries, bands = rows.entries(view, is_in)
+    part, size = ("question", rows.texts.asked) if view & QUESTION else ("text", rows.texts.length)
+    gram = LONG_GRAM if view & 1 else SHORT_GRAM
+
+    def compare(first: Places, second: Places) -> Ratios:
+        left, right = entries[first], entries[second]
+        ratios = np.zeros(len(left), np.float32)
+        # long texts that are signed in 3-grams too are compared so with short ones only
+        fits = (size[left] < GRAM_BORDER) | (size[right] < GRAM_BORDER) | (gram == LONG_GRAM)
+        ratios[fits] = jaccard(rows.texts, left[fits], right[fits], gram=gram, part=part)
+        return ratios
+
+    return entries, Link(bands, threshold, compare)
+
+
+def _edges_of(links: Sequence[tuple[Rows, Link]]) -> _Edges:
+    found = [(entries, *link.pairs()) for entries, link in links]
+    return _Edges(
+        np.concatenate([entries[first] for entries, first, _, _ in found]),
+        np.concatenate([entries[second] for entries, _, second, _ in found]),
+        np.concatenate([ratio for *_, ratio in found]),
+    )
+
+
+def _contradict(rows: _Rows, edges: _Edges) -> Mask:
+    """Which pairs answer differently: another judgement, or an answer that has little in common."""
+    answer, said = rows.column("answer"), rows.texts.said
+    better, worse = edges.better, edges.worse
+    clash: Mask = (answer[better] != answer[worse]) & (answer[better] != 0) & (answer[worse] != 0)
+    asked = clash & (said[better] > 0) & (said[worse] > 0)
+    clash[asked] = jaccard(rows.texts, better[asked], worse[asked], gram=SHORT_GRAM, part="answer") < _ANSWERS_AGREE
+    return clash
+
+
+def _choose_twins(rows: _Rows, alike: _Edges, is_kept: Mask, is_near: Mask, twin: Rows, similarity: Ratios) -> None:
+    """Each row that is left out names the kept one that it is most like, of equally alike ones the best."""
+    kind = rows.column("kind")
+    edges = alike.where(is_near[alike.worse] & is_kept[alike.better] & (kind[alike.better] == kind[alike.worse]))
+    order = np.lexsort((rows.rank[edges.better], -edges.ratio, edges.worse))
+    worse, better, ratio = edges.worse[order], edges.better[order], edges.ratio[order]
+    is_first = np.diff(worse, prepend=-1) != 0
+    twin[worse[is_first]] = better[is_first]
+    similarity[worse[is_first]] = ratio[is_first]
+
+
+def _tie_questions(rows: _Rows, is_in: Mask, settings: Settings, counts: dict[str, int], ties: Ties) -> None:
+    """Rows that open with the same question, or nearly the same one, are not parted."""
+    opening = rows.column("opening")
+    ties.join_equal(np.where(is_in, opening, 0))
+    members = rows.by_rank[is_in[rows.by_rank]]
+    _, first = np.unique(opening[members], return_index=True)  # one row for each question is enough
+    is_first = np.zeros(rows.num, bool)
+    is_first[members[first]] = True
+    asks_all = rows.texts.asked == rows.texts.length
+    if asks_all.all() and settings.threshold <= settings.tie:
+        return  # texts to be judged, and nothing else: their questions have been compared as texts
+    for view in (QUESTION, QUESTION | 1):
+        entries, link = _open(rows, view, is_first & (opening != 0), settings.tie)
+        link.link(np.arange(len(entries)))
+        edges = _edges_of([(entries, link)])
+        ties.join(edges.better, edges.worse)
+        counts["compared"] += link.num_compared
+        counts["crowded"] += link.num_crowded
+
+
+def _conflicts(rows: _Rows, is_kept: Mask, clashes: _Edges) -> list[Conflict]:
+    """Kept rows that answer one prompt differently; then pairs of nearly equal texts that do."""
+    prompt, answer = rows.column("prompt"), rows.column("answer")
+    members = np.flatnonzero(is_kept & (prompt != 0) & (answer != 0))
+    order = np.lexsort((members, answer[members], prompt[members]))
+    members = members[order]
+    is_new = np.ones(len(members), bool)
+    is_new[1:] = (prompt[members[1:]] != prompt[members[:-1]]) | (answer[members[1:]] != answer[members[:-1]])
+    members = members[is_new]  # the first row of each answer
+    same = np.flatnonzero(prompt[members[1:]] == prompt[members[:-1]])
+    breaks = np.flatnonzero(np.diff(same) > 1)
+    found = [
+        Conflict(tuple(sorted(members[run[0] : run[-1] + 2].tolist())))
+        for run in np.split(same, breaks + 1)
+        if len(run)
+    ]
+    found.sort(key=lambda conflict: conflict.rows)
+    near = clashes.where(is_kept[clashes.better] & is_kept[clashes.worse])
+    near = near.where(prompt[near.better] != prompt[near.worse])
+    pairs = sorted({(min(pair), max(pair)) for pair in zip(near.better.tolist(), near.worse.tolist(), strict=True)})
+    return [*found, *(Conflict(pair, is_near=True) for pair in pairs)][:_MAX_CONFLICTS]
+
+
+def _largest(twin: Rows, verdict: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
+    keepers, sizes = np.unique(twin[verdict > 0], return_counts=True)
+    order = np.lexsort((keepers, -sizes))[:_NUM_LARGEST]
+    return list(zip(keepers[order].tolist(), sizes[order].tolist(), strict=True))

@@ -1,0 +1,243 @@
+"""signatures: from samples to the columns that twins are found by. Pure: equal samples give equal columns anywhere.
+
+A sample's text is put in the order question, middle, answer: the question is the first user turn, the answer the last
+assistant turn (both answers of a preference). A system prompt and tools count for exact twins and prompts only: shared
+by all rows, they would make all of them alike.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from danlu.data.sample import Document, Feedback, Kind, Label, Message, Preference, Sample
+from danlu.data.twins.columns import GRAM_BORDER, GRAM_OVERLAP, QUESTION, TEXT
+from danlu.data.twins.fold import Folded, Places, Units, fold_all, fold_finely
+from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM, Spans, sign
+
+_PIECES = 3
+_KINDS = get_args(Kind)
+_LEAST_OPENING = 6
+"""Units of a question from which conversations of several turns count as opened alike: a greeting is no question."""
+_ROW_FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
+
+
+class _Told(NamedTuple):
+    """A sample's text in three pieces. `frame` is a digest of what else makes two rows different: kind, roles, system
+    prompt, tools. `judgement` takes the place of the answer where one text is judged (a label, a liking). Two answers
+    of a preference are no answer that another row's could contradict."""
+
+    question: str
+    middle: str
+    answer: str
+    frame: bytes
+    is_asked: bool = True
+    is_answered: bool = True
+    judgement: str | None = None
+
+
+def signatures(samples: Sequence[Sample], ids: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    """The columns of these samples (`columns.LAYOUT`). `ids` are their ids, needed where other rows name parents."""
+    told = [_told(sample) for sample in samples]
+    folded = fold_all([piece for one in told for piece in (one.question, one.middle, one.answer)])
+    lengths = np.diff(folded.coarse_at).reshape(-1, _PIECES)
+    start = np.concatenate([[0], np.cumsum(lengths.sum(axis=1))]).astype(np.int64)
+    asked = np.where(np.array([one.is_asked for one in told], bool), lengths[:, 0], 0).astype(np.int32)
+    label_names, label = _labels(samples)
+    tie_row, tie_key = _ties(samples, ids)
+    return {
+        **_digests(told, folded),
+        "kind": np.array([_KINDS.index(sample.kind) for sample in samples], np.uint8),
+        "quality": np.array([_quality(sample) for sample in samples], np.float32),
+        "length": np.array([len(one.question) + len(one.middle) + len(one.answer) for one in told], np.int32),
+        "label": label,
+        "label_names": label_names,
+        "tie_row": tie_row,
+        "tie_key": tie_key,
+        "units": folded.coarse,
+        "start": start,
+        "asked": asked,
+        "said": lengths[:, 2].astype(np.int32),
+        **_entries(folded.coarse, start, asked),
+    }
+
+
+def _told(sample: Sample) -> _Told:
+    match sample:
+        case Document():
+            return _Told("", sample.text, "", _frame("document"), is_asked=False)
+        case Label():
+            return _Told(sample.text, "", "", _frame("label"), judgement=sample.label)
+        case Preference():
+            frame = _frame_of("preference", sample.prompt, sample.tools)
+            question, middle = _opened(sample.prompt)
+            both = _joined(sample.chosen) + "\n" + _joined(sample.rejected)
+            return _Told(question, middle, both, frame, is_answered=False)
+    turns = sample.messages
+    last = max((at for at, turn in enumerate(turns) if turn.role == "assistant"), default=len(turns))
+    question, middle = _opened(turns[:last])
+    frame = _frame_of(sample.kind, turns, sample.tools)
+    judgement = str(sample.desirable) if isinstance(sample, Feedback) else None
+    return _Told(question, middle, _joined(turns[last:]), frame, judgement=judgement)
+
+
+def _opened(turns: Sequence[Message]) -> tuple[str, str]:
+    """The first user turn, and all later ones together."""
+    first = next((at for at, turn in enumerate(turns) if turn.role == "user"), None)
+    if first is None:
+        return "", _joined(turns)
+    if len(turns) == first + 1:
+        return turns[first].content, ""
+    return turns[first].content, _joined(turns[first + 1 :])
+
+
+def _joined(turns: Sequence[Message]) -> str:
+    if len(turns) == 1 and not turns[0].reasoning and not turns[0].tool_calls:
+        return turns[0].content
+    parts: list[str] = []
+    for turn in turns:
+        if turn.role != "system":
+            parts += [turn.reasoning or "", turn.content, *(map(_exactly, turn.tool_calls))]
+    return "\n".join(part for part in parts if part)
+
+
+def _exactly(value: Any) -> str:
+    return orjson.dumps(value, default=str, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _frame_of(kind: str, turns: Sequence[Message], tools: Sequence[Any]) -> bytes:
+    roles = ",".join([turn.role for turn in turns])
+    if not tools and "system" not in roles and not any(turn.tool_calls for turn in turns):
+        return _frame(kind, roles)
+    system = fold_finely("\n".join(turn.content for turn in turns if turn.role == "system"))
+    calls = [turn.tool_calls for turn in turns if turn.tool_calls]
+    return _frame(kind, roles, system, _exactly([tools, calls]) if tools or calls else "")
+
+
+@functools.lru_cache(4096)
+def _frame(*parts: str) -> bytes:
+    return blake2b("\x00".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _digests(told: Sequence[_Told], folded: Folded) -> dict[str, npt.NDArray[np.uint64]]:
+    """`exact`, `opening`, `prompt` and `answer`: of the fine fold, so 3.5 is not 35."""
+    content, at = memoryview(folded.fine.tobytes()), (folded.fine_at * 2).tolist()
+    exact, openings, prompts, answers = [], [], [], []
+    for row, one in enumerate(told):
+        begin, middle, answer, end = at[row * _PIECES : (row + 1) * _PIECES + 1]
+        plain = answer - middle == 2  # nothing between question and answer but a line break
+        person = one.frame
+        if one.judgement is not None:
+            answers.append(said := _key(one.judgement.encode("utf-8", "surrogatepass")))
+            prompts.append(prompt := blake2b(content[begin:end], digest_size=8, person=person).digest())
+            exact.append(blake2b(prompt + said, digest_size=16, person=person).digest())
+        else:
+            exact.append(blake2b(content[begin:end], digest_size=16, person=person).digest())
+            is_answered = end - answer > 2 and one.is_asked and one.is_answered
+            answers.append(_key(content[answer:end]) if is_answered else _NONE)
+            prompts.append(
+                blake2b(content[begin:answer], digest_size=8, person=person).digest() if one.is_asked else _NONE
+            )
+        is_opening = middle - begin > 2 * (1 if plain else _LEAST_OPENING)
+        openings.append(_key(content[begin:middle]) if is_opening else _NONE)
+    found = {"opening": openings, "prompt": prompts, "answer": answers}
+    columns = {name: np.frombuffer(b"".join(digests), np.uint64) for name, digests in found.items()}
+    return {"exact": np.frombuffer(b"".join(exact), np.uint64).reshape(-1, 2)} | columns
+
+
+_NONE = bytes(8)
+
+
+def _key(content: bytes | memoryview) -> bytes:
+    return blake2b(content, digest_size=8).digest()
+
+
+def _labels(samples: Sequence[Sample]) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.int32]]:
+    names = sorted({sample.label for sample in samples if isinstance(sample, Label)})
+    places = {name: place for place, name in enumerate(names)}
+    codes = [places[sample.label] if isinstance(sample, Label) else -1 for sample in samples]
+    return np.array(names, dtype=f"<U{max(map(len, names), default=1)}"), np.array(codes, np.int32)
+
+
+def _quality(sample: Sample) -> float:
+    if not sample.tags:
+        return 0.0
+    scores = sample.tags.get("scores")
+    score = scores.get("quality", 0.0) if isinstance(scores, dict) else 0.0
+    return (score if isinstance(score, int | float) else 0.0) - len(sample.tags.get("flags") or ())
+
+
+def _ties(samples: Sequence[Sample], ids: Sequence[str] | None) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint64]]:
+    rows, keys = [], []
+    for row, sample in enumerate(samples):
+        for name in _names_of(sample):
+            rows.append(row)
+            keys.append(_tie(name))
+        if ids is not None:
+            rows.append(row)
+            keys.append(_key(ids[row].encode()))
+    return np.array(rows, np.int32), np.frombuffer(b"".join(keys), np.uint64)
+
+
+def _names_of(sample: Sample) -> Iterator[str]:
+    """What must not be parted: the group that the data state, the document, parents and the documents that prove it."""
+    if sample.group is not None:
+        yield f"group\x00{sample.group}"
+    if isinstance(sample, Document) and not is_row(sample):
+        yield f"document\x00{sample.origin.document or sample.origin.file}"
+    if sample.tags:
+        for parent in sample.tags.get("parents") or ():
+            yield str(parent)
+        for proof in sample.tags.get("evidence") or ():
+            if isinstance(proof, dict) and proof.get("document"):
+                yield f"document\x00{proof['document']}"
+
+
+def is_row(sample: Sample) -> bool:
+    """Is this one row of a table, and not a passage of a document?"""
+    name = sample.origin.file.lower().removesuffix(".gz").removesuffix(".zst")
+    return sample.origin.page is None and name.endswith(_ROW_FILES)
+
+
+@functools.lru_cache(4096)
+def _tie(name: str) -> bytes:
+    return _key(name.encode("utf-8", "surrogatepass"))
+
+
+def _entries(units: Units, start: Places, asked: npt.NDArray[np.int32]) -> dict[str, npt.NDArray[Any]]:
+    """Signatures of each row's text and question; near the border of gram sizes in both, or a pair across it would
+    never meet."""
+    length = np.diff(start)
+    head = np.where(asked < length, asked, 0).astype(np.int64)
+    rows, views, bands = [], [], []
+
+    def add(at: Places, view: int, found: npt.NDArray[np.uint32]) -> None:
+        rows.append(at)
+        views.append(np.full(len(at), view, np.uint8))
+        bands.append(found)
+
+    for gram, lowest, highest in ((SHORT_GRAM, 1, GRAM_OVERLAP), (LONG_GRAM, GRAM_BORDER, 1 << 60)):
+        fits = (length >= lowest) & (length < highest)
+        fits_head = (head >= max(lowest, gram)) & (head < highest)
+        both = np.flatnonzero(fits)
+        of_head = np.where(fits_head, head, 0)[both]
+        whole, heads = sign(units, Spans(start[:-1][both], length[both], of_head), gram)
+        add(both, TEXT | (gram == LONG_GRAM), whole)
+        add(both[of_head > 0], QUESTION | (gram == LONG_GRAM), heads)
+        alone = np.flatnonzero(fits_head & ~fits)
+        add(
+            alone,
+            QUESTION | (gram == LONG_GRAM),
+            sign(units, Spans(start[:-1][alone], head[alone], 0 * alone), gram)[0],
+        )
+    return {
+        "entry_row": np.concatenate(rows).astype(np.int32),
+        "entry_view": np.concatenate(views),
+        "bands": np.concatenate(bands),
+    }
