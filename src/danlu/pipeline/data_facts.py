@@ -33,7 +33,7 @@ from danlu.data.quality.reading import asked_and_answered
 from danlu.data.sample import Document, Label, Sample
 from danlu.data.similar import similar_pairs
 from danlu.data.sources import read
-from danlu.data.split import Ties, fold, main_text
+from danlu.data.split import Ties, fold
 from danlu.run.run import Run
 from danlu.version import VERSION
 
@@ -155,7 +155,7 @@ class _Eye:
                 self.copies[entry["values"]["first"]].append(f"{entry['file']}:{entry['line']}")
         self.firsts: dict[str, str] = {}
         self.texts: list[tuple[str, str, str]] = []
-        """(where, folded question, shown text) of the rows that near twins are looked for among."""
+        """(where, folded text, shown text) of the rows that near twins are looked for among."""
         self.answers: dict[str, dict[str, list[tuple[str, str]]]] = defaultdict(dict)
         self.files: dict[str, list[int]] = {}
         self.num_rows = 0
@@ -181,7 +181,7 @@ class _Eye:
         asked, answered = asked_and_answered(sample)
         shown = f"{asked}\n{answered}".strip()[:_TEXT_CHARS]
         if len(self.texts) < _MAX_COMPARED:
-            self.texts.append((where, fold(main_text(sample)), shown))
+            self.texts.append((where, fold(f"{asked}\n{answered}"), shown))
         if not isinstance(sample, Document) and (question := fold(asked)):
             said = answered if isinstance(sample, Label) else fold(answered)
             self.answers[question].setdefault(said, []).append((where, shown))
@@ -207,6 +207,7 @@ class _Eye:
             num_clusters=len(clusters),
             threshold=_THRESHOLD,
             top=tuple(sorted(clusters, key=lambda cluster: -cluster.size)[:40]),
+            dropped="exact",
             sampled=len(self.texts) if self.num_rows > len(self.texts) else 0,
         )
 

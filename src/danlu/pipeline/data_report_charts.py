@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 
 from markupsafe import Markup
 
@@ -13,6 +14,8 @@ from danlu.pipeline.data_report_words import percent
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 500.0, 12.0, 488.0, 30.0, 190.0
 _NUM_TICKS = 6
+_SHORT = 14
+_DEPTH = 3
 
 
 def columns(histogram: Histogram, *, title: str, x_label: str, mark: tuple[float, str] | None = None) -> Markup:
@@ -65,14 +68,49 @@ def columns(histogram: Histogram, *, title: str, x_label: str, mark: tuple[float
 
 
 def shares(counts: Mapping[str, int], *, most: int = 8, others: str = "…") -> Markup:
-    """Names with a bar and their share of the whole, the largest first; the rest in one line."""
+    """Names with their count, their share of the whole and a bar, the first first; the rest in one line. Long names get
+    a table without bars: a bar of what is left of a narrow line says nothing."""
     total = sum(counts.values()) or 1
     shown = list(counts.items())
-    head, rest = shown[:most], sum(number for _, number in shown[most:])
-    steps = [(name, number, percent(number / total)) for name, number in head]
+    rest = sum(number for _, number in shown[most:])
+    steps = [(name, number, percent(number / total)) for name, number in shown[:most]]
     if rest:
         steps.append((f"{others} ({len(shown) - most})", rest, percent(rest / total)))
-    return html.funnel(steps)
+    if max((_letters(name) for name, _, _ in steps), default=0) <= _SHORT:
+        return html.funnel(steps)
+    body = [
+        tag(
+            "tr",
+            None,
+            tag("td", None, name),
+            tag("td", {"class": "number"}, f"{number:,}"),
+            tag("td", {"class": "number"}, share),
+        )
+        for name, number, share in steps
+    ]
+    return tag("div", {"class": "scroll"}, tag("table", {"class": "plain"}, tag("tbody", None, *body)))
+
+
+def without_folder(counts: Mapping[str, int]) -> dict[str, int]:
+    """Files named from where their folders part; what is the same for all tells nothing."""
+    names = [PurePosixPath(name).parent.parts for name in counts if "/" in name]
+    shared = 0
+    if len(names) > 1 or (names and len(counts) == 1):
+        shared = next(
+            (depth for depth, parts in enumerate(zip(*names, strict=False)) if len(set(parts)) > 1),
+            min(map(len, names)),
+        )
+    shown: dict[str, int] = {}
+    for name, number in counts.items():
+        parts = PurePosixPath(name).parts[shared:] if "/" in name else (name,)
+        short = "/".join(parts if len(parts) <= _DEPTH else ("…", *parts[-_DEPTH:]))
+        shown[short] = shown.get(short, 0) + number
+    return shown
+
+
+def _letters(name: str) -> int:
+    """Its width in Latin letters; a Chinese character is two wide."""
+    return sum(2 if ord(char) > 0x2E7F else 1 for char in name)
 
 
 def _bin(edges: tuple[float, ...], value: float) -> int:

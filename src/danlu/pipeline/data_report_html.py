@@ -15,7 +15,7 @@ from danlu.core.html.tag import Content
 from danlu.core.messages import Language, current_language
 from danlu.data.quality.facts import DataFacts, StageFacts
 from danlu.data.quality.lights import LEAKS, THRESHOLDS, Light, Threshold, lights_of
-from danlu.pipeline.data_report_charts import columns, shares
+from danlu.pipeline.data_report_charts import columns, shares, without_folder
 from danlu.pipeline.data_report_parts import (
     audit_section,
     coverage_section,
@@ -148,15 +148,14 @@ def _funnel(facts: DataFacts, words: Words) -> Markup | None:
     rows: list[list[Content]] = []
     for stage in stages:
         for action in ("dropped", "changed", "flagged"):
-            reasons: Mapping[str, int] = getattr(stage, action)
-            for reason, number in sorted(reasons.items(), key=lambda entry: -entry[1])[:12]:
+            by_reason: Mapping[str, int] = getattr(stage, action)
+            for reason, number in sorted(by_reason.items(), key=lambda entry: -entry[1])[:12]:
                 sign = html.badge(words(action), tone="bad" if action == "dropped" else "")
-                rows.append([words.known("stage", stage.name), sign, words.reason(reason), count(number)])
-    heads = [words("stage"), words("fate"), words("reason"), words("num_rows")]
-    reasons_table = (
-        html.details(words("reasons", num=len(rows)), html.table(heads, rows), is_open=True) if rows else None
-    )
-    return html.section(words("funnel"), html.card("", html.funnel(steps)), reasons_table, lead=words("funnel_lead"))
+                rows.append([count(number), words.known("stage", stage.name), sign, words.reason(reason)])
+    heads = [words("num_rows"), words("stage"), words("fate"), words("reason")]
+    table = html.table(heads, rows, numeric=False)
+    reasons = html.details(words("reasons", num=len(rows)), table, is_open=len(rows) <= 12) if rows else None
+    return html.section(words("funnel"), html.card("", html.funnel(steps)), reasons, lead=words("funnel_lead"))
 
 
 def _difference(stage: StageFacts) -> str:
@@ -165,8 +164,23 @@ def _difference(stage: StageFacts) -> str:
 
 
 def _shape(facts: DataFacts, words: Words) -> Markup:
-    """Lengths and balance."""
-    cards: list[Content] = []
+    """Lengths and balance: the picture of lengths beside the short lists, long lists below."""
+    beside: list[Markup] = []
+    below: list[Markup] = []
+    for view in _VIEWS:
+        counts = facts.balance.get(view)
+        if counts and (len(counts) > 1 or view in ("kinds", "languages")):
+            prefix = {"kinds": "kind", "languages": "language", "made_by": "maker"}.get(view, view)
+            shown = without_folder(counts) if view == "sources" else named(counts, words, prefix)
+            card = html.card(words(view), shares(shown, others=words("others")))
+            (below if view == "sources" or len(counts) > 6 else beside).append(card)
+    blocks = [html.grid(_lengths(facts, words), html.column(*beside), wide=True)]
+    blocks += [html.grid(*below, wide=True)] if below else []
+    return html.section(words("shape"), *blocks, lead=words("shape_lead"))
+
+
+def _lengths(facts: DataFacts, words: Words) -> Markup | None:
+    """In tokens where they are known, else in characters."""
     lengths = facts.told.lengths
     if lengths and lengths.tokens and lengths.tokens.num:
         tokens = lengths.tokens
@@ -175,16 +189,11 @@ def _shape(facts: DataFacts, words: Words) -> Markup:
         mark = (float(lengths.context), words("context", context=count(lengths.context))) if lengths.context else None
         over = words("over_note", over=count(lengths.num_over), cut=count(lengths.num_cut)) if lengths.context else ""
         chart = columns(tokens, title=words("lengths"), x_label=words("lengths_axis"), mark=mark)
-        cards.append(html.card(words("lengths"), chart, note=f"{quantiles} {over}"))
-    elif facts.chars and facts.chars.num:
+        return html.card(words("lengths"), chart, note=f"{quantiles} {over}")
+    if facts.chars and facts.chars.num:
         chart = columns(facts.chars, title=words("lengths_chars"), x_label=words("chars_axis"))
-        cards.append(html.card(words("lengths_chars"), chart))
-    for view in _VIEWS:
-        counts = facts.balance.get(view)
-        if counts and (len(counts) > 1 or view in ("kinds", "languages")):
-            prefix = {"kinds": "kind", "languages": "language", "made_by": "maker"}.get(view, view)
-            cards.append(html.card(words(view), shares(named(counts, words, prefix), others=words("others"))))
-    return html.section(words("shape"), html.grid(*cards, wide=True), lead=words("shape_lead"))
+        return html.card(words("lengths_chars"), chart)
+    return None
 
 
 def _split(facts: DataFacts, words: Words) -> Markup | None:

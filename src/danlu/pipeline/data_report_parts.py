@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from danlu.core import html
 from danlu.core.html.tag import Content
+from danlu.data.privacy.finding import KINDS
 from danlu.data.quality.facts import Cluster, DataFacts, DiversityFacts, Member, SynthesisFacts
 from danlu.data.quality.masking import veil
 from danlu.pipeline.data_report_charts import columns
@@ -32,35 +33,37 @@ def twins_section(facts: DataFacts, words: Words) -> Markup | None:
             (words("twins_near", threshold=f"{twins.threshold:g}"), count(twins.num_near)),
             (words("twins_clusters"), count(twins.num_clusters)),
         ]
-        notes = [words("twins_dropped" if twins.is_dropped else "twins_kept")]
+        notes = [words(f"twins_dropped_{twins.dropped}")]
         if twins.sampled:
             notes.append(words("twins_sampled", rows=count(twins.sampled)))
         blocks.append(html.card("", html.facts(pairs, spread=True), note=" ".join(notes)))
         if twins.top:
             rows = [_cluster_row(cluster, words) for cluster in twins.top]
             heads = [words("cluster_size"), words("cluster_rows")]
-            blocks.append(
-                html.details(words("clusters", num=len(rows)), html.table(heads, rows, numeric=False), is_open=True)
-            )
+            blocks.append(html.tag("h3", {"style": "margin: 22px 0 10px"}, words("clusters", num=len(rows))))
+            blocks.append(html.filter_table(heads, rows, search=words("search"), empty=words("nothing_left")))
     if conflicts is not None:
         sentence = words("conflicts_found", questions=count(conflicts.num_questions), rows=count(conflicts.num_rows))
         blocks.append(html.card(words("conflicts"), html.paragraph(sentence)))
         if conflicts.top:
-            rows = [[one.question, _members(one.answers)] for one in conflicts.top]
-            table = html.table([words("question"), words("answers")], rows, numeric=False)
-            blocks.append(html.details(words("conflicts_top", num=len(rows)), table))
+            told = [[one.question, _members(one.answers)] for one in conflicts.top]
+            table = html.table([words("question"), words("answers")], told, numeric=False)
+            blocks.append(html.details(words("conflicts_top", num=len(told)), table))
     return html.section(words("twins"), *blocks, lead=words("twins_lead"))
 
 
-def _cluster_row(cluster: Cluster, words: Words) -> list[Content]:
+def _cluster_row(cluster: Cluster, words: Words) -> html.Row:
     sign = html.badge(words("exact" if cluster.is_exact else "near"))
-    return [html.tag("span", None, f"{cluster.size:,} × ", sign), _members(cluster.members, cluster.size)]
+    size = html.tag("span", None, f"{cluster.size:,} × ", sign)
+    return html.Row((size, _members(cluster.members, cluster.size)), keys=(cluster.size, ""))
 
 
 def _members(members: Sequence[Member], size: int = 0) -> Markup:
-    lines = [html.tag("div", None, one.text, html.tag("span", {"class": "cell-note"}, one.where)) for one in members]
-    if size > len(members):
-        lines.append(html.tag("span", {"class": "cell-note"}, f"+ {size - len(members):,}"))
+    lines = []
+    for index, one in enumerate(members):
+        more = f" + {size - len(members):,}" if index == len(members) - 1 and size > len(members) else ""
+        note = html.tag("span", {"class": "cell-note"}, f"{one.where}{more}")
+        lines.append(html.tag("div", None, one.text.replace("\n", " ⏎ "), note))
     return Markup("").join(lines)
 
 
@@ -74,7 +77,7 @@ def privacy_section(facts: DataFacts, words: Words) -> Markup:
     ranked = sorted(found, key=lambda one: (order.index(one.level) if one.level in order else 9, -one.count, one.type))
     rows: list[list[Content]] = [
         [
-            words.known("pii", one.type),
+            _kind_name(one.type, words),
             html.badge(words.known("level", one.level), tone="bad" if one.level == "restricted" else ""),
             words.known("action", one.action),
             count(one.count),
@@ -89,10 +92,17 @@ def privacy_section(facts: DataFacts, words: Words) -> Markup:
     )
     return html.section(
         words("privacy"),
-        html.card("", html.table(heads, rows)),
+        html.card("", html.table(heads, rows, numeric=False)),
         html.card(words("levels"), graded) if levels else None,
         lead=words("privacy_lead"),
     )
+
+
+def _kind_name(name: str, words: Words) -> str:
+    """What privacy calls a kind, in the reader's language."""
+    if name not in KINDS:
+        return words.known("pii", name)
+    return KINDS[name].zh if words.language == "zh" else name.replace("_", " ")
 
 
 def quality_section(facts: DataFacts, words: Words) -> Markup | None:

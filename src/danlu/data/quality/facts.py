@@ -103,8 +103,8 @@ class TwinFacts:
     top: tuple[Cluster, ...] = ()
     sampled: int = 0
     """Above 0: near twins were only looked for among so many rows."""
-    is_dropped: bool = True
-    """False where the recipe keeps twins."""
+    dropped: str = "all"
+    """Which twins were left out: all, exact (near ones are only named here), none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ _MIX = (0x9E3779B1, 0x85EBCA6B)
 
 @dataclass(slots=True)
 class Tally:
-    """`rows` counts every part; everything else describes train rows only."""
+    """`rows` and `documents` count every part; everything else describes train rows only."""
 
     rows: Counter[str] = field(default_factory=Counter)
     chars: Histogram = field(default_factory=lambda: histogram_of(()))
@@ -51,6 +51,8 @@ class Tally:
         """The tally of one shard; `part` is where the split put these rows."""
         tally = cls()
         tally.rows[part] += len(samples)
+        for sample in samples:
+            tally.documents.update(_documents_of(sample))
         if part == "train" and samples:
             tally._count(samples)
         return tally
@@ -89,7 +91,6 @@ class Tally:
         for name, value in (tags.get("scores") or {}).items():
             if isinstance(value, int | float):
                 scores.setdefault(str(name), []).append(float(value))
-        self.documents.update(_documents_of(sample))
 
     def merge(self, other: Tally) -> None:
         """Add another shard to this one."""
@@ -173,7 +174,7 @@ def _documents_of(sample: Sample) -> set[str]:
     evidence = sample.tags.get("evidence") or ()
     found = {str(one["document"]) for one in evidence if isinstance(one, Mapping) and one.get("document")}
     if not found and (sample.origin.page is not None or isinstance(sample, Document)):
-        found = {getattr(sample.origin, "document", None) or sample.origin.file}
+        found = {sample.origin.file}
     return found
 
 
