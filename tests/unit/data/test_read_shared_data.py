@@ -112,7 +112,7 @@ def test_every_document_is_read_or_refused_by_name() -> None:
     assert refused == NOT_READ_YET
     assert any(str(entry).endswith("pptx is not read yet") for entry in ledger.rejects)
     others = Counter(entry.reason for entry in ledger.rejects if entry.reason != "not_read_yet")
-    assert others == {"no_text_layer": 3, "unknown_columns": 4}
+    assert others == {"needs_ocr": 3, "unknown_columns": 4}
     assert all(sample.kind == "document" and sample.group for sample in samples)
 
 
