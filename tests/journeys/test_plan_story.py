@@ -37,7 +37,7 @@ def test_json_of_a_plan(recipe: Path) -> None:
     assert stage["memory"]["total_bytes"] == stage["total_bytes"] <= stage["budget_bytes"]
     assert sum(stage["policies"].values()) == 28 and stage["tokens_per_s"] > 1000 and stage["reasons"]
     assert {cell["card"] for cell in found["what_if"]} == {"RTX 4090"}
-    assert {cell["way"] for cell in found["what_if"]} == {"lora", "nf4", "fp8", "full", "full_lean"}
+    assert {cell["way"] for cell in found["what_if"]} == {"lora", "nf4", "fp8", "full", "full_lean", "full_away"}
     assert {cell["context"] for cell in found["what_if"]} == {2048, 8192, 32_768}
 
 

@@ -19,6 +19,7 @@ import orjson
 
 from danlu.core.errors import HubError, RecipeError
 from danlu.core.files import read_json
+from danlu.core.memory import total_bytes
 from danlu.core.progress import Silent
 from danlu.model.hub import find_base
 from danlu.planning import rates
@@ -85,7 +86,7 @@ def plan_recipe(
     what if. `memory_gib` changes the card's memory."""
     shapes, is_here = find_shapes(recipe)
     chosen, place = _choose_card(recipe, shapes, card, memory_gib)
-    limits = Limits.of(chosen, host_bytes=host_memory_bytes() // 2 if place == "this" else None)
+    limits = Limits.of(chosen, host_bytes=pinned_bytes() if place == "this" else None)
     steps = [_guess_steps(recipe, index) for index in range(len(recipe.plan_stages()))]
     plans = tuple(
         plan_stage(recipe, index, shapes, chosen, num_steps=count, limits=limits) for index, count in enumerate(steps)
@@ -184,14 +185,12 @@ def this_cpu() -> Card:
         flags = told.read_text(encoding="utf-8", errors="replace")
         has_bf16 = "avx512_bf16" in flags or "amx_bf16" in flags
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cpu_card(num_cores=cores, memory_bytes=host_memory_bytes(), has_bf16=has_bf16)
+    return cpu_card(num_cores=cores, memory_bytes=total_bytes(), has_bf16=has_bf16)
 
 
-def host_memory_bytes() -> int:
-    """This machine's RAM; 8 GiB where the system does not tell."""
-    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 8 * 2**30
+def pinned_bytes() -> int:
+    """Of this machine's memory what a plan may pin."""
+    return int(total_bytes() * rates.HOST_PINNED_RATIO)
 
 
 # ---- how many steps

@@ -16,7 +16,7 @@ import torch
 
 from danlu.core.files import read_json, write_json
 from danlu.data.dataset import Dataset
-from danlu.pipeline.plan import host_memory_bytes, this_cpu
+from danlu.pipeline.plan import pinned_bytes, this_cpu
 from danlu.planning.cards import Card, seen_card
 from danlu.planning.plan import Limits, Plan, choose
 from danlu.planning.shapes import Shapes
@@ -24,9 +24,6 @@ from danlu.planning.work import leaves_micro_tokens, work_of
 from danlu.recipe import Recipe
 from danlu.run.run import Run
 from danlu.training.checkpoint import STATE, find_last
-
-HOST_SHARE = 0.5
-"""Of the machine's memory that may be pinned."""
 
 
 def plan_training(
@@ -98,4 +95,4 @@ def _device(device: str) -> tuple[Card, Limits]:
     facts = torch.cuda.get_device_properties(device)
     card = seen_card(facts.name, facts.total_memory, (facts.major, facts.minor))
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    return card, Limits.of(card, free_bytes=free, host_bytes=int(host_memory_bytes() * HOST_SHARE))
+    return card, Limits.of(card, free_bytes=free, host_bytes=pinned_bytes())

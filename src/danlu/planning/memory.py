@@ -37,6 +37,8 @@ class Memory:
     """The device's context, workspaces, fragments: what no tensor of ours holds."""
     host_bytes: int
     """Pinned memory on the host; no part of the total."""
+    host_states_bytes: int
+    """Of it what holds masters and moments, from the first step to the last."""
     moment: Literal["loss", "backward"]
 
     @property
@@ -73,9 +75,10 @@ def predict_memory(work: Work, mix: Mix, *, kind: Kind = "cuda") -> Memory:
         overhead = rates.CPU_CONTEXT_BYTES
     else:
         overhead = rates.CONTEXT_BYTES + rates.WORKSPACE_BYTES + _fragment_bytes(work, mix, held)
-    host = work.micro_tokens * sum(count * moved_bytes(work, policy) for policy, count in mix.groups)
+    host_states = host_states_bytes(work)
+    host = host_states + work.micro_tokens * sum(count * moved_bytes(work, policy) for policy, count in mix.groups)
     moment: Literal["loss", "backward"] = "loss" if widest == len(moments) - 1 else "backward"
-    return Memory(weights, adapters, gradients, states, saved, passing, overhead, host, moment)
+    return Memory(weights, adapters, gradients, states, saved, passing, overhead, host, host_states, moment)
 
 
 def is_recorded(work: Work, mix: Mix) -> bool:
@@ -98,17 +101,36 @@ def _fragment_bytes(work: Work, mix: Mix, held: int) -> int:
 @functools.lru_cache
 def standing_bytes(work: Work) -> tuple[int, int, int, int]:
     """(weights, adapter or master, gradient, optimizer state) bytes."""
-    moments = 2 * (rates.MOMENT_8BIT_BYTES if work.has_8bit_states else 4)
-    trained = work.num_trainable
-    states = int(trained * moments)
+    trained, states = work.num_trainable, int(work.num_trainable * _moment_bytes(work))
     if not work.is_full:
         return weight_bytes(work), 4 * trained, 4 * trained, states
-    masters = 4 * trained if work.has_masters and work.width == 2 else 0
-    gradient = 4 if work.has_masters else work.width
+    if work.offload == "all":
+        states = 0
+    if away := _away_bytes(work):
+        states += int(rates.FERRY_BERTHS * rates.FERRY_CHUNK * away)
+    masters = 4 * trained if work.has_masters and work.width == 2 and not work.has_masters_apart else 0
+    gradient = 4 if work.has_masters and not work.has_masters_apart else work.width
     living = trained
     if work.updates_in_backward:  # the head's is the largest that lives alone
         living = max(trained // work.shapes.num_layers, work.shapes.vocab * work.shapes.hidden)
     return weight_bytes(work), masters, gradient * living, states
+
+
+def host_states_bytes(work: Work) -> int:
+    """Masters and moments in the machine's memory."""
+    return int(work.num_trainable * _away_bytes(work))
+
+
+def _away_bytes(work: Work) -> float:
+    """Of one weight."""
+    if not work.is_full:
+        return 0.0
+    return 4 * work.has_masters_apart + (_moment_bytes(work) if work.offload == "all" else 0.0)
+
+
+def _moment_bytes(work: Work) -> float:
+    """Both moments of one weight."""
+    return 2 * (rates.MOMENT_8BIT_BYTES if work.has_8bit_states else 4)
 
 
 def weight_bytes(work: Work) -> int:
@@ -137,8 +159,10 @@ def _parts(work: Work, policy: Kept) -> tuple[int, int, int, int]:
     shapes, width = work.shapes, work.width
     pad = {name: product.pad for name, product in work.products.items()}
     if work.is_written_out:
-        values = rates.WRITTEN_OUT_HIDDEN * shapes.hidden + rates.WRITTEN_OUT_FFN * shapes.ffn
-        return int(width * values), 0, 0, 0
+        is_narrow = work.is_full and width == 2 and (work.has_masters_apart or not work.has_masters)
+        hidden = rates.WRITTEN_OUT_16BIT_HIDDEN if is_narrow else rates.WRITTEN_OUT_HIDDEN
+        keys = shapes.qkv_size - shapes.query_size if is_narrow else 0
+        return int(width * (hidden * shapes.hidden + keys + rates.WRITTEN_OUT_FFN * shapes.ffn)), 0, 0, 0
     if policy == "input":
         return width * shapes.hidden, 0, 0, width * pad["down"]
     raw = shapes.qkv_size if shapes.has_qk_norm else 0  # before and after the heads' norms

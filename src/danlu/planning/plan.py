@@ -31,19 +31,22 @@ class Limits:
 
     budget_bytes: int
     host_bytes: int
+    has_seen_host: bool = False
+    """The host is this one: what lies in its memory has to fit there too."""
 
     @classmethod
     def of(cls, card: Card, *, free_bytes: int | None = None, host_bytes: int | None = None) -> Limits:
         """All of a card but a small reserve, or of what a device with a living context still has free; of a host that
         nobody looked at as much as the card has."""
+        has_seen_host = host_bytes is not None and card.kind != "cpu"
         if card.kind == "cpu":
             host_bytes = 0
         elif host_bytes is None:
             host_bytes = int(card.memory_bytes * rates.HOST_MEMORY_RATIO)
         spare = 1 - rates.SPARE_RATIO
         if free_bytes is not None:
-            return cls(int(free_bytes * spare) + rates.CONTEXT_BYTES, host_bytes)
-        return cls(int(card.memory_bytes * spare), host_bytes)
+            return cls(int(free_bytes * spare) + rates.CONTEXT_BYTES, host_bytes, has_seen_host)
+        return cls(int(card.memory_bytes * spare), host_bytes, has_seen_host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,13 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return self.limits is None or self.total_bytes <= self.limits.budget_bytes
+        return self.limits is None or (self.total_bytes <= self.limits.budget_bytes and not self.is_host_short)
+
+    @property
+    def is_host_short(self) -> bool:
+        """Masters and moments do not fit into this machine's memory."""
+        limits = self.limits
+        return limits is not None and limits.has_seen_host and self.memory.host_states_bytes > limits.host_bytes
 
     @property
     def policies(self) -> tuple[Policy, ...]:
@@ -170,7 +179,8 @@ def choose(work: Work, card: Card, limits: Limits | None = None, *, may_choose_t
     which says that it does not fit. On a CPU the whole step is computed at once while that fits in any way: fewer
     tokens make other batches there, and no faster ones."""
     limits = limits or Limits.of(card)
-    work = replace(work, pad=rates.CPU_PAD) if card.kind == "cpu" else work
+    if card.kind == "cpu" or not card.has_bf16:  # gradients are applied after the backward there
+        work = replace(work, frees_gradients=False, pad=rates.CPU_PAD if card.kind == "cpu" else work.pad)
     plans = []
     for size in _token_counts(work) if may_choose_tokens else [work.micro_tokens]:
         plans.append(_best_mix(replace(work, micro_tokens=size), card, limits))

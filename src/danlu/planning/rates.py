@@ -30,6 +30,11 @@ CPU_LOGIT_BYTES = 10.0
 """fp32 logits, fp32 softmax, gradient in the weights' dtype."""
 WRITTEN_OUT_HIDDEN, WRITTEN_OUT_FFN = 17, 4
 """Hidden-sized and ffn-sized values that torch's own differentiation keeps of a token and layer."""
+WRITTEN_OUT_16BIT_HIDDEN = 11
+"""The same where weights that train are 16-bit, and the residual stream with them: no fp32 copies of autocast (a test
+counts both)."""
+FERRY_CHUNK, FERRY_BERTHS = 2**24, 3
+"""Elements of offloaded state on the card at once, as training/ferry.py fetches them (a test holds them together)."""
 CPU_CONTEXT_BYTES = 1000 * 2**20
 """Python, torch, its libraries and the data, resident: 1.25 GB with ember (bench/results/cpu-train.json)."""
 MOMENT_8BIT_BYTES = 1 + 4 / 256
@@ -38,7 +43,9 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """NF4 with double quantisation (Dettmers et al. 2023): 4-bit codes, an 8-bit scale for 64 values, fp32 for 256 of
 those."""
 HOST_MEMORY_RATIO = 1.0
-"""Pinned memory a plan may ask of a host that nobody looked at, in card memories; of a known host, half of its RAM."""
+"""Pinned memory a plan may ask for activations of a host that nobody looked at, in card memories."""
+HOST_PINNED_RATIO = 0.75
+"""Of a known host's memory that may be pinned."""
 HOST_BUFFERS = 2
 """Layers whose host copy is under way: one leaves, one comes back."""
 
@@ -99,6 +106,8 @@ STEP_OVERHEAD_S = 1e-3
 HOST_LEAK_RATIO = 0.025
 """Share of a hidden host copy's time that is felt all the same (bandwidth shared with kernels): 273.4 ms where 270.5
 need no copies of 64 ms each way (7B, 4,096 tokens)."""
+HOST_DUPLEX_RATIO = 0.85
+"""Of a link's bandwidth each way, where both ways are busy at once. A guess."""
 CPU_LAUNCH_S = 4e-6
 POWER_RATIO = 0.9
 """Mean power of a busy card, of its board's limit."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from danlu.planning import rates
 from danlu.planning.cards import Card
-from danlu.planning.memory import is_recorded, moved_bytes
+from danlu.planning.memory import host_states_bytes, is_recorded, moved_bytes
 from danlu.planning.policy import Kept, Mix, is_host, kept
 from danlu.planning.work import Work
 
@@ -54,7 +54,9 @@ def predict_time(work: Work, mix: Mix, card: Card) -> StepTime:
     parts["host_s"] = _exposed(work, mix, card)
     parts["waiting_s"] = max(0.0, _launches(work, mix, card) - busy - parts["host_s"])
     whole = {name: work.num_pieces * value for name, value in parts.items()}
-    return StepTime(**whole, optimizer_s=_optimizer(work, card))
+    optimizer = _optimizer(work, card)
+    whole["host_s"] += _states_under_way(work, card, busy, optimizer)
+    return StepTime(**whole, optimizer_s=optimizer)
 
 
 @functools.lru_cache
@@ -256,6 +258,16 @@ def _exposed(work: Work, mix: Mix, card: Card) -> float:
         exposed, widest, whole = exposed + count * felt, max(widest, felt), whole + 2 * count * copy
     exposed -= widest
     return exposed + rates.HOST_LEAK_RATIO * (whole - exposed)
+
+
+def _states_under_way(work: Work, card: Card, busy: float, optimizer: float) -> float:
+    """What is felt of masters and moments that visit the card: both ways at once, beside the update itself, and beside
+    the backward where gradients are applied in it."""
+    if card.kind == "cpu":
+        return 0.0
+    copies = host_states_bytes(work) / (card.host_bandwidth * rates.HOST_DUPLEX_RATIO)
+    beside = optimizer + (busy * 2 / 3 if work.updates_in_backward else 0.0)
+    return max(0.0, copies - beside)
 
 
 def _forward_block(work: Work, card: Card) -> float:

@@ -21,14 +21,16 @@ WAYS: dict[str, dict[str, Any]] = {
     "fp8": {"is_full": False, "precision": "fp8"},
     "full": {"is_full": True, "precision": "16", "has_masters": True, "has_8bit_states": False},
     "full_lean": {"is_full": True, "precision": "16", "has_masters": False, "has_8bit_states": True},
+    "full_away": {"is_full": True, "precision": "16", "has_masters": True, "has_8bit_states": False, "offload": "all"},
 }
 """LoRA on 16-bit weights; QLoRA; LoRA on fp8 weights; every weight with fp32 masters; every weight in 16 bit with 8-bit
-optimizer state."""
+optimizer state; every weight with fp32 masters and moments in the machine's memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One answer. `plan` is None where the card cannot do it at all (fp8 before Ada)."""
+    """One answer. `plan` is None where the card cannot do it at all (fp8 before Ada, weights that train in bf16 before
+    Ampere)."""
 
     card: Card
     way: str
@@ -62,12 +64,14 @@ def what_if(work: Work, cards: Iterable[Card], contexts: Iterable[int] = CONTEXT
 
 
 def _planned(work: Work, card: Card, way: str, changes: dict[str, Any], context: int) -> Plan | None:
-    if way == "fp8" and not card.has_fp8:
+    is_bf16 = way in ("full_lean", "full_away")  # fp16 weights do not train without masters at hand
+    if (way == "fp8" and not card.has_fp8) or (is_bf16 and not card.has_bf16):
         return None
     rank = work.rank or 16
     other = replace(
         work, context=context, batch_tokens=max(work.batch_tokens, 2 * context if work.method == "dpo" else context),
-        document_tokens=context, longest_tokens=0, rank=0 if changes["is_full"] else rank, num_steps=None, **changes,
+        document_tokens=context, longest_tokens=0, rank=0 if changes["is_full"] else rank, num_steps=None,
+        **{"offload": "none"} | changes,
     )  # fmt: skip
     return choose(other, card, may_choose_tokens=True)
 

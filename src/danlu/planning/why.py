@@ -29,6 +29,9 @@ def reasons(plan: Plan) -> list[str]:
 def _policies(plan: Plan) -> str:
     assert plan.limits is not None, "asked of plans with a card"
     facts = {"full": gib(plan.full_bytes), "budget": gib(plan.limits.budget_bytes), "needed": gib(plan.total_bytes)}
+    if plan.is_host_short:
+        host = {"states": gib(plan.memory.host_states_bytes), "host": gib(plan.limits.host_bytes)}
+        return say("planning.short_host", **host)
     if not plan.fits:
         return say("planning.short", **facts)
     if plan.mix["all"] == plan.work.shapes.num_layers:
@@ -43,9 +46,12 @@ def _prices(plan: Plan) -> list[str]:
     told, whole = [], plan.time.total_s
     if plan.time.recompute_s:
         told.append(say("planning.why_again", share=_share(plan.time.recompute_s / whole)))
-    if plan.memory.host_bytes:
-        facts = {"host": gib(plan.memory.host_bytes), "share": _share(plan.time.host_s / whole)}
-        told.append(say("planning.why_host", **facts))
+    states = plan.memory.host_states_bytes
+    key, pinned = ("why_states", states) if states else ("why_host", plan.memory.host_bytes)
+    if pinned:
+        told.append(say(f"planning.{key}", host=gib(pinned), share=_share(plan.time.host_s / whole)))
+    if plan.work.updates_in_backward:
+        told.append(say("planning.why_in_backward"))
     return told
 
 
@@ -77,9 +83,13 @@ def way_out(plan: Plan, smallest: str | None) -> str:
     """What helps where a plan does not fit: knobs that this recipe may still turn, or the smallest card that holds
     it."""
     work, knob = plan.work, ""
+    if plan.is_host_short:
+        return say("planning.short_host_fix")
     if work.is_full:
         is_lean = work.has_8bit_states and not work.has_masters
         knob = say("planning.leaner_lora" if is_lean else "planning.leaner_full")
+        if work.has_masters and work.offload == "none" and work.width == 2:
+            knob += say("planning.leaner_offload")
     elif work.precision != "nf4" and not work.shapes.is_foreign:
         knob = say("planning.leaner_nf4")
     if smallest is None:

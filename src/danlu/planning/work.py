@@ -13,6 +13,7 @@ from danlu.recipe.adapter import FullSection, LoRASection
 from danlu.recipe.method import SFTSection, StageSection
 from danlu.recipe.recipe import Recipe
 
+Offload = Literal["none", "masters", "all"]
 Precision = Literal["16", "32", "fp8", "nf4", "int8"]
 """How frozen weights lie: 16 is bf16 or fp16, 32 is fp32."""
 
@@ -58,8 +59,10 @@ class Work:
     has_masters: bool = True
     """Full fine-tuning: fp32 masters beside the 16-bit weights."""
     has_8bit_states: bool = False
-    updates_in_backward: bool = False
-    """Full fine-tuning: a layer is updated as soon as its gradient is there; only one layer's gradients live."""
+    offload: Offload = "none"
+    """Full fine-tuning: masters, or masters and moments, lie in the machine's memory."""
+    frees_gradients: bool = False
+    """Full fine-tuning on a GPU without clipping: a gradient may be applied as soon as it is there."""
     method: str = "sft"
     document_tokens: int = 0
     supervised_ratio: float = 1.0
@@ -78,6 +81,16 @@ class Work:
         """No hand-written backward: every layer keeps what torch keeps, and there is nothing to choose."""
         is_plain = self.is_full or self.has_dropout or self.has_no_quick_form
         return is_plain or self.shapes.norms != 2 or self.shapes.is_foreign
+
+    @property
+    def has_masters_apart(self) -> bool:
+        """Weights are 16-bit and so are their gradients; masters lie in the machine's memory."""
+        return self.is_full and self.has_masters and self.offload != "none" and self.width == 2
+
+    @property
+    def updates_in_backward(self) -> bool:
+        """Only one gradient lives: nothing waits for the last one, and no other piece's is to be added."""
+        return self.is_full and self.frees_gradients and self.num_pieces == 1
 
     @property
     def width(self) -> int:
@@ -158,6 +171,8 @@ def work_of(
         precision=_precision(recipe, has_16bit),
         has_masters=not isinstance(adapter, FullSection) or adapter.masters == "fp32",
         has_8bit_states=training.optimizer == "adamw_8bit",
+        offload=adapter.offload if isinstance(adapter, FullSection) else "none",
+        frees_gradients=isinstance(adapter, FullSection) and not training.clip,
         method=stage.method.kind,
         document_tokens=document_tokens,
         supervised_ratio=supervised_ratio,

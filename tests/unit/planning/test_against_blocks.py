@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from danlu.adapters.full import Full
 from danlu.adapters.lora import LoRA
 from danlu.data.tokens import Tokens
 from danlu.model.decoder import Decoder
@@ -118,3 +119,38 @@ def test_weights_lie_as_the_planner_says() -> None:
     shapes = Shapes.read(config)
     assert shapes is not None
     assert sum(stores.values()) == weight_bytes(Work(shapes, 64, 64, 64, precision="32", pad=columns(quick)))
+
+
+@pytest.mark.parametrize(("masters", "is_narrow"), [("fp32", False), ("none", True)])
+def test_full_fine_tuning_keeps_what_the_planner_says(masters: Any, is_narrow: bool) -> None:
+    """Bytes that autograd holds for one layer more, weights and their casts aside. A layer of 16-bit weights keeps a
+    16-bit stream; fp32 masters under autocast keep theirs in fp32."""
+
+    def held(num_layers: int) -> int:
+        config = CONFIG | {"model_type": "qwen2", "num_hidden_layers": num_layers}
+        family = own_family(config)
+        assert family is not None
+        model = Decoder(family.spec(config), Path("."), config).to(torch.bfloat16)
+        model.reset_parameters(torch.Generator().manual_seed(0))
+        Full(masters).attach(model)
+        sizes = {weight.numel() for weight in model.parameters() if weight.ndim == 2}
+        kept: dict[int, Tensor] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            is_cast = tensor.dtype == torch.bfloat16 and tensor.untyped_storage().nbytes() // 2 in sizes
+            if not isinstance(tensor, torch.nn.Parameter) and not is_cast:
+                kept[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        batch = make_batch("train", np.arange(1), [Tokens(np.arange(98, dtype=np.int32), np.ones(98, dtype=np.uint8))])
+        with (
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=not is_narrow),
+        ):
+            summed_nll(model, batch)
+        return storage_bytes(kept.values())
+
+    shapes = Shapes.read(CONFIG | {"model_type": "qwen2"})
+    assert shapes is not None
+    work = Work(shapes, 98, 98, 98, is_full=True, rank=0, has_masters=masters == "fp32")
+    assert held(3) - held(2) == pytest.approx(_layer(work, "all"), rel=0.12)

@@ -181,6 +181,49 @@ def test_quantize_masters_and_optimizer_are_read() -> None:
     lean = recipe(adapter={"kind": "full", "masters": "none"}, training={"optimizer": "adamw_8bit"})
     work = plan(lean, BASES["qwen2.5-7b"])[0].work
     assert work.is_full and not work.has_masters and work.has_8bit_states
+    assert work.offload == "none" and not work.frees_gradients
+    away = recipe(adapter={"kind": "full", "offload": "all"}, training={"clip": 0})
+    work = plan(away, BASES["qwen2.5-7b"])[0].work
+    assert work.offload == "all" and work.has_masters_apart and work.frees_gradients
+
+
+SEVEN_BILLION_ON_80_GB = {
+    "8-bit states, no masters": {"adapter": {"masters": "none"}, "training": {"optimizer": "adamw_8bit"}},
+    "states and masters away": {"adapter": {"offload": "all"}, "training": {}},
+    "masters away, 8-bit states": {"adapter": {"offload": "masters"}, "training": {"optimizer": "adamw_8bit"}},
+    "as it is": {"adapter": {}, "training": {}},
+}
+
+
+@pytest.mark.parametrize("base", ["qwen2.5-7b", "llama-3.1-8b"])
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("way", SEVEN_BILLION_ON_80_GB)
+def test_full_fine_tuning_of_7_to_8_billion_on_80_gb(base: str, clip: float, way: str) -> None:
+    """Three ways fit and one does not."""
+    given = SEVEN_BILLION_ON_80_GB[way]
+    full = recipe(adapter={"kind": "full"} | given["adapter"], training={"clip": clip} | given["training"])
+    found = plan(full, BASES[base], CARDS["H100 80GB"])[0]
+    assert found.fits == (way != "as it is")
+    assert (found.memory.host_states_bytes > 0) == ("away" in way)
+
+
+def test_states_that_this_machine_cannot_hold_do_not_fit() -> None:
+    """On a machine that nobody has looked at, the plan says what it would take."""
+    work = work_on(is_full=True, rank=0, offload="all", micro_tokens=4096, batch_tokens=4096)
+    card = CARDS["H100 80GB"]
+    here, elsewhere = (Limits.of(card, host_bytes=given) for given in (64 * G, None))
+    short, unseen = choose(work, card, here), choose(work, card, elsewhere)
+    assert not short.fits and short.is_host_short and unseen.fits
+    assert "64.0 GiB" in reasons(short)[0] and "adapter.offload=masters" in way_out(short, "H200")
+    assert any(f"{unseen.memory.host_states_bytes / G:.1f} GiB" in reason for reason in reasons(unseen))
+
+
+def test_copies_of_states_are_felt_where_nothing_runs_beside_them() -> None:
+    card = CARDS["H100 80GB"]
+    work = work_on(is_full=True, rank=0, offload="all", micro_tokens=4096, batch_tokens=4096)
+    after, within_ = (choose(replace(work, frees_gradients=frees), card) for frees in (False, True))
+    assert after.time is not None and within_.time is not None
+    assert after.time.host_s > within_.time.host_s > 0.5
 
 
 def test_a_cpu_without_bf16_holds_fp32_weights() -> None:
@@ -262,6 +305,7 @@ def test_a_cpu_has_no_card_to_keep_things_on(language: str) -> None:
 
 
 NF4, MASTERS, LORA = "model.quantize=nf4", "adapter.masters=none", "adapter.kind=lora"
+AWAY = "adapter.offload=all"
 
 
 @pytest.mark.parametrize(
@@ -270,7 +314,8 @@ NF4, MASTERS, LORA = "model.quantize=nf4", "adapter.masters=none", "adapter.kind
         ({}, {NF4}),
         ({"precision": "int8"}, {NF4}),
         ({"precision": "nf4"}, set()),
-        ({"is_full": True, "rank": 0}, {LORA, MASTERS}),
+        ({"is_full": True, "rank": 0}, {LORA, MASTERS, AWAY}),
+        ({"is_full": True, "rank": 0, "offload": "all"}, {LORA, MASTERS}),
         ({"is_full": True, "rank": 0, "has_masters": False, "has_8bit_states": True}, {LORA}),
     ],
 )
@@ -281,7 +326,7 @@ def test_no_way_out_is_offered_that_the_recipe_refuses_or_has_taken(
     assert not found.fits
     for smallest in ("H200", None):
         told = way_out(found, smallest)
-        assert {knob for knob in (NF4, MASTERS, LORA) if knob in told} == offered
+        assert {knob for knob in (NF4, MASTERS, LORA, AWAY) if knob in told} == offered
         assert "{" not in told and ("H200" in told) == (smallest is not None)
 
 

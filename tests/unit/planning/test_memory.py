@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +24,7 @@ from danlu.planning.memory import (
 )
 from danlu.planning.policy import ORDER, Mix, Policy, is_host, is_split, kept
 from danlu.planning.work import Work
+from danlu.training import ferry
 from danlu.training.blocks.policy import Policy as BlockPolicy
 
 G = 2**30
@@ -63,9 +65,35 @@ def test_full_fine_tuning_by_the_book(changes: dict[str, bool], per_param: float
 
 
 def test_an_update_in_the_backward_keeps_no_gradients() -> None:
+    """But where a step has several pieces, whose gradients are added up."""
     work = work_on(is_full=True, rank=0, has_masters=False)
-    lean = replace(work, updates_in_backward=True)
+    lean = replace(work, frees_gradients=True)
     assert standing_bytes(lean)[2] < 0.1 * standing_bytes(work)[2]
+    pieces = replace(lean, micro_tokens=4096)
+    assert standing_bytes(pieces)[2] == standing_bytes(work)[2] and not pieces.updates_in_backward
+
+
+@pytest.mark.parametrize(
+    ("changes", "here", "away"),
+    [
+        ({"offload": "all"}, 2 + 2, 4 + 8),
+        ({"offload": "all", "has_8bit_states": True}, 2 + 2, 4 + 2 * (1 + 4 / 256)),
+        ({"offload": "masters", "has_8bit_states": True}, 2 + 2 + 2 * (1 + 4 / 256), 4),
+        ({"offload": "all", "has_masters": False}, 2 + 2, 8),
+        ({"offload": "masters", "precision": "32"}, 4 + 4 + 8, 0),
+    ],
+)
+def test_offloaded_states_by_the_book(changes: dict[str, Any], here: float, away: float) -> None:
+    """Bytes a weight on the card and in the machine's memory; on the card also three chunks that visit it."""
+    work, num_params = work_on(is_full=True, rank=0, **changes), 7_615_616_512
+    berths = rates.FERRY_BERTHS * rates.FERRY_CHUNK * away
+    assert sum(standing_bytes(work)) == pytest.approx(here * num_params + berths, rel=1e-6)
+    found = predict_memory(work, full(work))
+    assert found.host_states_bytes == found.host_bytes == pytest.approx(away * num_params, rel=1e-6)
+
+
+def test_chunks_are_counted_as_they_are_fetched() -> None:
+    assert (rates.FERRY_CHUNK, rates.FERRY_BERTHS) == (ferry.CHUNK, ferry.NUM_BERTHS)
 
 
 @pytest.mark.parametrize(
