@@ -1,33 +1,45 @@
 """Train, validation and test without leaks: whatever could give an answer away stays on one side.
 
-Samples are tied into groups: the same document, the same prompt, the same text once case, width, punctuation and
-spaces are gone, near-identical texts (`similar.py`). Whole groups are dealt out in an order that depends only on
-their content and the seed, so rows added later leave earlier rows where they were, but for a few at the borders.
-The certificate recounts from the parts themselves that nothing is on two sides.
+Rows are tied into groups: clusters of twins (of text or question, near or exact, see `data/twins`), one document, one
+stated group, a sample and those made from it. Whole groups are dealt out in an order that depends only on their
+content and the seed, so rows added later leave earlier rows where they were, but for a few at the borders. The
+certificate (`certificate.py`) recounts from the parts themselves that nothing is on two sides.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from danlu.core.errors import DataError
-from danlu.core.files import sha256_json
-from danlu.data.sample import Document, Label, Message, Preference, Sample
-from danlu.data.similar import Similarity, similar_pairs
+from danlu.data.certificate import TEST, TRAIN, UNUSED, VALIDATION, certify
+from danlu.data.sample import Sample
+from danlu.data.twins import Columns, Decision, Settings, decide, fold, fold_finely, signatures
+from danlu.data.twins import groups as tied
 
 PartName = Literal["train", "validation", "test"]
-_MEANT = re.compile(r"(?<=[a-z0-9])[+#%]+|(?<!\w)[-+](?=\d)|(?P<between>(?<=\d)[\W_]+(?=\d))")
-"""Marks that are no mere punctuation: c++, 5%, -5, and whatever parts two numbers (3.5 is not 35)."""
-_MARKS = re.compile(r"[\W_]+")
-_ROW_FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
 THRESHOLD = 0.8
 """Jaccard similarity of character 3-grams from which texts are near-identical."""
+
+__all__ = [
+    "TEST",
+    "THRESHOLD",
+    "TRAIN",
+    "UNUSED",
+    "VALIDATION",
+    "Dealt",
+    "Split",
+    "Ties",
+    "fold",
+    "fold_finely",
+    "split",
+    "split_columns",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,13 @@ class Split:
     certificate: dict[str, Any]
 
 
+class Dealt(NamedTuple):
+    """`part` is TRAIN, VALIDATION, TEST or UNUSED for each row."""
+
+    part: npt.NDArray[np.uint8]
+    certificate: dict[str, Any]
+
+
 def split(
     samples: Iterable[Sample],
     test: float = 0.1,
@@ -47,65 +66,150 @@ def split(
     seed: int = 0,
     *,
     threshold: float = THRESHOLD,
+    ids: Sequence[str] | None = None,
 ) -> Split:
-    """`test` and `validation` are shares of the samples. DataError when nothing would be left to train on."""
+    """`test` and `validation` are shares of the samples; `ids` theirs, where some name others as parents. DataError
+    when nothing would be left to train on."""
     rows = list(samples)
+    columns = signatures(rows, ids)
+    decision = decide([columns], settings=Settings(threshold, threshold), link=bool(test or validation))
+    part, certificate = split_columns(
+        [columns], decision, test=test, validation=validation, seed=seed, name_of=lambda row: str(rows[row].origin)
+    )
+    chosen = [[rows[row] for row in np.flatnonzero(part == name)] for name in (TRAIN, VALIDATION, TEST)]
+    return Split(chosen[0], chosen[1], chosen[2], certificate)
+
+
+def split_columns(
+    shards: Sequence[Columns],
+    decision: Decision,
+    *,
+    kept: npt.NDArray[np.bool_] | None = None,
+    test: float = 0.1,
+    validation: float = 0.0,
+    seed: int = 0,
+    name_of: Callable[[int], str] = str,
+) -> Dealt:
+    """A part for each of the `kept` rows (all by default) and the certificate; `name_of` a row is where it was read.
+    `test` and `validation` are shares of the kept rows. DataError when nothing would be left to train on."""
     if not (0 <= test < 1 and 0 <= validation < 1 and test + validation < 1):
         raise DataError("split.ratios", where="data.split", given=test + validation)
-    texts = [main_text(sample) for sample in rows]
-    folded = [fold(text) for text in texts]
-    ties = Ties(len(rows))
-    questions = [_first_question(sample) for sample in rows]
-    for keys in (folded, questions, [sample.group for sample in rows], [_document_of(sample) for sample in rows]):
-        ties.join_equal([key or None for key in keys])
-    # nothing is held out: no leak is possible, and looking for near-twins of every row would be work for nothing
-    similarity = similar_pairs(folded if test or validation else [""] * len(folded), threshold)
-    for left, right in similarity.pairs:
-        ties.join(left, right)
-    groups = ties.groups()
+    num_rows = len(decision.verdict)
+    is_in = np.ones(num_rows, bool) if kept is None else np.asarray(kept, bool)
+    group = _groups(shards, decision, num_rows)
+    labels = _Labels(shards)
+    groups = _Groups(group, is_in, _lots(shards, seed), labels)
     num_parts = 1 + (test > 0) + (validation > 0)
-    if rows and len(groups) < num_parts:
-        raise DataError("split.too_few", where="data.split", given=len(groups), expected=num_parts)
-    names = _deal(rows, folded, groups, {"test": test, "validation": validation}, seed)
-    parts: dict[PartName, list[int]] = {"train": [], "validation": [], "test": []}
-    for index, name in enumerate(names):
-        parts[name].append(index)
+    if is_in.any() and len(groups.size) < num_parts:
+        raise DataError("split.too_few", where="data.split", given=len(groups.size), expected=num_parts)
+    part = np.full(num_rows, UNUSED, np.uint8)
+    part[groups.rows] = _deal(groups, test, validation)[groups.of]
     facts = {"seed": seed, "ratios": {"test": test, "validation": validation}}
-    certificate = facts | _recount(rows, folded, questions, groups, parts, similarity)
-    certificate["digest"] = sha256_json(certificate)
-    chosen = {name: [rows[index] for index in indices] for name, indices in parts.items()}
-    return Split(chosen["train"], chosen["validation"], chosen["test"], certificate)
+    return Dealt(part, certify(shards, decision, part, group, labels.names, labels.of, facts, name_of))
 
 
-def fold(text: str) -> str:
-    """Case, width, punctuation and spaces gone: what two copies of one text share. Pure punctuation stays as it is.
-
-    Coarse on purpose: what is tied by mistake is merely kept on one side.
-    """
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    return _MARKS.sub("", plain) or plain.strip()
-
-
-def fold_finely(text: str) -> str:
-    """`fold`, but marks that make another number or name stay: for rows of which only one is to be kept."""
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    parts, last = [], 0
-    for found in _MEANT.finditer(plain):
-        parts += [_MARKS.sub("", plain[last : found.start()]), "." if found["between"] else found[0]]
-        last = found.end()
-    return "".join([*parts, _MARKS.sub("", plain[last:])]) or plain.strip()
+def _groups(shards: Sequence[Columns], decision: Decision, num_rows: int) -> npt.NDArray[np.int64]:
+    """Clusters of twins, joined by what documents, groups, parents and ids tie."""
+    ties = tied.Ties(num_rows)
+    ties.join(np.arange(num_rows), decision.cluster)
+    rows, keys, first = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)], 0
+    for shard in shards:
+        rows.append(np.asarray(shard["tie_row"]).astype(np.int64) + first)
+        keys.append(np.asarray(shard["tie_key"]))
+        first += len(shard["answer"])
+    ties.join_equal(np.concatenate(keys), np.concatenate(rows))
+    return ties.first
 
 
-def main_text(sample: Sample) -> str:
-    """What near-identical is asked of: a text to judge, a document, or all that the user says."""
-    if isinstance(sample, Label | Document):
-        return sample.text
-    messages = sample.prompt if isinstance(sample, Preference) else sample.messages
-    return "\n".join(message.content for message in messages if message.role == "user") or _all_text(messages)
+def _lots(shards: Sequence[Columns], seed: int) -> npt.NDArray[np.uint64]:
+    """Each row's place in the draw: a hash of what it asks (of a document, of what it says) and the seed."""
+    lots = [np.where(shard["prompt"] != 0, shard["prompt"], shard["exact"][:, 0]) for shard in shards]
+    mixed = np.concatenate([np.zeros(0, np.uint64), *lots]).astype(np.uint64)
+    mixed ^= np.uint64((seed * 0x9E3779B97F4A7C15 + 0x1F83D9ABFB41BD6B) % 2**64)
+    for shift, odd in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ mixed >> np.uint64(shift)) * np.uint64(odd)
+    return mixed ^ mixed >> np.uint64(31)
+
+
+class _Labels:
+    """Label names over all shards, sorted, "" first; `of` is each row's."""
+
+    def __init__(self, shards: Sequence[Columns]) -> None:
+        self.names = sorted({"", *(str(name) for shard in shards for name in shard["label_names"])})
+        place = {name: number for number, name in enumerate(self.names)}
+        parts = [np.zeros(0, np.int64)]
+        for shard in shards:
+            own = np.array([*(place[str(name)] for name in shard["label_names"]), 0], np.int64)
+            parts.append(own[np.asarray(shard["label"])])  # -1, no label, is the last: ""
+        self.of = np.concatenate(parts)
+
+
+class _Groups:
+    """Groups in the order of the draw: `size`, `stratum` (the label that most of a group have); `rows` taking part and
+    the group that each is `of`."""
+
+    def __init__(
+        self,
+        group: npt.NDArray[np.int64],
+        is_in: npt.NDArray[np.bool_],
+        lots: npt.NDArray[np.uint64],
+        labels: _Labels,
+    ) -> None:
+        self.rows = np.flatnonzero(is_in)
+        _, number = np.unique(group[self.rows], return_inverse=True)
+        num = int(number.max()) + 1 if len(number) else 0
+        lot = np.full(num, np.iinfo(np.uint64).max, np.uint64)
+        np.minimum.at(lot, number, lots[self.rows])  # the smallest: a member added rarely moves its group
+        codes, count = np.unique(number * len(labels.names) + labels.of[self.rows], return_counts=True)
+        owner, label = codes // len(labels.names), codes % len(labels.names)
+        order = np.lexsort((label, -count, owner))
+        stratum = np.zeros(num, np.int64)
+        stratum[owner[order][::-1]] = label[order][::-1]  # the first of each owner is written last
+        place = np.empty(num, np.int64)
+        drawn = np.lexsort((np.arange(num), lot))
+        place[drawn] = np.arange(num)
+        self.of = place[number]
+        self.size = np.bincount(number, minlength=num)[drawn]
+        self.stratum = stratum[drawn]
+
+
+def _deal(groups: _Groups, test: float, validation: float) -> npt.NDArray[np.uint8]:
+    """A part for each group. Labels are dealt out one class after the other, so each part has its share of each."""
+    part = np.full(len(groups.size), TRAIN, np.uint8)
+    owed = {TEST: 0.0, VALIDATION: 0.0}
+    for stratum in np.unique(groups.stratum).tolist():
+        free = np.flatnonzero(groups.stratum == stratum)
+        total = int(groups.size[free].sum())
+        for name, ratio in ((TEST, test), (VALIDATION, validation)):
+            owed[name] += ratio * total
+        for name in (TEST, VALIDATION):
+            taken = _taken(groups.size[free], round(owed[name]))
+            owed[name] -= float(groups.size[free][taken].sum())
+            part[free[taken]] = name
+            free = free[~taken]
+    return part
+
+
+def _taken(size: npt.NDArray[np.int64], room: int) -> npt.NDArray[np.bool_]:
+    """In order, every group that still fits: one larger than what is owed is left for the next, so that test sets do
+    not overshoot."""
+    taken = np.zeros(len(size), bool)
+    first = 0
+    while room > 0 and first < len(size):
+        fits = np.flatnonzero(size[first:] <= room)
+        if not len(fits):
+            break
+        first += int(fits[0])
+        total = np.cumsum(size[first:])
+        num = int(np.searchsorted(total, room, "right"))
+        taken[first : first + num] = True
+        room -= int(total[num - 1])
+        first += num
+    return taken
 
 
 class Ties:
-    """Union-find: samples tied directly or through others are one group."""
+    """Union-find over a few rows with keys of any kind."""
 
     def __init__(self, size: int) -> None:
         self._parents = list(range(size))
@@ -133,121 +237,3 @@ class Ties:
         for index in range(len(self._parents)):
             members[self.root(index)].append(index)
         return list(members.values())
-
-
-def _document_of(sample: Sample) -> str | None:
-    """A document's file, where the file is one document and not a table of rows."""
-    if not isinstance(sample, Document) or sample.group is not None:
-        return None
-    name = sample.origin.file.lower().removesuffix(".gz").removesuffix(".zst")
-    return None if sample.origin.page is None and name.endswith(_ROW_FILES) else sample.origin.file
-
-
-def _first_question(sample: Sample) -> str | None:
-    """How a conversation opens; two that open alike may give each other's answers away."""
-    if isinstance(sample, Label | Document):
-        return None
-    messages = sample.prompt if isinstance(sample, Preference) else sample.messages
-    return next((fold(message.content) or None for message in messages if message.role == "user"), None)
-
-
-def _all_text(messages: Sequence[Message]) -> str:
-    return "\n".join(message.content for message in messages)
-
-
-def _deal(
-    rows: Sequence[Sample],
-    folded: Sequence[str],
-    groups: Sequence[Sequence[int]],
-    ratios: dict[str, float],
-    seed: int,
-) -> list[PartName]:
-    """A part for each sample. Labels are dealt out one class after the other, so each part has its share of each."""
-    strata: dict[str, list[tuple[str, Sequence[int]]]] = defaultdict(list)
-    for members in groups:
-        labels = Counter(sample.label if isinstance(sample := rows[index], Label) else "" for index in members)
-        stratum = min(labels, key=lambda label: (-labels[label], label))
-        strata[stratum].append((_lot(members, rows, folded, seed), members))
-    names: list[PartName] = ["train"] * len(rows)
-    owed = {"test": 0.0, "validation": 0.0}
-    for stratum in sorted(strata):
-        lots = sorted(strata[stratum], key=lambda entry: entry[0])
-        size = sum(len(members) for _, members in lots)
-        for name in ("test", "validation"):
-            owed[name] += ratios[name] * size
-        free = lots
-        for name in ("test", "validation"):
-            room, free, kept = round(owed[name]), [], free
-            for lot, members in kept:
-                # A group larger than what is still owed is left for the next: test sets do not overshoot.
-                if len(members) <= room:
-                    room -= len(members)
-                    owed[name] -= len(members)
-                    for index in members:
-                        names[index] = "test" if name == "test" else "validation"
-                else:
-                    free.append((lot, members))
-    return names
-
-
-def _lot(members: Sequence[int], rows: Sequence[Sample], folded: Sequence[str], seed: int) -> str:
-    """A group's place in the draw: the smallest hash of its members' texts, so a member added rarely moves it."""
-    return min(
-        hashlib.blake2b(f"{seed}\x00{rows[index].group or ''}\x00{folded[index]}".encode(), digest_size=12).hexdigest()
-        for index in members
-    )
-
-
-def _recount(
-    rows: Sequence[Sample],
-    folded: Sequence[str],
-    questions: Sequence[str | None],
-    groups: Sequence[Sequence[int]],
-    parts: dict[PartName, list[int]],
-    similarity: Similarity,
-) -> dict[str, Any]:
-    """Recounted from the parts, not from the groups that made them."""
-    names: dict[int, PartName] = {index: name for name, indices in parts.items() for index in indices}
-    held_out = [*parts["validation"], *parts["test"]]
-    nearest, left, right = similarity.nearest(held_out, parts["train"])
-    return {
-        "version": 1,
-        "threshold": similarity.threshold,
-        "samples": len(rows),
-        "groups": len(groups),
-        "largest_group": max(map(len, groups), default=0),
-        "parts": {
-            name: {
-                "samples": len(indices),
-                "groups": sum(names[members[0]] == name for members in groups),
-                "labels": _labels(rows, indices),
-                "digest": sha256_json(sorted(f"{rows[index].origin} {folded[index]}" for index in indices)),
-            }
-            for name, indices in parts.items()
-        },
-        "twins_across": _across(folded, names),
-        "near_twins_across": sum(names[one] != names[other] for one, other in similarity.pairs),
-        "questions_across": _across(questions, names),
-        "documents_across": _across([sample.group or _document_of(sample) for sample in rows], names),
-        "max_similarity": {
-            "value": round(nearest, 4),
-            "held_out": str(rows[left].origin) if left is not None else "",
-            "train": str(rows[right].origin) if right is not None else "",
-            "asked": similarity.num_asked,
-            "of": len(held_out),
-        },
-        "crowded_grams": similarity.num_crowded,
-    }
-
-
-def _across(keys: Sequence[Hashable], names: dict[int, PartName]) -> int:
-    """How many keys are found in more than one part."""
-    seen: dict[Hashable, set[PartName]] = defaultdict(set)
-    for index, key in enumerate(keys):
-        if key is not None and key != "":
-            seen[key].add(names[index])
-    return sum(len(found) > 1 for found in seen.values())
-
-
-def _labels(rows: Sequence[Sample], indices: Sequence[int]) -> dict[str, int]:
-    return dict(sorted(Counter(sample.label for index in indices if isinstance(sample := rows[index], Label)).items()))

@@ -89,6 +89,7 @@ class Decision:
     largest: list[tuple[int, int]] = field(default_factory=list)
     """(row that is kept, number of its twins), the twenty largest."""
     counts: dict[str, int] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)
 
 
 def write_columns(folder: Path, columns: Columns) -> None:

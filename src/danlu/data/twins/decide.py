@@ -73,14 +73,18 @@ class _Rows:
         return row[order], np.concatenate(bands)[order]
 
 
-def decide(shards: Sequence[Columns], *, settings: Settings | None = None, kept: Mask | None = None) -> Decision:
-    """Verdicts, clusters and conflicts over all rows; `kept` are the rows that still take part."""
+def decide(
+    shards: Sequence[Columns], *, settings: Settings | None = None, kept: Mask | None = None, link: bool = True
+) -> Decision:
+    """Verdicts, clusters and conflicts over all rows; `kept` are the rows that still take part. Without `link` nothing
+    is compared: exact twins and equal questions only."""
     settings = settings or Settings()
     rows = _Rows(shards)
     is_in = np.ones(rows.num, bool) if kept is None else np.asarray(kept, bool)
     twin, is_exact = _exact(rows, is_in)
     counts: dict[str, int] = {"rows": int(is_in.sum()), "exact": int(is_exact.sum()), "compared": 0, "crowded": 0}
-    alike, is_kept, clashes = _near(rows, is_in & ~is_exact, settings, counts)
+    alike, is_kept, clashes = _near(rows, is_in & ~is_exact & link, settings, counts)
+    is_kept |= is_in & ~is_exact & (not link)
     similarity = np.ones(rows.num, np.float32)
     is_near = is_in & ~is_exact & ~is_kept
     _choose_twins(rows, alike, is_kept, is_near, twin, similarity)
@@ -92,12 +96,14 @@ def decide(shards: Sequence[Columns], *, settings: Settings | None = None, kept:
     ties.join(np.arange(rows.num)[is_in], twin[is_in])
     ties.join(alike.better, alike.worse)
     ties.join(clashes.better, clashes.worse)
-    _tie_questions(rows, is_in & ~is_exact, settings, counts, ties)
+    ties.join_equal(np.where(is_in & ~is_exact, rows.column("opening"), 0))
+    if link:
+        _tie_questions(rows, is_in & ~is_exact, settings, counts, ties)
     conflicts = _conflicts(rows, is_in & (verdict == 0), clashes)
     sizes = np.bincount(ties.first[is_in], minlength=1)
     counts |= {"near": int(is_near.sum()), "conflicts": len(conflicts),
                "clusters": int((sizes > 1).sum()), "largest_cluster": int(sizes.max())}  # fmt: skip
-    return Decision(verdict, twin, similarity, ties.first, conflicts, _largest(twin, verdict), counts)
+    return Decision(verdict, twin, similarity, ties.first, conflicts, _largest(twin, verdict), counts, settings)
 
 
 def _exact(rows: _Rows, is_in: Mask) -> tuple[Rows, Mask]:
@@ -187,9 +193,8 @@ def _choose_twins(rows: _Rows, alike: _Edges, is_kept: Mask, is_near: Mask, twin
 
 
 def _tie_questions(rows: _Rows, is_in: Mask, settings: Settings, counts: dict[str, int], ties: Ties) -> None:
-    """Rows that open with the same question, or nearly the same one, are not parted."""
+    """Rows that open with nearly the same question are not parted."""
     opening = rows.column("opening")
-    ties.join_equal(np.where(is_in, opening, 0))
     members = rows.by_rank[is_in[rows.by_rank]]
     _, first = np.unique(opening[members], return_index=True)  # one row for each question is enough
     is_first = np.zeros(rows.num, bool)

@@ -1,0 +1,153 @@
+"""The certificate of a split: recounted from the parts, not from the groups that made them.
+
+Plain JSON. All `*_across` are to be 0; `max_similarity` is the nearest that a held-out row comes to a training row;
+`answers_in_train` tells how many held-out answers stand for more than half in the training text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from danlu.core.files import sha256_json
+from danlu.data.twins.columns import Columns, Decision
+from danlu.data.twins.likeness import Texts
+from danlu.data.twins.overlap import Across, across, answers_in
+
+VERSION = 2
+TRAIN, VALIDATION, TEST, UNUSED = 0, 1, 2, 255
+_NAMES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+_HALF = 0.5
+_NUM_NAMED = 20
+
+Parts = npt.NDArray[np.uint8]
+
+
+def certify(
+    shards: Sequence[Columns],
+    decision: Decision,
+    part: Parts,
+    group: npt.NDArray[np.int64],
+    label_names: Sequence[str],
+    label: npt.NDArray[np.int64],
+    facts: Mapping[str, Any],
+    name_of: Callable[[int], str],
+) -> dict[str, Any]:
+    """`group` and `label` are each row's; `facts` what the caller adds; `name_of` a row is where it was read."""
+    texts = Texts(shards)
+    used = part != UNUSED
+    held_out, train = (part == VALIDATION) | (part == TEST), part == TRAIN
+    near = across(shards, texts, held_out, train)
+    asked = across(shards, texts, held_out, train, question=True)
+    exact = _column(shards, "exact").reshape(-1, 2)
+    sizes = np.unique(group[used], return_counts=True)[1]
+    told = {
+        "version": VERSION,
+        "threshold": decision.settings.threshold,
+        "tie": decision.settings.tie,
+        "samples": int(used.sum()),
+        "groups": len(sizes),
+        "largest_group": int(sizes.max()) if len(sizes) else 0,
+        "parts": {name: _part(part == code, group, exact, label_names, label) for name, code in _NAMES.items()},
+        "twins_across": _across(_texts_key(shards, exact), part),
+        "near_twins_across": _num_close(near, decision.settings.threshold) + _num_close(asked, decision.settings.tie),
+        "questions_across": _across(_column(shards, "opening"), part),
+        "documents_across": _across(*_ties(shards, part)),
+        "max_similarity": _nearest(near, asked, int(held_out.sum()), name_of),
+        "answers_in_train": _answers(shards, texts, held_out, train, name_of),
+        "crowded_grams": decision.counts.get("crowded", 0),
+    }
+    certificate = {**facts, **told}
+    return certificate | {"digest": sha256_json(certificate)}
+
+
+def _part(
+    is_in: npt.NDArray[np.bool_],
+    group: npt.NDArray[np.int64],
+    exact: npt.NDArray[np.uint64],
+    label_names: Sequence[str],
+    label: npt.NDArray[np.int64],
+) -> dict[str, Any]:
+    codes, counts = np.unique(label[is_in], return_counts=True)
+    labels = {label_names[code]: count for code, count in zip(codes.tolist(), counts.tolist(), strict=True) if code}
+    own = exact[is_in]
+    own = own[np.lexsort((own[:, 1], own[:, 0]))]
+    digest = hashlib.sha256(own.astype("<u8").tobytes()).hexdigest()
+    return {"samples": len(own), "groups": len(np.unique(group[is_in])), "labels": labels, "digest": digest}
+
+
+def _column(shards: Sequence[Columns], name: str) -> npt.NDArray[np.uint64]:
+    return np.concatenate([np.zeros(0, np.uint64), *(np.asarray(shard[name]).ravel() for shard in shards)])
+
+
+def _texts_key(shards: Sequence[Columns], exact: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """A key of each row's folded text: equal texts have equal bands and lengths; of marks alone, the row's digest."""
+    keys = exact[:, 0].copy()
+    first = 0
+    for shard in shards:
+        is_text = np.asarray(shard["entry_view"]) < 2
+        row = np.asarray(shard["entry_row"])[is_text]
+        mixed = np.diff(shard["start"])[row].astype(np.uint64)
+        for band in np.asarray(shard["bands"])[is_text].T:
+            mixed = (mixed ^ band) * np.uint64(0x9E3779B97F4A7C15)
+            mixed ^= mixed >> np.uint64(29)
+        keys[row.astype(np.int64) + first] = mixed  # of two ways of signing the same one, the later, for all alike
+        first += len(shard["answer"])
+    return keys
+
+
+def _across(keys: npt.NDArray[np.uint64], part: Parts) -> int:
+    """How many keys are found in more than one part; 0 is no key."""
+    wanted = (keys != 0) & (part != UNUSED)
+    keys, part = keys[wanted], part[wanted]
+    order = np.lexsort((part, keys))
+    keys, part = keys[order], part[order]
+    differs = (keys[1:] == keys[:-1]) & (part[1:] != part[:-1])
+    return len(np.unique(keys[1:][differs]))
+
+
+def _ties(shards: Sequence[Columns], part: Parts) -> tuple[npt.NDArray[np.uint64], Parts]:
+    rows, first = [np.zeros(0, np.int64)], 0
+    for shard in shards:
+        rows.append(np.asarray(shard["tie_row"]).astype(np.int64) + first)
+        first += len(shard["answer"])
+    return _column(shards, "tie_key"), part[np.concatenate(rows)]
+
+
+def _num_close(found: Across, threshold: float) -> int:
+    return int((found.ratio >= threshold).sum())
+
+
+def _nearest(near: Across, asked: Across, num_held_out: int, name_of: Callable[[int], str]) -> dict[str, Any]:
+    """The most alike pair of all that share a band: at 0.5 one in two is found, at 0.7 all but one in a hundred."""
+    both = Across(*(np.concatenate(pair) for pair in zip(near, asked, strict=True)))
+    told: dict[str, Any] = {"value": 0.0, "held_out": "", "train": "", "asked": num_held_out, "of": num_held_out}
+    if len(both.ratio):
+        at = int(both.ratio.argmax())
+        told |= {
+            "value": round(float(both.ratio[at]), 4),
+            "held_out": name_of(int(both.held_out[at])),
+            "train": name_of(int(both.train[at])),
+        }
+    return told
+
+
+def _answers(
+    shards: Sequence[Columns],
+    texts: Texts,
+    held_out: npt.NDArray[np.bool_],
+    train: npt.NDArray[np.bool_],
+    name_of: Callable[[int], str],
+) -> dict[str, Any]:
+    rows, share = answers_in(shards, texts, held_out, train)
+    over = np.flatnonzero(share > _HALF)
+    return {
+        "asked": len(rows),
+        "over_half": len(over),
+        "highest": round(float(share.max()), 4) if len(share) else 0.0,
+        "named": [name_of(int(rows[at])) for at in over[:_NUM_NAMED]],
+    }
