@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from danlu.data.synthesis.making import synthesise
 from danlu.data.synthesis.teacher import Ask, Clearance, Reply, Teacher
+from danlu.data.synthesis.words import Reading
 from danlu.data.synthesis.yields import Yield
 
-__all__ = ["Ask", "Clearance", "Reply", "Teacher", "Yield", "synthesise"]
+__all__ = ["Ask", "Clearance", "Reading", "Reply", "Teacher", "Yield", "synthesise"]

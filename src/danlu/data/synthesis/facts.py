@@ -1,0 +1,226 @@
+"""Whether an answer says more than its evidence: figures, units, names, negations, opposites, words from nowhere.
+
+Rules, no model: they err towards refusing, for a refused item costs a little money and an invented fact costs trust.
+What rules cannot see (a true figure put to the wrong person within one sentence) is what the optional judge is for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from danlu.data.synthesis.lexicon import ARTICLES, CHINESE_NOT, FUNCTION_WORDS, OPPOSITES, SURNAMES, UNITS
+from danlu.data.synthesis.words import HAN, Reading, content_of, stem, tokens_of
+
+Folded = tuple[str, ...]
+
+_LONGEST_UNIT = max(map(len, UNITS))
+_CHINESE_NOT = re.compile("|".join(map(re.escape, CHINESE_NOT)))
+_ENGLISH_NOT = re.compile(
+    r"\b(?:no longer|(?:not|no)(?! (?:only|more|less|later|earlier|fewer)\b)|never|cannot|without|neither|nor"
+    r"|[a-z]+n['’]t)\b",
+    re.IGNORECASE,
+)
+_OPPOSITES = [(re.compile(one, re.IGNORECASE), re.compile(other, re.IGNORECASE)) for one, other in OPPOSITES]
+_LATIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_.+#/@&'’][A-Za-z0-9]+)*[+#]*|\d+[A-Za-z][A-Za-z0-9]*")
+_SENTENCE_START = re.compile(r"(?:^|[.!?:;。！？：；\n\"“(（\-*•]\s*)$")
+_SENTENCE_END = re.compile(r"[。！？；!?;\n]+|(?<=[a-z])\.\s")
+_NAME_BEFORE = re.compile(
+    rf"(?:由|找|向|联系|经理|主任|主管|总监|部长|处长|科长|院长|校长|董事长|负责人|联系人|医生|大夫|老师|教授|作者)"
+    rf"[是为：: ]?([{HAN}]{{2,3}})"
+)
+_NAME_AFTER = re.compile(rf"([{HAN}]{{1,3}})(?:先生|女士|小姐|同志|经理|主任|老师|医生|教授|总监|院长)")
+_PLACE_KINDS = re.compile(
+    r"公司|集团|银行|大学|学院|医院|协会|委员会|办公室|事务所|研究院|中心|平台|系统|部门|省|市|县|镇|路|街|[^全内外局干]部(?=[^分门队署])"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why something is refused: a key `why_<reason>` of the room `synthesis`, and what fills it."""
+
+    reason: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def fault_of_answer(answer: str, evidence: str, about: str, reading: Reading, *, support: float) -> Fault | None:
+    """What an answer claims that its evidence does not hold; None when nothing was found.
+
+    `evidence` are the cited spans. `about` is what the answer may name besides: the document's title and headings and
+    the question, which was held to the passage before. Figures must stand in the evidence itself. `support` is the
+    least share of the answer's content words that evidence or `about` must hold.
+    """
+    return (
+        fault_of_figures(reading.fold(answer), reading.fold(evidence))
+        or fault_of_names(answer, f"{evidence}\n{about}")
+        or fault_of_negation(answer, evidence)
+        or fault_of_opposites(answer, evidence)
+        or _fault_of_support(answer, f"{evidence}\n{about}", support)
+    )
+
+
+def figures(folded: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(number, unit) of folded text; the unit is "" where none follows."""
+    for index, token in enumerate(folded):
+        if token.lstrip("-")[:1].isdigit():
+            yield token, _unit_at(folded, index + 1)
+
+
+def fault_of_figures(answer: Folded, evidence: Folded) -> Fault | None:
+    """Every number of the answer stands in the evidence, with the same unit or with none (a table's column head)."""
+    known: dict[str, set[str]] = {}
+    for number, unit in figures(evidence):
+        known.setdefault(number, set()).add(unit)
+    for index, number in enumerate(answer):
+        if not number.lstrip("-")[:1].isdigit():
+            continue
+        after = answer[index + 1 : index + 2]
+        if number == "1" and (not after or after[0] in ARTICLES) and number not in known:
+            continue
+        if number not in known:
+            return Fault("figure", {"given": number})
+        unit = _unit_at(answer, index + 1)
+        if unit and not known[number] & {unit, ""}:
+            return Fault("unit", {"given": f"{number} {unit}", "found": ", ".join(sorted(known[number]))})
+    return None
+
+
+def fault_of_names(answer: str, source: str) -> Fault | None:
+    """Latin names and codes, people and organisations of the answer are named in the source."""
+    words = {stem(word) for word in tokens_of(source)}
+    spelt = source.casefold()
+    for name in _latin_names(answer):
+        parts = [stem(part) for part in tokens_of(name)]
+        if name.casefold() not in spelt and not all(part in words for part in parts):
+            return Fault("name", {"given": name})
+    for pattern in (_NAME_BEFORE, _NAME_AFTER):
+        for found in pattern.finditer(answer):
+            if person := _person(found[1], source, at_end=pattern is _NAME_AFTER):
+                return Fault("name", {"given": person})
+    for found in _PLACE_KINDS.finditer(answer):
+        key = answer[max(0, found.start() - 2) : found.end()]
+        key = re.sub(rf"^[^{HAN}]+", "", key)
+        if len(key) >= 3 and key not in source and key[:2] not in source:
+            return Fault("name", {"given": key})
+    return None
+
+
+def fault_of_negation(answer: str, evidence: str) -> Fault | None:
+    """What the evidence only denies, the answer does not affirm; what it never denies, the answer does not deny."""
+    for pattern in (_CHINESE_NOT, _ENGLISH_NOT):
+        is_chinese = pattern is _CHINESE_NOT
+        if not is_chinese and not re.search("[a-zA-Z]{3}", evidence):
+            continue
+        for denied in _denied(evidence, pattern, is_chinese=is_chinese):
+            if _affirms(answer, denied, pattern) and not _affirms(evidence, denied, pattern):
+                return Fault("negation", {"given": denied})
+        for denied in _denied(answer, pattern, is_chinese=is_chinese):
+            if _affirms(evidence, denied, pattern) and denied not in _denied(evidence, pattern, is_chinese=is_chinese):
+                return Fault("negation", {"given": denied})
+    return None
+
+
+def fault_of_opposites(answer: str, evidence: str) -> Fault | None:
+    """ "At least" does not become "at most"."""
+    for one, other in _OPPOSITES:
+        for here, there in ((one, other), (other, one)):
+            said = here.search(answer)
+            if said and not here.search(evidence) and there.search(evidence) and not there.search(answer):
+                return Fault("opposite", {"given": said[0]})
+    return None
+
+
+def _fault_of_support(answer: str, source: str, least: float) -> Fault | None:
+    """Content words from nowhere: too many of the whole, half of one sentence, or several in a row."""
+    known = set(content_of(source))
+    for part, share in [(answer, least), *((sentence, 0.5) for sentence in _SENTENCE_END.split(answer))]:
+        content = content_of(part)
+        missing = [word for word in content if word not in known]
+        if len(missing) > (1 - share) * len(content) and (part is answer or len(missing) > 2):
+            return Fault("unsupported", {"given": _joined(dict.fromkeys(missing))})
+    run = _longest_run(content_of(answer), known)
+    if len(run) >= (6 if len(run[0]) == 1 else 4):
+        return Fault("unsupported", {"given": _joined(run)})
+    return None
+
+
+def _joined(words: Iterable[str]) -> str:
+    listed = list(words)
+    return ("" if all(len(word) == 1 for word in listed) else " ").join(listed)[:80]
+
+
+def _longest_run(content: Sequence[str], known: set[str]) -> list[str]:
+    best: list[str] = []
+    run: list[str] = []
+    for word in content:
+        run = [] if word in known else [*run, word]
+        best = max(best, run, key=len)
+    return best or [""]
+
+
+def _unit_at(folded: Sequence[str], index: int) -> str:
+    for size in range(_LONGEST_UNIT, 0, -1):
+        if name := UNITS.get(tuple(folded[index : index + size])):
+            return name
+    return ""
+
+
+def _latin_names(text: str) -> Iterator[str]:
+    """Latin words that name something: capitals, digits or signs inside; in Chinese text every longer Latin word."""
+    is_chinese = re.search(f"[{HAN}]", text) is not None
+    previous_end = -1
+    for found in _LATIN_NAME.finditer(text):
+        word = found[0].removesuffix("'s").removesuffix("’s")
+        starts = _SENTENCE_START.search(text[: found.start()]) is not None
+        follows_capital = previous_end >= 0 and text[previous_end : found.start()] == " "
+        previous_end = found.end() if word[:1].isupper() else -1
+        if word.casefold() in FUNCTION_WORDS:
+            continue
+        is_coded = any(c.isdigit() or c in "_@#+/" or (c.isupper() and place) for place, c in enumerate(word))
+        is_capital = word[:1].isupper() and (not starts or follows_capital)
+        if is_coded or is_capital or (is_chinese and len(word) > 1):
+            yield word
+
+
+def _person(given: str, source: str, *, at_end: bool) -> str:
+    """A personal name among these characters that the source does not hold, or ""."""
+    for size in (3, 2):
+        name = given[-size:] if at_end else given[:size]
+        if len(name) == size and name[0] in SURNAMES:
+            if name in source or name[:2] in source:
+                return ""
+            unknown = [character for character in name if character not in source]
+            return name if len(unknown) >= size - 1 and name[1] not in source else ""
+    if at_end and len(given) >= 1 and given[-1] in SURNAMES and given[-1] not in source:
+        return given[-1]  # 王经理
+    return ""
+
+
+def _denied(text: str, pattern: re.Pattern[str], *, is_chinese: bool) -> list[str]:
+    """What follows each negation: two Chinese characters, or the next content word."""
+    found = []
+    for negation in pattern.finditer(text):
+        rest = text[negation.end() :]
+        if is_chinese:
+            after = re.match(f"[{HAN}]{{2}}", rest)
+            if after:
+                found.append(after[0])
+        else:
+            for word in re.findall(r"[A-Za-z]+", rest)[:3]:
+                if word.casefold() not in FUNCTION_WORDS:
+                    found.append(word.casefold())
+                    break
+    return found
+
+
+def _affirms(text: str, what: str, pattern: re.Pattern[str]) -> bool:
+    """Whether the text says this somewhere without a negation shortly before it."""
+    lowered = text.casefold()
+    for found in re.finditer(re.escape(what.casefold()), lowered):
+        before = lowered[max(0, found.start() - (8 if what.isascii() is False else 24)) : found.start()]
+        clause = re.split(r"[，。；,.;!?！？\n]", before)[-1]
+        if not pattern.search(clause):
+            return True
+    return False

@@ -1,0 +1,92 @@
+"""What synthesis has to know of words: which language a text is in, how alike two texts are, what carries content.
+
+ROUGE-L (Lin 2004) counts a Chinese character and a Latin word as one token each; a tokeniser for English alone finds
+nothing in Chinese.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from danlu.core.errors import DataError
+from danlu.data.synthesis.lexicon import FUNCTION_CHARACTERS, FUNCTION_WORDS
+
+Language = Literal["zh", "en", "other"]
+
+HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_HAN = re.compile(f"[{HAN}]")
+_KANA = re.compile("[\u3041-\u30ff\uac00-\ud7af]")
+_LATIN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_TOKEN = re.compile(rf"[{HAN}\u3041-\u30ff]|[^\W_{HAN}\u3041-\u30ff]+")
+_LETTER = re.compile(r"[^\W\d_]")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How texts are held against each other, handed in because the rules that judge answers stand above this room:
+    `fold` turns text into comparable tokens (evaluation's), `declines` says whether an answer says "not stated"."""
+
+    fold: Callable[[str], tuple[str, ...]]
+    declines: Callable[[str], bool]
+
+
+def language_of(text: str) -> Language:
+    """Chinese from a quarter of Han characters on (technical Chinese is full of Latin names), else English by its
+    letters; Japanese, Korean and other scripts are `other`."""
+    letters = len(_LETTER.findall(text))
+    if not letters:
+        return "other"
+    if len(_KANA.findall(text)) > 0.05 * letters:
+        return "other"
+    han = len(_HAN.findall(text))
+    # a Latin word of five letters weighs about as much as two characters
+    if han and han >= 0.25 * (han + 0.4 * (letters - han)):
+        return "zh"
+    latin = sum(character < "\u0250" for character in _LETTER.findall(text))
+    return "en" if latin >= 0.9 * letters else "other"
+
+
+def tokens_of(text: str) -> list[str]:
+    """One token per Chinese character or Latin word, case folded, punctuation gone."""
+    return _TOKEN.findall(text.casefold())
+
+
+def rouge_l(left: Sequence[str], right: Sequence[str], *, at_least: float = 0.0) -> float:
+    """F1 of the longest common subsequence of two token lists; 0.0 for all that is below `at_least`, found out fast."""
+    try:
+        from rapidfuzz.distance import Indel  # compiled; with the data extra
+    except ModuleNotFoundError as error:
+        raise DataError("data.missing_package", what="ROUGE-L", package="rapidfuzz") from error
+    if not left or not right:
+        return 0.0
+    # Indel similarity is 2·LCS / (m + n), which is ROUGE-L's F1
+    return float(Indel.normalized_similarity(left, right, score_cutoff=at_least))
+
+
+def content_of(text: str) -> list[str]:
+    """Tokens that carry content: no function words, no numbers, English words without their endings."""
+    found = []
+    for token in tokens_of(text):
+        if token in FUNCTION_CHARACTERS or token in FUNCTION_WORDS or token[0].isdigit():
+            continue
+        found.append(stem(token))
+    return found
+
+
+def stem(word: str) -> str:
+    """An English word without the commonest endings; enough to see "approves" in "approved"."""
+    if not word.isascii() or len(word) < 5:
+        return word.rstrip("s") if word.isascii() and len(word) == 4 else word
+    for ending in ("ations", "ation", "ments", "ment", "ings", "ing", "ies", "ied", "ers", "er", "ed", "es", "ly", "s"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            word = word[: -len(ending)]
+            break
+    return word.rstrip("e").rstrip("y") if len(word) > 3 else word
+
+
+def words_of(text: str) -> list[str]:
+    """Latin words as they stand, for checks on capitals."""
+    return _LATIN.findall(text)
