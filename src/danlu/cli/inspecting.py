@@ -17,7 +17,7 @@ from danlu.data.inspect import inspect
 from danlu.data.ledger import Ledger
 from danlu.data.sample import Sample
 from danlu.pipeline.base import Base, open_base
-from danlu.pipeline.prepare import preview
+from danlu.pipeline.desk import preview
 from danlu.recipe.model import ModelSection
 
 

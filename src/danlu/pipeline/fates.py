@@ -17,10 +17,13 @@ Place = tuple[str, int]
 
 @dataclass(slots=True)
 class Fates:
-    """One stage's account: how many samples of each file:line it tried, and what its encoder said of them."""
+    """One stage's account: what its encoder said of the samples, and how many of each file:line it `tried`.
 
-    tried: Counter[Place] = field(default_factory=Counter)
+    `tried` need only know places at which some stage refused a row.
+    """
+
     ledger: Ledger = field(default_factory=Ledger)
+    tried: Counter[Place] = field(default_factory=Counter)
 
     def refused(self) -> dict[Place, list[Entry]]:
         places: dict[Place, list[Entry]] = {}
@@ -29,14 +32,19 @@ class Fates:
         return places
 
 
-def merge_stages(ledger: Ledger, stages: Sequence[Fates]) -> None:
-    """Into the reading's ledger: refusals that no stage made good, each change once, and the counts added up."""
+def merge_stages(ledger: Ledger, stages: Sequence[Fates]) -> list[Entry]:
+    """Into the reading's ledger: refusals that no stage made good, each change once, and the counts added up.
+
+    Returns the refusals.
+    """
+    merged: list[Entry] = []
     refused = [stage.refused() for stage in stages]
     for place in dict.fromkeys(place for stage in refused for place in stage):
         told = [by_place.get(place, []) for stage, by_place in zip(stages, refused, strict=True) if stage.tried[place]]
         fewest = min(told, key=len)
         for entry in fewest:
             ledger.revoke(entry.file, entry.line, entry.reason, **entry.values)
+            merged.append(entry)
         for entry in max(told, key=len)[len(fewest) :]:
             ledger.change(entry.file, entry.line, entry.reason, row=entry.row, **entry.values)
     known: set[str] = set()
@@ -46,3 +54,4 @@ def merge_stages(ledger: Ledger, stages: Sequence[Fates]) -> None:
                 known.add(name)
                 ledger.change(entry.file, entry.line, entry.reason, row=entry.row, **entry.values)
         ledger.counts.update(stage.ledger.counts)
+    return merged

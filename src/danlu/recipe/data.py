@@ -1,4 +1,4 @@
-"""Chapter `data`: sources, what to do with rows that do not fit, and the split."""
+"""Chapter `data`: sources, what becomes of their rows, what is made of them, the split, and where all that runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from danlu.recipe.section import Section
+from danlu.recipe.synthesis import AugmentSection, ReplaySection, SynthesisSection, TeacherSection
 
 
 class SourceSection(Section):
@@ -31,14 +32,6 @@ class SplitSection(Section):
     """Changes which groups are held out."""
 
 
-class ReplaySection(Section):
-    ratio: float = Field(0.1, ge=0, le=0.5)
-    """Share of train tokens that is general data, against forgetting."""
-
-    path: str | None = None
-    """General conversations or texts to replay; empty means no replay."""
-
-
 class DataSection(Section):
     sources: tuple[SourceSection, ...] = ()
     """Where training data is read; a plain path is enough."""
@@ -58,5 +51,21 @@ class DataSection(Section):
     validation: str | None = None
     """A file watched during training; empty takes split.validation of the sources."""
 
+    teacher: TeacherSection = TeacherSection()
+    """Who answers when data is made."""
+
+    synthesis: SynthesisSection = SynthesisSection()
+    """What is made of the sources."""
+
+    augment: AugmentSection = AugmentSection()
+    """What is varied in the train part."""
+
     replay: ReplaySection = ReplaySection()
     """General data mixed into training."""
+
+    engine: Literal["auto", "inline", "local", "ray"] = "auto"
+    """Where rows are read and cleaned: inline in this process, local in worker processes, ray on a cluster. auto: inline
+    for little data, else local."""
+
+    workers: int | None = Field(None, ge=1, le=1024)
+    """Processes that read and clean at once; empty takes one per core."""

@@ -88,12 +88,13 @@ def read_rows(path: Path, wanted: npt.NDArray[np.bool_] | None = None) -> Iterat
         yield number, Row(sample, origin, ids[number] or "", marks, columns["seat"][number])
 
 
-def read_told(path: Path) -> Iterator[tuple[int, Origin, int, tuple[Mark, ...]]]:
-    """(number, origin, seat, marks) of all rows; their content stays closed."""
+def read_told(path: Path, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Origin, int, tuple[Mark, ...]]]:
+    """(number, origin, seat, marks) of the rows wanted; their content stays closed."""
     columns = _columns(path, [*_PLACES, "seat", "marks"])
-    places = zip(*(columns[place] for place in _PLACES), strict=True)
-    for number, (place, seat, marks) in enumerate(zip(places, columns["seat"], columns["marks"], strict=True)):
-        yield number, Origin(*place), seat, unpack_marks(marks) if marks else ()
+    for number in np.flatnonzero(wanted).tolist():
+        origin = Origin(*(columns[place][number] for place in _PLACES))
+        marks = columns["marks"][number]
+        yield number, origin, columns["seat"][number], unpack_marks(marks) if marks else ()
 
 
 def _columns(path: Path, names: list[str] | None) -> dict[str, list[Any]]:

@@ -40,7 +40,7 @@ class AnyPiece(Protocol):
 
     @property
     def columns(self) -> Mapping[str, npt.NDArray[Any]]:
-        """Of the twins (`danlu.data.twins`), and here: `alive` bool, `kind` uint8, `level` uint8 (ranks in LEVELS)."""
+        """Of the twins (`danlu.data.twins`), and the conveyor's own (`facts_of`)."""
         ...
 
     @property
@@ -59,8 +59,8 @@ class AnyPiece(Protocol):
         """(number within the piece, row), of those wanted or all."""
         ...
 
-    def told(self) -> Iterator[tuple[int, Origin, int, tuple[Mark, ...]]]:
-        """(number, origin, seat, marks) of all rows, without opening their content."""
+    def told(self, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Origin, int, tuple[Mark, ...]]]:
+        """(number, origin, seat, marks) of the rows wanted, without opening their content."""
         ...
 
 
@@ -80,17 +80,26 @@ class Piece:
         chosen = range(len(self.kept)) if wanted is None else np.flatnonzero(wanted).tolist()
         return ((number, self.kept[number]) for number in chosen)
 
-    def told(self) -> Iterator[tuple[int, Origin, int, tuple[Mark, ...]]]:
-        return ((number, row.origin, row.seat, row.marks) for number, row in enumerate(self.kept))
+    def told(self, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Origin, int, tuple[Mark, ...]]]:
+        for number in np.flatnonzero(wanted).tolist():
+            row = self.kept[number]
+            yield number, row.origin, row.seat, row.marks
 
 
 def facts_of(rows: Sequence[Row]) -> dict[str, npt.NDArray[Any]]:
-    """The conveyor's own columns."""
+    """The conveyor's own columns: `alive` (a sample is there), `row_kind` and `row_level` (places in KINDS and LEVELS),
+    `touched` (a stage left a mark), and where rows stand: `row_line`, and `row_file` as a place in `row_files`."""
     samples = [row.sample for row in rows]
+    files = list(dict.fromkeys(row.origin.file for row in rows))
+    codes = {name: code for code, name in enumerate(files)}
     return {
         "alive": np.array([sample is not None for sample in samples], dtype=bool),
-        "kind": np.array([KINDS.index(sample.kind) if sample else 0 for sample in samples], dtype=np.uint8),
-        "level": np.array([_rank(sample) if sample else 0 for sample in samples], dtype=np.uint8),
+        "row_kind": np.array([KINDS.index(sample.kind) if sample else 0 for sample in samples], dtype=np.uint8),
+        "row_level": np.array([_rank(sample) if sample else 0 for sample in samples], dtype=np.uint8),
+        "touched": np.array([bool(row.marks) for row in rows], dtype=bool),
+        "row_line": np.array([row.origin.line for row in rows], dtype=np.int64),
+        "row_file": np.array([codes[row.origin.file] for row in rows], dtype=np.int32),
+        "row_files": np.array(files, dtype=np.str_) if files else np.zeros(0, "<U1"),
     }
 
 
@@ -107,6 +116,29 @@ def joined(pieces: Sequence[AnyPiece], name: str) -> npt.NDArray[Any]:
     """One column over all pieces."""
     parts = [np.asarray(piece.columns[name]) for piece in pieces]
     return np.concatenate(parts) if parts else np.zeros(0, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where every row of all pieces stands."""
+
+    files: tuple[str, ...]
+    file: npt.NDArray[np.int32]
+    line: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, pieces: Sequence[AnyPiece]) -> Places:
+        codes: dict[str, int] = {}
+        own: list[npt.NDArray[np.int32]] = []
+        for piece in pieces:
+            names = [codes.setdefault(name, len(codes)) for name in np.asarray(piece.columns["row_files"]).tolist()]
+            own.append(np.array(names, np.int32)[np.asarray(piece.columns["row_file"])])
+        joined_codes = np.concatenate(own) if own else np.zeros(0, np.int32)
+        return cls(tuple(codes), joined_codes, joined(pieces, "row_line").astype(np.int64))
+
+    def name(self, row: int) -> str:
+        """`file:line`."""
+        return f"{self.files[self.file[row]]}:{self.line[row]}"
 
 
 def streamed(pieces: Sequence[AnyPiece], wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Row]]:

@@ -80,8 +80,8 @@ class StoredPiece:
     def rows(self, wanted: npt.NDArray[np.bool_] | None = None) -> Iterator[tuple[int, Row]]:
         return read_rows(self.folder / "rows.arrow", wanted)
 
-    def told(self) -> Iterator[tuple[int, Origin, int, tuple[Mark, ...]]]:
-        return read_told(self.folder / "rows.arrow")
+    def told(self, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Origin, int, tuple[Mark, ...]]]:
+        return read_told(self.folder / "rows.arrow", wanted)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,129 @@
+"""Fates folded into the ledger: every row that was read is told once, as used or as rejected with one reason.
+
+What was decided over all rows comes in as arrays (`Verdicts`); what stages did stands with the rows. Entries stream:
+nothing here grows with the number of rows but the ledger's own lists, which are bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from danlu.data.flow.marks import Mark
+from danlu.data.flow.piece import KINDS, AnyPiece, Places, joined, num_rows
+from danlu.data.ledger import Entry, Ledger
+from danlu.data.sample import Origin
+from danlu.data.twins import EXACT, NEAR, Decision
+
+MOST_LISTED = 20_000
+"""Rejects and changes that ledger.json lists one by one; rejects.jsonl holds all."""
+STAYS, DROPPED, DUPLICATE, NEAR_DUPLICATE, UNWANTED = 0, 1, 2, 3, 4
+"""Why a row was left out: by a stage, as a twin, or because no training stage learns from its kind."""
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """What whole-data steps decided, one element per row: `left_out` one of the names above, `flagged` the same for
+    rows that are only named, `twin` the row kept instead, `similarity` to it."""
+
+    left_out: npt.NDArray[np.uint8]
+    flagged: npt.NDArray[np.uint8]
+    twin: npt.NDArray[np.int64]
+    similarity: npt.NDArray[np.float32]
+
+    wanted: str = ""
+    """Kinds of samples that training learns from, for the reason of an unwanted row."""
+
+    @property
+    def stays(self) -> npt.NDArray[np.bool_]:
+        stays: npt.NDArray[np.bool_] = self.left_out == STAYS
+        return stays
+
+    def refuse_unwanted(self, pieces: Sequence[AnyPiece], accepted: Collection[str]) -> dict[str, int]:
+        """Rows of kinds that nobody accepts are left out from now on; how many by kind."""
+        self.wanted = ", ".join(sorted(accepted))
+        kinds = joined(pieces, "row_kind")
+        unwanted = self.stays & ~np.isin(kinds, [KINDS.index(kind) for kind in accepted])
+        self.left_out[unwanted] = UNWANTED
+        return {kind: num for code, kind in enumerate(KINDS) if (num := int((kinds[unwanted] == code).sum()))}
+
+    @classmethod
+    def of(cls, alive: npt.NDArray[np.bool_], decision: Decision, *, exact: str, near: str) -> Verdicts:
+        """`exact` and `near`: what the recipe does with such twins: drop, flag or keep."""
+        found = np.zeros(len(alive), np.uint8)
+        found[decision.verdict == EXACT] = DUPLICATE
+        found[decision.verdict == NEAR] = NEAR_DUPLICATE
+        left_out, flagged = np.zeros_like(found), np.zeros_like(found)
+        for kind, wish in ((DUPLICATE, exact), (NEAR_DUPLICATE, near)):
+            into = {"drop": left_out, "flag": flagged}.get(wish)
+            if into is not None:
+                into[found == kind] = kind
+        left_out[~alive] = DROPPED
+        return cls(left_out, flagged, decision.twin, decision.similarity)
+
+
+def fold(pieces: Sequence[AnyPiece], verdicts: Verdicts, ledger: Ledger) -> Iterator[Entry]:
+    """Every rejected row, in the order of the sources; the ledger is filled on the way.
+
+    `ledger` comes with `num_read` of the reading and all rows of the pieces counted as used.
+    """
+    places = Places.of(pieces)
+    assert len(verdicts.left_out) == num_rows(pieces), "a verdict for each row"
+    first = 0
+    for piece in pieces:
+        for entry in piece.refused:
+            ledger.list_reject(entry)
+            yield entry
+        own = slice(first, first + len(piece))
+        wanted = np.asarray(piece.columns["touched"]) | (verdicts.left_out[own] > 0) | (verdicts.flagged[own] > 0)
+        kinds = piece.columns["row_kind"]
+        for number, origin, seat, marks in piece.told(wanted):
+            row = first + number
+            refusal = _refusal(row, KINDS[kinds[number]], marks, verdicts, places)
+            _count_flags(row, marks, verdicts, ledger)
+            if refusal is None:
+                ledger.list_changes([_entry(origin, seat, mark) for mark in marks if mark.fate.action == "change"])
+                continue
+            reason, values = refusal
+            ledger.num_used -= 1
+            rejected = Entry(origin.file, origin.line, reason, values, row=seat)
+            ledger.list_reject(rejected)
+            yield rejected
+        first += len(piece)
+
+
+def _refusal(
+    row: int, kind: str, marks: Sequence[Mark], verdicts: Verdicts, places: Places
+) -> tuple[str, dict[str, Any]] | None:
+    verdict = verdicts.left_out[row]
+    if verdict == STAYS:
+        return None
+    if verdict == DROPPED:
+        fate = next(mark.fate for mark in reversed(marks) if mark.fate.action == "drop")
+        return fate.reason, fate.values
+    if verdict == UNWANTED:
+        return "no_stage_wants_it", {"kind": kind, "wanted": verdicts.wanted}
+    return _twin(row, int(verdict), verdicts, places)
+
+
+def _twin(row: int, verdict: int, verdicts: Verdicts, places: Places) -> tuple[str, dict[str, Any]]:
+    first = places.name(int(verdicts.twin[row]))
+    if verdict == DUPLICATE:
+        return "duplicate", {"first": first}
+    return "near_duplicate", {"first": first, "similarity": round(float(verdicts.similarity[row]), 3)}
+
+
+def _count_flags(row: int, marks: Sequence[Mark], verdicts: Verdicts, ledger: Ledger) -> None:
+    if verdicts.left_out[row] != STAYS:
+        return
+    ledger.flags.update({mark.fate.reason for mark in marks if mark.fate.action == "flag"})
+    if verdicts.flagged[row]:
+        ledger.flags["duplicate" if verdicts.flagged[row] == DUPLICATE else "near_duplicate"] += 1
+
+
+def _entry(origin: Origin, seat: int, mark: Mark) -> Entry:
+    return Entry(origin.file, origin.line, mark.fate.reason, mark.fate.values, row=seat)

@@ -1,0 +1,156 @@
+"""One stage's desk: what its method accepts is rendered, encoded and written as a dataset; misfits are told.
+
+Samples stream from the parts; nothing here holds more than a batch of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from danlu.core.errors import DataError, TemplateError
+from danlu.core.messages import say
+from danlu.core.progress import Progress
+from danlu.data.card import Card
+from danlu.data.contract import Contract
+from danlu.data.dataset import Dataset
+from danlu.data.encode import Encoder
+from danlu.data.ledger import Ledger
+from danlu.data.sample import Sample
+from danlu.data.tokens import Item
+from danlu.pipeline.base import Base
+from danlu.pipeline.fates import Fates
+from danlu.pipeline.parts import Parts
+from danlu.recipe.method import SFTSection, StageSection
+from danlu.recipe.recipe import Recipe
+
+NUM_PREVIEWS = 3
+
+
+class Desk:
+    """Encodes what one stage's method accepts and writes its dataset."""
+
+    def __init__(self, name: str, recipe: Recipe, stage: StageSection, base: Base, contract: Contract | None) -> None:
+        self.name, self.recipe, self.stage, self.base, self.contract = name, recipe, stage, base, contract
+        self.fates = Fates()
+        self.num_items = 0
+        self.num_tried = 0
+        method = stage.method
+        if base.template is None and method.kind != "pretrain":
+            raise TemplateError("pipeline.no_template", where="model.template")
+        self.encoder = Encoder(
+            base.tokenizer,
+            base.template,
+            stage.training.context,
+            # a document is always cut into passages: none of its tokens is lost, and none is an answer
+            "split" if method.kind == "pretrain" else recipe.data.over_length,
+            method.train_on if isinstance(method, SFTSection) else "assistant",
+        )
+
+    def write(
+        self, folder: Path, parts: Parts, replay: Replay, sources: tuple[dict[str, Any], ...], told: Progress
+    ) -> Dataset:
+        """The dataset folder of this stage; what happened to each row stands in `fates`."""
+        card = Card(
+            name=self.recipe.name,
+            vocab_size=self.base.tokenizer.vocab_size,
+            contract_digest=self.contract.digest if self.contract else "",
+            tokenizer_digest=self.base.tokenizer.digest,
+            sources=sources,
+            facts={
+                "split": parts.certificate,
+                "over_length": self.recipe.data.over_length,
+                "context": self.stage.training.context,
+                **({"level": level} if (level := parts.level()) else {}),
+            },
+        )
+        told.start(say("pipeline.encoding", stage=self.name), parts.count("train"))
+        train = self.encoder.items(self._accepted(parts, "train", told), self.fates.ledger)
+        validation = self.encoder.items(self._accepted(parts, "validation", None), self.fates.ledger)
+        dataset = Dataset.write(folder, {"train": self._with_replay(train, replay), "validation": validation}, card)
+        told.finish()
+        self.num_items = len(dataset.part("train"))
+        return dataset
+
+    def refuse_untouched(self) -> None:
+        """DataError when no sample is of a kind that this stage learns from."""
+        if not self.num_tried and not self.num_items:
+            wanted = ", ".join(sorted(self.stage.method.accepts))
+            raise DataError(
+                "pipeline.stage_without_data", where="data.sources", stage=self.stage.method.kind, wanted=wanted
+            )
+
+    def refuse_empty(self, rejects: Path) -> None:
+        """DataError when there were such samples, and every one was refused."""
+        if not self.num_items:
+            count = self.fates.ledger.num_rejected
+            raise DataError("pipeline.stage_all_refused", where="data.sources", stage=self.name, count=count,
+                            rejects=str(rejects))  # fmt: skip
+
+    def previews(self, parts: Parts) -> list[dict[str, Any]]:
+        """The first samples as the model will see them: text pieces, ids, what is learnt."""
+        silent = Ledger()
+        found: list[dict[str, Any]] = []
+        for sample in parts.samples("train", self.stage.method.accepts):
+            encoded = self.encoder.encode(sample, silent)
+            if encoded:
+                found.append(
+                    preview(encoded[0].ids.tolist(), encoded[0].weights.tolist(), self.base, str(sample.origin))
+                )
+            if len(found) == NUM_PREVIEWS:
+                break
+        return found
+
+    def _accepted(self, parts: Parts, name: str, told: Progress | None) -> Iterator[Sample]:
+        """Samples of the kinds that the method takes; rows that reach the encoder are counted."""
+        for sample in parts.samples(name, self.stage.method.accepts):
+            self.num_tried += 1
+            if told is not None:
+                told.advance()
+            yield sample
+
+    def _with_replay(self, items: Iterator[Item], replay: Replay) -> Iterator[Item]:
+        """General items after the domain's own, until they make up `data.replay.ratio` of all train tokens."""
+        num_tokens = 0
+        for item in items:
+            num_tokens += sum(len(tokens) for tokens in item.tokens)
+            yield item
+        ratio = self.recipe.data.replay.ratio
+        wanted = num_tokens * ratio / (1 - ratio)
+        given = 0
+        if wanted:
+            general = (sample for sample in replay(int(wanted)) if sample.kind in self.stage.method.accepts)
+            for item in self.encoder.items(general, Ledger()):
+                if given >= wanted:
+                    break
+                given += sum(len(tokens) for tokens in item.tokens)
+                yield item
+        self.fates.ledger.counts["replay_tokens"] += given
+
+
+class Replay:
+    """General samples for any desk that asks; made or read once, when the first asks."""
+
+    def __init__(self, make: Any) -> None:
+        """`make(num_tokens)` gives samples of about so many tokens."""
+        self._make = make
+        self.samples: Sequence[Sample] = ()
+        self.num_tokens = 0
+
+    def __call__(self, num_tokens: int) -> Iterable[Sample]:
+        if num_tokens > self.num_tokens:
+            self.samples, self.num_tokens = self._make(num_tokens), num_tokens
+        return self.samples
+
+
+def preview(ids: list[int], weights: list[int], base: Base, origin: str) -> dict[str, Any]:
+    """Ids, weights and the text in runs of equal weight, control tokens shown."""
+    runs: list[dict[str, Any]] = []
+    start = 0
+    for end in range(1, len(ids) + 1):
+        if end == len(ids) or weights[end] != weights[start]:
+            text = base.tokenizer.decode(ids[start:end], skip_control=False)
+            runs.append({"text": text, "learnt": bool(weights[start])})
+            start = end
+    return {"origin": origin, "ids": ids, "weights": weights, "runs": runs}

@@ -1,0 +1,182 @@
+"""From sources to parts: every row read, cleaned, masked, compared, and put into train, validation or test.
+
+plan > pass (read, row stages, signatures, privacy) > twins > synthesis, passed and compared too > split > augmentation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from danlu.core.messages import say
+from danlu.core.progress import Progress
+from danlu.data.certificate import TRAIN, UNUSED, VALIDATION
+from danlu.data.finding import SourceSpec
+from danlu.data.flow.account import MOST_LISTED, Verdicts
+from danlu.data.flow.conveyor import Conveyed, convey, counting_on
+from danlu.data.flow.marks import Passed, add_up
+from danlu.data.flow.passing import Passing, Told, pass_samples
+from danlu.data.flow.piece import AnyPiece, Places, joined
+from danlu.data.flow.plan import Plan, plan_shards
+from danlu.data.flow.store import Store
+from danlu.data.ledger import Ledger
+from danlu.data.sample import Sample
+from danlu.data.split import split_columns
+from danlu.data.twins import Decision, Settings, decide
+from danlu.pipeline.parts import Parts
+from danlu.pipeline.passing import build_passing, makes_samples
+from danlu.pipeline.synthesize import synthesize, vary
+from danlu.recipe.data import DataSection
+from danlu.recipe.recipe import Recipe
+
+STORE = ".furnace"
+"""Beside the runs: finished shards and replies of teachers, which many runs may use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What is read: the plan of the sources, and that of `data.validation`."""
+
+    plan: Plan
+    watched: Plan | None
+
+    @classmethod
+    def of(cls, section: DataSection, told: Progress) -> Sources:
+        """Find and digest all files."""
+        watched = plan_shards([SourceSpec(section.validation)]) if section.validation else None
+        return cls(plan_shards(specs_of(section), progress=told), watched)
+
+    @property
+    def plans(self) -> list[Plan]:
+        return [self.plan, self.watched] if self.watched else [self.plan]
+
+
+@dataclass(slots=True)
+class Smelted:
+    """All rows in their parts, and what is told of how they came there."""
+
+    parts: Parts
+    conveyed: list[Conveyed]
+    decision: Decision
+    funnel: list[Passed]
+    made: list[AnyPiece] = field(default_factory=list)
+    """Pieces of rows that no file holds."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """Of the reading alone: fates are folded in when encoding has told its own."""
+
+
+def specs_of(section: DataSection) -> list[SourceSpec]:
+    return [
+        SourceSpec(source.path, None if source.format == "auto" else source.format, source.columns or None)
+        for source in section.sources
+    ]
+
+
+def smelt(recipe: Recipe, sources: Sources, folder: Path, store: Store, told: Progress) -> Smelted:
+    """Everything between the files and the encoder. `folder` is the run's, for what synthesis leaves."""
+    section = recipe.data
+    passing = build_passing(section)
+    read = [_convey(plan, passing, store, section, told) for plan in sources.plans]
+    main, watched = read[0], read[1] if len(read) > 1 else None
+    pieces = list(main.pieces)
+    ledger = _ledger_of(read)
+    alive, decision, verdicts = _compare(pieces, section)
+    funnel = [*add_up([one.funnel for one in read]), _compared(int(alive.sum()), verdicts)]
+    made: list[AnyPiece] = []
+    if makes_samples(section) and alive.any():
+        rows = Parts(list(pieces), _everything(verdicts), verdicts, {})
+        made, said = _synthesize(recipe, rows, folder, store, ledger, told)
+        pieces += made
+        _count_made(ledger, "made", made, said.num_read)
+        alive, decision, verdicts = _compare(pieces, section)
+    part, certificate = _split(pieces, decision, verdicts, recipe, has_watched=watched is not None)
+    parts = Parts(pieces, part, verdicts, certificate)
+    if watched is not None:
+        parts.add(watched.pieces, VALIDATION)
+    told.note(say("pipeline.split", **{name: parts.count(name) for name in ("train", "validation", "test")}))
+    variants = _vary(recipe, parts, store, told)
+    if variants:
+        parts.add(variants, TRAIN)
+        _count_made(ledger, "varied", variants, sum(map(len, variants)))
+    return Smelted(parts, read, decision, funnel, [*made, *variants], ledger)
+
+
+def _convey(plan: Plan, passing: Passing, store: Store, section: DataSection, told: Progress) -> Conveyed:
+    with counting_on(store, plan, passing, section.engine):
+        return convey(plan, passing, store, engine=section.engine, num_workers=section.workers, progress=told)
+
+
+def _ledger_of(read: Sequence[Conveyed]) -> Ledger:
+    ledger = Ledger(most=MOST_LISTED)
+    for one in read:
+        ledger.merge(one.ledger())
+    return ledger
+
+
+def _count_made(ledger: Ledger, name: str, pieces: Sequence[AnyPiece], num: int) -> None:
+    """Rows that no file holds are rows too: each of them ends as used or rejected."""
+    ledger.num_read += num
+    ledger.num_used += sum(map(len, pieces))
+    ledger.counts[f"rows_{name}"] += num
+
+
+def _compare(pieces: Sequence[AnyPiece], section: DataSection) -> tuple[Any, Decision, Verdicts]:
+    """Twins over the columns of all pieces; what becomes of them is the recipe's word."""
+    alive = np.asarray(joined(pieces, "alive"), bool)
+    looks = section.split.test > 0 or section.split.validation > 0
+    decision = decide([piece.columns for piece in pieces], settings=Settings(), kept=alive, link=looks)
+    return alive, decision, Verdicts.of(alive, decision, exact=section.duplicates, near="keep")
+
+
+def _compared(rows_in: int, verdicts: Verdicts) -> Passed:
+    passed = Passed("twins", rows_in, int(verdicts.stays.sum()))
+    for name, code in (("duplicate", 2), ("near_duplicate", 3)):
+        if num := int((verdicts.left_out == code).sum()):
+            passed.dropped[name] = num
+        if num := int((verdicts.flagged == code).sum()):
+            passed.flagged[name] = num
+    return passed
+
+
+def _everything(verdicts: Verdicts) -> Any:
+    """A part for rows before there is a split: all that stay."""
+    return np.where(verdicts.stays, TRAIN, UNUSED).astype(np.uint8)
+
+
+def _split(
+    pieces: Sequence[AnyPiece], decision: Decision, verdicts: Verdicts, recipe: Recipe, *, has_watched: bool
+) -> tuple[Any, dict[str, Any]]:
+    ratios = recipe.data.split
+    return split_columns(
+        [piece.columns for piece in pieces],
+        decision,
+        kept=verdicts.stays,
+        test=ratios.test if recipe.evaluation.questions is None else 0.0,
+        validation=0.0 if has_watched else ratios.validation,
+        seed=ratios.seed,
+        name_of=Places.of(pieces).name,
+    )
+
+
+def _synthesize(
+    recipe: Recipe, rows: Parts, folder: Path, store: Store, ledger: Ledger, told: Progress
+) -> tuple[list[AnyPiece], Told]:
+    """What a teacher makes of the rows that stay goes the way of all rows."""
+    samples = list(rows.samples("train"))
+    counted = Ledger()
+    fresh = synthesize(recipe, samples, folder / "synthesis", store.folder / "replies", counted, told)
+    ledger.notes += counted.notes
+    said = Told()
+    return list(pass_samples(fresh, build_passing(recipe.data), said)), said
+
+
+def _vary(recipe: Recipe, parts: Parts, store: Store, told: Progress) -> list[AnyPiece]:
+    """Variants of train rows. They were made of cleaned, masked rows and are compared with nothing."""
+    if not recipe.data.augment.methods:
+        return []
+    samples: list[Sample] = list(parts.samples("train"))
+    return list(pass_samples(vary(recipe, samples, store.folder / "replies", told), Passing(), Told()))
