@@ -44,7 +44,7 @@ from danlu.data.twins.columns import (
     write_columns,
 )
 from danlu.data.twins.decide import decide
-from danlu.data.twins.fold import fold, fold_finely
+from danlu.data.twins.folding import fold, fold_finely
 from danlu.data.twins.signatures import signatures
 
 __all__ = [

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.data.twins.columns import EXACT, GRAM_BORDER, NEAR, QUESTION, TEXT, Columns, Conflict, Decision, Settings
-from danlu.data.twins.fold import Places
+from danlu.data.twins.folding import Places
 from danlu.data.twins.groups import Rows, Ties, kept_of
 from danlu.data.twins.likeness import Ratios, Texts, jaccard
 from danlu.data.twins.linking import Link

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from danlu.data.twins.fold import Places
+from danlu.data.twins.folding import Places
 
 Rows = npt.NDArray[np.int64]
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.data.twins.columns import Columns
-from danlu.data.twins.fold import Places, Units
+from danlu.data.twins.folding import Places, Units
 from danlu.data.twins.minhash import gram_keys
 
 Ratios = npt.NDArray[np.float32]

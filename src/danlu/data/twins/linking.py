@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from danlu.data.twins.fold import Places
+from danlu.data.twins.folding import Places
 from danlu.data.twins.likeness import Ratios
 from danlu.data.twins.minhash import Hashes
 

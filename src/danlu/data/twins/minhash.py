@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.data.twins.columns import NUM_BANDS, NUM_PERMUTATIONS
-from danlu.data.twins.fold import Places, Units
+from danlu.data.twins.folding import Places, Units
 
 Hashes = npt.NDArray[np.uint32]
 _BLOCK = 1 << 16

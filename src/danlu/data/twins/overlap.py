@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.data.twins.columns import GRAM_BORDER, QUESTION, Columns
-from danlu.data.twins.fold import Places, Units
+from danlu.data.twins.folding import Places, Units
 from danlu.data.twins.likeness import Ratios, Texts, jaccard
 from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM, Hashes, gram_keys
 

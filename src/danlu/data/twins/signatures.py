@@ -18,7 +18,7 @@ import orjson
 
 from danlu.data.sample import Document, Feedback, Kind, Label, Message, Preference, Sample
 from danlu.data.twins.columns import GRAM_BORDER, GRAM_OVERLAP, QUESTION, TEXT
-from danlu.data.twins.fold import Folded, Places, Units, fold_all, fold_finely
+from danlu.data.twins.folding import Folded, Places, Units, fold_all, fold_finely
 from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM, Spans, sign
 
 _PIECES = 3
