@@ -55,6 +55,8 @@ class Ledger:
     changes: list[Entry] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    flags: Counter[str] = field(default_factory=Counter)
+    """Rows that stay and are worth a look, by reason."""
     most: int | None = None
     """Most entries of either list; those beyond it are counted by reason alone, but for the first of a reason."""
     unlisted_rejects: Counter[str] = field(default_factory=Counter)
@@ -128,6 +130,7 @@ class Ledger:
         self.changes += other.changes
         self.counts.update(other.counts)
         self.notes += other.notes
+        self.flags.update(other.flags)
         self.unlisted_rejects.update(other.unlisted_rejects)
         self.unlisted_changes.update(other.unlisted_changes)
         self.num_unlisted_changed += other.num_unlisted_changed
@@ -145,6 +148,7 @@ class Ledger:
                 "rejected": self.num_rejected,
             },
             "reasons": dict(self.reasons.most_common()),
+            "flags": dict(self.flags.most_common()),
             "rejects": [entry.to_json() for entry in self.rejects],
             "changes": [entry.to_json() for entry in self.changes],
             "counts": dict(self.counts),
