@@ -16,11 +16,14 @@ import sys
 import time
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import danlu
 from danlu.cli.voice import Voice
 from danlu.pipeline.demo import company_folder, peak_memory_bytes
 from danlu.pipeline.device import choose_device, describe_hardware
+from danlu.planning.bases import BASES
+from danlu.planning.shapes import Shapes
 
 BASE = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -42,11 +45,32 @@ SHAPES = {
 }
 
 
-def write_shape(name: str, folder: Path) -> Path:
-    """A folder with config and ember's tokenizer; weights are drawn when it is loaded."""
+def shapes_of(name: str) -> Shapes:
+    """What `write_shape` writes, as the planner reads it."""
+    shapes = Shapes.read(config_of(name))
+    assert shapes is not None, f"{name}: a dense decoder"
+    return shapes
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """Of SHAPES, with one vocabulary for all and a head of its own; or of a base that danlu knows, as it is."""
+    if name not in SHAPES:
+        known = BASES[name]
+        kind = "qwen3" if known.has_qk_norm else "qwen2" if known.has_qkv_bias else "llama"
+        return BASE | {
+            "architectures": [f"{kind.capitalize()}ForCausalLM"], "model_type": kind, "hidden_size": known.hidden,
+            "intermediate_size": known.ffn, "num_hidden_layers": known.num_layers, "head_dim": known.head_dim,
+            "num_attention_heads": known.num_heads, "num_key_value_heads": known.num_kv_heads,
+            "vocab_size": known.vocab, "tie_word_embeddings": known.tied,
+        }  # fmt: skip
     shape = dict(SHAPES[name])
     heads, kv_heads = shape.pop("heads")
-    config = {**BASE, **shape, "num_attention_heads": heads, "num_key_value_heads": kv_heads}
+    return {**BASE, **shape, "num_attention_heads": heads, "num_key_value_heads": kv_heads}
+
+
+def write_shape(name: str, folder: Path) -> Path:
+    """A folder with config and ember's tokenizer; weights are drawn when it is loaded."""
+    config = config_of(name)
     ember = Path(str(resources.files("danlu.assets") / "ember"))
     folder.mkdir(parents=True, exist_ok=True)
     for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
