@@ -8,12 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from danlu.core.progress import Progress
+from danlu.core.registry import Registry
+from danlu.data.augment.augmenter import Augmenter
+from danlu.data.augment.varying import vary_all
 from danlu.data.sample import Sample
 from danlu.data.synthesis.teacher import Teacher
+from danlu.data.synthesis.words import Reading
 from danlu.recipe.synthesis import AugmentSection
 
+AUGMENTERS: Registry[type[Augmenter]] = Registry(
+    "augment",
+    {
+        "back-translation": "danlu.data.augment.back_translation:BackTranslation",
+        "eda": "danlu.data.augment.eda:Eda",
+        "paraphrase": "danlu.data.augment.paraphrase:Paraphrase",
+    },
+)
 
-def augment(train_samples: Sequence[Sample], section: AugmentSection, teacher: Teacher | None) -> list[Sample]:
+
+def augment(
+    train_samples: Sequence[Sample],
+    section: AugmentSection,
+    teacher: Teacher | None,
+    *,
+    reading: Reading,
+    progress: Progress | None = None,
+) -> list[Sample]:
     """Variants only, to be put behind `train_samples`; [] where the section names no method.
 
     What the user asks (or a Label's text) is worded anew; answers and labels stay as they are. Variants carry `made_by`
@@ -21,4 +42,4 @@ def augment(train_samples: Sequence[Sample], section: AugmentSection, teacher: T
     whose numbers, names, negations or language differ from its parent's is thrown away. Same input, same variants.
     `paraphrase` and `back-translation` need a teacher (DataError without one); `eda` needs none.
     """
-    raise NotImplementedError
+    return vary_all(train_samples, section, teacher, AUGMENTERS, reading=reading, progress=progress)

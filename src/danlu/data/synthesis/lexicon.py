@@ -22,6 +22,10 @@ CHINESE_NOT: tuple[str, ...] = tuple(_LISTS["chinese_not"])
 """Longer ones first."""
 OPPOSITES: tuple[tuple[str, str], ...] = tuple((one, other) for one, other in _LISTS["opposites"])
 """Pairs of patterns that may not take each other's place."""
+FILLERS = {language: frozenset(words.split()) for language, words in _LISTS["fillers"].items()}
+"""What can go without a question asking something else."""
+ADVERBS = {language: frozenset(words.split()) for language, words in _LISTS["adverbs"].items()}
+"""What may change places with its neighbour."""
 UNITS: dict[tuple[str, ...], str] = {
     tuple(re.findall("[\u3400-\u9fff]|[^\\s\u3400-\u9fff]+", written)): name
     for name, spellings in _LISTS["units"].items()

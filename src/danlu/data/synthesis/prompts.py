@@ -30,9 +30,9 @@ def version() -> str:
     return str(_texts()["version"])
 
 
-def told(language: Language, key: str, **values: object) -> str:
+def told(spoken: Language, key: str, /, **values: object) -> str:
     """One prompt text with its `{names}` filled; other languages than Chinese are spoken to in English."""
-    text = _texts()["zh" if language == "zh" else "en"][key]
+    text = _texts()["zh" if spoken == "zh" else "en"][key]
     joined = "\n".join(text) if isinstance(text, list) else str(text)
     for name, value in values.items():
         joined = joined.replace("{" + name + "}", str(value))
