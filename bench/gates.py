@@ -2,11 +2,14 @@
 
     python bench/gates/prepare.py CORPUS CONVERSATIONS scratch/gates                 once, where the text lies
     python bench/gates.py --text scratch/gates --out OUT [--steps 300] [--pretrain-steps 300] [--parallel 6]
+    python bench/gates.py --text scratch/gates --out OUT --models ember --only NF4,seed      NF4's gates alone
+    python bench/gates.py --judge bench/results/gates-h200.json      earlier runs by today's gates, nothing is run
 
 Two bases: ember, and one of 100 M parameters that is pretrained here first. On each: 300 steps of LoRA by danlu over
-three seeds and by transformers + PEFT; the base in fp8, NF4 and int8; 8-bit optimizer states; full fine-tuning with and
-without fp32 masters; the gradient of the first step against fp32. Writes OUT/gates.json and OUT/gates.html. Runs share
-the card: this measures losses, never speed. What this version of danlu cannot do is skipped with its reason.
+three seeds and by transformers + PEFT; the base in fp8, NF4 and int8, and PEFT on weights that were rounded to NF4;
+8-bit optimizer states; full fine-tuning with fp32 masters, without, and with masters apart in the machine's memory; the
+gradient of the first step against fp32. Writes OUT/gates.json and OUT/gates.html. Runs share the card: this measures
+losses, never speed. What this version of danlu cannot do is skipped with its reason.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "PEFT, seed 0": {"kind": "peft"},
     "fp8 base": {"kind": "danlu", "quantize": "fp8"},
     "NF4 base": {"kind": "danlu", "quantize": "nf4"},
+    "PEFT, weights rounded to NF4": {"kind": "peft", "quantize": "nf4"},
     "int8 base": {"kind": "danlu", "quantize": "int8"},
     "8-bit states": {"kind": "danlu", "optimizer": "adamw_8bit"},
     "full": {"kind": "danlu", "adapter": "full"},
@@ -48,6 +52,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "full, no masters, 8-bit states": {
         "kind": "danlu", "adapter": "full", "masters": "none", "optimizer": "adamw_8bit",
     },
+    "full, masters apart": {"kind": "danlu", "adapter": "full", "offload": "all"},
     "gradient": {"kind": "gradient"},
 }  # fmt: skip
 
@@ -106,7 +111,8 @@ class Gates:
         return self._child(replace(spec, num_steps=self.given.pretrain_steps))
 
     def _start(self, model: str, base: str) -> dict[str, Any]:
-        ways = {name: way for name, way in WAYS.items() if self.given.only in name}
+        wanted = self.given.only.split(",")
+        ways = {name: way for name, way in WAYS.items() if any(part in name for part in wanted)}
         return {name: self.pool.submit(self._way, model, base, name, way) for name, way in ways.items()}
 
     def _way(self, model: str, base: str, name: str, way: dict[str, Any]) -> dict[str, Any]:
@@ -140,6 +146,13 @@ class Gates:
         return json.loads(result.read_text()) if result.is_file() else {"error": "died; see the log"}
 
 
+def judge_again(file: Path) -> None:
+    from gates import judge
+
+    for name, model in json.loads(file.read_text())["models"].items():
+        print(judge.table(name, model | {"gates": judge.judge(model["runs"])}))
+
+
 def told(result: dict[str, Any]) -> str:
     return json.dumps({key: value for key, value in result.items() if key != "losses"})
 
@@ -160,9 +173,14 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=6, help="runs beside each other")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each")
     parser.add_argument("--budget", type=float, default=560.0, help="seconds; what no longer fits is left out")
-    parser.add_argument("--only", default="", help="only runs with this in their name")
+    parser.add_argument("--only", default="", help="only runs with one of these, a,b,c, in their name")
+    parser.add_argument("--judge", type=Path, metavar="FILE", help="judge the runs of an earlier gates.json again")
     parser.add_argument("--tiny", action="store_true", help="a tiny model instead of 100 M: a rehearsal")
-    Gates(parser.parse_args()).run()
+    given = parser.parse_args()
+    if given.judge:
+        judge_again(given.judge)
+    else:
+        Gates(given).run()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 from danlu.core.html import Series, legend, lines, page, paragraph, section, table
 from danlu.core.html.tag import Tone, join
-from gates.judge import SEEDS, WINDOW, smooth
+from gates.judge import NF4, NF4_PEER, SEEDS, WINDOW, smooth
 
 CHARTS: tuple[tuple[str, tuple[tuple[str, Tone], ...]], ...] = (
     ("danlu and PEFT, one seed", (("PEFT, seed 0", "base"), (SEEDS[0], "tuned"))),
@@ -16,6 +16,7 @@ CHARTS: tuple[tuple[str, tuple[tuple[str, Tone], ...]], ...] = (
         "bases of fewer bits",
         (("NF4 base", "warn"), ("int8 base", "base"), ("fp8 base", "accent"), (SEEDS[0], "tuned")),
     ),
+    ("NF4 and PEFT on the same rounded weights", ((NF4_PEER, "base"), (NF4, "warn"))),
     (
         "full fine-tuning",
         (("full, no masters, 8-bit states", "warn"), ("full, 8-bit states", "accent"), ("full", "tuned")),

@@ -22,6 +22,8 @@ from danlu.data.card import Card
 from danlu.data.dataset import Dataset
 from danlu.data.tokens import Item, Tokens
 from danlu.model.build import load_model, save_model
+from danlu.model.quantized import HEADS
+from danlu.ops import nf4
 from danlu.recipe.training import TrainingSection
 from danlu.training.batches import read_batch
 from danlu.training.methods.pretrain import Pretrain
@@ -103,7 +105,7 @@ def fine_tune(spec: Spec) -> dict[str, Any]:
 
 def trainer_of(spec: Spec, dataset: Dataset, *, is_stirred: bool = False) -> Trainer:
     model = load_model(spec.base, dtype="bf16", device=spec.device, quantize=spec.quantize)  # type: ignore[arg-type]
-    adapter = LoRA(rank=RANK, alpha=ALPHA, seed=spec.seed) if spec.adapter == "lora" else full(spec.masters)
+    adapter = LoRA(rank=RANK, alpha=ALPHA, seed=spec.seed) if spec.adapter == "lora" else full(spec)
     attached = adapter.attach(model)
     if is_stirred:
         stir(attached.parameters())
@@ -111,8 +113,8 @@ def trainer_of(spec: Spec, dataset: Dataset, *, is_stirred: bool = False) -> Tra
     return Trainer(model, attached, SFT(), dataset, section=section_of(spec), folder=folder)
 
 
-def full(masters: str) -> Full:
-    return Full(masters=masters) if masters != "fp32" else Full()  # type: ignore[arg-type]
+def full(spec: Spec) -> Full:
+    return Full(spec.masters, spec.offload)  # type: ignore[arg-type]
 
 
 def follow(trainer: Trainer) -> dict[str, Any]:
@@ -193,7 +195,9 @@ def packed_loss(model: Any, documents: list[Tokens], device: str, *, is_autocast
 
 
 def peft_model(spec: Spec, dtype: torch.dtype) -> Any:
-    """transformers' model with PEFT's adapter, which holds the very values that danlu's would begin with."""
+    """transformers' model with PEFT's adapter, which holds the very values that danlu's would begin with. Where the
+    base is quantised, its linear layers hold what danlu's reference makes of the codes, rounded to 16 bits as it is
+    when danlu multiplies: the same weights, computed by somebody else."""
     import transformers
     from peft import LoraConfig, get_peft_model
 
@@ -201,6 +205,8 @@ def peft_model(spec: Spec, dtype: torch.dtype) -> Any:
     base = load_model(spec.base, dtype="bf16")
     first = LoRA(rank=RANK, alpha=ALPHA, seed=spec.seed).attach(base).parameters()
     model = transformers.AutoModelForCausalLM.from_pretrained(base.folder, dtype=dtype, attn_implementation="sdpa")
+    if spec.quantize == "nf4":
+        round_to_nf4(model)
     targets = sorted({name.split(".")[-2] for name in first})
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
     model = get_peft_model(model.to(spec.device), config, autocast_adapter_dtype=True)
@@ -210,6 +216,14 @@ def peft_model(spec: Spec, dtype: torch.dtype) -> Any:
                 weight.data = weight.data.float()
                 weight.copy_(first[short(name)])
     return model.train()
+
+
+@torch.no_grad()
+def round_to_nf4(model: Any) -> None:
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear) and name.rpartition(".")[2] not in HEADS:
+            rounded = nf4.reference_dequantise(nf4.quantise(layer.weight.to(torch.bfloat16)))
+            layer.weight.copy_(rounded.to(torch.bfloat16))
 
 
 def short(name: str) -> str:

@@ -21,5 +21,6 @@ class Spec:
     seed: int = 0
     adapter: str = "lora"
     masters: str = "fp32"
+    offload: str = "none"
     quantize: str = "none"
     optimizer: str = "adamw"

@@ -44,7 +44,8 @@ def test_near_curves_pass_and_what_was_not_run_is_skipped_not_passed() -> None:
     verdicts = _verdicts(_runs())
     assert verdicts["curve of PEFT"] is True and verdicts["held-out loss of PEFT"] is True
     assert verdicts["fp8 base"] is True and verdicts["gradient of step 1"] is True
-    assert verdicts["NF4 base"] == verdicts["int8 base"] == "skipped"
+    assert verdicts["int8 base"] == verdicts["cost of 4 bits"] == "skipped"
+    assert verdicts["curve of PEFT, NF4 on the same weights"] == "skipped"
 
 
 def test_a_curve_farther_than_seeds_are_from_each_other_fails() -> None:
@@ -55,6 +56,26 @@ def test_a_curve_farther_than_seeds_are_from_each_other_fails() -> None:
 def test_an_approximation_more_than_half_a_percent_above_fails_and_one_below_passes() -> None:
     assert _verdicts(_runs(**{"fp8 base": 0.02}))["fp8 base"] is False
     assert _verdicts(_runs(**{"fp8 base": -0.02}))["fp8 base"] is True
+
+
+def _with_nf4(peer: float) -> dict[str, dict[str, Any]]:
+    """NF4 ends 0.03 above, which is what 4 bits cost; PEFT on the same weights ends so far from the exact run."""
+    runs = _runs()
+    like = runs["danlu, seed 0"]
+    for name, shift in (("NF4 base", 0.03), ("PEFT, weights rounded to NF4", peer)):
+        runs[name] = like | {"losses": [loss + shift for loss in like["losses"]], "held_out": like["held_out"] + shift}
+    return runs
+
+
+def test_what_four_bits_cost_is_apart_from_whether_they_are_computed_rightly() -> None:
+    """A base rounded to NF4 learns 1.2 % worse: so does PEFT on those weights. And where it does not, danlu errs."""
+    right, wrong = _verdicts(_with_nf4(0.031)), _verdicts(_with_nf4(0.0))
+    for gate in ("curve of PEFT, NF4 on the same weights", "held-out loss of PEFT, NF4 on the same weights"):
+        assert right[gate] is True and wrong[gate] is False
+    assert right["cost of 4 bits"] is wrong["cost of 4 bits"] is True
+    runs = _with_nf4(0.07)
+    runs["NF4 base"]["held_out"] += 0.04
+    assert _verdicts(runs)["cost of 4 bits"] is False
 
 
 def test_a_gradient_much_farther_from_fp32_than_the_peer_fails() -> None:
