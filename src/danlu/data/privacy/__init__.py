@@ -27,6 +27,24 @@ Contract with whoever drives the rows:
   Rows with `tags["made_by"]` were made of masked text: the stage's own aliases in them are left as they are.
 """
 
+from danlu.data.privacy.keys import Keyring
 from danlu.data.privacy.level import LEVELS, Level, grade, inherit, level_of, may_leave
+from danlu.data.privacy.policy import Policy
+from danlu.data.privacy.records import Record, read_records, write_records
+from danlu.data.privacy.stage import Examined, PrivacyStage
 
-__all__ = ["LEVELS", "Level", "grade", "inherit", "level_of", "may_leave"]
+__all__ = [
+    "LEVELS",
+    "Examined",
+    "Keyring",
+    "Level",
+    "Policy",
+    "PrivacyStage",
+    "Record",
+    "grade",
+    "inherit",
+    "level_of",
+    "may_leave",
+    "read_records",
+    "write_records",
+]

@@ -28,7 +28,7 @@ def level_of(sample: Sample) -> Level | None:
 
 
 def inherit(parents: Iterable[Sample]) -> Level:
-    """What a sample derived from others starts with: the highest of theirs; a parent nobody graded counts as restricted."""
+    """What a sample derived from others starts with: the highest of theirs; ungraded counts as restricted."""
     return grade(level_of(parent) or "restricted" for parent in parents)
 
 

@@ -1,0 +1,29 @@
+"""The shelf of detectors. Adding one: a file with a `Rule` (see detector.py), a line here, its kinds in finding.py.
+
+A model that finds names is a `Recognizer` in another package, with an entry point in the group `danlu.detectors`, and
+is switched on by its name in `data.privacy.recognizers`.
+"""
+
+from danlu.core.registry import Registry
+from danlu.data.privacy.detectors.detector import Recognizer, Rule, Spot
+
+DETECTORS: Registry[type[Rule]] = Registry(
+    "detectors",
+    {
+        "numbers": "danlu.data.privacy.detectors.numbers:Numbers",
+        "codes": "danlu.data.privacy.detectors.codes:Codes",
+        "secrets": "danlu.data.privacy.detectors.secrets:Known",
+        "secrets_by_word": "danlu.data.privacy.detectors.secrets:Cued",
+        "links": "danlu.data.privacy.detectors.secrets:Links",
+        "network": "danlu.data.privacy.detectors.network:Addresses",
+        "email": "danlu.data.privacy.detectors.network:Email",
+        "accounts": "danlu.data.privacy.detectors.accounts:Accounts",
+        "names_zh": "danlu.data.privacy.detectors.names_zh:ChineseNames",
+        "names_en": "danlu.data.privacy.detectors.names_en:EnglishNames",
+        "addresses_zh": "danlu.data.privacy.detectors.addresses_zh:ChineseAddresses",
+        "addresses_en": "danlu.data.privacy.detectors.addresses_en:EnglishAddresses",
+    },
+)
+"""In the order in which they are asked at one place, until one finds something."""
+
+__all__ = ["DETECTORS", "Recognizer", "Rule", "Spot"]

@@ -1,0 +1,297 @@
+"""Runs of digits: resident identity, mobile, landline and foreign phone, bank card, IMEI, SSN, permits of digits only.
+
+A run is cut at its separators into chunks; windows of chunks are judged by length, shape and check digit, longest
+first, so that `13812345678 6222021878017598986` is two numbers and `6222 0218 7801 7598 986` is one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import danlu.data.privacy.checks as checks
+import danlu.data.privacy.context as context
+from danlu.data.privacy.detectors.detector import Spot
+from danlu.data.privacy.finding import Finding
+
+_DIGITS = "0123456789０１２３４５６７８９"
+_PATTERN = r"[0-9０-９](?:[ \-–.()/（）]{0,2}[0-9０-９]){6,40}[Xx]?"
+_RUN = re.compile(_PATTERN)
+_CHUNK = re.compile(r"[0-9]+[Xx]?")
+_NARROW = str.maketrans("０１２３４５６７８９–（）", "0123456789-()")
+_QUAD = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}$")
+_GLUED_CUE = re.compile(r"(?:^|[^A-Za-z])(?i:tel|phone|mobile|mob|cell|wx|vx|v|id|no|qq)$")
+_AREA = re.compile(r"^(?:010|02[0-57-9]|0[3-9][0-9]{2})$")
+_LONGEST_WINDOW = 7
+_MOBILE_SHAPES = {(11,), (3, 4, 4), (3, 8), (3, 3, 5), (4, 4, 3), (7, 4)}
+_SUBSCRIBER_SHAPES = {(7,), (8,), (4, 4), (3, 4)}
+_UK_SHAPES = {(3, 4, 4), (4, 3, 4), (5, 6), (5, 3, 3), (4, 7), (4, 4, 3)}
+
+
+class _Window(NamedTuple):
+    """Chunks taken together: their digits, lengths, what stands between them, and the span in the text."""
+
+    digits: str
+    shape: tuple[int, ...]
+    gaps: tuple[str, ...]
+    start: int
+    end: int
+    is_whole: bool
+
+    @property
+    def is_even(self) -> bool:
+        """One kind of separator throughout, a space or a hyphen."""
+        return len(set(self.gaps)) <= 1 and (not self.gaps or self.gaps[0] in (" ", "-"))
+
+
+class Numbers:
+    name = "numbers"
+    version = 1
+    pattern = _PATTERN
+    opens = _DIGITS
+
+    def find(self, spot: Spot) -> tuple[list[Finding], int]:
+        run = _RUN.match(spot.text, spot.start, spot.high)
+        if run is None:
+            return [], spot.start
+        text, start, end = spot.text, spot.start, run.end()
+        raw = run[0]
+        if raw.isascii() and raw.isdigit():
+            chunks = [(raw, start, end)]
+        else:
+            raw = raw.translate(_NARROW)
+            if raw.count(".") == 3 and _QUAD.match(raw):
+                return [], end
+            chunks = [(found[0], start + found.start(), start + found.end()) for found in _CHUNK.finditer(raw)]
+        resume = end
+        if end < spot.high and _glues(text[end]):  # the last chunk goes on as something else
+            begin = chunks.pop()[1]
+            resume = begin if begin > start else end
+        if chunks and _is_inside(text, start, spot.low):
+            del chunks[0]
+        return (_judged(chunks, spot, raw) if chunks else []), resume
+
+
+def _glues(letter: str) -> bool:
+    return (letter.isascii() and (letter.isalnum() or letter == "_")) or letter in _DIGITS
+
+
+def _is_inside(text: str, start: int, low: int) -> bool:
+    """Whether the run is the tail of a longer word, a decimal or a path."""
+    if start == low:
+        return False
+    left, further = text[start - 1], text[start - 2] if start - 2 >= low else ""
+    if left in "-./_,":
+        return left == "_" or (further.isascii() and further.isalnum())
+    return _glues(left) and not _GLUED_CUE.search(text[max(low, start - 8) : start])
+
+
+def _judged(chunks: list[tuple[str, int, int]], spot: Spot, raw: str) -> list[Finding]:
+    found: list[Finding] = []
+    first = taken = 0
+    while first < len(chunks):
+        for last in range(min(len(chunks), first + _LONGEST_WINDOW), first, -1):
+            window = _window(chunks, first, last, spot, raw)
+            if window is None or _is_a_part(window, chunks, first, last, taken):
+                continue
+            hit = _judge(window, spot)
+            if hit is not None:
+                found.append(hit)
+            if hit is not None or (len(window.digits) > 6 and is_invented(window.digits)):
+                first = taken = last
+                break
+        else:
+            first += 1
+    return found
+
+
+def _window(chunks: list[tuple[str, int, int]], first: int, last: int, spot: Spot, raw: str) -> _Window | None:
+    """None for windows that break off at a hyphen or point, as parts of a longer code do."""
+    if len(chunks) == 1:
+        digits, start, end = chunks[0]
+        return _Window(digits, (len(digits),), (), start, end, True)
+    origin = spot.start
+    chosen = chunks[first:last]
+    if first and raw[chunks[first - 1][2] - origin : chosen[0][1] - origin] in ("-", "."):
+        return None
+    if last < len(chunks):
+        gap = raw[chosen[-1][2] - origin : chunks[last][1] - origin]
+        if gap == "." or (gap == "-" and len(chunks[last][0]) > 4):
+            return None
+    gaps = tuple(raw[a[2] - origin : b[1] - origin] for a, b in itertools.pairwise(chosen))
+    digits = "".join(chunk[0] for chunk in chosen)
+    shape = tuple(len(chunk[0]) for chunk in chosen)
+    return _Window(digits, shape, gaps, chosen[0][1], chosen[-1][2], len(chosen) == len(chunks))
+
+
+def _is_a_part(window: _Window, chunks: list[tuple[str, int, int]], first: int, last: int, taken: int) -> bool:
+    """Whether a window of several chunks only is a piece of a longer number in groups of four."""
+    if len(window.shape) < 2:
+        return False
+    before = first > taken and len(chunks[first - 1][0]) == 4
+    return before or (last < len(chunks) and len(chunks[last][0]) == 4)
+
+
+def is_invented(digits: str) -> bool:
+    """Numbers that nobody can have; pseudonyms of numbers without a check digit are made so, and are left alone."""
+    return digits.startswith("000") or (len(digits) == 11 and digits.startswith("100"))
+
+
+def _judge(window: _Window, spot: Spot) -> Finding | None:
+    size = len(window.digits)
+    if size < 7 or size > 21 or window.shape in ((4, 2, 2), (4, 2, 4)) or is_invented(window.digits):
+        return None
+    before = spot.before(32, window.start)
+    if window.digits[-1] in "Xx" and size != 18:
+        return None
+    if size >= 13 and window.is_even:
+        hit = _judge_id(window, before) or _judge_card(window, before)
+        if hit is not None:
+            return _finding(window, hit, spot, before)
+    if window.digits[-1] in "Xx":
+        return None
+    hit = _judge_cued(window, before) or _judge_phone(window, before, spot)
+    return _finding(window, hit, spot, before) if hit is not None else None
+
+
+class _Hit(NamedTuple):
+    """What a window may be, and which words speak for it."""
+
+    kind: str
+    score: float
+    cue: Callable[[str], bool]
+
+
+def _finding(window: _Window, hit: _Hit, spot: Spot, before: str) -> Finding | None:
+    if context.speaks_against(before, spot.after(8, window.end), hit.cue):
+        return None
+    start = window.start
+    if start > spot.low and spot.text[start - 1] in "(（" and any(")" in gap for gap in window.gaps):
+        start -= 1
+    if start > spot.low and spot.text[start - 1] == "+":
+        start -= 1
+    return Finding(start, window.end, hit.kind, hit.score, Numbers.name, spot.text[start : window.end])
+
+
+def _judge_id(window: _Window, before: str) -> _Hit | None:
+    digits = window.digits
+    if len(digits) == 18 and checks.is_resident_id(digits):
+        return _Hit("resident_id", 1.0 if context.RESIDENT_ID(before) else 0.85, context.RESIDENT_ID)
+    if len(digits) == 18 and digits.isdigit() and checks.is_uscc(digits):
+        return _Hit("uscc", 1.0 if context.USCC(before) else 0.6, context.USCC)
+    if window.shape == (15,) and checks.is_old_resident_id(digits) and context.RESIDENT_ID(before):
+        return _Hit("resident_id_15", 0.75, context.RESIDENT_ID)
+    return None
+
+
+def _judge_card(window: _Window, before: str) -> _Hit | None:
+    digits, size = window.digits, len(window.digits)
+    if not digits.isdigit() or size > 19 or not checks.passes_luhn(digits) or len(set(digits)) == 1:
+        return None
+    if len(window.shape) > 1 and not _is_card_shape(window.shape):
+        return None
+    if size == 15 and context.IMEI(before):
+        return _Hit("imei", 0.9, context.IMEI)
+    is_cued, known = context.CARD(before), _is_known_issuer(digits, size)
+    if not known and not (is_cued and size >= 14):
+        return None
+    if size in (17, 18) and not is_cued:  # hardly issued, and an identity number with a slip passes one time in ten
+        return None
+    return _Hit("bank_card", (0.95 if is_cued else 0.7) if known else 0.6, context.CARD)
+
+
+def _is_card_shape(shape: tuple[int, ...]) -> bool:
+    return all(size == 4 for size in shape[:-1]) or shape in ((4, 6, 5), (6, 13), (6, 10), (6, 12))
+
+
+def _is_known_issuer(digits: str, size: int) -> bool:
+    """UnionPay, Visa, Mastercard, Amex, JCB, Diners, Discover and the old numbers of Chinese banks, by ISO/IEC 7812."""
+    two, lead = int(digits[:2]), digits[0]
+    if digits.startswith("62"):
+        return 16 <= size <= 19
+    if lead == "4":
+        return size in (16, 19)
+    if 51 <= two <= 55 or 2221 <= int(digits[:4]) <= 2720:
+        return size == 16
+    if two in (34, 37):
+        return size == 15
+    if two == 35 or digits.startswith(("6011", "65", "64")):
+        return size == 16
+    if two in (36, 38) or 300 <= int(digits[:3]) <= 305:
+        return size == 14
+    return size == 19 and digits.startswith(("955", "940", "90", "60", "68", "69"))
+
+
+def _judge_phone(window: _Window, before: str, spot: Spot) -> _Hit | None:
+    digits, shape = window.digits, window.shape
+    if digits.startswith("0086"):
+        digits, shape = digits[4:], shape[1:] if shape[0] == 4 else (shape[0] - 4, *shape[1:])
+    elif digits.startswith("86") and len(digits) == 13:
+        digits, shape = digits[2:], shape[1:] if shape[0] == 2 else (shape[0] - 2, *shape[1:])
+    if len(digits) == 11 and digits[0] == "1" and digits[1] in "3456789" and shape in _MOBILE_SHAPES:
+        if "." in window.gaps or "/" in window.gaps:
+            return None
+        return _Hit("mobile", 0.95 if context.MOBILE(before) else 0.75, context.MOBILE)
+    if digits.startswith(("400", "800")) and len(digits) == 10:
+        return None  # numbers of firms, published
+    left = spot.text[max(spot.low, window.start - 2) : window.start]
+    if left.endswith("+") or left == "+(":
+        return _Hit("phone", 0.9, context.PHONE) if 8 <= len(digits) <= 15 else None
+    is_cued = context.PHONE(before)
+    hit = _judge_landline(window, is_cued)
+    return hit or (_judge_foreign(window, is_cued, left) if window.is_whole else None)
+
+
+def _judge_landline(window: _Window, is_cued: bool) -> _Hit | None:
+    shape, digits = window.shape, window.digits
+    area = digits[: shape[0]]
+    if _AREA.match(area) and digits[len(area) : len(area) + 1] in tuple("2345678"):
+        has_extension = len(shape) > 2 and shape[-1] <= 6 and shape[1:-1] in _SUBSCRIBER_SHAPES
+        gaps_fit = all(gap in ("-", " ", ")", ") ", "--", "- ") for gap in window.gaps)
+        if gaps_fit and (shape[1:] in _SUBSCRIBER_SHAPES or has_extension):
+            return _Hit("landline", 0.95 if is_cued else 0.7, context.PHONE)
+    if is_cued and len(shape) == 1 and 10 <= len(digits) <= 12 and any(_AREA.match(digits[:n]) for n in (3, 4)):
+        return _Hit("landline", 0.7, context.PHONE)
+    return None
+
+
+def _judge_foreign(window: _Window, is_cued: bool, left: str) -> _Hit | None:
+    """North American and British forms by themselves; any other only where a word says that it is a phone."""
+    digits, shape, gaps = window.digits, window.shape, window.gaps
+    american = digits[1:] if shape[0] == 1 and digits[0] == "1" else digits
+    local = shape[1:] if shape[0] == 1 else shape
+    if local == (3, 3, 4) and american[0] in "23456789" and american[3] in "23456789":
+        even = len(set(gaps)) == 1 and gaps[0] in ("-", ".")
+        has_form = left.endswith("(") or even or gaps[1:] == ("-",)
+        return _Hit("phone", 0.9 if is_cued else 0.7 if has_form else 0.4, context.PHONE)
+    if digits[0] == "0" and shape in _UK_SHAPES and set(gaps) <= {" ", "-", ") "}:
+        return _Hit("phone", 0.9 if is_cued else 0.55, context.PHONE)
+    if is_cued and 7 <= len(digits) <= 15 and not _is_like_date(digits, shape):
+        return _Hit("phone", 0.6, context.PHONE)
+    return None
+
+
+def _is_like_date(digits: str, shape: tuple[int, ...]) -> bool:
+    """`20231105`, `2023-11-05`, `05/11/2023`, also with a time behind."""
+    if shape[:3] in ((4, 2, 2), (4, 1, 2), (4, 2, 1), (2, 2, 4)):
+        return True
+    return len(digits) in (8, 12, 14) and checks.is_date(digits[:4], digits[4:6], digits[6:8])
+
+
+def _judge_cued(window: _Window, before: str) -> _Hit | None:
+    """Numbers without a check digit that hardly more than a word before makes personal."""
+    digits, shape = window.digits, window.shape
+    if shape not in ((3, 2, 4), (9,), (8,)):
+        return None
+    if shape == (8,):
+        is_permit = context.PERMIT(before) and not _is_like_date(digits, shape)
+        return _Hit("travel_permit", 0.65, context.PERMIT) if is_permit else None
+    if checks.is_ssn(digits[:3], digits[3:5], digits[5:]) and (shape == (9,) or window.is_even):
+        is_cued = context.SSN(before)
+        if is_cued or (shape == (3, 2, 4) and window.gaps[0] == "-"):
+            return _Hit("us_ssn", 0.95 if is_cued else 0.7, context.SSN)
+    if shape == (9,) and context.PASSPORT(before):
+        return _Hit("passport", 0.65, context.PASSPORT)
+    return None

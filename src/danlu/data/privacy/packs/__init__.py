@@ -1,0 +1,1 @@
+"""Policies that come with danlu, as files: minimal, finance, medical, legal."""

@@ -1,0 +1,141 @@
+"""The one pass: all texts of a batch as one text, one alternation of all patterns, validators where it stops.
+
+RE2 walks UTF-8 bytes in linear time; without it `re` walks the string. Both stop at the same places because patterns
+keep to what both understand (detectors/detector.py), which a test holds them to. Offsets are characters throughout.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+from danlu.core.errors import DataError
+from danlu.data.privacy.detectors import DETECTORS
+from danlu.data.privacy.detectors.detector import Rule, Spot
+from danlu.data.privacy.finding import SECRETS, Finding
+
+Engine = Literal["auto", "re2", "re"]
+_BETWEEN = "\x1e\n"
+"""Stands between texts in the joined text; no pattern matches across it."""
+_BATCH_CHARACTERS = 2_000_000
+_MAX_MEMORY = 256 << 20
+
+
+class _StringStops:
+    """Where the pattern stops in a text; `after(at)` begins anew at a place not before the last stop."""
+
+    def __init__(self, pattern: re.Pattern[str], text: str) -> None:
+        self.pattern, self.text = pattern, text
+
+    def after(self, at: int) -> Iterator[tuple[int, int]]:
+        return (found.span() for found in self.pattern.finditer(self.text, at))
+
+
+class _ByteStops:
+    """The same over UTF-8. One pair (character, byte) is kept and counted on from, so counting is linear too."""
+
+    def __init__(self, pattern: Any, text: str) -> None:
+        self.pattern, self.text = pattern, text
+        self.data = text.encode("utf-8", "surrogatepass")
+        self.is_ascii = len(self.data) == len(text)
+        self.char = self.byte = 0
+
+    def after(self, at: int) -> Iterator[tuple[int, int]]:
+        if self.is_ascii:
+            yield from (found.span() for found in self.pattern.finditer(self.data, at))
+            return
+        self.byte += len(self.text[self.char : at].encode("utf-8", "surrogatepass"))
+        self.char = at
+        data, byte, char = self.data, self.byte, at
+        for found in self.pattern.finditer(data, byte):
+            first, last = found.span()
+            char += len(data[byte:first].decode("utf-8", "surrogatepass"))
+            self.char, self.byte = char, first
+            byte = first
+            yield char, char + len(data[first:last].decode("utf-8", "surrogatepass"))
+
+
+class Scanner:
+    """All rules of the shelf, or those named. `scan(texts)` gives each text's findings, in order, apart."""
+
+    def __init__(self, rules: Sequence[Rule] | None = None, *, engine: Engine = "auto") -> None:
+        self.rules = list(rules) if rules is not None else own_rules()
+        pattern = "|".join(f"(?:{rule.pattern})" for rule in self.rules)
+        self.engine, self._compiled = _compile(pattern, engine)
+        self._asked: dict[str, tuple[Rule, ...]] = {}
+        for rule in self.rules:
+            for letter in rule.opens:
+                self._asked[letter] = (*self._asked.get(letter, ()), rule)
+
+    def scan(self, texts: Sequence[str]) -> list[list[Finding]]:
+        found: list[list[Finding]] = []
+        batch: list[str] = []
+        size = 0
+        for text in texts:
+            batch.append(text)
+            size += len(text)
+            if size > _BATCH_CHARACTERS:
+                found += self._scan(batch)
+                batch, size = [], 0
+        return found + (self._scan(batch) if batch else [])
+
+    def _scan(self, texts: list[str]) -> list[list[Finding]]:
+        joined = _BETWEEN.join(texts)
+        hits: list[list[Finding]] = [[] for _ in texts]
+        index, low, high = 0, 0, len(texts[0])
+        walk = (_ByteStops if self.engine == "re2" else _StringStops)(self._compiled, joined)
+        stops, at = walk.after(0), 0
+        while (stop := next(stops, None)) is not None:
+            start, end = stop
+            if start < at:
+                if end > at:  # the pass has to look again from where the last finding ended
+                    stops = walk.after(at)
+                continue
+            while start >= high + len(_BETWEEN):
+                index += 1
+                low, high = high + len(_BETWEEN), high + len(_BETWEEN) + len(texts[index])
+            at = start + 1
+            spot = Spot(joined, start, end, low, high)
+            for rule in self._asked.get(joined[start], ()):
+                found, resume = rule.find(spot)
+                if resume > at:
+                    at = resume
+                if found:
+                    hits[index] += [Finding(f[0] - low, f[1] - low, f[2], f[3], f[4], f[5]) for f in found]
+                    break
+            if at < end:
+                stops = walk.after(at)
+        return [settle(one) if len(one) > 1 else one for one in hits]
+
+
+def own_rules() -> list[Rule]:
+    return [DETECTORS.load(name)() for name in DETECTORS._own]
+
+
+def settle(findings: Iterable[Finding]) -> list[Finding]:
+    """Where findings overlap the better one stays: secrets first, then score, then length."""
+    found = list(findings)
+    if all(one.end <= other.start for one, other in itertools.pairwise(found)):
+        return found
+    kept: list[Finding] = []
+    ranked = sorted(found, key=lambda f: (f.kind not in SECRETS, -round(f.score, 1), f.start - f.end, f.start))
+    for finding in ranked:
+        if all(finding.end <= other.start or finding.start >= other.end for other in kept):
+            kept.append(finding)
+    return sorted(kept)
+
+
+def _compile(pattern: str, engine: Engine) -> tuple[Literal["re2", "re"], Any]:
+    if engine != "re":
+        try:
+            import re2  # optional: fifty times faster than `re` on this pattern
+        except ImportError as error:
+            if engine == "re2":
+                raise DataError("data.missing_package", what="privacy", package="google-re2") from error
+        else:
+            options = re2.Options()
+            options.max_mem = _MAX_MEMORY
+            return "re2", re2.compile(pattern.encode(), options=options)
+    return "re", re.compile(pattern)
