@@ -1,0 +1,105 @@
+"""normalise: characters written in one way, and none that nobody sees. What a text says is not touched.
+
+Composed form (NFC, so that equal texts are equal bytes; width and case stay as they are), `\\r\\n` to `\\n`, no control
+characters, no invisible ones: zero-width spaces, direction overrides, tag characters, all of which can hide text from
+a reader that a model sees. Joiners stay where scripts and emoji need them. Traditional to simplified on request, by
+OpenCC's tables of phrases.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from danlu.core.errors import DataError
+from danlu.data.sample import Sample
+from danlu.data.stage import Fate, Outcome
+from danlu.data.texts import texts_of, with_texts
+
+_FLAG = "\U0001f3f4"
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters but tab and line breaks
+    "\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb"  # invisible, and direction
+    "\U000e0001-\U000e001f]"
+    f"|(?<![{_FLAG}\U000e0020-\U000e007f])[\U000e0020-\U000e007f]+"  # tags that spell no region's flag
+    "|(?<=[\x00-\x7f\u3000-\u9fff\uff00-\uffef])[\u200c\u200d]|[\u200c\u200d](?=[\x00-\x7f\u3000-\u9fff\uff00-\uffef])"
+)
+_LINE_END = re.compile(r"\r\n?|[\u2028\u2029\x85]")
+
+
+class Normalise:
+    name = "normalise"
+
+    def __init__(self, *, tidy: bool = True, simplified: bool = False) -> None:
+        self.is_tidying, self.is_simplifying = tidy, simplified
+
+    def key(self) -> dict[str, Any]:
+        return {"version": 1, "tidy": self.is_tidying, "simplified": self.is_simplifying,
+                "unicode": unicodedata.unidata_version}  # fmt: skip
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
+        texts = [texts_of(sample) for sample in samples]
+        outcomes: list[Outcome] = [(sample, ()) for sample in samples]
+        rows = range(len(samples)) if self.is_simplifying else _untidy(texts)
+        for row in rows:
+            fates: list[Fate] = []
+            fresh = texts[row]
+            if self.is_tidying:
+                fresh = _tidied(fresh, fates)
+            if self.is_simplifying:
+                fresh = _simplified(fresh, fates)
+            if fates:
+                outcomes[row] = with_texts(samples[row], fresh), tuple(fates)
+        return outcomes
+
+
+def _untidy(texts: Sequence[Sequence[str]]) -> list[int]:
+    """Rows with anything to do: one look at all texts together where there is none."""
+    flat = "\n".join([text for row in texts for text in row])
+    if _is_tidy(flat):
+        return []
+    return [row for row, own in enumerate(texts) if not all(map(_is_tidy, own))]
+
+
+def _is_tidy(text: str) -> bool:
+    if text.isascii():
+        return _UNSEEN.search(text) is None and "\r" not in text
+    return unicodedata.is_normalized("NFC", text) and _UNSEEN.search(text) is None and _LINE_END.search(text) is None
+
+
+def _tidied(texts: Sequence[str], fates: list[Fate]) -> list[str]:
+    fresh, num_unseen, is_rewritten = [], 0, False
+    for text in texts:
+        lines = _LINE_END.sub("\n", text)
+        seen, num = _UNSEEN.subn("", lines)
+        composed = unicodedata.normalize("NFC", seen)
+        num_unseen += num
+        is_rewritten |= composed != seen or lines != text
+        fresh.append(composed)
+    if num_unseen:
+        fates.append(Fate("change", "unseen_removed", {"num": num_unseen}))
+    if is_rewritten:
+        fates.append(Fate("change", "normal_form"))
+    return fresh
+
+
+def _simplified(texts: Sequence[str], fates: list[Fate]) -> list[str]:
+    convert = _converter()
+    fresh = [text if text.isascii() else convert(text) for text in texts]
+    if num := sum(old != new for pair in zip(texts, fresh, strict=True) for old, new in zip(*pair, strict=False)):
+        fates.append(Fate("change", "simplified", {"num": num}))
+    return fresh
+
+
+@functools.cache
+def _converter() -> Any:
+    try:
+        import opencc  # lazy: only recipes that ask for simplified characters need its tables
+    except ImportError as error:
+        raise DataError(
+            "data.missing_package", where="data.cleaning.simplified", package="opencc", what="simplified"
+        ) from error
+    return opencc.OpenCC("t2s").convert

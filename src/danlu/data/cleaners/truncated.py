@@ -1,0 +1,52 @@
+"""truncated: answers and documents that break off. Only what shows it: a text that ends without a full stop may be a
+title, a name or a table, and most short answers are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from danlu.data.cleaners.cleaner import Batch, Finding
+from danlu.data.sample import Label
+
+_LEAST = 120
+"""Characters from which a text is expected to end like prose, if it is prose."""
+_DANGLING = re.compile(
+    r"(?:[,，、;；(（\[【“‘《「『]|(?<![.。])[-—–](?<!--)(?<!——)"
+    r"|(?<![一-鿿])(?:and|or|but|because|the|a|an|of|to|with|that|which|is|are)"
+    r"|(?:[，。；、])(?:和|与|及|或|以及|但是|因为|所以|如果|并且|而且|例如|其中|包括))\s*$",
+    re.I,
+)
+_CLOSED = re.compile(r"[.。!！?？…~～:：\"'”’」』》)）\]】}>|`*_=]\s*$|[\U0001f300-\U0001faff☀-➿]\s*$")
+_STOP = re.compile(r"[.。!！?？；;](?:\s|$|[一-鿿”’」』）)])")
+_LIST = re.compile(r"^\s*(?:[-*+•·|#>$]|\d{1,3}[.)、．]|[（(]?[一二三四五六七八九十\d]{1,3}[)）、]|https?://|www\.|\\)")
+
+
+class Truncated:
+    name = "truncated"
+
+    def key(self) -> dict[str, Any]:
+        return {"version": 1}
+
+    def judge(self, batch: Batch) -> Mapping[int, Finding]:
+        found: dict[int, Finding] = {}
+        for row, text in enumerate(batch.body):
+            if len(text) >= _LEAST and not isinstance(batch.samples[row], Label) and (how := _broken(text)):
+                found[row] = Finding(how)
+        return found
+
+
+def _broken(text: str) -> str | None:
+    """The reason, or None for a text that ends as texts do."""
+    if "```" in text and text.count("```") % 2:
+        return "truncated_code"
+    tail = text[-40:]
+    if _DANGLING.search(tail):
+        return "truncated"
+    if _CLOSED.search(tail) or _LIST.match(text[text.rfind("\n", 0, len(text.rstrip())) + 1 :]):
+        return None
+    last_line = text.rstrip().rpartition("\n")[2]
+    # prose: its last paragraph has sentences that end, and then one that does not
+    return "truncated" if len(last_line) >= _LEAST // 2 and len(_STOP.findall(last_line)) >= 2 else None
