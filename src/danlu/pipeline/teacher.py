@@ -257,8 +257,17 @@ class LocalTeacher:
     is_external = False
     levels: frozenset[str] = frozenset()
 
-    def __init__(self, section: ModelSection, cache: AnswerCache, *, seed: int, progress: Progress) -> None:
+    def __init__(
+        self,
+        section: ModelSection,
+        cache: AnswerCache,
+        *,
+        seed: int,
+        progress: Progress,
+        keeps_thinking: bool = False,
+    ) -> None:
         self.section, self._cache, self._seed, self._progress = section, cache, seed, progress
+        self._keeps_thinking = keeps_thinking
         self.name = Path(section.base).name
         self._engine: Engine | None = None
         self._identity = ""
@@ -289,7 +298,7 @@ class LocalTeacher:
         for place, ask in enumerate(asks):
             sampling = Sampling(ask.max_new_tokens, ask.temperature, seed=ask.seed)
             spoken = [[turn.role, turn.content] for turn in ask.messages]
-            how = [ask.max_new_tokens, ask.temperature, ask.seed]
+            how = [ask.max_new_tokens, ask.temperature, ask.seed, self._keeps_thinking]
             key = sha256_json({"teacher": self.identity, "asked": spoken, "how": how})
             if found := _found(self._cache, key):
                 replies[place] = found
@@ -327,7 +336,7 @@ class LocalTeacher:
                 replies |= dict.fromkeys(places, Reply("", "error", answer.error))
                 continue
             finish: Literal["stop", "length"] = "length" if answer.finish == "length" else "stop"
-            reply = Reply(without_thinking(answer.text), finish)
+            reply = Reply(answer.text if self._keeps_thinking else without_thinking(answer.text), finish)
             replies |= dict.fromkeys(places, reply)
             self._cache.keep(key, {"text": reply.text, "finish": finish, "model": self.name})
 
