@@ -7,7 +7,7 @@
     <part>/weights.bin       uint8, one per id
     <part>/bounds.bin        int64, num_sequences + 1: where each sequence begins in ids
     <part>/items.bin         int64, num_items + 1: where each item begins among the sequences
-    <part>/rows.jsonl        per item: {"origin": "file:line", "digest": ...}
+    <part>/rows.jsonl        per item: {"origin": "file:line", "digest": ..., "sample": "s_…"}
 
 One item is one document or conversation, or a preference pair (chosen, rejected). Order on disk is the order written;
 the order of training comes from `pack.py`.
@@ -69,7 +69,7 @@ class Part:
 
     @functools.cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """Per item: `origin` (file:line), `digest` of its tokens, `group` where it has one."""
+        """Per item: `origin` (file:line), `digest` of its tokens, `sample` its id, `group` where it has one."""
         with (self._folder / "rows.jsonl").open("rb") as file:
             return [orjson.loads(line) for line in file]
 
@@ -184,6 +184,8 @@ def _write_part(folder: Path, items: Iterable[Item | Sequence[Tokens]], width: s
                 num_supervised += tokens.num_supervised
             starts.append(starts[-1] + len(sequences))
             row = {"origin": item.origin if isinstance(item, Item) else "", "digest": sha256_bytes(content)[:16]}
+            if isinstance(item, Item) and item.sample:
+                row["sample"] = item.sample
             if isinstance(item, Item) and item.group is not None:
                 row["group"] = item.group
             rows_file.write(orjson.dumps(row) + b"\n")

@@ -15,6 +15,7 @@ import numpy as np
 
 from danlu.core.errors import TemplateError
 from danlu.data.chunk import chunk
+from danlu.data.identity import sample_id
 from danlu.data.ledger import Ledger
 from danlu.data.marks import NONCHARACTERS
 from danlu.data.rendered import Rendered, Thinking, TrainOn
@@ -77,10 +78,11 @@ class Encoder:
                     found = self.encode(sample, ledger)
                 if isinstance(sample, Preference):
                     if found:
-                        yield Item(tuple(found), str(sample.origin), sample.group)
-                else:
+                        yield Item(tuple(found), str(sample.origin), sample.group, sample_id(sample))
+                elif found:
+                    name = sample_id(sample)
                     for tokens in found:
-                        yield Item((tokens,), str(sample.origin), sample.group)
+                        yield Item((tokens,), str(sample.origin), sample.group, name)
 
     def encode(self, sample: Sample, ledger: Ledger) -> list[Tokens]:
         """One sample's Tokens: a Preference gives (chosen, rejected), others one or, where split, several.

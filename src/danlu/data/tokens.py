@@ -41,3 +41,5 @@ class Item:
     origin: str = ""
     """`file:line` of the row it was made from."""
     group: str | None = None
+    sample: str = ""
+    """Id of the sample it was made from."""

@@ -28,7 +28,7 @@ from danlu.data.sample import Sample
 from danlu.data.split import split_columns
 from danlu.data.twins import Decision, Settings, decide
 from danlu.pipeline.parts import Parts
-from danlu.pipeline.passing import build_passing, makes_samples
+from danlu.pipeline.passing import makes_samples
 from danlu.pipeline.synthesize import synthesize, vary
 from danlu.recipe.data import DataSection
 from danlu.recipe.recipe import Recipe
@@ -39,20 +39,23 @@ STORE = ".furnace"
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What is read: the plan of the sources, and that of `data.validation`."""
+    """What is read: the plan of the sources, that of `data.validation`, and that of `data.synthesis.seeds`."""
 
     plan: Plan
-    watched: Plan | None
+    watched: Plan | None = None
+    seeds: Plan | None = None
 
     @classmethod
     def of(cls, section: DataSection, told: Progress) -> Sources:
         """Find and digest all files."""
         watched = plan_shards([SourceSpec(section.validation)]) if section.validation else None
-        return cls(plan_shards(specs_of(section), progress=told), watched)
+        wants_seeds = makes_samples(section) and section.synthesis.seeds
+        seeds = plan_shards([SourceSpec(section.synthesis.seeds)]) if wants_seeds and section.synthesis.seeds else None
+        return cls(plan_shards(specs_of(section), progress=told), watched, seeds)
 
     @property
     def plans(self) -> list[Plan]:
-        return [self.plan, self.watched] if self.watched else [self.plan]
+        return [plan for plan in (self.plan, self.watched, self.seeds) if plan is not None]
 
 
 @dataclass(slots=True)
@@ -76,12 +79,12 @@ def specs_of(section: DataSection) -> list[SourceSpec]:
     ]
 
 
-def smelt(recipe: Recipe, sources: Sources, folder: Path, store: Store, told: Progress) -> Smelted:
+def smelt(recipe: Recipe, sources: Sources, passing: Passing, folder: Path, store: Store, told: Progress) -> Smelted:
     """Everything between the files and the encoder. `folder` is the run's, for what synthesis leaves."""
     section = recipe.data
-    passing = build_passing(section)
-    read = [_convey(plan, passing, store, section, told) for plan in sources.plans]
-    main, watched = read[0], read[1] if len(read) > 1 else None
+    main = _convey(sources.plan, passing, store, section, told)
+    watched = _convey(sources.watched, passing, store, section, told) if sources.watched else None
+    read = [main, watched] if watched else [main]
     pieces = list(main.pieces)
     ledger = _ledger_of(read)
     alive, decision, verdicts = _compare(pieces, section)
@@ -89,7 +92,8 @@ def smelt(recipe: Recipe, sources: Sources, folder: Path, store: Store, told: Pr
     made: list[AnyPiece] = []
     if makes_samples(section) and alive.any():
         rows = Parts(list(pieces), _everything(verdicts), verdicts, {})
-        made, said = _synthesize(recipe, rows, folder, store, ledger, told)
+        seeds = _convey(sources.seeds, passing, store, section, told).pieces if sources.seeds else []
+        made, said = _synthesize(recipe, rows, seeds, passing, folder, store, ledger, told)
         pieces += made
         _count_made(ledger, "made", made, said.num_read)
         alive, decision, verdicts = _compare(pieces, section)
@@ -128,8 +132,10 @@ def _compare(pieces: Sequence[AnyPiece], section: DataSection) -> tuple[Any, Dec
     """Twins over the columns of all pieces; what becomes of them is the recipe's word."""
     alive = np.asarray(joined(pieces, "alive"), bool)
     looks = section.split.test > 0 or section.split.validation > 0
-    decision = decide([piece.columns for piece in pieces], settings=Settings(), kept=alive, link=looks)
-    return alive, decision, Verdicts.of(alive, decision, exact=section.duplicates, near="keep")
+    near = section.cleaning.near_duplicates
+    settings = Settings(threshold=section.cleaning.similarity)
+    decision = decide([piece.columns for piece in pieces], settings=settings, kept=alive, link=looks or near != "keep")
+    return alive, decision, Verdicts.of(alive, decision, exact=section.duplicates, near=near)
 
 
 def _compared(rows_in: int, verdicts: Verdicts) -> Passed:
@@ -163,15 +169,23 @@ def _split(
 
 
 def _synthesize(
-    recipe: Recipe, rows: Parts, folder: Path, store: Store, ledger: Ledger, told: Progress
+    recipe: Recipe,
+    rows: Parts,
+    seeds: Sequence[AnyPiece],
+    passing: Passing,
+    folder: Path,
+    store: Store,
+    ledger: Ledger,
+    told: Progress,
 ) -> tuple[list[AnyPiece], Told]:
-    """What a teacher makes of the rows that stay goes the way of all rows."""
-    samples = list(rows.samples("train"))
+    """What a teacher makes of the documents that stay goes the way of all rows. Example tasks are no rows."""
+    documents = list(rows.samples("train", ("document",)))
+    examples = [row.sample for piece in seeds for _, row in piece.rows() if row.sample is not None]
     counted = Ledger()
-    fresh = synthesize(recipe, samples, folder / "synthesis", store.folder / "replies", counted, told)
+    fresh = synthesize(recipe, documents, examples, folder / "synthesis", store.folder / "replies", counted, told)
     ledger.notes += counted.notes
     said = Told()
-    return list(pass_samples(fresh, build_passing(recipe.data), said)), said
+    return list(pass_samples(fresh, passing, said)), said
 
 
 def _vary(recipe: Recipe, parts: Parts, store: Store, told: Progress) -> list[AnyPiece]:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from danlu.core.errors import DataError
+from danlu.data.cleaners import build as build_cleaners
 from danlu.data.flow.passing import Passing
-from danlu.data.stage import RowStage
+from danlu.data.privacy import Keyring, Policy, PrivacyStage
+from danlu.data.privacy.forgotten import Forgotten
 from danlu.recipe.data import DataSection
+from danlu.recipe.privacy import PrivacySection
 
 
 def build_passing(section: DataSection) -> Passing:
     """The stages in their order. DataError for a package or file that a stage needs and does not find."""
-    return Passing(stages=_cleaners(section), has_children=makes_samples(section))
+    return Passing(
+        stages=build_cleaners(section.cleaning),
+        privacy=build_privacy(section.privacy),
+        has_children=makes_samples(section),
+    )
 
 
 def makes_samples(section: DataSection) -> bool:
@@ -17,5 +27,20 @@ def makes_samples(section: DataSection) -> bool:
     return bool(section.synthesis.questions or section.synthesis.instructions)
 
 
-def _cleaners(section: DataSection) -> tuple[RowStage, ...]:
-    return ()
+def build_privacy(section: PrivacySection) -> PrivacyStage | None:
+    """None where nothing is to be looked for."""
+    if section.pack == "off" and not section.actions and not section.levels and section.forget is None:
+        return None
+    names: list[str] = []
+    if section.names is not None:
+        try:
+            names = Path(section.names).read_text("utf-8-sig").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError("privacy.names_unreadable", where="data.privacy.names", given=section.names) from error
+    return PrivacyStage(
+        Policy.of(section),
+        Keyring.open(section.key_file),
+        names=[name.strip() for name in names if name.strip()],
+        recognizers=section.recognizers,
+        forgotten=Forgotten.read(Path(section.forget)) if section.forget else None,
+    )

@@ -23,6 +23,7 @@ from danlu.data.contract import Contract, make_contract
 from danlu.data.dataset import Dataset
 from danlu.data.finding import SourceSpec, find_files
 from danlu.data.flow.account import fold as fold_fates
+from danlu.data.flow.passing import Passing
 from danlu.data.flow.store import Store
 from danlu.data.ledger import Entry, Ledger
 from danlu.data.rejects import check_threshold, write_rejects
@@ -36,6 +37,8 @@ from danlu.pipeline.fates import merge_stages
 from danlu.pipeline.furnace import STORE, Smelted, Sources, smelt, specs_of
 from danlu.pipeline.leaks import asked
 from danlu.pipeline.parts import Parts
+from danlu.pipeline.passing import build_passing
+from danlu.pipeline.provenance import keep_rows, prune, write_manifests
 from danlu.recipe.data import DataSection
 from danlu.recipe.recipe import Recipe
 from danlu.run.run import Run
@@ -82,7 +85,8 @@ def prepare(run: Run, *, progress: Progress | None = None) -> Prepared:
     if not recipe.data.sources:
         raise DataError("pipeline.no_sources", where="data.sources")
     sources = Sources.of(recipe.data, told)
-    inputs = _inputs_digest(recipe, base, sources)
+    passing = build_passing(recipe.data)
+    inputs = _inputs_digest(recipe, base, sources, passing)
     with run.acting("prepare"):
         outcome = run.finished("prepare", inputs)
         if outcome is not None:
@@ -90,7 +94,7 @@ def prepare(run: Run, *, progress: Progress | None = None) -> Prepared:
                 return _open(run, outcome)
             except (DataError, RunError) as error:  # damaged since: made anew, for the sources are still there
                 told.note(error.text)
-        return _open(run, run.finish("prepare", inputs, _prepare(run, base, sources, told)))
+        return _open(run, run.finish("prepare", inputs, _prepare(run, base, sources, passing, told)))
 
 
 def _open(run: Run, outcome: dict[str, Any]) -> Prepared:
@@ -99,11 +103,11 @@ def _open(run: Run, outcome: dict[str, Any]) -> Prepared:
     return Prepared(stages, run.read("ledger.json"), outcome["certificate"], contract, outcome)
 
 
-def _prepare(run: Run, base: Base, sources: Sources, told: Progress) -> dict[str, Any]:
+def _prepare(run: Run, base: Base, sources: Sources, passing: Passing, told: Progress) -> dict[str, Any]:
     recipe = run.recipe
     contract = _store_contract(run, base)
     store = Store(run.folder.parent / STORE)
-    smelted = smelt(recipe, sources, run.folder, store, told)
+    smelted = smelt(recipe, sources, passing, run.folder, store, told)
     parts, ledger = smelted.parts, smelted.ledger
     _write_beside(run, parts)
     replay = Replay(_replay_of(recipe, told))
@@ -122,7 +126,15 @@ def _prepare(run: Run, base: Base, sources: Sources, told: Progress) -> dict[str
     _judge(run, ledger)
     for desk in desks:
         desk.refuse_empty(run.path("rejects.jsonl"))
-    return account | {
+    keep_rows(run, smelted)
+    name = write_manifests(run, smelted, sources, passing, desks, account)
+    prune(run, store)
+    return {"rows": account["rows"], "counts": account["counts"]} | {
+        "dataset_id": name,
+        "shards": {
+            "all": sum(len(one.shards) for one in smelted.conveyed),
+            "redone": sum(one.num_redone for one in smelted.conveyed),
+        },
         "replay": {"rows": len(replay.samples)},
         "stages": [desk.name for desk in desks],
         "certificate": parts.certificate,
@@ -186,7 +198,7 @@ def _store_account(run: Run, smelted: Smelted, desks: Sequence[Desk]) -> dict[st
     ledger.check()
     account = ledger.to_json()
     write_json(run.path("ledger.json"), account)
-    return {"rows": account["rows"], "counts": account["counts"]}
+    return account
 
 
 def _count_tried(parts: Parts, desks: Sequence[Desk]) -> None:
@@ -242,7 +254,7 @@ def _describe(section: DataSection, sources: Sources) -> tuple[dict[str, Any], .
     return tuple(found)
 
 
-def _inputs_digest(recipe: Recipe, base: Base, sources: Sources) -> str:
+def _inputs_digest(recipe: Recipe, base: Base, sources: Sources, passing: Passing) -> str:
     """Of everything that decides the outcome: where rows are worked on does not."""
     stages = [[stage.method.model_dump(mode="json"), stage.training.context] for stage in recipe.plan_stages()]
     template = base.template.texts if base.template else None
@@ -252,4 +264,4 @@ def _inputs_digest(recipe: Recipe, base: Base, sources: Sources) -> str:
     replay = (
         [sha256_file(found.path) for found in find_files([Path(path)])] if (path := recipe.data.replay.path) else []
     )
-    return sha256_json([VERSION, data, stages, files, replay, base.tokenizer.digest, template, told])
+    return sha256_json([VERSION, data, stages, files, passing.key(), replay, base.tokenizer.digest, template, told])

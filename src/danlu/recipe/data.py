@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from danlu.recipe.cleaning import CleaningSection
+from danlu.recipe.privacy import PrivacySection
 from danlu.recipe.section import Section
 from danlu.recipe.synthesis import AugmentSection, ReplaySection, SynthesisSection, TeacherSection
 
@@ -45,6 +47,12 @@ class DataSection(Section):
     duplicates: Literal["drop", "keep"] = "drop"
     """Rows that are identical after folding width, case, punctuation and spaces."""
 
+    cleaning: CleaningSection = CleaningSection()
+    """What is mended, and which rows are left out."""
+
+    privacy: PrivacySection = PrivacySection()
+    """Personal data and secrets."""
+
     split: SplitSection = SplitSection()
     """How much is held out, by group."""
 
@@ -64,8 +72,8 @@ class DataSection(Section):
     """General data mixed into training."""
 
     engine: Literal["auto", "inline", "local", "ray"] = "auto"
-    """Where rows are read and cleaned: inline in this process, local in worker processes, ray on a cluster. auto: inline
-    for little data, else local."""
+    """Where rows are read and cleaned: inline in this process, local in worker processes, ray on a cluster. auto:
+    inline for little data, else local."""
 
     workers: int | None = Field(None, ge=1, le=1024)
     """Processes that read and clean at once; empty takes one per core."""

@@ -17,8 +17,8 @@ from danlu.core.progress import Progress, Silent
 from danlu.data.flow.executors import EXECUTORS
 from danlu.data.flow.marks import Passed, add_up
 from danlu.data.flow.passing import Passing, Told, pass_shard
-from danlu.data.flow.piece import AnyPiece, Piece, num_rows
-from danlu.data.flow.plan import Plan, Shard
+from danlu.data.flow.piece import AnyPiece, Piece, digest_of, num_rows
+from danlu.data.flow.plan import Plan
 from danlu.data.flow.store import Store, StoredShard, passing_digest, shard_key
 from danlu.data.flow.work import Task, Work
 from danlu.data.kinds import ROW_SUFFIXES
@@ -48,7 +48,7 @@ class Conveyed:
 
     @property
     def keys(self) -> list[str]:
-        return [shard["key"] for shard in self.shards if "key" in shard]
+        return [shard["key"] for shard in self.shards]
 
     def ledger(self) -> Ledger:
         """The ledger of the reading alone, before the fates of single rows are folded in (account.py)."""
@@ -85,6 +85,7 @@ def convey(
 
 def _in_memory(plan: Plan, passing: Passing, told: Progress) -> Conveyed:
     found = Conveyed([], [], [])
+    digest = passing_digest(passing)
     funnels: list[list[Passed]] = []
     told.start(say("flow.passing"), len(plan.shards))
     for shard in plan.shards:
@@ -93,7 +94,7 @@ def _in_memory(plan: Plan, passing: Passing, told: Progress) -> Conveyed:
         found.pieces += pieces
         funnels.append(said.funnel)
         _tell(found, said)
-        found.shards.append(_named(shard, said))
+        found.shards.append(_named(Task(shard_key(shard, digest), shard), said, digest_of(pieces)))
         found.num_redone += 1
         told.advance(1, file=shard.found.name)
     told.finish()
@@ -114,7 +115,7 @@ def _through_store(
         said = shard.told
         found.pieces += shard.pieces
         _tell(found, said)
-        found.shards.append(_named(task.shard, said) | {"key": task.key, "rows": shard.digest})
+        found.shards.append(_named(task, said, shard.digest))
     found.funnel = add_up([shard.told.funnel for shard in shards])
     return found
 
@@ -143,9 +144,11 @@ def _tell(found: Conveyed, said: Told) -> None:
         found.counts[name] = found.counts.get(name, 0) + num
 
 
-def _named(shard: Shard, said: Told) -> dict[str, Any]:
-    """A shard as a manifest names it: the same whichever engine passed it."""
-    return {"file": shard.found.name, "digest": shard.digest, "read": said.num_read}
+def _named(task: Task, said: Told, rows: str) -> dict[str, Any]:
+    """A shard as a manifest names it; `rows` is the digest of its rows' ids."""
+    return {
+        "file": task.shard.found.name, "digest": task.shard.digest, "key": task.key, "read": said.num_read, "rows": rows
+    }  # fmt: skip
 
 
 @contextmanager

@@ -6,7 +6,8 @@ in the order of sources, files and lines; columns of a piece have one element pe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -106,6 +107,15 @@ def facts_of(rows: Sequence[Row]) -> dict[str, npt.NDArray[Any]]:
 def _rank(sample: Sample) -> int:
     level = sample.tags.get("level")
     return LEVELS.index(level) if level in LEVELS else 0
+
+
+def digest_of(pieces: Iterable[Piece]) -> str:
+    """Of the ids of their rows, in order; a dropped row counts as an empty one."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        for row in piece.kept:
+            digest.update(row.id.encode() + b"\n")
+    return digest.hexdigest()
 
 
 def num_rows(pieces: Sequence[AnyPiece]) -> int:

@@ -1,0 +1,137 @@
+"""Rows that stay with a run: so that a sample can be traced back, and found again, after everything else has moved on.
+
+rows.json            the pieces in order: a shard of the store, or a file beside
+rows/0003.jsonl      rows of a piece that lies in no store
+verdicts.npz         per row of all pieces: its part, why it was left out, its twin
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from danlu.core.files import read_json, write_bytes, write_json, writing
+from danlu.data.flow.codec import pack_content, pack_marks, unpack, unpack_marks
+from danlu.data.flow.piece import AnyPiece, Row
+from danlu.data.flow.store import Store, StoredPiece
+from danlu.data.ledger import Entry
+from danlu.data.sample import Origin
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What was kept of a run. `columns`: part, left_out, flagged, twin."""
+
+    pieces: list[StoredPiece | KeptPiece]
+    columns: dict[str, npt.NDArray[Any]]
+    wanted: str
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """(number, row) of all rows."""
+        first = 0
+        for piece in self.pieces:
+            for number, row in piece.rows():
+                yield first + number, row
+            first += len(piece)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPiece:
+    """Rows in a file beside the run."""
+
+    path: Path
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        for number, value in enumerate(_lines(self.path)):
+            yield number, _row(value)
+
+    @property
+    def refused(self) -> list[Entry]:
+        return [Entry(**value) for value in _lines(self.path.with_suffix(".refused.jsonl"))]
+
+
+def keep(folder: Path, pieces: Sequence[AnyPiece], columns: dict[str, npt.NDArray[Any]], wanted: str) -> None:
+    """Write what `open_kept` reads; rows.json last."""
+    shutil.rmtree(folder / "rows", ignore_errors=True)
+    listed: list[dict[str, Any]] = []
+    for number, piece in enumerate(pieces):
+        if isinstance(piece, StoredPiece):
+            listed.append({"shard": piece.folder.parent.name, "piece": piece.folder.name, "rows": len(piece)})
+            continue
+        name = f"rows/{number:04}.jsonl"
+        with writing(folder / name) as file:
+            for _, row in piece.rows():
+                file.write(_line(row))
+        with writing((folder / name).with_suffix(".refused.jsonl")) as file:
+            file.writelines(orjson.dumps(entry, default=str) + b"\n" for entry in piece.refused)
+        listed.append({"file": name, "rows": len(piece)})
+    packed = io.BytesIO()
+    np.savez_compressed(packed, allow_pickle=False, **columns)
+    write_bytes(folder / "verdicts.npz", packed.getvalue())
+    write_json(folder / "rows.json", {"format": FORMAT, "pieces": listed, "wanted": wanted})
+
+
+def shards_of(folder: Path) -> set[str]:
+    """Keys of the shards that a run counts on; none where it kept no rows."""
+    path = folder / "rows.json"
+    if not path.is_file():
+        return set()
+    return {piece["shard"] for piece in read_json(path)["pieces"] if "shard" in piece}
+
+
+def open_kept(folder: Path, store: Store) -> Kept | None:
+    """What `keep` left; None where there is nothing, or where its shards have been removed."""
+    if not (folder / "rows.json").is_file():
+        return None
+    listed = read_json(folder / "rows.json")
+    pieces: list[StoredPiece | KeptPiece] = []
+    for piece in listed["pieces"]:
+        if "file" in piece:
+            pieces.append(KeptPiece(folder / piece["file"], piece["rows"]))
+            continue
+        shard = store.find(piece["shard"])
+        if shard is None:
+            return None
+        pieces.append(StoredPiece(shard.folder / piece["piece"], piece["rows"]))
+    with np.load(folder / "verdicts.npz", allow_pickle=False) as columns:
+        return Kept(pieces, dict(columns), listed["wanted"])
+
+
+def _line(row: Row) -> bytes:
+    content, _ = pack_content(row.sample) if row.sample else (b"", "")
+    value = {"id": row.id, "origin": list(astuple(row.origin)), "seat": row.seat, "content": content.decode(),
+             "marks": pack_marks(row.marks).decode()}  # fmt: skip
+    if row.sample is not None and row.sample.group is not None:
+        value["group"] = row.sample.group
+    if row.sample is not None and row.sample.tags:
+        value["tags"] = row.sample.tags
+    return orjson.dumps(value) + b"\n"
+
+
+def _row(value: dict[str, Any]) -> Row:
+    origin = Origin(*value["origin"])
+    packed = value["content"].encode()
+    sample = unpack(packed, origin, value.get("group"), value.get("tags", {})) if packed else None
+    return Row(sample, origin, value["id"], unpack_marks(value["marks"].encode()), value["seat"])
+
+
+def _lines(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            yield orjson.loads(line)

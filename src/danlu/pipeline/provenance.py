@@ -1,0 +1,103 @@
+"""What a prepared run leaves so that every sample can be traced: its rows, Merkle manifests of rows and datasets."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from danlu.core.files import read_json, sha256_json, write_json
+from danlu.data.dataset import Dataset
+from danlu.data.flow.kept import keep, shards_of
+from danlu.data.flow.manifest import DATASET, ROWS, make_manifest
+from danlu.data.flow.passing import Passing
+from danlu.data.flow.store import Store
+from danlu.data.privacy import write_records
+from danlu.data.privacy.records import FOLDER as RECORDS
+from danlu.pipeline.desk import Desk
+from danlu.pipeline.furnace import Smelted, Sources
+from danlu.recipe.recipe import Recipe
+from danlu.run.run import Run
+from danlu.version import VERSION
+
+MANIFEST = "manifest.json"
+
+
+def keep_rows(run: Run, smelted: Smelted) -> None:
+    """Rows and verdicts, and what privacy put on record."""
+    parts = smelted.parts
+    columns: dict[str, npt.NDArray[Any]] = {
+        "part": parts.part,
+        "left_out": parts.verdicts.left_out,
+        "flagged": parts.verdicts.flagged,
+        "twin": parts.verdicts.twin.astype(np.int64),
+    }
+    keep(run.path("dataset"), parts.pieces, columns, parts.verdicts.wanted)
+    shutil.rmtree(run.path(*RECORDS), ignore_errors=True)
+    for number, piece in enumerate(parts.pieces):
+        write_records(run.path(*RECORDS, f"{number:05}.jsonl"), [dict(record) for record in piece.records])
+
+
+def write_manifests(
+    run: Run, smelted: Smelted, sources: Sources, passing: Passing, desks: Sequence[Desk], account: dict[str, Any]
+) -> str:
+    """`dataset/manifest.json` of the rows and one in each dataset's folder; the id of the last stage's."""
+    shards = [{name: value for name, value in shard.items() if name != "key"} for one in smelted.conveyed
+              for shard in one.shards]  # fmt: skip
+    rows = make_manifest(ROWS, {
+        "danlu": VERSION,
+        "inputs": [file.to_json() for plan in sources.plans for file in plan.files],
+        "stages": passing.key(),
+        "shards": shards,
+        "made": [piece_digest(piece) for piece in smelted.made],
+        "funnel": [passed.to_json() for passed in smelted.funnel],
+        "rows": account["rows"],
+        "reasons": account["reasons"],
+        "flags": account["flags"],
+    })  # fmt: skip
+    write_json(run.path("dataset", MANIFEST), rows)
+    name = ""
+    for desk in desks:
+        name = _dataset_manifest(run, desk, smelted, rows["id"])
+    return name
+
+
+def piece_digest(piece: Any) -> str:
+    """Of the ids of a piece that no shard holds."""
+    return sha256_json([row.id for _, row in piece.rows()])
+
+
+def _dataset_manifest(run: Run, desk: Desk, smelted: Smelted, rows: str) -> str:
+    folder = run.path("dataset", desk.name)
+    form = read_json(folder / "format.json")
+    dataset = Dataset.open(folder, verify=False)
+    manifest = make_manifest(DATASET, {
+        "danlu": VERSION,
+        "stage": {"method": desk.stage.method.model_dump(mode="json"), "context": desk.stage.training.context},
+        "recipe": told_of(run.recipe),
+        "split": smelted.parts.certificate.get("digest", ""),
+        "level": smelted.parts.level(),
+        "contract": dataset.card.contract_digest,
+        "tokenizer": dataset.card.tokenizer_digest,
+        "counts": {name: part["items"] for name, part in dataset.card.parts.items()},
+        "outputs": {name: facts["sha256"] for name, facts in form["files"].items() if "/" in name},
+        "digest": dataset.digest,
+    }, [rows])  # fmt: skip
+    write_json(folder / MANIFEST, manifest)
+    return str(manifest["id"])
+
+
+def told_of(recipe: Recipe) -> dict[str, Any]:
+    """What of the chapter `data` decides an outcome."""
+    return recipe.data.model_dump(mode="json", exclude={"engine", "workers", "sources", "teacher"})
+
+
+def prune(run: Run, store: Store) -> int:
+    """Remove shards that no run beside this one, nor this one, counts on any more."""
+    if not store.folder.is_dir():
+        return 0
+    wanted = {key for folder in run.folder.parent.glob("*/dataset") for key in shards_of(folder)}
+    return store.prune(wanted)
