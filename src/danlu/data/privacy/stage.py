@@ -229,8 +229,6 @@ def load_names(path: Path) -> list[str]:
     """Known people from a text file: one name a line, blank lines and # comments aside."""
     try:
         lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise DataError("data.cannot_open", where=str(path)) from error
-    except UnicodeDecodeError as error:
-        raise DataError("privacy.names_encoding", where=str(path)) from error.__class__("utf-8", b"", 0, 0, "-")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError("privacy.names_unreadable", where="data.privacy.names", given=str(path)) from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
