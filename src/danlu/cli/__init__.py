@@ -10,9 +10,21 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from danlu.cli import chat, checking, doctor, explain, inspecting, new, shelves, show, show_plan, targets
+    from danlu.cli import chat, checking, doctor, explain, inspecting, new, shelves, show, show_plan, targets, why
 
-__all__ = ["chat", "checking", "doctor", "explain", "inspecting", "new", "shelves", "show", "show_plan", "targets"]
+__all__ = [
+    "chat",
+    "checking",
+    "doctor",
+    "explain",
+    "inspecting",
+    "new",
+    "shelves",
+    "show",
+    "show_plan",
+    "targets",
+    "why",
+]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -271,6 +271,18 @@ def chat(target: Target, runs: Runs = RUNS, as_json: Json = False, quiet: Quiet 
     cli.chat.talk(target, runs, Voice(as_json=as_json, quiet=quiet))
 
 
+@app.command(help=say("cli.why"))
+def why(
+    sample: Annotated[str, typer.Argument(metavar="SAMPLE", help=say("cli.arg_sample"))],
+    target: Annotated[str | None, typer.Argument(metavar="[RUN]", help=say("cli.arg_one_run"))] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    cli.why.show_why(sample, target, runs, Voice(as_json=as_json, quiet=quiet))
+
+
 @app.command(help=say("cli.show"))
 def show(target: Target, runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
     cli.show.show(target, runs, Voice(as_json=as_json, quiet=quiet))
