@@ -47,6 +47,12 @@ def pack(lengths: npt.ArrayLike, budget: int, seed: int, epoch: int) -> list[Ind
     return packs
 
 
+def cut(items: Indices, lengths: npt.ArrayLike, budget: int) -> list[Indices]:
+    """These items in packs of at most `budget` tokens each; none of them is longer."""
+    bins = _best_fit(items.tolist(), np.asarray(lengths, dtype=np.int64), budget)
+    return [np.array(found, dtype=np.int64) for found in bins]
+
+
 def fill_ratio(packs: list[Indices], lengths: npt.ArrayLike, budget: int) -> float:
     """Tokens packed over room paid for."""
     sizes = np.asarray(lengths, dtype=np.int64)

@@ -1,7 +1,8 @@
 """Which items make which optimizer step, in which pieces. It depends on (seed, epoch) only, so a step's number says
 everything about its data, and a resumed run needs no cursor beside it.
 
-`data.pack` fills micro-batches up to `micro_tokens`; a step takes as many of them as `batch_tokens` holds.
+`data.pack` fills steps up to `batch_tokens`, and cuts each into pieces of at most `micro_tokens`: how much a device can
+compute at once decides in how many pieces a step is computed, never what it holds.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.core.errors import TrainingError
-from danlu.data.pack import pack
+from danlu.data.pack import cut, pack
 from danlu.training.batches import Items
 
 
@@ -38,8 +39,8 @@ class Plan:
     ) -> None:  # fmt: skip
         if not len(lengths):
             raise TrainingError("training.no_items", part="train")
-        self._lengths, self._seed = lengths, seed
-        self._micro_tokens, self.pieces_per_step = micro_tokens, max(1, batch_tokens // micro_tokens)
+        self._lengths, self._seed, self._micro_tokens = lengths, seed, micro_tokens
+        self._step_tokens = max(batch_tokens, int(lengths.max()))
         self.steps_per_epoch = self._num_steps(0)
         """Of the first epoch; later ones may differ by a step, for each is packed anew."""
         self.num_steps = max_steps or self._count(epochs)
@@ -52,11 +53,18 @@ class Plan:
             for index in range(max(0, number - first), num_steps):
                 if first + index >= self.num_steps:
                     return
-                pieces = self._pieces(epoch)[index * self.pieces_per_step : (index + 1) * self.pieces_per_step]
+                pieces = [self._steps(epoch)[index]]
+                if not self.is_whole:
+                    pieces = cut(pieces[0], self._lengths, self._micro_tokens)
                 yield PlannedStep(first + index + 1, epoch + (index + 1) / num_steps, pieces)
             first += num_steps
             if first >= self.num_steps:
                 return
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every step is computed in one piece."""
+        return self._micro_tokens >= self._step_tokens
 
     def _count(self, epochs: float) -> int:
         whole = sum(self._num_steps(epoch) for epoch in range(int(epochs)))
@@ -64,13 +72,13 @@ class Plan:
         return max(1, whole + (math.ceil(rest * self._num_steps(int(epochs))) if rest else 0))
 
     def _num_steps(self, epoch: int) -> int:
-        return math.ceil(len(self._pieces(epoch)) / self.pieces_per_step)
+        return len(self._steps(epoch))
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - lives as long as its trainer
-    def _pieces(self, epoch: int) -> list[Items]:
-        return in_order(self._lengths, self._micro_tokens, self._seed, epoch)
+    def _steps(self, epoch: int) -> list[Items]:
+        return in_order(self._lengths, self._step_tokens, self._seed, epoch)
 
 
-def in_order(lengths: npt.NDArray[np.int64], micro_tokens: int, seed: int, epoch: int) -> list[Items]:
-    """One pass over a part in micro-batches."""
-    return [np.asarray(piece, dtype=np.int64) for piece in pack(lengths, micro_tokens, seed, epoch)]
+def in_order(lengths: npt.NDArray[np.int64], num_tokens: int, seed: int, epoch: int) -> list[Items]:
+    """One pass over a part, so many tokens at a time."""
+    return [np.asarray(items, dtype=np.int64) for items in pack(lengths, num_tokens, seed, epoch)]

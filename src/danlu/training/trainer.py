@@ -278,7 +278,7 @@ class Trainer:
     def _steps_in_backward(self) -> bool:
         """Full fine-tuning frees each gradient at once where nothing has to wait for the last one: no clipping, one
         piece a step, no loss scaling. The result is the same."""
-        is_free = not self.section.clip and self.plan.pieces_per_step == 1 and not self.precision.is_scaled
+        is_free = not self.section.clip and self.plan.is_whole and not self.precision.is_scaled
         return self.adapter.kind == "full" and self.model.device.type == "cuda" and is_free
 
     def _tell_attention(self) -> None:

@@ -29,7 +29,18 @@ def test_every_item_once_an_epoch_and_no_piece_too_large(lengths, epochs, batch_
     assert [step.number for step in steps] == [*range(1, len(steps) + 1)]
     for step in steps:
         assert all(sum(lengths[item] for item in piece) <= 32 for piece in step.pieces)
-        assert len(step.pieces) <= max(1, batch_tokens // 32)
+        assert sum(lengths[item] for piece in step.pieces for item in piece) <= max(batch_tokens, *lengths, 0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(lengths=st.lists(st.integers(1, 32), min_size=1, max_size=60), micro_tokens=st.sampled_from([32, 50, 100, 400]))
+def test_what_a_device_computes_at_once_does_not_decide_what_a_step_holds(lengths, micro_tokens):
+    """Another card, another plan: the same steps, so the same model."""
+    whole = plan(lengths, batch_tokens=100, micro_tokens=400).steps_after(0)
+    for step, other in zip(
+        whole, plan(lengths, batch_tokens=100, micro_tokens=micro_tokens).steps_after(0), strict=True
+    ):
+        assert sorted(items_of([step])) == sorted(items_of([other]))
 
 
 def test_steps_after_a_number_are_the_rest_of_all_steps():

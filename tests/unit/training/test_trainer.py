@@ -189,7 +189,7 @@ def test_stages_chain_and_each_starts_from_the_last_ones_output(tmp_path, adapte
     for method, items in ((Pretrain(), sft_items(30)), (SFT(), rule_items(60)), (DPO(), pair_items(30))):
         data = dataset(tmp_path / f"data-{method.kind}", items)
         run = Trainer(
-            model, attached, method, data, section=section(lr=5e-3), folder=tmp_path / "checkpoints" / method.kind
+            model, attached, method, data, section=section(lr=5e-3, epochs=4), folder=tmp_path / "checkpoints" / method.kind
         )
         steps = list(run.steps())
         last_losses[method.kind] = steps[0].loss, steps[-1].loss
