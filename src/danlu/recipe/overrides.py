@@ -17,6 +17,11 @@ PATH_KNOBS = (
     ("data", "sources"),
     ("data", "validation"),
     ("data", "replay", "path"),
+    ("data", "replay", "prompts"),
+    ("data", "synthesis", "seeds"),
+    ("data", "teacher", "key_file"),
+    ("data", "teacher", "ca_file"),
+    ("data", "teacher", "model"),
     ("evaluation", "questions"),
     ("evaluation", "edge"),
     ("evaluation", "preference"),
@@ -85,7 +90,7 @@ def anchor_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
         for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
         if isinstance(node, dict) and node.get(last) is not None:
-            node[last] = _anchor(node[last], folder, is_model=last == "base")
+            node[last] = _anchor(node[last], folder, is_model=last in ("base", "model"))
     return tree
 
 

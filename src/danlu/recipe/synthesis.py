@@ -76,12 +76,6 @@ class SynthesisSection(Section):
     min_quality: int = Field(0, ge=0, le=5)
     """Keep what the teacher, asked as a judge, gives at least so many of 5 points; 0 asks no judge."""
 
-    temperature: float = Field(0.7, ge=0, le=2)
-    """How freely the teacher words its questions."""
-
-    seed: int = Field(3407, ge=0)
-    """Changes the order of examples and the teacher's dice."""
-
 
 class AugmentSection(Section):
     methods: tuple[str, ...] = ()

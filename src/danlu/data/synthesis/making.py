@@ -20,6 +20,7 @@ from danlu.data.synthesis.words import Language, Reading, language_of, rouge_l, 
 from danlu.data.synthesis.yields import Yield
 from danlu.recipe.synthesis import SynthesisSection
 
+TEMPERATURE, SEED = 0.7, 3407
 SAME_QUESTION = 0.85
 """ROUGE-L from which two questions about one passage are one."""
 
@@ -35,9 +36,11 @@ def synthesise(
     *,
     reading: Reading,
     base: Teacher | None = None,
+    answered: Sequence[Conversation] = (),
 ) -> list[Sample]:
     """Samples made from `documents` (masked and graded before, where the teacher is external) and from `seeds` (example
-    tasks; empty takes danlu's own). `reading` says when texts agree. `base` answers for the rejected side of pairs.
+    tasks; empty takes danlu's own). `reading` says when texts agree. `base` answers for the rejected side of pairs, to
+    the questions that were made and to those of `answered`, conversations that the user brought along.
 
     Every answer about a document cites spans that were found in it: `tags["evidence"]` is a list of {document, start,
     end, text}, offsets into the document's extracted text, `text` as it stands there. Further tags: `made_by`
@@ -62,7 +65,7 @@ def synthesise(
             made = work.judged(made)
         if section.paraphrases:
             made += work.reworded(made)
-        pairs = work.pairs(made) if section.preferences else []
+        pairs = work.pairs([*made, *filter(preferences.can_be_asked, answered)]) if section.preferences else []
     finally:
         work.told.cost = {"teacher": teacher.cost()} | ({"base": base.cost()} if base is not None else {})
         work.told.write(cache_folder)
@@ -98,8 +101,7 @@ class _Work:
             (passage, questions.share_out(self.section.kinds, self.section.questions, passage)) for passage in passages
         ]
         asks = [
-            questions.ask_questions(passage, wanted, temperature=self.section.temperature, seed=self.section.seed)
-            for passage, wanted in asked
+            questions.ask_questions(passage, wanted, temperature=TEMPERATURE, seed=SEED) for passage, wanted in asked
         ]
         replies = self.ask("questions", asks)
         drafts: list[questions.Draft] = []
@@ -147,7 +149,7 @@ class _Work:
         if not doubtful:
             return list(drafts)
         library = Library(passages)
-        asked = [questions.ask_whether_answered(drafts[number], library, seed=self.section.seed) for number in doubtful]
+        asked = [questions.ask_whether_answered(drafts[number], library, seed=SEED) for number in doubtful]
         replies = self.ask("unanswerable", [ask for ask, _ in asked])
         refused: set[int] = set()
         for number, (_, shown), reply in zip(doubtful, asked, replies, strict=True):
@@ -199,7 +201,7 @@ class _Work:
         return [
             instruct.ask_tasks(
                 pool, language, self.section.topic, per_ask,
-                temperature=self.section.temperature, seed=f"{self.section.seed}:{number}:{index}",
+                temperature=TEMPERATURE, seed=f"{SEED}:{number}:{index}",
             )
             for index in range(num_asks)
         ]  # fmt: skip
@@ -228,7 +230,7 @@ class _Work:
         points: list[list[int | None]] = [[] for _ in cases]
         open_cases = list(range(len(cases)))
         for number in range(3):
-            asks = [quality.ask_judge(cases[case], number, seed=self.section.seed) for case in open_cases]
+            asks = [quality.ask_judge(cases[case], number, seed=SEED) for case in open_cases]
             replies = self.ask("quality", asks)
             for case, reply in zip(open_cases, replies, strict=True):
                 points[case].append(quality.points_of(reply.text, cases[case]) if reply.finish == "stop" else None)
@@ -255,7 +257,7 @@ class _Work:
         asks = [
             paraphrases.ask_wordings(
                 sample.messages[0].content, num, Clearance.of(sample),
-                temperature=self.section.temperature, seed=self.section.seed,
+                temperature=TEMPERATURE, seed=SEED,
             )
             for sample in samples
         ]  # fmt: skip

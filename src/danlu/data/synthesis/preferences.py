@@ -16,6 +16,13 @@ MAX_BASE_TOKENS = 256
 ALIKE = 0.6
 
 
+def can_be_asked(sample: Conversation) -> bool:
+    """Whether a base can give the last answer itself: plain turns, no tools."""
+    turns = sample.messages
+    is_plain = not sample.tools and all(turn.role != "tool" and not turn.tool_calls for turn in turns)
+    return is_plain and len(turns) > 1 and turns[-1].role == "assistant" and bool(turns[-1].content.strip())
+
+
 def ask_base(sample: Conversation) -> Ask:
     """The conversation without its last answer, as a user would ask the base."""
     return Ask(sample.messages[:-1], Clearance.of(sample), MAX_BASE_TOKENS)
@@ -32,7 +39,7 @@ def pair_of(sample: Conversation, reply: Reply, reading: Reading) -> Preference 
         return Fault("agrees", {})
     return Preference(
         sample.messages[:-1], (sample.messages[-1],), (Message("assistant", own),), sample.origin, group=sample.group,
-        tags=sample.tags | {"parents": [*sample.tags["parents"], sample_id(sample)], "rejected_by": "base"},
+        tags=sample.tags | {"parents": [*sample.tags.get("parents", []), sample_id(sample)], "rejected_by": "base"},
     )  # fmt: skip
 
 
