@@ -6,6 +6,7 @@ of it, at any depth; what does not fit is refused by name, and what came before 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -55,6 +56,13 @@ class Room:
                     raise NoRoomError("archive_too_large", MAX_BYTES >> 20)
                 file.write(piece)
         return size
+
+
+def place_for(folder: Path, name: str, number: int) -> Path:
+    """Where a file out of an archive is unpacked: its own suffixes, which say what it is, and nothing else of its
+    name."""
+    suffixes = [part for part in PurePosixPath(name).suffixes[-2:] if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", part)]
+    return folder / f"{number}{''.join(suffixes)}"
 
 
 def safe_name(name: str) -> str:

@@ -17,25 +17,32 @@ from danlu.data.tables import is_delimited
 
 ROW_SUFFIXES = {".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".tab", ".parquet", ".xlsx"}
 NOT_READ_YET = {
-    ".pptx": "pptx", ".ppt": "ppt", ".doc": "doc", ".xls": "xls", ".epub": "epub", ".msg": "msg", ".eml": "eml",
+    ".ppt": "ppt", ".doc": "doc", ".xls": "xls", ".msg": "msg",
     ".rtf": "rtf", ".ipynb": "ipynb", ".xml": "xml", ".rss": "rss", ".sqlite": "sqlite", ".sqlite3": "sqlite",
     ".db": "sqlite", ".odt": "odt", ".ods": "ods", ".odp": "odp", ".wps": "wps", ".et": "et", ".arrow": "arrow",
     ".feather": "arrow", ".yaml": "yaml", ".yml": "yaml", ".tex": "tex",
 }  # fmt: skip
 MAX_UNPACKED_BYTES = 512 << 20
 MAGIC: tuple[tuple[bytes, str], ...] = (
-    (b"SQLite format 3\x00", "sqlite"), (b"{\\rtf", "rtf"), (b"\x89PNG", "png image"), (b"\xff\xd8\xff", "jpeg image"),
-    (b"GIF8", "gif image"), (b"BM", "bmp image"), (b"II*\x00", "tiff image"), (b"MM\x00*", "tiff image"),
+    (b"SQLite format 3\x00", "sqlite"), (b"{\\rtf", "rtf"), (b"GIF8", "gif image"),
     (b"RIFF", "media"), (b"ID3", "audio"), (b"OggS", "media"), (b"fLaC", "audio"), (b"\x1aE\xdf\xa3", "video"),
     (b"Rar!", "rar archive"), (b"7z\xbc\xaf", "7z archive"), (b"GGUF", "gguf model"), (b"ARROW1", "arrow"),
     (b"\x7fELF", "program"), (b"MZ", "program"), (b"\x93NUMPY", "numpy array"), (b"\x80\x02", "pickle"),
     (b"\x80\x03", "pickle"), (b"\x80\x04", "pickle"), (b"\x80\x05", "pickle"),
 )  # fmt: skip
-_TEXTUAL_MAGIC = {"bmp image", "media", "program", "audio", "gif image"}
+PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*")
+_TEXTUAL_MAGIC = {"media", "program", "audio", "gif image"}
 """Signs that a plain text may begin with; believed only over bytes that are no text."""
 _HTML = re.compile(
     r"^\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body|meta|script|title)\b", re.IGNORECASE | re.DOTALL
 )
+_LETTER = re.compile(
+    r"(?:[A-Za-z][A-Za-z0-9-]*:[^\r\n]*\r?\n(?:[ \t][^\r\n]*\r?\n)*)*"
+    r"(?:Received|Return-Path|Message-ID|MIME-Version|DKIM-Signature):",
+    re.IGNORECASE,
+)
+"""Header lines, one of which only letters have."""
+_MBOX = re.compile(r"From \S+ [^\n]*\d{4}\s*\n[A-Za-z-]+:")
 _XML = re.compile(r"^\s*<(?:\?xml|rss|feed|svg)\b", re.IGNORECASE)
 
 
@@ -70,9 +77,14 @@ def _binary_kind(source: Source) -> Kind | None:
     if head.startswith(b"PAR1"):
         return Kind("parquet")
     if head.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):  # Microsoft's container of the nineties
+        if "EncryptedPackage".encode("utf-16-le") in head:
+            return Kind(None, "encrypted")
         return _not_yet(suffix.lstrip(".") if suffix in (".xls", ".doc", ".ppt", ".msg", ".wps", ".et") else "ole")
     if head[257:262] == b"ustar":
-        return _not_yet("tar archive")
+        return Kind("archive")
+    for sign in PICTURES:
+        if head.startswith(sign) and _looks_binary(source):
+            return Kind("picture")
     for sign, name in MAGIC:
         if head.startswith(sign) and (name not in _TEXTUAL_MAGIC or _looks_binary(source)):
             return _not_yet(name)
@@ -89,16 +101,17 @@ def _zip_kind(source: Source) -> Kind:
             unpacked = sum(part.file_size for part in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return Kind(None, "broken_archive", {"format": source.suffix.lstrip(".") or "zip"})
-    if unpacked > MAX_UNPACKED_BYTES:  # parsers of Office files hold a part in memory as a whole
+    is_office = "[Content_Types].xml" in names
+    if is_office and unpacked > MAX_UNPACKED_BYTES:  # parsers of Office files hold a part in memory as a whole
         return Kind(None, "document_too_large", {"limit": MAX_UNPACKED_BYTES >> 20})
-    for part, reader in (("word/", "docx"), ("xl/", "xlsx")):
-        if any(name.startswith(part) for name in names):
+    for part, reader in (("word/", "docx"), ("xl/", "xlsx"), ("ppt/", "pptx")):
+        if is_office and any(name.startswith(part) for name in names):
             return Kind(reader)
-    if any(name.startswith("ppt/") for name in names):
-        return _not_yet("pptx")
-    if "META-INF/container.xml" in names or "mimetype" in names:
-        return _not_yet(source.suffix.lstrip(".") if source.suffix in NOT_READ_YET else "epub")
-    return _not_yet("zip archive")
+    if "META-INF/container.xml" in names:
+        return Kind("epub")
+    if "mimetype" in names and "content.xml" in names:
+        return _not_yet(source.suffix.lstrip(".") if source.suffix in NOT_READ_YET else "odt")
+    return Kind("archive")
 
 
 def _looks_binary(source: Source) -> bool:
@@ -115,6 +128,10 @@ def _text_kind(source: Source) -> Kind:
     suffix = source.suffix
     if _HTML.match(text):
         return Kind(None, "html_page", {"suffix": suffix}) if suffix in ROW_SUFFIXES else Kind("html")
+    if suffix in (".mbox", ".mbx") or (_MBOX.match(text) and suffix in ("", ".txt")):
+        return Kind("mbox")
+    if suffix in (".eml", ".mht", ".mhtml") or (_LETTER.match(text) and suffix in ("", ".txt", ".email")):
+        return Kind("mail")
     if suffix in NOT_READ_YET:
         return _not_yet(NOT_READ_YET[suffix])
     if _XML.match(text) and suffix not in (".md", ".markdown"):

@@ -27,6 +27,12 @@ READERS: Registry[Reader] = Registry(
         "text": "danlu.data.sources.text:read_text",
         "html": "danlu.data.sources.html:read_html",
         "docx": "danlu.data.sources.docx:read_docx",
+        "pptx": "danlu.data.sources.pptx:read_pptx",
+        "epub": "danlu.data.sources.epub:read_epub",
+        "mail": "danlu.data.sources.mail:read_mail",
+        "mbox": "danlu.data.sources.mbox:read_mbox",
+        "archive": "danlu.data.sources.archive:read_archive",
+        "picture": "danlu.data.sources.picture:read_picture",
         "pdf": "danlu.data.sources.pdf:read_pdf",
     },
 )
