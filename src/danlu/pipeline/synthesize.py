@@ -12,7 +12,7 @@ from danlu.core.messages import say
 from danlu.core.progress import Progress
 from danlu.data.augment import AUGMENTERS, augment
 from danlu.data.ledger import Ledger
-from danlu.data.sample import Document, Sample
+from danlu.data.sample import Conversation, Document, Sample
 from danlu.data.synthesis import Reading, synthesise
 from danlu.engines.cache import AnswerCache
 from danlu.evaluation.fold import fold
@@ -27,7 +27,7 @@ READING = Reading(fold, says_not_stated)
 def wants_synthesis(recipe: Recipe) -> bool:
     """Whether the recipe asks for anything to be made."""
     section = recipe.data.synthesis
-    return bool(section.questions or section.instructions)
+    return bool(section.questions or section.instructions or section.preferences)
 
 
 def synthesize(
@@ -39,7 +39,8 @@ def synthesize(
     ledger: Ledger,
     progress: Progress,
 ) -> list[Sample]:
-    """What a teacher makes of the documents among `samples`; [] where the recipe asks for nothing.
+    """What a teacher makes of the documents among `samples`, and pairs of the conversations; [] where the recipe asks
+    for nothing.
 
     `seeds` are the rows of `data.synthesis.seeds`, which went the same way as the sources (privacy included). `folder`
     gets `yield.json` and `refused.jsonl`; `cache_folder` holds the teacher's replies and may serve many runs.
@@ -48,6 +49,7 @@ def synthesize(
         return []
     section = recipe.data.synthesis
     documents = [sample for sample in samples if isinstance(sample, Document)]
+    answered = [sample for sample in samples if isinstance(sample, Conversation)]
     if section.questions and not documents:
         progress.note(say("synthesis.no_documents"))
     teacher = open_teacher(
@@ -55,7 +57,9 @@ def synthesize(
     )
     base = _base_of(recipe, teacher, cache_folder, progress) if section.preferences else None
     try:
-        return synthesise(documents, seeds, section, teacher, folder, ledger, progress, reading=READING, base=base)
+        return synthesise(
+            documents, seeds, section, teacher, folder, ledger, progress, reading=READING, base=base, answered=answered
+        )
     finally:
         for asked in (teacher, base):
             if isinstance(asked, LocalTeacher):
