@@ -28,7 +28,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.append(str(Path(__file__).resolve().parent))
 
 CONFIG_100M = {
     "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 768, "intermediate_size": 2048,

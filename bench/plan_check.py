@@ -1,7 +1,9 @@
 """Predicted beside measured: the planner against the engine, over shapes, contexts, policies and memory caps.
 
+    python bench/plan_check.py OUT.json unseen             shapes that no constant was read off, under 280 s on one H200
     python bench/plan_check.py OUT.json                    all cases on this GPU
-    python bench/plan_check.py OUT.json 7b-light 0.5b-2k   some of them
+    python bench/plan_check.py OUT.json 7b-light 0.5b-2k   some of them (`plan_cases.py`)
+    python bench/plan_check.py --plans unseen              what would be run, without a GPU
     python bench/plan_check.py OUT.json --again            judge an earlier OUT.json by today's constants, without a GPU
     python bench/plan_check.py --against bench/results/steps-h200.json    the same for steps of bench/step.py
 
@@ -16,276 +18,25 @@ measured: what `planning/rates.py` and `planning/cards.py` should change by. The
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import statistics
-import time
-from dataclasses import asdict, dataclass, replace
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measured_steps import PEAK_BAR, TIME_BAR, points_of, table
 
-from danlu.planning import rates
-from danlu.planning.bases import BASES
-from danlu.planning.cards import Card, find_card, seen_card
+sys.path.append(str(Path(__file__).resolve().parent))
+from measured_steps import PEAK_BAR, TIME_BAR, points_of, table
+from plan_cases import UNSEEN, Case, G, named
+
+from danlu.planning.cards import CARDS, find_card
 from danlu.planning.memory import predict_memory
-from danlu.planning.plan import Limits, Plan, choose
 from danlu.planning.policy import Mix
 from danlu.planning.time import predict_time
-from danlu.planning.work import Work
-
-G = 2**30
-WARM, STEPS = 3, 5
-
-
-@dataclass(frozen=True)
-class Case:
-    """`policy` for every layer, or `cap_gib` to be planned for."""
-
-    name: str
-    shape: str
-    tokens: int
-    documents: int
-    policy: str = ""
-    cap_gib: float = 0.0
-    share: float = 1.0
-    precision: str = "16"
-    adapter: str = "lora"
-
-    @property
-    def work(self) -> Work:
-        # write_shape unties the heads of all shapes, and takes one vocabulary for them
-        shapes = replace(BASES[self.shape], tied=False, vocab=152_064)
-        return Work(
-            shapes=shapes, context=self.documents, micro_tokens=self.tokens, batch_tokens=self.tokens,
-            document_tokens=self.documents, supervised_ratio=self.share, precision=self.precision,  # type: ignore[arg-type]
-            is_full=self.adapter != "lora", rank=16 if self.adapter == "lora" else 0,
-            has_masters=self.adapter == "full", has_8bit_states=self.adapter == "full_lean",
-        )  # fmt: skip
-
-    def plan(self, card: Card) -> Plan:
-        if self.cap_gib:
-            return choose(self.work, card, Limits(int(self.cap_gib * G), 200 * G))
-        mix = Mix.of(self.policy or "all", self.work.shapes.num_layers)  # type: ignore[arg-type]
-        return Plan(self.work, card, mix, predict_memory(self.work, mix), predict_time(self.work, mix, card))
-
-
-B7, B15, B05 = "qwen2.5-7b", "qwen2.5-1.5b", "qwen2.5-0.5b"
-CASES = [
-    Case("7b-all", B7, 16_384, 2048),
-    Case("7b-light", B7, 16_384, 2048, "light"),
-    Case("7b-input", B7, 16_384, 2048, "input"),
-    Case("7b-input-host", B7, 16_384, 2048, "input-host"),
-    Case("7b-some-learnt", B7, 16_384, 2048, share=0.3),
-    Case("7b-4k", B7, 4096, 2048),
-    Case("7b-short", B7, 16_384, 512),
-    Case("7b-long", B7, 16_384, 16_384),
-    Case("7b-32k-light", B7, 32_768, 32_768, "light"),
-    Case("7b-cap48", B7, 16_384, 2048, cap_gib=48),
-    Case("7b-cap24", B7, 16_384, 2048, cap_gib=24),
-    Case("7b-cap20", B7, 16_384, 2048, cap_gib=20),
-    Case("1.5b-all", B15, 16_384, 2048),
-    Case("1.5b-8k-input", B15, 32_768, 8192, "input"),
-    Case("1.5b-cap16", B15, 32_768, 2048, cap_gib=16),
-    Case("0.5b-2k", B05, 2048, 2048),
-    Case("0.5b-8k", B05, 8192, 2048),
-    Case("0.5b-32k", B05, 32_768, 2048),
-    Case("0.5b-cap8", B05, 32_768, 2048, cap_gib=8),
-    Case("7b-fp8", B7, 16_384, 2048, precision="fp8"),
-    Case("7b-nf4-input", B7, 16_384, 2048, "input", precision="nf4"),
-    Case("7b-nf4-cap11", B7, 16_384, 2048, cap_gib=10.9, precision="nf4"),
-    Case("1.5b-full", B15, 4096, 2048, adapter="full"),
-    Case("1.5b-full-lean", B15, 4096, 2048, adapter="full_lean"),
-]
-
-
-# ---- on the device
-
-
-def run_cases(cases: list[Case]) -> list[dict[str, Any]]:
-    import torch
-
-    properties = torch.cuda.get_device_properties(0)
-    card = seen_card(properties.name, properties.total_memory, (properties.major, properties.minor))
-    torch.zeros(1, device="cuda")
-    context = _device_bytes() - torch.cuda.memory_reserved()
-    print(f"{card.name}: {card.memory_bytes / G:.1f} GiB, of which the context takes {context / 2**20:.0f} MiB")
-    done: list[dict[str, Any]] = []
-    bench: Bench | None = None
-    for case in cases:
-        kind = (case.shape, case.precision, case.adapter)
-        if bench is None or bench.kind != kind:
-            bench = None
-            gc.collect()
-            torch.cuda.empty_cache()
-            try:
-                bench = Bench(*kind)
-            except Exception as error:  # a way to train that is not there yet is told, and the others run
-                done.append({"case": asdict(case), "error": f"{type(error).__name__}: {error}"[:300]})
-                print(json.dumps(done[-1]), flush=True)
-                continue
-        done.append(bench.run(case, card, context))
-        print(_line(done[-1]), flush=True)
-    return done
-
-
-def _device_bytes() -> int:
-    import torch
-
-    free, total = torch.cuda.mem_get_info()
-    return total - free
-
-
-class Bench:
-    """One drawn model, ready to train in one way."""
-
-    def __init__(self, shape: str, precision: str, adapter: str) -> None:
-        import torch
-        from step import draw
-
-        from danlu.adapters.full import Full
-        from danlu.adapters.lora import LoRA
-        from danlu.training.blocks.trunk import QuickTrunk
-        from danlu.training.optim import build_optimizer
-
-        self.kind = (shape, precision, adapter)
-        began = time.perf_counter()
-        self.model = draw(shape, "cuda")
-        if precision != "16":
-            _quantise(self.model, precision)
-        attached: Any = (
-            LoRA(rank=16).attach(self.model) if adapter == "lora" else _full(Full, adapter).attach(self.model)
-        )
-        self.parameters = attached.parameters()
-        self.quick = QuickTrunk(self.model) if adapter == "lora" else None
-        self.model.quick = self.quick
-        self.graphs: Any = None
-        self.optimizer = build_optimizer(
-            self.parameters, lr=1e-4, weight_decay=0.01, betas=(0.9, 0.999), is_flat=adapter == "lora",
-            **({"kind": "adamw_8bit"} if adapter == "full_lean" else {}),
-        )  # fmt: skip
-        torch.cuda.synchronize()
-        print(f"{self.kind} drawn in {time.perf_counter() - began:.1f} s", flush=True)
-
-    def run(self, case: Case, card: Card, context: int) -> dict[str, Any]:
-        """Predicted and measured, side by side."""
-        import torch
-
-        plan = case.plan(card)
-        told = {"case": asdict(case), "card": card.name, "context_bytes": context, "policies": plan.mix.to_json()}
-        self._lay(plan)
-        torch.cuda.empty_cache()
-        share = min(1.0, (case.cap_gib * G - context) / card.memory_bytes) if case.cap_gib else 1.0
-        torch.cuda.set_per_process_memory_fraction(share)
-        try:
-            return told | {"predicted": predicted(plan), "measured": self._measure(case)}
-        except torch.OutOfMemoryError as error:
-            return told | {"predicted": predicted(plan), "error": f"out of memory: {str(error)[:200]}"}
-        finally:
-            self.graphs = None
-            torch.cuda.set_per_process_memory_fraction(1.0)
-            self.optimizer.zero_grad()
-            gc.collect()
-
-    def _lay(self, plan: Plan) -> None:
-        from danlu.training.blocks.policy import Policy
-
-        if self.quick is not None:
-            self.quick.use([Policy.parse(name) for name in plan.policies])
-
-    def _measure(self, case: Case) -> dict[str, Any]:
-        import torch
-        from step import batch_of
-
-        batch = batch_of(case.tokens, case.documents, case.share, self.model.spec.vocab_size, "cpu")
-        self.graphs = self._record(case)
-        batch = batch if self.graphs else batch.to(self.model.device)
-        torch.cuda.reset_peak_memory_stats()
-        losses = [self._step(batch) for _ in range(WARM)]
-        torch.cuda.synchronize()
-        times = []
-        for _ in range(STEPS):
-            began = time.perf_counter()
-            losses.append(self._step(batch))
-            torch.cuda.synchronize()
-            times.append(time.perf_counter() - began)
-        return {
-            "allocated_bytes": torch.cuda.max_memory_allocated(),
-            "reserved_bytes": torch.cuda.max_memory_reserved(),
-            "step_s": statistics.median(times),
-            "step_s_range": [min(times), max(times)],
-            "losses": [float(losses[0]), float(losses[-1])],
-            "is_recorded": self.graphs is not None,
-        }
-
-    def _record(self, case: Case) -> Any:
-        """Graphs where the trainer would use them."""
-        from danlu.training.graphs import Graphs
-        from danlu.training.methods.sft import SFT
-
-        if self.quick is None or not Graphs.suits(self.model, self.quick, SFT(), case.tokens):
-            return None
-        return Graphs(self.model, SFT(), self.optimizer.flat, case.tokens)
-
-    def _step(self, batch: Any) -> Any:
-        from danlu.training.optim import clip_gradients, gradient_norm
-
-        if self.graphs is not None:
-            loss = self.graphs.accumulate(batch, batch.num_targets)
-        else:
-            loss = self._loss(batch)
-            loss.backward()
-        clip_gradients(self.parameters, gradient_norm(self.parameters, self.optimizer), 1.0, self.optimizer)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.quick is not None:
-            self.quick.refresh()
-        return loss.detach()
-
-    def _loss(self, batch: Any) -> Any:
-        import torch
-
-        from danlu.training.likelihood import summed_nll
-
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.quick is None):
-            return summed_nll(self.model, batch) / batch.num_targets
-
-
-def _quantise(model: Any, precision: str) -> None:
-    """Every linear layer of the blocks, from the weight drawn for it."""
-    import torch
-
-    from danlu.model.quantized import HEADS, put
-    from danlu.model.quantizers import QUANTIZERS
-
-    quantizer = QUANTIZERS.load(precision)
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, torch.nn.Linear) and name.rpartition(".")[2] not in HEADS:
-            fresh = quantizer.in_place_of(layer, torch.bfloat16)
-            fresh.take(layer.weight.data)
-            fresh.bias = layer.bias
-            put(model, name, fresh)
-
-
-def _full(full: Any, adapter: str) -> Any:
-    """With fp32 masters, or without."""
-    return full() if adapter == "full" else full(masters="none")
-
 
 # ---- the judgement
-
-
-def predicted(plan: Plan) -> dict[str, Any]:
-    assert plan.time is not None
-    return {
-        "allocated_bytes": plan.memory.allocated_bytes + rates.WORKSPACE_BYTES,
-        "total_bytes": plan.total_bytes,
-        "memory": plan.memory.to_json(),
-        "step_s": plan.time.total_s,
-        "time": plan.time.to_json(),
-    }
 
 
 def judge(found: dict[str, Any]) -> tuple[float, float]:
@@ -313,6 +64,7 @@ def summarise(done: list[dict[str, Any]]) -> dict[str, Any]:
     """Errors against the bars, and the factors that would mend the times."""
     good = [found for found in done if "measured" in found]
     errors = {found["case"]["name"]: judge(found) for found in good}
+    unseen = [errors[case.name] for case in UNSEEN if case.name in errors]
     reserved = [f["measured"]["reserved_bytes"] / f["measured"]["allocated_bytes"] for f in good]
     return {
         "num_cases": len(good),
@@ -320,6 +72,10 @@ def summarise(done: list[dict[str, Any]]) -> dict[str, Any]:
         "time_errors": {name: round(step, 4) for name, (_, step) in errors.items()},
         "within_peak_bar": sum(abs(peak) <= PEAK_BAR for peak, _ in errors.values()),
         "within_time_bar": sum(abs(step) <= TIME_BAR for _, step in errors.values()),
+        "num_unseen": len(unseen),
+        "unseen_within_peak_bar": sum(abs(peak) <= PEAK_BAR for peak, _ in unseen),
+        "unseen_within_time_bar": sum(abs(step) <= TIME_BAR for _, step in unseen),
+        "not_measured": {found["case"]["name"]: found["error"] for found in done if "error" in found},
         "allocated_minus_predicted_mib": {
             f["case"]["name"]: round((f["measured"]["allocated_bytes"] - f["predicted"]["allocated_bytes"]) / 2**20)
             for f in good
@@ -344,8 +100,21 @@ def _factors(good: list[dict[str, Any]]) -> dict[str, float]:
     return {name: round(float(value), 3) for name, value in zip(names, solved, strict=True)}
 
 
+def tell_plans(cases: list[Case]) -> None:
+    """What would be run on an H200."""
+    for case in cases:
+        plan = case.plan(CARDS["H200"])
+        assert plan.time is not None, "planned on a card"
+        print(
+            f"{case.name:20} {plan.total_bytes / G:6.2f} GiB of {case.cap_gib or 139.8:5.1f}, step "
+            f"{plan.time.total_s * 1e3:6.0f} ms, fits: {plan.fits}  {plan.mix.to_json()}"
+        )
+
+
 def judge_again(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same measurements beside what today's constants predict."""
+    from plan_bench import predicted
+
     for found in done:
         case, card = Case(**found["case"]), find_card(found.get("card", ""))
         if "measured" not in found or card is None:
@@ -363,20 +132,29 @@ def judge_again(done: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, nargs="?")
-    parser.add_argument("cases", nargs="*", help="names; all where none are given")
+    parser.add_argument("cases", nargs="*", help="names, or unseen, or calibrated; all where none are given")
+    parser.add_argument("--plans", action="store_true", help="no GPU: tell what would be run")
+    parser.add_argument("--budget", type=float, default=240.0, help="seconds; cases that begin later are left out")
     parser.add_argument("--again", action="store_true", help="no GPU: judge OUT by today's constants")
     parser.add_argument("--against", type=Path, metavar="FILE", help="no GPU: steps measured by bench/step.py")
     given = parser.parse_args()
     if given.against:
         print(table(list(points_of(given.against))))
         return
+    if given.plans:
+        tell_plans(named([str(given.out), *given.cases] if given.out else []))
+        return
     if given.out is None:
         parser.error("OUT is missing")
     if given.again:
         done = judge_again(json.loads(given.out.read_text())["cases"])
     else:
-        wanted = [case for case in CASES if not given.cases or case.name in given.cases]
-        done = run_cases(wanted)
+        from plan_bench import run_cases
+
+        from danlu.pipeline.device import choose_device
+
+        choose_device("cuda")  # segments that grow, as in training
+        done = run_cases(named(given.cases), given.budget, _line)
     summary = summarise(done)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps({"summary": summary, "cases": done}, indent=1) + "\n")
