@@ -1,0 +1,274 @@
+"""The audit log: who did what to what, when and why. Append-only JSONL, each line hashed together with the one before.
+
+A chain shows that a line was changed, taken out or put in. It does not show that somebody rewrote the whole chain, or
+cut off its end: for that, heads are written to a file elsewhere (`anchor`), and `verify` checks the log against it.
+
+A line torn by a crash stays where it is. The next writer ends it, and the entry `recovered` behind it holds its digest,
+so that it can be told from a line that was tampered with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import getpass
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from danlu.core.errors import RunError
+from danlu.core.files import dump_json, sha256_bytes, sync_folder
+from danlu.run.lock import locked
+
+NAME = "audit.jsonl"
+START = "0" * 64
+"""What stands for the hash before the first entry."""
+RECOVERED = "recovered"
+WAIT_S = 30.0
+_TAIL_BYTES = 1 << 16
+_THREADS = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One act. `hash` covers everything else and `prev`, the hash of the entry before; `n` counts from 1."""
+
+    n: int
+    time: str
+    actor: str
+    action: str
+    object: dict[str, Any]
+    reason: str
+    prev: str
+    hash: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "n": self.n, "time": self.time, "actor": self.actor, "action": self.action, "object": self.object,
+            "reason": self.reason, "prev": self.prev, "hash": self.hash,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong at a line (0: with the log as a whole); `what` is a catalogue key of the room `audit`."""
+
+    line: int
+    what: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`torn`: lines that a crash cut off, each with what became of it. Whole means: no problems."""
+
+    num_entries: int
+    head: str
+    problems: tuple[Problem, ...]
+    torn: tuple[Problem, ...]
+    num_anchors: int
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.problems
+
+
+class AuditLog:
+    """`AuditLog(runs / "audit.jsonl")`. Any number of processes and threads may append."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, action: str, object: dict[str, Any], *, reason: str = "", actor: str | None = None) -> Entry:
+        """One more entry, on disk when this returns. `object` holds names and digests, never what was masked."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with _THREADS, self._alone():
+            is_new = not self.path.exists()
+            with self.path.open("a+b") as file:
+                last, torn = _tail(file)
+                if torn:
+                    file.write(b"\n")
+                    if (whole := _entry(torn)) is not None and _follows(whole, last):
+                        last = whole  # only its line end was missing
+                    else:
+                        facts = {"bytes": len(torn), "sha256": sha256_bytes(torn)}
+                        last = _written(file, last, RECOVERED, facts, "", actor)
+                entry = _written(file, last, action, object, reason, actor)
+                file.flush()
+                os.fsync(file.fileno())
+            if is_new:
+                sync_folder(self.path.parent)
+        return entry
+
+    def entries(self) -> Iterator[Entry]:
+        """Entries as they stand, broken lines left out; `verify` tells whether they can be believed."""
+        return (entry for _, entry, _ in self._lines() if entry is not None)
+
+    def head(self) -> Entry | None:
+        entries = list(self.entries())
+        return entries[-1] if entries else None
+
+    def anchor(self, elsewhere: Path) -> Entry:
+        """Append the head to a file that others keep: another disk, a ticket, a mailbox. RunError for an empty log."""
+        head = self.head()
+        if head is None:
+            raise RunError("audit.empty", where=str(self.path))
+        line = {"log": self.path.name, "n": head.n, "hash": head.hash, "time": _now()}
+        elsewhere.parent.mkdir(parents=True, exist_ok=True)
+        with elsewhere.open("ab") as file:
+            file.write(dump_json(line, indent=False) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return head
+
+    def verify(self, anchors: Path | None = None) -> Verdict:
+        """Walk the whole chain, and hold it against the anchors where given."""
+        problems: list[Problem] = []
+        torn: list[Problem] = []
+        hashes: dict[int, str] = {}
+        head, count = START, 0
+        broken: tuple[int, bytes] | None = None
+        for number, entry, line in self._lines():
+            if entry is None:
+                if broken is not None:
+                    problems.append(Problem(broken[0], "broken"))
+                broken = (number, line)
+                continue
+            if broken is not None:
+                found = torn if _explains(entry, broken[1]) else problems
+                found.append(Problem(broken[0], "recovered" if found is torn else "broken"))
+                broken = None
+            if entry.prev != head or entry.n != count + 1:
+                problems.append(Problem(number, "chain", {"n": entry.n, "expected": count + 1}))
+            head, count = entry.hash, entry.n
+            hashes[entry.n] = entry.hash
+        if broken is not None:  # a last line without its end is a crash; with it, somebody's work
+            found = torn if not self._ends_well() else problems
+            found.append(Problem(broken[0], "torn" if found is torn else "broken"))
+        pinned = list(_anchored(anchors, self.path.name)) if anchors is not None else []
+        problems += _against(pinned, hashes)
+        return Verdict(len(hashes), head, tuple(problems), tuple(torn), len(pinned))
+
+    def _lines(self) -> Iterator[tuple[int, Entry | None, bytes]]:
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                for number, line in enumerate(file, start=1):
+                    yield number, _entry(line.removesuffix(b"\n")), line.removesuffix(b"\n")
+
+    def _ends_well(self) -> bool:
+        with self.path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the log's lock; wait for another process that holds it. RunError when it does not let go."""
+        until = time.monotonic() + WAIT_S
+        while True:
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(locked(self.path.with_name(f".{self.path.name}.lock")))
+                except RunError:
+                    if time.monotonic() > until:
+                        raise
+                else:
+                    yield
+                    return
+            time.sleep(0.002)
+
+
+def who() -> str:
+    """The account that acts, as the operating system knows it."""
+    if os.name == "nt":
+        return getpass.getuser()
+    import pwd  # not on Windows
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
+
+
+def _written(
+    file: Any, last: Entry | None, action: str, object: dict[str, Any], reason: str, actor: str | None
+) -> Entry:
+    n, prev = (last.n + 1, last.hash) if last is not None else (1, START)
+    plain = {"n": n, "time": _now(), "actor": actor or who(), "action": action, "object": object, "reason": reason}
+    plain = orjson.loads(dump_json(plain, indent=False)) | {"prev": prev}  # as it will be read back
+    entry = Entry(**plain, hash=_hash(plain))
+    file.write(dump_json(entry.to_json(), indent=False) + b"\n")
+    return entry
+
+
+def _hash(plain: dict[str, Any]) -> str:
+    return sha256_bytes(dump_json(plain, indent=False))
+
+
+def _entry(line: bytes) -> Entry | None:
+    """The entry of a line; None when it is broken or its hash does not fit."""
+    try:
+        tree = orjson.loads(line)
+        claimed = tree.pop("hash")
+        return Entry(**tree, hash=claimed) if _hash(tree) == claimed else None
+    except (orjson.JSONDecodeError, TypeError, AttributeError, KeyError):
+        return None
+
+
+def _tail(file: Any) -> tuple[Entry | None, bytes]:
+    """The last whole entry, and what stands behind the last line end."""
+    size = file.seek(0, os.SEEK_END)
+    block = _TAIL_BYTES
+    while True:
+        file.seek(max(0, size - block))
+        lines = file.read().split(b"\n")
+        torn = lines.pop()
+        known = lines if block >= size else lines[1:]  # the first may be cut by the block
+        for line in reversed(known):
+            if (entry := _entry(line)) is not None:
+                return entry, torn
+        if block >= size:
+            return None, torn
+        block *= 4
+
+
+def _follows(entry: Entry, last: Entry | None) -> bool:
+    return entry.prev == (last.hash if last is not None else START)
+
+
+def _explains(entry: Entry, line: bytes) -> bool:
+    return entry.action == RECOVERED and entry.object == {"bytes": len(line), "sha256": sha256_bytes(line)}
+
+
+def _anchored(path: Path, log: str) -> Iterator[tuple[int, int, str]]:
+    """Line, n and hash of every head in an anchor file that speaks of this log."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError as error:
+        raise RunError("audit.no_anchors", where=str(path)) from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            head = orjson.loads(line)
+            if head["log"] == log:
+                yield number, int(head["n"]), str(head["hash"])
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise RunError("audit.bad_anchor", where=f"{path}:{number}") from error
+
+
+def _against(pinned: Sequence[tuple[int, int, str]], hashes: dict[int, str]) -> list[Problem]:
+    found = []
+    for _, n, digest in pinned:
+        if n not in hashes:
+            found.append(Problem(0, "cut_off", {"n": n}))
+        elif hashes[n] != digest:
+            found.append(Problem(0, "rewritten", {"n": n}))
+    return found
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,136 @@
+"""The audit log: what a chain shows, what only an anchor shows, and what a crash leaves."""
+
+import multiprocessing
+import threading
+from pathlib import Path
+
+import orjson
+import pytest
+
+from danlu.core.errors import RunError
+from danlu.run.audit import AuditLog
+
+
+def written(tmp_path: Path, num: int = 5) -> AuditLog:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    for number in range(num):
+        log.append("prepare", {"run": f"r{number}"}, reason="测试", actor="a")
+    return log
+
+
+def lines_of(log: AuditLog) -> list[bytes]:
+    return log.path.read_bytes().splitlines(keepends=True)
+
+
+def test_a_chain_is_whole_and_names_who_did_what(tmp_path: Path) -> None:
+    log = written(tmp_path)
+    verdict = log.verify()
+    assert verdict.is_whole and verdict.num_entries == 5 and not verdict.torn
+    entry = log.append("forget", {"list": "x"})
+    assert entry.n == 6 and entry.actor and entry.time.endswith("+00:00")
+    assert log.head() == entry and log.verify().head == entry.hash
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda lines: [lines[0].replace(b'"r0"', b'"r9"'), *lines[1:]],
+        lambda lines: [*lines[:2], *lines[3:]],
+        lambda lines: [lines[0], lines[2], lines[1], *lines[3:]],
+        lambda lines: [*lines[:2], lines[1], *lines[2:]],
+        lambda lines: [*lines[:2], b"garbage\n", *lines[2:]],
+        lambda lines: [*lines, b"garbage\n"],
+    ],
+    ids=["changed", "removed", "swapped", "doubled", "put in", "garbage at the end"],
+)
+def test_tampering_is_named_with_its_line(tmp_path: Path, spoil: object) -> None:
+    log = written(tmp_path)
+    log.path.write_bytes(b"".join(spoil(lines_of(log))))  # type: ignore[operator]
+    verdict = log.verify()
+    assert not verdict.is_whole
+    assert all(problem.line >= 1 for problem in verdict.problems)
+
+
+def test_a_rewritten_chain_is_whole_in_itself_and_fails_against_its_anchor(tmp_path: Path) -> None:
+    log = written(tmp_path)
+    anchors = tmp_path / "elsewhere" / "heads.jsonl"
+    log.anchor(anchors)
+    log.path.unlink()
+    forged = written(tmp_path, 7)
+    assert forged.verify().is_whole  # a chain alone can be made anew
+    verdict = forged.verify(anchors)
+    assert [problem.what for problem in verdict.problems] == ["rewritten"] and verdict.num_anchors == 1
+
+
+def test_a_log_that_was_cut_off_fails_against_its_anchor(tmp_path: Path) -> None:
+    log = written(tmp_path)
+    log.anchor(tmp_path / "heads.jsonl")
+    log.path.write_bytes(b"".join(lines_of(log)[:3]))
+    assert log.verify().is_whole
+    assert [problem.what for problem in log.verify(tmp_path / "heads.jsonl").problems] == ["cut_off"]
+    log.append("prepare", {})
+    log.append("prepare", {})
+    assert [problem.what for problem in log.verify(tmp_path / "heads.jsonl").problems] == ["rewritten"]
+
+
+def test_a_torn_last_line_is_named_and_recovered(tmp_path: Path) -> None:
+    log = written(tmp_path)
+    whole = log.path.read_bytes()
+    for cut in (1, 40, len(lines_of(log)[-1]) - 2):
+        log.path.write_bytes(whole[:-cut])
+        verdict = log.verify()
+        if cut == 1:  # only the line end is missing: the entry is there
+            assert verdict.is_whole and verdict.num_entries == 5
+            log.append("prepare", {})
+            assert log.verify().num_entries == 6 and not log.verify().torn
+            continue
+        assert verdict.is_whole and [torn.what for torn in verdict.torn] == ["torn"] and verdict.num_entries == 4
+        log.append("prepare", {"after": "crash"})
+        verdict = log.verify()
+        assert verdict.is_whole and [(torn.line, torn.what) for torn in verdict.torn] == [(5, "recovered")]
+        assert [entry.action for entry in log.entries()][-2:] == ["recovered", "prepare"]
+        spoilt = lines_of(log)
+        spoilt[4] = b'{"n":5,"what":"else"}\n'
+        log.path.write_bytes(b"".join(spoilt))
+        assert not log.verify().is_whole, "a torn line may not be replaced afterwards"
+
+
+def _append(path: str, name: str) -> None:
+    for number in range(20):
+        AuditLog(Path(path)).append("prepare", {"by": name, "number": number})
+
+
+def test_processes_and_threads_append_side_by_side(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_append, args=(str(path), f"p{n}")) for n in range(2)]
+    threads = [threading.Thread(target=_append, args=(str(path), f"t{n}")) for n in range(3)]
+    for each in (*workers, *threads):
+        each.start()
+    for each in (*workers, *threads):
+        each.join()
+    verdict = AuditLog(path).verify()
+    assert verdict.is_whole and verdict.num_entries == 100
+    for name in ("p0", "p1", "t0", "t1", "t2"):
+        numbers = [entry.object["number"] for entry in AuditLog(path).entries() if entry.object["by"] == name]
+        assert numbers == list(range(20))
+
+
+def test_long_entries_and_long_logs_find_their_end(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.append("prepare", {"long": "长" * 60_000})
+    log.append("prepare", {"long": "x" * 300_000})
+    log.append("prepare", {})
+    assert log.verify().is_whole and log.verify().num_entries == 3
+
+
+def test_anchors_that_are_none_are_said_in_words(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    with pytest.raises(RunError, match=r"audit|empty|空"):
+        log.anchor(tmp_path / "heads")
+    log.append("prepare", {})
+    with pytest.raises(RunError):
+        log.verify(tmp_path / "missing")
+    (tmp_path / "bad").write_bytes(orjson.dumps({"log": "audit.jsonl"}))
+    with pytest.raises(RunError):
+        log.verify(tmp_path / "bad")
