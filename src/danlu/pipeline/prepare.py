@@ -32,12 +32,14 @@ from danlu.data.samples_file import write_samples
 from danlu.data.sources import read
 from danlu.data.split import fold
 from danlu.pipeline.base import Base, open_base
+from danlu.pipeline.data_report import write_report
 from danlu.pipeline.desk import Desk, Replay
 from danlu.pipeline.fates import merge_stages
 from danlu.pipeline.furnace import STORE, Smelted, Sources, smelt, specs_of
 from danlu.pipeline.leaks import asked
 from danlu.pipeline.parts import Parts
 from danlu.pipeline.passing import build_passing
+from danlu.pipeline.prepared_facts import facts_of
 from danlu.pipeline.provenance import keep_rows, prune, write_manifests
 from danlu.recipe.data import DataSection
 from danlu.recipe.recipe import Recipe
@@ -45,8 +47,9 @@ from danlu.run.run import Run
 from danlu.version import VERSION
 
 NUM_PROBES = 16
-CHOSEN = ("duplicate", "near_duplicate", "no_stage_wants_it")
-"""Reasons that are the recipe's choice and no fault of the data: they do not count towards `data.max_rejected`."""
+CHOSEN = frozenset({"duplicate", "near_duplicate", "no_stage_wants_it"})
+"""Reasons that are the recipe's choice and no fault of the data: they do not count towards `data.max_rejected`. So are
+those of cleaners and of privacy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +126,12 @@ def _prepare(run: Run, base: Base, sources: Sources, passing: Passing, told: Pro
     account = _store_account(run, smelted, desks)
     for desk in desks:
         desk.refuse_untouched()
-    _judge(run, ledger)
+    _judge(run, smelted)
     for desk in desks:
         desk.refuse_empty(run.path("rejects.jsonl"))
     keep_rows(run, smelted)
     name = write_manifests(run, smelted, sources, passing, desks, account)
+    write_report(run, facts_of(run, smelted, desks, ledger, name))
     prune(run, store)
     return {"rows": account["rows"], "counts": account["counts"]} | {
         "dataset_id": name,
@@ -214,16 +218,18 @@ def _count_tried(parts: Parts, desks: Sequence[Desk]) -> None:
                     desk.fates.tried[place] += 1
 
 
-def _judge(run: Run, ledger: Ledger) -> None:
+def _judge(run: Run, smelted: Smelted) -> None:
     """DataError when nothing can be used, or when too many rows were at fault."""
-    judged = ledger if not ledger.num_used else _without_chosen(ledger)
+    ledger = smelted.ledger
+    chosen = CHOSEN.union(*(passed.dropped for passed in smelted.funnel if passed.name != "read"))
+    judged = _without(ledger, chosen) if ledger.num_used else ledger
     check_threshold(judged, run.recipe.data.max_rejected, rejects_file=run.path("rejects.jsonl"))
 
 
-def _without_chosen(ledger: Ledger) -> Ledger:
-    at_fault = [entry for entry in ledger.rejects if entry.reason not in CHOSEN]
+def _without(ledger: Ledger, chosen: frozenset[str]) -> Ledger:
+    at_fault = [entry for entry in ledger.rejects if entry.reason not in chosen]
     judged = Ledger(num_used=ledger.num_used, rejects=at_fault)
-    judged.unlisted_rejects.update({r: num for r, num in ledger.unlisted_rejects.items() if r not in CHOSEN})
+    judged.unlisted_rejects.update({r: num for r, num in ledger.unlisted_rejects.items() if r not in chosen})
     judged.num_read = judged.num_used + judged.num_rejected
     return judged
 
