@@ -14,8 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from danlu.data.sample import Document, Label, Message, Preference, Sample
-from danlu.data.twins.folding import fold_words
+from danlu.data.twins.folding import Units, encode, fold_words
 
 _BREAK = "\n"
 
@@ -40,6 +42,33 @@ class Rule(Protocol):
         ...
 
 
+class Cues:
+    """Beginnings that all matches of an expression have, so that it is tried only where one stands: four characters of
+    a beginning, two where it is of two or three in Han."""
+
+    def __init__(self, *beginnings: str) -> None:
+        self.twos, self.fours = np.zeros(65536, bool), np.zeros(65536, bool)
+        for text in beginnings:
+            assert fold_words([text])[0] == f"{text}\n", f"{text} is not what a fold leaves"
+            if len(text) > 3:
+                self.fours[_fours(encode(text[:4]))] = True
+            else:
+                assert len(text) > 1 and text[0] > "\u2e7f", f"{text} is too short to be rare"
+                self.twos[_twos(encode(text[:2]))] = True
+
+
+def _twos(units: Units) -> Units:
+    """A hash of the two units at each place."""
+    wide = units.astype(np.uint32)
+    return ((wide[:-1] * np.uint32(0x9E3779B1) + wide[1:] * np.uint32(0x85EBCA77)) >> np.uint32(16)).astype(np.uint16)
+
+
+def _fours(units: Units) -> Units:
+    """A hash of the four units at each place."""
+    twos = _twos(units).astype(np.uint32)
+    return ((twos[:-2] * np.uint32(0xC2B2AE3D) + twos[2:] * np.uint32(0x27D4EB2F)) >> np.uint32(16)).astype(np.uint16)
+
+
 class Folded:
     """Texts without case, width, marks and spaces (`twins.folding`), end to end: so an expression finds what it looks
     for however it was spaced, and in one run over all texts."""
@@ -54,9 +83,26 @@ class Folded:
     def length(self, row: int) -> int:
         return self.start[row + 1] - self.start[row] - 1
 
-    def search(self, pattern: re.Pattern[str]) -> Iterator[tuple[int, re.Match[str], int]]:
-        """(row, match, place within the row's folded text); the pattern must not match line breaks."""
-        for match in pattern.finditer(self.joined):
+    @functools.cached_property
+    def units(self) -> Units:
+        return encode(self.joined)
+
+    @functools.cached_property
+    def _hashes(self) -> tuple[Units, Units]:
+        return _twos(self.units), _fours(self.units)
+
+    def search(self, pattern: re.Pattern[str], cues: Cues) -> Iterator[tuple[int, re.Match[str], int]]:
+        """(row, match, place within the row's folded text); the pattern must not match line breaks. Matches may
+        overlap: one is tried at each cue."""
+        if len(self.units) != len(self.joined):  # characters beyond U+FFFF: places are not those of the units
+            matches = pattern.finditer(self.joined)
+        elif len(self.units) < 4:
+            return
+        else:
+            twos, fours = self._hashes
+            at = np.union1d(np.flatnonzero(cues.twos[twos]), np.flatnonzero(cues.fours[fours])).tolist()
+            matches = (match for place in at if (match := pattern.match(self.joined, place)))
+        for match in matches:
             row = bisect_right(self.start, match.start()) - 1
             yield row, match, match.start() - self.start[row]
 
@@ -82,9 +128,13 @@ class Batch:
     def folded_body(self) -> Folded:
         return Folded(self.body)
 
+    @functools.cached_property
+    def is_answer_of(self) -> list[bool]:
+        return [not isinstance(sample, Document | Label) for sample in self.samples]
+
     def is_answer(self, row: int) -> bool:
         """Is the body an answer, and neither a document nor a text to be judged?"""
-        return not isinstance(self.samples[row], Document | Label)
+        return self.is_answer_of[row]
 
 
 def _asked_and_body(sample: Sample) -> tuple[str, str]:

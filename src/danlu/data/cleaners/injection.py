@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from danlu.data.cleaners.cleaner import Batch, Finding
+from danlu.data.cleaners.cleaner import Batch, Cues, Finding
 
 _WHOSE = "之前|先前|以前|以上|上面|前面|前述|上述|此前|刚才|所有|一切|全部|任何|原有|系统|你的|您的|既定|预设"
 _RULES = "指令|指示|提示词|系统提示|提示|规则|设定|限制|命令|约束|规定|准则|要求"
@@ -57,7 +57,30 @@ _TOKENS = re.compile(
     r"|^#{2,3} ?(?:Instruction|Response|System Prompt) ?:[ \t]*$",
     re.M,
 )
-_PATTERNS = (("injection", _OVERRIDE), ("jailbreak", _UNBOUND), ("prompt_theft", _DRAW_OUT))
+_TOKEN_CUES = ("<|", "INST]", "SYS>>", "_of_turn>", "<｜", "# Instruction", "# Response", "# System", "#Inst", "#Resp")
+_CUES = Cues(
+    *("忽略", "忽视", "无视", "忘记", "忘掉", "忘却", "抛弃", "丢弃", "覆盖", "撤销", "绕过"),
+    *("不要理会", "不用理会", "别理会", "不必遵守", "不要遵守", "不再遵守"),
+    *("ignore", "disregard", "forget", "override", "overlook", "bypass", "neglect", "discard"),
+    *("donotfollow", "dontfollow", "stopfollow"),
+    *(
+        verb + mode
+        for verb in ("进入", "开启", "启用", "激活", "切换到")
+        for mode in ("dan", "越狱", "开发", "上帝", "无限", "无审")
+    ),
+    *("你现在", "解除", "绕过", "关闭", "突破", "取消", "移除", "无视"),
+    *("doanything", "danmode", "developer", "jailbreak", "godmode", "sudo", "unrestricted", "enter", "enable"),
+    *("activate", "switchto", "turnon", "youare", "pretend", "imagine", "actl", "acta", "acty", "actt"),
+    *("freefrom", "freed"),
+    *(f"告诉我{whom}" for whom in "你您一出"),
+    *("给我看", "输出", "重复", "复述", "显示", "泄露", "打印", "透露", "说出", "公开"),
+    *("永远", "无限", "不停", "一直不停"),
+    *("reveal", "print", "show", "repeat", "output", "leak", "display", "tell", "give", "expose", "disclose"),
+    *("write", "sayt", "sayf", "sayw"),
+)
+_ANY = re.compile(
+    f"(?P<injection>{_OVERRIDE.pattern})|(?P<jailbreak>{_UNBOUND.pattern})|(?P<prompt_theft>{_DRAW_OUT.pattern})"
+)
 
 
 class Injection:
@@ -69,12 +92,11 @@ class Injection:
     def judge(self, batch: Batch) -> Mapping[int, Finding]:
         found: dict[int, Finding] = {}
         for folded in (batch.folded_asked, batch.folded_body):
-            for reason, pattern in _PATTERNS:
-                for row, _, _ in folded.search(pattern):
-                    found.setdefault(row, Finding(reason))
+            for row, match, _ in folded.search(_ANY, _CUES):
+                found.setdefault(row, Finding(match.lastgroup or ""))
         for texts in (batch.asked, batch.body):
             flat = "\x00".join(texts)
-            if _TOKENS.search(flat):
+            if any(cue in flat for cue in _TOKEN_CUES) and _TOKENS.search(flat):
                 for row, text in enumerate(texts):
                     if ("<" in text or "[" in text or "##" in text) and _TOKENS.search(text):
                         found.setdefault(row, Finding("role_tokens"))

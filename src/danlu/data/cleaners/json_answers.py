@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from danlu.data.cleaners.cleaner import Batch, Finding
+from danlu.data.cleaners.cleaner import Batch, Cues, Finding
 
 _ASKED = re.compile(
     r"(?:以|用|按照?|返回|输出|生成|回复|给出|转换|转成|转为|整理成|提供|使用|填写)[^\n]{0,12}json|json(?:格式|形式|对象|数组|字符串|输出|返回)"
@@ -21,6 +21,7 @@ _ONLY = re.compile(
     r"|(?:only|just)[^\n]{0,16}json|json(?:object|array)?only|nothingbut[^\n]{0,8}json"
 )
 _JSON = re.compile(r"json")
+_CUE = Cues("json")
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)(?:\n```|\Z)", re.S | re.I)
 
 
@@ -32,7 +33,7 @@ class JsonAnswers:
 
     def judge(self, batch: Batch) -> Mapping[int, Finding]:
         found: dict[int, Finding] = {}
-        for row in {row for row, _, _ in batch.folded_asked.search(_JSON)}:
+        for row in {row for row, _, _ in batch.folded_asked.search(_JSON, _CUE)}:
             answer = batch.body[row].strip()
             asked = batch.folded_asked[row]
             if not batch.is_answer(row) or not answer or not _ASKED.search(asked):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from danlu.data.cleaners.cleaner import Batch, Finding
+from danlu.data.cleaners.cleaner import Batch, Cues, Finding
 
 _BEGINNING = 120
 """Folded characters of an answer within which it would have declined."""
@@ -30,6 +30,13 @@ _DECLINES = re.compile(
     r"|i(?:cant|cannot|wont|amunableto|munableto|amnotableto|mnotableto)(?:assist|help|fulfill|comply|provide|engage|create|generate)"
     r"(?:you)?(?:with)?(?:that|this|suchrequests?|yourrequest|withyour)"
 )
+_OF_MACHINES = Cues("作为", "asan", "asai", "asal", "iman", "imju", "imon",
+                    "imme", "imaa", "imai", "iama", "iamj", "iamo", "iamm")  # fmt: skip
+_OF_DECLINES = Cues(
+    *("很抱歉", "抱歉", "对不起", "不好意思", "非常遗憾", "很遗憾", "请原谅", "我无法", "我不能"),
+    *("imsorry", "imve", "imre", "imte", "iams", "iamv", "iamr", "iamt", "iamu", "iamn", "sorry"),
+    *("iapologise", "icant", "icannot", "iwont", "imun", "imno"),
+)
 _GROUNDED = re.compile(
     r"资料|文档|文件|原文|文中|文本|文章|材料|上下文|给定|所给|提供的信息|提供的内容|知识库|检索|记录"
     r"|document|passage|context|providedtext|giventext|sources?|article|materials?|records?"
@@ -45,12 +52,12 @@ class Refusals:
     def judge(self, batch: Batch) -> Mapping[int, Finding]:
         found: dict[int, Finding] = {}
         folded = batch.folded_body
-        for row, match, place in folded.search(_DECLINES):
+        for row, match, place in folded.search(_DECLINES, _OF_DECLINES):
             if place < _BEGINNING and batch.is_answer(row):
                 said = folded[row][: match.end() - folded.start[row] + _BEGINNING]
                 if not _GROUNDED.search(said):
                     found[row] = Finding("refusal")
-        for row, _, place in folded.search(_MACHINE):
+        for row, _, place in folded.search(_MACHINE, _OF_MACHINES):
             if place < _BEGINNING and batch.is_answer(row):
                 found.setdefault(row, Finding("speaks_as_ai"))
         return found

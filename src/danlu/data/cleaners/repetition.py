@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.data.cleaners.cleaner import Batch, Finding
-from danlu.data.twins.folding import encode
 from danlu.data.twins.minhash import gram_keys
 
 _GRAM = 10
@@ -39,7 +38,7 @@ class Repetition:
 
     def judge(self, batch: Batch) -> Mapping[int, Finding]:
         folded = batch.folded_body
-        units = encode(folded.joined)
+        units = folded.units
         if len(units) != len(folded.joined):
             start = np.concatenate([[0], np.flatnonzero(units == ord("\n")) + 1])
         else:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from danlu.data.cleaners.cleaner import Batch, Finding
+import numpy as np
+import numpy.typing as npt
+
+from danlu.data.cleaners.cleaner import Batch, Finding, Folded
+from danlu.data.twins.folding import encode
 
 _LEAST = 20
 """Characters below which a text may well be a formula, a number or a face."""
@@ -15,6 +19,7 @@ _LEAST_WORDS = 0.35
 _MOST_DIGITS = 0.6
 _MOST_BROKEN = 0.02
 _BROKEN = re.compile("[\ufffd\ue000-\uf8ff]|锟斤拷|烫烫烫|屯屯屯|ï¿½|â€[œ™\u009d]|Ã[©¨¤¶¼]")
+_CUES = ("锟斤拷", "烫烫烫", "屯屯屯", "ï¿½", "â€", "Ã")
 _DIGIT = re.compile(r"\d")
 
 
@@ -27,29 +32,46 @@ class Symbols:
     def judge(self, batch: Batch) -> Mapping[int, Finding]:
         found: dict[int, Finding] = {}
         folded = batch.folded_body
-        for row, text in enumerate(batch.body):
-            if len(text) >= _LEAST and folded.length(row) < 0.6 * len(text):
-                num_seen = len("".join(text.split()))
-                if num_seen >= _LEAST and folded.length(row) < _LEAST_WORDS * num_seen:
-                    found[row] = Finding("symbols", {"share": round(100 * folded.length(row) / num_seen)})
-        for text, row in _broken(batch.body):
-            num = sum(len(match) for match in _BROKEN.findall(text))
-            if num > _MOST_BROKEN * len(text):
+        size = np.fromiter(map(len, batch.body), np.int64, len(batch))
+        words = np.diff(folded.start) - 1
+        for row in np.flatnonzero((size >= _LEAST) & (words < 0.6 * size)).tolist():
+            num_seen = len("".join(batch.body[row].split()))
+            if num_seen >= _LEAST and words[row] < _LEAST_WORDS * num_seen:
+                found[row] = Finding("symbols", {"share": round(100 * words[row] / num_seen)})
+        for row in _with_broken(batch.body, size):
+            text = batch.body[row]
+            if (num := sum(map(len, _BROKEN.findall(text)))) > _MOST_BROKEN * len(text):
                 found[row] = Finding("broken_characters", {"num": num})
-        num_digits: dict[int, int] = {}
-        for row, _, _ in folded.search(_NUMBERS):
-            num_digits[row] = len(_DIGIT.findall(folded[row]))
-        for row, num in num_digits.items():
-            if len(batch.body[row]) >= _LEAST and num > _MOST_DIGITS * folded.length(row):
-                found.setdefault(row, Finding("digits", {"share": round(100 * num / folded.length(row))}))
+        for row, share in _of_digits(folded, words).items():
+            if size[row] >= _LEAST and share > _MOST_DIGITS:
+                found.setdefault(row, Finding("digits", {"share": round(100 * share)}))
         return found
 
 
-_NUMBERS = re.compile(r"\d{12}")
-"""A row that is digits for more than half has a long run of them once marks are gone."""
-
-
-def _broken(texts: list[str]) -> list[tuple[str, int]]:
-    if not _BROKEN.search("\n".join(texts)):
+def _with_broken(texts: Sequence[str], size: npt.NDArray[np.int64]) -> list[int]:
+    """Rows with any sign of broken characters."""
+    joined = "\n".join(texts)
+    if joined.isascii():
         return []
-    return [(text, row) for row, text in enumerate(texts) if _BROKEN.search(text)]
+    units = encode(joined)
+    if len(units) != len(joined):
+        return [row for row, text in enumerate(texts) if _BROKEN.search(text)]
+    places = np.flatnonzero(((units >= 0xE000) & (units < 0xF900)) | (units == 0xFFFD)).tolist()
+    for cue in _CUES:
+        at = joined.find(cue)
+        while at >= 0:
+            places.append(at)
+            at = joined.find(cue, at + 1)
+    rows: list[int] = np.unique(np.searchsorted(np.cumsum(size + 1), places, "right")).tolist()
+    return rows
+
+
+def _of_digits(folded: Folded, words: npt.NDArray[np.int64]) -> dict[int, float]:
+    """The share of digits in rows where it is high."""
+    units = folded.units
+    if not len(words) or len(units) != len(folded.joined):
+        return {row: len(_DIGIT.findall(folded[row])) / max(1, folded.length(row)) for row in range(len(words))}
+    digits = np.flatnonzero((units >= 0x30) & (units <= 0x39))
+    rows = np.searchsorted(folded.start, digits, "right") - 1
+    share = np.bincount(rows, minlength=len(words)) / np.maximum(words, 1)
+    return {int(row): float(share[row]) for row in np.flatnonzero(share > _MOST_DIGITS)}

@@ -14,12 +14,13 @@ from danlu.data.sample import Label
 _LEAST = 120
 """Characters from which a text is expected to end like prose, if it is prose."""
 _DANGLING = re.compile(
-    r"(?:[,，、;；(（\[【“‘《「『]|(?<![.。])[-—–](?<!--)(?<!——)"
-    r"|(?<![一-鿿])(?:and|or|but|because|the|a|an|of|to|with|that|which|is|are)"
-    r"|(?:[，。；、])(?:和|与|及|或|以及|但是|因为|所以|如果|并且|而且|例如|其中|包括))\s*$",
+    r"(?:(?<![.。])[-—–](?<!--)(?<!——)|(?<![A-Za-z'])(?:and|or|but|because|the|a|an|of|to|with|that|which|is|are)"
+    r"|(?:[，。；、])(?:和|与|及|或|以及|但是|因为|所以|如果|并且|而且|例如|其中|包括))$",
     re.I,
 )
+_OPEN = frozenset(",，、;；(（[【“‘《「『")
 _CLOSED = re.compile(r"[.。!！?？…~～:：\"'”’」』》)）\]】}>|`*_=]\s*$|[\U0001f300-\U0001faff☀-➿]\s*$")
+_ENDS = frozenset(".。!！?？\"'”’」』》)）]】}>")
 _STOP = re.compile(r"[.。!！?？；;](?:\s|$|[一-鿿”’」』）)])")
 _LIST = re.compile(r"^\s*(?:[-*+•·|#>$]|\d{1,3}[.)、．]|[（(]?[一二三四五六七八九十\d]{1,3}[)）、]|https?://|www\.|\\)")
 
@@ -33,6 +34,8 @@ class Truncated:
     def judge(self, batch: Batch) -> Mapping[int, Finding]:
         found: dict[int, Finding] = {}
         for row, text in enumerate(batch.body):
+            if text[-1:] in _ENDS and "```" not in text:
+                continue  # nearly all
             if len(text) >= _LEAST and not isinstance(batch.samples[row], Label) and (how := _broken(text)):
                 found[row] = Finding(how)
         return found
@@ -42,8 +45,8 @@ def _broken(text: str) -> str | None:
     """The reason, or None for a text that ends as texts do."""
     if "```" in text and text.count("```") % 2:
         return "truncated_code"
-    tail = text[-40:]
-    if _DANGLING.search(tail):
+    tail = text[-16:].rstrip()
+    if tail[-1:] in _OPEN or _DANGLING.search(tail):
         return "truncated"
     if _CLOSED.search(tail) or _LIST.match(text[text.rfind("\n", 0, len(text.rstrip())) + 1 :]):
         return None
