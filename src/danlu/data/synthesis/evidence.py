@@ -35,16 +35,15 @@ class Quotable:
     def find(self, quote: str) -> Span | None:
         """Where the quote stands, or None. It may not begin or end inside a number or a Latin word."""
         quote = quote.strip()
-        if not quote:
+        folded = _fold(quote)[0].strip()
+        if not folded:
             return None
         start = self.text.find(quote)
         while start >= 0:
             if _is_whole(self.text, start, start + len(quote)):
                 return Span(start, start + len(quote))
             start = self.text.find(quote, start + 1)
-        folded, _ = _fold(quote)
-        folded = folded.strip()
-        start = self._folded.find(folded) if folded else -1
+        start = self._folded.find(folded)
         while start >= 0:
             if _is_whole(self._folded, start, start + len(folded)):
                 last = self._places[start + len(folded) - 1]

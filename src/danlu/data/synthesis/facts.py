@@ -19,11 +19,15 @@ Folded = tuple[str, ...]
 _LONGEST_UNIT = max(map(len, UNITS))
 _CHINESE_NOT = re.compile("|".join(map(re.escape, CHINESE_NOT)))
 _ENGLISH_NOT = re.compile(
-    r"\b(?:no longer|(?:not|no)(?! (?:only|more|less|later|earlier|fewer)\b)|never|cannot|without|neither|nor"
+    r"\b(?:no longer|(?:not|no)(?!,| (?:only|more|less|later|earlier|fewer)\b)|never|cannot|without|neither|nor"
     r"|[a-z]+n['’]t)\b",
     re.IGNORECASE,
 )
 _OPPOSITES = [(re.compile(one, re.IGNORECASE), re.compile(other, re.IGNORECASE)) for one, other in OPPOSITES]
+_RATE = re.compile(
+    r"(?:每个?|一)(小时|分钟|天|日|晚|周|月|季度|年|次|人|件|页|公里)(?=[^一二三四五六七八九十])"
+    r"|\b(?:a|an|per|each|every) (hour|minute|day|night|week|month|quarter|year|person|item|page|kilometre|kilometer)\b"
+)
 _LATIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_.+#/@&'’][A-Za-z0-9]+)*[+#]*|\d+[A-Za-z][A-Za-z0-9]*")
 _SENTENCE_START = re.compile(r"(?:^|[.!?:;。！？：；\n\"“(（\-*•]\s*)$")
 _SENTENCE_END = re.compile(r"[。！？；!?;\n]+|(?<=[a-z])\.\s")
@@ -54,6 +58,7 @@ def fault_of_answer(answer: str, evidence: str, about: str, reading: Reading, *,
     """
     return (
         fault_of_figures(reading.fold(answer), reading.fold(evidence))
+        or _fault_of_rates(answer, evidence)
         or fault_of_names(answer, f"{evidence}\n{about}")
         or fault_of_negation(answer, evidence)
         or fault_of_opposites(answer, evidence)
@@ -85,6 +90,20 @@ def fault_of_figures(answer: Folded, evidence: Folded) -> Fault | None:
         if unit and not known[number] & {unit, ""}:
             return Fault("unit", {"given": f"{number} {unit}", "found": ", ".join(sorted(known[number]))})
     return None
+
+
+def _fault_of_rates(answer: str, evidence: str) -> Fault | None:
+    """ "80 euros a night" is not 80 euros a week: what a figure is counted by stands in the evidence too."""
+    known = _rates(evidence)
+    for rate in sorted(_rates(answer) - known):
+        if known:
+            return Fault("unit", {"given": rate, "found": ", ".join(sorted(known))})
+    return None
+
+
+def _rates(text: str) -> set[str]:
+    units = [found[1] or found[2] for found in _RATE.finditer(text.casefold())]
+    return {UNITS.get(tuple(unit), UNITS.get((unit,), unit)) for unit in units}
 
 
 def fault_of_names(answer: str, source: str) -> Fault | None:
