@@ -6,10 +6,12 @@ Shared by the readers of CSV and XLSX. Not a dataframe.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 MAX_LABEL_CHARS = 24
+MAX_PIECE_ROWS = 5000
+MAX_PIECE_CHARS = 4 << 20
 _NUMBER = re.compile(r"^[\s\d.,:;/\\%+\-–¥$€()_]+$")
 
 
@@ -95,6 +97,45 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     shown = [[_cell(cell) for cell in [*row, *[""] * (width - len(row))]] for row in rows]
     lines = [f"| {' | '.join(row)} |" for row in shown]
     return "\n".join([lines[0], "|" + " --- |" * width, *lines[1:]])
+
+
+def table_pieces(rows: Iterable[tuple[int, list[str]]]) -> Iterator[tuple[int, str]]:
+    """A table of any length as Markdown: (line of its first row, text) in pieces that each begin with the head.
+
+    Rows of a single cell above the head are a title, and stand before the table as text.
+    """
+    source = iter(rows)
+    piece, head, lead = _piece(source), None, ""
+    while piece:
+        cells = [row for _, row in piece]
+        if head is None:
+            num_lead = next((n for n, row in enumerate(cells) if sum(map(bool, map(str.strip, row))) > 1), 0)
+            lead = "\n\n".join(" ".join(filter(None, map(str.strip, row))) for row in cells[:num_lead])
+            cells = cells[num_lead:]
+            head = cells[0]
+        else:
+            cells, lead = [head, *cells], ""
+        yield piece[0][0], "\n\n".join(part for part in (lead, markdown_table(_without_empty_columns(cells))) if part)
+        piece = _piece(source)
+
+
+def _piece(source: Iterator[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """The next rows, as many as make one document."""
+    piece: list[tuple[int, list[str]]] = []
+    num_chars = 0
+    for row in source:
+        piece.append(row)
+        num_chars += sum(map(len, row[1]))
+        if len(piece) >= MAX_PIECE_ROWS or num_chars > MAX_PIECE_CHARS:
+            break
+    return piece
+
+
+def _without_empty_columns(table: list[list[str]]) -> list[list[str]]:
+    width = max(map(len, table))
+    full = [row + [""] * (width - len(row)) for row in table]
+    used = [index for index in range(width) if any(row[index].strip() for row in full)]
+    return [[row[index] for index in used] for row in full]
 
 
 def _cell(cell: str) -> str:

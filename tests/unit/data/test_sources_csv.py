@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.data.ledger import Ledger
-from danlu.data.sources import FileReport, read
+from danlu.data.sources import FileReport, SourceSpec, read
 
 
 def read_csv(tmp_path: Path, text: str, name: str = "rows.csv") -> tuple[list[tuple[str, ...]], Ledger]:
@@ -88,10 +88,36 @@ def test_labels_without_header(tmp_path: Path) -> None:
     assert [(label.label, label.text[:2]) for label in labels[:2]] == [("0", "这家"), ("1", "这家")]
 
 
-def test_columns_that_fit_nothing_are_refused_with_their_names(tmp_path: Path) -> None:
-    _, ledger = read_csv(tmp_path, "姓名,工号\n张三,001\n")
-    assert ledger.rejects[0].reason == "unknown_columns"
-    assert ledger.rejects[0].values["found"] == "姓名, 工号"
+def test_columns_that_fit_nothing_are_a_table_and_a_note_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "名册.csv"
+    path.write_text("姓名,工号,备注\n张三,001,\n李四,002,a|b,多\n", encoding="gb18030")
+    ledger = Ledger()
+    (table,) = read([path], ledger)
+    assert (
+        table.text
+        == "| 姓名 | 工号 | 备注 |  |\n| --- | --- | --- | --- |\n| 张三 | 001 |  |  |\n| 李四 | 002 | a\\|b | 多 |"
+    )
+    assert (table.title, table.origin.document is not None) == ("名册", True)
+    assert "姓名, 工号, 备注" in ledger.notes[0]
+
+
+def test_columns_that_the_user_named_stay_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("姓名,工号\n张三,001\n", encoding="utf-8")
+    ledger = Ledger()
+    assert list(read([SourceSpec(path, columns={"question": "问"})], ledger)) == []
+    assert ledger.rejects[0].reason == "named_column_missing"
+
+
+def test_a_long_table_comes_in_pieces_under_the_same_head(tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    path.write_text("编号,名称\n" + "".join(f"{n},物{n}\n" for n in range(12_000)) + '9,"坏\n', encoding="utf-8")
+    ledger = Ledger()
+    found = list(read([path], ledger))
+    assert [piece.origin.line for piece in found] == [1, 5001, 10001]
+    assert all(piece.text.startswith("| 编号 | 名称 |\n| --- | --- |\n") for piece in found)
+    assert sum(piece.text.count("物") for piece in found) == 12_000
+    assert [entry.reason for entry in ledger.rejects] == ["unbalanced_quote"]
 
 
 cells = st.text(

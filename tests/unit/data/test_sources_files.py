@@ -117,6 +117,51 @@ def test_xlsx_rows_with_numbers_dates_and_a_title_above_the_header(tmp_path: Pat
     assert samples[0].origin.file.endswith("faq.xlsx#Sheet")
 
 
+def workbook(path: Path, cells: dict[str, Any]) -> Ledger:
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    for place, value in cells.items():
+        book.active[place] = value
+    book.save(path)
+    return Ledger()
+
+
+def test_a_title_above_a_sheet_is_text_and_empty_columns_go(tmp_path: Path) -> None:
+    ledger = workbook(tmp_path / "a.xlsx", {"A1": "补贴一览", "A3": "城市", "C3": "上限", "A4": "北京", "C4": 500})
+    (table,) = read([tmp_path / "a.xlsx"], ledger)
+    assert table.text == "# Sheet\n\n补贴一览\n\n| 城市 | 上限 |\n| --- | --- |\n| 北京 | 500 |"
+
+
+def test_a_cell_at_the_end_of_the_world_costs_nothing(tmp_path: Path) -> None:
+    """A single value in XFD1048576 made readers fill sixteen thousand million cells."""
+    ledger = workbook(tmp_path / "a.xlsx", {"A1": "城市", "B1": "上限", "XFD1048576": "远"})
+    (table,) = read([tmp_path / "a.xlsx"], ledger)
+    assert table.text.endswith("|  |  | 远 |")
+
+
+def test_a_sheet_that_fills_the_world_is_cut_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from danlu.data.sources import xlsx
+
+    monkeypatch.setattr(xlsx, "MAX_CELLS", 50_000)
+    ledger = workbook(tmp_path / "a.xlsx", {f"XFD{row}": "远" for row in range(1, 9)})
+    found = list(read([tmp_path / "a.xlsx"], ledger))
+    assert len(found) == 1
+    assert [(entry.reason, entry.line) for entry in ledger.rejects] == [("table_too_large", 4)]
+
+
+def test_formulas_that_nobody_computed_are_told_of(tmp_path: Path) -> None:
+    ledger = workbook(tmp_path / "a.xlsx", {"A1": "项目", "B1": "金额", "A2": "合计", "B2": "=1+1"})
+    assert len(list(read([tmp_path / "a.xlsx"], ledger))) == 1
+    assert ": 1 " in ledger.notes[0] or " 1 " in ledger.notes[0]
+
+
+def test_an_empty_workbook_is_refused(tmp_path: Path) -> None:
+    ledger = workbook(tmp_path / "a.xlsx", {})
+    assert list(read([tmp_path / "a.xlsx"], ledger)) == []
+    assert [entry.reason for entry in ledger.rejects] == ["no_text"]
+
+
 def test_parquet_with_nested_messages(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

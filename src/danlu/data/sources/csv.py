@@ -1,5 +1,7 @@
 """Comma, tab, semicolon or bar separated tables: delimiter and header are sniffed, faults stay on their own line.
 
+Where neither the columns nor the user say that the rows are training rows, the table is a document, and a note says so.
+
 Quotes follow RFC 4180. Its usual accident, a quote that is never closed, would swallow the rest of the file: a record
 that runs over lines and then meets a quote that is not doubled is given up, its first line refused, and reading goes
 on behind it. Tab-separated files take quotes literally unless a cell is cleanly wrapped in them.
@@ -11,10 +13,11 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from danlu.data.opening import Line, Source
-from danlu.data.sources.source import Change, Context, Fault, Item, Row, changes_of, fault_of
-from danlu.data.tables import find_header, headless_names
+from danlu.data.sources.source import Change, Context, Fault, Item, Passage, Row, changes_of, fault_of
+from danlu.data.tables import find_header, headless_names, table_pieces
 
 DELIMITERS = ",\t;|"
 PEEKED_RECORDS = 50
@@ -49,7 +52,8 @@ class _Lines:
 
 
 def read_csv(source: Source, context: Context) -> Iterator[Item]:
-    """Rows of a delimited file, columns named by its header or, without one, `column 1`, `column 2`, ..."""
+    """Rows of a delimited file, columns named by its header or, without one, `column 1`, `column 2`, ...; or the table
+    as Markdown."""
     lines = source.lines()
     peeked = list(itertools.islice(lines, PEEKED_RECORDS))
     delimiter = sniff_delimiter([line.text for line in peeked if line.text], source.suffix)
@@ -58,6 +62,11 @@ def read_csv(source: Source, context: Context) -> Iterator[Item]:
     tables = [item.cells for item in first if isinstance(item, Record)]
     has_header = find_header(tables[:1], tables[1:], context.fits, context.named) == 0
     names = headless_names(tables) if not has_header else None
+    told = names or next((_clean_header(cells) for cells in tables), [])
+    if told and not context.wants_rows and not context.fits(dict.fromkeys(told, "x")):
+        context.note("note_table_document", columns=", ".join(told)[:200])
+        yield from _document(itertools.chain(first, items), PurePath(source.name).stem)
+        return
     if names:
         context.note("note_no_header", columns=", ".join(names))
     for item in itertools.chain(first, items):
@@ -67,6 +76,27 @@ def read_csv(source: Source, context: Context) -> Iterator[Item]:
             names = _clean_header(item.cells)
         else:
             yield _row(item, names, delimiter)
+
+
+def _document(items: Iterator[Record | Fault], title: str) -> Iterator[Item]:
+    """A table that is no training rows, as Markdown. What a record lost or was decoded from is told of its piece."""
+    faults: list[Fault] = []
+    changes: dict[str, Change] = {}
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        for item in items:
+            if isinstance(item, Fault):
+                faults.append(item)
+            else:
+                changes.update((reason, (reason, values)) for reason, values in item.changes)
+                yield item.line, item.cells
+
+    for line, table in table_pieces(rows()):
+        yield Passage(line, table, title, None, tuple(changes.values()))
+        changes.clear()
+        yield from faults
+        faults.clear()
+    yield from faults
 
 
 def _clean_header(cells: list[str]) -> list[str]:

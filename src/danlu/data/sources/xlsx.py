@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import re
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 from danlu.core.errors import DataError
 from danlu.data.opening import Source
-from danlu.data.sources.source import Context, Item, Passage, Row
-from danlu.data.tables import find_header, markdown_table
+from danlu.data.sources.source import Context, Fault, Item, Passage, Row
+from danlu.data.tables import find_header, table_pieces
 
 PEEKED_ROWS = 10
-MAX_DOCUMENT_ROWS = 5000
+MAX_LOOKED_BYTES = 64 << 20
+MAX_CELLS = 20_000_000
+"""Of one sheet, empty ones before a filled one included: a single cell at XFD1048576 in each row is a bomb."""
+MAX_EMPTY_ROWS = 2_000_000
+
+_UNCOMPUTED = re.compile(rb"</f>\s*(?:<v\s*/>|<v></v>|</c>)")
+"""A workbook that a program wrote and nobody opened holds formulas without values."""
 
 
 def read_xlsx(source: Source, context: Context) -> Iterator[Item]:
@@ -23,44 +31,77 @@ def read_xlsx(source: Source, context: Context) -> Iterator[Item]:
     except ImportError as error:
         raise DataError("data.missing_package", where=source.name, package="openpyxl", what="XLSX") from error
     with source.seekable() as file:
+        num_pictures, num_formulas = _unread(file)
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
         try:
             several = len(book.worksheets) > 1
+            num_passages = 0
             for sheet in book.worksheets:
-                yield from _sheet(sheet, str(sheet.title), str(sheet.title) if several else "", context)
+                for item in _sheet(sheet, str(sheet.title), str(sheet.title) if several else "", context):
+                    num_passages += 1
+                    yield item
+            if num_pictures:
+                context.note("note_pictures", num=num_pictures)
+            if num_formulas:
+                context.note("note_formulas", num=num_formulas)
+            if not num_passages:
+                yield Fault(0, "no_text", {})
         finally:
             book.close()
+
+
+def _unread(file: Any) -> tuple[int, int]:
+    """How many pictures there are, and how many formulas whose value was never computed."""
+    num_pictures = num_formulas = 0
+    with zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            num_pictures += name.startswith("xl/media/")
+            if name.startswith("xl/worksheets/") and name.endswith(".xml"):
+                with archive.open(name) as part:
+                    num_formulas += len(_UNCOMPUTED.findall(part.read(MAX_LOOKED_BYTES)))
+    return num_pictures, num_formulas
 
 
 def _sheet(sheet: Any, title: str, place: str, context: Context) -> Iterator[Item]:
     if not hasattr(sheet, "iter_rows"):  # a chart sheet
         return
-    if sheet.max_row is None or sheet.max_row == 1:
-        sheet.reset_dimensions()  # files of other makers state a wrong size
-    rows = ((number, [*values]) for number, values in enumerate(sheet.iter_rows(values_only=True), start=1))
-    filled = ((number, values) for number, values in rows if any(_text(value).strip() for value in values))
-    first = list(itertools.islice(filled, PEEKED_ROWS))
-    if not first:
-        return
+    sheet.reset_dimensions()  # files of other makers state a wrong size; without one, rows end with their last cell
+    faults: list[Fault] = []
+    rows = _filled_rows(sheet, faults)
+    first = list(itertools.islice(rows, PEEKED_ROWS))
     shown = [[_text(value) for value in values] for _, values in first]
-    header = find_header(shown, [], context.fits, context.named)
+    width = max(map(len, shown), default=0)
+    header = find_header([row + [""] * (width - len(row)) for row in shown], [], context.fits, context.named)
     names = [cell.strip() for cell in shown[header]] if header is not None else []
-    if header is None or not (
-        context.fits(dict.fromkeys(names, "x")) or (context.named and set(context.named) <= set(names))
-    ):
-        rest = ([_text(value) for value in values] for _, values in itertools.chain(first, filled))
-        while table := list(itertools.islice(rest, MAX_DOCUMENT_ROWS)):
-            yield Passage(1, f"# {title}\n\n{markdown_table(_trimmed(table))}", title, None, (), place)
-        return
-    for number, values in itertools.chain(first[header + 1 :], filled):
-        cells = {name: _plain(value) for name, value in zip(names, values, strict=False) if name}
-        yield Row(number, cells, str({name: value for name, value in cells.items() if value is not None}), (), place)
+    if header is None or not _are_rows(names, context):
+        cells = ((number, list(map(_text, values))) for number, values in itertools.chain(first, rows))
+        for line, table in table_pieces(cells):
+            yield Passage(line, f"# {title}\n\n{table}", title, None, (), place)
+    else:
+        for number, values in itertools.chain(first[header + 1 :], rows):
+            values += [None] * (len(names) - len(values))
+            named = {name: _plain(value) for name, value in zip(names, values, strict=False) if name}
+            raw = str({name: value for name, value in named.items() if value is not None})
+            yield Row(number, named, raw, (), place)
+    yield from (Fault(fault.line, fault.reason, fault.values, place=place) for fault in faults)
 
 
-def _trimmed(table: list[list[str]]) -> list[list[str]]:
-    """Columns that are empty in every row taken out at the right edge."""
-    width = max((index + 1 for row in table for index, cell in enumerate(row) if cell.strip()), default=0)
-    return [row[:width] for row in table]
+def _are_rows(names: list[str], context: Context) -> bool:
+    return context.fits(dict.fromkeys(names, "x")) or bool(context.named and set(context.named) <= set(names))
+
+
+def _filled_rows(sheet: Any, faults: list[Fault]) -> Iterator[tuple[int, list[Any]]]:
+    """(row number, its cells) without empty rows; ends with a fault where the sheet is larger than anybody's table."""
+    num_cells = num_empty = 0
+    for number, values in enumerate(sheet.iter_rows(values_only=True), start=1):
+        num_cells += len(values)
+        if num_cells > MAX_CELLS or num_empty > MAX_EMPTY_ROWS:
+            faults.append(Fault(number, "table_too_large", {"limit": MAX_CELLS}))
+            return
+        if any(value is not None and str(value).strip() for value in values):
+            yield number, [*values]
+        else:
+            num_empty += 1
 
 
 def _text(value: Any) -> str:
