@@ -10,7 +10,20 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from danlu.cli import chat, checking, doctor, explain, inspecting, new, shelves, show, show_plan, targets, why
+    from danlu.cli import (
+        chat,
+        checking,
+        doctor,
+        explain,
+        inspecting,
+        new,
+        selecting,
+        shelves,
+        show,
+        show_plan,
+        targets,
+        why,
+    )
 
 __all__ = [
     "chat",
@@ -19,6 +32,7 @@ __all__ = [
     "explain",
     "inspecting",
     "new",
+    "selecting",
     "shelves",
     "show",
     "show_plan",

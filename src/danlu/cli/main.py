@@ -194,6 +194,34 @@ def prepare(
     cli.show.show_prepared(run, prepared, voice)
 
 
+@app.command(help=say("select.about"))
+def select(
+    target: Target,
+    overrides: Overrides = None,
+    budget: Annotated[int, typer.Option("--budget", metavar="N", min=1, help=say("select.opt_budget"))] = 50,
+    by: Annotated[str, typer.Option("--by", help=say("select.opt_by"))] = "auto",
+    pool: Annotated[list[Path] | None, typer.Option("--pool", help=say("select.opt_pool"))] = None,
+    scores: Annotated[Path | None, typer.Option("--scores", metavar="FILE", help=say("select.opt_scores"))] = None,
+    functions: Annotated[
+        Path | None, typer.Option("--functions", metavar="FILE", help=say("select.opt_functions"))
+    ] = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=2, help=say("select.opt_repeats"))] = 5,
+    exports: Annotated[list[Path] | None, typer.Option("--read", metavar="FILE", help=say("select.opt_read"))] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    voice = Voice(as_json=as_json, quiet=quiet)
+    run = cli.targets.open_target(target, overrides or (), runs)
+    if exports:
+        cli.selecting.show_labels(run, voice, exports)
+        return
+    cli.selecting.show_selection(
+        run, voice, budget=budget, by=by, pool=pool or (), scores=scores, functions=functions, repeats=repeats
+    )
+
+
 @app.command(help=say("cli.train"))
 def train(
     target: Target,

@@ -92,7 +92,7 @@ def apply_functions(functions: Sequence[LabelFunction], texts: Sequence[str]) ->
         for column, function in enumerate(functions):
             if function.votes(text):
                 votes[row, column] = places[column]
-    consensus = agree(votes, len(classes))
+    consensus = agree(votes, len(classes), silence_tells=True)
     best = consensus.probabilities.argmax(axis=1)
     has_votes = (votes != ABSTAIN).any(axis=1)
     labels = tuple(classes[int(place)] if voted else None for place, voted in zip(best, has_votes, strict=True))

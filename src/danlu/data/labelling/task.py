@@ -40,8 +40,8 @@ class Task:
     origin: str = ""
     group: str | None = None
     suggestion: Suggestion | None = None
-    why: Mapping[str, float] = field(default_factory=dict)
-    """Why it was chosen: doubt, distance, density, score, batch."""
+    why: Mapping[str, Any] = field(default_factory=dict)
+    """Why it was chosen: doubt, distance, density, score, batch; of a doubtful label, the label as `given`."""
 
 
 @dataclass(frozen=True, slots=True)
