@@ -23,6 +23,7 @@ model: {{base: {base}, dtype: float32}}
 adapter: {{kind: {adapter}}}
 data:
   sources: [qa.jsonl, pairs.jsonl, docs]
+  cleaning: {{near_duplicates: keep, repetition: keep}}
   split: {{test: 0.1, validation: 0.1}}
 stages:
   - {{kind: pretrain, training: {{max_steps: 3}}}}
