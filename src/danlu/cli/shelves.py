@@ -13,6 +13,8 @@ from danlu.core.registry import Registry
 SHELVES = {
     "methods": "danlu.training.methods:METHODS",
     "formats": "danlu.data.formats:FORMATS",
+    "sources": "danlu.data.sources:READERS",
+    "ocr": "danlu.data.ocr:RECOGNISERS",
     "templates": "danlu.data.templates:TEMPLATES",
     "families": "danlu.model.families:FAMILIES",
     "quantizers": "danlu.model.quantizers:QUANTIZERS",

@@ -7,6 +7,7 @@ from pathlib import Path
 from danlu.core.errors import DataError
 from danlu.data.cleaners import build as build_cleaners
 from danlu.data.flow.passing import Passing
+from danlu.data.ocr import choose
 from danlu.data.privacy import Keyring, Policy, PrivacyStage
 from danlu.data.privacy.forgotten import Forgotten
 from danlu.recipe.data import DataSection
@@ -18,6 +19,7 @@ def build_passing(section: DataSection) -> Passing:
     return Passing(
         stages=build_cleaners(section.cleaning),
         privacy=build_privacy(section.privacy),
+        recogniser=choose(section.documents.ocr, section.documents.ocr_command),
         has_children=makes_samples(section),
     )
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from danlu.recipe.cleaning import CleaningSection
+from danlu.recipe.documents import DocumentsSection
 from danlu.recipe.privacy import PrivacySection
 from danlu.recipe.section import Section
 from danlu.recipe.synthesis import AugmentSection, ReplaySection, SynthesisSection, TeacherSection
@@ -37,6 +38,9 @@ class SplitSection(Section):
 class DataSection(Section):
     sources: tuple[SourceSection, ...] = ()
     """Where training data is read; a plain path is enough."""
+
+    documents: DocumentsSection = DocumentsSection()
+    """How documents are read."""
 
     over_length: Literal["drop", "split", "truncate-prompt"] = "drop"
     """Rows longer than training.context: rejected, split at turns or sentences, or shortened at the prompt's start."""
