@@ -127,33 +127,43 @@ def read_labels(run: Run, exports: Sequence[Path]) -> ReadLabels:
     """Turn exports of Label Studio or SuperAnnotate into `labelled.jsonl`: rows with a person as their provenance.
 
     What several people said of one task is settled by majority; ties, skipped and unreadable annotations are refused,
-    each with its reason, in `label_rejects.jsonl`."""
+    each with its reason, in `label_rejects.jsonl`. Rows of earlier exports stay; a task judged again is replaced."""
     folder, ledger = run.path(FOLDER), Ledger()
     folder.mkdir(parents=True, exist_ok=True)
     sent = _sent(folder)
-    lines: list[bytes] = []
+    lines = _labelled_before(folder / LABELLED)
     for path in exports:
         judgements, tool = _judgements(path, ledger, sent)
         for number, judgement in enumerate(settle(judgements, ledger, path.name), start=1):
             sample = sample_of(judgement, Origin(path.name, number), tool)
             writer = load_format("label" if isinstance(sample, Label) else "messages")
-            lines.append(orjson.dumps(writer.write(sample)) + b"\n")
-    write_bytes(folder / LABELLED, b"".join(lines))
+            lines[judgement.task] = orjson.dumps(writer.write(sample)) + b"\n"
+    write_bytes(folder / LABELLED, b"".join(lines.values()))
     write_rejects(ledger, folder / REFUSED)
     return ReadLabels(len(lines), ledger.num_read, ledger, folder / LABELLED)
 
 
+def _labelled_before(path: Path) -> dict[str, bytes]:
+    """Rows read back earlier, by the task they answer."""
+    if not path.is_file():
+        return {}
+    return {orjson.loads(line)["parents"][0]: line + b"\n" for line in path.read_bytes().splitlines() if line}
+
+
 def _read_rows(run: Run, pool: Sequence[Path | str], told: Progress) -> _Rows:
-    """Labelled rows are the recipe's Label rows; the pool is what is not among them."""
+    """Labelled rows are the recipe's Label rows and those read back from people; the pool is what is not among them."""
     silent = Ledger()
     specs = [
         SourceSpec(source.path, None if source.format == "auto" else source.format, source.columns or None)
         for source in run.recipe.data.sources
     ]
+    back = run.path(FOLDER, LABELLED)
+    if pool and back.is_file() and back.stat().st_size:
+        specs.append(SourceSpec(back))
     own = list(read(specs, silent, progress=told)) if specs else []
     labelled = [sample for sample in own if isinstance(sample, Label)]
     if pool:
-        known = {fold(task_of(sample).text) for sample in labelled}
+        known = {fold(task_of(sample).text) for sample in own}
         found = read([SourceSpec(path) for path in pool], silent, progress=told)
         rows = _distinct([sample for sample in found if fold(task_of(sample).text) not in known])
     else:

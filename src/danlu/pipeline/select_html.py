@@ -15,7 +15,7 @@ from danlu.data.quality.masking import veil
 from danlu.pipeline.data_report_charts import columns
 from danlu.pipeline.data_report_words import count
 
-_SHOWN_CHARS = 300
+_SHOWN_CHARS = 220
 
 
 def render_selection(told: Mapping[str, Any], *, language: Language) -> str:

@@ -21,8 +21,14 @@ _HIDDEN = re.compile(
 )
 
 
+def _plain(char: str) -> str:
+    """Full-width digits, letters and the at sign as plain ones; punctuation stays as it is written."""
+    is_wide = "！" <= char <= "～" and (char.isalnum() or char in "＠．－＋")
+    return unicodedata.normalize("NFKC", char) if is_wide else char
+
+
 def veil(text: str, most: int) -> str:
     """At most so many characters, what looks personal replaced; full-width digits are looked at as digits."""
-    plain = "".join(unicodedata.normalize("NFKC", char) if "０" <= char <= "ｚ" else char for char in text[: 4 * most])
+    plain = "".join(_plain(char) for char in text[: 4 * most])
     hidden = _HIDDEN.sub(VEIL, plain)
     return hidden if len(hidden) <= most else hidden[: most - 1] + "…"
