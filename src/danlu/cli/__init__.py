@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from danlu.cli import (
+        auditing,
         chat,
         checking,
         doctor,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "auditing",
     "chat",
     "checking",
     "doctor",

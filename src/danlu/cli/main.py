@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 import danlu
 from danlu import cli
+from danlu.cli.audit_app import audit_app, forget_command
 from danlu.cli.voice import Voice, stop_bars
 from danlu.core.errors import DanluError
 from danlu.core.messages import LANGUAGES, lookup, say, set_language
@@ -351,6 +352,10 @@ def explain(
         voice.result(danlu.Recipe.model_json_schema())
     else:
         cli.explain.explain(key, voice)
+
+
+app.add_typer(audit_app, name="audit", help=say("cli.audit"))
+app.command(name="forget", help=say("cli.forget"))(forget_command)
 
 
 @app.command(help=say("cli.doctor"))

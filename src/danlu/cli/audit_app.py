@@ -1,0 +1,87 @@
+"""The words of `danlu audit …` and `danlu forget`: what may be said on the command line. `auditing.py` answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from danlu import cli
+from danlu.cli.voice import Voice
+from danlu.core.messages import say
+
+Json = Annotated[bool, typer.Option("--json", help=say("cli.opt_json"))]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help=say("cli.opt_quiet"))]
+Lang = Annotated[str | None, typer.Option("--lang", metavar="en|zh", help=say("cli.opt_lang"))]
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help=say("cli.opt_runs"))]
+Keys = Annotated[Path | None, typer.Option("--keys", metavar="FILE", help=say("cli.opt_keys"))]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help=say("cli.opt_reason"))]
+RUNS = Path("runs")
+audit_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@audit_app.command("verify", help=say("cli.audit_verify"))
+def audit_verify(
+    runs: Runs = RUNS,
+    anchors: Annotated[Path | None, typer.Option("--anchor", metavar="FILE", help=say("cli.opt_anchor"))] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    if not cli.auditing.verify(runs, anchors, Voice(as_json=as_json, quiet=quiet)):
+        raise typer.Exit(1)
+
+
+@audit_app.command("show", help=say("cli.audit_show"))
+def audit_show(
+    runs: Runs = RUNS,
+    num: Annotated[int, typer.Option("--num", min=1, help=say("cli.opt_num"))] = 30,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    cli.auditing.show(runs, num, Voice(as_json=as_json, quiet=quiet))
+
+
+@audit_app.command("head", help=say("cli.audit_head"))
+def audit_head(
+    runs: Runs = RUNS,
+    anchor: Annotated[Path | None, typer.Option("--anchor", metavar="FILE", help=say("cli.opt_anchor"))] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    cli.auditing.head(runs, anchor, Voice(as_json=as_json, quiet=quiet))
+
+
+@audit_app.command("rotate-key", help=say("cli.audit_rotate"))
+def audit_rotate(
+    runs: Runs = RUNS,
+    keys: Keys = None,
+    destroy: Annotated[bool, typer.Option("--destroy", help=say("cli.opt_destroy"))] = False,
+    reason: Reason = "",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    if not cli.auditing.rotate(runs, keys, destroy=destroy, reason=reason, voice=Voice(as_json=as_json, quiet=quiet)):
+        raise typer.Exit(1)
+
+
+def forget_command(
+    values: Annotated[list[str], typer.Argument(metavar="VALUE...", help=say("cli.arg_values"))],
+    runs: Runs = RUNS,
+    keys: Keys = None,
+    reason: Reason = "",
+    verify_all: Annotated[bool, typer.Option("--verify", help=say("cli.opt_verify"))] = False,
+    run: Annotated[Path | None, typer.Option("--run", metavar="RUN", help=say("cli.opt_verify_run"))] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    voice = Voice(as_json=as_json, quiet=quiet)
+    if not verify_all:
+        cli.auditing.forget_values(values, runs, keys, reason, voice)
+    elif not cli.auditing.verify_values(values, runs, keys, run, reason, voice):
+        raise typer.Exit(1)

@@ -1,0 +1,137 @@
+"""`danlu audit` and `danlu forget`: the log, the keys behind the records, and who has to be forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from danlu.cli.voice import Voice
+from danlu.core.messages import say
+from danlu.pipeline.audit import DEFAULT_KEYS, log_of, note_acts, rotate_keys
+from danlu.pipeline.forget import forget, verify_forgotten
+from danlu.run.audit import Verdict
+from danlu.run.run import Run
+
+_SHOWN = 40
+
+
+def verify(runs: Path, anchors: Path | None, voice: Voice) -> bool:
+    """Print what is wrong with the log, line by line; whether it can be trusted."""
+    verdict = log_of(runs).verify(anchors)
+    for problem in verdict.problems:
+        voice.say(say(f"audit.{problem.what}", line=problem.line, **problem.values), "red")
+    for torn in verdict.torn:
+        voice.say(say(f"audit.{torn.what}", line=torn.line), "yellow")
+    if verdict.is_whole:
+        voice.say(say("audit.verified", count=verdict.num_entries, anchors=verdict.num_anchors), "green")
+    else:
+        voice.fail(say("audit.verify_failed", count=len(verdict.problems)))
+    voice.result(_verdict_json(verdict))
+    return verdict.is_whole
+
+
+def _verdict_json(verdict: Verdict) -> dict[str, object]:
+    told = [{"line": one.line, "what": one.what, **one.values} for one in verdict.problems]
+    torn = [{"line": one.line, "what": one.what} for one in verdict.torn]
+    return {"is_whole": verdict.is_whole, "entries": verdict.num_entries, "head": verdict.head, "problems": told,
+            "torn": torn, "anchors": verdict.num_anchors}  # fmt: skip
+
+
+def show(runs: Path, num: int, voice: Voice) -> None:
+    """The last entries, oldest first."""
+    entries = list(log_of(runs).entries())[-num:]
+    voice.table(
+        ["", *(say(f"audit.col_{name}") for name in ("time", "actor", "action", "object", "reason"))],
+        [(e.n, e.time[:19], e.actor, e.action, _brief(e.object), e.reason) for e in entries],
+    )
+    voice.result([entry.to_json() for entry in entries])
+
+
+def _brief(value: dict[str, object]) -> str:
+    return ", ".join(f"{name}: {str(inner)[:_SHOWN]}" for name, inner in value.items())
+
+
+def head(runs: Path, anchor: Path | None, voice: Voice) -> None:
+    """Enter what runs have finished, tell the head, and write it elsewhere."""
+    log = note_acts(runs)
+    entry = log.head() if anchor is None else log.anchor(anchor)
+    n, digest = (entry.n, entry.hash) if entry is not None else (0, "-")
+    voice.say(say("audit.head", n=n, hash=digest))
+    if anchor is not None:
+        voice.say(say("audit.anchored", n=n, path=str(anchor)))
+    voice.result({"n": n, "hash": digest, "anchor": str(anchor) if anchor else None})
+
+
+def rotate(runs: Path, keys: Path | None, *, destroy: bool, reason: str, voice: Voice) -> bool:
+    """Move findings to a new key; False when some could not be moved."""
+    rotation = rotate_keys(keys or DEFAULT_KEYS, runs, destroy=destroy, reason=reason)
+    for run, count in rotation.moved.items():
+        voice.say(say("audit.rekeyed", run=run, count=count))
+    for run, count in rotation.lost.items():
+        voice.say(say("audit.rekey_lost", run=run, count=count, keys=", ".join(rotation.keys)), "yellow")
+    voice.say(say("audit.rotated", key=rotation.key, count=sum(rotation.moved.values())), "green")
+    if not destroy:
+        voice.say(say("audit.rotated_kept"), "dim")
+    voice.result(rotation.to_json())
+    return not rotation.lost
+
+
+def forget_values(values: Sequence[str], runs: Path, keys: Path | None, reason: str, voice: Voice) -> None:
+    """Print where the values were and how to train without them."""
+    plan = forget(values, runs, keys or DEFAULT_KEYS, reason=reason)
+    for trace in plan["runs"]:
+        if trace["unreadable"]:
+            voice.say(
+                say("audit.forget_unreadable", run=trace["run"], count=trace["unreadable"],
+                    keys=", ".join(trace["keys_gone"])), "yellow",
+            )  # fmt: skip
+    if not plan["steps"]:
+        voice.say(say("audit.forget_none", count=plan["num_runs"]), "green")
+    else:
+        _tell_traces(plan, voice)
+    voice.result(plan)
+
+
+def _tell_traces(plan: dict[str, object], voice: Voice) -> None:
+    runs, sources, steps = plan["runs"], plan["sources"], plan["steps"]
+    assert isinstance(runs, list) and isinstance(sources, list) and isinstance(steps, list), "the plan's own lists"
+    voice.say(say("audit.forget_samples", count=sum(len(run["samples"]) for run in runs)), "bold")
+    for run in runs:
+        for row in run["samples"][:_SHOWN]:
+            where = f"{row['file']}:{row['line']}" if "file" in row else ""
+            voice.say(f"  {row['sample']}  {row['type']} {row['action']}  {where}")
+    voice.say(say("audit.forget_runs", count=len(steps)), "bold")
+    for run in runs:
+        told = [f"{one['stage']} ({one['rows']})" for one in run["datasets"]] + run["left"][:5]
+        voice.say(f"  {run['run']}  {' · '.join(told)}{'  ← ' + run['stands_on'] if run['stands_on'] else ''}")
+    artifacts = [(run["run"], one) for run in runs for one in run["artifacts"]]
+    voice.say(say("audit.forget_artifacts", count=len(artifacts)), "bold")
+    for name, one in artifacts:
+        voice.say(f"  {name}/{one['kind']}  {one['digest'][:16]}")
+    voice.say(say("audit.forget_list", path=plan["list"]), "bold")
+    voice.say(say("audit.forget_sources"), "bold")
+    for source in sources[:_SHOWN]:
+        voice.say(f"  {source}")
+    voice.say(say("audit.forget_command"), "bold")
+    for step in steps:
+        voice.say(f"  {step['command']}")
+
+
+def verify_values(
+    values: Sequence[str], runs: Path, keys: Path | None, run: Path | None, reason: str, voice: Voice
+) -> bool:
+    """Whether none of it is left; prints what is."""
+    opened = Run.open(run) if run is not None else None
+    verdict = verify_forgotten(values, runs, keys or DEFAULT_KEYS, run=opened, reason=reason)
+    for name, places in verdict["left"].items():
+        for place in places[:_SHOWN]:
+            voice.say(say("audit.forget_left", where=name, what=place), "red")
+    for name, gone in verdict["unreadable"].items():
+        voice.say(say("audit.forget_unreadable", run=name, count="?", keys=", ".join(gone)), "yellow")
+    if verdict["is_clean"]:
+        where = str(run) if run is not None else str(runs)
+        voice.say(say("audit.forget_verified", run=where, **verdict["searched"]), "green")
+    else:
+        voice.fail(say("audit.forget_not_verified"))
+    voice.result(verdict)
+    return bool(verdict["is_clean"])

@@ -1,0 +1,118 @@
+"""Acts on the audit log and on keys: note what runs have finished, move findings to a new key."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from danlu.core.errors import DataError
+from danlu.core.files import read_json, sha256_json
+from danlu.data.privacy.forgotten import Forgotten
+from danlu.data.privacy.keys import Keyring
+from danlu.data.privacy.records import FOLDER, read_records, write_records
+from danlu.recipe.privacy import PrivacySection
+from danlu.run.audit import NAME, AuditLog
+from danlu.run.run import Run, list_runs
+
+FORGET = "forget"
+"""The folder beside the runs that holds lists to forget."""
+DEFAULT_KEYS = Path(str(PrivacySection.model_fields["key_file"].default))
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """`moved` and `lost` count findings by run; `keys` are the gone keys that seal the lost ones."""
+
+    key: str
+    moved: dict[str, int]
+    lost: dict[str, int]
+    keys: tuple[str, ...]
+    destroyed: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"key": self.key, "moved": self.moved, "lost": self.lost, "gone": list(self.keys),
+                "destroyed": list(self.destroyed)}  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Count:
+    moved: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+    gone: set[str] = field(default_factory=set)
+
+
+def log_of(runs: Path) -> AuditLog:
+    """The audit log of a folder of runs."""
+    return AuditLog(runs / NAME)
+
+
+def note_acts(runs: Path) -> AuditLog:
+    """Enter every finished act of every run that the log does not know yet, by the digest of its record."""
+    log = log_of(runs)
+    known = {(entry.object.get("run"), entry.object.get("record")) for entry in log.entries()}
+    for folder in sorted(list_runs(runs)):
+        for path in sorted((folder / "acts").glob("*.json")):
+            record = read_json(path)
+            digest = sha256_json(record)
+            if (folder.name, digest) not in known:
+                facts = {"run": folder.name, "record": digest, "inputs": record.get("inputs", "")}
+                log.append(str(record.get("act", path.stem)), facts, reason="")
+    return log
+
+
+def check_outside(keys: Path, runs: Path) -> None:
+    """DataError when the key file lies among what may be handed on."""
+    if keys.expanduser().resolve().is_relative_to(runs.resolve()):
+        raise DataError("privacy.key_inside", where=str(keys), given=str(runs))
+
+
+def rotate_keys(keys: Path, runs: Path, *, destroy: bool = False, reason: str = "") -> Rotation:
+    """A new key for all findings under `runs`; old keys stay in the file unless `destroy`, and nothing needs them.
+
+    Findings under a key that is gone cannot be moved: they are counted, and never again can they be looked up.
+    """
+    check_outside(keys, runs)
+    keyring = Keyring.open(keys, create=False)
+    log = note_acts(runs)
+    old = keyring.ids
+    fresh = keyring.rotate()
+    count = _Count()
+    for folder in sorted(list_runs(runs)):
+        _move_run(folder, keyring, count)
+    for path in sorted((runs / FORGET).glob("*.json")):
+        forgotten = Forgotten.read(path)
+        if keyring.has(forgotten.key):
+            forgotten.under_current(keyring).write(path)
+    destroyed = tuple(key for key in old if destroy)
+    for key in destroyed:
+        keyring.destroy(key)
+    rotation = Rotation(fresh, dict(count.moved), dict(count.lost), tuple(sorted(count.gone)), destroyed)
+    log.append("rotate-key", rotation.to_json(), reason=reason)
+    return rotation
+
+
+def _move_run(folder: Path, keyring: Keyring, count: _Count) -> None:
+    """File by file, each replaced whole: a rotation that is killed goes on where it stood."""
+    for path in sorted(folder.joinpath(*FOLDER).glob("*.jsonl")):
+        records = list(read_records(path.parent, name=path.name))
+        changed = False
+        for record in records:
+            key = record.get("key")
+            if key is None or key == keyring.current:
+                continue
+            if keyring.has(key):
+                record |= {"mac": keyring.resealed(record["mac"], key), "key": keyring.current}
+                count.moved[folder.name] += 1
+                changed = True
+            else:
+                count.lost[folder.name] += 1
+                count.gone.add(key)
+        if changed:
+            write_records(path, records)
+
+
+def keys_of(run: Run, given: Path | None) -> Path:
+    """The key file: as named, or as the run's recipe says."""
+    return given if given is not None else Path(run.recipe.data.privacy.key_file)
