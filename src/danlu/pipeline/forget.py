@@ -1,8 +1,8 @@
 """Forget a person or a value: where it was, what learnt from it, how to train without it, and the proof after.
 
-Looked up by HMAC in what privacy put on record, and by the letters themselves in what a run holds in readable form:
 Looked up by HMAC in what privacy put on record, and by the letters themselves in what a run holds readably: its
 rows, its files, the text of packed tokens. The plan names no value: the list that new runs drop rows by holds HMACs.
+"""
 
 from __future__ import annotations
 
