@@ -130,14 +130,20 @@ def _stations(passing: Passing) -> list[Passed]:
 
 
 def _rows(samples: Iterator[Sample], ledger: Ledger) -> Iterator[Row | Entry]:
-    """Rows and refusals in the order in which they were met; the ledger's lists are emptied on the way."""
+    """Rows and refusals in the order in which they were met, seated so; the ledger's lists are emptied on the way."""
+    seat = 0
     for sample in samples:
-        yield from ledger.rejects
+        for entry in ledger.rejects:
+            seat += 1
+            yield replace(entry, row=seat)
         marks = tuple(Mark("read", Fate("change", entry.reason, entry.values)) for entry in ledger.changes)
         ledger.rejects.clear()
         ledger.changes.clear()
-        yield Row(sample, sample.origin, marks=marks, seat=ledger.num_read)
-    yield from ledger.rejects
+        seat += 1
+        yield Row(sample, sample.origin, marks=marks, seat=seat)
+    for entry in ledger.rejects:
+        seat += 1
+        yield replace(entry, row=seat)
     ledger.rejects.clear()
 
 
@@ -169,7 +175,8 @@ def _piece(rows: list[Row], refused: list[Entry], passing: Passing, told: Told) 
         row.id = sample_id(row.sample) if row.sample else ""
     ids = [row.id or sample_id(sample) for row, sample in zip(signed, original, strict=True)]
     columns = signatures(original, ids if passing.has_children else None)
-    return Piece(signed, columns | facts_of(signed), refused + [_refusal(row) for row in dropped], records)
+    refused = sorted([*refused, *map(_refusal, dropped)], key=lambda entry: entry.row)
+    return Piece(signed, columns | facts_of(signed), refused, records)
 
 
 def _tell_masked(rows: Sequence[Row]) -> None:
