@@ -13,6 +13,7 @@ from danlu.run.audit import Verdict
 from danlu.run.run import Run
 
 _SHOWN = 40
+_BRIEF = 24
 
 
 def verify(runs: Path, anchors: Path | None, voice: Voice) -> bool:
@@ -48,7 +49,7 @@ def show(runs: Path, num: int, voice: Voice) -> None:
 
 
 def _brief(value: dict[str, object]) -> str:
-    return ", ".join(f"{name}: {str(inner)[:_SHOWN]}" for name, inner in value.items())
+    return ", ".join(f"{name}: {str(inner)[:_BRIEF]}" for name, inner in value.items())
 
 
 def head(runs: Path, anchor: Path | None, voice: Voice) -> None:
@@ -95,7 +96,7 @@ def forget_values(values: Sequence[str], runs: Path, keys: Path | None, reason: 
 def _tell_traces(plan: dict[str, object], voice: Voice) -> None:
     runs, sources, steps = plan["runs"], plan["sources"], plan["steps"]
     assert isinstance(runs, list) and isinstance(sources, list) and isinstance(steps, list), "the plan's own lists"
-    voice.say(say("audit.forget_samples", count=sum(len(run["samples"]) for run in runs)), "bold")
+    voice.say(say("audit.forget_samples", count=len({row["sample"] for run in runs for row in run["samples"]})), "bold")
     for run in runs:
         for row in run["samples"][:_SHOWN]:
             where = f"{row['file']}:{row['line']}" if "file" in row else ""

@@ -81,7 +81,7 @@ def rotate_keys(keys: Path, runs: Path, *, destroy: bool = False, reason: str = 
     count = _Count()
     for folder in sorted(list_runs(runs)):
         _move_run(folder, keyring, count)
-    for path in sorted((runs / FORGET).glob("*.json")):
+    for path in lists_of(runs):
         forgotten = Forgotten.read(path)
         if keyring.has(forgotten.key):
             forgotten.under_current(keyring).write(path)
@@ -91,6 +91,11 @@ def rotate_keys(keys: Path, runs: Path, *, destroy: bool = False, reason: str = 
     rotation = Rotation(fresh, dict(count.moved), dict(count.lost), tuple(sorted(count.gone)), destroyed)
     log.append("rotate-key", rotation.to_json(), reason=reason)
     return rotation
+
+
+def lists_of(runs: Path) -> list[Path]:
+    """The lists to forget beside the runs, plans left out."""
+    return [path for path in sorted((runs / FORGET).glob("*.json")) if not path.name.endswith(".plan.json")]
 
 
 def _move_run(folder: Path, keyring: Keyring, count: _Count) -> None:

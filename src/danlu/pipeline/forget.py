@@ -41,6 +41,9 @@ class Trace:
     run: str
     folder: Path
     samples: list[dict[str, Any]] = field(default_factory=list)
+    num_dropped: int = 0
+    """Findings in rows that privacy dropped: they never reached a dataset."""
+    sources: set[str] = field(default_factory=set)
     datasets: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[dict[str, str]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
@@ -56,7 +59,8 @@ class Trace:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "run": self.run, "samples": self.samples, "datasets": self.datasets, "artifacts": self.artifacts,
+            "run": self.run, "samples": self.samples, "dropped": self.num_dropped,
+             "datasets": self.datasets, "artifacts": self.artifacts,
             "left": self.left, "stands_on": self.stands_on, "unreadable": self.num_unreadable,
             "keys_gone": list(self.keys_gone),
         }  # fmt: skip
@@ -88,14 +92,14 @@ def forget(
     plan = {
         "list": str(path),
         "runs": [one.to_json() for one in traces if one.is_affected or one.num_unreadable],
-        "sources": sorted({f"{row['file']}:{row['line']}" for one in traces for row in one.samples if "file" in row}),
+        "sources": sorted(set().union(*(one.sources for one in traces))),
         "steps": [_step(one, path, keyring) for one in affected],
         "num_runs": len(traces),
     }
     write_json(runs / FORGET / f"{name}.plan.json", plan)
     facts = {
         "list": sha256_json(forgotten.to_json()), "runs": [one.run for one in affected],
-        "num_samples": sum(len(one.samples) for one in affected),
+        "num_samples": len({row["sample"] for one in affected for row in one.samples}),
     }  # fmt: skip
     note_acts(runs).append("forget", facts, reason=reason, actor=actor)
     return plan
@@ -110,8 +114,7 @@ def verify_forgotten(
     traces, search = trace(values, runs, keyring, folders=folders)
     left = {}
     for one in traces:
-        kept = [row for row in one.samples if row.get("action") != "drop"]
-        places = [f"{row['sample']} ({row.get('type', 'derived')})" for row in kept] + one.left
+        places = [f"{row['sample']} ({row['type']})" for row in one.samples] + one.left
         places += [one.stands_on] if one.stands_on else []
         if places:
             left[one.run] = places
@@ -158,14 +161,14 @@ def _keyring(values: Sequence[str], runs: Path, keys: Path) -> Keyring:
 
 def _list_of(values: Sequence[str], keyring: Keyring) -> Forgotten:
     macs = frozenset(mac for value in values for mac in macs_of(value, keyring))
-    names = [(keyring.mac("name", value), *name_form(value)) for value in values if not any(map(str.isdigit, value))]
-    return Forgotten(keyring.current, macs, tuple(name for name in names if name[2] > 1 and "@" not in name[0]))
+    named = [value for value in values if "@" not in value and not any(map(str.isdigit, value))]
+    names = ((keyring.mac("name", value), *name_form(value)) for value in named)
+    return Forgotten(keyring.current, macs, tuple(name for name in names if name[2] > 1))
 
 
 def _records(run: Run, values: Sequence[str], keyring: Keyring, one: Trace, search: Search) -> Search:
     """Rows by HMAC, then everything made of them."""
     macs = {mac for key in keyring.ids for value in values for mac in macs_of(value, keyring, key)}
-    hit: set[str] = set()
     derived: list[tuple[str, list[str]]] = []
     gone: set[str] = set()
     count = 0
@@ -174,7 +177,10 @@ def _records(run: Run, values: Sequence[str], keyring: Keyring, one: Trace, sear
         if record["type"] == "derived":
             derived.append((record["sample"], record["parents"]))
         elif record["mac"] in macs:
-            hit.add(record["sample"])
+            if record["action"] == "drop":
+                one.num_dropped += 1
+                continue
+            one.sources.add(f"{record['file']}:{record['line']}")
             one.samples.append({name: record[name] for name in ("sample", "file", "line", "type", "action")})
         elif not keyring.has(record["key"]):
             one.num_unreadable += 1
@@ -197,10 +203,11 @@ def _texts(run: Run, values: Sequence[str], one: Trace, search: Search) -> Searc
     """The letters themselves, in rows that were kept, in readable files, and in packed tokens."""
     forms = [_Form(value) for value in values]
     texts = tokens = 0
-    for place, text in _readable(run):
+    for place, source, text in _readable(run):
         texts += 1
         if any(form.is_in(text) for form in forms):
             one.left.append(place)
+            one.sources |= {source} - {""}
     for place, num_tokens, text in _packed(run):
         tokens += num_tokens
         if any(form.is_in(text) for form in forms):
@@ -224,16 +231,16 @@ def _folded(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold()
 
 
-def _readable(run: Run) -> Iterator[tuple[str, str]]:
-    """(place, text) of every row the run kept and every text file in its folder."""
+def _readable(run: Run) -> Iterator[tuple[str, str, str]]:
+    """(place, file:line it was read at, text) of every row the run kept and every text file in its folder."""
     kept = open_kept(run.path("dataset"), Store(run.folder.parent / STORE))
     if kept is not None:
         for _, row in kept.rows():
             if row.sample is not None:
-                yield f"row {row.id}", "\n".join(texts_of(row.sample))
+                yield f"row {row.id}", str(row.origin), "\n".join(texts_of(row.sample))
     for path in sorted(run.folder.rglob("*")):
         if path.suffix in TEXT_FILES and path.is_file() and FOLDER[0] not in path.relative_to(run.folder).parts:
-            yield path.relative_to(run.folder).as_posix(), _unescaped(path)
+            yield path.relative_to(run.folder).as_posix(), "", _unescaped(path)
 
 
 def _shards_left(runs: Path, values: Sequence[str]) -> list[str]:
