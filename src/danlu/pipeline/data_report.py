@@ -1,7 +1,6 @@
 """The data report of a run: facts as JSON, one HTML page in each language, and a sheet of rows for a person to judge.
 
-`prepare` gathers the facts while it works and calls `write_report`. `facts_of_run` finds them again, or gathers them
-from what a run without them has kept (sources, ledger, tokens), so that any prepared run has a report.
+`prepare` gathers the facts while it works (`prepared_facts.py`) and calls `write_report`.
 """
 
 from __future__ import annotations
@@ -11,12 +10,11 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from danlu.core.files import read_json, write_json, write_text
+from danlu.core.files import write_json, write_text
 from danlu.core.messages import LANGUAGES, Language
 from danlu.data.quality import DataFacts
-from danlu.data.quality.facts import VERSION, AuditRow
+from danlu.data.quality.facts import AuditRow
 from danlu.data.quality.lights import lights_of
-from danlu.pipeline.data_facts import gather_from_run
 from danlu.pipeline.data_report_html import render_data_report
 from danlu.pipeline.data_report_words import Words
 from danlu.run.run import Run
@@ -36,11 +34,6 @@ class DataReport:
     audit: Path
 
 
-def report(run: Run) -> DataReport:
-    """Write the data report of a prepared run, from its facts where it has them."""
-    return write_report(run, facts_of_run(run))
-
-
 def write_report(run: Run, facts: DataFacts) -> DataReport:
     """data_report.json, data_report.{en,zh}.html and audit_sheet.csv in the run's folder, each whole or not at all."""
     pages = {language: run.path(f"data_report.{language}.html") for language in LANGUAGES}
@@ -51,17 +44,6 @@ def write_report(run: Run, facts: DataFacts) -> DataReport:
         write_text(pages[language], render_data_report(facts, language=language, other=other))
     write_text(run.path(AUDIT), audit_sheet(facts.audit))
     return DataReport(run.path(FACTS), pages, run.path(AUDIT))
-
-
-def facts_of_run(run: Run) -> DataFacts:
-    """The facts that prepare left; gathered anew where it left none, or those of another version."""
-    path = run.path(FACTS)
-    if path.is_file():
-        stored = read_json(path)
-        prepared = run.outcome("prepare") or {}
-        if stored.get("version") == VERSION and stored["told"].get("dataset") == prepared.get("dataset_id"):
-            return DataFacts.from_json({name: value for name, value in stored.items() if name != "lights"})
-    return gather_from_run(run)
 
 
 def audit_sheet(rows: tuple[AuditRow, ...]) -> str:

@@ -36,7 +36,7 @@ def columns(histogram: Histogram, *, title: str, x_label: str, mark: tuple[float
     for index in range(first, last + 1):
         if counts[index]:
             height = max(1.5, (_BOTTOM - _TOP) * counts[index] / most)
-            is_beyond = mark is not None and edges[index] >= mark[0]
+            is_beyond = mark is not None and edges[index] > mark[0]
             x = _LEFT + (index - first) * width
             until = f"{edges[index + 1]:g}" if index + 1 < len(edges) else "∞"
             tip = tag("title", None, f"{edges[index]:g} – {until}: {counts[index]:,}")
@@ -91,8 +91,8 @@ def shares(counts: Mapping[str, int], *, most: int = 8, others: str = "…") -> 
     return tag("div", {"class": "scroll"}, tag("table", {"class": "plain"}, tag("tbody", None, *body)))
 
 
-def without_folder(counts: Mapping[str, int]) -> dict[str, int]:
-    """Files named from where their folders part; what is the same for all tells nothing."""
+def without_folder(counts: Mapping[str, int], *, whole: bool = False) -> dict[str, int]:
+    """Files named from where their folders part; what is the same for all tells nothing. `whole`: at any depth."""
     names = [PurePosixPath(name).parent.parts for name in counts if "/" in name]
     shared = 0
     if len(names) > 1 or (names and len(counts) == 1):
@@ -103,7 +103,7 @@ def without_folder(counts: Mapping[str, int]) -> dict[str, int]:
     shown: dict[str, int] = {}
     for name, number in counts.items():
         parts = PurePosixPath(name).parts[shared:] if "/" in name else (name,)
-        short = "/".join(parts if len(parts) <= _DEPTH else ("…", *parts[-_DEPTH:]))
+        short = "/".join(parts if whole or len(parts) <= _DEPTH else ("…", *parts[-_DEPTH:]))
         shown[short] = shown.get(short, 0) + number
     return shown
 

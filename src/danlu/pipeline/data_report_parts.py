@@ -14,7 +14,7 @@ from danlu.core.html.tag import Content
 from danlu.data.privacy.finding import KINDS
 from danlu.data.quality.facts import Cluster, DataFacts, DiversityFacts, Member, SynthesisFacts
 from danlu.data.quality.masking import veil
-from danlu.pipeline.data_report_charts import columns
+from danlu.pipeline.data_report_charts import columns, without_folder
 from danlu.pipeline.data_report_words import Words, count, percent
 
 _SHOWN_CHARS = 400
@@ -165,13 +165,14 @@ def coverage_section(facts: DataFacts, words: Words) -> Markup | None:
     coverage = facts.coverage
     if coverage is None:
         return None
+    names = list(without_folder({one.name: 1 for one in coverage.documents}, whole=True))
     rows = [
         html.Row(
-            (one.name, count(one.num_chars), count(one.num_passages), _rows_of(one.num_rows, words)),
+            (name, count(one.num_chars), count(one.num_passages), _rows_of(one.num_rows, words)),
             ("without",) if not one.num_rows else (),
             (one.name, one.num_chars, one.num_passages, one.num_rows),
         )
-        for one in coverage.documents[:_NUM_DOCUMENTS]
+        for name, one in list(zip(names, coverage.documents, strict=True))[:_NUM_DOCUMENTS]
     ]
     heads = [words("document"), words("num_chars"), words("num_passages"), words("num_rows")]
     filters = [html.Filter("", words("all")), html.Filter("without", words("without_rows"))]

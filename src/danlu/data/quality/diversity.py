@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from danlu.data.quality.facts import DiversityFacts, Topic
-from danlu.data.quality.masking import VEIL, veil
+from danlu.data.quality.masking import VEIL, veil_all
 from danlu.data.quality.vectors import Ints, Vectors, nearest_of, vectors_of
 
 NUM_TOKENS = 20_000
@@ -69,7 +69,7 @@ def topics_of(texts: Sequence[str], labels: Sequence[str] = ()) -> list[Topic]:
     vectors = vectors_of(texts, sizes=(2,), bits=16)
     num = int(min(MAX_TOPICS, max(3, round((len(texts) / 20) ** 0.5))))
     owners = _k_means(vectors, num)
-    words = [_words(text) for text in texts]
+    words = [_words(text) for text in veil_all(texts, _SEEN)]
     overall = Counter(word for found in words for word in found)
     topics = []
     for topic in range(num):
@@ -108,7 +108,7 @@ def _words(text: str) -> set[str]:
     """Latin words, and of Chinese every run of two to four characters that no particle begins or ends: which of them
     are words shows in how often they recur. The beginning of a text says what it is about."""
     found: set[str] = set()
-    for word in _WORD.findall(veil(text, _SEEN).replace(VEIL, " ").casefold()):
+    for word in _WORD.findall(text.replace(VEIL, " ").casefold()):
         if not "\u3400" <= word[0] <= "\u9fff":
             if word not in _TOO_COMMON:
                 found.add(word)

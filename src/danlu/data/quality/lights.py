@@ -21,6 +21,7 @@ UNTREATED = frozenset({"keep", "report", "none", "flag", "ignore"})
 CHOSEN = frozenset({"duplicate", "no_stage_wants_it"})
 """Reasons of the ledger that are the recipe's choice and no fault of a row."""
 LOW_SCORE = 0.6
+RESTRICTED = "restricted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +129,20 @@ def _thin_label(facts: DataFacts) -> Found:
 
 
 def _privacy(facts: DataFacts) -> Found:
+    """Findings that the policy leaves in the text, secrets and the like apart; nobody having looked counts as one."""
     if facts.told.privacy is None:
-        return 0.5, {"is_off": True, "untreated": 0, "found": 0}
-    untreated = sum(one.count for one in facts.told.privacy if one.action in UNTREATED)
-    return float(untreated), {"untreated": untreated, "found": sum(one.count for one in facts.told.privacy)}
+        return 1.0, {"is_off": True, "untreated": 0, "found": 0}
+    others = [one for one in facts.told.privacy if one.level != RESTRICTED]
+    untreated = sum(one.count for one in others if one.action in UNTREATED)
+    return float(untreated), {"untreated": untreated, "found": sum(one.count for one in others)}
+
+
+def _restricted(facts: DataFacts) -> Found:
+    if facts.told.privacy is None:
+        return None
+    found = [one for one in facts.told.privacy if one.level == RESTRICTED]
+    untreated = sum(one.count for one in found if one.action in UNTREATED)
+    return float(untreated), {"untreated": untreated, "found": sum(one.count for one in found)}
 
 
 def _quality(facts: DataFacts) -> Found:
@@ -213,7 +224,8 @@ LEAKS = (
 )
 THRESHOLDS = (
     Threshold("leaks", 1, 1, _leaks, "number"),
-    Threshold("privacy", 0.5, 1, _privacy, "number"),
+    Threshold("restricted", 1, 1, _restricted, "number"),
+    Threshold("privacy", 1, None, _privacy, "number"),
     Threshold("rows", 200, 50, _rows, "rows", is_least=True),
     Threshold("faulty", 0.05, 0.20, _faulty),
     Threshold("twins", 0.10, 0.30, _twins),

@@ -174,7 +174,7 @@ def _documents_of(sample: Sample) -> set[str]:
     evidence = sample.tags.get("evidence") or ()
     found = {str(one["document"]) for one in evidence if isinstance(one, Mapping) and one.get("document")}
     if not found and (sample.origin.page is not None or isinstance(sample, Document)):
-        found = {sample.origin.file}
+        found = {sample.group if isinstance(sample, Document) and sample.group else sample.origin.file}
     return found
 
 
