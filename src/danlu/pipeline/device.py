@@ -74,8 +74,8 @@ def free_memory_bytes(device: str) -> int:
 
 def describe_hardware(device: str) -> str:
     """One line for reports."""
-    if device == "cuda":
-        return f"{torch.cuda.get_device_name()} · torch {torch.__version__}"
+    if torch.device(device).type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} · torch {torch.__version__}"
     return f"CPU, {torch.get_num_threads()} threads · torch {torch.__version__}"
 
 

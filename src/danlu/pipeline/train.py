@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from danlu.pipeline.base import load_base
 from danlu.pipeline.device import choose_device, remarks_on, saying_when_memory_ends
 from danlu.pipeline.plan_training import keep_plan, kept_micro_tokens, plan_training
 from danlu.pipeline.prepare import Prepared, prepare
+from danlu.planning.plan import Plan, leaner
+from danlu.planning.policy import ORDER, Mix
 from danlu.planning.why import reasons
 from danlu.recipe.adapter import FullSection, LoRASection
 from danlu.recipe.method import DPOSection, MethodSection, PretrainSection, SFTSection, StageSection
@@ -33,6 +36,7 @@ from danlu.training.methods.dpo import DPO
 from danlu.training.methods.method import Method
 from danlu.training.methods.pretrain import Pretrain
 from danlu.training.methods.sft import SFT
+from danlu.training.passes import AskForLess
 from danlu.training.trainer import Step, Trainer
 
 
@@ -111,10 +115,11 @@ class _Desk:
         attached = self.attached or self._attach(start)
         folder = self.run.path("checkpoints", name)
         method = build_method(stage.method)
-        section, policies = self._plan(name, stage, dataset, attached)
+        section, policies, planned = self._plan(name, stage, dataset, attached)
         trainer = Trainer(
             self.model, attached, method, dataset,
             section=section, folder=folder, progress=self.told, policies=policies,
+            ask_for_less=_planner_of(planned) if planned else None,
         )  # fmt: skip
         self._tell_begin(name, trainer, attached)
         last = self._run_steps(name, trainer)
@@ -136,10 +141,10 @@ class _Desk:
 
     def _plan(
         self, name: str, stage: StageSection, dataset: Dataset, attached: Attached
-    ) -> tuple[TrainingSection, tuple[str, ...]]:
-        """(the stage's numbers with tokens at once filled in, what each layer keeps), as the device's memory allows.
-        A stage that was interrupted goes on with the tokens it began with, whatever the device: they decide which items
-        share a piece."""
+    ) -> tuple[TrainingSection, tuple[str, ...], Plan | None]:
+        """(the stage's numbers with tokens at once filled in, what each layer keeps, the plan that says so), as the
+        device's memory allows. A stage that was interrupted goes on with the tokens it began with, whatever the device:
+        they decide which items share a piece."""
         section = stage.training
         index = self.run.recipe.plan_stages().index(stage)
         before = kept_micro_tokens(self.run, name)
@@ -148,12 +153,12 @@ class _Desk:
             has_quick_form=why_not(self.model, attached) is None,
         )  # fmt: skip
         if planned is None:
-            return section.model_copy(update={"micro_tokens": before or section.micro_tokens}), ()
+            return section.model_copy(update={"micro_tokens": before or section.micro_tokens}), (), None
         keep_plan(self.run, name, planned)
         for sentence in reasons(planned):
             self.told.note(sentence)
         policies = () if set(planned.policies) == {"all"} else planned.policies  # nothing to ask for
-        return section.model_copy(update={"micro_tokens": before or planned.work.micro_tokens}), policies
+        return section.model_copy(update={"micro_tokens": before or planned.work.micro_tokens}), policies, planned
 
     def _attach(self, start: Path | None) -> Attached:
         section = self.run.recipe.adapter
@@ -198,6 +203,16 @@ class _Desk:
             )
         self.told.finish()
         return last
+
+
+def _planner_of(planned: Plan) -> AskForLess:
+    """What the planner would have chosen for less memory, asked where memory ends."""
+
+    def ask(policies: Sequence[str]) -> tuple[str, ...] | None:
+        found = leaner(planned, Mix.counted({name: list(policies).count(name) for name in ORDER}))
+        return found.policies if found else None
+
+    return ask
 
 
 def _remarks_on_offload(attached: Attached) -> list[str]:

@@ -19,9 +19,11 @@ RECORDED_BYTES = 128 * 2**20
 """What recording graphs adds: 32 MiB of cuBLAS workspace for each of two threads on two more streams."""
 SPARE_RATIO = 0.03
 """Left free on purpose: a longer document, another backend's workspace."""
+STEP_DOWN_RATIO = 0.06
+"""By how much the next plan is to be leaner where memory has ended: more than a peak's error."""
 PAD, CPU_PAD = 64, 16
 """Extra columns and rows of an augmented matrix are a multiple of this (leading dimensions that keep fast kernels)."""
-LOGITS_CHUNK_BYTES = 1024 * 2**20
+LOGITS_CHUNK_BYTES, FRUGAL_LOGITS_BYTES = 1024 * 2**20, 256 * 2**20
 LOGITS_MOST_ROWS = 4096
 LOGITS_ROW_STEP = 128
 CPU_LOGITS_BYTES = 8 * 2**20

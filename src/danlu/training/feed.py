@@ -28,14 +28,13 @@ class Loaded:
 
 
 class Feed:
-    """`pad_to` fills every row to so many tokens, for compiled code; 0 leaves it as it is. `has_forms` makes forms."""
+    """`pad_to` fills every row to so many tokens, for compiled code; 0 leaves it as it is. Forms are made while
+    `has_forms` is set."""
 
-    def __init__(
-        self, dataset: Dataset, plan: Plan, device: torch.device, *, micro_tokens: int, pad_to: int, has_forms: bool
-    ) -> None:
+    def __init__(self, dataset: Dataset, plan: Plan, device: torch.device, *, micro_tokens: int, pad_to: int) -> None:
         self._dataset, self._plan, self._device = dataset, plan, device
         self._micro_tokens, self._pad_to = micro_tokens, pad_to
-        self.has_forms = has_forms
+        self.has_forms = False
         self.most_items = 0
         """Items computed at once since memory ended; 0 as planned."""
 

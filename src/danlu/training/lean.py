@@ -138,6 +138,12 @@ class LeanAdamW(DeviceAdamW):
         if self._ferry is not None:
             self._ferry.wait()
 
+    def keep_gradients(self) -> None:
+        """From now on they wait for `step`, so that those of several pieces add up."""
+        release(self.parameters.values())
+        self.in_backward = False
+        self._done.clear()
+
     @property
     def is_torn(self) -> bool:
         """Some weights have taken this step and others not: nothing that may be saved, or computed again."""

@@ -31,9 +31,6 @@ from danlu.training.blocks.policy import Policy
 from danlu.training.blocks.quicken import quicken
 from danlu.training.compiled import compile_blocks
 from danlu.training.feed import Feed, Loaded
-from danlu.training.flat import FlatAdamW
-from danlu.training.forms import Filled
-from danlu.training.graphs import CannotRecordError, Graphs
 from danlu.training.identity import differing_keys, identify, identity_digest
 from danlu.training.methods.method import Method, Stage
 from danlu.training.optim import (
@@ -45,6 +42,7 @@ from danlu.training.optim import (
     restore_optimizer,
     set_rate,
 )
+from danlu.training.passes import AskForLess, Passes
 from danlu.training.plan import Plan, PlannedStep
 from danlu.training.precision import Precision
 from danlu.training.schedule import learning_rate
@@ -80,12 +78,12 @@ class Best:
 class Trainer:
     """Trains what `adapter` made trainable in `model`. `section` has its `lr` filled in (`recipe.defaults`).
     `policies`, one a layer, say what each keeps for its backward; without them every layer keeps everything, and a CPU
-    computes the decoder as it is written."""
+    computes the decoder as it is written. `ask_for_less` is asked for others where memory ends (`passes.py`)."""
 
     def __init__(
         self, model: Model, adapter: Attached, method: Method, dataset: Dataset,
         *, section: TrainingSection, folder: Path, progress: Progress | None = None,
-        policies: Sequence[str] = (),
+        policies: Sequence[str] = (), ask_for_less: AskForLess | None = None,
     ) -> None:  # fmt: skip
         assert section.lr is not None, "the recipe's defaults fill in the learning rate"
         self.model, self.adapter, self.method, self.dataset = model, adapter, method, dataset
@@ -111,10 +109,11 @@ class Trainer:
         self.number, self._saved_number = 0, -1
         self._best: Best | None = None
         self._has_stopped = self._needs_validation = self._is_torn = False
-        self.graphs = self._build_graphs()
-        self.feed = Feed(
-            dataset, self.plan, model.device,
-            micro_tokens=self.micro_tokens, pad_to=self._pad_to, has_forms=self.graphs is not None,
+        self.feed = Feed(dataset, self.plan, model.device, micro_tokens=self.micro_tokens, pad_to=self._pad_to)
+        self.passes = Passes(
+            model, method, self.optimizer, self.scaler, self.precision, self.feed, self.quick,
+            seed=section.seed, micro_tokens=self.micro_tokens, folder=folder, progress=self.progress,
+            ask_for_less=ask_for_less,
         )  # fmt: skip
         if section.compile:
             compile_blocks(model)
@@ -172,7 +171,7 @@ class Trainer:
             warmup_ratio=self.section.warmup_ratio,
         )  # fmt: skip
         set_rate(self.optimizer, lr)  # before the backward, which may step
-        sums = self._accumulate_or_step_down(loaded, num_units)
+        sums = self.passes.run(loaded, num_units)
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.parameters, self.optimizer)
         facts = _fetch({"loss": sums.pop("loss"), "grad_norm": norm, **sums})
@@ -191,75 +190,6 @@ class Trainer:
             tokens_per_s=num_tokens / (time.perf_counter() - started),
             metrics={name: value / num_units for name, value in facts.items()},
         )
-
-    def _accumulate_or_step_down(self, loaded: Loaded, num_units: int) -> dict[str, Tensor]:
-        """Where memory ends, blocks keep less and the same batch is computed again."""
-        batches, filled = self.feed.cut(loaded.batches), loaded.filled
-        while True:
-            _seed(_seed_of(self.section.seed, loaded.planned.number), self.model.device)
-            try:
-                if self.graphs is not None and filled:
-                    return self._replay(self.graphs, batches, filled, num_units)
-                return self._accumulate(batches, num_units)
-            except CannotRecordError as error:
-                self.progress.note(say("training.not_recorded", reason=str(error)))
-                is_short = False
-            except torch.OutOfMemoryError:
-                if is_torn(self.optimizer):
-                    raise
-                is_short = True
-            # Outside the clauses: the error's frames hold what did not fit.
-            self.graphs, self.feed.has_forms = None, False
-            if self.quick:
-                self.quick.forget()
-            self.optimizer.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
-            if is_short:
-                batches = self._leaner(batches)
-
-    def _leaner(self, batches: list[Batch]) -> list[Batch]:
-        """The same batches, once memory has ended: layers keep less, and when they keep nothing more, fewer items are
-        computed at once. Says what it changed."""
-        if self.quick and (told := self.quick.step_down()):
-            self.progress.note(say("training.stepped_down", before=told[0], after=told[1]))
-            return batches
-        # Gradients that are applied in the backward cannot be added up over pieces.
-        halves = None if self._steps_in_backward() else self.feed.halve(batches)
-        if halves is None:
-            raise TrainingError("training.item_too_big", rows=self.feed.origins(batches))
-        before = max(len(batch.items) for batch in batches)
-        self.progress.note(say("training.smaller_pieces", before=before, after=self.feed.most_items))
-        return halves
-
-    def _replay(self, graphs: Graphs, batches: list[Batch], filled: list[Filled], num_units: int) -> dict[str, Tensor]:
-        """`_accumulate` by recorded graphs."""
-        losses = [
-            graphs.accumulate(form, num_units)
-            for batch, form in zip(batches, filled, strict=True)
-            if self.method.num_units(batch)
-        ]
-        return {"loss": torch.stack(losses).sum()}
-
-    def _accumulate(self, batches: list[Batch], num_units: int) -> dict[str, Tensor]:
-        """Add up gradients of the mean loss over all units of the step, however many pieces they come in. Returns the
-        sums of loss and metrics, still on the device."""
-        sums: dict[str, Tensor] = {}
-        for batch in batches:
-            if not self.method.num_units(batch):
-                continue
-            with self.precision.forward():
-                loss = self.method.loss(self.model, batch.to(self.model.device))
-            self.scaler.scale(loss.value / num_units).backward()  # type: ignore[no-untyped-call]
-            for name, value in {"loss": loss.value.detach(), **loss.metrics}.items():
-                sums[name] = sums[name] + value if name in sums else value
-        return sums
-
-    def _build_graphs(self) -> Graphs | None:
-        """Recorded micro-batches, where launching them one by one would take longer than they run."""
-        if not isinstance(self.optimizer, FlatAdamW) or self.precision.is_scaled:
-            return None
-        is_worth_it = Graphs.suits(self.model, self.quick, self.method, self.micro_tokens)
-        return Graphs(self.model, self.method, self.optimizer.flat) if is_worth_it else None
 
     def _update(self, norm: Tensor) -> None:
         """Clip, step, and forget the gradients."""
@@ -389,6 +319,7 @@ class Trainer:
                 is_resumed=found is not None,
             )
         )  # fmt: skip
+        self.passes.settle(identity_digest(self._identity))
         if found:
             self._restore(found)
 
@@ -441,16 +372,3 @@ class Trainer:
 def _fetch(sums: dict[str, Tensor]) -> dict[str, float]:
     """Device scalars as numbers, in one copy: the only wait for the device in a step."""
     return dict(zip(sums, torch.stack([value.double() for value in sums.values()]).tolist(), strict=True))
-
-
-def _seed(seed: int, device: torch.device) -> None:
-    """`torch.manual_seed` for the two generators that are used here: for every other kind of device it takes a stack
-    trace, a millisecond a step."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-
-
-def _seed_of(seed: int, number: int) -> int:
-    """The seed of one step's random numbers, so that dropout needs no saved state."""
-    return (seed * 1_000_003 + number) % 2**63

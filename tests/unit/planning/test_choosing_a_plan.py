@@ -17,7 +17,7 @@ from danlu.core.messages import LANGUAGES, say, set_language
 from danlu.planning.bases import BASES
 from danlu.planning.cards import CARDS, Card, cpu_card
 from danlu.planning.memory import PARTS, predict_memory
-from danlu.planning.plan import Limits, choose, plan, plan_stage
+from danlu.planning.plan import Limits, choose, leaner, plan, plan_stage
 from danlu.planning.policy import ORDER, Mix
 from danlu.planning.what_if import COMMON_CARDS, CONTEXTS, WAYS, smallest_card, what_if
 from danlu.planning.why import policy_text, reasons, summary, way_out
@@ -232,6 +232,18 @@ def test_a_cpu_without_bf16_holds_fp32_weights() -> None:
     assert [one.work.precision for one in plans] == ["32", "16"]
     assert plans[0].tokens_per_s is not None and plans[1].tokens_per_s is not None
     assert plans[0].tokens_per_s < plans[1].tokens_per_s
+
+
+def test_where_memory_ended_the_next_plan_is_leaner_until_none_is_left() -> None:
+    """From wherever the training has come to; tokens at once stay, for they decide which items share a piece."""
+    found, steps = choose(work_on(), H200, within(60)), []
+    mix = found.mix
+    while (next_one := leaner(found, mix)) is not None:
+        steps.append(predict_memory(found.work, mix).total_bytes)
+        assert next_one.total_bytes < 0.95 * steps[-1] and next_one.work == found.work
+        mix = next_one.mix
+    leanest = predict_memory(found.work, Mix.of("input-host", 28)).total_bytes
+    assert len(steps) > 5 and predict_memory(found.work, mix).total_bytes < 1.1 * leanest
 
 
 def test_a_living_device_s_free_memory_is_the_budget() -> None:

@@ -1,6 +1,7 @@
 """The loop: it learns, stops early, refuses what cannot be learnt from, and keeps what it should."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from danlu.adapters.load import load_trained
 from danlu.adapters.lora import LoRA
 from danlu.core.errors import DanluError, TrainingError
 from danlu.core.progress import Silent
+from danlu.data.dataset import Dataset
 from danlu.data.tokens import Item, Tokens
 from danlu.model.build import load_model, save_model
 from danlu.training import checkpoint
@@ -18,6 +20,7 @@ from danlu.training.methods import METHODS
 from danlu.training.methods.dpo import DPO
 from danlu.training.methods.pretrain import Pretrain
 from danlu.training.methods.sft import SFT
+from danlu.training.thrift import Setting, Thrift, read_thrift, write_thrift
 from danlu.training.trainer import Trainer
 from training_kit import dataset, pair_items, rule_items, section, sft_items, tiny_model
 
@@ -38,13 +41,14 @@ QUICK = ("all", "all")
 
 def train(
     tmp_path, train_items, validation=None, *, adapter=None, method=None, progress=None, dtype=torch.float32,
-    policies=(), **knobs
+    policies=(), ask_for_less=None, **knobs
 ):  # fmt: skip
     model = tiny_model(tmp_path / "model", dtype=dtype)
     data = dataset(tmp_path / "data", train_items, validation)
     return Trainer(
         model, (adapter or LoRA(rank=8)).attach(model), method or SFT(), data,
         section=section(**knobs), folder=tmp_path / "checkpoints", progress=progress, policies=policies,
+        ask_for_less=ask_for_less,
     )  # fmt: skip
 
 
@@ -189,7 +193,12 @@ def test_stages_chain_and_each_starts_from_the_last_ones_output(tmp_path, adapte
     for method, items in ((Pretrain(), sft_items(30)), (SFT(), rule_items(60)), (DPO(), pair_items(30))):
         data = dataset(tmp_path / f"data-{method.kind}", items)
         run = Trainer(
-            model, attached, method, data, section=section(lr=5e-3, epochs=4), folder=tmp_path / "checkpoints" / method.kind
+            model,
+            attached,
+            method,
+            data,
+            section=section(lr=5e-3, epochs=4),
+            folder=tmp_path / "checkpoints" / method.kind,
         )
         steps = list(run.steps())
         last_losses[method.kind] = steps[0].loss, steps[-1].loss
@@ -241,6 +250,112 @@ def test_where_memory_ends_less_is_kept_then_less_computed_at_once_and_the_loss_
     smaller = [sentence for sentence in notes.said if "items are computed at once" in sentence]
     assert len(smaller) == len(set(smaller)) <= 3, "what was read ahead is cut too, and nothing is said twice"
     assert narrow.model.quick is None, "nobody refreshes it after the training"
+
+
+def counted(method: Narrow) -> list[int]:
+    """Sizes of the batches that did not fit."""
+    refused: list[int] = []
+    whole = Narrow.loss
+
+    def loss(self, model, batch):
+        if len(batch.items) > self.most:
+            refused.append(len(batch.items))
+        return whole(self, model, batch)
+
+    object.__setattr__(method, "loss", loss.__get__(method))
+    return refused
+
+
+def test_a_resumed_training_does_not_meet_the_same_end_again(tmp_path):
+    """What it gave up is written down at once: not even a checkpoint lies between."""
+    items, notes = sft_items(40), Notes()
+    whole = [
+        step.loss for step in train(tmp_path / "whole", items, method=Narrow(4), policies=QUICK, max_steps=4).steps()
+    ]
+    first = train(tmp_path / "cut", items, method=Narrow(4), policies=QUICK, max_steps=4)
+    begun = [step.loss for _, step in zip(range(2), first.steps(), strict=False)]
+    first.save()
+    method = Narrow(4)
+    refused = counted(method)
+    resumed = train(tmp_path / "cut", items, method=method, policies=QUICK, max_steps=4, progress=notes)
+    assert begun + [step.loss for step in resumed.steps()] == whole and not refused
+    said = " ".join(notes.said)
+    assert "at most" in said and "input-host" in said and "Memory ended here before" in said
+
+
+def test_what_memory_taught_holds_for_its_training_device_and_plan_alone(tmp_path):
+    setting, thrift = Setting("t", 80, ("all", "all")), Thrift(("light", "all"), 4, keeps_gradients=True)
+    assert read_thrift(tmp_path, setting) is None
+    write_thrift(tmp_path, setting, thrift)
+    assert read_thrift(tmp_path, setting) == thrift
+    for change in ({"training": "u"}, {"device_bytes": 141}, {"planned": ("light", "light")}):
+        assert read_thrift(tmp_path, replace(setting, **change)) is None
+    (tmp_path / "memory.json").write_text('{"training": "t"}')
+    assert read_thrift(tmp_path, setting) is None
+
+
+def test_where_memory_ends_the_planner_is_asked_first(tmp_path):
+    """Its next choice, then the ladder's rungs from there once it has none left."""
+    asked: list[tuple[str, ...]] = []
+
+    def ask(policies):
+        asked.append(tuple(policies))
+        return ("light", "all") if len(asked) == 1 else None
+
+    notes = Notes()
+    run = train(
+        tmp_path, sft_items(40), method=Narrow(4), policies=QUICK, max_steps=1, progress=notes, ask_for_less=ask
+    )
+    list(run.steps())
+    assert asked[:2] == [("all", "all"), ("light", "all")]
+    assert "2 all, is now 1 light + 1 all" in " ".join(notes.said)
+
+
+def full_in_backward(folder, monkeypatch, method, notes=None, **knobs):
+    """All weights, applied within the backward as on a GPU."""
+    monkeypatch.setattr(Trainer, "_steps_in_backward", lambda self: True)
+    model = tiny_model(folder / "model", dtype=torch.bfloat16)
+    place = folder / "data"
+    data = Dataset.open(place) if place.is_dir() else dataset(place, sft_items(40))
+    knobs = section(clip=0.0, optimizer="adamw_8bit", batch_tokens=512, micro_tokens=512, max_steps=3, **knobs)
+    return Trainer(
+        model, Full("none").attach(model), method, data,
+        section=knobs, folder=folder / "run", progress=notes,
+    )  # fmt: skip
+
+
+def test_a_step_inside_the_backward_that_does_not_fit_is_computed_in_pieces(tmp_path, monkeypatch):
+    """It was called a single item although it held many."""
+    notes = Notes()
+    run = full_in_backward(tmp_path, monkeypatch, Narrow(4), notes)
+    assert run.optimizer.in_backward
+    steps = list(run.steps())
+    assert len(steps) == 3 and not run.optimizer.in_backward
+    said = " ".join(notes.said)
+    assert "items are computed at once" in said and "added up over the pieces" in said
+
+
+def test_memory_that_ends_in_the_middle_of_a_step_is_said_and_gone_on_from_in_pieces(tmp_path, monkeypatch):
+    """Some weights have moved, so the batch cannot be computed again here."""
+
+    class Late(Narrow):
+        def loss(self, model, batch):
+            if len(batch.items) > self.most:
+                first = next(iter(model.parameters()))
+                first.register_hook(self.end)  # the embedding's gradient is the last one
+            return SFT.loss(self, model, batch)
+
+        @staticmethod
+        def end(grad):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    run = full_in_backward(tmp_path, monkeypatch, Late(4))
+    with pytest.raises(TrainingError, match="start again"):
+        list(run.steps())
+    notes = Notes()
+    again = full_in_backward(tmp_path, monkeypatch, Narrow(40), notes)
+    assert not again.optimizer.in_backward and again.feed.most_items
+    assert len(list(again.steps())) == 3
 
 
 def test_one_item_that_does_not_fit_is_named(tmp_path):
