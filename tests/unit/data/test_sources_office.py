@@ -120,6 +120,14 @@ def test_tracked_changes_controls_links_formulas_and_notes(tmp_path: Path) -> No
     assert {entry.reason for entry in ledger.changes} == {"tracked_deletions", "hidden_text", "furniture_left_out"}
 
 
+def test_what_authors_say_of_their_pictures_is_text(tmp_path: Path) -> None:
+    said = ("组织结构图 [新]", "图形, AI 生成的内容可能不正确。", "image1.png", "")
+    body = "".join(f'<w:p><w:r><w:drawing><docPr descr="{text}"/><blip/></w:drawing></w:r></w:p>' for text in said)
+    (found,), ledger = documents(tmp_path / "a.docx", word(body))
+    assert found.text == "![组织结构图 (新)]()"
+    assert len(ledger.notes) == 1
+
+
 def cell(text: str, properties: str = "") -> str:
     return f"<w:tc><w:tcPr>{properties}</w:tcPr>{p(text)}</w:tc>"
 

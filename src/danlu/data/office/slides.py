@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
+from danlu.data.office.alt import alt_text
 from danlu.data.office.package import Package, attribute, child_of, local
 from danlu.data.tables import markdown_table
 
@@ -88,6 +89,8 @@ class _Reading:
             return self._shapes(options[0]) if options else []
         if name == "pic":
             self.num_pictures += 1
+            told = next((one for one in shape.iter() if local(one) == "cNvPr"), None)
+            return [alt_text(attribute(told, "descr"))] if told is not None else []
         if name == "graphicFrame":
             return self._frame(shape)
         body = child_of(shape, "txBody")

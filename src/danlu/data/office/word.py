@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element
 
+from danlu.data.office.alt import alt_text
 from danlu.data.office.numbering import Numbering, read_numbering
 from danlu.data.office.package import Package, attribute, child_of, local
 from danlu.data.tables import markdown_table
@@ -200,6 +201,8 @@ class Word:
                 self._drawn(_chosen(child), boxes)
             else:
                 self.left_out["pictures"] += name in ("blip", "imagedata")
+                if name == "docPr" and (text := alt_text(attribute(child, "descr"))):
+                    boxes.append(text)
                 self._drawn(child, boxes)
 
     def _note(self, key: str) -> str:

@@ -179,7 +179,7 @@ def _paragraphs(rows: list[Row], style: Style) -> list[str]:
         text, level = row.text, _level(row, style)
         before = rows[number - 1] if number else None
         fresh = before is None or level != level_before or _is_new(before, row, start, pitch, in_item)
-        had_room = before is not None and before.right + _first_word(row) < end - row.size
+        had_room = before is not None and (before.right + _first_word(row) < end - row.size or _is_centred(before, row))
         if fresh or (had_room and level):
             in_item = bool(_ITEM.match(text))
             item = _BULLET.match(text)
@@ -203,6 +203,12 @@ def _first_word(row: Row) -> float:
     text = row.segments[0].text
     word = text[:1] if _CJK_EDGE.match(text) else text.split(" ", 1)[0]
     return (row.segments[0].right - row.segments[0].left) * (len(word) + 1) / max(1, len(text))
+
+
+def _is_centred(before: Row, row: Row) -> bool:
+    """Two lines around one axis: centred lines are broken by hand."""
+    shift = abs(before.left + before.right - row.left - row.right) / 2
+    return shift < 0.5 * row.size and abs(before.left - row.left) > row.size
 
 
 def _has_words(row: Row) -> bool:

@@ -10,12 +10,12 @@ from danlu.core.errors import DataError
 from danlu.data.encoding import CODECS, Decoder
 from danlu.data.markup import convert_page
 from danlu.data.opening import Source
-from danlu.data.sources.source import Context, Fault, Item, Passage
+from danlu.data.sources.source import Change, Context, Fault, Item, Passage
 
 MAX_PAGE_BYTES = 32 << 20
 MAX_MENU_RATIO = 0.2
 """Above this share of links and menus in its text a page is a portal, whose article has to be found."""
-MIN_ARTICLE_RATIO = 0.1
+MIN_ARTICLE_RATIO = 0.25
 """An article shorter than this share of the visible text is distrusted."""
 
 _CHARSET = re.compile(rb"""charset=["']?([A-Za-z0-9_\-]+)""")
@@ -39,15 +39,18 @@ def read_html(source: Source, context: Context) -> Iterator[Item]:
         return
     page = convert_page(markup)
     text = page.text
+    changes: tuple[Change, ...] = ()
     if page.menu_ratio > MAX_MENU_RATIO:
         article = trafilatura.extract(
             markup, output_format="markdown", include_tables=True, include_comments=False, favor_recall=True
         )
-        text = article if article and len(article) > MIN_ARTICLE_RATIO * len(text) else text
+        if article and len(article) > MIN_ARTICLE_RATIO * len(text):
+            changes = (("article_only", {"kept": len(article), "of": len(text)}),)
+            text = article
     if not text.strip():
         yield Fault(0, "no_text", {})
         return
-    yield Passage(1, text, page.title or PurePath(source.name).stem)
+    yield Passage(1, text, page.title or PurePath(source.name).stem, None, changes)
     if source.cut:
         yield Fault(0, "compressed_cut", {})
 
