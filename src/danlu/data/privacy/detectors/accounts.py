@@ -43,6 +43,8 @@ class Accounts:
         if cue is None:
             return [], spot.start
         kind = str(cue.lastgroup)
+        if kind == "insurance" and spot.before(9).lower().endswith("national "):
+            return [], spot.start  # the national insurance number has a form of its own
         joined = _JOINED.match(spot.text, cue.end(), spot.high)
         assert joined is not None, "the join may be empty"
         begin = joined.end()

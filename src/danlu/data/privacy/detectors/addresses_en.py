@@ -13,7 +13,7 @@ _KINDS = (
 )
 _STREET = f"[0-9]{{1,5}}[A-Za-z]? (?:[NSEW]\\.? )?(?:[A-Z][A-Za-z'-]{{1,20}} ){{1,4}}(?:{_KINDS})"
 _BOX = "P\\.? ?O\\.? ?Box [0-9]{1,6}|PO Box [0-9]{1,6}"
-_FORM = re.compile(f"{_STREET}\\b(?:(?<=[^a-z][A-Z][a-z])\\.|(?<=[A-Z][a-z][a-z])\\.)?|{_BOX}")
+_FORM = re.compile(f"{_STREET}(?![A-Za-z])(?:(?<=[^a-z][A-Z][a-z])\\.|(?<=[A-Z][a-z][a-z])\\.)?|{_BOX}")
 _MORE = re.compile(
     r",?[ \n]{1,3}(?:(?:Apt|Suite|Ste|Unit|Flat|Floor|Room|No)\.? ?#?[0-9A-Za-z-]{1,6})|"
     r",[ \n]{0,3}(?:[A-Z][a-z'’-]+)(?: [A-Z][a-z'’-]+){0,2}(?=,|\n|\.|$| [A-Z]{2})|"

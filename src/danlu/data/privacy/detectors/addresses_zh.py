@@ -25,6 +25,7 @@ _UNIT = f"[{_NUM}A-Za-z-]{{1,6}}(?:号楼|号院|号|栋|幢|座|单元|室|楼|
 _TAIL = re.compile(
     f"(?:{_UNIT}|[\u4e00-\u9fff]{{2,8}}?(?:小区|花园|大厦|广场|公寓|家园|新村|宿舍|苑|园|中心|大楼|写字楼|家属院){_UNIT}|[0-9]{{1,4}}(?:-[0-9]{{1,4}}){{1,3}})"
 )
+_ROOM = re.compile("[0-9]{2,4}(?![0-9年月日元])")
 _BODY = re.compile("[\u4e00-\u9fff0-9０-９A-Za-z·-]{4,60}")
 _LAST_MARK = re.compile(
     f".*(?:[号栋幢座室楼层户房弄组队社院]|单元|[路街巷村庄屯镇乡道苑园]|小区|花园|大厦|公寓|[{_NUM}]{{1,4}}(?:-[0-9]{{1,4}})+)",
@@ -116,4 +117,6 @@ def _tail(text: str, end: int, high: int) -> int:
     """Further parts of one house: building, unit, room."""
     while (unit := _TAIL.match(text, end, high)) is not None:
         end = unit.end()
+    if text[end - 1] in "元栋楼座幢" and (room := _ROOM.match(text, end, high)) is not None:
+        end = room.end()
     return end

@@ -30,7 +30,15 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class Codes:
     name = "codes"
     version = 1
-    pattern = "|".join((_USCC, _HKID, _IBAN, _NINO, _PASSPORT, _PLATE))
+    pattern = "|".join(
+        (
+            "[0-9A-Y]{2}[0-9]{6}[0-9A-Y]{4}",
+            "[A-Z]{1,2}[0-9]{6}",
+            "[A-Z]{2}[0-9]{2} ?[0-9A-Z]{4} ?[0-9A-Z]{4}",
+            "[A-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2}",
+            f"[{_PROVINCES}][A-HJ-Z][·•. ]?[0-9A-HJ-NP-Z]{{4}}",
+        )
+    )
     opens = "0123456789" + _LETTERS + _PROVINCES
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:
@@ -65,7 +73,13 @@ def _judge_uscc(spot: Spot) -> Finding | None:
     found = _match("uscc", spot)
     if found is None or found[0].isdigit() or not checks.is_uscc(found[0]):
         return None  # of digits only: the detector of numbers knows whether it is a person's
-    return _finding(found, "uscc", 1.0 if context.USCC(spot.before(24)) else 0.85)
+    code, before = found[0], spot.before(24)
+    if context.USCC(before):
+        return _finding(found, "uscc", 1.0)
+    is_like_id = code[:17].isdigit() and checks.is_date(code[6:10], code[10:12], code[12:14])
+    if is_like_id or context.speaks_against(before, spot.after(8, found.end()), context.USCC):
+        return None
+    return _finding(found, "uscc", 0.85)
 
 
 def _judge_hk_id(spot: Spot) -> Finding | None:

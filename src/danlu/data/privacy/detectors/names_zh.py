@@ -41,6 +41,7 @@ _END = frozenset(
 _ENDS_AFTER = frozenset(
     "的在是于和与及说电身住家手男女因从到已向将被为先等也就还又称对把要去有没我你他她您性号联邮微病患诊入即该系给让请或跟"
 )
+_CUE_LEFT = re.compile(f"(?:{_LABELS}|{_WEAK}){_JOIN}(?P<first>[\u4e00-\u9fff]{{2,8}})$")
 _SURNAME_CLASS = "".join(sorted(SURNAMES | {name[0] for name in COMPOUND}))
 _TITLES = "先生|女士|小姐|太太|同志|师傅|阿姨|大爷|大妈"
 _LIST_JOIN = re.compile("[、和与及,，]")
@@ -50,13 +51,14 @@ class ChineseNames:
     name = "names_zh"
     version = 1
     pattern = (
-        f"(?:{_LABELS})[ \t]{{0,2}}[:：][ \t]{{0,2}}[\u4e00-\u9fff]|(?:{_LABELS}|"
-        f"{_WEAK}){_JOIN}[{_SURNAME_CLASS}]|{_TITLES}"
-        f"|(?:{_LABELS}|{_WEAK}){_JOIN}[\u4e00-\u9fff]{{2,8}}[·•‧・]"
+        f"(?:{_LABELS})[ \t]{{0,2}}[:：][ \t]{{0,2}}[\u4e00-\u9fff]|(?:{_LABELS}|{_WEAK}){_JOIN}[{_SURNAME_CLASS}]|"
+        f"{_TITLES}|[·•‧・][\u4e00-\u9fff]"
     )
-    opens = "".join(sorted({word[0] for word in f"{_LABELS}|{_WEAK}|{_TITLES}".split("|")}))
+    opens = "·•‧・" + "".join(sorted({word[0] for word in f"{_LABELS}|{_WEAK}|{_TITLES}".split("|")}))
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:
+        if spot.text[spot.start] in "·•‧・":
+            return self._across(spot)
         cue = _CUE.match(spot.text, spot.start, spot.high)
         if cue is not None:
             found = self._behind(spot, cue)
@@ -86,29 +88,36 @@ class ChineseNames:
             begin, is_label = end + 1, False
         return found
 
+    def _across(self, spot: Spot) -> tuple[list[Finding], int]:
+        """A minority name, whose first part stands left of the dot, behind a cue."""
+        cue = _CUE_LEFT.search(spot.before(24))
+        if cue is None:
+            return [], spot.start + 1
+        begin = spot.start - len(cue["first"])
+        name = _MINORITY.match(spot.text, begin, spot.high)
+        if name is None:
+            return [], spot.start + 1
+        return [Finding(begin, name.end(), "name", 0.85, self.name, name[0])], name.end()
+
     def _before(self, spot: Spot, title: re.Match[str]) -> Finding | None:
         left = spot.before(5)
         for size in (4, 3, 2):
             name = left[-size:]
-            if len(name) == size and _is_full_name(name):
+            if len(name) == size and _is_full_name(name, may_be_risky=not title["office"]):
                 return Finding(spot.start - size, spot.start, "name", 0.75, self.name, name)
-        if (
-            left[-1:] in SURNAMES - _RISKY
-            and not title["office"]
-            and not (left[-2:-1] in SURNAMES and left[-2:-1] in "任")
-        ):
+        if left[-1:] in SURNAMES - _RISKY and not title["office"] and left[-2:-1] != "任":
             return Finding(spot.start - 1, spot.start, "name", 0.55, self.name, left[-1])
         return None
 
 
-def _is_full_name(name: str) -> bool:
+def _is_full_name(name: str, *, may_be_risky: bool) -> bool:
     surname = name[:2] if name[:2] in COMPOUND else name[0]
     given = name[len(surname) :]
     return (
         (surname in COMPOUND or surname in SURNAMES)
         and 1 <= len(given) <= 2
         and all(c in GIVEN for c in given)
-        and (surname not in _RISKY or len(given) == 2)
+        and (may_be_risky or surname not in _RISKY or len(given) == 2)
     )
 
 

@@ -64,7 +64,10 @@ class Addresses:
 
     name = "network"
     version = 1
-    pattern = "|".join((_MAC, _IPV4, _IPV6))
+    pattern = (
+        "[0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-]|"
+        "[0-9]{1,3}\\.[0-9]{1,3}\\.[0-9]{1,3}\\.[0-9]|[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{4}"
+    )
     opens = _HEX
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:
@@ -78,7 +81,7 @@ class Addresses:
             if found is None:
                 continue
             behind = spot.after(2, found.end())
-            if behind[:1] and (_is_word(behind[0]) or (behind[0] in ".:-" and behind[1:] and _is_word(behind[1]))):
+            if behind[:1] and (_is_word(behind[0]) or (behind[0] in ".:-" and behind[1:].isdigit())):
                 continue
             if form == "ipv6" and "::" not in found[0] and found[0].count(":") != 7:
                 return [], spot.start + found[0].index(":") + 1  # a time of day

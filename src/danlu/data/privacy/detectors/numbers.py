@@ -17,8 +17,7 @@ from danlu.data.privacy.detectors.detector import Spot
 from danlu.data.privacy.finding import Finding
 
 _DIGITS = "0123456789０１２３４５６７８９"
-_PATTERN = r"[0-9０-９](?:[ \-–.()/（）]{0,2}[0-9０-９]){6,40}[Xx]?"
-_RUN = re.compile(_PATTERN)
+_RUN = re.compile(r"[0-9０-９](?:[ \-–.()/（）]{0,2}[0-9０-９]){6,40}[Xx]?")
 _CHUNK = re.compile(r"[0-9]+[Xx]?")
 _NARROW = str.maketrans("０１２３４５６７８９–（）", "0123456789-()")
 _QUAD = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}$")
@@ -49,7 +48,7 @@ class _Window(NamedTuple):
 class Numbers:
     name = "numbers"
     version = 1
-    pattern = _PATTERN
+    pattern = r"[0-9０-９](?:[ \-–.()/（）]{0,2}[0-9０-９]){6}"
     opens = _DIGITS
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:
@@ -180,7 +179,9 @@ def _judge_id(window: _Window, before: str) -> _Hit | None:
     if len(digits) == 18 and checks.is_resident_id(digits):
         return _Hit("resident_id", 1.0 if context.RESIDENT_ID(before) else 0.85, context.RESIDENT_ID)
     if len(digits) == 18 and digits.isdigit() and checks.is_uscc(digits):
-        return _Hit("uscc", 1.0 if context.USCC(before) else 0.6, context.USCC)
+        is_cued = context.USCC(before)
+        if is_cued or not checks.is_date(digits[6:10], digits[10:12], digits[12:14]):
+            return _Hit("uscc", 1.0 if is_cued else 0.6, context.USCC)
     if window.shape == (15,) and checks.is_old_resident_id(digits) and context.RESIDENT_ID(before):
         return _Hit("resident_id_15", 0.75, context.RESIDENT_ID)
     return None
@@ -231,7 +232,7 @@ def _judge_phone(window: _Window, before: str, spot: Spot) -> _Hit | None:
     elif digits.startswith("86") and len(digits) == 13:
         digits, shape = digits[2:], shape[1:] if shape[0] == 2 else (shape[0] - 2, *shape[1:])
     if len(digits) == 11 and digits[0] == "1" and digits[1] in "3456789" and shape in _MOBILE_SHAPES:
-        if "." in window.gaps or "/" in window.gaps:
+        if not set(window.gaps) <= {" ", "-"}:
             return None
         return _Hit("mobile", 0.95 if context.MOBILE(before) else 0.75, context.MOBILE)
     if digits.startswith(("400", "800")) and len(digits) == 10:
@@ -268,7 +269,7 @@ def _judge_foreign(window: _Window, is_cued: bool, left: str) -> _Hit | None:
         return _Hit("phone", 0.9 if is_cued else 0.7 if has_form else 0.4, context.PHONE)
     if digits[0] == "0" and shape in _UK_SHAPES and set(gaps) <= {" ", "-", ") "}:
         return _Hit("phone", 0.9 if is_cued else 0.55, context.PHONE)
-    if is_cued and 7 <= len(digits) <= 15 and not _is_like_date(digits, shape):
+    if is_cued and 7 <= len(digits) <= 12 and not _is_like_date(digits, shape):
         return _Hit("phone", 0.6, context.PHONE)
     return None
 

@@ -36,7 +36,11 @@ class Known:
 
     name = "secrets"
     version = 1
-    pattern = "|".join(_FORMS.values())
+    pattern = (
+        f"sk-{_W}{{20}}|[sr]k_live_|gh[pousr]_{_W}{{30}}|github_pat_|A[KS]IA[0-9A-Z]{{16}}|LTAI[0-9A-Za-z]{{12}}|"
+        f"AKID[0-9A-Za-z]{{13}}|AIza{_W}{{30}}|glpat-|xox[abprs]-|hf_[A-Za-z]{{30}}|npm_[A-Za-z0-9]{{30}}|SG\\.[A-Za-z0-9_-]{{16}}|"
+        "ya29\\.|dop_v1_|pypi-[A-Za-z0-9_-]{50}|eyJ[A-Za-z0-9_-]{8}|-----BEGIN [A-Z]"
+    )
     opens = "srgALxhnSydpe-"
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:
@@ -76,7 +80,7 @@ _WORDS = {
 _VALUE = re.compile(r"[^\s\"'<>,;，。；、（）()\u4e00-\u9fff&]{6,200}")
 _CUE = re.compile(
     "(?:(?P<password>" + _WORDS["password"] + ")|(?P<api_key>" + _WORDS["api_key"] + "))"
-    "(?P<gap>[\"'”]?[ \t]{0,2}(?:=>|:=|[:=：]|是|为|[ \t])[ \t]{0,2}[\"'“]?)"
+    "(?P<gap>(?: is)?[\"'”]?[ \t]{0,2}(?:=>|:=|[:=：]|是|为|[ \t])[ \t]{0,2}[\"'“]?)"
 )
 _PLACEHOLDER = re.compile(
     r"^(?:[*xX•.·#-]+|\$\{?.*|%.*%|\{\{?.*|\[.*|your.*|my[_-]?.*|example.*|test.*|changeme.*|placeholder.*|none|null|true|false|"
@@ -91,11 +95,7 @@ class Cued:
     name = "secrets_by_word"
     version = 1
     pattern = (
-        "(?:"
-        + _WORDS["password"]
-        + "|"
-        + _WORDS["api_key"]
-        + ")[\"'”]?[ \t]{0,2}(?:=>|:=|[:=：]|是|为|[ \t])[ \t]{0,2}[\"'“]?[!-~]"
+        "(?:" + _WORDS["password"] + "|" + _WORDS["api_key"] + ")(?: is)?[\"'”]?[ \t]{0,2}(?:=>|:=|[:=：]|是|为|[ \t])"
     )
     opens = "pPsStTaAcCkK密口令_-bB"
 
