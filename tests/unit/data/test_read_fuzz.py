@@ -30,6 +30,13 @@ SUFFIXES = [
     ".pdf",
     ".parquet",
     ".jsonl.gz",
+    ".pptx",
+    ".epub",
+    ".eml",
+    ".mbox",
+    ".zip",
+    ".tar",
+    ".png",
     "",
 ]
 
