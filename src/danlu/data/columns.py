@@ -175,7 +175,18 @@ def _find(keys: tuple[str, ...], part: str) -> str | None:
 
 def find(row: Mapping[str, Any], part: str) -> str | None:
     """The row's own name for a part, or None."""
-    return _find(tuple(row), part)
+    return _names(tuple(row)).get(part)
+
+
+def names_of(row: Mapping[str, Any]) -> Mapping[str, str]:
+    """Part to the row's own name, for all parts that it has: for who asks for several."""
+    return _names(tuple(row))
+
+
+@functools.lru_cache(maxsize=4096)
+def _names(keys: tuple[str, ...]) -> dict[str, str]:
+    """All parts that rows with these columns have."""
+    return {part: name for part in PARTS if (name := _find(keys, part)) is not None}
 
 
 def get(row: Mapping[str, Any], part: str) -> Any:
@@ -190,8 +201,14 @@ def has(row: Mapping[str, Any], *parts: str) -> bool:
 
 def rest(row: Mapping[str, Any], parts: Iterable[str]) -> dict[str, Any]:
     """Short columns that are none of `parts`, single values or lists of them: what a sample carries along as tags."""
-    taken = {find(row, part) for part in parts}
-    return {key: value for key, value in row.items() if key not in taken and _is_short(value)}
+    free = _others(tuple(row), tuple(parts))
+    return {key: row[key] for key in free if _is_short(row[key])}
+
+
+@functools.lru_cache(maxsize=4096)
+def _others(keys: tuple[str, ...], parts: tuple[str, ...]) -> tuple[str, ...]:
+    taken = {_find(keys, part) for part in parts}
+    return tuple(key for key in keys if key not in taken)
 
 
 def _is_short(value: Any) -> bool:

@@ -15,15 +15,18 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from danlu.core.errors import DataError
 from danlu.data.encoding import Decoder, detect
+from danlu.data.suspects import suspect_lines
 
 HEAD_BYTES = 1 << 18
 CHUNK_BYTES = 1 << 16
 ZSTD_CHUNK_BYTES = 1 << 12  # a block of four bytes may stand for 128 KiB: small bites keep a bomb small
 MAX_LINE_BYTES = 64 << 20
+GROUP_LINES, GROUP_BYTES = 256, 1 << 18
+"""Lines that are decoded in one go."""
 PIECE_BYTES = 1 << 20
 MAX_CONTAINER_BYTES = 2 << 30
 
@@ -43,6 +46,8 @@ class Line:
     raw: str = ""
     ended: bool = True
     """False for a piece of a long line that goes on in the next one."""
+    clean: bool = False
+    """Known to hold nothing that `mend` looks for, neither plainly nor behind a backslash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +100,53 @@ class Source:
         if in_pieces and not self.decoder.wide:
             yield from self._pieces()
             return
-        number = 0
-        for number, (content, complete) in enumerate(self._raw_lines(), start=self.span.line if self.span else 1):
-            if self.cut and not complete:
-                yield Line(number, None, None, "cut", _shown(content))
-                return
-            yield self._decoded(number, content)
+        number = (self.span.line if self.span else 1) - 1
+        for group in self._groups():
+            quick = self._decoded_together([content for content, _ in group])
+            if quick is not None:
+                for text, is_suspect in zip(*quick, strict=True):
+                    number += 1
+                    yield Line(number, text, clean=not is_suspect)
+                continue
+            for content, complete in group:
+                number += 1
+                if self.cut and not complete:
+                    yield Line(number, None, None, "cut", _shown(content))
+                    return
+                yield self._decoded(number, content)
         if self.cut:
             yield Line(number + 1, None, None, "cut")
+
+    def _groups(self) -> Iterator[list[tuple[bytes | str, bool]]]:
+        """Raw lines, some at a time."""
+        group: list[tuple[bytes | str, bool]] = []
+        size = 0
+        for line in self._raw_lines():
+            group.append(line)
+            size += len(line[0])
+            if len(group) == GROUP_LINES or size > GROUP_BYTES:
+                yield group
+                group, size = [], 0
+        if group:
+            yield group
+
+    def _decoded_together(self, group: list[bytes | str]) -> tuple[list[str], list[bool]] | None:
+        """Lines of a UTF-8 file decoded in one go, and which are suspect; None where each has to be decoded alone."""
+        if self.cut or self.decoder.wide or self.decoder.main != "utf-8":
+            return None
+        whole = b"\n".join(cast("list[bytes]", group))
+        if len(whole) >= MAX_LINE_BYTES:
+            return None
+        try:
+            text = whole.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
+        texts = text.split("\n")
+        if len(texts) != len(group):
+            return None
+        if not text.isascii():
+            self.decoder.seen["utf-8"] += 1
+        return texts, suspect_lines(text, len(texts))
 
     def _pieces(self) -> Iterator[Line]:
         """Lines cut where no character of any encoding here can be cut in two: behind a comma, a quote or a space."""

@@ -146,15 +146,16 @@ def ordered(messages: Sequence[Message], changes: Changes, *, prompt: bool = Fal
     return tuple(joined)
 
 
+_FOLLOWS: dict[Role | None, tuple[Role, ...]] = {
+    None: ("system", "user"), "system": ("user",), "user": ("assistant",), "assistant": ("user", "tool"),
+    "tool": ("tool", "assistant"),
+}  # fmt: skip
+
+
 def _check_turn(turn: Message, before: Role | None, number: int) -> None:
-    allowed: dict[Role | None, tuple[Role, ...]] = {
-        None: ("system", "user"), "system": ("user",), "user": ("assistant",), "assistant": ("user", "tool"),
-        "tool": ("tool", "assistant"),
-    }  # fmt: skip
-    if turn.role not in allowed[before]:
-        raise RowError(
-            "role_order", turn=number, role=turn.role, before=before or "start", expected=" / ".join(allowed[before])
-        )
+    if turn.role not in _FOLLOWS[before]:
+        expected = " / ".join(_FOLLOWS[before])
+        raise RowError("role_order", turn=number, role=turn.role, before=before or "start", expected=expected)
     if turn.role == "user" and not turn.content.strip():
         raise RowError("empty_question", turn=number)
     if turn.role == "assistant" and not turn.content.strip() and not turn.tool_calls:

@@ -41,23 +41,25 @@ class Alpaca:
 
     def parse(self, row: Row, origin: Origin, changes: Changes) -> Sample:
         row = _seed(row)
-        answer = columns.get(row, "output") if columns.has(row, "output") else columns.get(row, "answer")
-        if answer is None and not (columns.has(row, "output") or columns.has(row, "answer")):
+        names = columns.names_of(row)
+        if "output" not in names and "answer" not in names:
             raise RowError("missing_column", part="output", found=", ".join(row))
-        extra = columns.get(row, "input") if columns.has(row, "input") else columns.get(row, "question")
+        answer = row[names["output"] if "output" in names else names["answer"]]
+        extra = names.get("input", names.get("question"))
         asked = [
             text_of(columns.get(row, "instruction"), "instruction", changes),
-            text_of(extra, "input", changes),
+            text_of(row[extra] if extra is not None else None, "input", changes),
         ]
         question = "\n".join(text for text in asked if text.strip()) if asked[1].strip() else asked[0]
-        past = history_of(columns.get(row, "history"), changes)
+        past = history_of(row[names["history"]], changes) if "history" in names else []
         inline = split_inline(question) if not past else None
         if inline:
             past, question = inline
             changes.append(("inline_turns", {"num": len(past) // 2 + 1}))
         messages = [
-            *system_of(columns.get(row, "system"), changes), *past, Message("user", question),
-            Message("assistant", text_of(answer, "output", changes), reasoning=reasoning_of(row, changes)),
+            *(system_of(row[names["system"]], changes) if "system" in names else ()), *past, Message("user", question),
+            Message("assistant", text_of(answer, "output", changes),
+                    reasoning=reasoning_of(row, changes) if "reasoning" in names else None),
         ]  # fmt: skip
         ready = ordered(messages, changes)
         return Conversation(ready, origin, (), group_of(row), tags_of(row, self.parts))

@@ -104,22 +104,27 @@ def _by_line(lines: Iterator[Line], context: Context) -> Iterator[Item]:
         if text.startswith(COMMENT):
             num_comments += 1
             continue
-        yield from parse_values(text, line.number, changes_of(line))
+        yield from parse_values(text, line.number, changes_of(line), clean=line.clean)
     if num_comments:
         context.note("note_comments", num=num_comments)
 
 
-def parse_values(text: str, line: int, changes: tuple[Change, ...] = ()) -> Iterator[Item]:
+def parse_values(text: str, line: int, changes: tuple[Change, ...] = (), *, clean: bool = False) -> Iterator[Item]:
     """The value or values written in `text`, mended where there is one clear meaning; what is left becomes a fault."""
     try:
         value = orjson.loads(text)
     except (ValueError, RecursionError):
         yield from _parse_loosely(text, line, changes)
         return
-    if isinstance(value, dict) and (any(text.count(f'"{key}"') > 1 for key in value) or _lost_digits(value, text)):
+    if isinstance(value, dict) and (_may_be_twice(value, text) or _lost_digits(value, text)):
         yield from _parse_loosely(text, line, changes)
     else:
-        yield Row(line, value, text, changes)
+        yield Row(line, value, text, changes, clean=clean)
+
+
+def _may_be_twice(row: dict[str, Any], text: str) -> bool:
+    """Whether a key may be given twice: each has its colon, so with as many colons as keys none is."""
+    return text.count(":") != len(row) and any(text.count(f'"{key}"') > 1 for key in row)
 
 
 def _lost_digits(row: dict[str, Any], text: str) -> bool:

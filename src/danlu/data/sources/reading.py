@@ -246,7 +246,7 @@ class _FileReading:
         if not isinstance(item.values, dict):
             raise RowError("not_an_object", kind=kind_of(item.values))
         mended: dict[str, int] = {}
-        row = self._renamed(mend(item.values, mended), strict=True)
+        row = self._renamed(item.values if item.clean else mend(item.values, mended), strict=True)
         changes: Changes = [(reason, {"num": num}) for reason, num in mended.items()]
         fmt, row = self._format(row)
         sample = fmt.parse(row, origin, changes)

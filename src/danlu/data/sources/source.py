@@ -29,6 +29,8 @@ class Row:
     changes: tuple[Change, ...] = ()
     place: str = ""
     """A part of the file with line numbers of its own: a sheet."""
+    clean: bool = False
+    """Known to hold nothing that has to be mended."""
 
 
 @dataclass(frozen=True, slots=True)
