@@ -136,11 +136,12 @@ def asked(body: dict[str, Any]) -> str:
     """Which kind of request this is, by its system text."""
     system, user = body["messages"][0]["content"], body["messages"][-1]["content"]
     for mark, name in (
-        ("知识库出题", "questions"), ("write questions for a knowledge base", "questions"), ("问题：", "answerable"),
+        ("知识库出题", "questions"), ("write questions for a knowledge base", "questions"), ("只依据资料回答", "answerable"),
+        ("passages between marks, and a question", "answerable"),
         ("换一种问法", "paraphrase"), ("in other words with exactly", "paraphrase"), ("审查问答", "judge"), ("训练助手的任务", "instruct"),
         ("You write tasks", "instruct"), ("译成", "translate"), ("Translate the user", "translate"), ("改写用户的文字", "reword"),
         ("属于哪一类", "classify"),
     ):  # fmt: skip
-        if mark in system or (name == "answerable" and "只依据资料回答" in system):
+        if mark in system:
             return name
     return "question" if not re.search("JSON", system) else f"unknown: {system[:40]} {user[:40]}"

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from importlib import resources
 from itertools import pairwise
 
-from danlu.core.errors import DataError
 from danlu.data.augment.augmenter import Asking, Variable
 from danlu.data.synthesis.lexicon import ADVERBS, FILLERS
-from danlu.data.synthesis.words import HAN, language_of
+from danlu.data.synthesis.words import HAN, chinese_words, language_of
 
 _ENGLISH_PIECES = re.compile(r"[A-Za-z]+(?:['’-][A-Za-z]+)*|\s+|[^A-Za-z\s]+")
 _QUOTED = re.compile(r"“[^”]*”|\"[^\"]*\"|《[^》]*》|「[^」]*」|`[^`]*`|【[^】]*】")
@@ -55,12 +54,7 @@ def words(text: str) -> list[str]:
     """The text in words; joined again it is the text."""
     if language_of(text) != "zh":
         return _ENGLISH_PIECES.findall(text)
-    try:
-        import rjieba  # compiled; in the data extra, and only Chinese needs it
-    except ModuleNotFoundError as error:
-        raise DataError("data.missing_package", what="eda", package="rjieba") from error
-    pieces = list(rjieba.cut(text))
-    return pieces if "".join(pieces) == text else list(text)
+    return chinese_words(text)
 
 
 def _fixed_places(variable: Variable, pieces: Sequence[str]) -> frozenset[int]:

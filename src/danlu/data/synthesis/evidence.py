@@ -53,7 +53,9 @@ class Quotable:
 
     def find_all(self, quote: str) -> list[Span] | None:
         """The spans of a quote with omissions (`A … B`), in the order of the passage; None when a part is missing."""
-        parts = [part for part in _ELLIPSIS.split(quote) if part.strip()]
+        if whole := self.find(quote):
+            return [whole]
+        parts = [part for part in _ELLIPSIS.split(quote) if _fold(part)[0].strip()]
         spans = [self.find(part) for part in parts]
         found = [span for span in spans if span is not None]
         return found if found and len(found) == len(parts) else None

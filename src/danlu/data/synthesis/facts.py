@@ -6,13 +6,23 @@ What rules cannot see (a true figure put to the wrong person within one sentence
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
-from danlu.data.synthesis.lexicon import ARTICLES, CHINESE_NOT, FUNCTION_WORDS, OPPOSITES, SURNAMES, UNITS
-from danlu.data.synthesis.words import HAN, Reading, content_of, stem, tokens_of
+from danlu.data.synthesis.lexicon import (
+    ARTICLES,
+    CHINESE_NOT,
+    FUNCTION_CHARACTERS,
+    FUNCTION_WORDS,
+    OPPOSITES,
+    SURNAMES,
+    UNITS,
+)  # fmt: skip
+from danlu.data.synthesis.words import HAN, Reading, chinese_names, content_of, stem, tokens_of
 
 Folded = tuple[str, ...]
 
@@ -30,12 +40,15 @@ _RATE = re.compile(
 )
 _LATIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_.+#/@&'’][A-Za-z0-9]+)*[+#]*|\d+[A-Za-z][A-Za-z0-9]*")
 _SENTENCE_START = re.compile(r"(?:^|[.!?:;。！？：；\n\"“(（\-*•]\s*)$")
+MAX_INVENTED_CHARACTERS, MAX_INVENTED_WORDS = 6, 4
+"""So many in a row from nowhere are a statement of their own."""
+_SEPARATORS = re.compile(r"[|\n\t，。；、：！？（）()《》]")
 _SENTENCE_END = re.compile(r"[。！？；!?;\n]+|(?<=[a-z])\.\s")
 _NAME_BEFORE = re.compile(
     rf"(?:由|找|向|联系|经理|主任|主管|总监|部长|处长|科长|院长|校长|董事长|负责人|联系人|医生|大夫|老师|教授|作者)"
     rf"[是为：: ]?([{HAN}]{{2,3}})"
 )
-_NAME_AFTER = re.compile(rf"([{HAN}]{{1,3}})(?:先生|女士|小姐|同志|经理|主任|老师|医生|教授|总监|院长)")
+_NAME_AFTER = re.compile(rf"([{HAN}]{{1,3}})(先生|女士|小姐|同志|经理|主任|老师|医生|教授|总监|院长)")
 _PLACE_KINDS = re.compile(
     r"公司|集团|银行|大学|学院|医院|协会|委员会|办公室|事务所|研究院|中心|平台|系统|部门|省|市|县|镇|路|街|[^全内外局干]部(?=[^分门队署])"
 )
@@ -57,7 +70,7 @@ def fault_of_answer(answer: str, evidence: str, about: str, reading: Reading, *,
     least share of the answer's content words that evidence or `about` must hold.
     """
     return (
-        fault_of_figures(reading.fold(answer), reading.fold(evidence))
+        fault_of_figures(reading.fold(answer), reading.fold(_SEPARATORS.sub(" ^ ", evidence)))
         or _fault_of_rates(answer, evidence)
         or fault_of_names(answer, f"{evidence}\n{about}")
         or fault_of_negation(answer, evidence)
@@ -74,10 +87,14 @@ def figures(folded: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def fault_of_figures(answer: Folded, evidence: Folded) -> Fault | None:
-    """Every number of the answer stands in the evidence, with the same unit or with none (a table's column head)."""
+    """Every number of the answer stands in the evidence, with the same unit or with none (a table's column head). A
+    Chinese character that follows a number there is its unit, known or not: "第七届" is no July."""
     known: dict[str, set[str]] = {}
-    for number, unit in figures(evidence):
-        known.setdefault(number, set()).add(unit)
+    for index, token in enumerate(evidence):
+        if token.lstrip("-")[:1].isdigit():
+            after = evidence[index + 1 : index + 2]
+            follows = after[0] if after and re.fullmatch(f"[{HAN}]", after[0]) else ""
+            known.setdefault(token, set()).add(_unit_at(evidence, index + 1) or follows)
     for index, number in enumerate(answer):
         if not number.lstrip("-")[:1].isdigit():
             continue
@@ -108,21 +125,24 @@ def _rates(text: str) -> set[str]:
 
 def fault_of_names(answer: str, source: str) -> Fault | None:
     """Latin names and codes, people and organisations of the answer are named in the source."""
-    words = {stem(word) for word in tokens_of(source)}
-    spelt = source.casefold()
+    words, packed = _view(source)
     for name in _latin_names(answer):
         parts = [stem(part) for part in tokens_of(name)]
-        if name.casefold() not in spelt and not all(part in words for part in parts):
+        if not all(part in words for part in parts) and _packed(name) not in packed:
             return Fault("name", {"given": name})
     for pattern in (_NAME_BEFORE, _NAME_AFTER):
         for found in pattern.finditer(answer):
-            if person := _person(found[1], source, at_end=pattern is _NAME_AFTER):
+            if person := _person(found[1], source, title=found[2] if pattern is _NAME_AFTER else ""):
                 return Fault("name", {"given": person})
+    if re.search(f"[{HAN}]", answer):
+        for word in chinese_names(answer):
+            if _packed(word) not in packed:
+                return Fault("name", {"given": word})
     for found in _PLACE_KINDS.finditer(answer):
-        key = answer[max(0, found.start() - 2) : found.end()]
-        key = re.sub(rf"^[^{HAN}]+", "", key)
-        if len(key) >= 3 and key not in source and key[:2] not in source:
-            return Fault("name", {"given": key})
+        before = re.search(rf"[{HAN}]{{0,2}}$", answer[: found.start()])
+        named = re.split(f"[{''.join(FUNCTION_CHARACTERS)}]", before[0] if before else "")[-1]
+        if named and named + found[0] not in packed and (len(named) < 2 or named not in packed):
+            return Fault("name", {"given": named + found[0]})
     return None
 
 
@@ -159,8 +179,8 @@ def _fault_of_support(answer: str, source: str, least: float) -> Fault | None:
         missing = [word for word in content if word not in known]
         if len(missing) > (1 - share) * len(content) and (part is answer or len(missing) > 2):
             return Fault("unsupported", {"given": _joined(dict.fromkeys(missing))})
-    run = _longest_run(content_of(answer), known)
-    if len(run) >= (6 if len(run[0]) == 1 else 4):
+    run = _longest_run(answer, source, known)
+    if len(run) >= (MAX_INVENTED_CHARACTERS if len(run[:1] and run[0]) == 1 else MAX_INVENTED_WORDS):
         return Fault("unsupported", {"given": _joined(run)})
     return None
 
@@ -170,13 +190,39 @@ def _joined(words: Iterable[str]) -> str:
     return ("" if all(len(word) == 1 for word in listed) else " ").join(listed)[:80]
 
 
-def _longest_run(content: Sequence[str], known: set[str]) -> list[str]:
+def _longest_run(answer: str, source: str, known: set[str]) -> list[str]:
+    """The longest run of content from nowhere, function words passed over. A Chinese character is supported as part of
+    a pair that stands in the source, for single characters stand everywhere."""
+    packed = _packed(source)
     best: list[str] = []
     run: list[str] = []
-    for word in content:
-        run = [] if word in known else [*run, word]
-        best = max(best, run, key=len)
-    return best or [""]
+    for sentence in _SENTENCE_END.split(answer.casefold()):
+        tokens = tokens_of(sentence)
+        for place, token in enumerate(tokens):
+            if token in FUNCTION_CHARACTERS or token in FUNCTION_WORDS:
+                continue
+            around = [*tokens[max(0, place - 1) : place], token, *tokens[place + 1 : place + 2]]
+            pairs = [one + other for one, other in pairwise(around) if _is_han(one) and _is_han(other)]
+            is_known = any(pair in packed for pair in pairs) if pairs else stem(token) in known
+            run = [] if is_known or token[0].isdigit() else [*run, token]
+            best = max(best, run, key=len)
+        run = []
+    return best
+
+
+@functools.lru_cache(maxsize=64)
+def _view(source: str) -> tuple[frozenset[str], str]:
+    """Stems of a source's words, and its letters without marks; a passage is looked at for many answers."""
+    return frozenset(stem(word) for word in tokens_of(source)), _packed(source)
+
+
+def _packed(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text.casefold())
+
+
+def _is_han(token: str) -> bool:
+    """A Chinese character with content of its own."""
+    return len(token) == 1 and token not in FUNCTION_CHARACTERS and re.fullmatch(f"[{HAN}]", token) is not None
 
 
 def _unit_at(folded: Sequence[str], index: int) -> str:
@@ -203,17 +249,15 @@ def _latin_names(text: str) -> Iterator[str]:
             yield word
 
 
-def _person(given: str, source: str, *, at_end: bool) -> str:
-    """A personal name among these characters that the source does not hold, or ""."""
+def _person(given: str, source: str, *, title: str) -> str:
+    """A personal name among these characters that the source does not hold, or "". With a `title` behind it the name
+    stands at their end (王经理), else at their beginning (由王伟)."""
     for size in (3, 2):
-        name = given[-size:] if at_end else given[:size]
+        name = given[-size:] if title else given[:size]
         if len(name) == size and name[0] in SURNAMES:
-            if name in source or name[:2] in source:
-                return ""
-            unknown = [character for character in name if character not in source]
-            return name if len(unknown) >= size - 1 and name[1] not in source else ""
-    if at_end and len(given) >= 1 and given[-1] in SURNAMES and given[-1] not in source:
-        return given[-1]  # 王经理
+            return "" if name[:2] in source else name
+    if title and given[-1] in SURNAMES and given[-1] + title not in source:
+        return given[-1] + title
     return ""
 
 

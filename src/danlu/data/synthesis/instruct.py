@@ -30,7 +30,7 @@ PER_ROUND = 4
 PATIENCE = 3
 """Rounds in a row that bring almost nothing before the work ends."""
 _NEEDS_MORE = re.compile(
-    r"图片|图像|照片|截图|附件|链接|网址|音频|视频|上传|下图|如图"
+    r"图片|图像|看图|照片|截图|附件|链接|网址|音频|视频|上传|下图|如图"
     r"|\b(?:image|picture|photo|screenshot|attach(?:ed|ment)|link|url|website|audio|video|upload(?:ed)?)\b|https?://",
     re.IGNORECASE,
 )

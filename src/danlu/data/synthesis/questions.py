@@ -6,6 +6,7 @@ understood by itself. An unanswerable question must be declined, and no passage 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,8 @@ MAX_QUESTION, MAX_ANSWER = 400, 2000
 NUM_SEARCHED = 3
 """Passages that an unanswerable question is held against."""
 _POINTING = re.compile(
-    r"(?:上述|上面|以上|下面|下述|本段|该段|这段|本文|该文|文中|上文|下文|这篇|该篇|该资料|本资料|该文档|本文档|材料中|段落)"
+    r"(?:上述|上面|下面|下述|本段|该段|这段|本文(?!件夹)|该文(?!件夹)|(?<!上下)文中|上文|(?<!上)下文|这篇|该篇|该资料|本资料|材料中|段落)"
+    r"|以[上下](?:内容|材料|资料|文字|规定|条款|信息|描述|段落|所述)"
     r"|\b(?:the|this|that) (?:above|following )?(?:passage|text|excerpt|paragraph|document|section|article|snippet)\b"
     r"|\b(?:mentioned|described|stated|listed) above\b",
     re.IGNORECASE,
@@ -142,7 +144,7 @@ def _check_turn(
         return Fault("shape", {})
     if len(question) > MAX_QUESTION or len(answer) > MAX_ANSWER or len(question) < 4:
         return Fault("length", {"given": f"{len(question)}/{len(answer)}"})
-    fault = fault_of_question(question, passage, reading, before=before)
+    fault = fault_of_question(question, passage, reading, before=before, is_open=kind == "unanswerable")
     if fault:
         return fault
     if language_of(answer) not in (passage.language, "other") and kind != "unanswerable":
@@ -162,21 +164,31 @@ def _check_turn(
     return fault or Turn(question, answer, spans)
 
 
-def fault_of_question(question: str, passage: Passage, reading: Reading, *, before: str = "") -> Fault | None:
-    """Whether a question can be understood by itself and presumes nothing that the passage does not say."""
+def fault_of_question(
+    question: str, passage: Passage, reading: Reading, *, before: str = "", is_open: bool = False
+) -> Fault | None:
+    """Whether a question can be understood by itself and presumes nothing that the passage does not say. An open one,
+    which nothing answers, may well name what the passage does not."""
     if language_of(question) not in (passage.language, "other"):
         return Fault("language", {"given": language_of(question)})
     if pointing := _POINTING.search(question):
         return Fault("points_at_text", {"given": pointing[0]})
     if _ORDERS.search(question):
         return Fault("injected", {"given": question[:60]})
+    if is_open:
+        return None
     source = f"{passage.headings}\n{passage.text}\n{before}"
-    known = {number for number, _ in figures(reading.fold(source))}
+    known = _numbers(source, reading)
     for number, _ in figures(reading.fold(question)):
         if number not in known and number != "1":
             return Fault("question_figure", {"given": number})
     unknown = fault_of_names(question, source)
     return Fault("question_name", unknown.values) if unknown else None
+
+
+@functools.lru_cache(maxsize=64)
+def _numbers(source: str, reading: Reading) -> frozenset[str]:
+    return frozenset(number for number, _ in figures(reading.fold(source)))
 
 
 def found_spans(quotes: Sequence[str], quotable: Quotable, language: Language) -> tuple[Span, ...] | Fault:

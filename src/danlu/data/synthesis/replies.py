@@ -37,8 +37,9 @@ def parse_items(text: str, *, is_cut: bool = False) -> list[dict[str, Any]] | No
         lists = [
             entry for entry in value.values() if isinstance(entry, list) and any(isinstance(e, dict) for e in entry)
         ]
-        looks_like_an_item = any(name in value for name in ("question", "instruction", "turns"))
-        value = [value] if looks_like_an_item or not lists else max(lists, key=len)
+        is_item = any(name in value for name in ("question", "instruction", "turns"))
+        is_empty = not lists and any(entry == [] for entry in value.values())
+        value = [] if is_empty and not is_item else [value] if is_item or not lists else max(lists, key=len)
     if not isinstance(value, list):
         return None
     items = [entry for entry in value if isinstance(entry, dict)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from danlu.core.errors import DataError
 from danlu.data.synthesis.lexicon import FUNCTION_CHARACTERS, FUNCTION_WORDS
@@ -19,7 +19,6 @@ Language = Literal["zh", "en", "other"]
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _HAN = re.compile(f"[{HAN}]")
 _KANA = re.compile("[\u3041-\u30ff\uac00-\ud7af]")
-_LATIN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _TOKEN = re.compile(rf"[{HAN}\u3041-\u30ff]|[^\W_{HAN}\u3041-\u30ff]+")
 _LETTER = re.compile(r"[^\W\d_]")
 
@@ -87,6 +86,21 @@ def stem(word: str) -> str:
     return word.rstrip("e").rstrip("y") if len(word) > 3 else word
 
 
-def words_of(text: str) -> list[str]:
-    """Latin words as they stand, for checks on capitals."""
-    return _LATIN.findall(text)
+def chinese_words(text: str) -> list[str]:
+    """The text in words; joined again it is the text."""
+    pieces: list[str] = _jieba().cut(text)
+    return list(pieces) if "".join(pieces) == text else list(text)
+
+
+def chinese_names(text: str) -> list[str]:
+    """Words that a tagger takes for people, places or organisations; it errs both ways, and is one opinion of two."""
+    tagged: list[tuple[str, str]] = _jieba().tag(text)
+    return [word for word, kind in tagged if kind.startswith(("nr", "ns", "nt")) and len(word) > 1]
+
+
+def _jieba() -> Any:
+    try:
+        import rjieba  # compiled; in the data extra, and only Chinese needs it
+    except ModuleNotFoundError as error:
+        raise DataError("data.missing_package", what="中文", package="rjieba") from error
+    return rjieba
