@@ -1,5 +1,6 @@
-"""boilerplate: what pages, forums and exports leave behind. Whole lines that say nothing, tracking in links, images
-written as text. A text that is nothing else stays as it is: to empty it is not this stage's decision.
+"""boilerplate: what pages, forums and exports leave behind: whole lines that say nothing, tracking in links, images
+written as text. Lines are taken out of documents only, for in an answer "read more" may be good advice; and a text
+that is nothing else stays as it is: to empty it is not this stage's decision.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from danlu.data.sample import Sample
+from danlu.data.sample import Document, Sample
 from danlu.data.stage import Fate, Outcome
 from danlu.data.texts import texts_of, with_texts
 
@@ -63,7 +64,7 @@ class Boilerplate:
         outcomes: list[Outcome] = []
         for sample in samples:
             texts = texts_of(sample)
-            found = [_mended(text) for text in texts]
+            found = [_mended(text, isinstance(sample, Document)) for text in texts]
             num_lines, num_bits = sum(lines for _, lines, _ in found), sum(bits for *_, bits in found)
             if not num_lines and not num_bits:
                 outcomes.append((sample, ()))
@@ -74,10 +75,10 @@ class Boilerplate:
         return outcomes
 
 
-def _mended(text: str) -> tuple[str, int, int]:
+def _mended(text: str, has_lines: bool) -> tuple[str, int, int]:
     """(text, lines taken out, links and images mended); as it was where nothing would be left."""
     fresh, num_lines, num_bits = text, 0, 0
-    if "\n" in text and _CUES.search(text):
+    if has_lines and "\n" in text and _CUES.search(text):
         fresh, num_lines = _LINES.subn("", fresh)
     if "=" in text or "[" in text or "&" in text:
         for pattern, into in ((_TRACKING, _kept_mark), (_IMAGES, ""), (_SPACES, " ")):

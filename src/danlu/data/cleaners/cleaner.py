@@ -11,13 +11,12 @@ import functools
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from danlu.data.sample import Document, Label, Message, Preference, Sample
-from danlu.data.twins.folding import Units, encode, fold_words
+from danlu.data.twins.folding import Places, Units, encode, fold, fold_words
 
 _BREAK = "\n"
 
@@ -49,7 +48,7 @@ class Cues:
     def __init__(self, *beginnings: str) -> None:
         self.twos, self.fours = np.zeros(65536, bool), np.zeros(65536, bool)
         for text in beginnings:
-            assert fold_words([text])[0] == f"{text}\n", f"{text} is not what a fold leaves"
+            assert fold(text) == text, f"{text} is not what a fold leaves"
             if len(text) > 3:
                 self.fours[_fours(encode(text[:4]))] = True
             else:
@@ -74,8 +73,10 @@ class Folded:
     for however it was spaced, and in one run over all texts."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        self.joined, lengths = fold_words(texts)
-        self.start = [0, *accumulate(length + 1 for length in lengths)]
+        self.units, self.unit_start = fold_words(texts)
+        self.joined = self.units.tobytes().decode("utf-16-le", "surrogatepass")
+        self.is_plain = len(self.joined) == len(self.units)
+        self.start: list[int] = self._places(self.unit_start)
 
     def __getitem__(self, row: int) -> str:
         return self.joined[self.start[row] : self.start[row + 1] - 1]
@@ -83,9 +84,12 @@ class Folded:
     def length(self, row: int) -> int:
         return self.start[row + 1] - self.start[row] - 1
 
-    @functools.cached_property
-    def units(self) -> Units:
-        return encode(self.joined)
+    def _places(self, units: Places) -> list[int]:
+        """Places of units as places in the joined text."""
+        if not self.is_plain:
+            units = units - np.searchsorted(np.flatnonzero(self.units >> 10 == 0x37), units)
+        found: list[int] = units.tolist()
+        return found
 
     @functools.cached_property
     def _hashes(self) -> tuple[Units, Units]:
@@ -94,17 +98,14 @@ class Folded:
     def search(self, pattern: re.Pattern[str], cues: Cues) -> Iterator[tuple[int, re.Match[str], int]]:
         """(row, match, place within the row's folded text); the pattern must not match line breaks. Matches may
         overlap: one is tried at each cue."""
-        if len(self.units) != len(self.joined):  # characters beyond U+FFFF: places are not those of the units
-            matches = pattern.finditer(self.joined)
-        elif len(self.units) < 4:
+        if len(self.units) < 4:
             return
-        else:
-            twos, fours = self._hashes
-            at = np.union1d(np.flatnonzero(cues.twos[twos]), np.flatnonzero(cues.fours[fours])).tolist()
-            matches = (match for place in at if (match := pattern.match(self.joined, place)))
-        for match in matches:
-            row = bisect_right(self.start, match.start()) - 1
-            yield row, match, match.start() - self.start[row]
+        twos, fours = self._hashes
+        at = np.union1d(np.flatnonzero(cues.twos[twos]), np.flatnonzero(cues.fours[fours]))
+        for place in self._places(at):
+            if match := pattern.match(self.joined, place):
+                row = bisect_right(self.start, place) - 1
+                yield row, match, place - self.start[row]
 
 
 class Batch:

@@ -28,13 +28,13 @@ _OVERRIDE = re.compile(
 )
 _FREE = "没有任何限制|不受任何限制|没有限制|不受限制|无限制"
 _SAFETY = "安全|道德|伦理|内容|审查|过滤|内置"
-_MODES = "dan|developer|jailbreak|god|sudo|unrestricted"
+_MODES = "dan|jailbreak|god|sudo|unrestricted"
 _UNBOUND = re.compile(
     rf"你现在(?:是|扮演|进入|处于|变成|已经?是)\w{{0,8}}?(?:dan|开发者模式|越狱|上帝模式|{_FREE})"
-    r"|(?:进入|开启|启用|激活|切换到)(?:dan|越狱|开发者|上帝|无限制|无审查)模式"
-    r"|(?:解除|绕过|关闭|突破|取消|移除|无视)(?:你|您)?的?(?:所有|一切|全部|任何)?的?"
+    r"|(?:进入|开启|启用|激活|切换到)(?:dan|越狱|上帝|无限制|无审查)模式"
+    r"|(?:解除|绕过|关闭|突破|取消|移除|无视)(?:你|您)的?(?:所有|一切|全部|任何)?的?"
     rf"(?:{_SAFETY})(?:限制|审查|过滤|机制|约束|准则|策略|护栏)"
-    rf"|doanythingnow|(?:{_MODES})mode(?:enabled|activated|isnow)|(?:enter|enable|activate|switchto|turnon)(?:{_MODES})mode"
+    rf"|(?<!not)(?<!nt)(?<!never)doanythingnow|gptwithdevelopermode|(?:{_MODES})mode(?:enabled|activated|isnow)|(?:enter|enable|activate|switchto|turnon)(?:{_MODES})mode"
     r"|youare(?:now)?(?:dan(?![a-z])|an?(?:unrestricted|unfiltered|uncensored|jailbroken|amoral)"
     r"(?:ai|assistant|model|chatbot|bot))"
     r"|(?:pretend|imagine|act)(?:that|asif|like)?you(?:have|had|donothave|donthave|arefreefrom)(?:no|any)"
@@ -48,7 +48,7 @@ _DRAW_OUT = re.compile(
     r"|(?:reveal|print|show|repeat|output|leak|display|tell|give|expose|disclose)(?:me|us)?"
     r"(?:all|the|your|of|full|entire|exact|complete|hidden|secret|initial|original|whole)*"
     r"(?:systemprompt|systemmessage|hiddenprompt|secretprompt|initialprompt|initialinstruction|systeminstruction|hiddeninstruction)"
-    r"|(?:repeat|say|write|print|output)(?:the|this)?(?:following)?(?:word|words|text|letter)?\w{1,20}(?:forever|infinitely|nonstop|overandoverforever)"
+    r"|(?:repeat|say|write|print|output)(?:the|this)(?:following)?(?:words?|text|letter)\w{1,20}(?:forever|infinitely|nonstop)"
     r"|(?:永远|无限|不停地?|一直不停地?)(?:重复|输出|复述)(?:这个|下面|以下|单词|词|字)"
 )
 _TOKENS = re.compile(
@@ -66,10 +66,10 @@ _CUES = Cues(
     *(
         verb + mode
         for verb in ("进入", "开启", "启用", "激活", "切换到")
-        for mode in ("dan", "越狱", "开发", "上帝", "无限", "无审")
+        for mode in ("dan", "越狱", "上帝", "无限", "无审")
     ),
     *("你现在", "解除", "绕过", "关闭", "突破", "取消", "移除", "无视"),
-    *("doanything", "danmode", "developer", "jailbreak", "godmode", "sudo", "unrestricted", "enter", "enable"),
+    *("doanything", "danmode", "gptwith", "jailbreak", "godmode", "sudo", "unrestricted", "enter", "enable"),
     *("activate", "switchto", "turnon", "youare", "pretend", "imagine", "actl", "acta", "acty", "actt"),
     *("freefrom", "freed"),
     *(f"告诉我{whom}" for whom in "你您一出"),

@@ -1,8 +1,8 @@
 """repetition: texts that say the same over and over, as models do that have lost their way, and pages made for search.
 
 After the repetition rules of Rae et al., "Scaling Language Models: Methods, Analysis & Insights from Training Gopher",
-2021 (table A1), with characters for words, so that Chinese is judged like English: the share of 10-grams of folded
-characters that stood in the text before.
+2021 (table A1), with characters for words, so that Chinese is judged like English: the share of 20-grams of folded
+characters, about ten words of Chinese, that stood in the text before.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.data.cleaners.cleaner import Batch, Finding
+from danlu.data.sample import Document
 from danlu.data.twins.minhash import gram_keys
 
-_GRAM = 10
+_GRAM = 20
 _LEAST = 60
 """Folded characters below which a text is a short cry rather than a loop."""
-_MOST_REPEATED = 0.3
+_MOST_REPEATED = 0.35
+_MOST_IN_ANSWERS = 0.5
+"""Songs, forms and source code repeat themselves honestly."""
 _GATE = 0.12
 """Repeated share in a tenth of the grams from which all of them are counted."""
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -30,24 +33,17 @@ Keys = npt.NDArray[np.uint64]
 class Repetition:
     name = "repetition"
 
-    def __init__(self, most: float = _MOST_REPEATED) -> None:
-        self.most = most
-
     def key(self) -> dict[str, Any]:
-        return {"version": 1, "most": self.most}
+        return {"version": 1}
 
     def judge(self, batch: Batch) -> Mapping[int, Finding]:
         folded = batch.folded_body
-        units = folded.units
-        if len(units) != len(folded.joined):
-            start = np.concatenate([[0], np.flatnonzero(units == ord("\n")) + 1])
-        else:
-            start = np.array(folded.start)
+        units, start = folded.units, folded.unit_start
         long_ones = np.flatnonzero(np.diff(start) > _LEAST)
         found: dict[int, Finding] = {}
-        for row in _suspects(units, start, long_ones, min(_GATE, self.most / 2)):
+        for row in _suspects(units, start, long_ones):
             share = repeated_share(_keys(units[start[row] : start[row + 1] - 1]))
-            if share > self.most:
+            if share > (_MOST_REPEATED if isinstance(batch.samples[row], Document) else _MOST_IN_ANSWERS):
                 found[row] = Finding("repetition", {"share": round(100 * share)})
         return found
 
@@ -57,20 +53,19 @@ def repeated_share(keys: Keys) -> float:
     return 1 - len(np.unique(keys)) / len(keys) if len(keys) else 0.0
 
 
-def _suspects(units: npt.NDArray[np.uint16], start: npt.NDArray[np.int64], rows: npt.NDArray[np.int64],
-              gate: float) -> list[int]:  # fmt: skip
+def _suspects(units: npt.NDArray[np.uint16], start: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> list[int]:
     """Rows of which a tenth of the grams, chosen by content so that equal ones are chosen alike, repeats itself."""
     if not len(rows):
         return []
     keys = _keys(units)
     chosen = np.flatnonzero(keys < _TENTH)
     owner = np.searchsorted(start, chosen, "right") - 1
-    # grams that reach into the next text are of no text; ten in a row at most, they do not matter here
+    # grams that reach into the next text are of no text; twenty in a row, they do not matter here
     packed = np.sort(owner.astype(np.uint64) << np.uint64(40) | keys[chosen] & np.uint64(2**40 - 1))
     again = np.flatnonzero(packed[1:] == packed[:-1])
     num_again = np.bincount((packed[again] >> np.uint64(40)).astype(np.int64), minlength=len(start) - 1)
     total = np.bincount(owner, minlength=len(start) - 1)
-    is_suspect = num_again[rows] > gate * total[rows]
+    is_suspect = num_again[rows] > _GATE * total[rows]
     # too few grams to judge by: looked at as they are
     is_suspect |= total[rows] < 4
     suspects: list[int] = rows[is_suspect].tolist()
@@ -78,13 +73,13 @@ def _suspects(units: npt.NDArray[np.uint16], start: npt.NDArray[np.int64], rows:
 
 
 def _keys(units: npt.NDArray[np.uint16]) -> Keys:
-    """A hash of the ten units from each place on."""
+    """A hash of the twenty units from each place on."""
     num = len(units) - _GRAM + 1
     if num <= 0:
         return np.zeros(0, np.uint64)
     three = gram_keys(units, 3)
     keys = three[:num] * _ODD
-    for at in (3, 6, 7):
+    for at in (3, 6, 9, 12, 15, 17):
         keys ^= keys >> np.uint64(31)
         keys += three[at : at + num]
         keys *= _ODD

@@ -1,4 +1,4 @@
-"""symbols: texts that are mostly marks, digits or broken characters, and hardly a word."""
+"""symbols: texts that are mostly marks or broken characters and hardly a word; documents that are mostly digits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.data.cleaners.cleaner import Batch, Finding, Folded
+from danlu.data.sample import Document
 from danlu.data.twins.folding import encode
 
 _LEAST = 20
@@ -18,9 +19,11 @@ _LEAST_WORDS = 0.35
 """Share of letters and digits among all that is no space (prose 0.8 to 0.95, source code 0.6, tables 0.5)."""
 _MOST_DIGITS = 0.6
 _MOST_BROKEN = 0.02
-_BROKEN = re.compile("[\ufffd\ue000-\uf8ff]|锟斤拷|烫烫烫|屯屯屯|ï¿½|â€[œ™\u009d]|Ã[©¨¤¶¼]")
+# private characters below U+E600 are the emoji of old telephones
+_BROKEN = re.compile("[\ufffd\ue600-\uf8ff]|锟斤拷|烫烫烫|屯屯屯|ï¿½|â€[œ™\u009d]|Ã[©¨¤¶¼]")
+_RUN = re.compile(r"([\W_])\1+")
+"""Three exclamation marks are one, and so is the line under a heading."""
 _CUES = ("锟斤拷", "烫烫烫", "屯屯屯", "ï¿½", "â€", "Ã")
-_DIGIT = re.compile(r"\d")
 
 
 class Symbols:
@@ -33,9 +36,9 @@ class Symbols:
         found: dict[int, Finding] = {}
         folded = batch.folded_body
         size = np.fromiter(map(len, batch.body), np.int64, len(batch))
-        words = np.diff(folded.start) - 1
+        words = np.diff(folded.unit_start) - 1
         for row in np.flatnonzero((size >= _LEAST) & (words < 0.6 * size)).tolist():
-            num_seen = len("".join(batch.body[row].split()))
+            num_seen = len(_RUN.sub(r"\1", "".join(batch.body[row].split())))
             if num_seen >= _LEAST and words[row] < _LEAST_WORDS * num_seen:
                 found[row] = Finding("symbols", {"share": round(100 * words[row] / num_seen)})
         for row in _with_broken(batch.body, size):
@@ -43,7 +46,8 @@ class Symbols:
             if (num := sum(map(len, _BROKEN.findall(text)))) > _MOST_BROKEN * len(text):
                 found[row] = Finding("broken_characters", {"num": num})
         for row, share in _of_digits(folded, words).items():
-            if size[row] >= _LEAST and share > _MOST_DIGITS:
+            is_document = isinstance(batch.samples[row], Document)  # an answer may well be a number
+            if is_document and size[row] >= _LEAST and share > _MOST_DIGITS:
                 found.setdefault(row, Finding("digits", {"share": round(100 * share)}))
         return found
 
@@ -54,9 +58,8 @@ def _with_broken(texts: Sequence[str], size: npt.NDArray[np.int64]) -> list[int]
     if joined.isascii():
         return []
     units = encode(joined)
-    if len(units) != len(joined):
-        return [row for row, text in enumerate(texts) if _BROKEN.search(text)]
-    places = np.flatnonzero(((units >= 0xE000) & (units < 0xF900)) | (units == 0xFFFD)).tolist()
+    found = np.flatnonzero(((units >= 0xE600) & (units < 0xF900)) | (units == 0xFFFD))
+    places = (found - np.searchsorted(np.flatnonzero(units >> 10 == 0x37), found)).tolist()
     for cue in _CUES:
         at = joined.find(cue)
         while at >= 0:
@@ -69,9 +72,7 @@ def _with_broken(texts: Sequence[str], size: npt.NDArray[np.int64]) -> list[int]
 def _of_digits(folded: Folded, words: npt.NDArray[np.int64]) -> dict[int, float]:
     """The share of digits in rows where it is high."""
     units = folded.units
-    if not len(words) or len(units) != len(folded.joined):
-        return {row: len(_DIGIT.findall(folded[row])) / max(1, folded.length(row)) for row in range(len(words))}
     digits = np.flatnonzero((units >= 0x30) & (units <= 0x39))
-    rows = np.searchsorted(folded.start, digits, "right") - 1
+    rows = np.searchsorted(folded.unit_start, digits, "right") - 1
     share = np.bincount(rows, minlength=len(words)) / np.maximum(words, 1)
     return {int(row): float(share[row]) for row in np.flatnonzero(share > _MOST_DIGITS)}

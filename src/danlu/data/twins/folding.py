@@ -1,0 +1,217 @@
+"""Fold: what two copies of one text share. `fold` for likeness, `fold_finely` for rows of which only one is kept.
+
+The two functions say what folding is. `fold_all` gives the same for many texts at once: a table over UTF-16 units
+instead of Unicode normalisation text by text, which is what costs most in Chinese (full-width marks never take the
+quick way). Texts with anything that a table of single units cannot fold (ligatures, combining marks, characters
+beyond U+FFFF) go through the functions.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Units = npt.NDArray[np.uint16]
+Places = npt.NDArray[np.int64]
+
+_MARKS = re.compile(r"[\W_]+")
+_MEANT = re.compile(r"(?P<between>(?<=\d)[\W_]+(?=\d))|(?<=[a-z0-9])[+#%]{1,2}|(?<![^\W_])[-+](?=\d)")
+"""Marks that are no mere punctuation: whatever parts two numbers (3.5 is not 35), c++, 5%, -5."""
+_WORD, _DECIMAL, _ALNUM, _SUFFIX, _SIGN, _MANY = 1, 2, 4, 8, 16, 128
+_BREAK = 10
+
+
+def fold(text: str) -> str:
+    """Case, width, punctuation and spaces gone: what two copies of one text share. Pure punctuation stays as it is.
+
+    Coarse on purpose: what is tied by mistake is merely kept on one side.
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return _MARKS.sub("", plain) or plain.strip()
+
+
+def fold_finely(text: str) -> str:
+    """`fold`, but marks that make another number or name stay: for rows of which only one is to be kept."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    parts, last = [], 0
+    for found in _MEANT.finditer(plain):
+        parts += [_MARKS.sub("", plain[last : found.start()]), "." if found["between"] else found[0]]
+        last = found.end()
+    return "".join([*parts, _MARKS.sub("", plain[last:])]) or plain.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """Text i is `coarse[coarse_at[i] : coarse_at[i + 1]]`, of marks alone empty here; and
+    `fine[fine_at[i] : fine_at[i + 1]]`, a line break at its end."""
+
+    coarse: Units
+    coarse_at: Places
+    fine: Units
+    fine_at: Places
+
+
+def fold_all(texts: Sequence[str]) -> Folded:
+    """`fold` and `fold_finely` of every text, as UTF-16 units."""
+    units, ends = _units_of(texts)
+    folded, kind, hard = _looked_up(units, ends)
+    is_word = (kind & _WORD).astype(bool)
+    words = np.flatnonzero(is_word)
+    coarse, coarse_at = folded[words], _bounds(np.searchsorted(words, ends))
+    # texts of marks alone are told apart by the marks themselves
+    bare = np.flatnonzero((np.diff(coarse_at) == 0) & (np.diff(ends, prepend=-1) > 1)).tolist()
+    is_fine = _fine(kind, is_word, words, folded, ends)
+    places = np.flatnonzero(is_fine)
+    fine, fine_at = folded[places], _bounds(np.searchsorted(places, ends, "right"))
+    if hard:
+        coarse, coarse_at = _spliced(coarse, coarse_at, hard, [encode(_words(texts[index])) for index in hard])
+    if special := sorted({*hard, *bare}):
+        fine, fine_at = _spliced(fine, fine_at, special, [encode(fold_finely(texts[at]) + "\n") for at in special])
+    return Folded(coarse, coarse_at, fine, fine_at)
+
+
+def fold_words(texts: Sequence[str]) -> tuple[Units, Places]:
+    """The coarse folds alone, end to end, each closed by a line break; and their bounds."""
+    units, ends = _units_of(texts)
+    folded, kind, hard = _looked_up(units, ends)
+    keep = (kind & _WORD).astype(bool)
+    keep[ends] = True
+    folded[ends] = _BREAK
+    places = np.flatnonzero(keep)
+    flat, at = folded[places], _bounds(np.searchsorted(places, ends, "right"))
+    if hard:
+        flat, at = _spliced(flat, at, hard, [encode(_words(texts[index]) + "\n") for index in hard])
+    return flat, at
+
+
+def _looked_up(units: Units, ends: Places) -> tuple[Units, npt.NDArray[np.uint8], list[int]]:
+    """What each unit folds to, its kind, and the texts that the table does not do."""
+    folds, kinds = _tables()
+    kind, folded = kinds[units], folds[units]
+    places = np.flatnonzero(kind & _MANY)
+    if not len(places):
+        return folded, kind, []
+    first, second = places[:-1], places[1:]
+    is_pair = (second == first + 1) & (units[first] >> 10 == 0x36) & (units[second] >> 10 == 0x37)
+    first = first[is_pair]
+    points = 0x10000 + ((units[first].astype(np.int64) & 0x3FF) << 10) + (units[first + 1] & 0x3FF)
+    distinct, which = np.unique(points, return_inverse=True)  # emoji and rare Han: few different ones
+    known = np.array([_kind_beyond(chr(point)) for point in distinct.tolist()], np.uint8)[which]
+    for at in (first, first + 1):
+        kind[at], folded[at] = known, units[at]
+    hard = np.unique(np.searchsorted(ends, np.flatnonzero(kind & _MANY), "right")).tolist()
+    return folded, kind, hard
+
+
+@functools.lru_cache(4096)
+def _kind_beyond(char: str) -> int:
+    """Of a character beyond U+FFFF: a word, a mark, or nothing that folds to itself."""
+    if unicodedata.normalize("NFKC", char).casefold() != char or unicodedata.combining(char) or char.isdecimal():
+        return _MANY
+    return _WORD * char.isalnum()
+
+
+def encode(text: str) -> Units:
+    return np.frombuffer(text.encode("utf-16-le", "surrogatepass"), np.uint16)
+
+
+def _words(text: str) -> str:
+    return _MARKS.sub("", unicodedata.normalize("NFKC", text).casefold())
+
+
+def _units_of(texts: Sequence[str]) -> tuple[Units, Places]:
+    """All texts, each closed by a line break, and where those breaks stand."""
+    flat = encode("\n".join([*texts, ""]))
+    lengths = [len(text) for text in texts]
+    if len(flat) != sum(lengths) + len(texts):
+        lengths = [len(encode(text)) for text in texts]
+    ends = np.fromiter(accumulate(length + 1 for length in lengths), np.int64, len(texts)) - 1
+    return flat, ends
+
+
+def _fine(
+    kind: npt.NDArray[np.uint8], is_word: npt.NDArray[np.bool_], words: Places, folded: Units, ends: Places
+) -> npt.NDArray[np.bool_]:
+    """Which units the fine fold keeps; a stop is written into `folded` where marks part two numbers."""
+    keep = is_word.copy()
+    marks = np.flatnonzero(kind & (_SUFFIX | _SIGN))
+    if len(marks):
+        last = len(kind) - 1  # a line break; also what stands before the first unit
+        before, before_that, after = kind[marks - 1], kind[marks - 2], kind[np.minimum(marks + 1, last)]
+        before_that[marks < 2] = 0
+        suffix = (kind[marks] & _SUFFIX != 0) & (
+            (before & _ALNUM != 0) | ((before & _SUFFIX != 0) & (before_that & _ALNUM != 0))
+        )
+        sign = (kind[marks] & _SIGN != 0) & (before & _WORD == 0) & (after & _DECIMAL != 0)
+        keep[marks[suffix | sign]] = True
+    numbers = np.flatnonzero(kind & _DECIMAL)
+    gaps = np.flatnonzero(np.diff(numbers) > 1)
+    if len(gaps):
+        left, right = numbers[gaps], numbers[gaps + 1]
+        parted = np.searchsorted(words, right) == np.searchsorted(words, left) + 1
+        parted &= np.searchsorted(ends, left) == np.searchsorted(ends, right)
+        left, right = left[parted], right[parted]
+        lengths = right - left - 1
+        inside = np.repeat(left + 1 - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+        keep[inside] = False
+        keep[left + 1] = True
+        folded[left + 1] = ord(".")
+    keep[ends] = True
+    folded[ends] = _BREAK
+    return keep
+
+
+def _bounds(ends: npt.NDArray[Any]) -> Places:
+    return np.concatenate([[0], ends]).astype(np.int64)
+
+
+def _spliced(flat: Units, bounds: Places, at: Sequence[int], texts: Sequence[Units]) -> tuple[Units, Places]:
+    """`flat` with the texts at these places replaced."""
+    lengths, pieces, last = np.diff(bounds), [], 0
+    for index, text in zip(at, texts, strict=True):
+        pieces += [flat[last : bounds[index]], text]
+        last = bounds[index + 1]
+        lengths[index] = len(text)
+    return np.concatenate([*pieces, flat[last:]]), _bounds(np.cumsum(lengths))
+
+
+@functools.cache
+def _tables() -> tuple[Units, npt.NDArray[np.uint8]]:
+    """For each UTF-16 unit what it folds to, and what it is (bits above)."""
+    folds, kinds = np.full(65536, ord("."), np.uint16), np.zeros(65536, np.uint8)
+    joining = joining_characters()
+    for unit in range(65536):
+        plain = unicodedata.normalize("NFKC", chr(unit)).casefold()
+        if 0xD800 <= unit < 0xE000 or any(char in joining or unicodedata.combining(char) for char in plain):
+            kinds[unit] = _MANY
+        elif len(plain) == 1 and ord(plain) < 65536:
+            kinds[unit] = _kind(plain)
+            if kinds[unit]:
+                folds[unit] = ord(plain)
+        elif not plain or any(char.isalnum() or char in "+-#%" for char in plain):  # "…" is three marks like any other
+            kinds[unit] = _MANY
+    return folds, kinds
+
+
+def _kind(char: str) -> int:
+    if char.isalnum():
+        return _WORD | _DECIMAL * char.isdecimal() | _ALNUM * char.isascii()
+    return _SUFFIX * (char in "+#%") | _SIGN * (char in "+-")
+
+
+def joining_characters() -> set[str]:
+    """Characters that may melt into the one before them when a text is normalised."""
+    found = {chr(code) for code in [*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)]}
+    for code in range(0x110000):
+        parts = unicodedata.decomposition(chr(code)).split()
+        if len(parts) == 2 and not parts[0].startswith("<"):
+            found.add(chr(int(parts[1], 16)))
+    return found
