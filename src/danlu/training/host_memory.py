@@ -7,6 +7,7 @@ CUDA, so that the card reads and writes them by itself. On a CPU it is plain mem
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import weakref
 
@@ -32,9 +33,7 @@ class HostMemory:
                 "training.offload_memory", where="adapter.offload",
                 needed=f"{num_bytes / 2**30:.1f}", free=f"{available / 2**30:.1f}",
             )  # fmt: skip
-        pages = mmap.mmap(-1, max(num_bytes, mmap.PAGESIZE))
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            pages.madvise(mmap.MADV_HUGEPAGE)  # fewer pages to pin, by a factor of 512
+        pages = _pages(max(num_bytes, mmap.PAGESIZE))
         self._bytes, self._taken = torch.frombuffer(pages, dtype=torch.uint8).zero_(), 0
         if device.type == "cuda":
             _pin(self._bytes)
@@ -53,6 +52,17 @@ class HostMemory:
 def room_for(num_elements: int, dtype: torch.dtype) -> int:
     """Bytes that a tensor takes here."""
     return -(-num_elements * dtype.itemsize // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def _pages(num_bytes: int) -> mmap.mmap:
+    """Fresh pages, huge ones where the system has them: fewer to touch and to pin, by a factor of 512."""
+    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
+        return mmap.mmap(-1, num_bytes)
+    pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return pages
 
 
 def _pin(memory: Tensor) -> None:
