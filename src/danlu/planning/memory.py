@@ -64,7 +64,8 @@ PARTS = (
 def predict_memory(work: Work, mix: Mix, *, kind: Kind = "cuda") -> Memory:
     """The peak of this work with these policies."""
     weights, adapters, gradients, states = standing_bytes(work)
-    moments = [*_backward_moments(work, mix), (_saved(work, mix), _loss_passing(work, kind))]
+    is_short = kind == "cuda" and mix["all"] < work.shapes.num_layers
+    moments = [*_moments(work, mix), (_saved(work, mix), _loss_passing(work, kind, is_short=is_short))]
     widest = max(range(len(moments)), key=lambda at: sum(moments[at]))
     saved, passing = moments[widest]
     saved += _shared(work)
@@ -230,17 +231,31 @@ def _shared(work: Work) -> int:
 # ---- what is made in passing
 
 
-def _backward_moments(work: Work, mix: Mix) -> Iterator[tuple[int, int]]:
-    """(saved, passing) at the last layer, and at the last of each group before it."""
+def _moments(work: Work, mix: Mix) -> Iterator[tuple[int, int]]:
+    """(saved, passing) of forward and backward at the last layer, and at the last of each group before it."""
     layers, end = work.shapes.num_layers, 0
     for policy, count in mix.groups:
         end += count
+        if is_host(policy):  # what the layer before lends is under way while this one computes
+            rows = work.micro_tokens if end < layers else work.supervised_tokens
+            yield _up_to(work, mix, end), _forward_passing(work, kept(policy), rows)
         if end < layers:
             yield _up_to(work, mix, end), _layer_passing(work, kept(policy), work.micro_tokens)
             continue
         if count > 1:
             yield _up_to(work, mix, layers - 1), _layer_passing(work, kept(policy), work.micro_tokens)
         yield _up_to(work, mix, layers), _layer_passing(work, kept(policy), work.supervised_tokens)
+
+
+@functools.lru_cache
+def _forward_passing(work: Work, policy: Kept, rows: int) -> int:
+    """Of a layer's forward at its widest, the down projection: gate|up, their product, what comes of it, the stream;
+    and what the layer will lend, which is not away yet."""
+    shapes, pad = work.shapes, {name: product.pad for name, product in work.products.items()}
+    values = shapes.ffn + pad["down"] + 2 * shapes.hidden
+    if policy != "all":
+        values += 2 * shapes.ffn + pad["gate_up"]
+    return work.width * values * rows
 
 
 @functools.lru_cache
@@ -273,22 +288,23 @@ def _layer_passing(work: Work, policy: Kept, rows: int) -> int:
 
 
 @functools.lru_cache
-def _loss_passing(work: Work, kind: Kind) -> int:
+def _loss_passing(work: Work, kind: Kind, *, is_short: bool) -> int:
     """The last stream, normed, its gradient, at supervised rows; a chunk of logits. A trained head's gradient is made
     in fp32."""
     rows, shapes = work.supervised_tokens, work.shapes
-    logits = chunk_rows(work, kind) * shapes.vocab
+    logits = chunk_rows(work, kind, is_short=is_short) * shapes.vocab
     logit = work.width if kind == "cuda" else rates.CPU_LOGIT_BYTES
     head = 4 * shapes.vocab * shapes.hidden if work.is_full else 0
     return int(3 * rows * shapes.hidden * work.width + logits * logit + head)
 
 
-def chunk_rows(work: Work, kind: Kind) -> int:
-    """Rows whose logits exist at once, as ops/cross_entropy.py counts them."""
+def chunk_rows(work: Work, kind: Kind, *, is_short: bool = False) -> int:
+    """Rows whose logits exist at once, as ops/cross_entropy.py counts them; fewer where some layer is lean."""
     rows, vocab = work.supervised_tokens, work.shapes.vocab
     if kind == "cpu":
         return min(rows, max(64, min(4096, rates.CPU_LOGITS_BYTES // (4 * vocab))))
     step = rates.LOGITS_ROW_STEP
-    most = min(rates.LOGITS_MOST_ROWS, rates.LOGITS_CHUNK_BYTES // (work.width * vocab))
+    budget = rates.FRUGAL_LOGITS_BYTES if is_short else rates.LOGITS_CHUNK_BYTES
+    most = min(rates.LOGITS_MOST_ROWS, budget // (work.width * vocab))
     num_chunks = max(1, -(-rows // max(step, most // step * step)))
     return min(rows, -(-rows // (num_chunks * step)) * step or step)

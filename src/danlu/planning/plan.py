@@ -23,6 +23,8 @@ from danlu.recipe.recipe import Recipe
 
 ROUND_TOKENS = 64
 """Parts of a step are whole multiples of this: kernels like it."""
+MANY_DOCUMENTS = 4
+"""More than so many documents to a part fill it well, whatever their lengths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,7 @@ def _seconds_per_token(found: Plan) -> float:
 
 def _token_counts(work: Work) -> Iterator[int]:
     """Whole parts of a step, from the whole step down to the longest item."""
-    least = work.min_micro_tokens
+    least, seen = work.min_micro_tokens, set[int]()
     if work.batch_tokens <= least:
         yield least
         return
@@ -217,7 +219,14 @@ def _token_counts(work: Work) -> Iterator[int]:
         if work.batch_tokens // pieces < least:
             break
         size = work.batch_tokens // pieces
-        yield max(least, size // ROUND_TOKENS * ROUND_TOKENS) if pieces > 1 else size
+        if pieces > 1:
+            document = work.document
+            # room that the next document would not fit into is no room
+            size = size // document * document if document > size // MANY_DOCUMENTS else size
+            size = max(least, size // ROUND_TOKENS * ROUND_TOKENS)
+        if size not in seen:
+            seen.add(size)
+            yield size
 
 
 def _best_mix(work: Work, card: Card, limits: Limits) -> Plan:

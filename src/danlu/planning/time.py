@@ -53,7 +53,7 @@ def predict_time(work: Work, mix: Mix, card: Card) -> StepTime:
     busy = sum(parts.values())
     parts["host_s"] = _exposed(work, mix, card)
     parts["waiting_s"] = max(0.0, _launches(work, mix, card) - busy - parts["host_s"])
-    whole = {name: work.num_pieces * value for name, value in parts.items()}
+    whole = {name: work.full_pieces * value for name, value in parts.items()}
     optimizer = _optimizer(work, card)
     whole["host_s"] += _states_under_way(work, card, busy, optimizer)
     return StepTime(**whole, optimizer_s=optimizer)
@@ -84,7 +84,7 @@ def flops_per_step(work: Work) -> float:
     shapes = work.shapes
     products = (6 if work.is_full else 4) * shapes.linear_params * work.micro_tokens
     head = (6 if work.is_full else 4) * shapes.vocab * shapes.hidden * work.supervised_tokens
-    return float(work.num_pieces * (products + head + _attention_flops(work)))
+    return float(work.full_pieces * (products + head + _attention_flops(work)))
 
 
 # ---- products

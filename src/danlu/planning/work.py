@@ -108,12 +108,18 @@ class Work:
 
     @property
     def num_pieces(self) -> int:
-        """Micro-batches of a step, as the trainer counts them."""
-        return max(1, self.batch_tokens // self.micro_tokens)
+        """Micro-batches of a step; the last need not be full."""
+        return math.ceil(self.full_pieces)
+
+    @property
+    def full_pieces(self) -> float:
+        """A part of a piece costs its part of the time."""
+        return self.tokens_per_step / self.micro_tokens
 
     @property
     def tokens_per_step(self) -> int:
-        return self.num_pieces * self.micro_tokens
+        """However they are cut: the longest item is never left out."""
+        return max(self.batch_tokens, min(self.min_micro_tokens, self.micro_tokens))
 
     @property
     def min_micro_tokens(self) -> int:

@@ -25,6 +25,7 @@ from danlu.planning.memory import (
 from danlu.planning.policy import ORDER, Mix, Policy, is_host, is_split, kept
 from danlu.planning.work import Work
 from danlu.training import ferry
+from danlu.training.blocks import trunk
 from danlu.training.blocks.policy import Policy as BlockPolicy
 
 G = 2**30
@@ -134,6 +135,8 @@ def test_chunks_of_logits_are_those_of_the_loss(rows: int, vocab_of: str) -> Non
     work = work_on(vocab_of, micro_tokens=rows, context=rows)
     expected = min(rows, cross_entropy.rows_per_chunk(rows, work.shapes.vocab, 2))
     assert chunk_rows(work, "cuda") == expected
+    frugal = min(rows, cross_entropy.rows_per_chunk(rows, work.shapes.vocab, 2, trunk.FRUGAL_LOGITS_BYTES))
+    assert chunk_rows(work, "cuda", is_short=True) == frugal
 
 
 def where(policy: Policy) -> str:
