@@ -8,6 +8,7 @@ from __future__ import annotations
 import posixpath
 import urllib.parse
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Package:
         try:
             with self.archive.open(own) as file:
                 content = file.read(MAX_PART_BYTES + 1)
-        except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError, ValueError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, EOFError, ValueError) as error:
             raise BrokenPartError(f"{name}: {error}") from error
         if len(content) > MAX_PART_BYTES:
             raise BrokenPartError(f"{name} is larger than {MAX_PART_BYTES >> 20} MB")
