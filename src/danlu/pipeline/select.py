@@ -19,6 +19,7 @@ from danlu.core.errors import DataError, RunError
 from danlu.core.files import write_bytes, write_json, write_text
 from danlu.core.messages import LANGUAGES, Language, say
 from danlu.core.progress import Progress, Silent
+from danlu.data.encode import Encoder
 from danlu.data.finding import SourceSpec
 from danlu.data.formats import load_format
 from danlu.data.labelling import label_studio, superannotate
@@ -225,9 +226,9 @@ def _doubt(
     asked = _thinned(rows, budget * MAX_ASKED_PER_ROW)
     tasks = [rows.tasks[place] for place in asked]
     answering = engine or _open(run)
+    encoder: Encoder | None = getattr(answering, "encoder", None)
     if by == "answers":
-        return ways.by_answers(tasks, answering, repeats=repeats, told=told), asked
-    encoder = getattr(answering, "encoder", None)
+        return ways.by_answers(tasks, answering, repeats=repeats, told=told, encoder=encoder), asked
     if encoder is None:
         raise DataError("select.no_probabilities", given=answering.name)
     return ways.by_probabilities(tasks, answering, encoder, told), asked

@@ -58,10 +58,14 @@ def by_classifier(vectors: Vectors, labels: Sequence[str | None], num_pool: int)
     return Doubted(entropy(pool), suggestions)
 
 
-def by_answers(tasks: Sequence[Task], engine: Engine, *, repeats: int, told: Progress) -> Doubted:
+def by_answers(
+    tasks: Sequence[Task], engine: Engine, *, repeats: int, told: Progress, encoder: Encoder | None = None
+) -> Doubted:
     """The model answers each task several times, at temperature; how far the answers lie apart is the doubt. With
-    choices, an answer that names one counts as that choice. The suggestion is the most frequent answer."""
-    questions = [Question(_messages(task)) for task in tasks]
+    choices, an answer that names one counts as that choice. The suggestion is the most frequent answer.
+
+    `encoder`: of a model of ours, which is asked for a label in the words that it was trained on."""
+    questions = [Question(_messages(task, encoder)) for task in tasks]
     drawn: list[list[str]] = [[] for _ in tasks]
     told.start(say("select.asking", rows=len(tasks), repeats=repeats), len(tasks) * repeats)
     for seed in range(repeats):
@@ -70,7 +74,10 @@ def by_answers(tasks: Sequence[Task], engine: Engine, *, repeats: int, told: Pro
             if answer.finish != "error":
                 drawn[place].append(_named(answer.text, tasks[place].choices))
     told.finish()
-    suggestions = tuple(_commonest(answers, engine.name) for answers in drawn)
+    suggestions = tuple(
+        _commonest([text for text in answers if not task.choices or text in task.choices], len(answers), engine.name)
+        for task, answers in zip(tasks, drawn, strict=True)
+    )
     return Doubted(disagreement(drawn), suggestions)
 
 
@@ -151,11 +158,13 @@ def known_labels(samples: Sequence[Sample]) -> Mapping[str, int]:
     return Counter(sample.label for sample in samples if isinstance(sample, Label))
 
 
-def _messages(task: Task) -> tuple[Message, ...]:
+def _messages(task: Task, encoder: Encoder | None) -> tuple[Message, ...]:
     """What the model is asked: the conversation so far, or the text, with the choices where there are some."""
     if task.turns and not task.choices:
         roles = {"system": "system", "assistant": "assistant", "tool": "tool"}
         return tuple(Message(roles.get(role, "user"), content) for role, content in task.turns)  # type: ignore[arg-type]
+    if task.choices and encoder is not None:
+        return encoder.conversation(Label(task.text, "", _NOWHERE)).messages[:1]
     if task.choices:
         return (Message("user", say("select.ask_choice", text=task.text, choices=" / ".join(task.choices))),)
     return (Message("user", task.text),)
@@ -167,8 +176,9 @@ def _named(answer: str, choices: Sequence[str]) -> str:
     return min(places)[2] if places else answer
 
 
-def _commonest(answers: Sequence[str], model: str) -> Suggestion | None:
+def _commonest(answers: Sequence[str], num_drawn: int, model: str) -> Suggestion | None:
+    """What was answered most often, and in which share of all that was drawn."""
     if not answers:
         return None
     value, often = Counter(answers).most_common(1)[0]
-    return Suggestion(value, round(often / len(answers), 4), model)
+    return Suggestion(value, round(often / num_drawn, 4), model)
