@@ -139,7 +139,7 @@ def asked(body: dict[str, Any]) -> str:
         ("知识库出题", "questions"), ("write questions for a knowledge base", "questions"), ("只依据资料回答", "answerable"),
         ("passages between marks, and a question", "answerable"),
         ("换一种问法", "paraphrase"), ("in other words with exactly", "paraphrase"), ("审查问答", "judge"), ("训练助手的任务", "instruct"),
-        ("You write tasks", "instruct"), ("译成", "translate"), ("Translate the user", "translate"), ("改写用户的文字", "reword"),
+        ("You write tasks", "instruct"), ("译成", "translate"), ("Translate the user", "translate"), ("改写用户的文字", "reword"), ("Put the user", "reword"),
         ("属于哪一类", "classify"),
     ):  # fmt: skip
         if mark in system:

@@ -14,7 +14,9 @@ from danlu.data.synthesis.words import Reading, content_of, language_of, rouge_l
 MAX_ALIKE = 0.95
 MIN_SHARED = 0.2
 """Of the original's content words; other words may well be synonyms, none at all is another text."""
-_NOT = re.compile("|".join([*map(re.escape, CHINESE_NOT), "别", "勿", "非"]))
+_NOT = re.compile(
+    "|".join([*map(re.escape, CHINESE_NOT), "(?<![特分区差级性类告识])别(?![的人名处墅])", "勿", "非(?![常洲])"])
+)
 _NOT_ENGLISH = re.compile(r"\b(?:not|no|never|none|cannot|without|neither|nor|[a-z]+n['’]t)\b", re.IGNORECASE)
 
 
