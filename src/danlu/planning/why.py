@@ -30,13 +30,17 @@ def _policies(plan: Plan) -> str:
     assert plan.limits is not None, "asked of plans with a card"
     facts = {"full": gib(plan.full_bytes), "budget": gib(plan.limits.budget_bytes), "needed": gib(plan.total_bytes)}
     if plan.is_host_short:
-        host = {"states": gib(plan.memory.host_states_bytes), "host": gib(plan.limits.host_bytes)}
-        return say("planning.short_host", **host)
+        return say("planning.short_host", **_host_facts(plan))
     if not plan.fits:
         return say("planning.short", **facts)
     if plan.mix["all"] == plan.work.shapes.num_layers:
         return say("planning.why_all", **facts)
     return say("planning.why_mix", what=policy_text(plan), layers=plan.work.shapes.num_layers, **facts)
+
+
+def _host_facts(plan: Plan) -> dict[str, str]:
+    assert plan.limits is not None, "asked of plans with a card"
+    return {"states": gib(plan.memory.host_states_bytes), "host": gib(plan.limits.host_bytes)}
 
 
 def _prices(plan: Plan) -> list[str]:
@@ -65,6 +69,8 @@ def summary(name: str, plan: Plan, smallest: str | None) -> str:
         key = "planning.check_any" if smallest else "planning.check_none"
         return say(key, stage=name, card=smallest)
     facts = {"needed": gib(plan.total_bytes), "budget": gib(plan.limits.budget_bytes), "card": plan.card.name}
+    if plan.is_host_short:
+        return say("planning.check_short_host", stage=name, **_host_facts(plan))
     if not plan.fits:
         return say("planning.check_short", stage=name, **facts)
     return say("planning.check_fits", stage=name, speed=f"{plan.tokens_per_s or 0:,.0f}", **facts)

@@ -14,9 +14,11 @@ from danlu.data.dataset import Dataset
 from danlu.data.tokens import Tokens
 from danlu.model.hub import embedded_folder
 from danlu.pipeline.plan_training import keep_plan, kept_micro_tokens, plan_training
-from danlu.pipeline.train import _Desk, build_adapter
-from danlu.planning.plan import Plan
-from danlu.planning.work import leaves_micro_tokens
+from danlu.pipeline.train import _Desk, _planner_of, build_adapter
+from danlu.planning.bases import BASES
+from danlu.planning.cards import CARDS
+from danlu.planning.plan import Limits, Plan, choose
+from danlu.planning.work import Work, leaves_micro_tokens
 from danlu.recipe import Recipe
 from danlu.run.run import Run
 from danlu.training.methods.sft import SFT
@@ -133,3 +135,15 @@ def test_any_way_to_name_a_device_is_understood(tmp_path: Path) -> None:
 
 def test_a_model_without_shapes_has_no_plan(tmp_path: Path) -> None:
     assert plan_training(Recipe.from_tree({}), 0, dataset(tmp_path / "d", 9), {"model_type": "x"}, device="cpu") is None
+
+
+def test_where_memory_ends_training_asks_for_the_next_leaner_plan() -> None:
+    """Names in, names out; from what the training has come to, not from where it began."""
+    work = Work(BASES["qwen2.5-7b"], 2048, 16_384, 16_384)
+    ask = _planner_of(choose(work, CARDS["H200"], Limits(60 * 2**30, 90 * 2**30)))
+    policies: tuple[str, ...] = ("all",) * 28
+    for _ in range(3):
+        again = ask(policies)
+        assert again is not None and len(again) == 28 and again != policies
+        policies = tuple(again)
+    assert ask(("input-host",) * 28) is None

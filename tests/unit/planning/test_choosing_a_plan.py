@@ -215,7 +215,8 @@ def test_states_that_this_machine_cannot_hold_do_not_fit() -> None:
     here, elsewhere = (Limits.of(card, host_bytes=given) for given in (64 * G, None))
     short, unseen = choose(work, card, here), choose(work, card, elsewhere)
     assert not short.fits and short.is_host_short and unseen.fits
-    assert "64.0 GiB" in reasons(short)[0] and "adapter.offload=masters" in way_out(short, "H200")
+    assert "64.0 GiB" in reasons(short)[0] and "64.0 GiB" in summary("sft", short, None)
+    assert "adapter.offload=masters" in way_out(short, "H200")
     assert any(f"{unseen.memory.host_states_bytes / G:.1f} GiB" in reason for reason in reasons(unseen))
 
 
