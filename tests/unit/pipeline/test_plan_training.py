@@ -111,7 +111,7 @@ def test_a_stage_that_a_gpu_began_goes_on_on_a_cpu(tmp_path: Path) -> None:
     (stage,) = run.recipe.plan_stages()
     desk = _Desk(run, "cpu", Silent())
     attached = build_adapter(run.recipe.adapter, 1).attach(desk.model)
-    section, policies = desk._plan("1-sft", stage, data, attached)
+    section, policies, _ = desk._plan("1-sft", stage, data, attached)
     assert section.micro_tokens == 512 and policies == (), "everything fits: nothing is asked for"
     began = section.model_copy(update={"micro_tokens": 256})
     folder = run.path("checkpoints", "1-sft")
@@ -119,7 +119,7 @@ def test_a_stage_that_a_gpu_began_goes_on_on_a_cpu(tmp_path: Path) -> None:
     next(iter(trainer.steps()))
     desk = _Desk(run, "cpu", Silent())
     attached = build_adapter(run.recipe.adapter, 1).attach(desk.model)
-    section, _ = desk._plan("1-sft", stage, data, attached)
+    section, *_ = desk._plan("1-sft", stage, data, attached)
     assert section.micro_tokens == 256
     assert Trainer(desk.model, attached, SFT(), data, section=section, folder=folder).number == 1
 
