@@ -145,7 +145,7 @@ def _name(value: str, shown: str, keyring: Keyring) -> str:
     dice = Dice(keyring, "name", canonical("name", value))
     if _CJK.search(value):
         begun = dice.pick(_SURNAMES) + dice.pick(_GIVEN)
-        alias = begun + _seal_letter(begun, _GIVEN, keyring)
+        alias = begun + _seal_letter(begun, _GIVEN, keyring) if len(value) > 1 else begun[0]
     else:
         given, surname = dice.pick(_GIVEN_EN), dice.pick(_SURNAMES_EN)
         initial = _seal_letter(f"{given} {surname}", "ABCDEFGHIJKLMNOPRSTVW", keyring)
