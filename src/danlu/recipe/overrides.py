@@ -16,6 +16,11 @@ EMBEDDED = "ember"
 PATH_KNOBS = (
     ("data", "sources"),
     ("data", "validation"),
+    ("data", "cleaning", "evaluation_sets"),
+    ("data", "privacy", "names"),
+    ("data", "privacy", "forget"),
+    ("data", "privacy", "key_file"),
+    ("data", "cleaning", "evaluation_sets"),
     ("data", "replay", "path"),
     ("data", "replay", "prompts"),
     ("data", "synthesis", "seeds"),
