@@ -1,0 +1,111 @@
+"""A person asks to be forgotten: traced, trained without, proven; and the audit log that saw it all."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from command_line import danlu
+
+WHO, PHONE = "张伟", "13812345678"
+
+
+@pytest.fixture
+def office(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with rows about people, a recipe and a key file elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"instruction": f"套餐{n * 7}怎么办理？", "output": f"到第{n}营业厅办理套餐{n * 7}。"} for n in range(40)]
+    rows.append({"instruction": f"联系人：{WHO}，电话{PHONE}，怎么退款？", "output": "退款原路返回。"})
+    rows.append({"instruction": f"昨天{WHO}来过吗？", "output": "来过，问了保险条款。"})
+    rows.append({"instruction": "李娜女士的手机是多少？", "output": "李娜女士手机 139 8765 4321。"})
+    (tmp_path / "qa.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), "utf-8")
+    (tmp_path / "recipe.yaml").write_text(
+        f"name: office\nmodel: {{base: {base}, init: random}}\n"
+        "data:\n  sources: [{path: qa.jsonl}]\n  duplicates: keep\n"
+        f"  privacy: {{pack: minimal, key_file: {tmp_path / 'safe' / 'privacy.keys'}}}\n"
+        "method: {kind: sft}\ntraining: {max_steps: 1, context: 256}\n",
+        "utf-8",
+    )
+    return tmp_path
+
+
+def runs_of(office: Path) -> list[Path]:
+    return sorted(path.parent for path in (office / "runs").glob("*/run.json"))
+
+
+def test_forgetting_from_trace_to_proof(office: Path) -> None:
+    keys = ("--keys", office / "safe" / "privacy.keys")
+    assert danlu("prepare", "recipe.yaml", "--json").code == 0
+    (old,) = runs_of(office)
+
+    plan = danlu("forget", WHO, PHONE, *keys, "--reason", "request 7", "--json").json
+    (traced,) = plan["runs"]
+    assert traced["run"] == old.name and {row["type"] for row in traced["samples"]} == {"name", "mobile"}
+    assert any(place.startswith("row s_") for place in traced["left"]), "the row without a cue is found by its letters"
+    assert [source.rpartition(":")[2] for source in plan["sources"]] == ["41", "42"]
+    listed = Path(plan["list"]).read_text()
+    told = listed + (office / "runs" / "audit.jsonl").read_text("utf-8") + json.dumps(plan, ensure_ascii=False)
+    assert WHO not in told.replace(str(office), "") and PHONE not in told
+
+    not_clean = danlu("forget", WHO, PHONE, *keys, "--verify", "--json")
+    assert not_clean.code == 1 and not_clean.json["left"][old.name]
+
+    (step,) = plan["steps"]
+    assert step["command"].split()[:2] == ["danlu", "run"]
+    account = danlu("prepare", *step["command"].split()[2:], "--json")
+    assert account.code == 0
+    (new,) = [run for run in runs_of(office) if run != old]
+    reasons = [json.loads(line)["code"] for line in (new / "rejects.jsonl").read_text("utf-8").splitlines()]
+    assert reasons.count("privacy_forgotten") == 2
+
+    one = danlu("forget", WHO, PHONE, *keys, "--verify", "--run", new, "--json")
+    assert one.code == 0 and one.json["is_clean"], one.json
+    assert one.json["searched"]["texts"] > 40 and one.json["searched"]["tokens"] > 100
+    shutil.rmtree(old)
+    everywhere = danlu("forget", WHO, "138 1234 5678", *keys, "--verify", "--json")
+    assert everywhere.code == 0, everywhere.json
+    assert danlu("forget", "李娜", *keys, "--verify", "--json").code == 1, "others stay, and are found"
+
+
+def test_the_log_is_anchored_and_keys_are_changed(office: Path) -> None:
+    keys = ("--keys", office / "safe" / "privacy.keys")
+    danlu("prepare", "recipe.yaml", "--json")
+    head = danlu("audit", "head", "--anchor", "elsewhere/heads.jsonl", "--json").json
+    assert head["n"] == 1
+    rotated = danlu("audit", "rotate-key", *keys, "--reason", "每季度", "--json")
+    assert rotated.code == 0 and sum(rotated.json["moved"].values()) > 0 and not rotated.json["lost"]
+    destroyed = danlu("audit", "rotate-key", *keys, "--destroy", "--json")
+    assert destroyed.code == 0 and len(destroyed.json["destroyed"]) == 2
+    assert danlu("forget", WHO, *keys, "--json").json["runs"], "found under the newest key"
+    shown = danlu("audit", "show", "--json").json
+    assert [entry["action"] for entry in shown][:3] == ["prepare", "rotate-key", "rotate-key"]
+    assert danlu("audit", "verify", "--anchor", "elsewhere/heads.jsonl").code == 0
+    log = office / "runs" / "audit.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'"prepare"', b'"prepaid"'))
+    spoilt = danlu("audit", "verify", "--json")
+    assert spoilt.code == 1 and spoilt.json["problems"]
+
+
+def test_findings_under_a_lost_key_are_counted_not_hidden(office: Path) -> None:
+    safe = office / "safe" / "privacy.keys"
+    danlu("prepare", "recipe.yaml", "--json")
+    safe.rename(office / "safe" / "old")
+    (other := office / "other.yaml").write_text(
+        (office / "recipe.yaml").read_text("utf-8").replace("name: office", "name: other"), "utf-8"
+    )
+    danlu("prepare", other, "--json")  # makes a new key file
+    rotated = danlu("audit", "rotate-key", "--keys", safe, "--json")
+    assert rotated.code == 1 and sum(rotated.json["lost"].values()) > 0 and rotated.json["gone"]
+    plan = danlu("forget", WHO, "--keys", safe, "--json").json
+    assert any(run["unreadable"] and run["keys_gone"] for run in plan["runs"])
+    assert not danlu("forget", "nobody", "--keys", safe, "--verify", "--json").json["is_clean"]
+
+
+def test_keys_do_not_lie_among_the_runs(office: Path) -> None:
+    danlu("prepare", "recipe.yaml", "--json")
+    said = danlu("forget", WHO, "--keys", office / "runs" / "keys", "--json")
+    assert said.code == 2 and said.json["error"] == "privacy.key_inside"
+    assert (
+        danlu("forget", " ", "--keys", office / "safe" / "privacy.keys", "--json").json["error"]
+        == "audit.nothing_to_forget"
+    )
