@@ -14,7 +14,8 @@ import pytest
 from danlu.data.ledger import Ledger
 from danlu.data.sample import Document
 from danlu.data.sources import read
-from danlu.data.synthesis.facts import fault_of_answer
+from danlu.data.synthesis.belonging import fault_of_belonging
+from danlu.data.synthesis.facts import fault_of_answer, figures
 from danlu.data.synthesis.words import content_of, language_of, rouge_l, tokens_of
 from teacher_kit import READING, SILENT
 
@@ -141,3 +142,55 @@ def test_rouge_l_is_the_paper_s_and_reads_chinese() -> None:
     assert rouge_l(tokens_of("今天天气很好"), tokens_of("今天天气不好")) == pytest.approx(10 / 12)
     assert rouge_l(tokens_of("abc"), tokens_of("")) == 0.0
     assert rouge_l(tokens_of("今天"), tokens_of("明年"), at_least=0.7) == 0.0
+
+
+LEAVES = "婚假为5天，产假为158天。"
+STAY = "Managers may claim 120 euros a night; staff may claim 80 euros."
+TABLE = "| 职级 | 标准 |\n| 经理 | 800元 |\n| 员工 | 500元 |"
+YEARS = "员工满一年后享受年假10天，满十年后15天。"
+
+
+@pytest.mark.parametrize(
+    "evidence, question, answer, is_sound",
+    [
+        (LEAVES, "婚假有几天？", "婚假为158天。", False),
+        (LEAVES, "婚假有几天？", "158天。", False),
+        (LEAVES, "婚假有几天？", "5天。", True),
+        (LEAVES, "婚假和产假各有几天？", "婚假5天，产假158天。", True),
+        (LEAVES, "婚假和产假各有几天？", "婚假158天，产假5天。", False),
+        (LEAVES, "婚假和产假各有几天？", "分别是5天和158天。", True),
+        (YEARS, "满十年的员工年假多少天？", "15天。", True),
+        (YEARS, "满一年的员工年假多少天？", "15天。", False),
+        (STAY, "How much may managers claim?", "Managers may claim 80 euros.", False),
+        (STAY, "How much may staff claim?", "Staff may claim 80 euros.", True),
+        (TABLE, "经理的标准是多少？", "经理标准为500元。", False),
+        (TABLE, "员工的标准是多少？", "员工标准为500元。", True),
+    ],
+)
+def test_a_true_figure_of_something_else_is_a_lie(evidence: str, question: str, answer: str, is_sound: bool) -> None:
+    fault = fault_of_belonging(question, answer, evidence, READING)
+    assert (fault is None) is is_sound
+
+
+def test_figures_swapped_between_the_company_s_sentences_are_mostly_seen() -> None:
+    """Each answer against five sentences around its own: none is refused, and nine of ten swapped figures are."""
+    texts, rows = company()
+    num_swapped = num_seen = 0
+    for row in rows:
+        answer = re.sub(r"（《.*?》）|\s*\([^()]*\)$", "", row["answer"])
+        sentences = [s for s in re.split(r"[\n。]|(?<=[a-z])\. ", texts[Path(row["document"]).name]) if s.strip()]
+        words = set(content_of(answer))
+        best = max(
+            range(len(sentences)), key=lambda i: (len(words & set(content_of(sentences[i]))), -len(sentences[i]))
+        )
+        evidence = "\n".join(sentences[max(0, best - 2) : best + 3])
+        assert fault_of_belonging(row["question"], answer, evidence, READING) is None, (row, evidence)
+        told = [one for one in figures(READING.fold(answer)) if one[1]]
+        near = [
+            one for one in figures(READING.fold(evidence)) if told and one[1] == told[0][1] and one[0] != told[0][0]
+        ]
+        if near:
+            swapped = re.sub(rf"(?<!\d){re.escape(told[0][0])}(?!\d)", near[0][0], answer)
+            num_swapped += swapped != answer
+            num_seen += fault_of_belonging(row["question"], swapped, evidence, READING) is not None
+    assert num_swapped > 30 and num_seen >= 0.85 * num_swapped, (num_swapped, num_seen)
