@@ -41,14 +41,15 @@ def twins_section(facts: DataFacts, words: Words) -> Markup | None:
             rows = [_cluster_row(cluster, words) for cluster in twins.top]
             heads = [words("cluster_size"), words("cluster_rows")]
             blocks.append(html.tag("h3", {"style": "margin: 22px 0 10px"}, words("clusters", num=len(rows))))
-            blocks.append(html.filter_table(heads, rows, search=words("search"), empty=words("nothing_left")))
+            table = html.filter_table(heads, rows, search=words("search"), empty=words("nothing_left"))
+            blocks.append(html.tag("div", {"style": "margin-bottom: 16px"}, table))
     if conflicts is not None:
         sentence = words("conflicts_found", questions=count(conflicts.num_questions), rows=count(conflicts.num_rows))
         blocks.append(html.card(words("conflicts"), html.paragraph(sentence)))
         if conflicts.top:
             told = [[one.question, _members(one.answers)] for one in conflicts.top]
-            table = html.table([words("question"), words("answers")], told, numeric=False)
-            blocks.append(html.details(words("conflicts_top", num=len(told)), table))
+            shown = html.table([words("question"), words("answers")], told, numeric=False)
+            blocks.append(html.details(words("conflicts_top", num=len(told)), shown))
     return html.section(words("twins"), *blocks, lead=words("twins_lead"))
 
 
