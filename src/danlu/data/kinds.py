@@ -18,13 +18,22 @@ from danlu.data.tables import is_delimited
 ROW_SUFFIXES = {".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".tab", ".parquet", ".xlsx"}
 NOT_READ_YET = {
     ".ppt": "ppt", ".doc": "doc", ".xls": "xls", ".msg": "msg",
-    ".rtf": "rtf", ".ipynb": "ipynb", ".xml": "xml", ".rss": "rss", ".sqlite": "sqlite", ".sqlite3": "sqlite",
+    ".ipynb": "ipynb", ".xml": "xml", ".rss": "rss", ".sqlite": "sqlite", ".sqlite3": "sqlite",
     ".db": "sqlite", ".odt": "odt", ".ods": "ods", ".odp": "odp", ".wps": "wps", ".et": "et", ".arrow": "arrow",
     ".feather": "arrow", ".yaml": "yaml", ".yml": "yaml", ".tex": "tex",
 }  # fmt: skip
+OLD_OFFICE = {
+    ".doc": "docx",
+    ".dot": "docx",
+    ".wps": "docx",
+    ".xls": "xlsx",
+    ".et": "xlsx",
+    ".ppt": "pptx",
+    ".dps": "pptx",
+}
 MAX_UNPACKED_BYTES = 512 << 20
 MAGIC: tuple[tuple[bytes, str], ...] = (
-    (b"SQLite format 3\x00", "sqlite"), (b"{\\rtf", "rtf"), (b"GIF8", "gif image"),
+    (b"SQLite format 3\x00", "sqlite"), (b"GIF8", "gif image"),
     (b"RIFF", "media"), (b"ID3", "audio"), (b"OggS", "media"), (b"fLaC", "audio"), (b"\x1aE\xdf\xa3", "video"),
     (b"Rar!", "rar archive"), (b"7z\xbc\xaf", "7z archive"), (b"GGUF", "gguf model"), (b"ARROW1", "arrow"),
     (b"\x7fELF", "program"), (b"MZ", "program"), (b"\x93NUMPY", "numpy array"), (b"\x80\x02", "pickle"),
@@ -74,12 +83,16 @@ def _binary_kind(source: Source) -> Kind | None:
         return _zip_kind(source)
     if b"%PDF-" in head[:1024]:
         return Kind("pdf")
+    if head.startswith(b"{\\rtf"):
+        return Kind("rtf")
     if head.startswith(b"PAR1"):
         return Kind("parquet")
     if head.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):  # Microsoft's container of the nineties
         if "EncryptedPackage".encode("utf-16-le") in head:
             return Kind(None, "encrypted")
-        return _not_yet(suffix.lstrip(".") if suffix in (".xls", ".doc", ".ppt", ".msg", ".wps", ".et") else "ole")
+        if suffix in OLD_OFFICE:
+            return Kind(None, "old_office", {"format": suffix.lstrip("."), "better": OLD_OFFICE[suffix]})
+        return _not_yet("msg" if suffix == ".msg" else "ole")
     if head[257:262] == b"ustar":
         return Kind("archive")
     for sign in PICTURES:

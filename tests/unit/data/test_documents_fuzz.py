@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pdf_files import Page, lines_of, pdf
 from test_sources_enclosed import NOTE, ROWS, letter, tarred, zipped
-from test_sources_office import NUMBERING, STYLES, deck, epub, item, p, shape, word
+from test_sources_office import NUMBERING, RTF, STYLES, deck, epub, item, p, shape, word
 
 from danlu.data.extracted import text_of_document
 from danlu.data.ledger import Ledger
@@ -69,6 +69,7 @@ def good_files() -> dict[str, bytes]:
         "a.pptx": deck(shape("题", "title") + shape("一\n二", "body"), shape("三"), notes="注"),
         "a.epub": epub({"one.xhtml": "<h1>一</h1><p>二</p>", "two.xhtml": "<p>三</p>"}),
         "a.eml": mail(), "a.mbox": begin + mail() + b"\n" + begin + mail(), "a.zip": zipped({"a.md": NOTE, "b.eml": mail()}),
+        "a.rtf": RTF.encode(),
         "a.tar.gz": tarred({"a.md": NOTE, "b.docx": word(p("字"))}),
     }  # fmt: skip
 

@@ -287,9 +287,37 @@ def test_a_document_behind_a_password_says_so(tmp_path: Path) -> None:
         assert (found, [entry.reason for entry in ledger.rejects]) == ([], ["encrypted"])
 
 
+def test_old_office_files_are_told_what_to_become(tmp_path: Path) -> None:
+    ole = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\x00" * 1200
+    for name, better in (("a.doc", "docx"), ("b.xls", "xlsx"), ("c.wps", "docx")):
+        _, ledger = documents(tmp_path / name, ole)
+        assert [(entry.reason, entry.values["better"]) for entry in ledger.rejects] == [("old_office", better)]
+
+
 def test_a_part_that_breaks_off_ends_the_file_by_name(tmp_path: Path) -> None:
     found, ledger = documents(tmp_path / "a.docx", word(p("一") + "<w:p>"))
     assert found == []
     assert ledger.rejects[0].reason == "broken_part"
     found, ledger = documents(tmp_path / "b.pptx", deck(shape("好"), "<broken>"))
     assert ledger.rejects[-1].reason == "broken_part"
+
+
+RTF = (
+    r"{\rtf1\ansi\ansicpg936\deff0{\fonttbl{\f0\fcharset0 Times;}{\f1\fnil\fcharset134 SimSun;}{\f2\fcharset128 Mincho;}}"
+    r"{\*\generator x;}{\info{\title y}}{\header \f1 \'c4\'da\'b2\'bf}{\pict\bin3 }{\}"
+    r"\pard\outlinelevel0\f1 \'b2\'ee\'c2\'c3\'d6\'c6\'b6\'c8\par\pard\plain\f1 \'c3\'bf\'cc\'ec\u20843?\'ca\'ae\'d4\'aa\'a1\'a3{\v hidden}\f2\'93\'8c\'8b\'9e\par "
+    r"\trowd\pard\intbl a\cell b|c\cell\row\trowd\intbl {\f0 d}\cell\cell\row\pard \ldblquote end\rdblquote\u-10179?\u-8704?\{\}\par}"
+)
+
+
+def test_rich_text_in_the_code_pages_of_its_fonts(tmp_path: Path) -> None:
+    (found,), ledger = documents(tmp_path / "a.rtf", RTF.encode("ascii"))
+    assert found.text == "# 差旅制度\n\n每天八十元。東京\n\n| a | b\\|c |\n| --- | --- |\n| d |  |\n\n“end”😀{}"
+    assert {entry.reason for entry in ledger.changes} == {"furniture_left_out", "hidden_text"}
+    assert ledger.changes[0].values["text"] == "内部"
+    assert len(ledger.notes) == 1
+
+
+def test_rich_text_without_text_is_refused(tmp_path: Path) -> None:
+    found, ledger = documents(tmp_path / "a.rtf", b"{\\rtf1{\\pict 00ff}}")
+    assert (found, [entry.reason for entry in ledger.rejects]) == ([], ["no_text"])

@@ -28,6 +28,7 @@ READERS: Registry[Reader] = Registry(
         "html": "danlu.data.sources.html:read_html",
         "docx": "danlu.data.sources.docx:read_docx",
         "pptx": "danlu.data.sources.pptx:read_pptx",
+        "rtf": "danlu.data.sources.rtf:read_rtf",
         "epub": "danlu.data.sources.epub:read_epub",
         "mail": "danlu.data.sources.mail:read_mail",
         "mbox": "danlu.data.sources.mbox:read_mbox",
