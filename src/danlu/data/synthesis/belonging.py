@@ -1,5 +1,5 @@
-"""Whether a figure belongs to what the answer says it belongs to: "marriage leave 158 days" out of "marriage leave 5 days,
-maternity leave 158 days" quotes well and lies.
+"""Whether a figure belongs to what an answer says it belongs to. "Marriage leave is 158 days", out of "marriage leave 5
+days, maternity leave 158 days", quotes well and lies.
 
 The clauses of the evidence that hold a figure of the same unit are held against each other. What only the figure's own
 clause says must be spoken of, when what only another clause says is. Clauses that differ in nothing decide nothing.
