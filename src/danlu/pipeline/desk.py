@@ -52,23 +52,26 @@ class Desk:
         self, folder: Path, parts: Parts, replay: Replay, sources: tuple[dict[str, Any], ...], told: Progress
     ) -> Dataset:
         """The dataset folder of this stage; what happened to each row stands in `fates`."""
+        facts: dict[str, Any] = {
+            "split": parts.certificate,
+            "over_length": self.recipe.data.over_length,
+            "context": self.stage.training.context,
+            **({"level": level} if (level := parts.level()) else {}),
+        }
         card = Card(
             name=self.recipe.name,
             vocab_size=self.base.tokenizer.vocab_size,
             contract_digest=self.contract.digest if self.contract else "",
             tokenizer_digest=self.base.tokenizer.digest,
             sources=sources,
-            facts={
-                "split": parts.certificate,
-                "over_length": self.recipe.data.over_length,
-                "context": self.stage.training.context,
-                **({"level": level} if (level := parts.level()) else {}),
-            },
+            facts=facts,  # completed while the train part is written: what is replayed is known then
         )
         told.start(say("pipeline.encoding", stage=self.name), parts.count("train"))
         train = self.encoder.items(self._accepted(parts, "train", told), self.fates.ledger)
         validation = self.encoder.items(self._accepted(parts, "validation", None), self.fates.ledger)
-        dataset = Dataset.write(folder, {"train": self._with_replay(train, replay), "validation": validation}, card)
+        dataset = Dataset.write(
+            folder, {"train": self._with_replay(train, replay, facts), "validation": validation}, card
+        )
         told.finish()
         self.num_items = len(dataset.part("train"))
         return dataset
@@ -110,9 +113,10 @@ class Desk:
                 told.advance()
             yield sample
 
-    def _with_replay(self, items: Iterator[Item], replay: Replay) -> Iterator[Item]:
-        """General items after the domain's own, until they make up `data.replay.ratio` of all train tokens."""
-        num_tokens = 0
+    def _with_replay(self, items: Iterator[Item], replay: Replay, facts: dict[str, Any]) -> Iterator[Item]:
+        """General items after the domain's own, until they make up `data.replay.ratio` of all train tokens; the card's
+        `facts` learn how many."""
+        num_tokens = num_items = 0
         for item in items:
             num_tokens += sum(len(tokens) for tokens in item.tokens)
             yield item
@@ -125,7 +129,9 @@ class Desk:
                 if given >= wanted:
                     break
                 given += sum(len(tokens) for tokens in item.tokens)
+                num_items += 1
                 yield item
+        facts["replay"] = {"items": num_items, "tokens": given, "ratio": ratio}
         self.fates.ledger.counts["replay_tokens"] += given
 
 

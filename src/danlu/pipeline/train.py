@@ -23,6 +23,7 @@ from danlu.pipeline.base import load_base
 from danlu.pipeline.device import choose_device, remarks_on, saying_when_memory_ends
 from danlu.pipeline.plan_training import keep_plan, kept_micro_tokens, plan_training
 from danlu.pipeline.prepare import Prepared, prepare
+from danlu.pipeline.shares import replay_shares
 from danlu.planning.plan import Plan, leaner
 from danlu.planning.policy import ORDER, Mix
 from danlu.planning.why import reasons
@@ -194,8 +195,9 @@ class _Desk:
         self.told.start(say("pipeline.training", stage=name), trainer.plan.num_steps)
         self.told.advance(trainer.number)
         seen_validation: float | None = None
+        shares = replay_shares(trainer.dataset, trainer.plan, trainer.number)
         for last in trainer.steps():
-            self.run.events.append("step", stage=name, **_step_facts(last))
+            self.run.events.append("step", stage=name, **_step_facts(last), **next(shares, {}))
             if last.validation:
                 seen_validation = last.validation["loss"]
             self.told.advance(
