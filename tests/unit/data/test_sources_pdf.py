@@ -50,6 +50,16 @@ def test_two_columns_under_one_title_are_read_one_after_the_other(tmp_path: Path
     assert text.index("A title") < text.index("Left") < text.index("Right")
 
 
+def test_three_columns_whose_lines_do_not_stand_side_by_side(tmp_path: Path) -> None:
+    stories = [f"{name} {WORDS * 5}" for name in ("One", "Two", "Three")]
+    columns = [lines_of(text, x=40 + 175 * n, y=100 + 5 * n, width=30, size=9) for n, text in enumerate(stories)]
+    texts = [line for row in zip(*columns, strict=False) for line in row]
+    (found,), _ = documents(tmp_path / "a.pdf", pdf([Page(texts)]))
+    text = " ".join(found.text.split())
+    assert text.index("One") < text.index("Two") < text.index("Three")
+    assert stories[1][:300] in text
+
+
 @pytest.mark.parametrize("ruled", [True, False])
 def test_tables_become_markdown(tmp_path: Path, ruled: bool) -> None:
     rows = [("City", "Hotel", "Meals"), ("Beijing", "500", "80"), ("Shanghai", "", "80"), ("Xi'an", "400", "60")]

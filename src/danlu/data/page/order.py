@@ -23,6 +23,7 @@ MIN_FILLED_RATIO = 0.55
 """Median share of its column's width that a line fills, in running text."""
 MAX_CROSSING_RATIO = 0.25
 """Lines that may run across a gutter (titles, wide tables), as a share of all."""
+MAX_CANDIDATES = 6
 HEADING_RATIO = 1.15
 MAX_HEADING_CHARS = 120
 
@@ -109,38 +110,39 @@ def _is_stack(segments: list[Segment]) -> bool:
     return len(rows_of(segments)) >= 2
 
 
-def _gutter(segments: list[Segment]) -> float | None:
-    """Where a white strip parts two stacks of running text; the widest such strip."""
+def _gutter(segments: list[Segment], depth: int = 0) -> float | None:
+    """Where a white strip parts two stacks of running text; the one that fewest lines cross, then the widest."""
     left, right = min(s.left for s in segments), max(s.right for s in segments)
-    width = right - left
-    if width <= 0:
-        return None
-    best: tuple[float, float, float] | None = None
+    candidates: dict[tuple[int, float], float] = {}
     for step in range(20, 81):
-        place = left + width * step / 100
+        place = left + (right - left) * step / 100
         crossing = sum(s.left < place < s.right for s in segments)
-        if crossing > MAX_CROSSING_RATIO * len(segments):
-            continue
-        one = max((s.right for s in segments if s.right <= place), default=left)
-        other = min((s.left for s in segments if s.left >= place), default=right)
-        score = (-crossing, other - one, place)
-        if (best is None or score[:2] > best[:2]) and _are_columns(segments, place):
-            best = score
-    return best[2] if best else None
+        if crossing <= MAX_CROSSING_RATIO * len(segments):
+            one = max((s.right for s in segments if s.right <= place), default=left)
+            other = min((s.left for s in segments if s.left >= place), default=right)
+            candidates.setdefault((crossing, one - other), place)
+    best = sorted(candidates)[:MAX_CANDIDATES]
+    return next((candidates[key] for key in best if _are_columns(segments, candidates[key], depth)), None)
 
 
-def _are_columns(segments: list[Segment], place: float) -> bool:
-    left, right = [s for s in segments if s.right <= place], [s for s in segments if s.left >= place]
-    stacks = [rows_of(left), rows_of(right)]
+def _are_columns(segments: list[Segment], place: float, depth: int) -> bool:
+    sides = [[s for s in segments if s.right <= place], [s for s in segments if s.left >= place]]
+    stacks = [rows_of(side) for side in sides]
     if min(map(len, stacks)) < MIN_COLUMN_LINES or min(map(len, stacks)) < 0.3 * max(map(len, stacks)):
         return False
-    for rows in stacks:
-        start, end = min(row.left for row in rows), max(row.right for row in rows)
-        filled = statistics.median(sum(s.right - s.left for s in row.segments) for row in rows)
-        if end <= start or filled < MIN_FILLED_RATIO * (end - start) or filled < 6 * rows[0].size:
-            return False
+    if not all(_is_running(side, rows, depth) for side, rows in zip(sides, stacks, strict=True)):
+        return False
     upper, lower = max(rows[0].top for rows in stacks), min(rows[-1].bottom for rows in stacks)
     return lower - upper > 0.3 * min(rows[-1].bottom - rows[0].top for rows in stacks)
+
+
+def _is_running(side: list[Segment], rows: list[Row], depth: int) -> bool:
+    """Lines that fill their column's width, or several such columns."""
+    start, end = min(row.left for row in rows), max(row.right for row in rows)
+    filled = statistics.median(sum(s.right - s.left for s in row.segments) for row in rows)
+    if end > start and filled >= MIN_FILLED_RATIO * (end - start) and filled >= 6 * rows[0].size:
+        return True
+    return depth < 2 and len(side) >= 2 * MIN_COLUMN_LINES and _gutter(side, depth + 1) is not None
 
 
 # Blocks
