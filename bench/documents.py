@@ -6,7 +6,7 @@ PEER is an environment of its own: `pip install "markitdown[docx,pptx,xlsx,pdf,o
 
 - `expected`: office files with a Markdown text by markitdown's makers. It is that program's own output of some version,
   so its own score says how much its versions differ, not how well it reads.
-- `made`: Chinese laws whose text is known, as Word, HTML, EPUB and PDF (one and two columns, running header, page
+- `made`: Chinese laws whose text is known, as Word, HTML, EPUB and PDF (one to three columns, running header, page
   numbers), made here. The truth is the source; headers and page numbers are no part of it.
 - `office`: every other office file: how far the two agree, and which of the identifiers planted in them each found.
 
@@ -126,7 +126,7 @@ def make_files(laws: list[Path], folder: Path, peer: str) -> dict[Path, str]:
         (folder / f"{number}.html").write_text(page.replace("<style>CSS</style>", ""), "utf-8")
         made[folder / f"{number}.epub"] = source
         (folder / f"{number}.epub").write_bytes(book(page.replace("<style>CSS</style>", "")))
-        for columns in (1, 2):
+        for columns in (1, 2, 3):
             (folder / "page.html").write_text(page.replace("CSS", CSS.replace("COLUMNS", str(columns))), "utf-8")
             target = folder / f"{number}-{columns}col.pdf"
             subprocess.run(
