@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from danlu.core.files import replacing_folder
+from danlu.data.sample import Kind
 
 VERSION = 1
 """Of the columns' content; part of whoever's cache key."""
@@ -27,6 +28,8 @@ GRAM_OVERLAP = 715
 """500 / 0.7: up to here a text may be the near twin of one below the border, and is signed in both ways."""
 TEXT, QUESTION = 0, 2
 """Views of a row: all of its text, or what it asks. Odd numbers are the same in grams for documents (view | 1)."""
+
+KINDS: tuple[str, ...] = get_args(Kind)
 
 Columns: TypeAlias = Mapping[str, npt.NDArray[Any]]
 

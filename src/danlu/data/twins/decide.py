@@ -13,7 +13,29 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from danlu.data.twins.columns import EXACT, GRAM_BORDER, NEAR, QUESTION, TEXT, Columns, Conflict, Decision, Settings
+from danlu.data.twins.columns import (
+    EXACT,
+    GRAM_BORDER,
+    KINDS,
+    NEAR,
+    QUESTION,
+    TEXT,
+    Columns,
+    Conflict,
+    Decision,
+    Settings,
+)
+    EXACT,
+    GRAM_BORDER,
+    KINDS,
+    NEAR,
+    QUESTION,
+    TEXT,
+    Columns,
+    Conflict,
+    Decision,
+    Settings,
+)
 from danlu.data.twins.folding import Places
 from danlu.data.twins.groups import Rows, Ties, kept_of
 from danlu.data.twins.likeness import Ratios, Texts, jaccard
@@ -176,7 +198,8 @@ def _contradict(rows: _Rows, edges: _Edges) -> Mask:
     answer, said = rows.column("answer"), rows.texts.said
     better, worse = edges.better, edges.worse
     clash: Mask = (answer[better] != answer[worse]) & (answer[better] != 0) & (answer[worse] != 0)
-    asked = clash & (said[better] > 0) & (said[worse] > 0)
+    is_judged = rows.column("kind") == KINDS.index("feedback")
+    asked = clash & (said[better] > 0) & (said[worse] > 0) & ~(is_judged[better] & is_judged[worse])
     clash[asked] = jaccard(rows.texts, better[asked], worse[asked], gram=SHORT_GRAM, part="answer") < _ANSWERS_AGREE
     return clash
 

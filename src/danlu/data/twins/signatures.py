@@ -10,19 +10,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
-from danlu.data.sample import Document, Feedback, Kind, Label, Message, Preference, Sample
-from danlu.data.twins.columns import GRAM_BORDER, GRAM_OVERLAP, QUESTION, TEXT
+from danlu.data.sample import Document, Feedback, Label, Message, Preference, Sample
+from danlu.data.twins.columns import GRAM_BORDER, GRAM_OVERLAP, KINDS, QUESTION, TEXT
 from danlu.data.twins.folding import Folded, Places, Units, fold_all, fold_finely
 from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM, Spans, sign
 
 _PIECES = 3
-_KINDS = get_args(Kind)
 _LEAST_OPENING = 6
 """Units of a question from which conversations of several turns count as opened alike: a greeting is no question."""
 _ROW_FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
@@ -53,7 +52,7 @@ def signatures(samples: Sequence[Sample], ids: Sequence[str] | None = None) -> d
     tie_row, tie_key = _ties(samples, ids)
     return {
         **_digests(told, folded),
-        "kind": np.array([_KINDS.index(sample.kind) for sample in samples], np.uint8),
+        "kind": np.array([KINDS.index(sample.kind) for sample in samples], np.uint8),
         "quality": np.array([_quality(sample) for sample in samples], np.float32),
         "length": np.array([len(one.question) + len(one.middle) + len(one.answer) for one in told], np.int32),
         "label": label,
@@ -144,7 +143,7 @@ def _digests(told: Sequence[_Told], folded: Folded) -> dict[str, npt.NDArray[np.
             prompts.append(
                 blake2b(content[begin:answer], digest_size=8, person=person).digest() if one.is_asked else _NONE
             )
-        is_opening = middle - begin > 2 * (1 if plain else _LEAST_OPENING)
+        is_opening = one.judgement is not None or middle - begin > 2 * (1 if plain else _LEAST_OPENING)
         openings.append(_key(content[begin:middle]) if is_opening else _NONE)
     found = {"opening": openings, "prompt": prompts, "answer": answers}
     columns = {name: np.frombuffer(b"".join(digests), np.uint64) for name, digests in found.items()}
