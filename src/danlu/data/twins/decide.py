@@ -25,17 +25,6 @@ from danlu.data.twins.columns import (
     Decision,
     Settings,
 )
-    EXACT,
-    GRAM_BORDER,
-    KINDS,
-    NEAR,
-    QUESTION,
-    TEXT,
-    Columns,
-    Conflict,
-    Decision,
-    Settings,
-)
 from danlu.data.twins.folding import Places
 from danlu.data.twins.groups import Rows, Ties, kept_of
 from danlu.data.twins.likeness import Ratios, Texts, jaccard
