@@ -68,13 +68,14 @@ class Ferry:
 
     def visits(self, cargo: Cargo) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """(which elements, their state on the device), chunk after chunk; what is changed there goes home."""
+        home_before = cargo.home  # of the last visit: chunks of this one do not wait for each other
         for start in range(0, cargo.num_elements, self.chunk):
             span = slice(start, min(start + self.chunk, cargo.num_elements))
             berth = self._num_visits % NUM_BERTHS
             self._num_visits += 1
             homes = {name: cargo.part(name, span) for name in cargo.tensors}
             aboard = _views(self._berths[berth], homes)
-            with self._stream_in(self._last[berth], cargo.home):
+            with self._stream_in(self._last[berth], home_before):
                 for name, home in homes.items():
                     aboard[name].copy_(home, non_blocking=True)
             if self._is_cuda:

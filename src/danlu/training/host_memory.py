@@ -8,6 +8,7 @@ CUDA, so that the card reads and writes them by itself. On a CPU it is plain mem
 from __future__ import annotations
 
 import contextlib
+import gc
 import mmap
 import weakref
 
@@ -28,6 +29,9 @@ class HostMemory:
 
     def __init__(self, num_bytes: int, device: torch.device) -> None:
         available = available_bytes()
+        if num_bytes + SPARE_BYTES > available:
+            gc.collect()  # an earlier stage's states may wait for that
+            available = available_bytes()
         if num_bytes + SPARE_BYTES > available:
             raise TrainingError(
                 "training.offload_memory", where="adapter.offload",
