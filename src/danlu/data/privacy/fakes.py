@@ -67,10 +67,10 @@ _STREETS = [
 
 
 class Dice:
-    """Throws that follow from a seed: 32 bytes, stretched as far as needed."""
+    """Throws that follow from the words and the alias secret: 512 bits, more than any pseudonym asks for."""
 
     def __init__(self, keyring: Keyring, *words: str) -> None:
-        self._number = int.from_bytes(keyring.alias_bytes(*words) + keyring.alias_bytes(*words, "more"), "big")
+        self._number = int.from_bytes(keyring.alias_bytes(*words), "big")
 
     def below(self, limit: int) -> int:
         self._number, thrown = divmod(self._number, limit)

@@ -55,6 +55,7 @@ class PrivacyStage:
         self._known = KnownNames(names) if names else None
         self._recognizer_names = tuple(recognizers)
         self._recognizers = [open_recognizer(name) for name in recognizers]
+        self._versions = {each.name: each.version for each in self._recognizers}
         self._scanner: Scanner | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -68,6 +69,7 @@ class PrivacyStage:
     def scanner(self) -> Scanner:
         if self._scanner is None:
             self._scanner = Scanner()
+            self._versions |= {rule.name: rule.version for rule in self._scanner.rules}
         return self._scanner
 
     def key(self) -> dict[str, Any]:
@@ -115,7 +117,8 @@ class PrivacyStage:
         if self._has_to_go(texts, found):
             return self._dropped(sample, found, "privacy_forgotten")
         if not any(found):
-            level = grade([level_of(sample) or "public", self.policy.level])
+            brought = level_of(sample)
+            level = self.policy.level if brought is None else grade((brought, self.policy.level))
             return Examined((_tagged(sample, level, level, flags=False), ()), _derived(sample))
         if any(self.policy.actions[hit.kind] == "drop" for hits in found for hit in hits):
             return self._dropped(sample, found, "privacy_dropped")
@@ -177,8 +180,6 @@ class PrivacyStage:
         return self.keyring.mac(KINDS[hit.kind].family, hit.value)
 
     def _records(self, sample: Sample, mark: str, found: list[list[Finding]], action: str | None) -> tuple[Record, ...]:
-        versions = {rule.name: rule.version for rule in self.scanner.rules}
-        versions |= {each.name: each.version for each in self._recognizers}
         return tuple(
             {
                 "sample": mark,
@@ -188,7 +189,7 @@ class PrivacyStage:
                 "start": hit.start,
                 "end": hit.end,
                 "type": hit.kind,
-                "detector": f"{hit.detector}/{versions.get(hit.detector, 1)}",
+                "detector": f"{hit.detector}/{self._versions.get(hit.detector, 1)}",
                 "score": round(hit.score, 2),
                 "level": KINDS[hit.kind].level,
                 "action": action or self.policy.actions[hit.kind],

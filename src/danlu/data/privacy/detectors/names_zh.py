@@ -44,6 +44,7 @@ _ENDS_AFTER = frozenset(
 _CUE_LEFT = re.compile(f"(?:{_LABELS}|{_WEAK}){_JOIN}(?P<first>[\u4e00-\u9fff]{{2,8}})$")
 _SURNAME_CLASS = "".join(sorted(SURNAMES | {name[0] for name in COMPOUND}))
 _TITLES = "先生|女士|小姐|太太|同志|师傅|阿姨|大爷|大妈"
+_DOTS = frozenset("·•‧・")
 _LIST_JOIN = re.compile("[、和与及,，]")
 
 
@@ -128,7 +129,7 @@ def read_name(text: str, begin: int, high: int, *, is_label: bool) -> int | None
     name has to be made of letters that given names are made of.
     """
     piece = text[begin : min(high, begin + 12)]
-    if any(dot in piece for dot in "·•‧・") and (minority := _MINORITY.match(text, begin, high)) is not None:
+    if not _DOTS.isdisjoint(piece) and (minority := _MINORITY.match(text, begin, high)) is not None:
         return minority.end()
     surname = piece[:2] if piece[:2] in COMPOUND else piece[:1]
     if surname not in COMPOUND and surname not in SURNAMES:
@@ -136,14 +137,14 @@ def read_name(text: str, begin: int, high: int, *, is_label: bool) -> int | None
     for num_given in (2, 1):
         end = begin + len(surname) + num_given
         given = text[begin + len(surname) : end]
-        if end > high or not all("\u4e00" <= letter <= "\u9fff" for letter in given):
+        if end > high or not (min(given) >= "\u4e00" and max(given) <= "\u9fff"):
             continue
         follows = text[end] if end < high else ""
         is_ended = follows == "" or not ("\u4e00" <= follows <= "\u9fff") or follows in _ENDS_AFTER
-        is_known = all(letter in GIVEN for letter in given)
+        is_known = given[0] in GIVEN and given[-1] in GIVEN
         if is_known and is_ended and not (surname in _RISKY and not is_label and num_given == 1):
             return end
-        is_free = is_label and surname not in _RISKY and not set(given) & _END
+        is_free = is_label and surname not in _RISKY and _END.isdisjoint(given)
         if is_free and (follows == "" or not ("\u4e00" <= follows <= "\u9fff") or (is_ended and num_given == 2)):
             return end
     return None
