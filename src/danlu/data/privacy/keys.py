@@ -1,9 +1,10 @@
 """The keys behind pseudonyms and records: one file, readable by its owner alone, outside of the data.
 
 Two long-lived secrets: `index` makes a value's HMAC, `alias` makes pseudonyms. What is stored is the HMAC sealed under
-the current epoch key: a permutation of 128 bits, a Feistel network of four rounds of keyed BLAKE2b (four rounds make
-a strong permutation: Luby and Rackoff, 1988). Sealing keeps equality, so records can be searched; it can be opened with the same epoch key, so records move to
-a new key without knowing the values, as long as the old one is there. Afterwards the old one may be destroyed.
+the current epoch key: a permutation of 128 bits, a Feistel network of four rounds of keyed BLAKE2b (four rounds make a
+strong permutation: Luby and Rackoff, 1988). Sealing keeps equality, so records can be searched; it can be opened with
+the same epoch key, so records move to a new key without knowing the values, as long as the old one is there. Afterwards
+the old one may be destroyed.
 
 Nothing here prints, logs or pickles a secret: a pickled Keyring is the path of its file.
 """
@@ -41,6 +42,7 @@ class Keyring:
         self._tree = tree
         self._index = base64.b64decode(tree["index"])
         self._alias = base64.b64decode(tree["alias"])
+        self._epochs = {name: base64.b64decode(held["secret"]) for name, held in tree["keys"].items()}
         self._macs: dict[tuple[Family, str], str] = {}
 
     @classmethod
@@ -126,13 +128,14 @@ class Keyring:
     def _store(self, tree: dict[str, Any]) -> None:
         _write(self.path, tree, may_replace=True)
         self._tree = tree
+        self._epochs = {name: base64.b64decode(held["secret"]) for name, held in tree["keys"].items()}
         self._macs = {}
 
     def _epoch(self, key: str) -> bytes:
-        held = self._tree["keys"].get(key)
+        held = self._epochs.get(key)
         if held is None:
             raise DataError("privacy.key_gone", where=str(self.path), given=key, known=", ".join(self.ids))
-        return base64.b64decode(held["secret"])
+        return held
 
 
 def _create(path: Path) -> None:
