@@ -179,7 +179,8 @@ def _synthesize(
     told: Progress,
 ) -> tuple[list[AnyPiece], Told]:
     """What a teacher makes of the documents that stay goes the way of all rows. Example tasks are no rows."""
-    documents = list(rows.samples("train", ("document",)))
+    kinds = ("document", "conversation") if recipe.data.synthesis.preferences else ("document",)
+    documents = list(rows.samples("train", kinds))  # pairs are made of answers of one's own, too
     examples = [row.sample for piece in seeds for _, row in piece.rows() if row.sample is not None]
     counted = Ledger()
     fresh = synthesize(recipe, documents, examples, folder / "synthesis", store.folder / "replies", counted, told)
