@@ -1,6 +1,6 @@
 """Does `danlu select` choose better than chance? Rounds of 50 labels on real reviews, a plain classifier as the model.
 
-    python -m bench.select                     # about four minutes on one core; writes bench/results/select.json
+    python bench/selecting.py                 # about two minutes on one core; writes bench/results/select.json
 
 Three tasks of `../shared/data/reviews_zh`: the product of a shopping review (10 classes), the mood of a hotel review
 and of a delivery review (2 classes). The plain classifier was chosen on the first two with seeds 0 and 1; what is

@@ -101,15 +101,16 @@ def _lights(lights: Sequence[Light], words: Words) -> Markup:
             [html.badge(words(f"tone_{light.tone}"), tone=TONES[light.tone]), html.tag("div", None, text, advice)]
         )
     table = html.table([words("light"), words("finding")], rows, numeric=False)
-    limits = [
-        [words(f"measure_{one.name}"), _limit(one, one.warn), _limit(one, one.bad), words(f"reason_{one.name}")]
-        for one in THRESHOLDS
-    ]
-    heads = [words("measure"), words("yellow_from"), words("red_from"), words("why")]
+    limits: list[list[Content]] = []
+    for one in THRESHOLDS:
+        reason = html.tag("span", {"class": "cell-note"}, words(f"reason_{one.name}"))
+        measure = html.tag("div", None, words(f"measure_{one.name}"), reason)
+        limits.append([measure, _limit(one, one.warn), _limit(one, one.bad)])
+    heads = [words("measure"), words("yellow_from"), words("red_from")]
     return html.section(
         words("lights"),
         html.card("", table),
-        html.details(words("thresholds"), html.table(heads, limits, numeric=False)),
+        html.details(words("thresholds"), html.table(heads, limits)),
         lead=words("lights_lead"),
     )
 

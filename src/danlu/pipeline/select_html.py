@@ -43,9 +43,11 @@ def render_selection(told: Mapping[str, Any], *, language: Language) -> str:
 def _numbers(told: Mapping[str, Any], word: Any) -> Markup:
     tasks, doubts = told["tasks"], told["pool_doubts"]
     chosen = [task["why"].get("doubt", 0.0) for task in tasks]
-    blocks = [
+    blocks: list[Content] = [
         html.stat(word("chosen"), count(len(tasks)), word("chosen_detail", pool=count(told["pool"])), tone="tuned"),
-        html.stat(word("labelled"), count(told["labelled"]), word("labelled_detail")),
+        html.stat(word("labelled"), count(told["labelled"]), word("labelled_detail"))
+        if told["by"] != "errors"
+        else None,
     ]
     if chosen and doubts and told["by"] != "spread":
         pool = sum(doubts) / len(doubts)
@@ -67,7 +69,9 @@ def _pictures(told: Mapping[str, Any], word: Any) -> Markup | None:
     for name, doubts in (("pool", told["pool_doubts"]), ("chosen", [task["why"]["doubt"] for task in told["tasks"]])):
         title = word(f"doubt_of_{name}")
         cards.append(html.card(title, columns(histogram_of(doubts, SCORE_EDGES), title=title, x_label=word("doubt"))))
-    return html.section(word("why"), html.grid(*cards, wide=True), lead=word("why_lead"))
+    return html.section(
+        word("why"), html.grid(*cards, wide=True), lead=word("why_errors" if told["by"] == "errors" else "why_lead")
+    )
 
 
 def _functions(told: Mapping[str, Any], word: Any) -> Markup | None:

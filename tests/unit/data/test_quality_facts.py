@@ -204,3 +204,11 @@ def test_histograms_over_other_edges_are_refused() -> None:
 
     with pytest.raises(AssertionError, match="edges"):
         add(histogram_of([1.0]), Histogram((0.0, 1.0), (1, 0)))
+
+
+def test_marks_of_a_judge_beyond_one_are_counted_too() -> None:
+    rows = [talk(n, scores={"judge": float(n % 5 + 1), "share": 1.0}) for n in range(50)]
+    facts = gather([Tally.of(rows)], Told())
+    assert facts.scores["judge"].mean == pytest.approx(3) and facts.scores["judge"].largest == 5
+    share = facts.scores["share"]
+    assert share.counts[19] == 50, "1 belongs to the highest twentieth"

@@ -11,8 +11,8 @@ from danlu.data.quality.facts import Histogram, LengthFacts
 
 LENGTH_EDGES = tuple(float(round(2 ** (power / 2))) for power in range(4, 37))
 """4 to 262,144 in steps of √2; what is shorter than 4 counts in the first bar. Characters and tokens alike."""
-SCORE_EDGES = tuple(index / 20 for index in range(20))
-"""Scores in [0, 1] in twentieths."""
+SCORE_EDGES = (*(index / 20 for index in range(20)), 1.000001, *(index / 2 for index in range(3, 21)))
+"""Scores in [0, 1] in twentieths, 1 among the highest; a judge's marks up to 10 in halves."""
 
 
 def histogram_of(
