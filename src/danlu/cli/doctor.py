@@ -19,7 +19,7 @@ from danlu.version import VERSION
 
 EXTRAS = {
     "train": ("torch", "transformers", "sentencepiece", "peft"),
-    "data": ("pyarrow", "openpyxl", "zstandard", "pypdfium2", "python-docx", "trafilatura"),
+    "data": ("pyarrow", "openpyxl", "zstandard", "pypdfium2", "trafilatura"),
 }
 ASK_TORCH = """
 import json, torch
