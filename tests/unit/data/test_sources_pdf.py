@@ -253,6 +253,17 @@ def test_mineru_blocks_become_markdown_of_their_pages(tmp_path: Path) -> None:
     assert [document.text for document in found][::2] == ["# Title", "| a | b |\n| --- | --- |"]
 
 
+def test_pages_and_characters_beyond_measure_are_cut_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from danlu.data.sources import pdf as reader
+
+    monkeypatch.setattr(reader, "MAX_PAGES", 2)
+    monkeypatch.setattr(reader, "MAX_PAGE_CHARACTERS", 60)
+    found, ledger = documents(tmp_path / "a.pdf", pdf([SOUND, SOUND, SOUND]))
+    assert [document.origin.page for document in found] == [1, 2]
+    assert [(entry.reason, entry.line) for entry in ledger.rejects] == [("too_many_pages", 3)]
+    assert [entry.reason for entry in ledger.changes] == ["page_cut", "page_cut"]
+
+
 def test_a_locked_pdf_says_so(tmp_path: Path) -> None:
     lock = "<< /Filter /Standard /V 1 /R 2 /O (12345678901234567890123456789012) /U (12345678901234567890123456789012) /P -4 >>"
     content = pdf([SOUND]).replace(b"trailer\n<<", f"trailer\n<< /Encrypt {lock} /ID [(a) (b)]".encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from danlu.data.office.package import BrokenPartError, open_package
+from danlu.data.office.package import BrokenPartError, local, open_package
 from danlu.data.office.title import core_title
 from danlu.data.office.word import Word
 from danlu.data.opening import Source
@@ -23,12 +23,16 @@ def read_docx(source: Source, context: Context) -> Iterator[Item]:
             text = word.markdown()
             furniture = word.furniture()
             title = core_title(package)
+            comments = package.related(part, "comments")
+            num_comments = sum(local(one) == "comment" for one in package.xml(comments)) if comments else 0
     except BrokenPartError as error:
         yield Fault(0, "broken_part", {"detail": str(error)[:200]})
         return
     changes: list[Change] = [(TOLD[what], {"num": num}) for what, num in word.left_out.items() if what in TOLD]
     if furniture:
         changes.append(("furniture_left_out", {"text": furniture[:200]}))
+    if num_comments:
+        context.note("note_comments", num=num_comments)
     if word.left_out["pictures"]:
         context.note("note_pictures", num=word.left_out["pictures"])
     if not text.strip():

@@ -29,6 +29,7 @@ NO_TITLES = ("", "untitled", "(untitled)", "(anonymous)", "anonymous")
 MIN_CHARACTERS = 50
 MAX_GARBLED_RATIO = 0.05
 MAX_PAGE_CHARACTERS = 1_000_000
+MAX_PAGES = 20_000
 CELL_GAP = 1.3
 """A gap of more than this many font heights parts two cells or columns; spaces of justified text are narrower."""
 ALMOST_EMPTY = 1000
@@ -50,6 +51,8 @@ class _Page:
     num_garbled: int
     is_drawn: bool
     """Holds pictures or drawings."""
+    is_cut: bool = False
+    """Holds more characters than any page that people read."""
 
     text: str = ""
     changes: tuple[Change, ...] = ()
@@ -86,11 +89,14 @@ def read_pdf(source: Source, context: Context) -> Iterator[Item]:
             return
         try:
             title = str(document.get_metadata_dict().get("Title") or "").strip()
-            pages = [_load(document, number, pypdfium2.raw) for number in range(len(document))]
+            num_pages = len(document)
+            pages = [_load(document, number, pypdfium2.raw) for number in range(min(num_pages, MAX_PAGES))]
         finally:
             document.close()
         title = PurePath(source.name).stem if title.lower() in NO_TITLES else title
         yield from _items(path, pages, title, context)
+        if num_pages > MAX_PAGES:
+            yield Fault(MAX_PAGES + 1, "too_many_pages", {"limit": MAX_PAGES, "pages": num_pages})
 
 
 def _items(path: Path, pages: list[_Page | str], title: str, context: Context) -> Iterator[Item]:
@@ -126,6 +132,7 @@ def _lay_out(pages: list[_Page]) -> None:
             changes.append(("repeated_lines", values | {"text": " / ".join(furniture.lines)[:200]}))
         text, num = _RADICALS.subn(_unified, text_of_page(segments, style, page.rules))
         changes += [("radicals", {"num": num})] if num else []
+        changes += [("page_cut", {"limit": MAX_PAGE_CHARACTERS})] if page.is_cut else []
         page.text, page.changes = text.strip(), tuple(changes)
 
 
@@ -185,9 +192,10 @@ def _load(document: Any, index: int, raw: Any) -> _Page | str:
     segments, num, num_garbled = _segments(layer.raw, raw, turn, rules)
     kinds = (raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_PATH, raw.FPDF_PAGEOBJ_SHADING)
     is_drawn = num < ALMOST_EMPTY and any(True for _ in page.get_objects(filter=kinds, max_depth=4))
+    is_cut = layer.count_chars() > MAX_PAGE_CHARACTERS
     layer.close()
     page.close()
-    return _Page(segments, rules, height, num, num_garbled, is_drawn)
+    return _Page(segments, rules, height, num, num_garbled, is_drawn, is_cut)
 
 
 def _rules(page: Any, raw: Any, turn: Any) -> list[Rule]:
