@@ -32,7 +32,7 @@ def read_docx(source: Source, context: Context) -> Iterator[Item]:
     if furniture:
         changes.append(("furniture_left_out", {"text": furniture[:200]}))
     if num_comments:
-        context.note("note_comments", num=num_comments)
+        context.note("note_word_comments", num=num_comments)
     if word.left_out["pictures"]:
         context.note("note_pictures", num=word.left_out["pictures"])
     if not text.strip():
