@@ -14,10 +14,11 @@ from danlu.recipe.data import DataSection
 from danlu.recipe.privacy import PrivacySection
 
 
-def build_passing(section: DataSection) -> Passing:
-    """The stages in their order. DataError for a package or file that a stage needs and does not find."""
+def build_passing(section: DataSection, questions: str | None = None) -> Passing:
+    """The stages in their order; `questions` is the file that the project will ask. DataError for a package or file
+    that a stage needs and does not find."""
     return Passing(
-        stages=build_cleaners(section.cleaning),
+        stages=build_cleaners(section.cleaning, [questions] if questions else []),
         privacy=build_privacy(section.privacy),
         recogniser=choose(section.documents.ocr, section.documents.ocr_command),
         has_children=makes_samples(section),
@@ -26,7 +27,8 @@ def build_passing(section: DataSection) -> Passing:
 
 def makes_samples(section: DataSection) -> bool:
     """Whether a teacher is to make samples of the rows."""
-    return bool(section.synthesis.questions or section.synthesis.instructions)
+    wanted = section.synthesis
+    return bool(wanted.questions or wanted.instructions or wanted.preferences)
 
 
 def build_privacy(section: PrivacySection) -> PrivacyStage | None:

@@ -21,7 +21,7 @@ from danlu.core.progress import Progress, Silent
 from danlu.data.card import Card
 from danlu.data.contract import Contract, make_contract
 from danlu.data.dataset import Dataset
-from danlu.data.finding import SourceSpec, find_files
+from danlu.data.finding import find_files
 from danlu.data.flow.account import fold as fold_fates
 from danlu.data.flow.passing import Passing
 from danlu.data.flow.store import Store
@@ -29,7 +29,6 @@ from danlu.data.ledger import Entry, Ledger
 from danlu.data.rejects import check_threshold, write_rejects
 from danlu.data.sample import Sample
 from danlu.data.samples_file import write_samples
-from danlu.data.sources import read
 from danlu.data.split import fold
 from danlu.pipeline.base import Base, open_base
 from danlu.pipeline.data_report import write_report
@@ -41,6 +40,7 @@ from danlu.pipeline.parts import Parts
 from danlu.pipeline.passing import build_passing
 from danlu.pipeline.prepared_facts import facts_of
 from danlu.pipeline.provenance import keep_rows, prune, write_manifests
+from danlu.pipeline.replay import make_replay
 from danlu.recipe.data import DataSection
 from danlu.recipe.recipe import Recipe
 from danlu.run.run import Run
@@ -88,7 +88,7 @@ def prepare(run: Run, *, progress: Progress | None = None) -> Prepared:
     if not recipe.data.sources:
         raise DataError("pipeline.no_sources", where="data.sources")
     sources = Sources.of(recipe.data, told)
-    passing = build_passing(recipe.data)
+    passing = build_passing(recipe.data, recipe.evaluation.questions)
     inputs = _inputs_digest(recipe, base, sources, passing)
     with run.acting("prepare"):
         outcome = run.finished("prepare", inputs)
@@ -112,8 +112,11 @@ def _prepare(run: Run, base: Base, sources: Sources, passing: Passing, told: Pro
     store = Store(run.folder.parent / STORE)
     smelted = smelt(recipe, sources, passing, run.folder, store, told)
     parts, ledger = smelted.parts, smelted.ledger
+    if not parts.verdicts.stays.any():
+        _store_account(run, smelted, [])
+        _judge(run, smelted)
     _write_beside(run, parts)
-    replay = Replay(_replay_of(recipe, told))
+    replay = Replay(lambda num_tokens: make_replay(recipe, num_tokens, store.folder / "replay", Ledger(), told))
     desks: list[Desk] = []
     previews: list[dict[str, Any]] = []
     for number, stage in enumerate(recipe.plan_stages(), start=1):
@@ -172,16 +175,6 @@ def _probes(samples: Iterator[Sample], num_asking: int) -> Iterator[list[dict[st
         at += 1
         if at >= step * NUM_PROBES:
             return
-
-
-def _replay_of(recipe: Recipe, told: Progress) -> Any:
-    """General samples are told apart: rows that the ratio does not need are neither used nor rejected."""
-
-    def make(num_tokens: int) -> Sequence[Sample]:
-        path = recipe.data.replay.path
-        return list(read([SourceSpec(path)], Ledger(), progress=told)) if path else []
-
-    return make
 
 
 def _refuse_unaccepted(parts: Parts, desks: Sequence[Desk], told: Progress) -> None:
