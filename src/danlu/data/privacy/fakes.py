@@ -3,7 +3,7 @@
 Pseudonyms follow from the alias secret and the value alone: one person has one alias in all rows, datasets and re-runs.
 They can never be real: check digits are wrong on purpose, prefixes were never given out, domains end in `.invalid`
 (RFC 2606), addresses lie in cities that do not exist. So a second pass finds nothing in them; names, which have no
-wrong form, seal themselves: their last letter (or the middle initial) follows from the rest and the secret.
+wrong form, seal themselves: their last letter (or the middle initial) depends on the rest and the secret.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from danlu.data.privacy.words import letters, lines
 _CJK = re.compile("[\u4e00-\u9fff]")
 _SURNAMES = letters("surnames_zh")[:200]
 _GIVEN = letters("given_zh")
+_SEALS = 64
+"""One name in so many that is not ours passes for ours, where texts made of masked text are read."""
 _GIVEN_EN = [name for line in lines("given_en") for name in line]
 _SURNAMES_EN = [name for line in lines("surnames_en") for name in line]
 _WARDS = ("东篱区", "听澜区", "望川区", "鹿鸣区", "晴川里区", "松声区", "竹影区", "临泉里区")
@@ -127,7 +129,7 @@ def is_own(finding: Finding, keyring: Keyring) -> bool:
     """Whether this is one of our pseudonyms; asked only where a text was made of masked text."""
     value = finding.value
     if finding.kind == "name":
-        return value == _sealed_name(value, keyring)
+        return _is_own_name(value, keyring)
     if finding.kind in ("medical_record", "insurance"):
         plain = canonical("number", value)
         return len(plain) > 4 and plain[-3:] == _seal_digits(plain[:-3], keyring)
@@ -145,26 +147,28 @@ def _name(value: str, shown: str, keyring: Keyring) -> str:
     dice = Dice(keyring, "name", canonical("name", value))
     if _CJK.search(value):
         begun = dice.pick(_SURNAMES) + dice.pick(_GIVEN)
-        alias = begun + _seal_letter(begun, _GIVEN, keyring) if len(value) > 1 else begun[0]
+        last = Dice(keyring, "seal", begun).below(_SEALS) + _SEALS * dice.below(len(_GIVEN) // _SEALS)
+        alias = begun + _GIVEN[last] if len(value) > 1 else begun[0]
     else:
         given, surname = dice.pick(_GIVEN_EN), dice.pick(_SURNAMES_EN)
-        initial = _seal_letter(f"{given} {surname}", "ABCDEFGHIJKLMNOPRSTVW", keyring)
-        alias = f"{given} {initial}. {surname}"
+        alias = f"{given} {_initial(given, surname, keyring)}. {surname}"
         alias = surname if " " not in value else alias
     return alias if shown == value or len(shown) >= len(value) else partial_alias(alias, shown)
 
 
-def _sealed_name(value: str, keyring: Keyring) -> str | None:
+def _is_own_name(value: str, keyring: Keyring) -> bool:
     if _CJK.search(value):
-        return value[:2] + _seal_letter(value[:2], _GIVEN, keyring) if len(value) == 3 else None
+        if len(value) != 3 or value[0] not in _SURNAMES or value[2] not in _GIVEN:
+            return False
+        return _GIVEN.index(value[2]) % _SEALS == Dice(keyring, "seal", value[:2]).below(_SEALS)
     parts = value.split()
     if len(parts) != 3 or parts[0] not in _GIVEN_EN or parts[2] not in _SURNAMES_EN:
-        return None
-    return f"{parts[0]} {_seal_letter(f'{parts[0]} {parts[2]}', 'ABCDEFGHIJKLMNOPRSTVW', keyring)}. {parts[2]}"
+        return False
+    return parts[1] == f"{_initial(parts[0], parts[2], keyring)}."
 
 
-def _seal_letter(text: str, letters_: str, keyring: Keyring) -> str:
-    return Dice(keyring, "seal", text).pick(letters_)
+def _initial(given: str, surname: str, keyring: Keyring) -> str:
+    return Dice(keyring, "seal", f"{given} {surname}").pick("ABCDEFGHIJKLMNOPRSTVW")
 
 
 def sealed(body: str, dice: Dice, keyring: Keyring) -> str:
