@@ -67,7 +67,7 @@ def synthesise(
             made += work.reworded(made)
         pairs = work.pairs([*made, *filter(preferences.can_be_asked, answered)]) if section.preferences else []
     finally:
-        work.told.cost = {"teacher": teacher.cost()} | ({"base": base.cost()} if base is not None else {})
+        work.told.cost = {"teacher": teacher.cost()} | ({"base": base.cost()} if base not in (None, teacher) else {})
         work.told.write(cache_folder)
     for sample in made:
         work.told.keep(str(sample.tags["question"]))
