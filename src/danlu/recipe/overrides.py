@@ -94,11 +94,11 @@ def anchor_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
         node: Any = tree
         for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
-        is_home = (
-            parents == ["data", "privacy"] and str(node.get(last)).startswith("~") if isinstance(node, dict) else False
-        )
-        if isinstance(node, dict) and node.get(last) is not None and not is_home:
-            node[last] = _anchor(node[last], folder, is_model=last in ("base", "model"))
+        if not isinstance(node, dict) or node.get(last) is None:
+            continue
+        if parents == ["data", "privacy"] and str(node[last]).startswith("~"):
+            continue  # the same recipe on another account means that account's own keys
+        node[last] = _anchor(node[last], folder, is_model=last in ("base", "model"))
     return tree
 
 
