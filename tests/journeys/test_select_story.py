@@ -30,7 +30,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         writer.writerows(
             [f"住了{n}晚，{a}，不过{b}"] for n in range(5) for a, _ in REVIEWS for b, _ in REVIEWS if a != b
         )
-    recipe = {"name": "hotel", "model": {"base": "ember"}, "data": {"sources": ["labelled.csv"]}}
+    recipe = {
+        "name": "hotel",
+        "model": {"base": "ember"},
+        "data": {"sources": ["labelled.csv"], "privacy": {"key_file": "keys"}},
+    }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, allow_unicode=True), "utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -56,7 +60,7 @@ def test_choose_label_read_back_and_prepare_with_it(folder: Path) -> None:
             {
                 "name": "hotel-2",
                 "model": {"base": "ember"},
-                "data": {"sources": ["labelled.csv", said.json["labelled"]]},
+                "data": {"sources": ["labelled.csv", said.json["labelled"]], "privacy": {"key_file": "keys"}},
             }
         ),
         "utf-8",

@@ -10,7 +10,8 @@ from danlu.cli.voice import Voice
 from danlu.core.errors import RecipeError
 from danlu.core.messages import current_language, say
 from danlu.core.registry import nearest
-from danlu.pipeline.select import By, Selection, next_step, read_labels, select, selection_json
+from danlu.pipeline.read_labels import read_labels
+from danlu.pipeline.select import By, Selection, next_step, select, selection_json
 from danlu.run.run import Run
 
 NUM_SHOWN = 10

@@ -1,8 +1,8 @@
-"""select: which rows are worth a person's time. Files for the labelling tool out, labelled rows back in.
+"""select: which rows are worth a person's time. Out come files for the labelling tools.
 
 doubt (a model, rules, given numbers) x distance from what is labelled or chosen x density, see `data/labelling`.
 Leaves in the run's folder `select/`: tasks for Label Studio and SuperAnnotate, a page that says what was chosen and
-why, `selection.json`; `read_labels` turns what the tool exports into `labelled.jsonl`, a source for any recipe.
+why, `selection.json`. The way back is `read_labels.py`.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from danlu.core.messages import LANGUAGES, Language, say
 from danlu.core.progress import Progress, Silent
 from danlu.data.encode import Encoder
 from danlu.data.finding import SourceSpec
-from danlu.data.formats import load_format
 from danlu.data.labelling import label_studio, superannotate
 from danlu.data.labelling.choosing import Choice, choose, nearness
 from danlu.data.labelling.classifier import SIZES, guess_unseen
 from danlu.data.labelling.functions import WeakLabels
 from danlu.data.labelling.label_errors import find_label_errors
-from danlu.data.labelling.task import Judgement, Suggestion, Task, sample_of, settle, task_of
+from danlu.data.labelling.task import Suggestion, Task, task_of
 from danlu.data.ledger import Ledger
+from danlu.data.privacy import PrivacyStage
 from danlu.data.quality.vectors import Vectors, vectors_of
-from danlu.data.rejects import write_rejects
-from danlu.data.sample import Conversation, Feedback, Label, Origin, Preference, Sample
+from danlu.data.sample import Conversation, Feedback, Label, Preference, Sample
 from danlu.data.sources import read
 from danlu.data.split import fold
 from danlu.engines.engine import Engine
 from danlu.pipeline import select_doubts as ways
+from danlu.pipeline.passing import build_privacy
+from danlu.pipeline.read_labels import FOLDER, LABEL_STUDIO, LABELLED
 from danlu.pipeline.select_doubts import Doubted
 from danlu.pipeline.select_html import render_selection
 from danlu.run.run import Run
@@ -46,9 +47,9 @@ REPEATS = 5
 MAX_ASKED_PER_ROW = 4
 """Rows that a model is asked about, per row of the budget; a wider pool is first thinned by spread."""
 MAX_CHARS = 600
-FOLDER = "select"
-LABEL_STUDIO, CONFIG, SUPERANNOTATE = "label_studio.json", "label_studio.xml", "superannotate.jsonl"
-WEAK, LABELLED, REFUSED, SELECTION = "weak_labels.jsonl", "labelled.jsonl", "label_rejects.jsonl", "selection.json"
+CONFIG, SUPERANNOTATE, WEAK, SELECTION = (
+    "label_studio.xml", "superannotate.jsonl", "weak_labels.jsonl", "selection.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +67,6 @@ class Selection:
     @property
     def pages(self) -> dict[Language, Path]:
         return {language: self.folder / f"selection.{language}.html" for language in LANGUAGES}
-
-
-@dataclass(frozen=True, slots=True)
-class ReadLabels:
-    """What came back from people: rows written, the account of those that were not, where both lie."""
-
-    num_rows: int
-    num_read: int
-    ledger: Ledger
-    path: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,33 +115,6 @@ def select(
     return selection
 
 
-def read_labels(run: Run, exports: Sequence[Path]) -> ReadLabels:
-    """Turn exports of Label Studio or SuperAnnotate into `labelled.jsonl`: rows with a person as their provenance.
-
-    What several people said of one task is settled by majority; ties, skipped and unreadable annotations are refused,
-    each with its reason, in `label_rejects.jsonl`. Rows of earlier exports stay; a task judged again is replaced."""
-    folder, ledger = run.path(FOLDER), Ledger()
-    folder.mkdir(parents=True, exist_ok=True)
-    sent = _sent(folder)
-    lines = _labelled_before(folder / LABELLED)
-    for path in exports:
-        judgements, tool = _judgements(path, ledger, sent)
-        for number, judgement in enumerate(settle(judgements, ledger, path.name), start=1):
-            sample = sample_of(judgement, Origin(path.name, number), tool)
-            writer = load_format("label" if isinstance(sample, Label) else "messages")
-            lines[judgement.task] = orjson.dumps(writer.write(sample)) + b"\n"
-    write_bytes(folder / LABELLED, b"".join(lines.values()))
-    write_rejects(ledger, folder / REFUSED)
-    return ReadLabels(len(lines), ledger.num_read, ledger, folder / LABELLED)
-
-
-def _labelled_before(path: Path) -> dict[str, bytes]:
-    """Rows read back earlier, by the task they answer."""
-    if not path.is_file():
-        return {}
-    return {orjson.loads(line)["parents"][0]: line + b"\n" for line in path.read_bytes().splitlines() if line}
-
-
 def _read_rows(run: Run, pool: Sequence[Path | str], told: Progress) -> _Rows:
     """Labelled rows are the recipe's Label rows and those read back from people; the pool is what is not among them."""
     silent = Ledger()
@@ -161,11 +125,12 @@ def _read_rows(run: Run, pool: Sequence[Path | str], told: Progress) -> _Rows:
     back = run.path(FOLDER, LABELLED)
     if pool and back.is_file() and back.stat().st_size:
         specs.append(SourceSpec(back))
-    own = list(read(specs, silent, progress=told)) if specs else []
+    privacy = build_privacy(run.recipe.data.privacy)
+    own = _private(list(read(specs, silent, progress=told)) if specs else [], privacy)
     labelled = [sample for sample in own if isinstance(sample, Label)]
     if pool:
         known = {fold(task_of(sample).text) for sample in own}
-        found = read([SourceSpec(path) for path in pool], silent, progress=told)
+        found = _private(list(read([SourceSpec(path) for path in pool], silent, progress=told)), privacy)
         rows = _distinct([sample for sample in found if fold(task_of(sample).text) not in known])
     else:
         rows, labelled = (own, []) if not labelled else (list[Sample](labelled), [])
@@ -176,6 +141,11 @@ def _read_rows(run: Run, pool: Sequence[Path | str], told: Progress) -> _Rows:
     tasks = [task_of(sample, classes) for sample in rows]
     texts = [task.text[:MAX_CHARS] for task in tasks] + [row.text[:MAX_CHARS] for row in labelled]
     return _Rows(rows, labelled, tasks, vectors_of(texts, sizes=SIZES), classes)
+
+
+def _private(samples: list[Sample], privacy: PrivacyStage | None) -> list[Sample]:
+    """Rows as they would be trained on: what the recipe masks or drops is not shown to whoever labels."""
+    return samples if privacy is None else [sample for sample, _ in privacy(samples) if sample is not None]
 
 
 def _distinct(samples: Sequence[Sample]) -> list[Sample]:
@@ -358,31 +328,6 @@ def _weak_lines(weak: WeakLabels, rows: _Rows) -> list[bytes]:
         for task, label, sureness in zip(rows.tasks, weak.labels, weak.sureness, strict=True)
         if label is not None
     ]
-
-
-def _sent(folder: Path) -> dict[str, Task]:
-    """The tasks that were sent out from this folder, by id."""
-    path = folder / LABEL_STUDIO
-    return (
-        {task.id: task for task in label_studio.read_tasks(orjson.loads(path.read_bytes()))} if path.is_file() else {}
-    )
-
-
-def _judgements(path: Path, ledger: Ledger, sent: dict[str, Task]) -> tuple[list[Judgement], str]:
-    """Read one export; which tool it came from shows in its shape."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError("select.cannot_open", where=str(path)) from error
-    try:
-        value = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        value = None
-    first = value[0] if isinstance(value, list) and value else value
-    if value is not None and not (isinstance(first, dict) and isinstance(first.get("metadata"), dict)):
-        return label_studio.read_export(value, ledger, path.name), label_studio.TOOL
-    items = superannotate.parse(content, path.name)
-    return superannotate.read_export(items, ledger, path.name, sent=sent), superannotate.TOOL
 
 
 def next_step(selection: Selection) -> str:

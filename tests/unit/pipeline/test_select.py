@@ -16,8 +16,10 @@ from danlu.data.sample import Label
 from danlu.data.sources import read
 from danlu.data.tokens import Tokens
 from danlu.engines.engine import Answer, Question, Sampling, Score
-from danlu.pipeline.select import read_labels, select
+from danlu.pipeline.read_labels import read_labels
+from danlu.pipeline.select import select
 from danlu.recipe.data import DataSection, SourceSection
+from danlu.recipe.privacy import PrivacySection
 from danlu.recipe.recipe import Recipe
 from danlu.run.run import Run
 
@@ -38,7 +40,8 @@ def run(tmp_path: Path) -> Run:
 
 
 def make(tmp_path: Path, source: Path) -> Run:
-    data = DataSection(sources=(SourceSection(path=str(source)),))
+    privacy = PrivacySection(key_file=str(tmp_path / "keys"))
+    data = DataSection(sources=(SourceSection(path=str(source)),), privacy=privacy)
     return Run.create(Recipe(name="reviews", data=data), tmp_path / "runs")
 
 
@@ -181,3 +184,14 @@ def test_without_scikit_learn_the_extra_is_named(run: Run, pool: Path, monkeypat
     with pytest.raises(DataError) as failed:
         select(run, 3, by="classifier", pool=[pool])
     assert failed.value.key == "select.no_sklearn" and "danlu[select]" in failed.value.fix
+
+
+def test_what_training_would_not_see_is_not_shown_to_whoever_labels(tmp_path: Path) -> None:
+    source = write(tmp_path / "rows.jsonl", [{"text": f"第{n}位顾客的身份证是11010519491231002X"} for n in range(4)])
+    data = DataSection(
+        sources=(SourceSection(path=str(source)),), privacy=PrivacySection(key_file=str(tmp_path / "keys"))
+    )
+    selection = select(Run.create(Recipe(name="r", data=data), tmp_path / "runs"), 3, by="spread")
+    assert len(selection.tasks) == 3
+    for path in selection.folder.iterdir():
+        assert "11010519491231002X" not in path.read_text("utf-8"), path.name
