@@ -77,14 +77,19 @@ def write_checkpoint(
     check_space(folder, tensors)
     place = folder_of(folder, number)
     with replacing_folder(place) as fresh:
-        flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(flat, fresh / TENSORS, metadata={"format": "pt"})
+        _save_tensors(tensors, fresh / TENSORS)
         save_weights(fresh / WEIGHTS_FOLDER)
         files = [path for path in sorted(fresh.rglob("*")) if path.is_file()]
         digests = {path.relative_to(fresh).as_posix(): sha256_file(path) for path in files}
         whole = {"version": VERSION, "number": number, "digests": digests, **state}
         write_json(fresh / STATE, {**whole, "digest": sha256_json(whole)})
     return place
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """What was copied from the device for this is let go before weights are copied once more."""
+    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(flat, path, metadata={"format": "pt"})
 
 
 def check_space(folder: Path, tensors: Mapping[str, Tensor]) -> None:
