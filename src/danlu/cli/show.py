@@ -61,6 +61,10 @@ def _show_parts(name: str, parts: Mapping[str, Any], voice: Voice) -> None:
     )  # fmt: skip
 
 
+MOST_CHARACTERS, MOST_IDS = 480, 96
+"""Of a preview's run of text and of ids: a page of a document says no more than its beginning and its end."""
+
+
 def show_previews(previews: Sequence[dict[str, Any]], voice: Voice) -> None:
     """Samples as the model sees them: green is learnt, dim is context; control tokens stand as they are."""
     if voice.quiet or not previews:
@@ -69,11 +73,19 @@ def show_previews(previews: Sequence[dict[str, Any]], voice: Voice) -> None:
     for shown in previews:
         voice.say(f"{shown['origin']} · {len(shown['ids'])} tokens", "dim")
         for run in shown["runs"]:
-            voice.say(run["text"], "green" if run["learnt"] else "bright_black", end="")
+            voice.say(_shortened(run["text"]), "green" if run["learnt"] else "bright_black", end="")
         voice.say("")
         for run_ids, learnt in _runs_of_ids(shown):
-            voice.say(" ".join(map(str, run_ids)) + " ", "green" if learnt else "bright_black", end="")
+            told = [*map(str, run_ids)]
+            if len(told) > MOST_IDS:
+                told = [*told[: MOST_IDS // 2], "…", *told[-MOST_IDS // 2 :]]
+            voice.say(" ".join(told) + " ", "green" if learnt else "bright_black", end="")
         voice.say("\n")
+
+
+def _shortened(text: str) -> str:
+    half = MOST_CHARACTERS // 2
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:half]} … {text[-half:]}"
 
 
 def _runs_of_ids(shown: dict[str, Any]) -> list[tuple[list[int], bool]]:
