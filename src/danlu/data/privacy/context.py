@@ -50,7 +50,7 @@ MOBILE = speaks_for(
 PHONE = speaks_for(
     "手机|电话|联系|致电|拨打|传真|座机|固话|热线| tel|phone|mobile| cell| call| fax| dial|"
     " text me| text us| ring |contact|"
-    "whatsapp|hotline| sms|reach me|reach us|reach him|reach her|reach them| number is"
+    "whatsapp|hotline| sms|reach me|reach us|reach him|reach her|reach them"
 )
 CARD = speaks_for(
     "卡号|银行|账号|帐号|账户|储蓄卡|借记卡|信用卡|工行|建行|农行|中行|招行|交行|邮储|打到|"

@@ -21,8 +21,8 @@ _PHRASES = (
     "[Ss]peak (?:to|with)|[Ss]poke (?:to|with)|[Mm]eet(?:ing)? with|[Bb]eneficiary:?|"
     "[Gg]uardian:?|[Hh]i|[Hh]ello|[Hh]ey"
 )
-_UPPER = "A-ZÀ-ÖØ-Þ"
-_LOWER = "a-zß-öø-ÿ"
+_UPPER = "A-ZÀ-ÖØ-ÞĀ-Ž"
+_LOWER = "a-zß-öø-ÿĀ-ž"
 _WORD = f"[{_UPPER}][{_LOWER}{_UPPER}'’-]{{1,24}}"
 _PARTICLE = "(?:van|von|de|der|den|la|le|di|da|bin|al)(?: der| den| la)?"
 _NAME = re.compile(f"{_WORD}(?: (?:{_WORD}|[A-Z]\\.?(?![a-z])|{_PARTICLE})){{0,3}}")

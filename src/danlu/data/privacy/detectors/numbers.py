@@ -21,6 +21,7 @@ _RUN = re.compile(r"[0-9０-９](?:[ \-–.()/（）]{0,2}[0-9０-９]){6,40}[Xx
 _CHUNK = re.compile(r"[0-9]+[Xx]?")
 _NARROW = str.maketrans("０１２３４５６７８９–（）", "0123456789-()")
 _QUAD = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}$")
+_EXTENSION = re.compile("[xX][0-9]{1,6}(?![0-9A-Za-z])")
 _GLUED_CUE = re.compile(r"(?:^|[^A-Za-z])(?i:tel|phone|mobile|mob|cell|wx|vx|v|id|no|qq)$")
 _AREA = re.compile(r"^(?:010|02[0-57-9]|0[3-9][0-9]{2})$")
 _LONGEST_WINDOW = 7
@@ -57,6 +58,14 @@ class Numbers:
             return [], spot.start
         text, start, end = spot.text, spot.start, run.end()
         raw = run[0]
+        extension = _EXTENSION.match(spot.text, end - raw[-1:].isalpha(), spot.high)
+        if extension is not None:  # 4155550132x801
+            found, _ = self.find(spot._replace(high=extension.start()))
+            if found and found[-1].end == extension.start():
+                last = found.pop()
+                value = spot.text[last.start : extension.end()]
+                found.append(last._replace(end=extension.end(), value=value))
+            return found, extension.end()
         if raw.isascii() and raw.isdigit():
             chunks = [(raw, start, end)]
         else:
@@ -145,7 +154,7 @@ def _judge(window: _Window, spot: Spot) -> Finding | None:
     before = spot.before(32, window.start)
     if window.digits[-1] in "Xx" and size != 18:
         return None
-    if size >= 13 and window.is_even:
+    if size >= 12 and window.is_even:
         hit = _judge_id(window, before) or _judge_card(window, before)
         if hit is not None:
             return _finding(window, hit, spot, before)
@@ -196,7 +205,7 @@ def _judge_card(window: _Window, before: str) -> _Hit | None:
     if size == 15 and context.IMEI(before):
         return _Hit("imei", 0.9, context.IMEI)
     is_cued, known = context.CARD(before), _is_known_issuer(digits, size)
-    if not known and not (is_cued and size >= 14):
+    if not known and not (is_cued and (size >= 14 or digits[0] in "456")):  # Maestro and old Visa are shorter
         return None
     if size in (17, 18) and not is_cued:  # hardly issued, and an identity number with a slip passes one time in ten
         return None
@@ -269,14 +278,17 @@ def _judge_foreign(window: _Window, is_cued: bool, left: str) -> _Hit | None:
         return _Hit("phone", 0.9 if is_cued else 0.7 if has_form else 0.4, context.PHONE)
     if digits[0] == "0" and shape in _UK_SHAPES and set(gaps) <= {" ", "-", ") "}:
         return _Hit("phone", 0.9 if is_cued else 0.55, context.PHONE)
-    if is_cued and 7 <= len(digits) <= 12 and not _is_like_date(digits, shape):
+    longest = 15 if digits.startswith("00") else 12
+    if is_cued and 7 <= len(digits) <= longest and not _is_like_date(digits, shape):
         return _Hit("phone", 0.6, context.PHONE)
     return None
 
 
 def _is_like_date(digits: str, shape: tuple[int, ...]) -> bool:
     """`20231105`, `2023-11-05`, `05/11/2023`, also with a time behind."""
-    if shape[:3] in ((4, 2, 2), (4, 1, 2), (4, 2, 1), (2, 2, 4)):
+    if shape[:3] in ((4, 2, 2), (4, 1, 2), (4, 2, 1)) and "1900" <= digits[:4] <= "2099":
+        return True
+    if shape[:3] == (2, 2, 4):
         return True
     return len(digits) in (8, 12, 14) and checks.is_date(digits[:4], digits[4:6], digits[6:8])
 
