@@ -9,6 +9,8 @@ from danlu.data.cleaners.cleaner import Batch, Rule
 from danlu.data.sample import Sample
 from danlu.data.stage import Fate, Outcome
 
+_SOME = 500
+"""Rows looked at together: what rules make of them stays in the cache."""
 Wish = Literal["drop", "flag"]
 
 
@@ -24,6 +26,10 @@ class Clean:
         return {"version": 1, "rules": [[rule.name, wish, rule.key()] for rule, wish in self.rules]}
 
     def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
+        some = range(0, len(samples), _SOME)
+        return [outcome for at in some for outcome in self._clean(samples[at : at + _SOME])]
+
+    def _clean(self, samples: Sequence[Sample]) -> list[Outcome]:
         batch = Batch(samples)
         dropped: dict[int, Fate] = {}
         flagged: dict[int, list[Fate]] = {}

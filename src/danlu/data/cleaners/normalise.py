@@ -37,6 +37,10 @@ _SUSPECT = re.compile(
 _LINE_END = re.compile(r"\r\n?|[\u2028\u2029\x85]")
 
 
+_SOME = 500
+"""Rows looked at together: their units stay in the cache."""
+
+
 class Normalise:
     name = "normalise"
 
@@ -48,6 +52,10 @@ class Normalise:
                 "unicode": unicodedata.unidata_version}  # fmt: skip
 
     def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
+        some = range(0, len(samples), _SOME)
+        return [outcome for at in some for outcome in self._normalised(samples[at : at + _SOME])]
+
+    def _normalised(self, samples: Sequence[Sample]) -> list[Outcome]:
         texts = [texts_of(sample) for sample in samples]
         outcomes: list[Outcome] = [(sample, ()) for sample in samples]
         rows = range(len(samples)) if self.is_simplifying else _untidy(texts)

@@ -27,6 +27,8 @@ _MEANT = re.compile(r"(?P<between>(?<=\d)[\W_]+(?=\d))|(?<=[a-z0-9])[+#%]{1,2}|(
 """Marks that are no mere punctuation: whatever parts two numbers (3.5 is not 35), c++, 5%, -5."""
 _WORD, _DECIMAL, _ALNUM, _SUFFIX, _SIGN, _MANY = 1, 2, 4, 8, 16, 128
 _BREAK = 10
+_SOME = 1500
+"""Texts folded at once: their units stay in the cache."""
 
 
 def fold(text: str) -> str:
@@ -61,6 +63,16 @@ class Folded:
 
 def fold_all(texts: Sequence[str]) -> Folded:
     """`fold` and `fold_finely` of every text, as UTF-16 units."""
+    parts = [_fold_some(texts[at : at + _SOME]) for at in range(0, max(1, len(texts)), _SOME)]
+    return Folded(
+        np.concatenate([part.coarse for part in parts]),
+        _bounds(np.cumsum(np.concatenate([np.diff(part.coarse_at) for part in parts]))),
+        np.concatenate([part.fine for part in parts]),
+        _bounds(np.cumsum(np.concatenate([np.diff(part.fine_at) for part in parts]))),
+    )
+
+
+def _fold_some(texts: Sequence[str]) -> Folded:
     units, ends = _units_of(texts)
     folded, kind, hard = _looked_up(units, ends)
     is_word = (kind & _WORD).astype(bool)
@@ -210,7 +222,7 @@ def _kind(char: str) -> int:
 def joining_characters() -> set[str]:
     """Characters that may melt into the one before them when a text is normalised."""
     found = {chr(code) for code in [*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)]}
-    for code in range(0x110000):
+    for code in range(0x30000):  # nothing beyond decomposes into two
         parts = unicodedata.decomposition(chr(code)).split()
         if len(parts) == 2 and not parts[0].startswith("<"):
             found.add(chr(int(parts[1], 16)))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from danlu.data.twins.folding import Places
 from danlu.data.twins.likeness import Ratios
-from danlu.data.twins.minhash import Hashes
+from danlu.data.twins.minhash import Hashes, distinct
 
 Keys = npt.NDArray[np.uint64]
 _CROWD = 16
@@ -86,7 +86,7 @@ class Link:
 
     def _are_close(self, first: Places, second: Places) -> npt.NDArray[np.bool_]:
         keys = _key(first, second)
-        self._ask(np.unique(keys))
+        self._ask(distinct(keys))
         close: npt.NDArray[np.bool_] = self._ratio[np.searchsorted(self._known, keys)] >= self.threshold
         return close
 
@@ -96,7 +96,7 @@ class Link:
         while len(members):
             size = np.bincount(run, minlength=len(idle))
             is_small = size[run] <= _CROWD
-            self._ask(np.unique(_all_pairs(members[is_small], run[is_small])))
+            self._ask(distinct(_all_pairs(members[is_small], run[is_small])))
             is_tired = ~is_small & (idle[run] >= _IDLE_ROUNDS)
             self._part_further(band, members[is_tired], run[is_tired])
             going = ~is_small & ~is_tired
@@ -116,7 +116,7 @@ class Link:
         following = self.bands[members, (band + 1) % self.bands.shape[1]]
         members, run = _runs(run.astype(np.uint64) << _HALF | following, members)
         is_small = np.bincount(run, minlength=1)[run] <= _CROWD
-        self._ask(np.unique(_all_pairs(members[is_small], run[is_small])))
+        self._ask(distinct(_all_pairs(members[is_small], run[is_small])))
         members, run = members[~is_small], run[~is_small]
         self.num_crowded += len(members)
         self._ask(_unique([_at_distance(members, run, reach) for reach in range(1, _REACH + 1)]))
@@ -160,4 +160,4 @@ def _taken_apart(keys: Keys) -> tuple[Places, Places]:
 
 
 def _unique(keys: list[Keys]) -> Keys:
-    return np.unique(np.concatenate([np.zeros(0, np.uint64), *keys]))
+    return distinct(np.concatenate([np.zeros(0, np.uint64), *keys]))

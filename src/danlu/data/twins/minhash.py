@@ -135,6 +135,15 @@ def _bands(mins: Hashes) -> Hashes:
     return bands
 
 
+def distinct(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Sorted, each once; by one sort, which is quicker than numpy's `unique` by hashing."""
+    ordered = np.sort(keys)
+    found: npt.NDArray[np.uint64] = ordered[
+        np.concatenate([np.ones(min(1, len(keys)), bool), ordered[1:] != ordered[:-1]])
+    ]
+    return found
+
+
 def _draws(seed: int, num: int) -> list[int]:
     """splitmix64: the same numbers in every version of every library."""
     found, state = [], seed

@@ -7,7 +7,7 @@ contamination (Brown et al., "Language Models are Few-Shot Learners", 2020).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,16 +16,16 @@ import numpy.typing as npt
 from danlu.data.twins.columns import GRAM_BORDER, QUESTION, Columns
 from danlu.data.twins.folding import Places, Units
 from danlu.data.twins.likeness import Ratios, Texts, jaccard
-from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM, Hashes, gram_keys
+from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM, Hashes, distinct, gram_keys
 
 GRAM = 13
 Mask = npt.NDArray[np.bool_]
 Keys = npt.NDArray[np.uint64]
 _REACH = 4
 """Rows of the other part that a row is compared with in one bucket."""
-_MAX_ANSWERS = 5000
-_FILTER_BITS = 24
-_BLOCK = 1 << 22
+_MAX_ANSWERS = 2000
+_FILTER_BITS = 22
+_BLOCK = 1 << 18
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -50,7 +50,7 @@ def _across(shards: Sequence[Columns], texts: Texts, held_out: Mask, train: Mask
     for band in range(bands.shape[1]):
         left, right = _met(bands[is_held, band], bands[~is_held, band])
         pairs.append(left.astype(np.uint64) << np.uint64(32) | right.astype(np.uint64))
-    keys = np.unique(np.concatenate(pairs))
+    keys = distinct(np.concatenate(pairs))
     left = row[is_held][(keys >> np.uint64(32)).astype(np.int64)]
     right = row[~is_held][(keys & np.uint64(0xFFFFFFFF)).astype(np.int64)]
     size = texts.asked if view & QUESTION else texts.length
@@ -75,22 +75,28 @@ def view_of(shards: Sequence[Columns], view: int, rows: Mask) -> tuple[Places, H
 
 def _met(left: Hashes, right: Hashes) -> tuple[Places, Places]:
     """Places (left, right) with the same key: each left one with the first few right ones."""
-    order = np.argsort(right, kind="stable")
-    ordered = right[order]
-    begin, end = np.searchsorted(ordered, left), np.searchsorted(ordered, left, "right")
+    left_keys, left_at = _ordered(left)
+    right_keys, right_at = _ordered(right)
+    begin, end = np.searchsorted(right_keys, left_keys), np.searchsorted(right_keys, left_keys, "right")
     num = np.minimum(end - begin, _REACH)
     at = np.repeat(begin - (np.cumsum(num) - num), num) + np.arange(num.sum())
-    return np.repeat(np.arange(len(left)), num), order[at]
+    return np.repeat(left_at, num), right_at[at]
+
+
+def _ordered(keys: Hashes) -> tuple[Keys, Places]:
+    """Keys in order, and where each stood: one sort of both in one number."""
+    packed = np.sort(keys.astype(np.uint64) << np.uint64(32) | np.arange(len(keys), dtype=np.uint64))
+    return packed >> np.uint64(32), (packed & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
 def answers_in(shards: Sequence[Columns], texts: Texts, held_out: Mask, train: Mask) -> tuple[Places, Ratios]:
-    """Held-out rows that answer something (an even choice of 5,000 of them) and which share of each answer's grams
+    """Held-out rows that answer something (an even choice of 2,000 of them) and which share of each answer's grams
     stands somewhere in the training rows."""
     rows = np.flatnonzero(held_out & (texts.said >= GRAM))
     rows = rows[:: max(1, -(-len(rows) // _MAX_ANSWERS))]
     start, length = texts.spans(rows, "answer")
     keys, owner = gram13(texts.slices(rows, start, length))
-    wanted = np.unique(keys)
+    wanted = distinct(keys)
     seen = np.zeros(len(wanted), bool)
     maybe = np.zeros(1 << _FILTER_BITS, bool)
     maybe[(wanted >> np.uint64(64 - _FILTER_BITS)).astype(np.int64)] = True
@@ -100,7 +106,7 @@ def answers_in(shards: Sequence[Columns], texts: Texts, held_out: Mask, train: M
         first += len(is_train)
         for units in _blocks(shard, is_train) if len(wanted) else ():
             found = _keys13(units)
-            found = found[maybe[(found >> np.uint64(64 - _FILTER_BITS)).astype(np.int64)]]
+            found = np.sort(found[maybe[(found >> np.uint64(64 - _FILTER_BITS)).astype(np.int64)]])
             at = np.minimum(np.searchsorted(wanted, found), len(wanted) - 1)
             seen[at[wanted[at] == found]] = True
     hits = seen[np.searchsorted(wanted, keys)] if len(keys) else np.zeros(0, bool)
@@ -109,20 +115,14 @@ def answers_in(shards: Sequence[Columns], texts: Texts, held_out: Mask, train: M
     return rows, shares
 
 
-def _blocks(shard: Columns, rows: Mask) -> list[Units]:
-    """The texts of these rows in pieces of a few million units, each text closed by `GRAM - 1` zeros."""
+def _blocks(shard: Columns, rows: Mask) -> Iterator[Units]:
+    """The texts of these rows, end to end, in pieces that stay in the cache. Grams across two texts are of none, and
+    match one by a chance of none."""
     units, start = np.asarray(shard["units"]), np.asarray(shard["start"])
-    gap = np.zeros(GRAM - 1, np.uint16)
-    blocks: list[Units] = []
-    pieces: list[Units] = []
-    size = 0
-    for row in np.flatnonzero(rows).tolist():
-        pieces += [units[start[row] : start[row + 1]], gap]
-        size += len(pieces[-2])
-        if size > _BLOCK:
-            blocks.append(np.concatenate(pieces))
-            pieces, size = [], 0
-    return [*blocks, np.concatenate(pieces)] if pieces else blocks
+    is_in = np.repeat(rows, np.diff(start))
+    for at in range(0, len(units), _BLOCK):
+        piece = slice(at, at + _BLOCK + GRAM - 1)
+        yield units[piece][is_in[piece]]
 
 
 def gram13(texts: Sequence[Units]) -> tuple[Keys, Places]:
