@@ -135,7 +135,7 @@ def shelves() -> dict[str, dict[str, str]]:
 
 def test_law_4_every_shelf_is_found() -> None:
     assert {shelf.rpartition(".")[2] for shelf in shelves()} == {
-        "adapters", "detectors", "engines", "exports", "families", "formats", "methods", "metrics", "ocr", "quantizers", "sources", "tasks",
+        "adapters", "augment", "detectors", "engines", "exports", "families", "formats", "methods", "metrics", "ocr", "quantizers", "sources", "tasks",
         "templates",
     }  # fmt: skip
 

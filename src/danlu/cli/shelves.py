@@ -15,6 +15,7 @@ SHELVES = {
     "formats": "danlu.data.formats:FORMATS",
     "sources": "danlu.data.sources:READERS",
     "ocr": "danlu.data.ocr:RECOGNISERS",
+    "augment": "danlu.data.augment:AUGMENTERS",
     "templates": "danlu.data.templates:TEMPLATES",
     "families": "danlu.model.families:FAMILIES",
     "quantizers": "danlu.model.quantizers:QUANTIZERS",

@@ -10,10 +10,30 @@ from danlu.core.messages import say
 from danlu.core.progress import Progress
 from danlu.data.ledger import Ledger
 from danlu.data.sample import Conversation, Document, Origin, Preference, Sample, replace
-from danlu.data.synthesis import instruct, paraphrases, preferences, quality, questions
 from danlu.data.synthesis.evidence import Quotable
 from danlu.data.synthesis.facts import Fault
+from danlu.data.synthesis.instruct import (
+    PATIENCE,
+    PER_REQUEST,
+    PER_ROUND,
+    Pool,
+    ask_tasks,
+    check_task,
+    sample_of,
+    seed_tasks,
+)
+from danlu.data.synthesis.paraphrases import ask_wordings, check_wordings, read_wordings, with_question
 from danlu.data.synthesis.passages import Library, Passage, passages_of
+from danlu.data.synthesis.preferences import ask_base, can_be_asked, pair_of
+from danlu.data.synthesis.quality import Judged, ask_judge, disagree, points_of, verdict
+from danlu.data.synthesis.questions import (
+    Draft,
+    ask_questions,
+    ask_whether_answered,
+    check_item,
+    fault_of_unanswerable,
+    share_out,
+)
 from danlu.data.synthesis.replies import parse_items
 from danlu.data.synthesis.teacher import Ask, Clearance, Reply, Teacher, check_cleared
 from danlu.data.synthesis.words import Language, Reading, language_of, rouge_l, tokens_of
@@ -65,7 +85,7 @@ def synthesise(
             made = work.judged(made)
         if section.paraphrases:
             made += work.reworded(made)
-        pairs = work.pairs([*made, *filter(preferences.can_be_asked, answered)]) if section.preferences else []
+        pairs = work.pairs([*made, *filter(can_be_asked, answered)]) if section.preferences else []
     finally:
         work.told.cost = {"teacher": teacher.cost()} | ({"base": base.cost()} if base not in (None, teacher) else {})
         work.told.write(cache_folder)
@@ -97,29 +117,25 @@ class _Work:
         passages = [
             passage for passage in passages_of(documents) if not self._is_withheld(passage.clearance, passage.origin)
         ]
-        asked = [
-            (passage, questions.share_out(self.section.kinds, self.section.questions, passage)) for passage in passages
-        ]
-        asks = [
-            questions.ask_questions(passage, wanted, temperature=TEMPERATURE, seed=SEED) for passage, wanted in asked
-        ]
+        asked = [(passage, share_out(self.section.kinds, self.section.questions, passage)) for passage in passages]
+        asks = [ask_questions(passage, wanted, temperature=TEMPERATURE, seed=SEED) for passage, wanted in asked]
         replies = self.ask("questions", asks)
-        drafts: list[questions.Draft] = []
+        drafts: list[Draft] = []
         for (passage, _), reply in zip(asked, replies, strict=True):
             drafts += self._drafts(passage, reply)
         sound = self._without_answerable(drafts, passages)
         self.told.num_grounded += len(sound)
         return [draft.sample(self.teacher.name) for draft in sound]
 
-    def _drafts(self, passage: Passage, reply: Reply) -> list[questions.Draft]:
+    def _drafts(self, passage: Passage, reply: Reply) -> list[Draft]:
         where = str(passage.origin)
         items = self._items(reply, where)
         quotable = Quotable(passage.text)
-        kept: list[questions.Draft] = []
+        kept: list[Draft] = []
         for item in items:
             self.told.num_items += 1
-            found = questions.check_item(item, passage, quotable, self.section.kinds, self.reading)
-            if isinstance(found, questions.Draft):
+            found = check_item(item, passage, quotable, self.section.kinds, self.reading)
+            if isinstance(found, Draft):
                 opening = tokens_of(found.turns[0].question)
                 others = (tokens_of(draft.turns[0].question) for draft in kept)
                 if any(rouge_l(opening, other, at_least=SAME_QUESTION) >= SAME_QUESTION for other in others):
@@ -141,22 +157,20 @@ class _Work:
         self.told.num_parsed += 1
         return items
 
-    def _without_answerable(
-        self, drafts: Sequence[questions.Draft], passages: Sequence[Passage]
-    ) -> list[questions.Draft]:
+    def _without_answerable(self, drafts: Sequence[Draft], passages: Sequence[Passage]) -> list[Draft]:
         """Unanswerable questions are asked again, with the likeliest passages of all documents."""
         doubtful = [number for number, draft in enumerate(drafts) if draft.kind == "unanswerable"]
         if not doubtful:
             return list(drafts)
         library = Library(passages)
-        asked = [questions.ask_whether_answered(drafts[number], library, seed=SEED) for number in doubtful]
+        asked = [ask_whether_answered(drafts[number], library, seed=SEED) for number in doubtful]
         replies = self.ask("unanswerable", [ask for ask, _ in asked])
         refused: set[int] = set()
         for number, (_, shown), reply in zip(doubtful, asked, replies, strict=True):
             draft, fault = drafts[number], Fault("unchecked", {})
             if reply.finish == "stop":
                 self.told.num_parsed += 1
-                found = questions.fault_of_unanswerable(reply.text, draft, shown, self.reading)
+                found = fault_of_unanswerable(reply.text, draft, shown, self.reading)
                 if found is None:
                     continue
                 fault = found
@@ -177,9 +191,9 @@ class _Work:
         """New tasks from examples, until enough are made or rounds bring nothing more."""
         language = self._task_language(seeds)
         shown = [seed for seed in seeds if not self._is_withheld(Clearance.of(seed), seed.origin)]
-        pool = instruct.Pool(instruct.seed_tasks(shown, language))
+        pool = Pool(seed_tasks(shown, language))
         idle = number = 0
-        while len(pool.made) < self.section.instructions and idle < instruct.PATIENCE:
+        while len(pool.made) < self.section.instructions and idle < PATIENCE:
             asks = self._task_asks(pool, language, number)
             replies = self.ask("instructions", asks)
             before = len(pool.made)
@@ -191,27 +205,27 @@ class _Work:
             if any(reply.finish == "undone" for reply in replies):
                 break
         made = pool.made[: self.section.instructions]
-        return [instruct.sample_of(task, line, self.teacher.name) for line, task in enumerate(made, start=1)]
+        return [sample_of(task, line, self.teacher.name) for line, task in enumerate(made, start=1)]
 
-    def _task_asks(self, pool: instruct.Pool, language: Language, number: int) -> list[Ask]:
+    def _task_asks(self, pool: Pool, language: Language, number: int) -> list[Ask]:
         """One round: as many requests as what is missing takes, a few at most."""
         missing = self.section.instructions - len(pool.made)
-        num_asks = min(instruct.PER_ROUND, -(-missing // instruct.PER_REQUEST))
-        per_ask = min(instruct.PER_REQUEST, max(3, missing))
+        num_asks = min(PER_ROUND, -(-missing // PER_REQUEST))
+        per_ask = min(PER_REQUEST, max(3, missing))
         return [
-            instruct.ask_tasks(
+            ask_tasks(
                 pool, language, self.section.topic, per_ask,
                 temperature=TEMPERATURE, seed=f"{SEED}:{number}:{index}",
             )
             for index in range(num_asks)
         ]  # fmt: skip
 
-    def _take_tasks(self, pool: instruct.Pool, language: Language, ask: Ask, reply: Reply) -> None:
+    def _take_tasks(self, pool: Pool, language: Language, ask: Ask, reply: Reply) -> None:
         for item in self._items(reply, "self-instruct"):
             if len(pool.made) >= self.section.instructions:
                 return  # more than was asked for
             self.told.num_items += 1
-            task = instruct.check_task(item, pool, language, ask.clearance, self.reading)
+            task = check_task(item, pool, language, ask.clearance, self.reading)
             if isinstance(task, Fault):
                 self.told.refuse(task, where="self-instruct", said=str(item))
             else:
@@ -230,15 +244,15 @@ class _Work:
         points: list[list[int | None]] = [[] for _ in cases]
         open_cases = list(range(len(cases)))
         for number in range(3):
-            asks = [quality.ask_judge(cases[case], number, seed=SEED) for case in open_cases]
+            asks = [ask_judge(cases[case], number, seed=SEED) for case in open_cases]
             replies = self.ask("quality", asks)
             for case, reply in zip(open_cases, replies, strict=True):
-                points[case].append(quality.points_of(reply.text, cases[case]) if reply.finish == "stop" else None)
+                points[case].append(points_of(reply.text, cases[case]) if reply.finish == "stop" else None)
                 self.told.num_parsed += points[case][-1] is not None
-            open_cases = [case for case in open_cases if number == 0 or quality.disagree(points[case])]
+            open_cases = [case for case in open_cases if number == 0 or disagree(points[case])]
         kept = []
         for case, sample in enumerate(samples):
-            value = quality.verdict(points[case])
+            value = verdict(points[case])
             if value is None or value < self.section.min_quality:
                 fault = Fault("unjudged", {}) if value is None else Fault("low_quality", {"given": value})
                 self.told.refuse(fault, where=str(sample.origin), said=sample.messages[0].content)
@@ -247,15 +261,15 @@ class _Work:
             kept.append(replace(sample, tags=sample.tags | {"scores": scores}))
         return kept
 
-    def _case(self, sample: Conversation) -> quality.Judged:
+    def _case(self, sample: Conversation) -> Judged:
         passage = "\n".join(cited["text"] for cited in sample.tags.get("evidence", ()))
-        return quality.Judged(sample, passage, Clearance.of(sample))
+        return Judged(sample, passage, Clearance.of(sample))
 
     def reworded(self, samples: Sequence[Conversation]) -> list[Conversation]:
         """Other wordings of the questions that open them."""
         num = self.section.paraphrases
         asks = [
-            paraphrases.ask_wordings(
+            ask_wordings(
                 sample.messages[0].content, num, Clearance.of(sample),
                 temperature=TEMPERATURE, seed=SEED,
             )
@@ -266,29 +280,29 @@ class _Work:
             question, where = sample.messages[0].content, str(sample.origin)
             if reply.finish in ("error", "undone"):
                 continue
-            wordings = paraphrases.read_wordings(reply.text)
+            wordings = read_wordings(reply.text)
             if wordings is None:
                 self.told.refuse(Fault("not_json", {}), where=where, said=reply.text)
                 continue
             self.told.num_parsed += 1
-            sound, refused = paraphrases.check_wordings(question, wordings, num, self.reading)
+            sound, refused = check_wordings(question, wordings, num, self.reading)
             self.told.num_items += len(sound) + len(refused)
             for wording, fault in refused:
                 self.told.refuse(fault, where=where, said=wording)
-            made += [paraphrases.with_question(sample, wording) for wording in sound]
+            made += [with_question(sample, wording) for wording in sound]
         return made
 
     def pairs(self, samples: Sequence[Conversation]) -> list[Preference]:
         """The checked answer against the base's own, where they disagree."""
         assert self.base is not None, "who wants pairs brings the base"
-        asks = [preferences.ask_base(sample) for sample in samples]
+        asks = [ask_base(sample) for sample in samples]
         made: list[Preference] = []
         for sample, reply in zip(samples, self.ask("preferences", asks, self.base), strict=True):
             if reply.finish in ("error", "undone"):
                 continue
             self.told.num_parsed += 1
             self.told.num_items += 1
-            pair = preferences.pair_of(sample, reply, self.reading)
+            pair = pair_of(sample, reply, self.reading)
             if isinstance(pair, Fault):
                 self.told.refuse(pair, where=str(sample.origin), said=reply.text)
             else:
