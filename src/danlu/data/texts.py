@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from danlu.data.sample import Document, Label, Message, Preference, Sample
+from danlu.data.sample import Conversation, Document, Label, Message, Preference, Sample
 
 
 def texts_of(sample: Sample) -> list[str]:
@@ -53,6 +53,18 @@ def with_texts(sample: Sample, texts: Sequence[str]) -> Sample:
         rejected = tuple(_refilled(message, fresh) for message in sample.rejected)
         return replace(sample, prompt=prompt, chosen=chosen, rejected=rejected)
     return replace(sample, messages=tuple(_refilled(message, fresh) for message in sample.messages))
+
+
+def with_tags(sample: Sample, tags: dict[str, Any]) -> Sample:
+    """The sample with these tags; much quicker than `replace`, which counts where every row gets one."""
+    match sample:
+        case Conversation():
+            return Conversation(sample.messages, sample.origin, sample.tools, sample.group, tags)
+        case Document():
+            return Document(sample.text, sample.origin, sample.title, sample.group, tags)
+        case Label():
+            return Label(sample.text, sample.label, sample.origin, sample.group, tags)
+    return replace(sample, tags=tags)
 
 
 def messages_of(sample: Sample) -> tuple[Message, ...]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from danlu.data.identity import sample_id
 from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Origin, Preference, Sample
-from danlu.data.texts import texts_of, with_texts
+from danlu.data.texts import texts_of, with_tags, with_texts
 
 HERE = Origin("a.jsonl", 3)
 WORDS = st.text(st.characters(), max_size=12)
@@ -80,3 +80,9 @@ def test_a_mask_flag_is_content() -> None:
     turns = (Message("user", "a"), Message("assistant", "b"))
     masked = (turns[0], replace(turns[1], train=False))
     assert sample_id(Conversation(turns, HERE)) != sample_id(Conversation(masked, HERE))
+
+
+@given(SAMPLES)
+def test_tags_are_all_that_changes(sample: Sample) -> None:
+    tagged = with_tags(sample, {"level": "internal"})
+    assert tagged == replace(sample, tags={"level": "internal"}) and type(tagged) is type(sample)

@@ -19,7 +19,7 @@ from danlu.data.sample import Origin, Sample
 from danlu.data.sources import READERS
 from danlu.data.sources.reading import FileReport, read_file
 from danlu.data.stage import Fate, Outcome, RowStage
-from danlu.data.texts import texts_of
+from danlu.data.texts import texts_of, with_tags
 from danlu.data.twins.columns import VERSION as TWINS_VERSION
 from danlu.data.twins.signatures import signatures
 from danlu.version import VERSION
@@ -183,7 +183,7 @@ def _tell_masked(rows: Sequence[Row]) -> None:
     """`tags["masked"]`: nothing that privacy looks for stands in the text as it is now. Teachers outside ask for it."""
     for row in rows:
         if row.sample is not None and "privacy_found" not in row.sample.tags.get("flags", ()):
-            row.sample = replace(row.sample, tags=row.sample.tags | {"masked": True})
+            row.sample = with_tags(row.sample, row.sample.tags | {"masked": True})
 
 
 def _alive(rows: Sequence[Row]) -> list[Sample]:
@@ -208,7 +208,7 @@ def _through(rows: Sequence[Row], outcomes: Sequence[Outcome], station: Passed) 
         if sample is not None and flags:
             known = list(sample.tags.get("flags", ()))
             fresh = [flag for flag in dict.fromkeys(flags) if flag not in known]
-            row.sample = replace(sample, tags=sample.tags | {"flags": known + fresh}) if fresh else sample
+            row.sample = with_tags(sample, sample.tags | {"flags": known + fresh}) if fresh else sample
 
 
 def _refusal(row: Row) -> Entry:
