@@ -14,6 +14,7 @@ from danlu.core.files import write_json, write_text
 from danlu.core.messages import LANGUAGES, Language
 from danlu.data.quality import DataFacts
 from danlu.data.quality.facts import AuditRow
+from danlu.data.quality.gather import with_silent_files
 from danlu.data.quality.lights import lights_of
 from danlu.pipeline.data_report_html import render_data_report
 from danlu.pipeline.data_report_words import Words
@@ -35,7 +36,11 @@ class DataReport:
 
 
 def write_report(run: Run, facts: DataFacts) -> DataReport:
-    """data_report.json, data_report.{en,zh}.html and audit_sheet.csv in the run's folder, each whole or not at all."""
+    """data_report.json, data_report.{en,zh}.html and audit_sheet.csv in the run's folder, each whole or not at all.
+
+    Files that the run's ledger refused as a whole join the coverage."""
+    if run.path("ledger.json").is_file():
+        facts = with_silent_files(facts, run.read("ledger.json")["rejects"])
     pages = {language: run.path(f"data_report.{language}.html") for language in LANGUAGES}
     lights = [{"name": light.name, "tone": light.tone, "value": light.value} for light in lights_of(facts)]
     write_json(run.path(FACTS), {**facts.to_json(), "lights": lights})

@@ -26,6 +26,7 @@ from danlu.data.quality import (
     lengths_of,
 )
 from danlu.data.quality.diversity import distinct, diversity_of, topics_of
+from danlu.data.quality.gather import with_silent_files
 from danlu.data.quality.lengths import histogram_of
 from danlu.data.quality.masking import VEIL, veil
 from danlu.data.quality.reading import language_of
@@ -212,3 +213,20 @@ def test_marks_of_a_judge_beyond_one_are_counted_too() -> None:
     assert facts.scores["judge"].mean == pytest.approx(3) and facts.scores["judge"].largest == 5
     share = facts.scores["share"]
     assert share.counts[19] == 50, "1 belongs to the highest twentieth"
+
+
+def test_a_scanned_document_is_named_although_no_row_of_it_was_ever_counted() -> None:
+    passage = Document("章程第一条。", Origin("half.pdf", 1, page=1))
+    facts = gather([Tally.of([passage])], Told(documents=(DocumentFacts("half.pdf", "", 6, 1),)))
+    rejects = [
+        {"file": "scan.pdf", "line": 1, "code": "needs_ocr"},
+        {"file": "scan.pdf", "line": 2, "code": "needs_ocr"},
+        {"file": "half.pdf", "line": 2, "code": "needs_ocr"},
+        {"file": "broken.docx", "line": 0, "code": "unreadable"},
+        {"file": "qa.jsonl", "line": 7, "code": "bad_json"},
+    ]
+    coverage = with_silent_files(facts, rejects).coverage
+    assert coverage is not None
+    assert [one.name for one in coverage.documents] == ["broken.docx", "scan.pdf", "half.pdf"]
+    assert (coverage.num_documents, coverage.num_without) == (3, 2)
+    assert with_silent_files(facts, rejects[-1:]) == facts

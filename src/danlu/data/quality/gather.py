@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from danlu.data.quality.diversity import diversity_of
 from danlu.data.quality.facts import (
@@ -28,6 +29,8 @@ from danlu.data.quality.tally import OTHERS, Tally, merged
 
 MAX_SHOWN = 50
 MAX_LISTED = 200
+PAGE_REASONS = frozenset({"needs_ocr", "ocr_failed", "ocr_empty", "garbled_page", "unreadable_page", "no_text_layer"})
+"""Reasons of the ledger that speak of one page; a document whose every page has one says nothing."""
 
 
 def gather(tallies: Iterable[Tally], told: Told) -> DataFacts:
@@ -78,6 +81,23 @@ def _coverage(documents: tuple[DocumentFacts, ...], rows: Mapping[str, int]) -> 
     ]
     counted.sort(key=lambda one: (one.num_rows > 0, one.num_rows / max(one.num_chars, 1), one.name))
     return CoverageFacts(len(counted), sum(not one.num_rows for one in counted), tuple(counted[:MAX_LISTED]))
+
+
+def with_silent_files(facts: DataFacts, rejects: Iterable[Mapping[str, Any]]) -> DataFacts:
+    """The same facts with every file in the coverage that was refused as a whole, or page by page to the last: files of
+    which no row is left never reach a tally. `rejects`: the ledger's entries as JSON."""
+    known = facts.coverage or CoverageFacts()
+    is_complete = known.num_documents <= len(known.documents)
+    named = {one.name for one in known.documents}
+    silent = {
+        str(entry["file"]) for entry in rejects if entry["line"] == 0 or (is_complete and entry["code"] in PAGE_REASONS)
+    }
+    fresh = [DocumentFacts(name) for name in sorted(silent - named - facts.balance.get("sources", {}).keys())]
+    if not fresh:
+        return facts
+    documents = (*fresh, *known.documents)[:MAX_LISTED]
+    coverage = CoverageFacts(known.num_documents + len(fresh), known.num_without + len(fresh), documents)
+    return replace(facts, coverage=coverage)
 
 
 def _veiled(told: Told) -> Told:
