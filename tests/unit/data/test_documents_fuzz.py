@@ -154,11 +154,12 @@ def test_any_layout_keeps_its_letters(
 )
 def test_reading_order_loses_no_letter(pieces: list[tuple[float, float, str]]) -> None:
     from danlu.data.page.order import find_style, text_of_page
-    from danlu.data.page.segments import Rule, Segment
+    from danlu.data.page.segments import Bar, Rule, Segment
 
     segments = [Segment(text, x, y, x + 6 * len(text), y + 11, 11) for x, y, text in pieces]
     rules = [Rule(x, y, y + 50) for x, y, _ in pieces[:5]]
-    found = text_of_page(segments, find_style([segments]), rules)
+    bars = [Bar(y, x, x + 90) for x, y, _ in pieces[:6]]
+    found = text_of_page(segments, find_style([segments]), rules, bars)
     assert sorted(c for c in found if c in "ab天。") == sorted(
         c for _, _, text in pieces for c in text if c in "ab天。"
     )

@@ -74,8 +74,23 @@ def test_tables_become_markdown(tmp_path: Path, ruled: bool) -> None:
     assert found.text.endswith((WORDS * 2).strip())
 
 
+def test_cells_of_several_lines_are_one_cell_where_lines_are_drawn(tmp_path: Path) -> None:
+    lines = [(x, 80, x, 200) for x in (50, 150, 400)] + [(50, y, 400, y) for y in (80, 100, 150, 200)]
+    texts = [(55, 95, 10, "Item"), (155, 95, 10, "Rule"), (55, 115, 10, "Hotel and"), (55, 127, 10, "meals")]
+    texts += [
+        (155, 115 + 12 * n, 10, line)
+        for n, line in enumerate(("Choose a safe and", "cheap hotel; keep", "the receipt."))
+    ]
+    texts += [(55, 165, 10, "Trains"), (155, 165, 10, "Second class.")]
+    (found,), _ = documents(tmp_path / "a.pdf", pdf([Page(texts, lines)]))
+    assert found.text.splitlines() == [
+        "| Item | Rule |", "| --- | --- |", "| Hotel and meals | Choose a safe and cheap hotel; keep the receipt. |",
+        "| Trains | Second class. |",
+    ]  # fmt: skip
+
+
 def test_a_hyphen_at_a_line_end_goes_only_where_the_word_is_one(tmp_path: Path) -> None:
-    from danlu.data.page.order import joined
+    from danlu.data.page.segments import joined
 
     assert joined("con\u00ad", "firming it") == "confirming it"
     assert joined("chat\u00ad", "optimized", frozenset({"chat", "optimized"})) == "chat-optimized"

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
 
-from danlu.data.page.segments import Row, Rule, plain
+from danlu.data.page.segments import Bar, Row, Rule, joined, plain
 from danlu.data.tables import markdown_table
 
 BORDER_TOLERANCE = 3.0
 """Points."""
+MIN_DRAWN_RATIO = 0.2
+"""Share of a table's width; less than this is an underline. Merged cells leave gaps in the line between two rows."""
 
 _MARKER = re.compile(
     r"[(（]?(?:[\d.]{1,8}|[a-zA-Z]|[ivxIVX]{1,4}|[一二三四五六七八九十]{1,3})[)）.、]?|[•●▪◦‣·○■□–—\-*]"
 )
 
 
-def table_at(rows: list[Row], start: int) -> tuple[int, str]:
+def table_at(rows: list[Row], start: int, bars: Sequence[Bar] = ()) -> tuple[int, str]:
     """A table that begins in this row, as Markdown, and the index behind its last row; "" where none does."""
     end, borders = _ruled_end(rows, start)
     if end - start >= 2 and _is_grid(rows[start:end], borders):
-        return end, _table(rows[start:end], _between(borders))
+        return end, _table(rows[start:end], _between(borders), _between_bars(rows[start:end], borders, bars))
     end = _aligned_end(rows, start)
     return (end, _aligned_table(rows[start:end])) if end - start >= 2 else (start, "")
 
@@ -110,9 +113,24 @@ def _aligned_table(rows: list[Row]) -> str:
     return _table(rows, [(left, right) for left, right in columns])
 
 
-def _table(rows: list[Row], columns: Sequence[tuple[float, float]]) -> str:
-    """Rows as Markdown, "" when only one column holds anything. A row without a first cell, close below another, goes
-    on in it."""
+def _between_bars(rows: list[Row], borders: Sequence[float], bars: Sequence[Bar]) -> list[bool]:
+    """For each row, whether it goes on in the cells above it: no line is drawn between the two. Where nothing is drawn
+    between any rows, every row is one of its own."""
+    width = borders[-1] - borders[0]
+    goes_on = [False]
+    for above, row in itertools.pairwise(rows):
+        drawn = sum(
+            max(0.0, min(bar.right, borders[-1]) - max(bar.left, borders[0]))
+            for bar in bars
+            if above.middle < bar.y < row.middle
+        )
+        goes_on.append(drawn < MIN_DRAWN_RATIO * width)
+    return goes_on if not all(goes_on[1:]) else [False] * len(rows)
+
+
+def _table(rows: list[Row], columns: Sequence[tuple[float, float]], goes_on: Sequence[bool] = ()) -> str:
+    """Rows as Markdown, "" when only one column holds anything. `goes_on` tells which rows continue the one above;
+    where it is not known, rows without a first cell, close below another, do."""
     cells: list[list[str]] = []
     for number, row in enumerate(rows):
         line = [""] * len(columns)
@@ -121,11 +139,13 @@ def _table(rows: list[Row], columns: Sequence[tuple[float, float]]) -> str:
                 range(len(columns)),
                 key=lambda c: (min(segment.right, columns[c][1]) - max(segment.left, columns[c][0]), -c),
             )
-            line[place] = f"{line[place]} {plain(segment.text)}".strip()
-        wrapped = number and not line[0] and row.top - rows[number - 1].bottom < 0.3 * row.size
-        if wrapped and len(row.segments) == 1:
-            cells[-1] = [f"{above} {below}".strip() for above, below in zip(cells[-1], line, strict=True)]
+            line[place] = joined(line[place], segment.text) if line[place] else segment.text
+        close = number > 0 and row.top - rows[number - 1].bottom < 0.3 * row.size
+        if goes_on[number] if goes_on else close and not line[0] and len(row.segments) == 1:
+            cells[-1] = [
+                joined(one, two) if one and two else one or two for one, two in zip(cells[-1], line, strict=True)
+            ]
         else:
             cells.append(line)
     used = [index for index in range(len(columns)) if any(line[index] for line in cells)]
-    return markdown_table([[line[index] for index in used] for line in cells]) if len(used) > 1 else ""
+    return markdown_table([[plain(line[index]) for index in used] for line in cells]) if len(used) > 1 else ""

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from danlu.data.page.grids import borders_at, table_at
-from danlu.data.page.segments import SOFT_HYPHEN, Row, Rule, Segment, plain, rows_of
+from danlu.data.page.segments import CJK_EDGE, Bar, Row, Rule, Segment, joined, plain, rows_of
 
 MIN_COLUMN_LINES = 4
 MIN_FILLED_RATIO = 0.55
@@ -27,8 +27,6 @@ MAX_CANDIDATES = 6
 HEADING_RATIO = 1.15
 MAX_HEADING_CHARS = 120
 
-_CJK = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\u3000-\u303f"
-_CJK_EDGE = re.compile(f"[{_CJK}]")
 _ITEM = re.compile(
     r"(?:[•●▪◦‣·○■□–—\-*]|\(?[a-zA-Z0-9]{1,2}[.)、．]|[（(][一二三四五六七八九十\d]{1,3}[）)]|[一二三四五六七八九十]{1,3}、"
     r"|[①-⑳]|第[零〇一二三四五六七八九十百千\d]+[章节条款编])(?=\s|\S)"
@@ -67,14 +65,16 @@ def _rounded(size: float) -> float:
     return round(size * 2) / 2
 
 
-def text_of_page(segments: Sequence[Segment], style: Style, rules: Sequence[Rule] = ()) -> str:
+def text_of_page(
+    segments: Sequence[Segment], style: Style, rules: Sequence[Rule] = (), bars: Sequence[Bar] = ()
+) -> str:
     """The page in reading order, in Markdown."""
     blocks: list[str] = []
     for region in _regions(list(segments)):
         rows = rows_of(region)
         for row in rows:
             row.borders = borders_at(row.middle, rules)
-        blocks += _blocks(rows, style)
+        blocks += _blocks(rows, style, bars)
     return "\n\n".join(block for block in blocks if block.strip())
 
 
@@ -148,13 +148,13 @@ def _is_running(side: list[Segment], rows: list[Row], depth: int) -> bool:
 # Blocks
 
 
-def _blocks(rows: list[Row], style: Style) -> list[str]:
+def _blocks(rows: list[Row], style: Style, bars: Sequence[Bar]) -> list[str]:
     """Paragraphs, headings and tables of one region, top to bottom."""
     blocks: list[str] = []
     lines: list[Row] = []
     index = 0
     while index < len(rows):
-        end, table = table_at(rows, index)
+        end, table = table_at(rows, index, bars)
         if table:
             blocks += [*_paragraphs(lines, style), table]
             lines, index = [], end
@@ -203,7 +203,7 @@ def _pitch(rows: list[Row]) -> float:
 def _first_word(row: Row) -> float:
     """Width of what would have had to fit into the line before: a word, or one Chinese character."""
     text = row.segments[0].text
-    word = text[:1] if _CJK_EDGE.match(text) else text.split(" ", 1)[0]
+    word = text[:1] if CJK_EDGE.match(text) else text.split(" ", 1)[0]
     return (row.segments[0].right - row.segments[0].left) * (len(word) + 1) / max(1, len(text))
 
 
@@ -234,16 +234,3 @@ def _level(row: Row, style: Style) -> int:
     if size in style.heading_sizes and len(row.text) <= MAX_HEADING_CHARS and any(map(str.isalpha, row.text)):
         return style.heading_sizes.index(size) + 1
     return 0
-
-
-def joined(text: str, line: str, words: frozenset[str] = frozenset()) -> str:
-    """A paragraph so far and its next line: no space between Chinese characters, hyphens of line ends resolved."""
-    if text.endswith(SOFT_HYPHEN):
-        head, tail = re.search(r"[A-Za-z-]*$", text[:-1]), re.match(r"[A-Za-z]*", line)
-        one, other = (head[0] if head else "").lower(), (tail[0] if tail else "").lower()
-        if one + other not in words and (f"{one}-{other}" in words or {one, other} <= words):
-            return f"{text[:-1]}-{line}"
-        return f"{text[:-1]}{line}" if line[:1].islower() else f"{text[:-1]}-{line}"
-    if _CJK_EDGE.match(text[-1:]) and _CJK_EDGE.match(line[:1]):
-        return f"{text}{line}"
-    return f"{text} {line}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 SOFT_HYPHEN = "\u00ad"
 """At the end of a segment: the reader found a hyphen where the line breaks."""
+_CJK = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\u3000-\u303f"
+CJK_EDGE = re.compile(f"[{_CJK}]")
 
 
 @dataclass(slots=True)
@@ -36,6 +39,15 @@ class Rule:
 
     def is_beside(self, y: float) -> bool:
         return self.top - 1 <= y <= self.bottom + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A horizontal line drawn on the page: between the rows of a table."""
+
+    y: float
+    left: float
+    right: float
 
 
 @dataclass(slots=True)
@@ -96,3 +108,16 @@ def rows_of(segments: Iterable[Segment]) -> list[Row]:
 def plain(text: str) -> str:
     """Hyphens of line ends as hyphens."""
     return text.replace(SOFT_HYPHEN, "-")
+
+
+def joined(text: str, line: str, words: frozenset[str] = frozenset()) -> str:
+    """A paragraph so far and its next line: no space between Chinese characters, hyphens of line ends resolved."""
+    if text.endswith(SOFT_HYPHEN):
+        head, tail = re.search(r"[A-Za-z-]*$", text[:-1]), re.match(r"[A-Za-z]*", line)
+        one, other = (head[0] if head else "").lower(), (tail[0] if tail else "").lower()
+        if one + other not in words and (f"{one}-{other}" in words or {one, other} <= words):
+            return f"{text[:-1]}-{line}"
+        return f"{text[:-1]}{line}" if line[:1].islower() else f"{text[:-1]}-{line}"
+    if CJK_EDGE.match(text[-1:]) and CJK_EDGE.match(line[:1]):
+        return f"{text}{line}"
+    return f"{text} {line}"

@@ -22,7 +22,7 @@ from danlu.data.ocr.recogniser import RecognitionError
 from danlu.data.opening import Source
 from danlu.data.page.furniture import take_off
 from danlu.data.page.order import find_style, text_of_page
-from danlu.data.page.segments import SOFT_HYPHEN, Rule, Segment
+from danlu.data.page.segments import SOFT_HYPHEN, Bar, Rule, Segment
 from danlu.data.sources.source import Change, Context, Fault, Item, Passage
 
 NO_TITLES = ("", "untitled", "(untitled)", "(anonymous)", "anonymous")
@@ -36,7 +36,7 @@ ALMOST_EMPTY = 1000
 """Characters below which a page is looked at for pictures: running headers may be all the text that a scan has."""
 MIN_RULE = 5.0
 MAX_STROKE = 2.5
-MAX_RULES = 2000
+MAX_RULES = 4000
 
 _RADICALS = re.compile("[\u2e80-\u2fd5]")
 _SYMBOL_BULLETS = dict.fromkeys(map(ord, "\uf0b7\uf0a7\uf0d8\uf0fc\uf06e\uf076\uf0a8\uf071\uf075"), "•")
@@ -46,6 +46,7 @@ _SYMBOL_BULLETS = dict.fromkeys(map(ord, "\uf0b7\uf0a7\uf0d8\uf0fc\uf06e\uf076\u
 class _Page:
     segments: list[Segment]
     rules: list[Rule]
+    bars: list[Bar]
     height: float
     num_characters: int
     num_garbled: int
@@ -130,7 +131,7 @@ def _lay_out(pages: list[_Page]) -> None:
         if furniture:
             values = {"num": len(furniture.lines), "pages": furniture.num_pages, "of": len(pages)}
             changes.append(("repeated_lines", values | {"text": " / ".join(furniture.lines)[:200]}))
-        text, num = _RADICALS.subn(_unified, text_of_page(segments, style, page.rules))
+        text, num = _RADICALS.subn(_unified, text_of_page(segments, style, page.rules, page.bars))
         changes += [("radicals", {"num": num})] if num else []
         changes += [("page_cut", {"limit": MAX_PAGE_CHARACTERS})] if page.is_cut else []
         page.text, page.changes = text.strip(), tuple(changes)
@@ -188,29 +189,30 @@ def _load(document: Any, index: int, raw: Any) -> _Page | str:
         return str(error)[:120]
     width, height = page.get_size()
     turn = _turn(page.get_rotation(), width, height)
-    rules = _rules(page, raw, turn)
+    rules, bars = _rules(page, raw, turn)
     segments, num, num_garbled = _segments(layer.raw, raw, turn, rules)
     kinds = (raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_PATH, raw.FPDF_PAGEOBJ_SHADING)
     is_drawn = num < ALMOST_EMPTY and any(True for _ in page.get_objects(filter=kinds, max_depth=4))
     is_cut = layer.count_chars() > MAX_PAGE_CHARACTERS
     layer.close()
     page.close()
-    return _Page(segments, rules, height, num, num_garbled, is_drawn, is_cut)
+    return _Page(segments, rules, bars, height, num, num_garbled, is_drawn, is_cut)
 
 
-def _rules(page: Any, raw: Any, turn: Any) -> list[Rule]:
-    """Vertical lines of tables: thin strokes, and the sides of boxes. Of drawings with thousands of lines, none."""
-    found: list[Rule] = []
+def _rules(page: Any, raw: Any, turn: Any) -> tuple[list[Rule], list[Bar]]:
+    """Lines of tables, upright and level: thin strokes, and the sides of boxes. Of drawings with thousands of lines,
+    none."""
+    rules: list[Rule] = []
+    bars: list[Bar] = []
     for drawn in page.get_objects(filter=(raw.FPDF_PAGEOBJ_PATH,), max_depth=3):
         for left, top, right, bottom in _boxes(drawn, raw, turn):
-            if bottom - top < MIN_RULE:
-                continue
-            found.append(Rule(left, top, bottom))
-            if right - left > MAX_STROKE:
-                found.append(Rule(right, top, bottom))
-        if len(found) > MAX_RULES:
-            return []
-    return found
+            if bottom - top >= MIN_RULE:
+                rules += [Rule(x, top, bottom) for x in ((left, right) if right - left > MAX_STROKE else (left,))]
+            if right - left >= MIN_RULE:
+                bars += [Bar(y, left, right) for y in ((top, bottom) if bottom - top > MAX_STROKE else (top,))]
+        if len(rules) + len(bars) > MAX_RULES:
+            return [], []
+    return rules, bars
 
 
 def _boxes(drawn: Any, raw: Any, turn: Any) -> Iterator[tuple[float, float, float, float]]:
@@ -226,8 +228,11 @@ def _boxes(drawn: Any, raw: Any, turn: Any) -> Iterator[tuple[float, float, floa
         if not raw.FPDFPathSegment_GetPoint(stroke, byref(x), byref(y)):
             continue
         here = matrix.on_point(x.value, y.value)
-        if before and raw.FPDFPathSegment_GetType(stroke) == raw.FPDF_SEGMENT_LINETO and abs(here[0] - before[0]) < 1:
-            yield turn(before[0], min(before[1], here[1]), before[0], max(before[1], here[1]))
+        if before and raw.FPDFPathSegment_GetType(stroke) == raw.FPDF_SEGMENT_LINETO:
+            left, right = sorted((before[0], here[0]))
+            low, high = sorted((before[1], here[1]))
+            if min(right - left, high - low) < 1:
+                yield turn(left, low, right, high)
         before = here
 
 
