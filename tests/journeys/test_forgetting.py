@@ -1,6 +1,7 @@
 """A person asks to be forgotten: traced, trained without, proven; and the audit log that saw it all."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -65,6 +66,50 @@ def test_forgetting_from_trace_to_proof(office: Path) -> None:
     everywhere = danlu("forget", WHO, "138 1234 5678", *keys, "--verify", "--json")
     assert everywhere.code == 0, everywhere.json
     assert danlu("forget", "李娜", *keys, "--verify", "--json").code == 1, "others stay, and are found"
+
+
+@pytest.mark.parametrize("pack", ["finance", "medical"])
+def test_no_file_of_a_run_holds_what_was_replaced(office: Path, pack: str) -> None:
+    """Rows, reports, rejects, events, manifests, the store of shards: nothing the stage replaced, and no key."""
+    rng = random.Random(3)
+    rows = []
+    for number in range(30):  # far enough apart to be no twins
+        talk = "".join(chr(rng.randint(0x4E00, 0x8FFF)) for _ in range(60))
+        rows.append(
+            {
+                "instruction": f"{talk}。联系人：{WHO}，电话{PHONE}，卡号6222021878017598986，第{number}次",
+                "output": "邮箱zw@163.com",
+            }
+        )
+    rows.append({"instruction": "api_key=q8Zk2LmN0pRs7TuVwXyZ", "output": "密码：Passw0rd!7"})
+    (office / "qa.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), "utf-8")
+    said = danlu(
+        "prepare", "recipe.yaml", f"data.privacy.pack={pack}", "data.max_rejected=0.5", "data.engine=local", "--json"
+    )
+    assert said.code == 0, said.err
+    keys = json.loads((office / "safe" / "privacy.keys").read_text())
+    hidden = [
+        WHO,
+        PHONE,
+        "6222021878017598986",
+        "zw@163.com",
+        "q8Zk2LmN0pRs7TuVwXyZ",
+        "Passw0rd!7",
+        keys["index"],
+        keys["alias"],
+    ]
+    hidden += [held["secret"] for held in keys["keys"].values()]
+    files = [path for path in (office / "runs").rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for path in files:
+        text = path.read_bytes().decode("utf-8", "replace")
+        texts = (text, json.dumps(text, ensure_ascii=False), text.encode().decode("unicode_escape", "replace"))
+        assert not [value for value in hidden for form in texts if value in form], path
+    assert not [value for value in hidden if value in said.out + said.err]
+    left = danlu("forget", PHONE, "--keys", office / "safe" / "privacy.keys", "--verify", "--json").json["left"]
+    assert not [place for places in left.values() for place in places if not place.startswith("s_")], (
+        "decoded tokens too"
+    )
 
 
 def test_the_log_is_anchored_and_keys_are_changed(office: Path) -> None:

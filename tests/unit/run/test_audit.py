@@ -6,6 +6,8 @@ from pathlib import Path
 
 import orjson
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from danlu.core.errors import RunError
 from danlu.run.audit import AuditLog
@@ -134,3 +136,19 @@ def test_anchors_that_are_none_are_said_in_words(tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(orjson.dumps({"log": "audit.jsonl"}))
     with pytest.raises(RunError):
         log.verify(tmp_path / "bad")
+
+
+@given(st.binary(max_size=300), st.integers(0, 400), st.binary(max_size=40))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_the_file_holds_it_is_read_and_goes_on(tmp_path: Path, junk: bytes, at: int, put: bytes) -> None:
+    log = AuditLog(tmp_path / "fuzz.jsonl")
+    log.path.unlink(missing_ok=True)
+    log.append("prepare", {"a": 1})
+    log.append("prepare", {"a": 2})
+    whole = log.path.read_bytes()
+    for content in (junk, whole[:at] + put + whole[at:], whole[:at]):
+        log.path.write_bytes(content)
+        before = log.verify()
+        last = log.append("prepare", {})
+        assert log.head() == last
+        assert log.verify().is_whole or not before.is_whole, "appending makes nothing worse"
