@@ -138,9 +138,8 @@ def _bands(mins: Hashes) -> Hashes:
 def distinct(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Sorted, each once; by one sort, which is quicker than numpy's `unique` by hashing."""
     ordered = np.sort(keys)
-    found: npt.NDArray[np.uint64] = ordered[
-        np.concatenate([np.ones(min(1, len(keys)), bool), ordered[1:] != ordered[:-1]])
-    ]
+    is_first = np.concatenate([np.ones(min(1, len(keys)), bool), ordered[1:] != ordered[:-1]])
+    found: npt.NDArray[np.uint64] = ordered[is_first]
     return found
 
 
