@@ -46,6 +46,8 @@ WAYS: tuple[By, ...] = ("auto", "answers", "probabilities", "classifier", "funct
 REPEATS = 5
 MAX_ASKED_PER_ROW = 4
 """Rows that a model is asked about, per row of the budget; a wider pool is first thinned by spread."""
+MAX_LABELLED = 2000
+"""Labelled rows that distances are measured from; of more, every second, third, ... stands for its neighbours."""
 MAX_CHARS = 600
 CONFIG, SUPERANNOTATE, WEAK, SELECTION = (
     "label_studio.xml", "superannotate.jsonl", "weak_labels.jsonl", "selection.json",
@@ -227,7 +229,8 @@ def _chosen(rows: _Rows, doubted: Doubted, asked: Sequence[int], budget: int) ->
     doubts[list(asked)] = doubted.doubts
     near = None
     if rows.labelled:
-        near = nearness(rows.vectors, range(len(pool), len(rows.vectors)))[: len(pool)]
+        step = -(-len(rows.labelled) // MAX_LABELLED)
+        near = nearness(rows.vectors, range(len(pool), len(rows.vectors), step))[: len(pool)]
     suggestions = dict(zip(asked, doubted.suggestions, strict=True))
     tasks = [
         replace(rows.tasks[choice.index], suggestion=suggestions.get(choice.index), why=_why(choice))
