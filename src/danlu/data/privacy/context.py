@@ -24,7 +24,12 @@ _NUMBERED = (
 )
 _TAILS = ("", " no", " no.", " number", " num", " id", "_no", "_id", "_number", "-no", "id", "no", " code")
 _AGAINST_BEFORE = (*_BEFORE.split(), *(word + tail for word in _NUMBERED.split() for tail in _TAILS))
-_AGAINST_AFTER = tuple(_AFTER.split())
+_BY_LAST: dict[str, tuple[str, ...]] = {}
+for _word in _AGAINST_BEFORE:
+    _BY_LAST[_word[-1]] = (*_BY_LAST.get(_word[-1], ()), _word)
+_BY_FIRST: dict[str, tuple[str, ...]] = {}
+for _word in _AFTER.split():
+    _BY_FIRST[_word[0]] = (*_BY_FIRST.get(_word[0], ()), _word)
 
 
 def speaks_for(words: str) -> Callable[[str], bool]:
@@ -68,6 +73,8 @@ USCC = speaks_for("信用代码|税号|纳税人|社会信用|营业执照|统�
 
 def speaks_against(before: str, after: str, cue: Callable[[str], bool]) -> bool:
     """Whether the words right beside say that it is something else, and no cue stands as near."""
-    if after.lstrip(" ").lower().startswith(_AGAINST_AFTER):
+    behind = after.lstrip(" ").lower()
+    if behind and behind.startswith(_BY_FIRST.get(behind[0], ())):
         return True
-    return before.rstrip(_JOINERS).lower().endswith(_AGAINST_BEFORE) and not cue(before[-_NEAR:])
+    said = before.rstrip(_JOINERS).lower()
+    return bool(said) and said.endswith(_BY_LAST.get(said[-1], ())) and not cue(before[-_NEAR:])

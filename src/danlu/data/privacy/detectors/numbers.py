@@ -58,7 +58,7 @@ class Numbers:
             return [], spot.start
         text, start, end = spot.text, spot.start, run.end()
         raw = run[0]
-        extension = _EXTENSION.match(spot.text, end - raw[-1:].isalpha(), spot.high)
+        extension = _EXTENSION.match(spot.text, end - 1, spot.high) if raw[-1] in "xX" else None
         if extension is not None:  # 4155550132x801
             found, _ = self.find(spot._replace(high=extension.start()))
             if found and found[-1].end == extension.start():
