@@ -123,7 +123,8 @@ def judge(folder: Path, keep: str) -> dict[str, Any]:
         "decide_s": decided - begin, "split_s": done - decided, "wall_s": time.perf_counter() - wall,
         "peak_gib": _peak_gib(), "counts": decision.counts, "parts": np.bincount(part, minlength=3)[:3].tolist(),
         "certificate": {name: certificate[name] for name in certificate if name.endswith("_across")}
-        | {"max_similarity": certificate["max_similarity"]["value"], "answers_in_train": certificate["answers_in_train"]},
+        | {"max_similarity": certificate["max_similarity"]["value"],
+           "answers_in_train": certificate["answers_in_train"]},
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ _EN_WHOSE = "previous|prior|above|earlier|preceding|foregoing|existing|initial|o
 _EN_RULES = "instruction|prompt|rule|guideline|direction|command|constraint|restriction|programming|directive"
 _OVERRIDE = re.compile(
     rf"(?:忽略|忽视|无视|忘记|忘掉|忘却|不要理会|不用理会|别理会|不必遵守|不要遵守|不再遵守|抛弃|丢弃|覆盖|撤销|绕过)"
-    rf"(?:掉|了|你|您|请|在|这|那|我)?(?:{_WHOSE})(?:给|的|你|您|我|所|有|收到|全部|一切|任何|系统|这些|那些|说|讲|过|到|之前|以上)*(?:{_RULES})"
+    rf"(?:掉|了|你|您|请|在|这|那|我)?(?:(?:收到|接到|得到|被告知)的)?(?:{_WHOSE})(?:给|的|你|您|我|所|有|收到|全部|一切|任何|系统|这些|那些|说|讲|过|到|之前|以上)*(?:{_RULES})"
     rf"|(?:ignore|disregard|forget|override|overlook|bypass|neglect|discard)(?:all|any|every|everything|the|of|these|those|my|about)*"
     rf"(?:{_EN_WHOSE})(?:and|or|{_EN_WHOSE}|safety|given|the|all|set|of|user|developer)*(?:{_EN_RULES})"
     rf"|(?:ignore|disregard|forget)everything(?:above|before|youwere|youhavebeen|ihavesaid|isaid)"

@@ -60,7 +60,8 @@ def _suspects(units: npt.NDArray[np.uint16], start: npt.NDArray[np.int64], rows:
     keys = _keys(units)
     chosen = np.flatnonzero(keys < _TENTH)
     owner = np.searchsorted(start, chosen, "right") - 1
-    # grams that reach into the next text are of no text; twenty in a row, they do not matter here
+    is_own = chosen + _GRAM < start[owner + 1]  # not those that reach into the next text
+    chosen, owner = chosen[is_own], owner[is_own]
     packed = np.sort(owner.astype(np.uint64) << np.uint64(40) | keys[chosen] & np.uint64(2**40 - 1))
     again = np.flatnonzero(packed[1:] == packed[:-1])
     num_again = np.bincount((packed[again] >> np.uint64(40)).astype(np.int64), minlength=len(start) - 1)
