@@ -108,6 +108,8 @@ def _through_store(
     digest = passing_digest(passing)
     tasks = [Task(shard_key(shard, digest), shard) for shard in plan.shards]
     missing = list({task.key: task for task in tasks if store.find(task.key) is None}.values())
+    if num_found := len({task.key for task in tasks}) - len(missing):
+        told.note(say("flow.reused", reused=num_found, total=len(tasks)))
     _do(missing, Work(passing, store), engine, num_workers, told)
     shards = [_found(store, task) for task in tasks]
     found = Conveyed([], [], [], num_redone=len(missing))
