@@ -1,7 +1,7 @@
 """People known by name, from a list of staff or customers: found wherever they stand, without a cue.
 
-The names are found by their first two characters, then by whole names of falling length: a walk over a text asks a
-small table at each place and no more. With `pyahocorasick` installed nothing would be gained before 100,000 names.
+They are found by their first two characters, then by whole names of falling length: a walk over a text asks one small
+table at each place and no more.
 """
 
 from __future__ import annotations

@@ -1,0 +1,111 @@
+"""Who learnt from whom: a run that stands on an affected run's artefact is affected, and trained after it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from danlu.core.errors import DataError
+from danlu.data.privacy import Keyring, write_records
+from danlu.pipeline.audit import log_of, note_acts, rotate_keys
+from danlu.pipeline.forget import forget, verify_forgotten
+from danlu.recipe import Recipe
+from danlu.run.run import Run
+
+
+def made(runs: Path, name: str, base: str = "ember", forgetting: str | None = None) -> Run:
+    data = {"sources": [], "privacy": {"forget": forgetting}}
+    tree = {"name": name, "model": {"base": base}, "data": data, "method": {"kind": "sft"}}
+    return Run.create(Recipe.from_tree(tree, file="recipe.yaml"), runs)
+
+
+def record(keyring: Keyring, sample: str, value: str, action: str = "keep") -> dict[str, object]:
+    return {
+        "sample": sample, "file": "a.jsonl", "line": 1, "text": 0, "start": 0, "end": 2, "type": "name", "detector": "t/1",
+        "score": 0.9, "level": "confidential", "action": action, "mac": keyring.mac("name", value), "key": keyring.current,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> tuple[Path, Keyring]:
+    return tmp_path / "runs", Keyring.open(tmp_path / "safe" / "keys")
+
+
+def test_runs_on_an_affected_artefact_are_found_with_it(house: tuple[Path, Keyring]) -> None:
+    runs, keyring = house
+    first = made(runs, "first")
+    write_records(first.path("privacy", "records", "0.jsonl"), [record(keyring, "s_1", "张伟")])
+    merged = first.path("artifacts", "merged")
+    merged.mkdir(parents=True)
+    (merged / "artifact.json").write_text(json.dumps({"digest": "abc"}))
+    second = made(runs, "second", str(merged))
+    (second.path("artifacts", "merged")).mkdir(parents=True)
+    third = made(runs, "third", str(second.path("artifacts", "merged")))
+    made(runs, "other")
+    plan = forget(["张伟"], runs, keyring.path)
+    told = {run["run"]: run["stands_on"] for run in plan["runs"]}
+    assert told == {first.name: "", second.name: first.name, third.name: second.name}
+    assert {"kind": "merged", "digest": "abc"} in plan["runs"][0]["artifacts"]
+    assert {step["run"]: step["after"] for step in plan["steps"]} == told
+    verdict = verify_forgotten(["张伟"], runs, keyring.path)
+    assert set(verdict["left"]) == set(told)
+
+
+def test_samples_made_of_an_affected_one_are_affected_unless_it_was_masked(house: tuple[Path, Keyring]) -> None:
+    runs, keyring = house
+    run = made(runs, "first")
+    children = [{"sample": f"s_{n}", "type": "derived", "parents": [f"s_{n - 1}"]} for n in (2, 3)]
+    masked = [{"sample": "s_9", "type": "derived", "parents": ["s_8"]}]
+    rows = [*children[::-1], record(keyring, "s_1", "张伟"), record(keyring, "s_8", "张伟", "token"), *masked]
+    write_records(run.path("privacy", "records", "0.jsonl"), rows)
+    ((traced),) = forget(["张伟"], runs, keyring.path)["runs"]
+    assert {row["sample"] for row in traced["samples"]} == {"s_1", "s_2", "s_3", "s_8"}
+
+
+def test_a_row_that_was_dropped_is_no_trace(house: tuple[Path, Keyring]) -> None:
+    runs, keyring = house
+    run = made(runs, "first")
+    write_records(run.path("privacy", "records", "0.jsonl"), [record(keyring, "x_1", "张伟", "drop")])
+    assert not forget(["张伟"], runs, keyring.path)["steps"]
+    assert verify_forgotten(["张伟"], runs, keyring.path)["is_clean"]
+
+
+def test_two_requests_one_after_the_other_are_both_kept(house: tuple[Path, Keyring]) -> None:
+    """The second plan must not bring back whom the first one took out."""
+    runs, keyring = house
+    run = made(runs, "first")
+    write_records(
+        run.path("privacy", "records", "0.jsonl"), [record(keyring, "s_1", "张伟"), record(keyring, "s_2", "李娜")]
+    )
+    (step,) = forget(["张伟"], runs, keyring.path)["steps"]
+    again = made(runs, "again", forgetting=step["overrides"][0].partition("=")[2])
+    write_records(again.path("privacy", "records", "0.jsonl"), [record(keyring, "s_2", "李娜")])
+    plan = forget(["李娜"], runs, keyring.path)
+    listed = json.loads(Path(plan["list"]).read_text())
+    assert {keyring.mac("name", name) for name in ("张伟", "李娜")} <= set(listed["macs"]) and len(listed["names"]) == 2
+
+
+def test_acts_are_noted_once_and_a_rotation_is_killed_safely(house: tuple[Path, Keyring]) -> None:
+    runs, keyring = house
+    run = made(runs, "first")
+    run.finish("prepare", "i", {"stages": []})
+    note_acts(runs)
+    note_acts(runs)
+    assert [entry.action for entry in log_of(runs).entries()] == ["prepare"]
+    records = run.path("privacy", "records")
+    write_records(records / "0.jsonl", [record(keyring, "s_1", "张伟")])
+    keyring.rotate()  # as if killed after the first of two files
+    write_records(records / "1.jsonl", [record(keyring, "s_2", "张伟")])
+    rotation = rotate_keys(keyring.path, runs, destroy=True, reason="r")
+    assert rotation.moved == {run.name: 2} and not rotation.lost and len(rotation.destroyed) == 2
+    (traced,) = forget(["张伟"], runs, keyring.path)["runs"]
+    assert len(traced["samples"]) == 2 and not traced["unreadable"]
+
+
+def test_keys_among_the_runs_are_refused(house: tuple[Path, Keyring]) -> None:
+    runs, _ = house
+    runs.mkdir()
+    for act in (lambda: forget(["x"], runs, runs / "keys"), lambda: rotate_keys(runs / "keys", runs)):
+        with pytest.raises(DataError) as caught:
+            act()
+        assert caught.value.key == "privacy.key_inside"
