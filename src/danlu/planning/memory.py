@@ -24,12 +24,13 @@ Kind = Literal["cuda", "cpu"]
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes at the peak. `saved` and `passing` belong to the same moment, which `moment` names."""
+    """Bytes at the peak. `gradients`, `saved` and `passing` belong to the same moment, which `moment` names."""
 
     weights_bytes: int
     adapters_bytes: int
     """fp32 masters: of low-rank pairs, or beside all weights."""
     gradients_bytes: int
+    """Those that live at that moment: full fine-tuning in one piece makes them as saves go."""
     optimizer_bytes: int
     saved_bytes: int
     passing_bytes: int
@@ -66,8 +67,14 @@ def predict_memory(work: Work, mix: Mix, *, kind: Kind = "cuda") -> Memory:
     weights, adapters, gradients, states = standing_bytes(work)
     is_short = kind == "cuda" and mix["all"] < work.shapes.num_layers
     moments = [*_moments(work, mix), (_saved(work, mix), _loss_passing(work, kind, is_short=is_short))]
-    widest = max(range(len(moments)), key=lambda at: sum(moments[at]))
-    saved, passing = moments[widest]
+    alive = [gradients] * len(moments)
+    if work.makes_gradients_anew:
+        # none at the loss, the head's when the last layer's backward begins, all when nothing is saved any more
+        alive = [gradients * work.shapes.vocab * work.shapes.hidden // work.num_trainable] * len(moments)
+        alive[-1] = 0
+        moments, alive = [(0, 0), *moments], [gradients, *alive]
+    widest = max(range(len(moments)), key=lambda at: sum(moments[at]) + alive[at])
+    (saved, passing), gradients = moments[widest], alive[widest]
     saved += _shared(work)
     if kind == "cuda" and is_recorded(work, mix):
         passing += gradients + rates.RECORDED_BYTES  # gradients are set aside while a graph is recorded

@@ -93,6 +93,12 @@ class Work:
         return self.is_full and self.frees_gradients and self.num_pieces == 1
 
     @property
+    def makes_gradients_anew(self) -> bool:
+        """Whole gradients, let go before each step: with one piece none is there while layers save. Low-rank pairs keep
+        theirs in a buffer that stands."""
+        return self.is_full and self.num_pieces == 1 and not self.updates_in_backward
+
+    @property
     def width(self) -> int:
         """Bytes of an activation."""
         return 4 if self.precision == "32" else 2
