@@ -99,7 +99,7 @@ def fault_of_figures(answer: Folded, evidence: Folded) -> Fault | None:
         if not number.lstrip("-")[:1].isdigit():
             continue
         after = answer[index + 1 : index + 2]
-        if number == "1" and (not after or after[0] in ARTICLES) and number not in known:
+        if number == "1" and after and after[0] in ARTICLES and number not in known:
             continue
         if number not in known:
             return Fault("figure", {"given": number})
