@@ -55,9 +55,12 @@ def show_labels(run: Run, voice: Voice, exports: Sequence[Path]) -> None:
     for reason, often, entry in found.ledger.top_reasons():
         voice.say(f"  {often} × {say(f'ledger.{reason}', **entry.values)}", "yellow")
     voice.say(say("select.use", path=found.path))
+    if found.corrected is not None:
+        voice.say(say("select.use_corrected", path=found.corrected, rows=found.num_corrected))
     account = found.ledger.to_json()
     voice.result({"labelled": str(found.path), "rows": found.num_rows, "account": account["rows"],
-                  "rejects": account["rejects"]})  # fmt: skip
+                  "rejects": account["rejects"], "corrected": str(found.corrected) if found.corrected else None,
+                  "num_corrected": found.num_corrected})  # fmt: skip
 
 
 def _show_rows(selection: Selection, voice: Voice) -> None:

@@ -1,11 +1,12 @@
 """read_labels: what people said in a labelling tool, as rows of a source with the person as their provenance.
 
-The counterpart of `select.py`: exports of Label Studio or SuperAnnotate in, `select/labelled.jsonl` out.
+The counterpart of `select.py`: exports of Label Studio or SuperAnnotate in, `select/labelled.jsonl` out; where labels
+of the recipe were judged anew, `select/corrected.jsonl` too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +14,23 @@ import orjson
 
 from danlu.core.errors import DataError
 from danlu.core.files import write_bytes
+from danlu.core.progress import Progress, Silent
+from danlu.data.finding import SourceSpec
 from danlu.data.formats import load_format
+from danlu.data.identity import sample_id
 from danlu.data.labelling import label_studio, superannotate
 from danlu.data.labelling.task import Judgement, Task, sample_of, settle
 from danlu.data.ledger import Ledger
 from danlu.data.rejects import write_rejects
-from danlu.data.sample import Label, Origin
+from danlu.data.sample import Label, Origin, Sample
+from danlu.data.sources import read
+from danlu.pipeline.passing import build_privacy
 from danlu.run.run import Run
 
 FOLDER = "select"
-LABEL_STUDIO, LABELLED, REFUSED = "label_studio.json", "labelled.jsonl", "label_rejects.jsonl"
+LABEL_STUDIO, LABELLED, REFUSED, CORRECTED = (
+    "label_studio.json", "labelled.jsonl", "label_rejects.jsonl", "corrected.jsonl",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,10 @@ class ReadLabels:
     num_read: int
     ledger: Ledger
     path: Path
+    corrected: Path | None = None
+    """Where labelled rows of the recipe were judged anew: all of them, with the labels as they are now."""
+    num_corrected: int = 0
+    """Labels that are not what they were."""
 
 
 def read_labels(run: Run, exports: Sequence[Path]) -> ReadLabels:
@@ -52,7 +64,46 @@ def read_labels(run: Run, exports: Sequence[Path]) -> ReadLabels:
             lines[judgement.task] = orjson.dumps(writer.write(sample)) + b"\n"
     write_bytes(folder / LABELLED, b"".join(lines.values()))
     write_rejects(ledger, folder / REFUSED)
-    return ReadLabels(len(lines), ledger.num_read, ledger, folder / LABELLED)
+    corrected, num_corrected = _correct(run, lines)
+    return ReadLabels(len(lines), ledger.num_read, ledger, folder / LABELLED, corrected, num_corrected)
+
+
+def own_rows(run: Run, told: Progress, *, extra: Sequence[Path] = ()) -> list[Sample]:
+    """Rows of the recipe's sources (and of further files) as they would be trained on: what the recipe masks or drops
+    is not shown to whoever labels."""
+    specs = [
+        SourceSpec(source.path, None if source.format == "auto" else source.format, source.columns or None)
+        for source in run.recipe.data.sources
+    ]
+    return private_rows(run, [*specs, *map(SourceSpec, extra)], told)
+
+
+def private_rows(run: Run, specs: Sequence[SourceSpec], told: Progress) -> list[Sample]:
+    """Rows of these files after the recipe's privacy."""
+    samples = list(read(specs, Ledger(), progress=told)) if specs else []
+    privacy = build_privacy(run.recipe.data.privacy)
+    return samples if privacy is None else [sample for sample, _ in privacy(samples) if sample is not None]
+
+
+def _correct(run: Run, lines: Mapping[str, bytes]) -> tuple[Path | None, int]:
+    """All labelled rows of the recipe with what people say of them now: a source to name instead of the old ones, for
+    beside them the new labels would only contradict the old."""
+    rows = [sample for sample in own_rows(run, Silent()) if isinstance(sample, Label)]
+    judged = {name: orjson.loads(line)["label"] for name, line in lines.items() if b'"label":' in line}
+    names = [sample_id(row) for row in rows]
+    if judged.keys().isdisjoint(names):
+        return None, 0
+    num_corrected, written = 0, []
+    for name, row in zip(names, rows, strict=True):
+        if name in judged:
+            written.append(lines[name])
+            num_corrected += judged[name] != row.label
+        else:
+            kept = {"text": row.text, "label": row.label} | ({} if row.group is None else {"group": row.group})
+            written.append(orjson.dumps(kept) + b"\n")
+    path = run.path(FOLDER, CORRECTED)
+    write_bytes(path, b"".join(written))
+    return path, num_corrected
 
 
 def _labelled_before(path: Path) -> dict[str, bytes]:

@@ -27,16 +27,12 @@ from danlu.data.labelling.classifier import SIZES, guess_unseen
 from danlu.data.labelling.functions import WeakLabels
 from danlu.data.labelling.label_errors import find_label_errors
 from danlu.data.labelling.task import Suggestion, Task, task_of
-from danlu.data.ledger import Ledger
-from danlu.data.privacy import PrivacyStage
 from danlu.data.quality.vectors import Vectors, vectors_of
 from danlu.data.sample import Conversation, Feedback, Label, Preference, Sample
-from danlu.data.sources import read
 from danlu.data.split import fold
 from danlu.engines.engine import Engine
 from danlu.pipeline import select_doubts as ways
-from danlu.pipeline.passing import build_privacy
-from danlu.pipeline.read_labels import FOLDER, LABEL_STUDIO, LABELLED
+from danlu.pipeline.read_labels import FOLDER, LABEL_STUDIO, LABELLED, own_rows, private_rows
 from danlu.pipeline.select_doubts import Doubted
 from danlu.pipeline.select_html import render_selection
 from danlu.run.run import Run
@@ -119,20 +115,12 @@ def select(
 
 def _read_rows(run: Run, pool: Sequence[Path | str], told: Progress) -> _Rows:
     """Labelled rows are the recipe's Label rows and those read back from people; the pool is what is not among them."""
-    silent = Ledger()
-    specs = [
-        SourceSpec(source.path, None if source.format == "auto" else source.format, source.columns or None)
-        for source in run.recipe.data.sources
-    ]
     back = run.path(FOLDER, LABELLED)
-    if pool and back.is_file() and back.stat().st_size:
-        specs.append(SourceSpec(back))
-    privacy = build_privacy(run.recipe.data.privacy)
-    own = _private(list(read(specs, silent, progress=told)) if specs else [], privacy)
+    own = own_rows(run, told, extra=[back] if pool and back.is_file() and back.stat().st_size else [])
     labelled = [sample for sample in own if isinstance(sample, Label)]
     if pool:
         known = {fold(task_of(sample).text) for sample in own}
-        found = _private(list(read([SourceSpec(path) for path in pool], silent, progress=told)), privacy)
+        found = private_rows(run, [SourceSpec(path) for path in pool], told)
         rows = _distinct([sample for sample in found if fold(task_of(sample).text) not in known])
     else:
         rows, labelled = (own, []) if not labelled else (list[Sample](labelled), [])
@@ -143,11 +131,6 @@ def _read_rows(run: Run, pool: Sequence[Path | str], told: Progress) -> _Rows:
     tasks = [task_of(sample, classes) for sample in rows]
     texts = [task.text[:MAX_CHARS] for task in tasks] + [row.text[:MAX_CHARS] for row in labelled]
     return _Rows(rows, labelled, tasks, vectors_of(texts, sizes=SIZES), classes)
-
-
-def _private(samples: list[Sample], privacy: PrivacyStage | None) -> list[Sample]:
-    """Rows as they would be trained on: what the recipe masks or drops is not shown to whoever labels."""
-    return samples if privacy is None else [sample for sample, _ in privacy(samples) if sample is not None]
 
 
 def _distinct(samples: Sequence[Sample]) -> list[Sample]:

@@ -120,6 +120,25 @@ def test_labels_that_are_wrong_come_first(tmp_path: Path) -> None:
     assert told == {GOOD[3]: ("差", "好"), BAD[10]: ("好", "差")}
 
 
+def test_a_corrected_label_replaces_the_old_one(tmp_path: Path) -> None:
+    """Beside the old row the new one would only contradict it."""
+    pytest.importorskip("sklearn", reason="the plain classifier needs scikit-learn (extra select)")
+    rows = [{"text": text, "label": "好"} for text in GOOD] + [{"text": text, "label": "差"} for text in BAD]
+    rows[3]["label"], rows[50]["label"] = "差", "好"
+    run = make(tmp_path, write(tmp_path / "all.jsonl", rows))
+    selection = select(run, 10)
+    written = json.loads((selection.folder / "label_studio.json").read_text("utf-8"))
+    for task in written:
+        task["annotations"] = [{"result": [label_studio.result("好", is_choice=True, id="r")]}]
+    export = tmp_path / "export.json"
+    export.write_text(json.dumps(written), encoding="utf-8")
+    found = read_labels(run, [export])
+    assert found.num_corrected == 1 and found.corrected is not None, "one was wrong, the other person disagrees with us"
+    corrected = {row.text: row.label for row in read([found.corrected], Ledger()) if isinstance(row, Label)}
+    assert len(corrected) == 80 and corrected[GOOD[3]] == "好" and corrected[BAD[10]] == "好"
+    assert corrected[GOOD[0]] == "好" and corrected[BAD[0]] == "差"
+
+
 def test_questions_on_which_the_model_wavers_are_chosen(tmp_path: Path) -> None:
     topics = "报销 年假 食堂 班车 门禁 打印 会议室 停车 体检 培训".split()
     asked = [f"放假日期怎么定，{topic}呢？" for topic in topics] + [f"{topic}找谁办理？" for topic in topics]
