@@ -135,8 +135,8 @@ def shelves() -> dict[str, dict[str, str]]:
 
 def test_law_4_every_shelf_is_found() -> None:
     assert {shelf.rpartition(".")[2] for shelf in shelves()} == {
-        "adapters", "augment", "detectors", "engines", "exports", "families", "formats", "methods", "metrics", "ocr", "quantizers", "sources", "tasks",
-        "templates",
+        "adapters", "augment", "cleaners", "detectors", "engines", "executors", "exports", "families", "formats",
+        "methods", "metrics", "ocr", "quantizers", "sources", "tasks", "templates",
     }  # fmt: skip
 
 

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-import sys
+from multiprocessing.connection import Connection
 
 from danlu.core.errors import DanluError
-from danlu.data.flow.pipes import receive, send
 from danlu.data.flow.work import Work
 
 
 def main() -> None:
-    to = os.fdopen(os.dup(1), "wb")
+    orders, answers = Connection(os.dup(0), writable=False), Connection(os.dup(1), readable=False)
     os.dup2(2, 1)  # what a parser prints must not come between
-    back = sys.stdin.buffer
     try:
-        work: Work = receive(back)
+        work: Work = orders.recv()
         while True:
-            task = receive(back)
+            task = orders.recv()
             try:
                 work(task)
             except DanluError as error:
-                send(to, error)
+                answers.send(error)
                 return
-            send(to, None)
+            answers.send(None)
     except EOFError:  # nobody is there any more
         return
 

@@ -16,10 +16,9 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import IO
+from multiprocessing.connection import Connection
 
 from danlu.core.errors import DataError
-from danlu.data.flow.pipes import receive, send
 from danlu.data.flow.work import Task, Work
 
 
@@ -42,6 +41,11 @@ class Local:
         self.num_workers = num_workers or num_cores()
 
     def run(self, work: Work, tasks: Sequence[Task]) -> Iterator[Task]:
+        if os.name == "nt":  # pipes there are of another kind
+            for task in tasks:
+                work(task)
+                yield task
+            return
         num = min(self.num_workers, len(tasks))
         pool = _Pool()
         for task in sorted(tasks, key=lambda task: -task.shard.num_bytes):  # the longest first: none is left alone last
@@ -73,18 +77,19 @@ class _Worker:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
         )  # fmt: skip
         assert self.child.stdin and self.child.stdout, "both ends are pipes"
-        self.to: IO[bytes] = self.child.stdin
-        self.back: IO[bytes] = self.child.stdout
+        self.orders = Connection(os.dup(self.child.stdin.fileno()), readable=False)
+        self.answers = Connection(os.dup(self.child.stdout.fileno()), writable=False)
+        self.child.stdin.close()
+        self.child.stdout.close()
         self.work = work
-        self.lock = threading.Lock()
 
     def serve(self, pool: _Pool) -> None:
         """Hand out tasks until none is waiting, or one fails."""
         try:
-            send(self.to, self.work)
+            self.orders.send(self.work)
             while (task := pool.waiting.get()) is not None:
-                send(self.to, task)
-                fault = receive(self.back)
+                self.orders.send(task)
+                fault = self.answers.recv()
                 if fault is not None:
                     pool.done.put(fault)
                     return
@@ -105,6 +110,6 @@ class _Worker:
     def stop(self) -> None:
         self.child.kill()
         self.child.wait()
-        for end in (self.to, self.back, self.errors):
+        for end in (self.orders, self.answers, self.errors):
             with contextlib.suppress(OSError):
                 end.close()

@@ -6,10 +6,12 @@ Without a cluster to join (`ray.init` finds one by Ray's own rules), Ray is star
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import orjson
+
+from danlu.core import errors
 from danlu.core.errors import DanluError, DataError
 from danlu.data.flow.work import Task, Work
 
@@ -47,11 +49,13 @@ class Ray:
             try:
                 done(all_tasks[row["number"]])
             except DanluError as error:
-                return {"number": row["number"], "fault": pickle.dumps(error)}
-            return {"number": row["number"], "fault": b""}
+                told = [type(error).__name__, error.key, error.where, error.values]
+                return {"number": row["number"], "fault": orjson.dumps(told, default=str).decode()}
+            return {"number": row["number"], "fault": ""}
 
         shards = ray.data.from_items(numbers, override_num_blocks=len(tasks)).map(passed)
         for row in shards.iter_rows():
             if row["fault"]:
-                raise pickle.loads(row["fault"])  # noqa: S301  our own error, from our own cluster
+                kind, key, where, values = orjson.loads(row["fault"])
+                raise getattr(errors, kind, DataError)(key, where=where, **values)
             yield tasks[int(row["number"])]
