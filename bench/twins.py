@@ -90,9 +90,10 @@ def sign(job: tuple[int, int, Path, Path]) -> dict[str, float]:
         rows = [row for row, _ in stage(rows) if row is not None]
     cleaned = time.process_time()
     write_columns(folder / f"{shard:05}", columns)
+    num_bytes = sum(len(turn.content.encode()) for row in rows for turn in row.messages)
     return {
         "signatures_s": signed - begin, "cleaning_s": cleaned - signed,
-        "text_bytes": float(sum(len(turn.content.encode()) for row in rows for turn in row.messages)) * size / len(rows),
+        "text_bytes": num_bytes * size / len(rows),
         "column_bytes": float(sum(column.nbytes for column in columns.values())),
         "peak_gib": _peak_gib(),
     }  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,24 +25,49 @@ _HALF = 0.5
 _NUM_NAMED = 20
 
 Parts = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.int64]
+
+
+class Crossing(NamedTuple):
+    """Rows held out that share a band with training rows, by text and by question: what crosses the border."""
+
+    texts: Across
+    questions: Across
+
+    def too_close(self, decision: Decision) -> tuple[Rows, Rows]:
+        """(held out, train) of the pairs that should be on one side."""
+        is_near = self.texts.ratio >= decision.settings.threshold
+        is_asked = self.questions.ratio >= decision.settings.tie
+        return (
+            np.concatenate([self.texts.held_out[is_near], self.questions.held_out[is_asked]]),
+            np.concatenate([self.texts.train[is_near], self.questions.train[is_asked]]),
+        )
+
+
+def crossing(shards: Sequence[Columns], part: Parts) -> Crossing:
+    """Sought through the bands and verified, without a look at what the parts were made of."""
+    texts = Texts(shards)
+    held_out, train = (part == VALIDATION) | (part == TEST), part == TRAIN
+    asked = across(shards, texts, held_out, train, question=True)
+    return Crossing(across(shards, texts, held_out, train), asked)
 
 
 def certify(
     shards: Sequence[Columns],
     decision: Decision,
     part: Parts,
+    found: Crossing,
     group: npt.NDArray[np.int64],
     label_names: Sequence[str],
     label: npt.NDArray[np.int64],
     facts: Mapping[str, Any],
     name_of: Callable[[int], str],
 ) -> dict[str, Any]:
-    """`group` and `label` are each row's; `facts` what the caller adds; `name_of` a row is where it was read."""
+    """`found` is the parts' `crossing`; `group` and `label` are each row's; `facts` what the caller adds; `name_of` a
+    row is where it was read."""
     texts = Texts(shards)
     used = part != UNUSED
     held_out, train = (part == VALIDATION) | (part == TEST), part == TRAIN
-    near = across(shards, texts, held_out, train)
-    asked = across(shards, texts, held_out, train, question=True)
     exact = _column(shards, "exact").reshape(-1, 2)
     sizes = np.unique(group[used], return_counts=True)[1]
     told = {
@@ -54,10 +79,10 @@ def certify(
         "largest_group": int(sizes.max()) if len(sizes) else 0,
         "parts": {name: _part(part == code, group, exact, label_names, label) for name, code in _NAMES.items()},
         "twins_across": _across(_texts_key(shards, exact), part),
-        "near_twins_across": _num_close(near, decision.settings.threshold) + _num_close(asked, decision.settings.tie),
+        "near_twins_across": len(found.too_close(decision)[0]),
         "questions_across": _across(_column(shards, "opening"), part),
         "documents_across": _across(*_ties(shards, part)),
-        "max_similarity": _nearest(near, asked, int(held_out.sum()), name_of),
+        "max_similarity": _nearest(found, int(held_out.sum()), name_of),
         "answers_in_train": _answers(shards, texts, held_out, train, name_of),
         "crowded_grams": decision.counts.get("crowded", 0),
     }
@@ -118,13 +143,13 @@ def _ties(shards: Sequence[Columns], part: Parts) -> tuple[npt.NDArray[np.uint64
     return _column(shards, "tie_key"), part[np.concatenate(rows)]
 
 
-def _num_close(found: Across, threshold: float) -> int:
-    return int((found.ratio >= threshold).sum())
-
-
-def _nearest(near: Across, asked: Across, num_held_out: int, name_of: Callable[[int], str]) -> dict[str, Any]:
+def _nearest(found: Crossing, num_held_out: int, name_of: Callable[[int], str]) -> dict[str, Any]:
     """The most alike pair of all that share a band: at 0.5 one in two is found, at 0.7 all but one in a hundred."""
-    both = Across(*(np.concatenate(pair) for pair in zip(near, asked, strict=True)))
+    both = Across(
+        np.concatenate([found.texts.held_out, found.questions.held_out]),
+        np.concatenate([found.texts.train, found.questions.train]),
+        np.concatenate([found.texts.ratio, found.questions.ratio]),
+    )
     told: dict[str, Any] = {"value": 0.0, "held_out": "", "train": "", "asked": num_held_out, "of": num_held_out}
     if len(both.ratio):
         at = int(both.ratio.argmax())

@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.core.errors import DataError
-from danlu.data.certificate import TEST, TRAIN, UNUSED, VALIDATION, certify
+from danlu.data.certificate import TEST, TRAIN, UNUSED, VALIDATION, certify, crossing
 from danlu.data.sample import Sample
 from danlu.data.twins import Columns, Decision, Settings, decide, fold, fold_finely, signatures
 from danlu.data.twins import groups as tied
 
 PartName = Literal["train", "validation", "test"]
+_MAX_DEALS = 5
 THRESHOLD = 0.8
 """Jaccard similarity of character 3-grams from which texts are near-identical."""
 
@@ -96,19 +97,25 @@ def split_columns(
         raise DataError("split.ratios", where="data.split", given=test + validation)
     num_rows = len(decision.verdict)
     is_in = np.ones(num_rows, bool) if kept is None else np.asarray(kept, bool)
-    group = _groups(shards, decision, num_rows)
-    labels = _Labels(shards)
-    groups = _Groups(group, is_in, _lots(shards, seed), labels)
+    ties, labels, lots = _ties(shards, decision, num_rows), _Labels(shards), _lots(shards, seed)
     num_parts = 1 + (test > 0) + (validation > 0)
-    if is_in.any() and len(groups.size) < num_parts:
-        raise DataError("split.too_few", where="data.split", given=len(groups.size), expected=num_parts)
-    part = np.full(num_rows, UNUSED, np.uint8)
-    part[groups.rows] = _deal(groups, test, validation)[groups.of]
+    for _ in range(_MAX_DEALS):
+        groups = _Groups(ties.first, is_in, lots, labels)
+        if is_in.any() and len(groups.size) < num_parts:
+            raise DataError("split.too_few", where="data.split", given=len(groups.size), expected=num_parts)
+        part = np.full(num_rows, UNUSED, np.uint8)
+        part[groups.rows] = _deal(groups, test, validation)[groups.of]
+        found = crossing(shards, part)
+        held_out, train = found.too_close(decision)
+        if not len(held_out):
+            break
+        ties.join(held_out, train)  # of a crowd that was not compared pair by pair: tied now, and dealt again
     facts = {"seed": seed, "ratios": {"test": test, "validation": validation}}
-    return Dealt(part, certify(shards, decision, part, group, labels.names, labels.of, facts, name_of))
+    certificate = certify(shards, decision, part, found, ties.first, labels.names, labels.of, facts, name_of)
+    return Dealt(part, certificate)
 
 
-def _groups(shards: Sequence[Columns], decision: Decision, num_rows: int) -> npt.NDArray[np.int64]:
+def _ties(shards: Sequence[Columns], decision: Decision, num_rows: int) -> tied.Ties:
     """Clusters of twins, joined by what documents, groups, parents and ids tie."""
     ties = tied.Ties(num_rows)
     ties.join(np.arange(num_rows), decision.cluster)
@@ -118,7 +125,7 @@ def _groups(shards: Sequence[Columns], decision: Decision, num_rows: int) -> npt
         keys.append(np.asarray(shard["tie_key"]))
         first += len(shard["answer"])
     ties.join_equal(np.concatenate(keys), np.concatenate(rows))
-    return ties.first
+    return ties
 
 
 def _lots(shards: Sequence[Columns], seed: int) -> npt.NDArray[np.uint64]:

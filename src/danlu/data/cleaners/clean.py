@@ -9,7 +9,7 @@ from danlu.data.cleaners.cleaner import Batch, Rule
 from danlu.data.sample import Sample
 from danlu.data.stage import Fate, Outcome
 
-_SOME = 500
+_SOME = 300
 """Rows looked at together: what rules make of them stays in the cache."""
 Wish = Literal["drop", "flag"]
 

@@ -101,8 +101,9 @@ class Folded:
         if len(self.units) < 4:
             return
         twos, fours = self._hashes
-        at = np.union1d(np.flatnonzero(cues.twos[twos]), np.flatnonzero(cues.fours[fours]))
-        for place in self._places(at):
+        is_cue = cues.twos[twos]
+        is_cue[: len(fours)] |= cues.fours[fours]
+        for place in self._places(np.flatnonzero(is_cue)):
             if match := pattern.match(self.joined, place):
                 row = bisect_right(self.start, place) - 1
                 yield row, match, place - self.start[row]

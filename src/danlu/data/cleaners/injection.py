@@ -9,7 +9,9 @@ holds them was made to cross roles or is the log of another model.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from danlu.data.cleaners.cleaner import Batch, Cues, Finding
@@ -57,7 +59,6 @@ _TOKENS = re.compile(
     r"|^#{2,3} ?(?:Instruction|Response|System Prompt) ?:[ \t]*$",
     re.M,
 )
-_TOKEN_CUES = ("<|", "INST]", "SYS>>", "_of_turn>", "<｜", "# Instruction", "# Response", "# System", "#Inst", "#Resp")
 _CUES = Cues(
     *("忽略", "忽视", "无视", "忘记", "忘掉", "忘却", "抛弃", "丢弃", "覆盖", "撤销", "绕过"),
     *("不要理会", "不用理会", "别理会", "不必遵守", "不要遵守", "不再遵守"),
@@ -95,9 +96,19 @@ class Injection:
             for row, match, _ in folded.search(_ANY, _CUES):
                 found.setdefault(row, Finding(match.lastgroup or ""))
         for texts in (batch.asked, batch.body):
-            flat = "\x00".join(texts)
-            if any(cue in flat for cue in _TOKEN_CUES) and _TOKENS.search(flat):
-                for row, text in enumerate(texts):
-                    if ("<" in text or "[" in text or "##" in text) and _TOKENS.search(text):
-                        found.setdefault(row, Finding("role_tokens"))
+            for row in _with_tokens(texts):
+                found.setdefault(row, Finding("role_tokens"))
         return found
+
+
+def _with_tokens(texts: Sequence[str]) -> Iterator[int]:
+    """Rows that hold a control token, tried where one may begin."""
+    flat = "\n".join(texts)
+    bounds: list[int] = []
+    for mark in "<[#":
+        at = flat.find(mark)
+        while at >= 0:
+            if _TOKENS.match(flat, at):
+                bounds = bounds or [*accumulate((len(text) + 1 for text in texts), initial=0)]
+                yield bisect_right(bounds, at) - 1
+            at = flat.find(mark, at + 1)

@@ -78,10 +78,10 @@ def _keys(units: npt.NDArray[np.uint16]) -> Keys:
     num = len(units) - _GRAM + 1
     if num <= 0:
         return np.zeros(0, np.uint64)
-    three = gram_keys(units, 3)
-    keys = three[:num] * _ODD
-    for at in (3, 6, 9, 12, 15, 17):
-        keys ^= keys >> np.uint64(31)
-        keys += three[at : at + num]
-        keys *= _ODD
+    keys = gram_keys(units, 3)
+    for step in (3, 6, 8):  # of 3 units, of 6, of 12, of 20
+        mixed = keys[:-step] * _ODD
+        mixed ^= mixed >> np.uint64(29)
+        mixed += keys[step:]
+        keys = mixed * _ODD
     return keys

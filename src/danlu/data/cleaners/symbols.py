@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +24,6 @@ _MOST_BROKEN = 0.02
 _BROKEN = re.compile("[\ufffd\ue600-\uf8ff]|锟斤拷|烫烫烫|屯屯屯|ï¿½|â€[œ™\u009d]|Ã[©¨¤¶¼]")
 _RUN = re.compile(r"([\W_])\1+")
 """Three exclamation marks are one, and so is the line under a heading."""
-_CUES = ("锟斤拷", "烫烫烫", "屯屯屯", "ï¿½", "â€", "Ã")
 
 
 class Symbols:
@@ -58,15 +58,21 @@ def _with_broken(texts: Sequence[str], size: npt.NDArray[np.int64]) -> list[int]
     if joined.isascii():
         return []
     units = encode(joined)
-    found = np.flatnonzero(((units >= 0xE600) & (units < 0xF900)) | (units == 0xFFFD))
-    places = (found - np.searchsorted(np.flatnonzero(units >> 10 == 0x37), found)).tolist()
-    for cue in _CUES:
-        at = joined.find(cue)
-        while at >= 0:
-            places.append(at)
-            at = joined.find(cue, at + 1)
+    found = np.flatnonzero(_table()[units])
+    if not len(found):
+        return []
+    places = found - np.searchsorted(np.flatnonzero(units >> 10 == 0x37), found)
     rows: list[int] = np.unique(np.searchsorted(np.cumsum(size + 1), places, "right")).tolist()
     return rows
+
+
+@functools.cache
+def _table() -> npt.NDArray[np.bool_]:
+    """Units that a broken character is, or begins with."""
+    table = np.zeros(65536, bool)
+    table[0xE600:0xF900] = table[0xFFFD] = True
+    table[[ord(char) for char in "锟烫屯ïâÃ"]] = True
+    return table
 
 
 def _of_digits(folded: Folded, words: npt.NDArray[np.int64]) -> dict[int, float]:

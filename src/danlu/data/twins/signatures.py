@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from danlu.data.sample import Document, Feedback, Label, Message, Preference, Sample
+from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Preference, Sample
 from danlu.data.twins.columns import GRAM_BORDER, GRAM_OVERLAP, KINDS, QUESTION, TEXT
 from danlu.data.twins.folding import Folded, Places, Units, fold_all, fold_finely
 from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM, Spans, sign
@@ -79,11 +79,18 @@ def _told(sample: Sample) -> _Told:
             both = _joined(sample.chosen) + "\n" + _joined(sample.rejected)
             return _Told(question, middle, both, frame, is_answered=False)
     turns = sample.messages
+    if isinstance(sample, Conversation) and len(turns) == 2 and not sample.tools and _is_plain(turns[0], turns[1]):
+        return _Told(turns[0].content, "", turns[1].content, _PLAIN)  # as the general way below, for nearly all rows
     last = max((at for at, turn in enumerate(turns) if turn.role == "assistant"), default=len(turns))
     question, middle = _opened(turns[:last])
     frame = _frame_of(sample.kind, turns, sample.tools)
     judgement = str(sample.desirable) if isinstance(sample, Feedback) else None
     return _Told(question, middle, _joined(turns[last:]), frame, judgement=judgement)
+
+
+def _is_plain(asked: Message, answered: Message) -> bool:
+    return (asked.role == "user" and answered.role == "assistant" and not answered.reasoning and not asked.reasoning
+            and not answered.tool_calls and not asked.tool_calls)  # fmt: skip
 
 
 def _opened(turns: Sequence[Message]) -> tuple[str, str]:
@@ -122,6 +129,9 @@ def _frame_of(kind: str, turns: Sequence[Message], tools: Sequence[Any]) -> byte
 @functools.lru_cache(4096)
 def _frame(*parts: str) -> bytes:
     return blake2b("\x00".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+_PLAIN = _frame("conversation", "user,assistant")
 
 
 def _digests(told: Sequence[_Told], folded: Folded) -> dict[str, npt.NDArray[np.uint64]]:
