@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,31 @@ def test_two_spellings_of_a_value_are_one() -> None:
     assert canonical("number", "+86 138-1234-5678") == canonical("number", "１３８１２３４５６７８") == "13812345678"
     assert canonical("name", "John  SMITH") == "john smith" and canonical("name", "张 伟") == "张伟"
     assert canonical("email", "A@B.cn") == "a@b.cn" and canonical("words", "北京市 朝阳区") == "北京市朝阳区"
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "北京市朝阳区路1号",
+        "12 ",
+        "（1",
+        "://",
+        "a@a.",
+        "a1:b2:",
+        "联系人：张伟、",
+        "Mr. A",
+        "-----BEGIN A PRIVATE KEY",
+        "?token=",
+    ],
+)
+def test_hostile_repetition_costs_no_more_than_its_length(unit: str) -> None:
+    """A row made to keep the pass busy: ten times the text may take about ten times as long, not a hundred."""
+
+    def taken(size: int) -> float:
+        text = (unit * size)[:size]
+        began = time.process_time()
+        SCANNER.scan([text])
+        return time.process_time() - began
+
+    taken(2_000)
+    assert taken(40_000) < 30 * taken(4_000) + 0.3

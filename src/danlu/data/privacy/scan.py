@@ -6,6 +6,7 @@ keep to what both understand (detectors/detector.py), which a test holds them to
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -120,11 +121,14 @@ def settle(findings: Iterable[Finding]) -> list[Finding]:
     if all(one.end <= other.start for one, other in itertools.pairwise(found)):
         return found
     kept: list[Finding] = []
-    ranked = sorted(found, key=lambda f: (f.kind not in SECRETS, -round(f.score, 1), f.start - f.end, f.start))
-    for finding in ranked:
-        if all(finding.end <= other.start or finding.start >= other.end for other in kept):
-            kept.append(finding)
-    return sorted(kept)
+    for finding in sorted(found, key=lambda f: (f.kind not in SECRETS, -round(f.score, 1), f.start - f.end, f.start)):
+        place = bisect.bisect_left(kept, finding.start, key=lambda f: f.start)
+        is_free = (place == 0 or kept[place - 1].end <= finding.start) and (
+            place == len(kept) or kept[place].start >= finding.end
+        )
+        if is_free:
+            kept.insert(place, finding)
+    return kept
 
 
 def _compile(pattern: str, engine: Engine) -> tuple[Literal["re2", "re"], Any]:
