@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from danlu.core.errors import DataError
+from danlu.core.errors import DataError, EngineError
 from danlu.core.messages import say, set_language
 from danlu.data.ledger import Ledger
 from danlu.data.sample import Conversation, Document, Message, Origin, Preference
@@ -544,7 +544,12 @@ def test_on_real_documents_no_lie_passes_and_most_truths_do(tmp_path: Path, wher
 
 
 def test_refusals_of_the_server_are_told(tmp_path: Path) -> None:
-    with serving(lambda body: Act(400, b"content policy")) as server:
+    """One passage declined is counted with the server's words; all of them declined is an error."""
+    with serving(lambda body: Act(400, b"content policy") if "80 euros" in str(body) else items(*GOOD)) as server:
         kitchen = Kitchen(tmp_path, server)
-        assert kitchen.make(document(RULES), questions=2) == []
+        with pytest.raises(EngineError) as caught:
+            kitchen.make(document(TRAVEL), questions=2)
+        assert caught.value.key == "synthesis.all_failed" and "content policy" in str(caught.value)
         assert kitchen.told["failed"] == 1 and kitchen.told["asked"] == 1
+        assert kitchen.make(document(TRAVEL, name="travel.md"), document(RULES), questions=2)
+        assert kitchen.told["errors"] == [{"said": "HTTP 400: content policy", "count": 1}]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from danlu.core.errors import EngineError
 from danlu.core.messages import say
 from danlu.core.progress import Progress
 from danlu.data.ledger import Ledger
@@ -72,7 +73,8 @@ def synthesise(
     reasons, cost, what a cap left undone) and `refused.jsonl` (every refused item with its reason). Kept samples count
     as used rows in the ledger; refused items are no rows of the user's and stand in the yield alone.
 
-    DataError when something that is not masked, or of a level the recipe does not name, would leave this machine.
+    DataError when something that is not masked, or of a level the recipe does not name, would leave this machine;
+    EngineError when a step's requests all fail.
     """
     work = _Work(section, teacher, base, reading, progress, Yield())
     made: list[Conversation] = []
@@ -317,6 +319,8 @@ class _Work:
         replies = asked.answer(asks, watch=self.progress.advance)
         self.progress.finish()
         self.told.hear(step, replies)
+        if replies and all(reply.finish == "error" for reply in replies):
+            raise EngineError("synthesis.all_failed", where=asked.name, count=len(replies), said=replies[0].error)
         return replies
 
     def report(self) -> None:
@@ -326,6 +330,8 @@ class _Work:
             say("synthesis.yield", asked=told.num_asked, items=told.num_items, kept=told.num_kept,
                 refused=len(told.refused), failed=told.num_failed)
         )  # fmt: skip
+        for error, count in told.errors.most_common(2):
+            self.progress.note(say("synthesis.failed", count=count, said=error))
         if told.num_undone:
             steps = ", ".join(f"{step} {count}" for step, count in sorted(told.undone.items()))
             self.progress.note(say("synthesis.undone", count=told.num_undone, steps=steps))

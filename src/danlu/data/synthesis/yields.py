@@ -36,6 +36,8 @@ class Yield:
     undone: Counter[str] = field(default_factory=Counter)
     """What a cap left undone, by step."""
     refused: list[dict[str, Any]] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+    """What servers said instead of an answer."""
     cost: dict[str, Any] = field(default_factory=dict)
 
     def hear(self, step: str, replies: Sequence[Reply]) -> None:
@@ -43,6 +45,7 @@ class Yield:
         undone = sum(reply.finish == "undone" for reply in replies)
         self.num_asked += len(replies) - undone
         self.num_failed += sum(reply.finish == "error" for reply in replies)
+        self.errors.update(reply.error[:300] for reply in replies if reply.finish == "error")
         self.num_undone += undone
         if undone:
             self.undone[step] += undone
@@ -66,6 +69,7 @@ class Yield:
                 for reason, count in self.reasons.most_common()
             ],
             "undone": {"requests": self.num_undone, "steps": dict(sorted(self.undone.items()))},
+            "errors": [{"said": said, "count": count} for said, count in self.errors.most_common(5)],
             "cost": self.cost,
         }  # fmt: skip
 
