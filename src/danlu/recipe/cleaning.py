@@ -15,13 +15,13 @@ class CleaningSection(Section):
     """Every rule has an action: `drop` leaves the row out, `flag` keeps and names it in the report, `keep` is off."""
 
     normalise: bool = True
-    """Write characters in one way (NFC), take out control and zero-width characters and spaces at line ends."""
+    """Write characters in one way (NFC), take out control and zero-width characters."""
 
     simplified: bool = False
     """Turn traditional Chinese characters into simplified ones (needs the package opencc)."""
 
     boilerplate: bool = True
-    """Take out what pages and exports leave behind: tags, tracking links, "click to expand", copyright lines."""
+    """Take out what pages and exports leave behind: tracking links, "click to expand", copyright lines."""
 
     refusals: Action = "drop"
     """Answers that refuse or speak of themselves as an AI ("作为一个人工智能…", "As an AI language model…")."""
