@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from danlu.core.files import write_json, write_text
+from danlu.core.files import read_json, write_json, write_text
 from danlu.core.messages import LANGUAGES, Language
 from danlu.data.quality import DataFacts
 from danlu.data.quality.facts import AuditRow
@@ -36,11 +36,8 @@ class DataReport:
 
 
 def write_report(run: Run, facts: DataFacts) -> DataReport:
-    """data_report.json, data_report.{en,zh}.html and audit_sheet.csv in the run's folder, each whole or not at all.
-
-    Files that the run's ledger refused as a whole join the coverage."""
-    if run.path("ledger.json").is_file():
-        facts = with_silent_files(facts, run.read("ledger.json")["rejects"])
+    """data_report.json, data_report.{en,zh}.html and audit_sheet.csv in the run's folder, each whole or not at all."""
+    facts = _settled(run, facts)
     pages = {language: run.path(f"data_report.{language}.html") for language in LANGUAGES}
     lights = [{"name": light.name, "tone": light.tone, "value": light.value} for light in lights_of(facts)]
     write_json(run.path(FACTS), {**facts.to_json(), "lights": lights})
@@ -49,6 +46,19 @@ def write_report(run: Run, facts: DataFacts) -> DataReport:
         write_text(pages[language], render_data_report(facts, language=language, other=other))
     write_text(run.path(AUDIT), audit_sheet(facts.audit))
     return DataReport(run.path(FACTS), pages, run.path(AUDIT))
+
+
+def _settled(run: Run, facts: DataFacts) -> DataFacts:
+    """What the run's own files know better than any shard: files without a row, questions of the project, and the share
+    of replay in the train tokens of all stages together."""
+    if run.path("ledger.json").is_file():
+        facts = with_silent_files(facts, run.read("ledger.json")["rejects"])
+    told = replace(facts.told, has_questions=run.recipe.evaluation.questions is not None)
+    cards = [read_json(path) for path in sorted(run.path("dataset").glob("*/card.json"))]
+    num_tokens = sum(int(card["parts"].get("train", {}).get("tokens", 0)) for card in cards)
+    if told.replay is not None and num_tokens:
+        told = replace(told, replay=replace(told.replay, share=told.replay.num_tokens / num_tokens))
+    return replace(facts, told=told)
 
 
 def audit_sheet(rows: tuple[AuditRow, ...]) -> str:

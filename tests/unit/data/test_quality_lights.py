@@ -129,3 +129,18 @@ def test_every_light_has_words_a_fix_and_a_reason(language: str) -> None:
 
 def test_a_context_of_nothing_measured_is_no_light() -> None:
     assert tone("over", facts(lengths=LengthFacts())) is None
+
+
+def test_a_project_with_questions_of_its_own_needs_no_held_out_rows() -> None:
+    assert tone("test", facts(parts={"train": 2000, "test": 0})) == "bad"
+    assert tone("test", facts(parts={"train": 2000, "test": 0}, has_questions=True)) is None
+    assert tone("test", facts(parts={"train": 2000, "test": 20}, has_questions=True)) == "bad"
+
+
+def test_rows_left_out_because_they_are_questions_are_no_fault() -> None:
+    stages = (
+        StageFacts("read", 100, 100),
+        StageFacts("clean", 100, 60, {"contaminated": 40}),
+        StageFacts("privacy", 60, 20, {"privacy_dropped": 40}),
+    )
+    assert tone("faulty", facts(stages=stages)) == "good"

@@ -236,6 +236,8 @@ class Told:
     """Every document read, also those of which no row is left; `num_rows` is filled by `gather`."""
     certificate: Mapping[str, Any] = field(default_factory=dict)
     replay: ReplayFacts | None = None
+    has_questions: bool = False
+    """The project asks questions of its own: rows need not be held out."""
     reproduce: Mapping[str, str] = field(default_factory=dict)
     """Footer: danlu's version, command line, recipe digest."""
 

@@ -18,7 +18,7 @@ Found = tuple[float, dict[str, Any]] | None
 """The value held against the thresholds, and what the words want to say; None: not measured, no light."""
 UNTREATED = frozenset({"keep", "report", "none", "flag", "ignore"})
 """Actions that leave a finding in the text as it was."""
-CHOSEN = frozenset({"duplicate", "no_stage_wants_it"})
+CHOSEN = frozenset({"duplicate", "no_stage_wants_it", "contaminated"})
 """Reasons of the ledger that are the recipe's choice and no fault of a row."""
 LOW_SCORE = 0.6
 RESTRICTED = "restricted"
@@ -72,7 +72,7 @@ def _faulty(facts: DataFacts) -> Found:
     at_fault = {
         reason: count
         for stage in stages
-        if stage.name not in ("twins", "split", "augment", "synthesis")
+        if stage.name not in ("privacy", "twins", "split", "augment", "synthesis")
         for reason, count in stage.dropped.items()
         if reason not in CHOSEN
     }
@@ -201,6 +201,8 @@ def _nearest(facts: DataFacts) -> Found:
 
 
 def _test(facts: DataFacts) -> Found:
+    if facts.told.has_questions and not facts.parts.get("test"):
+        return None
     return float(facts.parts.get("test", 0)), {"rows": facts.parts.get("test", 0)}
 
 
