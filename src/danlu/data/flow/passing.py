@@ -12,9 +12,11 @@ from typing import Any, Protocol
 from danlu.data.flow.marks import Mark, Passed
 from danlu.data.flow.piece import Piece, Row, facts_of
 from danlu.data.flow.plan import Shard
+from danlu.data.flow.veil import without_originals
 from danlu.data.identity import sample_id
 from danlu.data.ledger import RAW_ROWS, Entry, Ledger
 from danlu.data.ocr.recogniser import Recogniser
+from danlu.data.quality.masking import veil
 from danlu.data.sample import Origin, Sample
 from danlu.data.sources import READERS
 from danlu.data.sources.reading import FileReport, read_file
@@ -98,7 +100,8 @@ def pass_shard(shard: Shard, passing: Passing, told: Told) -> Iterator[Piece]:
     for row in _rows(samples, ledger):
         if isinstance(row, Entry):
             num_refused += 1
-            refused.append(row if passing.privacy is None and num_refused <= RAW_ROWS else replace(row, raw=""))
+            row = row if num_refused <= RAW_ROWS else replace(row, raw="")
+            refused.append(row if passing.privacy is None else _veiled(row))
         else:
             batch.append(row)
             num_chars += _num_chars(row)
@@ -175,8 +178,16 @@ def _piece(rows: list[Row], refused: list[Entry], passing: Passing, told: Told) 
         row.id = sample_id(row.sample) if row.sample else ""
     ids = [row.id or sample_id(sample) for row, sample in zip(signed, original, strict=True)]
     columns = signatures(original, ids if passing.has_children else None)
+    if passing.privacy:
+        columns = without_originals(columns, original, [row.sample for row in signed])
     refused = sorted([*refused, *map(_refusal, dropped)], key=lambda entry: entry.row)
     return Piece(signed, columns | facts_of(signed), refused, records)
+
+
+def _veiled(entry: Entry) -> Entry:
+    """A refused row never came to privacy: its text is not kept, and excerpts in the reason are hidden coarsely."""
+    values = {name: veil(value, 200) if isinstance(value, str) else value for name, value in entry.values.items()}
+    return replace(entry, raw="", values=values)
 
 
 def _tell_masked(rows: Sequence[Row]) -> None:

@@ -1,0 +1,52 @@
+"""Columns are made of a row as it was read; the text in them is exchanged for the masked one before they are stored.
+
+Digests and band keys stay those of the original, so rows that differ only in what was masked are not taken for equal.
+What similarity is verified on (`units`) is the text that privacy left: no letter of the original lies in a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from danlu.data.sample import Sample
+from danlu.data.texts import texts_of
+from danlu.data.twins.signatures import signatures
+
+Columns = Mapping[str, npt.NDArray[Any]]
+SPANS = ("asked", "said")
+"""Columns that say which part of a row's text is what."""
+
+
+def without_originals(
+    columns: Columns, original: Sequence[Sample], masked: Sequence[Sample | None]
+) -> dict[str, npt.NDArray[Any]]:
+    """The columns with the text of `masked`; rows that were dropped have none."""
+    pairs = enumerate(zip(original, masked, strict=True))
+    changed = [row for row, (before, after) in pairs if after is None or _differ(before, after)]
+    if not changed:
+        return dict(columns)
+    alive = [(row, sample) for row in changed if (sample := masked[row]) is not None]
+    fresh = signatures([sample for _, sample in alive])
+    texts = dict(zip((row for row, _ in alive), _split(fresh), strict=True))
+    own = _split(columns)
+    for row in changed:
+        own[row] = texts.get(row, own[row][:0])
+    start = np.concatenate([[0], np.cumsum([len(units) for units in own])]).astype(np.int64)
+    spans = {name: columns[name].copy() for name in SPANS}
+    for name, column in spans.items():
+        column[changed] = 0
+        column[[row for row, _ in alive]] = fresh[name]
+    return {**columns, "units": np.concatenate(own), "start": start, **spans}
+
+
+def _split(columns: Columns) -> list[npt.NDArray[Any]]:
+    """Each row's text."""
+    return np.split(columns["units"], columns["start"][1:-1]) if len(columns["start"]) > 1 else []
+
+
+def _differ(before: Sample, after: Sample) -> bool:
+    return texts_of(before) != texts_of(after)
