@@ -65,6 +65,7 @@ def test_forgetting_from_trace_to_proof(office: Path) -> None:
     shutil.rmtree(old)
     everywhere = danlu("forget", WHO, "138 1234 5678", *keys, "--verify", "--json")
     assert everywhere.code == 0, everywhere.json
+    assert danlu("forget", "-", *keys, "--verify", "--json", input=f"{WHO}\n\n{PHONE}\n").code == 0
     assert danlu("forget", "李娜", *keys, "--verify", "--json").code == 1, "others stay, and are found"
 
 

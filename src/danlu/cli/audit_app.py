@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -81,7 +83,17 @@ def forget_command(
     lang: Lang = None,
 ) -> None:
     voice = Voice(as_json=as_json, quiet=quiet)
+    values = list(_said(values))
     if not verify_all:
         cli.auditing.forget_values(values, runs, keys, reason, voice)
     elif not cli.auditing.verify_values(values, runs, keys, run, reason, voice):
         raise typer.Exit(1)
+
+
+def _said(values: Sequence[str]) -> Iterator[str]:
+    """The values; `-` stands for the lines of standard input, which no shell keeps in its history."""
+    for value in values:
+        if value == "-":
+            yield from (line.strip() for line in sys.stdin if line.strip())
+        else:
+            yield value
