@@ -23,6 +23,8 @@ MIN_FILLED_RATIO = 0.55
 """Median share of its column's width that a line fills, in running text."""
 MAX_CROSSING_RATIO = 0.25
 """Lines that may run across a gutter (titles, wide tables), as a share of all."""
+MIN_COLUMN_SIZES = 6
+"""A column is at least so many times wider than its letters are high."""
 MAX_CANDIDATES = 6
 HEADING_RATIO = 1.15
 MAX_HEADING_CHARS = 120
@@ -140,7 +142,8 @@ def _is_running(side: list[Segment], rows: list[Row], depth: int) -> bool:
     """Lines that fill their column's width, or several such columns."""
     start, end = min(row.left for row in rows), max(row.right for row in rows)
     filled = statistics.median(sum(s.right - s.left for s in row.segments) for row in rows)
-    if end > start and filled >= MIN_FILLED_RATIO * (end - start) and filled >= 6 * rows[0].size:
+    size = statistics.median(row.size for row in rows)
+    if end > start and filled >= max(MIN_FILLED_RATIO * (end - start), MIN_COLUMN_SIZES * size):
         return True
     return depth < 2 and len(side) >= 2 * MIN_COLUMN_LINES and _gutter(side, depth + 1) is not None
 
