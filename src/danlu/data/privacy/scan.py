@@ -82,11 +82,18 @@ class Scanner:
                 batch, size = [], 0
         return found + (self._scan(batch) if batch else [])
 
+    def stops(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where the pass stops in a text: what it costs before anything is judged."""
+        return self._walk(text).after(0)
+
+    def _walk(self, text: str) -> _StringStops | _ByteStops:
+        return (_ByteStops if self.engine == "re2" else _StringStops)(self._compiled, text)
+
     def _scan(self, texts: list[str]) -> list[list[Finding]]:
         joined = _BETWEEN.join(texts)
         hits: list[list[Finding]] = [[] for _ in texts]
         index, low, high = 0, 0, len(texts[0])
-        walk = (_ByteStops if self.engine == "re2" else _StringStops)(self._compiled, joined)
+        walk = self._walk(joined)
         stops, at = walk.after(0), 0
         while (stop := next(stops, None)) is not None:
             start, end = stop
