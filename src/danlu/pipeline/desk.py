@@ -22,6 +22,7 @@ from danlu.data.tokens import Item
 from danlu.pipeline.base import Base
 from danlu.pipeline.fates import Fates
 from danlu.pipeline.parts import Parts
+from danlu.pipeline.replay import serves
 from danlu.recipe.method import SFTSection, StageSection
 from danlu.recipe.recipe import Recipe
 
@@ -123,7 +124,7 @@ class Desk:
         ratio = self.recipe.data.replay.ratio
         wanted = num_tokens * ratio / (1 - ratio)
         given = 0
-        if wanted:
+        if wanted and serves(self.recipe.data.replay, self.stage.method.accepts):
             general = (sample for sample in replay(int(wanted)) if sample.kind in self.stage.method.accepts)
             for item in self.encoder.items(general, Ledger()):
                 if given >= wanted:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from danlu.pipeline.base import Base, open_base
 from danlu.pipeline.teacher import LocalTeacher
 from danlu.planning.shapes import Shapes
 from danlu.recipe.recipe import Recipe
+from danlu.recipe.synthesis import ReplaySection
 
 MIN_PARAMS = 100_000_000
 MAX_ANSWER_TOKENS = 320
@@ -76,6 +77,13 @@ def make_replay(
         return list(answered(prompts, num_tokens, teacher, _counter(base), progress))
     finally:
         teacher.close()
+
+
+def serves(section: ReplaySection, accepts: Collection[str]) -> bool:
+    """Whether there can be replay for a stage that learns from these kinds: a base answers in conversations, and is not
+    asked for a stage that reads documents or pairs."""
+    is_file = section.source == "file" or (section.source == "auto" and section.path is not None)
+    return section.source != "none" and (is_file or "conversation" in accepts)
 
 
 def read_prompts(path: Path | None) -> list[str]:

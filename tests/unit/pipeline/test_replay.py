@@ -14,8 +14,9 @@ from danlu.data.ledger import Ledger
 from danlu.data.synthesis.teacher import Ask, Reply
 from danlu.pipeline import replay
 from danlu.pipeline.demo import demo_recipe
-from danlu.pipeline.replay import answered, goes_in_circles, is_sound, make_replay, read_prompts
+from danlu.pipeline.replay import answered, goes_in_circles, is_sound, make_replay, read_prompts, serves
 from danlu.recipe import Recipe
+from danlu.recipe.synthesis import ReplaySection
 
 
 class Notes(Silent):
@@ -123,3 +124,13 @@ def test_prompts_of_one_s_own(tmp_path: Path) -> None:
         read_prompts(path)
     with pytest.raises(DataError):
         read_prompts(tmp_path / "missing.txt")
+
+
+def test_a_base_is_not_asked_for_a_stage_that_reads_no_conversations() -> None:
+    """Ten million tokens of documents to read would have had the base talk for an hour, for nothing."""
+    assert serves(ReplaySection(), {"conversation", "label"}) and not serves(ReplaySection(), {"document"})
+    assert serves(ReplaySection(path="general.jsonl"), {"document"}) and serves(
+        ReplaySection(source="file"), {"preference"}
+    )
+    assert not serves(ReplaySection(source="base", path="general.jsonl"), {"preference"})
+    assert not serves(ReplaySection(source="none", path="general.jsonl"), {"conversation"})
