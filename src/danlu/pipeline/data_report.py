@@ -10,11 +10,15 @@ import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from danlu.core.files import read_json, write_json, write_text
+import numpy as np
+
+from danlu.core.files import write_json, write_text
 from danlu.core.messages import LANGUAGES, Language
+from danlu.data.dataset import Dataset
 from danlu.data.quality import DataFacts
 from danlu.data.quality.facts import AuditRow
 from danlu.data.quality.gather import with_silent_files
+from danlu.data.quality.lengths import histogram_of
 from danlu.data.quality.lights import lights_of
 from danlu.pipeline.data_report_html import render_data_report
 from danlu.pipeline.data_report_words import Words
@@ -49,15 +53,23 @@ def write_report(run: Run, facts: DataFacts) -> DataReport:
 
 
 def _settled(run: Run, facts: DataFacts) -> DataFacts:
-    """What the run's own files know better than any shard: files without a row, questions of the project, and the share
-    of replay in the train tokens of all stages together."""
+    """What the run's own files know better than any shard: files without a row, questions of the project, and tokens of
+    all stages together, of which replay has its share."""
     if run.path("ledger.json").is_file():
         facts = with_silent_files(facts, run.read("ledger.json")["rejects"])
     told = replace(facts.told, has_questions=run.recipe.evaluation.questions is not None)
-    cards = [read_json(path) for path in sorted(run.path("dataset").glob("*/card.json"))]
-    num_tokens = sum(int(card["parts"].get("train", {}).get("tokens", 0)) for card in cards)
+    stages = [Dataset.open(path.parent, verify=False) for path in sorted(run.path("dataset").glob("*/format.json"))]
+    lengths = [stage.part("train").lengths for stage in stages if "train" in stage.names]
+    num_tokens = sum(int(one.sum()) for one in lengths)
     if told.replay is not None and num_tokens:
         told = replace(told, replay=replace(told.replay, share=told.replay.num_tokens / num_tokens))
+    if told.lengths is not None and len(lengths) > 1:
+        supervised = sum(
+            int(stage.card.parts["train"]["supervised_tokens"]) for stage in stages if "train" in stage.names
+        )
+        tokens = histogram_of(np.concatenate(lengths))
+        every = replace(told.lengths, tokens=tokens, num_tokens=num_tokens, num_supervised=supervised)
+        told = replace(told, lengths=every)
     return replace(facts, told=told)
 
 

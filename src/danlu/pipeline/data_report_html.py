@@ -125,8 +125,9 @@ def _limit(threshold: Threshold, limit: float | None) -> str:
 def _said(light: Light, words: Words) -> tuple[str, str]:
     """A light in words, and what to do about it."""
     values = {name: _printed(name, value, words) for name, value in light.values.items()}
-    is_off = light.name == "privacy" and bool(light.values.get("is_off"))
-    key = f"good_{light.name}" if light.tone == "good" else "light_privacy_off" if is_off else f"light_{light.name}"
+    key = f"good_{light.name}" if light.tone == "good" else f"light_{light.name}"
+    if light.name == "privacy" and not light.values["found"]:
+        key = "light_privacy_off" if light.values.get("is_off") else "good_privacy_none"
     return words.text_and_fix(key, share=percent(light.value), value=f"{light.value:.2f}", **values)
 
 

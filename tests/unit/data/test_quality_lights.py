@@ -144,3 +144,7 @@ def test_rows_left_out_because_they_are_questions_are_no_fault() -> None:
         StageFacts("privacy", 60, 20, {"privacy_dropped": 40}),
     )
     assert tone("faulty", facts(stages=stages)) == "good"
+
+
+def test_nothing_restricted_found_is_no_light() -> None:
+    assert tone("restricted", facts(privacy=())) is None and tone("privacy", facts(privacy=())) == "good"

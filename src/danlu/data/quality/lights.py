@@ -141,6 +141,8 @@ def _restricted(facts: DataFacts) -> Found:
     if facts.told.privacy is None:
         return None
     found = [one for one in facts.told.privacy if one.level == RESTRICTED]
+    if not found:
+        return None
     untreated = sum(one.count for one in found if one.action in UNTREATED)
     return float(untreated), {"untreated": untreated, "found": sum(one.count for one in found)}
 
