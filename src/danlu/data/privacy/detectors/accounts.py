@@ -42,6 +42,8 @@ class Accounts:
         cue = _CUE.match(spot.text, spot.start, spot.high)
         if cue is None:
             return [], spot.start
+        if cue[0][0].isascii() and (left := spot.before(1)).isascii() and left.isalnum():
+            return [], spot.start  # the tail of another word
         kind = str(cue.lastgroup)
         if kind == "insurance" and spot.before(9).lower().endswith("national "):
             return [], spot.start  # the national insurance number has a form of its own
