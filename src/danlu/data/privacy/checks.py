@@ -96,7 +96,11 @@ def iban_digits(country: str, account: str) -> str:
 
 def is_iban(number: str) -> bool:
     """Length by country and the remainder 1; check digits are 02 to 98."""
-    return "02" <= number[2:4] <= "98" and IBAN_LENGTHS.get(number[:2]) == len(number) and _as_number(number[4:] + number[:4]) % 97 == 1
+    return (
+        "02" <= number[2:4] <= "98"
+        and IBAN_LENGTHS.get(number[:2]) == len(number)
+        and _as_number(number[4:] + number[:4]) % 97 == 1
+    )
 
 
 def _as_number(text: str) -> int:
