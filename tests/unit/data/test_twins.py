@@ -33,7 +33,7 @@ from danlu.data.twins.folding import fold_all, fold_words
 from danlu.data.twins.groups import Ties, kept_of
 from danlu.data.twins.likeness import Texts, jaccard
 from danlu.data.twins.linking import Link
-from danlu.data.twins.minhash import Spans, _minima, gram_keys, sign
+from danlu.data.twins.minhash import Spans, _minima, agreement, gram_keys, least_agreement, sign
 
 HAN = [chr(code) for code in range(0x4E00, 0x4E00 + 3000)]
 TROUBLE = "ab12９９+-#%.…， ：\n\t_Ａ好的é\u0301ß㎡①½😀👍🏽𠀀𝐀🄰٣가각ﾞﬁ\u200bİ"
@@ -119,6 +119,22 @@ def test_min_hashes_agree_as_often_as_sets_overlap(ratio: float) -> None:
     assert abs(np.mean(errors)) < 0.35 and 0.7 < np.std(errors) < 1.35
 
 
+def test_sketches_agree_as_sets_overlap_and_let_no_twin_pass_by() -> None:
+    draw, errors = random.Random(9), []
+    for _ in range(300):
+        text = "".join(draw.choices(HAN, k=draw.randint(20, 400)))
+        other = varied(draw, text, draw.choice([0.02, 0.05, 0.1, 0.3]))
+        sketches = []
+        for one in (text, other):
+            units = np.frombuffer(one.encode("utf-16-le"), np.uint16)
+            whole, _ = sign(units, Spans(np.array([0]), np.array([len(units)]), np.array([0])), 3)
+            sketches.append(whole.sketch)
+        agreed, true = int(agreement(*sketches)[0]), similarity(text, other)
+        errors.append(agreed / 125 - (1 + true) / 2)
+        assert true < 0.7 or agreed >= least_agreement(0.7)
+    assert abs(np.mean(errors)) < 0.01 and np.std(errors) < 0.05
+
+
 def test_a_text_is_signed_alike_alone_in_a_crowd_and_as_head_of_another() -> None:
     draw = random.Random(1)
     texts = ["".join(draw.choices(HAN, k=draw.randint(1, 400))) for _ in range(400)]
@@ -128,11 +144,11 @@ def test_a_text_is_signed_alike_alone_in_a_crowd_and_as_head_of_another() -> Non
     head = np.where(length > 12, length // 2, 0)
     for gram in (3, 5):
         whole, heads = sign(units, Spans(start, length, head), gram)
-        alone = [sign(units, Spans(start[row : row + 1], length[row : row + 1], np.zeros(1, int)), gram)[0][0]
+        alone = [sign(units, Spans(start[row : row + 1], length[row : row + 1], np.zeros(1, int)), gram)[0].bands[0]
                  for row in range(len(texts))]  # fmt: skip
-        assert (whole == np.array(alone)).all()
+        assert (whole.bands == np.array(alone)).all()
         of_heads, _ = sign(units, Spans(start[head > 0], head[head > 0], np.zeros((head > 0).sum(), int)), gram)
-        assert (heads == of_heads).all()
+        assert (heads.bands == of_heads.bands).all() and (heads.sketch == of_heads.sketch).all()
 
 
 @given(
@@ -271,7 +287,7 @@ def test_links_in_a_crowd_are_those_of_comparing_all() -> None:
             [len(sets[one] & sets[other]) / len(sets[one] | sets[other]) for one, other in pairs], np.float32
         )
 
-    link = Link(bands, 0.35, compare)
+    link = Link(bands, np.zeros((60, 2), np.uint64), 0.35, compare)
     link.link(np.arange(60))
     better, worse, _ = link.pairs()
     stays = np.flatnonzero(kept_of(60, worse, better))

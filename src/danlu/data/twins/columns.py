@@ -16,7 +16,7 @@ import numpy.typing as npt
 from danlu.core.files import replacing_folder
 from danlu.data.sample import Kind
 
-VERSION = 1
+VERSION = 2
 """Of the columns' content; part of whoever's cache key."""
 NUM_PERMUTATIONS = 128
 NUM_BANDS = 25
@@ -51,7 +51,8 @@ LAYOUT: dict[str, tuple[str, str]] = {
     "said": ("int32", "N"),  # how many are its answer, the last ones
     "entry_row": ("int32", "M"),  # rows (within the shard) that have a signature,
     "entry_view": ("uint8", "M"),  # of which view,
-    "bands": ("uint32", "M 25"),  # and its band keys
+    "bands": ("uint32", "M 25"),  # its band keys
+    "sketch": ("uint64", "M 2"),  # and one bit of each of its values
 }
 """Name: dtype and shape. N rows, M signatures (none of an empty text, two near the border of gram sizes)."""
 

@@ -18,6 +18,7 @@ from danlu.data.twins.columns import (
     GRAM_BORDER,
     KINDS,
     NEAR,
+    NUM_BANDS,
     QUESTION,
     TEXT,
     Columns,
@@ -29,7 +30,7 @@ from danlu.data.twins.folding import Places
 from danlu.data.twins.groups import Rows, Ties, kept_of
 from danlu.data.twins.likeness import Ratios, Texts, jaccard
 from danlu.data.twins.linking import Link
-from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM
+from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM, Signed
 
 _ANSWERS_AGREE = 0.3
 """Similarity of two answers below which they contradict each other, however alike the rest is."""
@@ -67,9 +68,13 @@ class _Rows:
         parts = [np.asarray(shard[name]) for shard in self.shards]
         return np.concatenate(parts) if parts else np.zeros((0, 2) if name == "exact" else 0, np.uint64)
 
-    def entries(self, view: int, rows: Mask) -> tuple[Rows, npt.NDArray[np.uint32]]:
-        """Rows that have a signature of this view, best first, and their bands."""
-        found, bands = [np.zeros(0, np.int64)], [np.zeros((0, 25), np.uint32)]
+    def entries(self, view: int, rows: Mask) -> tuple[Rows, Signed]:
+        """Rows that have a signature of this view, best first, and these."""
+        found, bands, sketches = (
+            [np.zeros(0, np.int64)],
+            [np.zeros((0, NUM_BANDS), np.uint32)],
+            [np.zeros((0, 2), np.uint64)],
+        )
         asks_all = self.texts.asked == self.texts.length
         for first, shard in zip(self.first.tolist(), self.shards, strict=False):
             row, views = shard["entry_row"].astype(np.int64) + first, np.asarray(shard["entry_view"])
@@ -78,10 +83,11 @@ class _Rows:
                 is_wanted |= (views == view - QUESTION) & asks_all[row]
             is_wanted &= rows[row]
             found.append(row[is_wanted])
-            bands.append(shard["bands"][is_wanted])
+            bands.append(np.asarray(shard["bands"])[is_wanted])
+            sketches.append(np.asarray(shard["sketch"])[is_wanted])
         row = np.concatenate(found)
         order = np.argsort(self.rank[row], kind="stable")
-        return row[order], np.concatenate(bands)[order]
+        return row[order], Signed(np.concatenate(bands)[order], np.concatenate(sketches)[order])
 
 
 def decide(
@@ -158,7 +164,7 @@ def _near(rows: _Rows, is_in: Mask, settings: Settings, counts: dict[str, int]) 
 
 
 def _open(rows: _Rows, view: int, is_in: Mask, threshold: float) -> tuple[Rows, Link]:
-    entries, bands = rows.entries(view, is_in)
+    entries, signed = rows.entries(view, is_in)
     part, size = ("question", rows.texts.asked) if view & QUESTION else ("text", rows.texts.length)
     gram = LONG_GRAM if view & 1 else SHORT_GRAM
 
@@ -170,7 +176,7 @@ def _open(rows: _Rows, view: int, is_in: Mask, threshold: float) -> tuple[Rows, 
         ratios[fits] = jaccard(rows.texts, left[fits], right[fits], gram=gram, part=part)
         return ratios
 
-    return entries, Link(bands, threshold, compare)
+    return entries, Link(signed.bands, signed.sketch, threshold, compare)
 
 
 def _edges_of(links: Sequence[tuple[Rows, Link]]) -> _Edges:

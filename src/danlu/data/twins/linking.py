@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from danlu.data.twins.folding import Places
 from danlu.data.twins.likeness import Ratios
-from danlu.data.twins.minhash import Hashes, distinct
+from danlu.data.twins.minhash import Hashes, agreement, distinct, least_agreement
 
 Keys = npt.NDArray[np.uint64]
 _CROWD = 16
@@ -31,12 +31,14 @@ _HALF = np.uint64(32)
 
 @dataclass(slots=True)
 class Link:
-    """`bands` (entries, bands); `compare` gives the similarity of pairs of entries. The smaller an entry's number, the
-    better it is: the best of a crowd is its first."""
+    """`bands` (entries, bands) and `sketch` (entries, 2) of `Signed`; `compare` gives the similarity of pairs of
+    entries. The smaller an entry's number, the better it is: the best of a crowd is its first."""
 
     bands: Hashes
+    sketch: npt.NDArray[np.uint64]
     threshold: float
     compare: Callable[[Places, Places], Ratios]
+    num_compared: int = 0
     num_crowded: int = 0
     """Rows of crowds that could not be parted, once for each band."""
     in_crowd: npt.NDArray[np.bool_] = field(init=False)
@@ -46,10 +48,6 @@ class Link:
     def __post_init__(self) -> None:
         self.in_crowd = np.zeros(len(self.bands), bool)
         self._known, self._ratio = np.zeros(0, np.uint64), np.zeros(0, np.float32)
-
-    @property
-    def num_compared(self) -> int:
-        return len(self._known)
 
     def pairs(self) -> tuple[Places, Places, Ratios]:
         """(first, second, similarity) of the pairs found so far, first < second, in order."""
@@ -80,7 +78,12 @@ class Link:
             keys = keys[self._known[at] != keys]
         if not len(keys):
             return
-        ratio = self.compare(*_taken_apart(keys))
+        first, second = _taken_apart(keys)
+        # most chance meetings are far apart, and their bits say so
+        is_near = agreement(self.sketch[first], self.sketch[second]) >= least_agreement(self.threshold)
+        ratio = np.zeros(len(keys), np.float32)
+        ratio[is_near] = self.compare(first[is_near], second[is_near])
+        self.num_compared += int(is_near.sum())
         at = np.searchsorted(self._known, keys)
         self._known, self._ratio = np.insert(self._known, at, keys), np.insert(self._ratio, at, ratio)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,18 +38,41 @@ class Spans:
     head: Places
 
 
-def sign(units: Units, spans: Spans, gram: int) -> tuple[Hashes, Hashes]:
-    """Bands (texts, bands) of the whole texts, and of the heads of those that have one, in their order."""
-    whole = np.empty((len(spans.start), NUM_BANDS), np.uint32)
-    heads = np.empty((int((spans.head > 0).sum()), NUM_BANDS), np.uint32)
+class Signed(NamedTuple):
+    """Of each text its band keys (texts, bands), and one bit of each value (texts, 2): two texts agree in about
+    (1 + J) / 2 of their bits (Li and Koenig, "b-Bit Minwise Hashing", 2010)."""
+
+    bands: Hashes
+    sketch: npt.NDArray[np.uint64]
+
+
+def sign(units: Units, spans: Spans, gram: int) -> tuple[Signed, Signed]:
+    """The signatures of the whole texts, and of the heads of those that have one, in their order."""
+    found = [Signed(np.empty((num, NUM_BANDS), np.uint32), np.empty((num, 2), np.uint64))
+             for num in (len(spans.start), int((spans.head > 0).sum()))]  # fmt: skip
+    whole, heads = found
     num_heads = 0
     for first, last in _blocks(spans.length):
         start, length, head = spans.start[first:last], spans.length[first:last], spans.head[first:last]
         mins, head_mins = _minima(_gathered(units, start, length), length, head, gram)
-        whole[first:last] = _bands(mins)
-        heads[num_heads : num_heads + head_mins.shape[1]] = _bands(head_mins)
-        num_heads += head_mins.shape[1]
+        own = slice(num_heads, num_heads + head_mins.shape[1])
+        whole.bands[first:last], whole.sketch[first:last] = _bands(mins), _sketch(mins)
+        heads.bands[own], heads.sketch[own] = _bands(head_mins), _sketch(head_mins)
+        num_heads = own.stop
     return whole, heads
+
+
+def agreement(one: npt.NDArray[np.uint64], other: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """In how many of the bits each pair of sketches agrees."""
+    differing = np.ascontiguousarray(one ^ other).view(np.uint8).reshape(-1, NUM_PERMUTATIONS // 8)
+    agreed: npt.NDArray[np.int64] = NUM_BANDS * _ROWS - _ONES[differing].sum(axis=1, dtype=np.int64)
+    return agreed
+
+
+def least_agreement(threshold: float) -> int:
+    """Bits in which texts of that similarity agree, but for three pairs in a million."""
+    num, ratio = NUM_BANDS * _ROWS, (1 + threshold) / 2
+    return int(num * ratio - 4.5 * (num * ratio * (1 - ratio)) ** 0.5)
 
 
 def _blocks(lengths: Places) -> Iterator[tuple[int, int]]:
@@ -135,6 +159,14 @@ def _bands(mins: Hashes) -> Hashes:
     return bands
 
 
+def _sketch(mins: Hashes) -> npt.NDArray[np.uint64]:
+    bits = np.zeros((NUM_PERMUTATIONS, mins.shape[1]), np.uint8)
+    bits[: len(mins)] = (mins >> np.uint32(5)) & np.uint32(1)
+    packed = np.ascontiguousarray(np.packbits(bits, axis=0).T)
+    sketch: npt.NDArray[np.uint64] = packed.view("<u8").astype(np.uint64)
+    return sketch
+
+
 def distinct(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Sorted, each once; by one sort, which is quicker than numpy's `unique` by hashing."""
     ordered = np.sort(keys)
@@ -154,5 +186,6 @@ def _draws(seed: int, num: int) -> list[int]:
     return found
 
 
+_ONES = np.array([value.bit_count() for value in range(256)], np.uint8)
 _FACTORS: Hashes = np.array([draw >> 32 | 1 for draw in _draws(1, NUM_BANDS * _ROWS)], np.uint32)
 _MIXERS: npt.NDArray[np.uint64] = np.array([draw | 1 for draw in _draws(2, _ROWS)], np.uint64)

@@ -13,16 +13,27 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from danlu.data.twins.columns import GRAM_BORDER, QUESTION, Columns
+from danlu.data.twins.columns import GRAM_BORDER, NUM_BANDS, QUESTION, Columns
 from danlu.data.twins.folding import Places, Units
 from danlu.data.twins.likeness import Ratios, Texts, jaccard
-from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM, Hashes, distinct, gram_keys
+from danlu.data.twins.minhash import (
+    LONG_GRAM,
+    SHORT_GRAM,
+    Hashes,
+    Signed,
+    agreement,
+    distinct,
+    gram_keys,
+    least_agreement,
+)
 
 GRAM = 13
 Mask = npt.NDArray[np.bool_]
 Keys = npt.NDArray[np.uint64]
 _REACH = 4
 """Rows of the other part that a row is compared with in one bucket."""
+_ALIKE, _NUM_OTHERS = 0.5, 5000
+"""The least threshold that a recipe may set; pairs below it that are compared all the same, for the nearest of all."""
 _MAX_ANSWERS = 2000
 _FILTER_BITS = 22
 _BLOCK = 1 << 18
@@ -44,15 +55,17 @@ def across(shards: Sequence[Columns], texts: Texts, held_out: Mask, train: Mask,
 
 
 def _across(shards: Sequence[Columns], texts: Texts, held_out: Mask, train: Mask, view: int) -> Across:
-    row, bands = view_of(shards, view, held_out | train)
+    row, signed = view_of(shards, view, held_out | train)
     is_held = held_out[row]
+    held, learnt = np.flatnonzero(is_held), np.flatnonzero(~is_held)
     pairs = [np.zeros(0, np.uint64)]
-    for band in range(bands.shape[1]):
-        left, right = _met(bands[is_held, band], bands[~is_held, band])
+    for band in range(signed.bands.shape[1]):
+        left, right = _met(signed.bands[held, band], signed.bands[learnt, band])
         pairs.append(left.astype(np.uint64) << np.uint64(32) | right.astype(np.uint64))
     keys = distinct(np.concatenate(pairs))
-    left = row[is_held][(keys >> np.uint64(32)).astype(np.int64)]
-    right = row[~is_held][(keys & np.uint64(0xFFFFFFFF)).astype(np.int64)]
+    one, other = held[(keys >> np.uint64(32)).astype(np.int64)], learnt[(keys & np.uint64(0xFFFFFFFF)).astype(np.int64)]
+    nearest = _likeliest(agreement(signed.sketch[one], signed.sketch[other]))
+    left, right = row[one[nearest]], row[other[nearest]]
     size = texts.asked if view & QUESTION else texts.length
     if not view & 1:
         fits = (size[left] < GRAM_BORDER) | (size[right] < GRAM_BORDER)
@@ -61,16 +74,25 @@ def _across(shards: Sequence[Columns], texts: Texts, held_out: Mask, train: Mask
     return Across(left, right, jaccard(texts, left, right, gram=gram, part=part))
 
 
-def view_of(shards: Sequence[Columns], view: int, rows: Mask) -> tuple[Places, Hashes]:
-    """Rows, in order, that have a signature of this view, and their bands."""
-    found, bands, first = [np.zeros(0, np.int64)], [np.zeros((0, 25), np.uint32)], 0
+def _likeliest(agreed: npt.NDArray[np.int64]) -> Places:
+    """Pairs that may be alike at all, and of the others the nearest few thousand: one of them is the nearest of all."""
+    order = np.argsort(-agreed, kind="stable")
+    num_near = int((agreed >= least_agreement(_ALIKE)).sum())
+    return order[: max(num_near, _NUM_OTHERS)]
+
+
+def view_of(shards: Sequence[Columns], view: int, rows: Mask) -> tuple[Places, Signed]:
+    """Rows, in order, that have a signature of this view, and these."""
+    found, first = [np.zeros(0, np.int64)], 0
+    bands, sketches = [np.zeros((0, NUM_BANDS), np.uint32)], [np.zeros((0, 2), np.uint64)]
     for shard in shards:
         row = np.asarray(shard["entry_row"]).astype(np.int64) + first
         is_wanted = (np.asarray(shard["entry_view"]) == view) & rows[row]
         found.append(row[is_wanted])
         bands.append(np.asarray(shard["bands"])[is_wanted])
+        sketches.append(np.asarray(shard["sketch"])[is_wanted])
         first += len(shard["answer"])
-    return np.concatenate(found), np.concatenate(bands)
+    return np.concatenate(found), Signed(np.concatenate(bands), np.concatenate(sketches))
 
 
 def _met(left: Hashes, right: Hashes) -> tuple[Places, Places]:

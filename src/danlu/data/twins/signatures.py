@@ -19,7 +19,7 @@ import orjson
 from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Preference, Sample
 from danlu.data.twins.columns import GRAM_BORDER, GRAM_OVERLAP, KINDS, QUESTION, TEXT
 from danlu.data.twins.folding import Folded, Places, Units, fold_all, fold_finely
-from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM, Spans, sign
+from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM, Signed, Spans, sign
 
 _PIECES = 3
 _LEAST_OPENING = 6
@@ -224,12 +224,13 @@ def _entries(units: Units, start: Places, asked: npt.NDArray[np.int32]) -> dict[
     never meet."""
     length = np.diff(start)
     head = np.where(asked < length, asked, 0).astype(np.int64)
-    rows, views, bands = [], [], []
+    rows, views, bands, sketches = [], [], [], []
 
-    def add(at: Places, view: int, found: npt.NDArray[np.uint32]) -> None:
+    def add(at: Places, view: int, found: Signed) -> None:
         rows.append(at)
         views.append(np.full(len(at), view, np.uint8))
-        bands.append(found)
+        bands.append(found.bands)
+        sketches.append(found.sketch)
 
     for gram, lowest, highest in ((SHORT_GRAM, 1, GRAM_OVERLAP), (LONG_GRAM, GRAM_BORDER, 1 << 60)):
         fits = (length >= lowest) & (length < highest)
@@ -249,4 +250,5 @@ def _entries(units: Units, start: Places, asked: npt.NDArray[np.int32]) -> dict[
         "entry_row": np.concatenate(rows).astype(np.int32),
         "entry_view": np.concatenate(views),
         "bands": np.concatenate(bands),
+        "sketch": np.concatenate(sketches),
     }
