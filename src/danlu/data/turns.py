@@ -132,6 +132,8 @@ def write_openai(message: Message) -> dict[str, Any]:
 def ordered(messages: Sequence[Message], changes: Changes, *, prompt: bool = False) -> tuple[Message, ...]:
     """The turns in a shape that can be trained on: ends with an assistant, or, as a `prompt`, with a user or tool
     turn."""
+    if not prompt and _is_plain_pair(messages):
+        return tuple(messages)
     joined = _joined([turn for turn in messages if turn.role != "system" or turn.content.strip()], changes)
     if not joined:
         raise RowError("empty_conversation")
@@ -144,6 +146,17 @@ def ordered(messages: Sequence[Message], changes: Changes, *, prompt: bool = Fal
     if prompt and before not in ("user", "tool"):
         raise RowError("prompt_ends_wrong", role=str(before))
     return tuple(joined)
+
+
+def _is_plain_pair(messages: Sequence[Message]) -> bool:
+    """A question and an answer, as most rows are: nothing to join, to cut or to refuse."""
+    if len(messages) != 2:
+        return False
+    asked, told = messages
+    spoken = asked.role == "user" and told.role == "assistant"
+    return (
+        spoken and not asked.content.isspace() and not told.content.isspace() and bool(asked.content and told.content)
+    )
 
 
 _FOLLOWS: dict[Role | None, tuple[Role, ...]] = {

@@ -87,6 +87,8 @@ def _seed(row: Row) -> Row:
 
 def split_inline(question: str) -> tuple[list[Message], str] | None:
     """`<user>: a <bot>: b <user>: c` as (turns before, last question), or None when it is not cleanly that."""
+    if "<" not in question:
+        return None
     pieces = _INLINE.split(question)
     if len(pieces) < 3 or pieces[0].strip():
         return None
