@@ -11,7 +11,7 @@ from danlu.cli.checking import size_text
 from danlu.cli.targets import is_artifact, open_target
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
-from danlu.core.messages import say
+from danlu.core.messages import current_language, say
 from danlu.data.dataset import Dataset
 from danlu.evaluation.compare import compare_reports
 from danlu.evaluation.gate import percent, points
@@ -34,11 +34,17 @@ def show_prepared(run: Run, prepared: Prepared, voice: Voice) -> None:
     for stage in prepared.stages:
         _show_parts(stage.name, stage.dataset.card.parts, voice)
     show_previews(run.read("dataset", "preview.json")[:1], voice)
-    for entry in prepared.ledger["rejects"][:5]:
+    for entry in prepared.ledger["rejects"][:FIRST_REJECTS]:
         voice.say(f"  {entry['file']}:{entry['line']}: {entry['reason']}", "yellow")
+    if rows["rejected"] > FIRST_REJECTS:
+        more, place = rows["rejected"] - FIRST_REJECTS, run.path("rejects.jsonl")
+        voice.say("  " + say("cli.more_rejects", count=more, path=str(place)), "yellow")
+    report = run.path(f"data_report.{current_language()}.html")
+    voice.say(say("report_data.wrote", path=str(report)))
     voice.result(
         {"run": str(run.folder), "rows": rows, "counts": prepared.outcome["counts"],
-         "certificate": prepared.certificate,
+         "dataset_id": prepared.outcome["dataset_id"], "shards": prepared.outcome["shards"],
+         "certificate": prepared.certificate, "report": str(report),
          "stages": {stage.name: stage.dataset.card.to_json() for stage in prepared.stages}}
     )  # fmt: skip
 
@@ -61,6 +67,7 @@ def _show_parts(name: str, parts: Mapping[str, Any], voice: Voice) -> None:
     )  # fmt: skip
 
 
+FIRST_REJECTS = 5
 MOST_CHARACTERS, MOST_IDS = 480, 96
 """Of a preview's run of text and of ids: a page of a document says no more than its beginning and its end."""
 
