@@ -13,9 +13,11 @@ The load of the machine is printed with each figure: wall time means something o
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -45,6 +47,7 @@ from danlu.data.twins.signatures import signatures
 from danlu.pipeline.passing import build_passing
 from danlu.recipe.data import DataSection
 
+USAGES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -121,8 +124,10 @@ def whole(path: Path, num_rows: int, folder: Path, workers: int) -> dict[str, An
         "seconds": round(total, 2),
         "us_per_row": round(total / num_rows * 1e6, 2),
         "times_s": times,
+        "cpu_s": round(sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, USAGES)), 2),
         "peak_gb": round(watch.peak_bytes / 1e9, 3),
         "load_before": round(load, 2),
+        "load_after": round(os.getloadavg()[0], 2),
         "used": ledger.num_used,
         "rejected": num_rejected,
         "parts": {name: int((part == code).sum()) for name, code in (("train", 0), ("validation", 1), ("test", 2))},
@@ -133,19 +138,16 @@ def whole(path: Path, num_rows: int, folder: Path, workers: int) -> dict[str, An
 
 
 def recall(path: Path, decision: Any, alive: Any) -> dict[str, Any]:
-    """How many of the planted twins went. Only rows that reached the comparison count: the others are gone before."""
-    if not alive.all() or len(alive) == 0:
-        rows = None  # rows that cleaners refused shift the numbers; planted ones are found by line then
+    """Planted twins and those found, of all rows that were compared: cleaners had refused some rows before."""
     planted: dict[str, list[int]] = {"exact": [], "near": []}
     for line in path.with_suffix(".truth.jsonl").read_bytes().splitlines():
         entry = orjson.loads(line)
         if entry["what"] in planted:
             planted[entry["what"]].append(entry["row"])
-    rows = len(alive)
     return {
         "planted": {name: len(numbers) for name, numbers in planted.items()},
         "found": {"exact": int((decision.verdict == EXACT).sum()), "near": int((decision.verdict == NEAR).sum())},
-        "compared_rows": rows,
+        "compared_rows": len(alive),
     }
 
 
@@ -154,6 +156,7 @@ def stages(path: Path, folder: Path) -> dict[str, float]:
     passing = build_passing(DataSection.model_validate({"privacy": {"key_file": str(folder / "keys.json")}}))
     shard = plan_shards([path]).shards[0]
     list(pass_shard(shard, passing, Told()))  # warm
+    gc.disable()  # as in a worker
     times: dict[str, float] = {}
     begin = time.process_time()
     samples = list(read_file(shard.found, READERS, Ledger(), FileReport(shard.found.name)))
@@ -274,7 +277,17 @@ def main() -> None:
             json.dumps(
                 {
                     name: found[name]
-                    for name in ("rows", "seconds", "us_per_row", "times_s", "peak_gb", "load_before", "twins")
+                    for name in (
+                        "rows",
+                        "seconds",
+                        "us_per_row",
+                        "cpu_s",
+                        "times_s",
+                        "peak_gb",
+                        "load_before",
+                        "load_after",
+                        "twins",
+                    )
                 }
             )
         )
