@@ -101,6 +101,8 @@ def test_personal_data_is_found_where_it_stands(text: str, kind: str, value: str
         "道路千万条，安全第一条",
         "Version 4111.1111.1111 of model 12345678",
         "请@小明 看一下",
+        "被告人沈某某与户名为董某账户有关",
+        "家住上海的王甲继承其父遗产房屋三间",
     ],
 )
 def test_what_only_looks_like_personal_data_is_left_alone(text: str) -> None:

@@ -16,15 +16,16 @@ from danlu.data.privacy.detectors.accounts import OURS
 from danlu.data.privacy.detectors.addresses_zh import FICTION
 from danlu.data.privacy.finding import KINDS, SECRETS, Finding, canonical
 from danlu.data.privacy.keys import Keyring
-from danlu.data.privacy.words import letters, lines
+from danlu.data.privacy.words import letters, lines, words
 
 _CJK = re.compile("[\u4e00-\u9fff]")
 _SURNAMES = letters("surnames_zh")[:200]
 _GIVEN = letters("given_zh")
 _SEALS = 64
 """One name in so many that is not ours passes for ours, where texts made of masked text are read."""
-_GIVEN_EN = [name for line in lines("given_en") for name in line]
-_SURNAMES_EN = [name for line in lines("surnames_en") for name in line]
+_NO_NAMES = frozenset().union(*words("no_names_en"))
+_GIVEN_EN = [name for line in lines("given_en") for name in line if name not in _NO_NAMES]
+_SURNAMES_EN = [name for line in lines("surnames_en") for name in line if name not in _NO_NAMES]
 _WARDS = ("东篱区", "听澜区", "望川区", "鹿鸣区", "晴川里区", "松声区", "竹影区", "临泉里区")
 _ROADS = [
     "清和",
@@ -145,15 +146,28 @@ def partial_alias(alias: str, shown: str) -> str:
 
 def _name(value: str, shown: str, keyring: Keyring) -> str:
     dice = Dice(keyring, "name", canonical("name", value))
-    if _CJK.search(value):
-        begun = dice.pick(_SURNAMES) + dice.pick(_GIVEN)
-        last = Dice(keyring, "seal", begun).below(_SEALS) + _SEALS * dice.below(len(_GIVEN) // _SEALS)
-        alias = begun + _GIVEN[last] if len(value) > 1 else begun[0]
-    else:
-        given, surname = dice.pick(_GIVEN_EN), dice.pick(_SURNAMES_EN)
-        alias = f"{given} {_initial(given, surname, keyring)}. {surname}"
-        alias = surname if " " not in value else alias
+    alias = _name_zh(value, dice, keyring) if _CJK.search(value) else _name_en(value, dice, keyring)
     return alias if shown == value or len(shown) >= len(value) else partial_alias(alias, shown)
+
+
+def _name_zh(value: str, dice: Dice, keyring: Keyring) -> str:
+    """Another surname, and two letters of which the last is sealed; a surname alone has a surname's alias."""
+    surname = next(drawn for drawn in (dice.pick(_SURNAMES) for _ in range(20)) if drawn != value[0])
+    if len(value) == 1:
+        return surname
+    begun = surname + dice.pick(_GIVEN)
+    last = Dice(keyring, "seal", begun).below(_SEALS) + _SEALS * dice.below(len(_GIVEN) // _SEALS)
+    return begun + _GIVEN[last]
+
+
+def _name_en(value: str, dice: Dice, keyring: Keyring) -> str:
+    """Other names than the person's own, and an initial that is sealed."""
+    own = set(value.split())
+    given, surname = (
+        next(drawn for drawn in (dice.pick(pool) for _ in range(20)) if drawn not in own)
+        for pool in (_GIVEN_EN, _SURNAMES_EN)
+    )
+    return f"{given} {_initial(given, surname, keyring)}. {surname}" if " " in value else surname
 
 
 def _is_own_name(value: str, keyring: Keyring) -> bool:

@@ -95,7 +95,7 @@ class ChineseAddresses:
         anchor = _ANCHOR.search(spot.text, after, body.end())
         if anchor is not None:  # what comes behind the house is prose
             end = _tail(spot.text, anchor.end(), spot.high)
-        if end <= after:
+        if end <= after or "的" in spot.text[after:end]:
             return None
         return Finding(begin, end, "address", 0.9 if count > 1 else 0.8, self.name, spot.text[begin:end])
 

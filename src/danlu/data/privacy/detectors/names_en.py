@@ -75,7 +75,7 @@ class EnglishNames:
             return None
         parts = found[0].split(" ")
         for index, part in enumerate(parts):
-            if part.rstrip(".'’-") in _NO_NAME:
+            if part.rstrip(".'’-") in _NO_NAME and not (index and len(part) == 2 and part[1] == "."):
                 parts = parts[:index]
                 break
         while parts and not parts[-1][0].isupper():

@@ -118,7 +118,7 @@ def _is_full_name(name: str, *, may_be_risky: bool) -> bool:
         (surname in COMPOUND or surname in SURNAMES)
         and 1 <= len(given) <= 2
         and all(c in GIVEN for c in given)
-        and (may_be_risky or surname not in _RISKY or len(given) == 2)
+        and (surname not in _RISKY or len(given) == 2 or (may_be_risky and given not in SURNAMES))
     )
 
 
@@ -137,8 +137,8 @@ def read_name(text: str, begin: int, high: int, *, is_label: bool) -> int | None
     for num_given in (2, 1):
         end = begin + len(surname) + num_given
         given = text[begin + len(surname) : end]
-        if end > high or not (min(given) >= "\u4e00" and max(given) <= "\u9fff"):
-            continue
+        if end > high or "某" in given or not (min(given) >= "\u4e00" and max(given) <= "\u9fff"):
+            continue  # 某 stands where somebody has taken the name out already
         follows = text[end] if end < high else ""
         is_ended = follows == "" or not ("\u4e00" <= follows <= "\u9fff") or follows in _ENDS_AFTER
         is_known = given[0] in GIVEN and given[-1] in GIVEN

@@ -139,7 +139,9 @@ def _is_a_part(window: _Window, chunks: list[tuple[str, int, int]], first: int, 
     if len(window.shape) < 2:
         return False
     before = first > taken and len(chunks[first - 1][0]) == 4
-    return before or (last < len(chunks) and len(chunks[last][0]) == 4)
+    is_in_fours = set(window.shape) == {4}
+    size = len(chunks[last][0]) if last < len(chunks) else 0
+    return before or size == 4 or (is_in_fours and 0 < size < 4)
 
 
 def is_invented(digits: str) -> bool:
@@ -213,7 +215,7 @@ def _judge_card(window: _Window, before: str) -> _Hit | None:
 
 
 def _is_card_shape(shape: tuple[int, ...]) -> bool:
-    return all(size == 4 for size in shape[:-1]) or shape in ((4, 6, 5), (6, 13), (6, 10), (6, 12))
+    return shape in ((4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (6, 13), (6, 10), (6, 12))
 
 
 def _is_known_issuer(digits: str, size: int) -> bool:
@@ -258,7 +260,7 @@ def _judge_landline(window: _Window, is_cued: bool) -> _Hit | None:
     shape, digits = window.shape, window.digits
     area = digits[: shape[0]]
     if _AREA.match(area) and digits[len(area) : len(area) + 1] in tuple("2345678"):
-        has_extension = len(shape) > 2 and shape[-1] <= 6 and shape[1:-1] in _SUBSCRIBER_SHAPES
+        has_extension = shape[1:-1] in _SUBSCRIBER_SHAPES and shape[-1] <= 6 and window.gaps[-1].strip(" ") != ""
         gaps_fit = all(gap in ("-", " ", ")", ") ", "--", "- ") for gap in window.gaps)
         if gaps_fit and (shape[1:] in _SUBSCRIBER_SHAPES or has_extension):
             return _Hit("landline", 0.95 if is_cued else 0.7, context.PHONE)
