@@ -15,7 +15,7 @@ from danlu.data.ledger import Ledger
 from danlu.data.sample import Document
 from danlu.data.sources import read
 from danlu.data.synthesis.belonging import fault_of_belonging
-from danlu.data.synthesis.facts import fault_of_answer, figures
+from danlu.data.synthesis.facts import fault_of_answer, fault_of_core, figures
 from danlu.data.synthesis.words import content_of, language_of, rouge_l, tokens_of
 from teacher_kit import READING, SILENT
 
@@ -194,3 +194,47 @@ def test_figures_swapped_between_the_company_s_sentences_are_mostly_seen() -> No
             num_swapped += swapped != answer
             num_seen += fault_of_belonging(row["question"], swapped, evidence, READING) is not None
     assert num_swapped > 30 and num_seen >= 0.85 * num_swapped, (num_swapped, num_seen)
+
+
+MORE_LIES = [
+    ("报销打款日为周四。", "报销在周三打款。"), ("周一至周五开放。", "周六开放。"), ("员工可以申请调休。", "员工必须申请调休。"),
+    ("全体员工参加。", "部分员工参加。"), ("下午2点开会。", "上午2点开会。"), ("停车免费。", "停车收费。"), ("本次休假为带薪假。", "本次休假为无薪假。"),
+    ("需要经理审批。", "不需要经理审批。"), ("押金不退。", "押金可退。"), ("年假10天。", "年假至少10天。"), ("入职满3个月可转正。", "入职满3年可转正。"),
+    ("Leave is paid.", "Leave is unpaid."), ("Overtime is unpaid.", "Overtime is paid."), ("Staff may join.", "Staff must join."),
+    ("The office opens at 9 am.", "The office opens at 9 pm."), ("The deposit is refundable.", "The deposit is non-refundable."),
+]  # fmt: skip
+MORE_TRUTHS = [
+    ("周一至周五开放。", "周三也开放。"), ("上限为80元。", "最多80元。"), ("员工可以申请调休。", "可以申请调休。"), ("不超过3天。", "最多3天。"),
+    ("登录密码每180天更换一次。", "密码每180天换一次。"), ("无线网密码由前台发放。", "无线网密码在前台领取。"), ("满10年享受15天年假。", "工作满10年有15天年假。"),
+    ("Doors open at 9 am on all working days.", "Doors open at 9 am."), ("Unused days expire.", "Unused days expire at the end."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("evidence, answer", MORE_LIES)
+def test_small_words_turn_a_rule_round(evidence: str, answer: str) -> None:
+    assert fault_of_answer(answer, evidence, "", READING, support=0.55) is not None
+
+
+@pytest.mark.parametrize("evidence, answer", MORE_TRUTHS)
+def test_small_words_may_be_said_otherwise(evidence: str, answer: str) -> None:
+    assert fault_of_answer(answer, evidence, "", READING, support=0.55) is None
+
+
+@pytest.mark.parametrize(
+    "question, evidence, truth, lie",
+    [
+        (
+            "What colour is the visitor badge?",
+            "The visitor badge is red.",
+            "The visitor badge is red.",
+            "The visitor badge is blue.",
+        ),
+        ("费用由谁承担？", "费用由公司承担。", "费用由公司承担。", "费用由员工承担。"),
+        ("年假有几天？", "| 年假 | 15 |", "年假为15天。", "年假为年度。"),
+    ],
+)
+def test_what_the_answer_adds_to_the_question_is_what_counts(
+    question: str, evidence: str, truth: str, lie: str
+) -> None:
+    assert fault_of_core(question, truth, evidence, READING) is None
+    assert fault_of_core(question, lie, evidence, READING) is not None

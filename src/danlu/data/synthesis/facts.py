@@ -38,6 +38,23 @@ _RATE = re.compile(
     r"(?:每个?|一)(小时|分钟|天|日|晚|周|月|季度|年|次|人|件|页|公里)(?=[^一二三四五六七八九十])"
     r"|\b(?:a|an|per|each|every) (hour|minute|day|night|week|month|quarter|year|person|item|page|kilometre|kilometer)\b"
 )
+_WEEK = "一二三四五六日天"
+_WEEKDAY = re.compile(r"(?:周|星期|礼拜)([一二三四五六日天])")
+_DAYS_FROM_TO = re.compile(r"(?:周|星期|礼拜)([一二三四五六日天])[至到~—-]+(?:周|星期|礼拜)?([一二三四五六日天])")
+_DENYING = ("un", "non", "in", "im", "ir", "dis")
+_BOUNDS = [
+    (
+        re.compile(r"至少|不少于|不低于|最少|\b(?:at least|no less than|not less than)\b", re.IGNORECASE),
+        re.compile(r"至少|少于|不低于|最少|最低|以上|下限|起|满|达到|超过|\b(?:least|less|minimum|from|over|more|exceed\w*)\b",
+                   re.IGNORECASE),
+    ),
+    (
+        re.compile(r"至多|最多|不超过|不多于|\b(?:at most|no more than|not more than|up to)\b", re.IGNORECASE),
+        re.compile(r"至多|最多|超过|多于|最高|不高于|以下|以内|之内|上限|封顶|限|内|"
+                   r"\b(?:most|more|up to|maximum|limit\w*|within|under|below|less|exceed\w*|cap)\b", re.IGNORECASE),
+    ),
+]  # fmt: skip
+"""A bound in the answer, and what of it must be in the evidence in some words."""
 _LATIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_.+#/@&'’][A-Za-z0-9]+)*[+#]*|\d+[A-Za-z][A-Za-z0-9]*")
 _SENTENCE_START = re.compile(r"(?:^|[.!?:;。！？：；\n\"“(（\-*•]\s*)$")
 MAX_INVENTED_CHARACTERS, MAX_INVENTED_WORDS = 6, 4
@@ -72,8 +89,10 @@ def fault_of_answer(answer: str, evidence: str, about: str, reading: Reading, *,
     return (
         fault_of_figures(reading.fold(answer), reading.fold(_SEPARATORS.sub(" ^ ", evidence)))
         or _fault_of_rates(answer, evidence)
+        or _fault_of_weekdays(answer, evidence)
         or fault_of_names(answer, f"{evidence}\n{about}")
         or fault_of_negation(answer, evidence)
+        or _fault_of_prefixes(answer, evidence)
         or fault_of_opposites(answer, evidence)
         or _fault_of_support(answer, f"{evidence}\n{about}", support)
     )
@@ -115,6 +134,18 @@ def _fault_of_rates(answer: str, evidence: str) -> Fault | None:
     for rate in sorted(_rates(answer) - known):
         if known:
             return Fault("unit", {"given": rate, "found": ", ".join(sorted(known))})
+    return None
+
+
+def _fault_of_weekdays(answer: str, evidence: str) -> Fault | None:
+    """周三 is no figure to the fold, and 三 alone carries no content. 周一至周五 holds 周三."""
+    known = {found[1] for found in _WEEKDAY.finditer(evidence)}
+    for found in _DAYS_FROM_TO.finditer(evidence):
+        first, last = _WEEK.index(found[1]), _WEEK.index(found[2])
+        known |= set(_WEEK[first : last + 1])
+    for found in _WEEKDAY.finditer(answer):
+        if found[1] not in known and not (found[1] in "日天" and known & set("日天")):
+            return Fault("figure", {"given": found[0]})
     return None
 
 
@@ -161,6 +192,18 @@ def fault_of_negation(answer: str, evidence: str) -> Fault | None:
     return None
 
 
+def _fault_of_prefixes(answer: str, evidence: str) -> Fault | None:
+    """ "Unpaid" is not "paid"."""
+    said, known = (set(tokens_of(re.sub(r"(?i)\bnon-", "non", text))) for text in (answer, evidence))
+    for here, there in ((said, known), (known, said)):
+        for word in sorted(here - there):
+            for prefix in _DENYING:
+                rest = word.removeprefix(prefix)
+                if rest != word and len(rest) > 3 and rest in there and rest not in here:
+                    return Fault("negation", {"given": word})
+    return None
+
+
 def fault_of_opposites(answer: str, evidence: str) -> Fault | None:
     """ "At least" does not become "at most"."""
     for one, other in _OPPOSITES:
@@ -168,6 +211,21 @@ def fault_of_opposites(answer: str, evidence: str) -> Fault | None:
             said = here.search(answer)
             if said and not here.search(evidence) and there.search(evidence) and not there.search(answer):
                 return Fault("opposite", {"given": said[0]})
+    for said_so, allowed in _BOUNDS:
+        said = said_so.search(answer)
+        if said and not allowed.search(evidence):
+            return Fault("opposite", {"given": said[0]})
+    return None
+
+
+def fault_of_core(question: str, answer: str, evidence: str, reading: Reading) -> Fault | None:
+    """What an answer adds to its question is the answer; none of it in the evidence is an invention, however much of
+    the question was repeated around it. Figures, which were checked by themselves, are answer enough."""
+    if set(figures(reading.fold(answer))) - set(figures(reading.fold(question))):
+        return None
+    added = [word for word in content_of(answer) if word not in set(content_of(question))]
+    if added and not set(added) & set(content_of(evidence)):
+        return Fault("unsupported", {"given": _joined(dict.fromkeys(added))})
     return None
 
 
@@ -177,7 +235,7 @@ def _fault_of_support(answer: str, source: str, least: float) -> Fault | None:
     for part, share in [(answer, least), *((sentence, 0.5) for sentence in _SENTENCE_END.split(answer))]:
         content = content_of(part)
         missing = [word for word in content if word not in known]
-        if len(missing) > (1 - share) * len(content) and (part is answer or len(missing) > 2):
+        if len(missing) > (1 - share) * len(content) and len(missing) > (1 if part is answer else 2):
             return Fault("unsupported", {"given": _joined(dict.fromkeys(missing))})
     run = _longest_run(answer, source, known)
     if len(run) >= (MAX_INVENTED_CHARACTERS if len(run[:1] and run[0]) == 1 else MAX_INVENTED_WORDS):
@@ -267,8 +325,8 @@ def _denied(text: str, pattern: re.Pattern[str], *, is_chinese: bool) -> list[st
     for negation in pattern.finditer(text):
         rest = text[negation.end() :]
         if is_chinese:
-            after = re.match(f"[{HAN}]{{2}}", rest)
-            if after:
+            after = re.match(f"[{HAN}]{{1,2}}", rest)
+            if after and after[0] not in FUNCTION_CHARACTERS:
                 found.append(after[0])
         else:
             for word in re.findall(r"[A-Za-z]+", rest)[:3]:

@@ -15,7 +15,7 @@ from typing import Any
 from danlu.data.sample import Conversation, Message
 from danlu.data.synthesis.belonging import fault_of_belonging
 from danlu.data.synthesis.evidence import MIN_QUOTE, Quotable, Span
-from danlu.data.synthesis.facts import Fault, fault_of_answer, fault_of_names, figures
+from danlu.data.synthesis.facts import Fault, fault_of_answer, fault_of_core, fault_of_names, figures
 from danlu.data.synthesis.passages import Library, Passage
 from danlu.data.synthesis.prompts import fenced, messages, told
 from danlu.data.synthesis.replies import parse_object, text_at, texts_at
@@ -162,6 +162,7 @@ def _check_turn(
     evidence = "\n".join(passage.text[span.start : span.end] for span in spans)
     about = f"{passage.headings}\n{question}\n{before}"
     fault = fault_of_answer(answer, evidence, about, reading, support=SUPPORT.get(kind, 0.6))
+    fault = fault or fault_of_core(question, answer, evidence, reading)
     fault = fault or fault_of_belonging(question, answer, evidence, reading)
     return fault or Turn(question, answer, spans)
 
