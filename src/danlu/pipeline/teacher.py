@@ -105,33 +105,51 @@ class RemoteTeacher:
         todo = self._orders(asks, replies)
         tell(len(replies))
         running: dict[Future[bytes], _Order] = {}
-        fatal: EngineError | None = None
         with ThreadPoolExecutor(self._endpoint.num_parallel, thread_name_prefix="danlu-teacher") as pool:
-            while running or (todo and fatal is None):
-                is_capped = fatal is None and self._start(pool, todo, running)
-                if is_capped and not running:
-                    break  # what is left could pass the cap
-                pause_s = self._pause_s(todo, running) if fatal is None else None
-                if not running:
-                    time.sleep(pause_s or 0.0)
-                    continue
-                done, _ = wait(running, timeout=pause_s, return_when=FIRST_COMPLETED)
-                for future in done:
-                    order = running.pop(future)
-                    try:
-                        reply = self._take(future, order)
-                    except EngineError as error:  # of the key, the address: the others under way are still kept
-                        fatal = fatal or error
-                        continue
-                    if reply is None:
-                        todo.append(order)
-                        continue
-                    replies |= dict.fromkeys(order.places, reply)
-                    tell(len(order.places))
-        if fatal is not None:
-            raise fatal
+            try:
+                self._work(pool, todo, running, replies, tell)
+            except KeyboardInterrupt:
+                for future, order in running.items():  # they are paid for: kept, then we go
+                    with contextlib.suppress(EngineError):
+                        self._take(future, order)
+                raise
         undone = Reply("", "undone")
         return [replies.get(place, undone) for place in range(len(asks))]
+
+    def _work(
+        self,
+        pool: ThreadPoolExecutor,
+        todo: deque[_Order],
+        running: dict[Future[bytes], _Order],
+        replies: dict[int, Reply],
+        tell: Callable[[int], None],
+    ) -> None:
+        """Until nothing is left, or a cap holds back what is. A fault that concerns all requests is raised once those
+        under way are kept."""
+        fatal: EngineError | None = None
+        while running or (todo and fatal is None):
+            is_capped = fatal is None and self._start(pool, todo, running)
+            if is_capped and not running:
+                return
+            pause_s = None if is_capped or fatal else self._pause_s(todo, running)
+            if not running:
+                time.sleep(pause_s or 0.0)
+                continue
+            done, _ = wait(running, timeout=pause_s, return_when=FIRST_COMPLETED)
+            for future in done:
+                order = running.pop(future)
+                try:
+                    reply = self._take(future, order)
+                except EngineError as error:
+                    fatal = fatal or error
+                    continue
+                if reply is None:
+                    todo.append(order)
+                    continue
+                replies |= dict.fromkeys(order.places, reply)
+                tell(len(order.places))
+        if fatal is not None:
+            raise fatal
 
     def cost(self) -> dict[str, Any]:
         used = self.bill.num_prompt_tokens + self.bill.num_answer_tokens

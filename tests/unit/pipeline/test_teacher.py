@@ -174,6 +174,25 @@ def test_a_cap_in_money_needs_prices(tmp_path: Path) -> None:
     assert caught.value.key == "synthesis.no_teacher_model"
 
 
+def test_ctrl_c_keeps_what_is_under_way(tmp_path: Path) -> None:
+    def slow(body: dict) -> str:
+        time.sleep(0.05)
+        return echo(body)
+
+    def interrupt(num: int) -> None:
+        if num:
+            raise KeyboardInterrupt
+
+    with serving(slow) as server:
+        with pytest.raises(KeyboardInterrupt):
+            server.teacher(tmp_path, num_parallel=4).answer([ask(str(n)) for n in range(40)], watch=interrupt)
+        num_asked = len(server.bodies)
+        assert 1 < num_asked < 12
+        again = server.teacher(tmp_path, num_parallel=4)
+        again.answer([ask(str(n)) for n in range(40)])
+    assert again.cost()["from_cache"] == num_asked and len(server.bodies) == 40
+
+
 def test_thinking_is_not_part_of_the_answer(tmp_path: Path) -> None:
     assert without_thinking("<think>hm\n{}</think>\n\n{}") == "{}"
     assert without_thinking("let me see </think> yes") == "yes", "templates swallow the opening mark"
