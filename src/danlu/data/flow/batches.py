@@ -48,7 +48,12 @@ def to_batch(rows: Sequence[Row]) -> Any:
     pa = arrow()
     content, ids = [], []
     for row in rows:
-        packed, name = pack_content(row.sample) if row.sample else (None, None)
+        if row.sample is None:
+            packed, name = None, None
+        elif row.packed is not None:
+            packed, name = row.packed, row.id
+        else:
+            packed, name = pack_content(row.sample)
         content.append(packed)
         ids.append(name)
     columns: dict[str, list[Any]] = {

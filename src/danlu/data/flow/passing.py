@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from danlu.data.flow.codec import pack_content
 from danlu.data.flow.marks import Mark, Passed
 from danlu.data.flow.piece import Piece, Row, facts_of
 from danlu.data.flow.plan import Shard
@@ -17,7 +18,7 @@ from danlu.data.identity import sample_id
 from danlu.data.ledger import RAW_ROWS, Entry, Ledger
 from danlu.data.ocr.recogniser import Recogniser
 from danlu.data.quality.masking import veil
-from danlu.data.sample import Origin, Sample
+from danlu.data.sample import Conversation, Origin, Sample
 from danlu.data.sources import READERS
 from danlu.data.sources.reading import FileReport, read_file
 from danlu.data.stage import Fate, Outcome, RowStage
@@ -151,6 +152,9 @@ def _rows(samples: Iterator[Sample], ledger: Ledger) -> Iterator[Row | Entry]:
 
 
 def _num_chars(row: Row) -> int:
+    """About how much text it is: enough to know when a piece is full."""
+    if isinstance(row.sample, Conversation):
+        return sum([len(turn.content) for turn in row.sample.messages])
     return sum(map(len, texts_of(row.sample))) if row.sample else 0
 
 
@@ -175,7 +179,8 @@ def _piece(rows: list[Row], refused: list[Entry], passing: Passing, told: Told) 
         _through(signed, [one.outcome for one in examined], stations[-1])
         _tell_masked(signed)
     for row in signed:
-        row.id = sample_id(row.sample) if row.sample else ""
+        if row.sample is not None:
+            row.packed, row.id = pack_content(row.sample)
     ids = [row.id or sample_id(sample) for row, sample in zip(signed, original, strict=True)]
     columns = signatures(original, ids if passing.has_children else None)
     if passing.privacy:

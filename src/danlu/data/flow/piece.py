@@ -34,6 +34,8 @@ class Row:
     marks: tuple[Mark, ...] = ()
     seat: int = 0
     """Tells apart rows that stand on one line."""
+    packed: bytes | None = None
+    """The content as JSON (codec.py), where it was packed already."""
 
 
 class AnyPiece(Protocol):

@@ -118,8 +118,15 @@ class Store:
     folder: Path
 
     def find(self, key: str) -> StoredShard | None:
+        """The finished shard; None too where files are not of the size they were written in, as a power cut leaves
+        them."""
         folder = self._place(key)
-        return StoredShard(key, folder) if (folder / "shard.json").is_file() else None
+        try:
+            shard = StoredShard(key, folder)
+            whole = all((folder / name).stat().st_size == size for name, size in shard.facts["files"].items())
+        except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+            return None
+        return shard if whole else None
 
     def write(self, key: str, pieces: Iterable[Piece], told: Told) -> StoredShard:
         """Write the pieces as they come; `told` is read after the last. Who comes second to a key throws away his."""
@@ -132,12 +139,19 @@ class Store:
                 sizes.append(len(piece))
                 for row in piece.kept:
                     digest.update(row.id.encode() + b"\n")
+            files = {
+                path.relative_to(fresh).as_posix(): path.stat().st_size
+                for path in sorted(fresh.rglob("*"))
+                if path.is_file()
+            }
             write_json(fresh / "shard.json", {
-                "format": FORMAT, "key": key, "sizes": sizes, "digest": digest.hexdigest(), "notes": told.notes,
-                "counts": told.counts, "num_read": told.num_read, "funnel": [one.to_json() for one in told.funnel],
+                "format": FORMAT, "files": files, "key": key, "sizes": sizes, "digest": digest.hexdigest(),
+                "notes": told.notes, "counts": told.counts, "num_read": told.num_read, "funnel": [one.to_json() for one in told.funnel],
             })  # fmt: skip
             place = self._place(key)
             place.parent.mkdir(parents=True, exist_ok=True)
+            if self.find(key) is None:
+                shutil.rmtree(place, ignore_errors=True)  # damaged
             with contextlib.suppress(OSError):  # somebody else's equal shard stands there
                 fresh.rename(place)
                 sync_folder(place.parent)
@@ -187,7 +201,7 @@ class Store:
 
 
 def _write_piece(folder: Path, piece: Piece) -> None:
-    """Files are made durable one by one: the folder they stand in is renamed afterwards."""
+    """Not made durable: what a power cut takes is missed by `find` and made again."""
     folder.mkdir()
     write_batch(folder / "rows.arrow", to_batch(piece.kept))
     for name, column in piece.columns.items():
@@ -195,9 +209,6 @@ def _write_piece(folder: Path, piece: Piece) -> None:
     lines = b"".join(dump_json(asdict(entry), indent=False) + b"\n" for entry in piece.refused)
     (folder / "refused.jsonl").write_bytes(lines)
     (folder / "records.jsonl").write_bytes(b"".join(orjson.dumps(record) + b"\n" for record in piece.records))
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
 
 
 def _lines(path: Path) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from danlu.data.sample import Sample
+from danlu.data.sample import Conversation, Sample
 from danlu.data.texts import texts_of
 from danlu.data.twins.signatures import signatures
 
@@ -49,4 +49,7 @@ def _split(columns: Columns) -> list[npt.NDArray[Any]]:
 
 
 def _differ(before: Sample, after: Sample) -> bool:
+    """Rows that privacy left alone share their turns with what they were: mostly there is nothing to compare."""
+    if isinstance(before, Conversation) and isinstance(after, Conversation) and before.messages is after.messages:
+        return False
     return texts_of(before) != texts_of(after)

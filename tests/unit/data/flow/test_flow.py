@@ -328,3 +328,16 @@ def test_a_dropped_row_has_no_id_and_its_reason_is_kept(tmp_path: Path) -> None:
     assert len(rows) + len(reasons) == found.num_read == 30
     dogs = [row for row in rows if row.sample is not None and "dog" in str(row.sample)]
     assert dogs and all(row.sample is not None and row.sample.tags["flags"] == ["no_rows"] for row in dogs)
+
+
+def test_a_shard_that_a_power_cut_damaged_is_made_again(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    store = Store(tmp_path / "store")
+    plan = plan_shards([write_rows(tmp_path / "a.jsonl", 50)])
+    found = convey(plan, Passing(), store, engine="local")
+    shard = store.find(found.keys[0])
+    assert shard is not None
+    (shard.folder / "0000" / "rows.arrow").write_bytes(b"")
+    assert store.find(found.keys[0]) is None
+    again = convey(plan, Passing(), store, engine="local")
+    assert again.num_redone == 1 and len(content_of(again)) == num_rows(again.pieces) > 0
