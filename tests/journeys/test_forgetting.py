@@ -130,6 +130,11 @@ def test_the_log_is_anchored_and_keys_are_changed(office: Path) -> None:
     log.write_bytes(log.read_bytes().replace(b'"prepare"', b'"prepaid"'))
     spoilt = danlu("audit", "verify", "--json")
     assert spoilt.code == 1 and spoilt.json["problems"]
+    log.unlink()
+    assert danlu("audit", "verify", "--json").json["error"] == "audit.empty", "a log that is gone is not whole"
+    assert danlu("audit", "verify", "--anchor", "elsewhere/heads.jsonl", "--json").json["problems"] == [
+        {"line": 0, "what": "cut_off", "n": 1}
+    ]
 
 
 def test_findings_under_a_lost_key_are_counted_not_hidden(office: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from danlu.cli.voice import Voice
+from danlu.core.errors import RunError
 from danlu.core.messages import say
 from danlu.pipeline.audit import DEFAULT_KEYS, log_of, note_acts, rotate_keys
 from danlu.pipeline.forget import forget, verify_forgotten
@@ -17,8 +18,11 @@ _BRIEF = 24
 
 
 def verify(runs: Path, anchors: Path | None, voice: Voice) -> bool:
-    """Print what is wrong with the log, line by line; whether it can be trusted."""
-    verdict = log_of(runs).verify(anchors)
+    """Print what is wrong with the log, line by line; whether it can be trusted. RunError where there is no log."""
+    log = log_of(runs)
+    if anchors is None and not log.path.is_file():
+        raise RunError("audit.empty", where=str(log.path))
+    verdict = log.verify(anchors)
     for problem in verdict.problems:
         voice.say(say(f"audit.{problem.what}", line=problem.line, **problem.values), "red")
     for torn in verdict.torn:
