@@ -103,3 +103,10 @@ def test_knobs_are_explained_and_methods_listed() -> None:
     assert "ROUGE" not in danlu("explain", "data.synthesis.instructions").out
     assert "Self-Instruct" in danlu("explain", "data.synthesis.instructions").out
     assert "back-translation" in danlu("list", "augment").out
+
+
+def test_check_finds_a_teacher_s_faults_before_a_document_is_read(company: Path) -> None:
+    said = danlu("check", "recipe.yaml", "data.teacher.url=http://127.0.0.1:9/v1", "data.teacher.max_cost=5",
+                 "data.augment.methods=[edda]", "data.synthesis.seeds=seeds.jsonl", "--json")  # fmt: skip
+    keys = {error["key"] for error in said.json["errors"]}
+    assert keys == {"data.teacher.model", "data.teacher.max_cost", "data.augment.methods.0", "data.synthesis.seeds"}

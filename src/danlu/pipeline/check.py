@@ -13,6 +13,7 @@ from danlu.core.files import read_json
 from danlu.core.messages import say
 from danlu.core.progress import Silent
 from danlu.core.registry import nearest
+from danlu.data.augment import AUGMENTERS
 from danlu.data.columns import PARTS
 from danlu.data.formats import FORMATS
 from danlu.data.sources import READERS
@@ -31,7 +32,7 @@ from danlu.recipe.complaints import Complaint
 
 def check(recipe: Recipe) -> dict[str, Any]:
     """`{"ok", "errors": [{"key", "given", "expected", "nearest"}], "warnings": [...], "plan": {...}}`."""
-    complaints = [*_missing_files(recipe), *_missing_sources(recipe), *_unknown_names(recipe)]
+    complaints = [*_missing_files(recipe), *_missing_sources(recipe), *_unknown_names(recipe), *_teachers(recipe)]
     warnings = []
     plans: list[Plan] = []
     try:
@@ -97,11 +98,24 @@ def _unknown_names(recipe: Recipe) -> list[Complaint]:
         key = f"data.sources.{number}"
         asked[f"{key}.format"] = (source.format, ["auto", *FORMATS.names(), *READERS.names()])
         asked |= {f"{key}.columns.{part}": (part, list(PARTS)) for part in source.columns}
+    for i, name in enumerate(recipe.data.augment.methods):
+        asked[f"data.augment.methods.{i}"] = (name, AUGMENTERS.names())
     return [
         Complaint(key, given, say("recipe.name_of", known=", ".join(known)), nearest(given, known))
         for key, (given, known) in asked.items()
         if given not in known
     ]
+
+
+def _teachers(recipe: Recipe) -> list[Complaint]:
+    """A teacher at a URL needs a model's name, and a cap in money needs prices; found before a document is read."""
+    section = recipe.data.teacher
+    complaints = []
+    if section.url is not None and section.model is None:
+        complaints.append(Complaint("data.teacher.model", None, say("synthesis.wants_model")))
+    if section.max_cost is not None and section.prompt_price is None and section.answer_price is None:
+        complaints.append(Complaint("data.teacher.max_cost", section.max_cost, say("synthesis.wants_prices")))
+    return complaints
 
 
 def _missing_files(recipe: Recipe) -> list[Complaint]:
@@ -110,6 +124,12 @@ def _missing_files(recipe: Recipe) -> list[Complaint]:
     named |= {
         "data.replay.path": recipe.data.replay.path or "",
         "evaluation.questions": recipe.evaluation.questions or "",
+    }
+    named |= {
+        "data.replay.prompts": recipe.data.replay.prompts or "",
+        "data.synthesis.seeds": recipe.data.synthesis.seeds or "",
+        "data.teacher.key_file": recipe.data.teacher.key_file or "",
+        "data.teacher.ca_file": recipe.data.teacher.ca_file or "",
     }
     named |= {"evaluation.edge": recipe.evaluation.edge or "", "evaluation.general": recipe.evaluation.general or ""}
     named |= {"evaluation.preference": recipe.evaluation.preference or ""}
