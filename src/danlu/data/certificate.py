@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.core.files import sha256_json
-from danlu.data.twins.columns import Columns, Decision
+from danlu.data.twins.columns import Columns, Decision, Settings
 from danlu.data.twins.likeness import Texts
 from danlu.data.twins.overlap import Across, across, answers_in
 
@@ -36,20 +36,20 @@ class Crossing(NamedTuple):
 
     def too_close(self, decision: Decision) -> tuple[Rows, Rows]:
         """(held out, train) of the pairs that should be on one side."""
-        is_near = self.texts.ratio >= decision.settings.threshold
-        is_asked = self.questions.ratio >= decision.settings.tie
+        is_near = (self.texts.ratio >= decision.settings.threshold) & ~self.texts.is_form
+        is_asked = (self.questions.ratio >= decision.settings.tie) & ~self.questions.is_form
         return (
             np.concatenate([self.texts.held_out[is_near], self.questions.held_out[is_asked]]),
             np.concatenate([self.texts.train[is_near], self.questions.train[is_asked]]),
         )
 
 
-def crossing(shards: Sequence[Columns], part: Parts) -> Crossing:
+def crossing(shards: Sequence[Columns], part: Parts, settings: Settings) -> Crossing:
     """Sought through the bands and verified, without a look at what the parts were made of."""
     texts = Texts(shards)
     held_out, train = (part == VALIDATION) | (part == TEST), part == TRAIN
-    asked = across(shards, texts, held_out, train, question=True)
-    return Crossing(across(shards, texts, held_out, train), asked)
+    asked = across(shards, texts, held_out, train, settings.tie, question=True)
+    return Crossing(across(shards, texts, held_out, train, settings.threshold), asked)
 
 
 def certify(
@@ -80,6 +80,7 @@ def certify(
         "parts": {name: _part(part == code, group, exact, label_names, label) for name, code in _NAMES.items()},
         "twins_across": _across(_texts_key(shards, exact), part),
         "near_twins_across": len(found.too_close(decision)[0]),
+        "forms_across": int(found.texts.is_form.sum() + found.questions.is_form.sum()),
         "questions_across": _across(_column(shards, "opening"), part),
         "documents_across": _across(*_ties(shards, part)),
         "max_similarity": _nearest(found, int(held_out.sum()), name_of),
@@ -149,12 +150,14 @@ def _nearest(found: Crossing, num_held_out: int, name_of: Callable[[int], str]) 
         np.concatenate([found.texts.held_out, found.questions.held_out]),
         np.concatenate([found.texts.train, found.questions.train]),
         np.concatenate([found.texts.ratio, found.questions.ratio]),
+        np.concatenate([found.texts.is_form, found.questions.is_form]),
     )
+    ratio = np.where(both.is_form, 0, both.ratio)
     told: dict[str, Any] = {"value": 0.0, "held_out": "", "train": "", "asked": num_held_out, "of": num_held_out}
-    if len(both.ratio):
-        at = int(both.ratio.argmax())
+    if len(ratio):
+        at = int(ratio.argmax())
         told |= {
-            "value": round(float(both.ratio[at]), 4),
+            "value": round(float(ratio[at]), 4),
             "held_out": name_of(int(both.held_out[at])),
             "train": name_of(int(both.train[at])),
         }

@@ -105,7 +105,7 @@ def split_columns(
             raise DataError("split.too_few", where="data.split", given=len(groups.size), expected=num_parts)
         part = np.full(num_rows, UNUSED, np.uint8)
         part[groups.rows] = _deal(groups, test, validation)[groups.of]
-        found = crossing(shards, part)
+        found = crossing(shards, part, decision.settings)
         held_out, train = found.too_close(decision)
         if not len(held_out):
             break

@@ -275,6 +275,20 @@ def test_a_crowd_of_copies_leaves_one_and_a_crowd_of_forms_leaves_all() -> None:
     assert (decision.verdict[600:] == KEEP).all()
 
 
+def test_a_form_filled_in_many_times_is_no_crowd_of_twins() -> None:
+    """A prompt of 100 characters with a text of 15 in it, thousands of times, was one row in the end."""
+    draw = random.Random(11)
+    form = "".join(draw.choices(HAN, k=100))
+    rows = [chat(form + "".join(draw.choices(HAN, k=15)), draw.choice(["正面", "负面"]), line) for line in range(400)]
+    decision = decide([signatures(rows)])
+    assert (decision.verdict == KEEP).mean() > 0.99
+    assert len(set(decision.cluster.tolist())) > 350
+    base = "".join(draw.choices(HAN, k=115))
+    copies = [chat(varied(draw, base, 0.02), "正面", line) for line in range(400)]
+    decision = decide([signatures(copies)])
+    assert (decision.verdict == KEEP).mean() < 0.2 and len(set(decision.cluster.tolist())) < 20
+
+
 def test_links_in_a_crowd_are_those_of_comparing_all() -> None:
     """Star by star: in the end no two rows that stay are alike."""
     draw = random.Random(5)

@@ -27,6 +27,7 @@ from danlu.data.twins.columns import (
     Settings,
 )
 from danlu.data.twins.folding import Places
+from danlu.data.twins.forms import of_forms
 from danlu.data.twins.groups import Rows, Ties, kept_of
 from danlu.data.twins.likeness import Ratios, Texts, jaccard
 from danlu.data.twins.linking import Link
@@ -139,13 +140,13 @@ def _exact(rows: _Rows, is_in: Mask) -> tuple[Rows, Mask]:
 
 def _near(rows: _Rows, is_in: Mask, settings: Settings, counts: dict[str, int]) -> tuple[_Edges, Mask, _Edges]:
     """Pairs that are alike, the rows that are kept of them, and the pairs that contradict each other."""
-    links = [_open(rows, view, is_in, settings.threshold) for view in (TEXT, TEXT | 1)]
+    links = [(view, *_open(rows, view, is_in, settings.threshold)) for view in (TEXT, TEXT | 1)]
     is_kept = is_in
     num_edges = -1
     while True:
-        for entries, link in links:
+        for _, entries, link in links:
             link.link(np.flatnonzero(is_kept[entries] & (link.in_crowd | (num_edges < 0))))
-        edges = _edges_of(links)
+        edges = _edges_of(rows, links, settings.threshold)
         if len(edges.better) == num_edges:
             break
         num_edges = len(edges.better)
@@ -155,9 +156,9 @@ def _near(rows: _Rows, is_in: Mask, settings: Settings, counts: dict[str, int]) 
         stays = kept_of(rows.num, rows.rank[twins.worse], rows.rank[twins.better])
         is_kept = is_in & stays[rows.rank]
         # a crowd is compared with its best row only; if that is left out itself, its crowd looks for another
-        if not any(link.in_crowd.any() for _, link in links):
+        if not any(link.in_crowd.any() for *_, link in links):
             break
-    for _, link in links:
+    for *_, link in links:
         counts["compared"] += link.num_compared
         counts["crowded"] += link.num_crowded
     return edges.where(~clash), is_kept, edges.where(clash)
@@ -179,12 +180,19 @@ def _open(rows: _Rows, view: int, is_in: Mask, threshold: float) -> tuple[Rows, 
     return entries, Link(signed.bands, signed.sketch, threshold, compare)
 
 
-def _edges_of(links: Sequence[tuple[Rows, Link]]) -> _Edges:
-    found = [(entries, *link.pairs()) for entries, link in links]
+def _edges_of(rows: _Rows, links: Sequence[tuple[int, Rows, Link]], threshold: float) -> _Edges:
+    """Pairs of rows, without those that are alike by a form's template only."""
+    found = []
+    for view, entries, link in links:
+        first, second, ratio = link.pairs()
+        edges = _Edges(entries[first], entries[second], ratio)
+        part, gram = "question" if view & QUESTION else "text", LONG_GRAM if view & 1 else SHORT_GRAM
+        is_form = of_forms(rows.texts, edges.better, edges.worse, gram=gram, part=part, threshold=threshold)
+        found.append(edges.where(~is_form))
     return _Edges(
-        np.concatenate([entries[first] for entries, first, _, _ in found]),
-        np.concatenate([entries[second] for entries, _, second, _ in found]),
-        np.concatenate([ratio for *_, ratio in found]),
+        np.concatenate([edges.better for edges in found]),
+        np.concatenate([edges.worse for edges in found]),
+        np.concatenate([edges.ratio for edges in found]),
     )
 
 
@@ -223,7 +231,7 @@ def _tie_questions(rows: _Rows, is_in: Mask, settings: Settings, counts: dict[st
     for view in (QUESTION, QUESTION | 1):
         entries, link = _open(rows, view, is_first & (opening != 0), settings.tie)
         link.link(np.arange(len(entries)))
-        edges = _edges_of([(entries, link)])
+        edges = _edges_of(rows, [(view, entries, link)], settings.tie)
         ties.join(edges.better, edges.worse)
         counts["compared"] += link.num_compared
         counts["crowded"] += link.num_crowded

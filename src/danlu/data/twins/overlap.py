@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from danlu.data.twins.columns import GRAM_BORDER, NUM_BANDS, QUESTION, Columns
 from danlu.data.twins.folding import Places, Units
+from danlu.data.twins.forms import of_forms
 from danlu.data.twins.likeness import Ratios, Texts, jaccard
 from danlu.data.twins.minhash import (
     LONG_GRAM,
@@ -46,15 +47,22 @@ class Across(NamedTuple):
     held_out: Places
     train: Places
     ratio: Ratios
+    is_form: Mask
+    """Alike by the template of a form only."""
 
 
-def across(shards: Sequence[Columns], texts: Texts, held_out: Mask, train: Mask, *, question: bool = False) -> Across:
-    """Every held-out row with the training rows that share a band with it."""
-    found = [_across(shards, texts, held_out, train, view | (QUESTION if question else 0)) for view in (0, 1)]
+def across(
+    shards: Sequence[Columns], texts: Texts, held_out: Mask, train: Mask, threshold: float, *, question: bool = False
+) -> Across:
+    """Every held-out row with the training rows that share a band with it; `threshold` from which they are alike."""
+    views = (QUESTION, QUESTION | 1) if question else (0, 1)
+    found = [_across(shards, texts, held_out, train, view, threshold) for view in views]
     return Across(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
 
-def _across(shards: Sequence[Columns], texts: Texts, held_out: Mask, train: Mask, view: int) -> Across:
+def _across(
+    shards: Sequence[Columns], texts: Texts, held_out: Mask, train: Mask, view: int, threshold: float
+) -> Across:
     row, signed = view_of(shards, view, held_out | train)
     is_held = held_out[row]
     held, learnt = np.flatnonzero(is_held), np.flatnonzero(~is_held)
@@ -71,7 +79,11 @@ def _across(shards: Sequence[Columns], texts: Texts, held_out: Mask, train: Mask
         fits = (size[left] < GRAM_BORDER) | (size[right] < GRAM_BORDER)
         left, right = left[fits], right[fits]
     gram, part = LONG_GRAM if view & 1 else SHORT_GRAM, "question" if view & QUESTION else "text"
-    return Across(left, right, jaccard(texts, left, right, gram=gram, part=part))
+    ratio = jaccard(texts, left, right, gram=gram, part=part)
+    is_form = np.zeros(len(left), bool)
+    near = np.flatnonzero(ratio >= threshold)
+    is_form[near] = of_forms(texts, left[near], right[near], gram=gram, part=part, threshold=threshold)
+    return Across(left, right, ratio, is_form)
 
 
 def _likeliest(agreed: npt.NDArray[np.int64]) -> Places:
