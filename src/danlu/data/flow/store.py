@@ -146,7 +146,8 @@ class Store:
             }
             write_json(fresh / "shard.json", {
                 "format": FORMAT, "files": files, "key": key, "sizes": sizes, "digest": digest.hexdigest(),
-                "notes": told.notes, "counts": told.counts, "num_read": told.num_read, "funnel": [one.to_json() for one in told.funnel],
+                "notes": told.notes, "counts": told.counts, "num_read": told.num_read,
+                "funnel": [one.to_json() for one in told.funnel],
             })  # fmt: skip
             place = self._place(key)
             place.parent.mkdir(parents=True, exist_ok=True)
