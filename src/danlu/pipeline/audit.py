@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import DataError
-from danlu.core.files import read_json, sha256_json
+from danlu.core.files import read_json
 from danlu.data.privacy.forgotten import Forgotten
 from danlu.data.privacy.keys import Keyring
 from danlu.data.privacy.records import FOLDER, read_records, write_records
 from danlu.recipe.privacy import PrivacySection
-from danlu.run.audit import NAME, AuditLog
+from danlu.run.audit import NAME, AuditLog, facts_of
 from danlu.run.run import Run, list_runs
 
 FORGET = "forget"
@@ -55,10 +55,9 @@ def note_acts(runs: Path) -> AuditLog:
     for folder in sorted(list_runs(runs)):
         for path in sorted((folder / "acts").glob("*.json")):
             record = read_json(path)
-            digest = sha256_json(record)
-            if (folder.name, digest) not in known:
-                facts = {"run": folder.name, "record": digest, "inputs": record.get("inputs", "")}
-                log.append(str(record.get("act", path.stem)), facts, reason="")
+            facts = facts_of(folder.name, record)
+            if (folder.name, facts["record"]) not in known:
+                log.append(str(record.get("act", path.stem)), facts)
     return log
 
 

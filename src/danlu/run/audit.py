@@ -23,7 +23,7 @@ from typing import Any
 import orjson
 
 from danlu.core.errors import RunError
-from danlu.core.files import dump_json, sha256_bytes, sync_folder
+from danlu.core.files import dump_json, sha256_bytes, sha256_json, sync_folder
 from danlu.run.lock import locked
 
 NAME = "audit.jsonl"
@@ -181,6 +181,11 @@ class AuditLog:
                     yield
                     return
             time.sleep(0.002)
+
+
+def facts_of(run: str, record: dict[str, Any]) -> dict[str, Any]:
+    """What the log says of an act that finished: its record's digest tells what it left."""
+    return {"run": run, "record": sha256_json(record), "inputs": record.get("inputs", "")}
 
 
 def who() -> str:

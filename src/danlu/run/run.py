@@ -24,6 +24,8 @@ import orjson
 from danlu.core.errors import RunError
 from danlu.core.files import read_json, write_json
 from danlu.recipe.recipe import Recipe
+from danlu.run.audit import NAME as AUDIT_LOG
+from danlu.run.audit import AuditLog, facts_of
 from danlu.run.events import Events
 from danlu.run.kept import read_kept
 from danlu.run.lock import locked
@@ -98,8 +100,11 @@ class Run:
 
     def finish(self, act: str, inputs: str, outcome: dict[str, Any]) -> dict[str, Any]:
         """Record that an act is done; from now on `finished` answers for these inputs."""
-        write_json(self.folder / "acts" / f"{act}.json", {"act": act, "inputs": inputs, "outcome": outcome})
+        record = self.folder / "acts" / f"{act}.json"
+        write_json(record, {"act": act, "inputs": inputs, "outcome": outcome})
         self.events.append("finished", act=act, inputs=inputs)
+        # A kill may come before this: `danlu audit head` enters what the log does not know yet.
+        AuditLog(self.folder.parent / AUDIT_LOG).append(act, facts_of(self.name, read_json(record)))
         return outcome
 
     @contextlib.contextmanager
