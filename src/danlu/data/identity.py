@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from danlu.data.sample import Document, Feedback, Label, Message, Preference, Sample
+from danlu.data.texts import messages_of
 
 PREFIX = "s_"
 DIGITS = 32
@@ -54,11 +55,7 @@ def has_nested(sample: Sample) -> bool:
     """Whether it holds objects of the user's own (tools, calls), whose keys may stand in any order."""
     if isinstance(sample, Document | Label):
         return False
-    if isinstance(sample, Preference):
-        turns = sample.prompt + sample.chosen + sample.rejected
-    else:
-        turns = sample.messages
-    return bool(sample.tools) or any(turn.tool_calls for turn in turns)
+    return bool(sample.tools) or any(turn.tool_calls for turn in messages_of(sample))
 
 
 def _turn(message: Message) -> dict[str, Any]:
