@@ -8,7 +8,8 @@ is shown masked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,8 @@ class _Tracing:
         self.run, self.kept, self.folders = run, kept, folders
 
     def collect(self, answer: Answer) -> None:
-        fits = _test_of(answer.wanted)
-        found = [(number, row) for number, row in self.kept.rows() if fits(row)]
+        is_meant = _name_test(answer.wanted)
+        found = list(self.kept.rows(is_meant)) if is_meant else list(_holding(answer.wanted, self.kept))
         entries = [entry for piece in self.kept.pieces for entry in piece.refused if _is_place(answer.wanted, entry)]
         room = max(0, MOST - len(answer.samples))
         answer.num_more += max(0, len(found) - room)
@@ -159,13 +160,19 @@ class _Tracing:
         related = _Related()
         if not numbers and not names:
             return related
-        for number, row in self.kept.rows():
-            if number in numbers or row.id in names:
+        known = {int(number) for number in numbers}
+        for number, row in self._rows_of(known, names):
+            if number in known or row.id in names:
                 told = {"id": row.id, "where": str(row.origin), "page": row.origin.page, "start": row.origin.start,
                         "end": row.origin.end, "text": shown_text(row.sample) if row.sample else None}  # fmt: skip
                 related.by_number[number] = told
                 related.by_id.setdefault(row.id, told)
         return related
+
+    def _rows_of(self, numbers: set[int], names: set[str]) -> Iterator[tuple[int, Row]]:
+        """Rows by number or id, only they being opened."""
+        counted = itertools.count()
+        return self.kept.rows(lambda name, _file, _line: next(counted) in numbers or name in names)
 
     def _items(self, ids: set[str]) -> dict[str, list[dict[str, Any]]]:
         """Items of the run's datasets that were made of these samples."""
@@ -211,14 +218,21 @@ def shown_text(sample: Sample) -> str:
     return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
 
 
-def _test_of(wanted: str) -> Any:
-    """What decides whether a row is meant."""
+def _name_test(wanted: str) -> Callable[[str, str, int], bool] | None:
+    """Whether a row of this id, file and line is meant; None where a piece of text is looked for."""
     if wanted.startswith(PREFIX) and 6 <= len(wanted) <= len(PREFIX) + DIGITS and wanted[2:].isalnum():
-        return lambda row: bool(row.id) and row.id.startswith(wanted)
+        return lambda name, _file, _line: name.startswith(wanted)
     file, colon, line = wanted.rpartition(":")
     if colon and line.isdigit():
-        return lambda row: row.origin.line == int(line) and _is_file(file, row.origin.file)
-    return lambda row: row.sample is not None and any(wanted in text for text in texts_of(row.sample))
+        number = int(line)
+        return lambda _name, stands, at: at == number and _is_file(file, stands)
+    return None
+
+
+def _holding(wanted: str, kept: Kept) -> Iterator[tuple[int, Row]]:
+    for number, row in kept.rows():
+        if row.sample is not None and any(wanted in text for text in texts_of(row.sample)):
+            yield number, row
 
 
 def _is_place(wanted: str, entry: Entry) -> bool:

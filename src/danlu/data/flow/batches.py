@@ -102,6 +102,12 @@ def read_told(path: Path, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, 
         yield number, origin, columns["seat"][number], unpack_marks(marks) if marks else ()
 
 
+def read_names(path: Path) -> Iterator[tuple[str, str, int]]:
+    """(id, file, line) of all rows: what they are looked up by."""
+    columns = _columns(path, ["id", "file", "line"])
+    return zip((name or "" for name in columns["id"]), columns["file"], columns["line"], strict=True)
+
+
 def _columns(path: Path, names: list[str] | None) -> dict[str, list[Any]]:
     pa = arrow()
     with pa.memory_map(str(path)) as file:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,16 @@ class Kept:
     columns: dict[str, npt.NDArray[Any]]
     wanted: str
 
-    def rows(self) -> Iterator[tuple[int, Row]]:
-        """(number, row) of all rows."""
+    def rows(self, is_meant: Callable[[str, str, int], bool] | None = None) -> Iterator[tuple[int, Row]]:
+        """(number, row) of all rows, or of those whose (id, file, line) are meant: only they are opened."""
         first = 0
         for piece in self.pieces:
-            for number, row in piece.rows():
-                yield first + number, row
+            wanted = None
+            if is_meant is not None:
+                wanted = np.fromiter((is_meant(*name) for name in piece.names()), bool, len(piece))
+            if wanted is None or wanted.any():
+                for number, row in piece.rows(wanted):
+                    yield first + number, row
             first += len(piece)
 
 
@@ -55,9 +59,13 @@ class KeptPiece:
     def __len__(self) -> int:
         return self.size
 
-    def rows(self) -> Iterator[tuple[int, Row]]:
+    def rows(self, wanted: npt.NDArray[np.bool_] | None = None) -> Iterator[tuple[int, Row]]:
         for number, value in enumerate(_lines(self.path)):
-            yield number, _row(value)
+            if wanted is None or wanted[number]:
+                yield number, _row(value)
+
+    def names(self) -> Iterator[tuple[str, str, int]]:
+        return ((value["id"], value["origin"][0], value["origin"][1]) for value in _lines(self.path))
 
     @property
     def refused(self) -> list[Entry]:

@@ -29,7 +29,7 @@ import numpy.typing as npt
 import orjson
 
 from danlu.core.files import dump_json, read_json, sha256_json, sync_folder, write_json
-from danlu.data.flow.batches import read_rows, read_told, to_batch, write_batch
+from danlu.data.flow.batches import read_names, read_rows, read_told, to_batch, write_batch
 from danlu.data.flow.marks import Mark, Passed
 from danlu.data.flow.passing import Passing, Told
 from danlu.data.flow.piece import Piece, Row
@@ -79,6 +79,9 @@ class StoredPiece:
 
     def rows(self, wanted: npt.NDArray[np.bool_] | None = None) -> Iterator[tuple[int, Row]]:
         return read_rows(self.folder / "rows.arrow", wanted)
+
+    def names(self) -> Iterator[tuple[str, str, int]]:
+        return read_names(self.folder / "rows.arrow")
 
     def told(self, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Origin, int, tuple[Mark, ...]]]:
         return read_told(self.folder / "rows.arrow", wanted)
