@@ -14,7 +14,7 @@ from danlu.data.privacy.keys import Keyring
 from danlu.data.privacy.records import FOLDER, read_records, write_records
 from danlu.recipe.privacy import PrivacySection
 from danlu.run.audit import NAME, AuditLog, facts_of
-from danlu.run.run import Run, list_runs
+from danlu.run.run import list_runs
 
 FORGET = "forget"
 """The folder beside the runs that holds lists to forget."""
@@ -115,8 +115,3 @@ def _move_run(folder: Path, keyring: Keyring, count: _Count) -> None:
                 count.gone.add(key)
         if changed:
             write_records(path, records)
-
-
-def keys_of(run: Run, given: Path | None) -> Path:
-    """The key file: as named, or as the run's recipe says."""
-    return given if given is not None else Path(run.recipe.data.privacy.key_file)

@@ -27,8 +27,6 @@ class Parts:
     part: npt.NDArray[np.uint8]
     verdicts: Verdicts
     certificate: dict[str, Any]
-    num_source_pieces: int = 0
-    """Pieces that were read from sources; the rest was made here and lies with the run."""
     _columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def column(self, name: str) -> npt.NDArray[Any]:

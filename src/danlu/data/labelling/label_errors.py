@@ -26,22 +26,9 @@ class LabelError:
     margin: float
 
 
-def confident_joint(labels_N: Ints, probabilities_NK: Probabilities) -> Ints:
-    """C[i, j]: rows labelled i that are confidently j, that is, at least as likely j as rows labelled j are on average.
-    Where several classes qualify, the likeliest counts; where none does, the row is not counted."""
-    thresholds_K = _thresholds(labels_N, probabilities_NK)
-    num_classes = probabilities_NK.shape[1]
-    confident_NK = probabilities_NK >= thresholds_K - 1e-12
-    best_N = np.where(confident_NK, probabilities_NK, -1.0).argmax(axis=1)
-    counted_N = confident_NK.any(axis=1)
-    joint_KK = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(joint_KK, (labels_N[counted_N], best_N[counted_N]), 1)
-    return joint_KK
-
-
 def find_label_errors(labels_N: Ints, probabilities_NK: Probabilities) -> list[LabelError]:
-    """Rows off the diagonal of the confident joint, worst first: those that are confidently of another class, and whose
-    own class the model finds less likely."""
+    """Rows off the diagonal of the confident joint, worst first: those at least as likely of another class as rows with
+    that label are on average (the likeliest of several), and whose own class the model finds less likely."""
     thresholds_K = _thresholds(labels_N, probabilities_NK)
     confident_NK = probabilities_NK >= thresholds_K - 1e-12
     best_N = np.where(confident_NK, probabilities_NK, -1.0).argmax(axis=1)
@@ -53,17 +40,6 @@ def find_label_errors(labels_N: Ints, probabilities_NK: Probabilities) -> list[L
         for index in wrong
     ]
     return sorted(found, key=lambda error: (-error.margin, error.index))
-
-
-def noise_matrix(labels_N: Ints, probabilities_NK: Probabilities) -> npt.NDArray[np.float64]:
-    """Estimated share of all rows that are labelled i and are j, calibrated so that rows sum to the labels' shares."""
-    joint_KK = confident_joint(labels_N, probabilities_NK).astype(np.float64)
-    given_K = np.bincount(labels_N, minlength=len(joint_KK)).astype(np.float64)
-    sums_K = joint_KK.sum(axis=1)
-    joint_KK[sums_K == 0] = np.eye(len(joint_KK))[sums_K == 0]
-    scaled = joint_KK / joint_KK.sum(axis=1, keepdims=True) * given_K[:, None]
-    shares: npt.NDArray[np.float64] = scaled / max(1.0, float(scaled.sum()))
-    return shares
 
 
 def _thresholds(labels_N: Ints, probabilities_NK: Probabilities) -> npt.NDArray[np.float64]:

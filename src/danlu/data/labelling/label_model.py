@@ -103,12 +103,3 @@ def _prior(said_NVS: Floats, num_classes: int) -> Floats:
     prior_VKS[:, :, :num_classes] *= np.minimum(1.0, 0.95 / np.maximum(loud_VK, 1e-9))[:, :, None]
     prior_VKS[:, :, num_classes] = 1 - prior_VKS[:, :, :num_classes].sum(axis=2)
     return prior_VKS
-
-
-def majority(votes_NV: Votes, num_classes: int) -> Votes:
-    """The most frequent vote of each row, ABSTAIN where nobody voted or two classes tie."""
-    counts_NK = np.stack([(votes_NV == place).sum(axis=1) for place in range(num_classes)], axis=1)
-    best_N = counts_NK.argmax(axis=1)
-    most_N = counts_NK.max(axis=1)
-    is_tied_N = (counts_NK == most_N[:, None]).sum(axis=1) > 1
-    return np.where((most_N == 0) | is_tied_N, ABSTAIN, best_N).astype(np.int64)

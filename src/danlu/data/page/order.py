@@ -40,7 +40,6 @@ _BULLET = re.compile(r"[•●▪◦‣·○■□]\s*")
 class Style:
     """What a document's text looks like: found once over all pages."""
 
-    body_size: float
     heading_sizes: tuple[float, ...]
     """From the largest: heading 1, 2, ..."""
     words: frozenset[str]
@@ -48,7 +47,7 @@ class Style:
 
 
 def find_style(pages: Iterable[Sequence[Segment]]) -> Style:
-    """Body size is the size of most characters; larger sizes of short lines are headings."""
+    """The size of most characters is the body's; larger sizes of short lines are headings."""
     chars: Counter[float] = Counter()
     short: Counter[float] = Counter()
     words: set[str] = set()
@@ -60,7 +59,7 @@ def find_style(pages: Iterable[Sequence[Segment]]) -> Style:
             words.update(re.findall(r"[a-z]{3,}(?:-[a-z]+)*(?![\u00ada-z])", segment.text.lower()))
     body = max(chars, key=lambda size: (chars[size], -size), default=0.0)
     larger = [size for size in chars if size > body * HEADING_RATIO and chars[size] < 0.2 * chars[body]]
-    return Style(body, tuple(sorted(larger, reverse=True)[:4]), frozenset(words))
+    return Style(tuple(sorted(larger, reverse=True)[:4]), frozenset(words))
 
 
 def _rounded(size: float) -> float:

@@ -23,12 +23,12 @@ Contract with whoever drives the rows:
   holds the key file's path and opens it where it arrives: nothing secret goes through pipes, caches or object stores.
 - Fates: `privacy_dropped`, `privacy_forgotten` (drop), `privacy_masked` (change), `privacy_found` (flag); their values
   are counts by type.
-- Derived rows: `inherit(parents)` (level.py). A teacher outside may only see rows with `may_leave(sample)`.
+- Derived rows inherit, and a teacher outside sees, what `danlu.data.synthesis.teacher.Clearance` says.
   Rows with `tags["made_by"]` were made of masked text: the stage's own aliases in them are left as they are.
 """
 
 from danlu.data.privacy.keys import Keyring
-from danlu.data.privacy.level import LEVELS, Level, grade, inherit, level_of, may_leave
+from danlu.data.privacy.level import LEVELS, Level, grade, level_of
 from danlu.data.privacy.policy import Policy
 from danlu.data.privacy.records import Record, read_records, write_records
 from danlu.data.privacy.stage import Examined, PrivacyStage
@@ -42,9 +42,7 @@ __all__ = [
     "PrivacyStage",
     "Record",
     "grade",
-    "inherit",
     "level_of",
-    "may_leave",
     "read_records",
     "write_records",
 ]

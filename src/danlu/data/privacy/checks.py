@@ -88,12 +88,6 @@ _USCC_REGIONS = PROVINCES | {"10"}
 """10: registered with the state itself."""
 
 
-def iban_digits(country: str, account: str) -> str:
-    """The two check digits of an IBAN."""
-    rest = _as_number(account + country + "00")
-    return f"{98 - rest % 97:02d}"
-
-
 def is_iban(number: str) -> bool:
     """Length by country and the remainder 1; check digits are 02 to 98."""
     return (

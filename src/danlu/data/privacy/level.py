@@ -1,7 +1,7 @@
 """How sensitive a row is: public, internal, confidential, restricted. Levels only ever go up along a derivation.
 
 `tags["level"]` is the level of a row as its text stands now; `tags["level_found"]` what was found in it before it was
-masked. Whoever makes a sample out of others gives it `inherit(parents)`.
+masked. What a text may be shown to, and what is made of it inherits, is `danlu.data.synthesis.teacher.Clearance`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,3 @@ def level_of(sample: Sample) -> Level | None:
     """The level a sample carries; None when no privacy stage has seen it."""
     level = sample.tags.get("level")
     return level if level in _RANKS else None
-
-
-def inherit(parents: Iterable[Sample]) -> Level:
-    """What a sample derived from others starts with: the highest of theirs; ungraded counts as restricted."""
-    return grade(level_of(parent) or "restricted" for parent in parents)
-
-
-def may_leave(sample: Sample, limit: Level = "internal") -> bool:
-    """Whether a row may be shown to somebody outside, a teacher above all: it was graded, and not above `limit`."""
-    level = level_of(sample)
-    return level is not None and _RANKS[level] <= _RANKS[limit]

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from danlu.data.privacy.finding import Finding
 from danlu.data.privacy.scan import settle
 
-_COMPOUND = 2
-
 
 def complete(texts: Sequence[str], found: list[list[Finding]]) -> list[list[Finding]]:
     """The findings with all further mentions of their full names; partial names carry the full name as their value."""

@@ -58,11 +58,6 @@ class Policy:
     def to_json(self) -> dict[str, Any]:
         return {"pack": self.name, "actions": self.actions, "min_score": self.min_score, "level": self.level}
 
-    @property
-    def kinds_kept(self) -> list[str]:
-        """Kinds that stay in the text: what a teacher outside would see."""
-        return [name for name, action in self.actions.items() if action == "keep"]
-
 
 def load_pack(name: str) -> dict[str, Any]:
     """A pack by its name or path, checked."""

@@ -30,12 +30,10 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
     return len(lines)
 
 
-def read_records(folder: Path, only: frozenset[bytes] | None = None, *, name: str = "*.jsonl") -> Iterator[Record]:
-    """All records of a folder, files by name. `only`: lines that hold none of these are skipped unparsed."""
+def read_records(folder: Path, *, name: str = "*.jsonl") -> Iterator[Record]:
+    """All records of a folder, files by name."""
     for path in sorted(folder.glob(name)):
         for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-            if only is not None and not any(wanted in line for wanted in only):
-                continue
             try:
                 yield orjson.loads(line)
             except orjson.JSONDecodeError as error:

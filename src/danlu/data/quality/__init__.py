@@ -5,7 +5,6 @@ How a conveyor uses it (nothing here reads or writes files):
     tally = Tally.of(samples, part="train")       # one shard, in any process: picklable, pure, bounded in size
     tally = Tally.of(samples, part="test")        # parts: train, validation, test; train rows are described
     tally.merge(other)                            # any order, any grouping: the same facts come out
-    Tally.from_json(tally.to_json())              # for a shard cache
 
     facts = gather(tallies, told)                 # tallies: of all shards; told: a `Told` (facts.py), the rest
     DataFacts.from_json(facts.to_json()) == facts

@@ -110,31 +110,6 @@ class Tally:
             _prune(counts, MAX_VALUES)
         _prune(self.documents, MAX_DOCUMENTS)
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "rows": dict(self.rows),
-            "chars": _histogram_json(self.chars),
-            "balance": {view: dict(counts) for view, counts in self.balance.items()},
-            "flags": dict(self.flags),
-            "scores": {name: _histogram_json(histogram) for name, histogram in self.scores.items()},
-            "documents": dict(self.documents),
-            "sampled": [list(row) for row in self.sampled],
-            "audit": [list(row) for row in self.audit],
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Tally:
-        return cls(
-            Counter(value["rows"]),
-            _histogram(value["chars"]),
-            {view: Counter(value["balance"].get(view, {})) for view in VIEWS},
-            Counter(value["flags"]),
-            {name: _histogram(one) for name, one in value["scores"].items()},
-            Counter(value["documents"]),
-            [(row[0], row[1], row[2], row[3], row[4]) for row in value["sampled"]],
-            [(row[0], row[1]) for row in value["audit"]],
-        )
-
 
 def _language(sample: Sample, prompt: str, answer: str) -> str:
     """The language that is learnt is the answer's; a label's is its text's, and a number alone has none."""
@@ -195,19 +170,6 @@ def _prune(counts: Counter[str], most: int) -> None:
     for name, _ in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[most:]:
         rest += counts.pop(name)
     counts[OTHERS] = rest
-
-
-def _histogram_json(histogram: Histogram) -> dict[str, Any]:
-    return {
-        "edges": list(histogram.edges),
-        "counts": list(histogram.counts),
-        "total": histogram.total,
-        "largest": histogram.largest,
-    }
-
-
-def _histogram(value: Mapping[str, Any]) -> Histogram:
-    return Histogram(tuple(value["edges"]), tuple(value["counts"]), value["total"], value["largest"])
 
 
 def _printable(text: str) -> str:

@@ -1,7 +1,7 @@
 """What a teacher is told, in the language of the material. The texts lie in `assets/synthesis/prompts.json`.
 
 Material is always fenced by a mark made of its own digest, which no text can hold about itself, and declared to be
-data: what it says of instructions is not for the teacher. `version` follows from the texts.
+data: what it says of instructions is not for the teacher.
 """
 
 from __future__ import annotations
@@ -22,12 +22,7 @@ from danlu.data.synthesis.words import Language
 def _texts() -> dict[str, Any]:
     content = resources.files("danlu.assets").joinpath("synthesis", "prompts.json").read_bytes()
     texts: dict[str, Any] = orjson.loads(content)
-    return {"version": sha256_bytes(content)[:12]} | texts
-
-
-def version() -> str:
-    """Of all prompt texts."""
-    return str(_texts()["version"])
+    return texts
 
 
 def told(spoken: Language, key: str, /, **values: object) -> str:

@@ -6,8 +6,7 @@ Two steps, so that the first can run anywhere and be kept, and the second sees o
         Pure and per shard: equal samples give equal columns, in any process. `Columns` is a plain dict of numpy arrays
         without objects (names, dtypes and shapes: `columns.LAYOUT`), as large as the text itself, to be stored in
         whatever way and given back as arrays, memory-mapped ones best. `VERSION` goes into the cache key; nothing else
-        decides an outcome. `write_columns(folder, columns)` and `open_columns(folder)` are one way. `ids` are needed
-        where other rows name these as parents.
+        decides an outcome. `ids` are needed where other rows name these as parents.
 
     decide(shards, *, settings=Settings(), kept=None, link=True) -> Decision
         Once, over the columns of all shards in their order. Row numbers count through all shards. `kept`: bool per row,
@@ -47,8 +46,6 @@ from danlu.data.twins.columns import (
     Conflict,
     Decision,
     Settings,
-    open_columns,
-    write_columns,
 )
 from danlu.data.twins.decide import decide
 from danlu.data.twins.folding import fold, fold_finely
@@ -66,7 +63,5 @@ __all__ = [
     "decide",
     "fold",
     "fold_finely",
-    "open_columns",
     "signatures",
-    "write_columns",
 ]

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from danlu.core.files import replacing_folder
 from danlu.data.sample import Kind
 
 VERSION = 2
@@ -65,9 +63,6 @@ class Settings:
     threshold: float = 0.7
     tie: float = 0.8
 
-    def key(self) -> dict[str, Any]:
-        return {"version": VERSION, "threshold": self.threshold, "tie": self.tie}
-
 
 KEEP, EXACT, NEAR = 0, 1, 2
 
@@ -94,18 +89,6 @@ class Decision:
     """(row that is kept, number of its twins), the twenty largest."""
     counts: dict[str, int] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
-
-
-def write_columns(folder: Path, columns: Columns) -> None:
-    """One `.npy` file per column; the folder is there complete or not at all."""
-    with replacing_folder(folder) as fresh:
-        for name in LAYOUT:
-            np.save(fresh / f"{name}.npy", columns[name], allow_pickle=False)
-
-
-def open_columns(folder: Path) -> dict[str, npt.NDArray[Any]]:
-    """The columns of `write_columns`, memory-mapped."""
-    return {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in LAYOUT}
 
 
 def num_rows(shards: Sequence[Columns]) -> int:

@@ -70,7 +70,6 @@ def _spelt(word: str) -> str:
     return "|".join((word, word.capitalize(), word.upper()))
 
 
-_STRONG = ("key", "token", "secret", "credential")
 _WORDS = {
     "password": "|".join((*map(_spelt, ("password", "passwd", "passphrase", "pwd")), "密码", "口令")),
     "api_key": "|".join((*map(_spelt, ("secret", "token", "apikey", "credential")), "密钥", "[_-]key", "Key",
