@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from danlu.core.errors import DanluError, HubError
+from danlu.core.errors import DanluError, HubError, RecipeError
 from danlu.core.files import read_json
 from danlu.core.messages import say
 from danlu.core.progress import Silent
@@ -16,6 +16,8 @@ from danlu.core.registry import nearest
 from danlu.data.augment import AUGMENTERS
 from danlu.data.columns import PARTS
 from danlu.data.formats import FORMATS
+from danlu.data.privacy.finding import KINDS
+from danlu.data.privacy.policy import Policy
 from danlu.data.sources import READERS
 from danlu.data.templates import TEMPLATES
 from danlu.model.hub import find_base
@@ -28,11 +30,13 @@ from danlu.planning.why import summary
 from danlu.planning.work import leaves_micro_tokens
 from danlu.recipe import Recipe
 from danlu.recipe.complaints import Complaint
+from danlu.recipe.privacy import PrivacySection
 
 
 def check(recipe: Recipe) -> dict[str, Any]:
     """`{"ok", "errors": [{"key", "given", "expected", "nearest"}], "warnings": [...], "plan": {...}}`."""
     complaints = [*_missing_files(recipe), *_missing_sources(recipe), *_unknown_names(recipe), *_teachers(recipe)]
+    complaints += _privacy(recipe.data.privacy)
     warnings = []
     plans: list[Plan] = []
     try:
@@ -118,6 +122,34 @@ def _teachers(recipe: Recipe) -> list[Complaint]:
     return complaints
 
 
+def _privacy(section: PrivacySection) -> list[Complaint]:
+    """The policy, before a document is read: each unknown kind by itself, then whatever else is wrong with it."""
+    shelf = "data.privacy.actions"
+    complaints = []
+    for name in section.actions:
+        if name not in KINDS:
+            close = nearest(name, KINDS)
+            known = say("recipe.name_of", known=", ".join(KINDS))
+            complaints.append(Complaint(f"{shelf}.{name}", name, known, f"{shelf}.{close}" if close else None))
+    known_actions = {name: action for name, action in section.actions.items() if name in KINDS}
+    try:
+        Policy.of(section.model_copy(update={"actions": known_actions}))
+    except RecipeError as error:
+        complaints.append(_policy_fault(error))
+    return complaints
+
+
+def _policy_fault(error: RecipeError) -> Complaint:
+    given, close = str(error.values["given"]), error.values.get("nearest")
+    known = error.values.get("known")
+    expected = say("recipe.name_of", known=known) if known else str(error.values["expected"])
+    is_in_recipe = error.where.startswith("data.privacy")
+    if not is_in_recipe:  # in a pack of one's own
+        given = f"{error.where}: {given}"
+    key = error.where if is_in_recipe else "data.privacy.pack"
+    return Complaint(key, given, expected, close if close != "-" else None)
+
+
 def _missing_files(recipe: Recipe) -> list[Complaint]:
     named = {f"data.sources.{i}.path": source.path for i, source in enumerate(recipe.data.sources)}
     named["data.validation"] = recipe.data.validation or ""
@@ -132,6 +164,12 @@ def _missing_files(recipe: Recipe) -> list[Complaint]:
         "data.teacher.ca_file": recipe.data.teacher.ca_file or "",
     }
     named |= {"evaluation.edge": recipe.evaluation.edge or "", "evaluation.general": recipe.evaluation.general or ""}
+    privacy = recipe.data.privacy
+    named |= {
+        "data.privacy.names": str(Path(privacy.names).expanduser()) if privacy.names else "",
+        "data.privacy.forget": privacy.forget or "",
+    }
+    named |= {f"data.cleaning.evaluation_sets.{i}": path for i, path in enumerate(recipe.data.cleaning.evaluation_sets)}
     named |= {"evaluation.preference": recipe.evaluation.preference or ""}
     if recipe.adapter.kind == "lora" and recipe.adapter.start:
         named["adapter.start"] = recipe.adapter.start

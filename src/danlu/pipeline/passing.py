@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from danlu.core.errors import DataError
 from danlu.data.cleaners import build as build_cleaners
 from danlu.data.flow.passing import Passing
 from danlu.data.ocr import choose
 from danlu.data.privacy import Keyring, Policy, PrivacyStage
 from danlu.data.privacy.forgotten import Forgotten
+from danlu.data.privacy.stage import load_names
 from danlu.recipe.data import DataSection
 from danlu.recipe.privacy import PrivacySection
 
@@ -35,16 +35,10 @@ def build_privacy(section: PrivacySection) -> PrivacyStage | None:
     """None where nothing is to be looked for."""
     if section.pack == "off" and not section.actions and not section.levels and section.forget is None:
         return None
-    names: list[str] = []
-    if section.names is not None:
-        try:
-            names = Path(section.names).read_text("utf-8-sig").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError("privacy.names_unreadable", where="data.privacy.names", given=section.names) from error
     return PrivacyStage(
         Policy.of(section),
         Keyring.open(section.key_file),
-        names=[name.strip() for name in names if name.strip()],
+        names=load_names(Path(section.names)) if section.names is not None else (),
         recognizers=section.recognizers,
         forgotten=Forgotten.read(Path(section.forget)) if section.forget else None,
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from danlu.recipe.section import Section
 
@@ -40,3 +40,9 @@ class PrivacySection(Section):
 
     forget: str | None = None
     """A list written by `danlu forget`: rows that hold one of its values are dropped."""
+
+    @field_validator("pack", mode="before")
+    @classmethod
+    def _off(cls, given: Any) -> Any:
+        """YAML reads a bare `off` as false."""
+        return "off" if given is False else given

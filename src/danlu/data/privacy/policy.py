@@ -49,7 +49,10 @@ class Policy:
         }
         for name in SECRETS & set(section.actions):
             if actions[name] in ("mask", "pseudonym"):
-                raise RecipeError("privacy.secret_action", where=f"data.privacy.actions.{name}", given=actions[name])
+                raise RecipeError(
+                    "privacy.secret_action", where=f"data.privacy.actions.{name}", given=actions[name],
+                    known="token, drop, keep",
+                )  # fmt: skip
         # a level's action for secrets: what cannot be done to them becomes the type token
         actions |= {name: "token" for name in SECRETS if actions[name] in ("mask", "pseudonym")}
         score = section.min_score if section.min_score is not None else float(pack.get("min_score", 0.5))

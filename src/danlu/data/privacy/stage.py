@@ -232,4 +232,5 @@ def load_names(path: Path) -> list[str]:
         lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError("privacy.names_unreadable", where="data.privacy.names", given=str(path)) from error
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    named = (line.strip() for line in lines)
+    return [line for line in named if line and not line.startswith("#")]

@@ -1,0 +1,56 @@
+"""check finds what is wrong with the privacy policy before a document is read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from danlu.pipeline.check import check
+from danlu.recipe import Recipe
+
+
+def complaints(privacy: dict[str, Any], **data: Any) -> dict[str, tuple[Any, Any]]:
+    """Key to (given, nearest) of what check has to say about the chapter data."""
+    tree = {"name": "t", "model": {"base": "nowhere"}, "method": {"kind": "sft"}}
+    recipe = Recipe.from_tree(tree | {"data": {"privacy": privacy} | data}, file="recipe.yaml")
+    errors = check(recipe)["errors"]
+    return {one["key"]: (one["given"], one["nearest"]) for one in errors if one["key"].startswith("data.privacy")}
+
+
+def test_every_kind_that_does_not_exist_is_named_with_the_nearest() -> None:
+    told = complaints({"actions": {"mobil": "mask", "bank_crad": "drop", "email": "mask"}})
+    assert told == {
+        "data.privacy.actions.mobil": ("mobil", "data.privacy.actions.mobile"),
+        "data.privacy.actions.bank_crad": ("bank_crad", "data.privacy.actions.bank_card"),
+    }
+
+
+def test_an_unknown_pack_and_a_masked_secret() -> None:
+    assert complaints({"pack": "fnance"}) == {"data.privacy.pack": ("fnance", "finance")}
+    assert complaints({"actions": {"password": "mask"}}) == {"data.privacy.actions.password": ("mask", None)}
+    assert complaints({"pack": "finance", "actions": {"password": "token"}}) == {}
+
+
+def test_faults_in_a_pack_of_ones_own_name_the_file(tmp_path: Path) -> None:
+    pack = tmp_path / "house.yaml"
+    pack.write_text("actions: {mobil: mask}\n", "utf-8")
+    assert complaints({"pack": str(pack)}) == {"data.privacy.pack": (f"{pack}: mobil", "mobile")}
+    pack.write_text("levels: {secret: mask}\n", "utf-8")
+    ((given, _),) = complaints({"pack": str(pack)}).values()
+    assert given == f"{pack}: secret"
+
+
+def test_lists_that_are_not_there(tmp_path: Path) -> None:
+    told = complaints({"names": str(tmp_path / "staff.txt"), "forget": str(tmp_path / "list.json")})
+    assert set(told) == {"data.privacy.names", "data.privacy.forget"}
+
+
+@pytest.mark.parametrize("written", ["off", "'off'", "false"])
+def test_off_as_yaml_reads_it(tmp_path: Path, written: str) -> None:
+    """YAML makes a bare off false: the recipe was refused with a remark about types."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"name: t\nmodel: {{base: b}}\ndata: {{privacy: {{pack: {written}}}}}\nmethod: {{kind: sft}}\n", "utf-8"
+    )
+    assert Recipe.load(path).data.privacy.pack == "off"
+    assert Recipe.load(path, ["data.privacy.pack=off"]).data.privacy.pack == "off"
