@@ -12,6 +12,7 @@ import numpy as np
 
 from danlu.core.files import read_json
 from danlu.data.dataset import Dataset
+from danlu.data.flow.account import DUPLICATE, NEAR_DUPLICATE
 from danlu.data.flow.marks import Passed
 from danlu.data.flow.piece import Row, streamed
 from danlu.data.ledger import Ledger
@@ -121,9 +122,6 @@ def _lengths(dataset: Dataset, desk: Desk, ledger: Ledger) -> LengthFacts:
 
 def _twins(smelted: Smelted, section: DataSection) -> TwinFacts:
     decision = smelted.decision
-    dropped = (
-        "none" if section.duplicates != "drop" else "all" if section.cleaning.near_duplicates == "drop" else "exact"
-    )
     kept = [row for row, _ in decision.largest[:SHOWN]]
     groups = {row: [row, *_followers(smelted, row)] for row in kept}
     told = _members(smelted.parts, {row for rows in groups.values() for row in rows})
@@ -143,8 +141,18 @@ def _twins(smelted: Smelted, section: DataSection) -> TwinFacts:
         num_clusters=counts.get("clusters", 0),
         threshold=section.cleaning.similarity,
         top=top,
-        dropped=dropped,
+        dropped=_dropped(smelted),
     )
+
+
+def _dropped(smelted: Smelted) -> str:
+    """Which twins were left out, by what became of them."""
+    left_out, counts = smelted.parts.verdicts.left_out, smelted.decision.counts
+    exact, near = (
+        not counts.get(kind) or bool((left_out == code).any())
+        for kind, code in (("exact", DUPLICATE), ("near", NEAR_DUPLICATE))
+    )
+    return ("all" if near else "exact") if exact else ("near" if near else "none")
 
 
 def _followers(smelted: Smelted, row: int) -> list[int]:

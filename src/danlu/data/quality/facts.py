@@ -104,7 +104,7 @@ class TwinFacts:
     sampled: int = 0
     """Above 0: near twins were only looked for among so many rows."""
     dropped: str = "all"
-    """Which twins were left out: all, exact (near ones are only named here), none."""
+    """Which twins were left out: all, exact (near ones are only named here), near, none."""
 
 
 @dataclass(frozen=True, slots=True)
