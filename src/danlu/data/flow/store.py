@@ -2,7 +2,7 @@
 
     <store>/shards/ab/abcd…/shard.json          what was told of the shard; written last
                            /0000/rows.arrow     rows of piece 0
-                           /0000/*.npy          its columns
+                           /0000/columns.bin    its columns (arrays.py)
                            /0000/refused.jsonl  rows the reader or a cleaner refused
                            /0000/records.jsonl  what privacy put on record
     <store>/using/<pid>-….json                  shards that a running prepare counts on
@@ -28,7 +28,9 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from danlu.core.errors import DataError
 from danlu.core.files import dump_json, read_json, sha256_json, sync_folder, write_json
+from danlu.data.flow.arrays import open_arrays, write_arrays
 from danlu.data.flow.batches import read_names, read_rows, read_told, to_batch, write_batch
 from danlu.data.flow.marks import Mark, Passed
 from danlu.data.flow.passing import Passing, Told
@@ -37,7 +39,7 @@ from danlu.data.flow.plan import Shard
 from danlu.data.ledger import Entry
 from danlu.data.sample import Origin
 
-FORMAT = 1
+FORMAT = 2
 
 
 def shard_key(shard: Shard, passing_digest: str) -> str:
@@ -59,11 +61,12 @@ class StoredPiece:
 
     @property
     def columns(self) -> Mapping[str, npt.NDArray[Any]]:
-        """Memory-mapped."""
+        """Memory-mapped. DataError where the piece has been removed."""
         if not self._columns:
-            self._columns = {
-                path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in self.folder.glob("*.npy")
-            }
+            try:
+                self._columns = open_arrays(self.folder / "columns.bin")
+            except FileNotFoundError as error:
+                raise DataError("flow.shard_gone", where=str(self.folder)) from error
         return self._columns
 
     @property
@@ -156,9 +159,12 @@ class Store:
             place.parent.mkdir(parents=True, exist_ok=True)
             if self.find(key) is None:
                 shutil.rmtree(place, ignore_errors=True)  # damaged
-            with contextlib.suppress(OSError):  # somebody else's equal shard stands there
+            try:
                 fresh.rename(place)
                 sync_folder(place.parent)
+            except OSError:
+                if self.find(key) is None:  # not somebody else's equal shard, but a disk that refuses
+                    raise
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
         found = self.find(key)
@@ -208,8 +214,7 @@ def _write_piece(folder: Path, piece: Piece) -> None:
     """Not made durable: what a power cut takes is missed by `find` and made again."""
     folder.mkdir()
     write_batch(folder / "rows.arrow", to_batch(piece.kept))
-    for name, column in piece.columns.items():
-        np.save(folder / f"{name}.npy", column, allow_pickle=False)
+    write_arrays(folder / "columns.bin", piece.columns)
     lines = b"".join(dump_json(asdict(entry), indent=False) + b"\n" for entry in piece.refused)
     (folder / "refused.jsonl").write_bytes(lines)
     (folder / "records.jsonl").write_bytes(b"".join(orjson.dumps(record) + b"\n" for record in piece.records))

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.core.errors import DataError
+from danlu.data.flow.arrays import open_arrays, write_arrays
 from danlu.data.flow.codec import pack_content, pack_json, pack_marks, unpack, unpack_json, unpack_marks
 from danlu.data.flow.conveyor import Conveyed, choose_engine, convey
 from danlu.data.flow.kept import keep, open_kept
@@ -341,3 +342,70 @@ def test_a_shard_that_a_power_cut_damaged_is_made_again(tmp_path: Path) -> None:
     assert store.find(found.keys[0]) is None
     again = convey(plan, Passing(), store, engine="local")
     assert again.num_redone == 1 and len(content_of(again)) == num_rows(again.pieces) > 0
+
+
+def test_many_documents_fit_under_a_low_limit_of_open_files(tmp_path: Path) -> None:
+    """Every column kept a descriptor, some twenty-six a document: forty documents were too many."""
+    pytest.importorskip("pyarrow")
+    for number in range(300):
+        (tmp_path / f"{number}.md").write_text(f"# Rule {number}\n\nThe lamp of room {number} is out by ten.\n")
+    code = (
+        "import resource, sys\nfrom pathlib import Path\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "from danlu.data.flow.conveyor import convey\nfrom danlu.data.flow.passing import Passing\n"
+        "from danlu.data.flow.plan import plan_shards\nfrom danlu.data.flow.store import Store\n"
+        "plan = plan_shards(sorted(Path(sys.argv[1]).glob('*.md')))\n"
+        "found = convey(plan, Passing(), Store(Path(sys.argv[2])), engine='local', num_workers=1)\n"
+        "held = [dict(piece.columns) for piece in found.pieces]\n"
+        "assert len(held) == 300 and all(columns['alive'].all() and columns['units'].size for columns in held)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), str(tmp_path / "store")], check=True)
+
+
+@given(
+    st.dictionaries(
+        WORDS,
+        st.sampled_from(["u1", "u2", "u4", "u8", "i8", "f4", "?", "U1", "U7"]).flatmap(
+            lambda kind: st.lists(st.integers(0, 4), min_size=1, max_size=2).map(
+                lambda shape: np.arange(int(np.prod(shape))).astype(kind).reshape(shape)
+            )
+        ),
+        max_size=5,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_columns_come_back_as_they_were_written(
+    tmp_path_factory: pytest.TempPathFactory, arrays: dict[str, np.ndarray[Any, Any]]
+) -> None:
+    pytest.importorskip("pyarrow")
+    path = tmp_path_factory.mktemp("arrays") / "columns.bin"
+    arrays = {name.encode("utf-8", "replace").decode(): array for name, array in arrays.items()}
+    write_arrays(path, arrays)
+    back = open_arrays(path)
+    assert list(back) == list(arrays)
+    for name, array in arrays.items():
+        assert back[name].dtype == array.dtype and np.array_equal(back[name], array)
+        assert back[name].shape == array.shape and not (array.size and back[name].flags.writeable)
+
+
+def test_a_removed_piece_is_no_empty_one(tmp_path: Path) -> None:
+    """Another run had pruned the shard; its columns were {} and a KeyError came out, far away."""
+    pytest.importorskip("pyarrow")
+    found = convey(plan_shards([write_rows(tmp_path / "a.jsonl", 10)]), Passing(), store := Store(tmp_path / "store"),
+                   engine="local")  # fmt: skip
+    store.prune(set())
+    with pytest.raises(DataError) as caught:
+        joined(found.pieces, "alive")
+    assert caught.value.key == "flow.shard_gone"
+
+
+def test_a_shard_that_cannot_be_put_in_its_place_is_a_fault(tmp_path: Path) -> None:
+    """A full or read-only disk was taken for somebody else's equal shard."""
+    pytest.importorskip("pyarrow")
+    store = Store(tmp_path / "store")
+    plan = plan_shards([write_rows(tmp_path / "a.jsonl", 10)])
+    key = convey(plan, Passing(), Store(tmp_path / "other"), engine="local").keys[0]
+    store.folder.joinpath("shards", key[:2]).mkdir(parents=True)
+    store.folder.joinpath("shards", key[:2], key).write_text("a file stands where the folder has to be")
+    with pytest.raises(OSError):
+        convey(plan, Passing(), store, engine="local")
