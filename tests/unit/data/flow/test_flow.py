@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from danlu.core.errors import DataError
 from danlu.data.flow.arrays import open_arrays, write_arrays
 from danlu.data.flow.codec import pack_content, pack_json, pack_marks, unpack, unpack_json, unpack_marks
 from danlu.data.flow.conveyor import Conveyed, choose_engine, convey
+from danlu.data.flow.executors.local import Local
 from danlu.data.flow.kept import keep, open_kept
 from danlu.data.flow.marks import Mark, Passed, add_up
 from danlu.data.flow.passing import Passing
 from danlu.data.flow.piece import Row, joined, num_rows, streamed
 from danlu.data.flow.plan import plan_shards
-from danlu.data.flow.store import Store
+from danlu.data.flow.store import Store, passing_digest, shard_key
+from danlu.data.flow.work import Task, Work
 from danlu.data.identity import sample_id
 from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Origin, Preference, Sample, replace
 from danlu.data.stage import Fate, Outcome
@@ -272,10 +275,6 @@ def test_a_lost_worker_is_named(tmp_path: Path) -> None:
     """The system had killed a worker for memory, and the run waited for ever."""
     pytest.importorskip("pyarrow")
     plan = plan_shards([write_rows(tmp_path / "a.jsonl", 40000)], shard_bytes=200_000)
-    from danlu.data.flow.executors.local import Local
-    from danlu.data.flow.store import passing_digest, shard_key
-    from danlu.data.flow.work import Task, Work
-
     work = Work(Passing(), Store(tmp_path / "store"))
     tasks = [Task(shard_key(shard, passing_digest(work.passing)), shard) for shard in plan.shards]
     running = Local(2).run(work, tasks)
@@ -292,6 +291,24 @@ def test_a_lost_worker_is_named(tmp_path: Path) -> None:
         for pid in children
         if Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
     ]
+
+
+@pytest.mark.parametrize("fault", ["here", "there"])
+def test_a_plugin_that_cannot_be_sent_is_named_at_once(tmp_path: Path, fault: str) -> None:
+    """The thread that was to send it died of it, and the run waited for ever."""
+    pytest.importorskip("pyarrow")
+    plan = plan_shards([write_rows(tmp_path / "a.jsonl", 400)], shard_bytes=8000)
+    local = Local(2)
+
+    class Nested(Shout):  # the class of a function's inside: pickle does not find it again
+        pass
+
+    stage = Nested() if fault == "here" else Shout()  # a worker process does not know this file's classes
+    work = Work(Passing((stage,)), Store(tmp_path / "store"))
+    running = local.run(work, [Task(shard_key(shard, "x"), shard) for shard in plan.shards])
+    with ThreadPoolExecutor(1) as pool, pytest.raises(DataError) as caught:
+        pool.submit(next, running).result(timeout=30)
+    assert caught.value.key == ("flow.not_sendable" if fault == "here" else "flow.worker_lost")
 
 
 def _children(pid: int) -> list[str]:

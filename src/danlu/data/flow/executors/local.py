@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle  # our own objects, to our own workers
 import queue
 import subprocess
 import sys
@@ -47,6 +48,7 @@ class Local:
                 yield task
             return
         num = min(self.num_workers, len(tasks))
+        order = _packed(work)
         pool = _Pool()
         for task in sorted(tasks, key=lambda task: -task.shard.num_bytes):  # the longest first: none is left alone last
             pool.waiting.put(task)
@@ -54,7 +56,7 @@ class Local:
             pool.waiting.put(None)
         try:
             for _ in range(num):
-                worker = _Worker(work)
+                worker = _Worker(order)
                 pool.workers.append(worker)
                 threading.Thread(target=worker.serve, args=(pool,), daemon=True).start()
             for _ in tasks:
@@ -67,10 +69,19 @@ class Local:
                 worker.stop()
 
 
+def _packed(work: Work) -> bytes:
+    """As it goes to every worker. DataError where a plug-in of somebody else's cannot be sent."""
+    try:
+        return pickle.dumps(work)
+    except (pickle.PicklingError, AttributeError, TypeError, RecursionError) as error:  # as each plug-in pleases
+        raise DataError("flow.not_sendable", where="data.engine", said=str(error)) from error
+
+
 class _Worker:
     """One process, and what its thread here does with it."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: bytes) -> None:
+        """`work`: pickled."""
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in `stop`
         self.child = subprocess.Popen(
             [sys.executable, "-m", "danlu.data.flow.worker"],
@@ -86,7 +97,7 @@ class _Worker:
     def serve(self, pool: _Pool) -> None:
         """Hand out tasks until none is waiting, or one fails."""
         try:
-            self.orders.send(self.work)
+            self.orders.send_bytes(self.work)
             while (task := pool.waiting.get()) is not None:
                 self.orders.send(task)
                 fault = self.answers.recv()
@@ -96,6 +107,8 @@ class _Worker:
                 pool.done.put(task)
         except (OSError, EOFError, ValueError):  # the worker is gone
             pool.done.put(self._lost())
+        except BaseException as fault:  # raised where the results are awaited, which would otherwise be for ever
+            pool.done.put(fault)
 
     def _lost(self) -> DataError:
         code = self.child.wait()
