@@ -4,13 +4,12 @@ out as every other row is, and the report says what was left out."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from danlu.core.files import read_json
 from danlu.core.messages import say
 from danlu.pipeline.prepare import Prepared, prepare
 from danlu.recipe import Recipe

@@ -15,6 +15,15 @@ from danlu.core.messages import say
 
 RAW_CHARACTERS = 2000
 RAW_ROWS = 20_000
+CHOSEN = frozenset({"duplicate", "near_duplicate", "like_held_out", "no_stage_wants_it", "contaminated"})
+"""Reasons that are the recipe's choice and no fault of the data, whoever gives them."""
+FAULTFINDERS = frozenset({"read", "encode"})
+"""Stages whose refusals speak of damage; what cleaners, privacy and twins leave out, the recipe asked them to."""
+
+
+def is_fault(stage: str, reason: str) -> bool:
+    """Whether a row refused so counts towards `data.max_rejected` and against the data in the report."""
+    return stage in FAULTFINDERS and reason not in CHOSEN
 
 
 @dataclass(frozen=True, slots=True)

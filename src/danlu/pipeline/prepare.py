@@ -25,7 +25,7 @@ from danlu.data.finding import find_files
 from danlu.data.flow.account import fold as fold_fates
 from danlu.data.flow.passing import Passing
 from danlu.data.flow.store import Store
-from danlu.data.ledger import Entry, Ledger
+from danlu.data.ledger import Entry, Ledger, is_fault
 from danlu.data.rejects import check_threshold, write_rejects
 from danlu.data.sample import Sample
 from danlu.data.samples_file import write_samples
@@ -47,9 +47,6 @@ from danlu.run.run import Run
 from danlu.version import VERSION
 
 NUM_PROBES = 16
-CHOSEN = frozenset({"duplicate", "near_duplicate", "no_stage_wants_it"})
-"""Reasons that are the recipe's choice and no fault of the data: they do not count towards `data.max_rejected`. So are
-those of cleaners and of privacy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +211,8 @@ def _count_tried(parts: Parts, desks: Sequence[Desk]) -> None:
 def _judge(run: Run, smelted: Smelted) -> None:
     """DataError when nothing can be used, or when too many rows were at fault."""
     ledger = smelted.ledger
-    chosen = CHOSEN.union(*(passed.dropped for passed in smelted.funnel if passed.name != "read"))
+    stages = {reason: passed.name for passed in smelted.funnel for reason in passed.dropped}
+    chosen = frozenset(reason for reason in ledger.reasons if not is_fault(stages.get(reason, "encode"), reason))
     judged = _without(ledger, chosen) if ledger.num_used else ledger
     check_threshold(judged, run.recipe.data.max_rejected, rejects_file=run.path("rejects.jsonl"))
 

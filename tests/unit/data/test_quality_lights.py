@@ -60,7 +60,12 @@ CASES = {
     "rows": ({"num_rows": 199}, {"num_rows": 49}),
     "faulty": (
         {"stages": (StageFacts("read", 100, 95, {"bad_json": 5}),)},
-        {"stages": (StageFacts("read", 100, 90, {}), StageFacts("clean", 90, 70, {"repetition": 20}))},
+        {
+            "stages": (
+                StageFacts("read", 100, 90, {"bad_json": 10}),
+                StageFacts("encode", 90, 80, {"encode_template": 10}),
+            )
+        },
     ),
     "twins": ({"twins": TwinFacts(100, 5, 5)}, {"twins": TwinFacts(50_000, 500, 15_000)}),
     "conflicts": ({"conflicts": ConflictFacts(5, 10)}, {"conflicts": ConflictFacts(30, 60)}),
@@ -140,7 +145,7 @@ def test_a_project_with_questions_of_its_own_needs_no_held_out_rows() -> None:
 def test_rows_left_out_because_they_are_questions_are_no_fault() -> None:
     stages = (
         StageFacts("read", 100, 100),
-        StageFacts("clean", 100, 60, {"contaminated": 40}),
+        StageFacts("clean", 100, 60, {"contaminated": 20, "repetition": 20}),
         StageFacts("privacy", 60, 20, {"privacy_dropped": 40}),
     )
     assert tone("faulty", facts(stages=stages)) == "good"

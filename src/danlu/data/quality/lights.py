@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from danlu.data.ledger import is_fault
 from danlu.data.quality.facts import DataFacts, Histogram
 from danlu.data.quality.tally import OTHERS
 
@@ -18,8 +19,6 @@ Found = tuple[float, dict[str, Any]] | None
 """The value held against the thresholds, and what the words want to say; None: not measured, no light."""
 UNTREATED = frozenset({"keep", "report", "none", "flag", "ignore"})
 """Actions that leave a finding in the text as it was."""
-CHOSEN = frozenset({"duplicate", "no_stage_wants_it", "contaminated"})
-"""Reasons of the ledger that are the recipe's choice and no fault of a row."""
 LOW_SCORE = 0.6
 RESTRICTED = "restricted"
 
@@ -70,11 +69,7 @@ def _faulty(facts: DataFacts) -> Found:
     if not stages or not stages[0].rows_in:
         return None
     at_fault = {
-        reason: count
-        for stage in stages
-        if stage.name not in ("privacy", "twins", "split", "augment", "synthesis")
-        for reason, count in stage.dropped.items()
-        if reason not in CHOSEN
+        reason: count for stage in stages for reason, count in stage.dropped.items() if is_fault(stage.name, reason)
     }
     lost = sum(at_fault.values())
     reason = max(at_fault, key=lambda name: at_fault[name]) if at_fault else ""
