@@ -102,6 +102,10 @@ def _unknown_names(recipe: Recipe) -> list[Complaint]:
         key = f"data.sources.{number}"
         asked[f"{key}.format"] = (source.format, ["auto", *FORMATS.names(), *READERS.names()])
         asked |= {f"{key}.columns.{part}": (part, list(PARTS)) for part in source.columns}
+    if recipe.data.cleaning.rules:
+        from danlu.data.cleaners import foreign_rules  # numpy, and a search through all packages: for few recipes
+
+        asked |= {f"data.cleaning.rules.{name}": (name, foreign_rules()) for name in recipe.data.cleaning.rules}
     for i, name in enumerate(recipe.data.augment.methods):
         asked[f"data.augment.methods.{i}"] = (name, AUGMENTERS.names())
     return [

@@ -65,3 +65,6 @@ class CleaningSection(Section):
 
     contaminated: Action = "drop"
     """Rows that hold an item of `evaluation_sets` or of the project's own questions."""
+
+    rules: dict[str, Action] = Field(default_factory=dict)
+    """Rules of other packages, by the name of their entry point in `danlu.cleaners`, each with its action."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 import random
 import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +14,9 @@ from chat_files import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danlu.core.errors import RecipeError
+from danlu.core.errors import DataError, RecipeError
 from danlu.core.messages import say, set_language
+from danlu.core.progress import Silent
 from danlu.data.cleaners import CLEANERS, Batch, Clean, build
 from danlu.data.cleaners.cleaner import Cues, Folded
 from danlu.data.cleaners.contaminated import Contaminated
@@ -436,3 +439,88 @@ def test_the_stage_is_named_and_keyed() -> None:
     assert Clean(()).name == "clean" and Clean(()).key() == {"version": 1, "rules": []}
     for name in ("refusals", "truncated", "repetition", "injection", "symbols", "echo", "json_answers"):
         assert CLEANERS.load(name)().name == name
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+
+def test_an_evaluation_set_of_which_nothing_can_be_read_is_an_error(tmp_path: Path) -> None:
+    """Five rows of unknown columns protected nothing, and nobody was told."""
+    path = tmp_path / "eval.jsonl"
+    path.write_text('{"frage": "报销要几天？", "antwort": "15"}\n' * 5, "utf-8")
+    good = tmp_path / "good.jsonl"
+    good.write_text('{"instruction": "报销差旅费需要在几天之内提交单据？", "output": "十五天"}\n', "utf-8")
+    for section, questions in (
+        (CleaningSection(evaluation_sets=(str(good), str(path))), []),
+        (CleaningSection(), [str(path)]),
+    ):
+        with pytest.raises(DataError) as caught:
+            build(section, questions)
+        assert caught.value.key == "data.no_items" and caught.value.where == str(path)
+        assert "5" in caught.value.text and f"{path}:1" in caught.value.text
+    build(CleaningSection(evaluation_sets=(str(path),), contaminated="keep"))
+
+
+def test_items_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "eval.jsonl"
+    path.write_text('{"question": "报销要几天？", "answer": "15"}\n{"a b": 1}\n{"a c": 1}\n', "utf-8")
+    told = Notes()
+    build(CleaningSection(evaluation_sets=(str(path),)), progress=told)
+    (note,) = told.said
+    assert "2" in note and "3" in note and f"{path}:2" in note
+
+
+PLUG_IN = """
+from danlu.data.cleaners import Finding
+
+
+class Shouting:
+    name = "shouting"
+
+    def key(self):
+        return {"version": 1}
+
+    def judge(self, batch):
+        return {row: Finding("all in capitals") for row, text in enumerate(batch.body) if text.isupper()}
+"""
+
+
+@pytest.fixture
+def shelf_with_a_rule_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What installing a package leaves behind: a module, and a folder that names its entry points."""
+    (tmp_path / "loud.py").write_text(PLUG_IN)
+    card = tmp_path / "loud-1.0.dist-info"
+    card.mkdir()
+    (card / "METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1.0\n")
+    (card / "entry_points.txt").write_text("[danlu.cleaners]\nshouting = loud:Shouting\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(CLEANERS.__dict__, "places", raising=False)
+    yield
+    CLEANERS.__dict__.pop("places", None)
+
+
+@pytest.mark.usefixtures("shelf_with_a_rule_of_ones_own")
+def test_a_rule_of_ones_own_runs_where_the_recipe_names_it() -> None:
+    rows: list[Sample] = [document("公司为员工提供带薪年假。"), document("PLEASE READ THIS NOW, ALL OF YOU.")]
+    assert all(row is not None for row, _ in run(build(CleaningSection()), rows))
+    stages = build(CleaningSection(rules={"shouting": "drop"}))
+    assert pickle.loads(pickle.dumps(stages[-1])).key() == stages[-1].key()
+    kept, gone = stages[-1](rows)
+    assert kept[0] is not None and gone[0] is None
+    (fate,) = gone[1]
+    assert say(f"ledger.{fate.reason}", **fate.values) == "by the rule shouting: all in capitals"
+    flagged = build(CleaningSection(rules={"shouting": "flag"}))[-1](rows)[1]
+    assert flagged[0] is not None and [fate.action for fate in flagged[1]] == ["flag"]
+    assert build(CleaningSection(rules={"shouting": "keep"}))[-1].key() == build(CleaningSection())[-1].key()
+
+
+def test_a_rule_that_nobody_brings_is_refused_with_its_key() -> None:
+    with pytest.raises(RecipeError, match=r"data\.cleaning\.rules\.shouting"):
+        build(CleaningSection(rules={"shouting": "drop"}))
+    with pytest.raises(RecipeError, match=r"data\.cleaning\.echo"):
+        build(CleaningSection(rules={"echo": "drop"}))

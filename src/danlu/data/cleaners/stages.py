@@ -2,50 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from danlu.core.registry import Registry
+from danlu.core.errors import DataError, RecipeError
+from danlu.core.messages import say
+from danlu.core.progress import Progress, Silent
+from danlu.core.registry import Registry, nearest
 from danlu.data.cleaners.clean import Clean, Wish
-from danlu.data.cleaners.cleaner import Rule
+from danlu.data.cleaners.cleaner import Batch, Finding, Rule
 from danlu.data.ledger import Ledger
+from danlu.data.sample import Sample
 from danlu.data.sources import read
 from danlu.data.stage import RowStage
 from danlu.recipe.cleaning import Action, CleaningSection
 
-CLEANERS: Registry[type] = Registry(
-    "cleaners",
-    {
-        "normalise": "danlu.data.cleaners.normalise:Normalise",
-        "boilerplate": "danlu.data.cleaners.boilerplate:Boilerplate",
-        "refusals": "danlu.data.cleaners.refusals:Refusals",
-        "truncated": "danlu.data.cleaners.truncated:Truncated",
-        "repetition": "danlu.data.cleaners.repetition:Repetition",
-        "injection": "danlu.data.cleaners.injection:Injection",
-        "symbols": "danlu.data.cleaners.symbols:Symbols",
-        "echo": "danlu.data.cleaners.echo:Echo",
-        "json_answers": "danlu.data.cleaners.json_answers:JsonAnswers",
-        "contaminated": "danlu.data.cleaners.contaminated:Contaminated",
-        "languages": "danlu.data.cleaners.languages:Languages",
-        "lengths": "danlu.data.cleaners.lengths:Lengths",
-    },
-)
+_OURS = {
+    "normalise": "danlu.data.cleaners.normalise:Normalise",
+    "boilerplate": "danlu.data.cleaners.boilerplate:Boilerplate",
+    "refusals": "danlu.data.cleaners.refusals:Refusals",
+    "truncated": "danlu.data.cleaners.truncated:Truncated",
+    "repetition": "danlu.data.cleaners.repetition:Repetition",
+    "injection": "danlu.data.cleaners.injection:Injection",
+    "symbols": "danlu.data.cleaners.symbols:Symbols",
+    "echo": "danlu.data.cleaners.echo:Echo",
+    "json_answers": "danlu.data.cleaners.json_answers:JsonAnswers",
+    "contaminated": "danlu.data.cleaners.contaminated:Contaminated",
+    "languages": "danlu.data.cleaners.languages:Languages",
+    "lengths": "danlu.data.cleaners.lengths:Lengths",
+}
+CLEANERS: Registry[type] = Registry("cleaners", _OURS)
 
 
-def build(section: CleaningSection, questions: Sequence[Path | str] = ()) -> tuple[RowStage, ...]:
+class Foreign:
+    """A rule of another package, whose reasons are its own words: no catalogue has them."""
+
+    def __init__(self, name: str, rule: Rule) -> None:
+        self.name, self.rule = name, rule
+
+    def key(self) -> dict[str, Any]:
+        return {"rule": self.rule.key()}
+
+    def judge(self, batch: Batch) -> Mapping[int, Finding]:
+        found = self.rule.judge(batch)
+        return {row: Finding("foreign_rule", {"rule": self.name, "told": one.reason}) for row, one in found.items()}
+
+
+def foreign_rules() -> list[str]:
+    """Names that `data.cleaning.rules` may hold: what other packages put on the shelf."""
+    return [name for name in CLEANERS.names() if name not in _OURS]
+
+
+def build(
+    section: CleaningSection, questions: Sequence[Path | str] = (), *, progress: Progress | None = None
+) -> tuple[RowStage, ...]:
     """The row stages of this chapter, in the order they are to run; none where nothing is wanted. `questions` are files
-    with the project's own evaluation items, beside `section.evaluation_sets`. DataError when one cannot be read."""
+    with the project's own evaluation items, beside `section.evaluation_sets`. DataError when one cannot be read, or
+    holds no item; items that cannot be read are a note."""
     stages: list[RowStage] = []
     if section.normalise or section.simplified:
         stages.append(CLEANERS.load("normalise")(tidy=section.normalise, simplified=section.simplified))
     if section.boilerplate:
         stages.append(CLEANERS.load("boilerplate")())
-    if rules := _rules(section, [*section.evaluation_sets, *questions]):
+    if rules := _rules(section, [*section.evaluation_sets, *questions], progress or Silent()):
         stages.append(Clean(rules))
     return tuple(stages)
 
 
-def _rules(section: CleaningSection, questions: Sequence[Path | str]) -> list[tuple[Rule, Wish]]:
+def _rules(section: CleaningSection, questions: Sequence[Path | str], told: Progress) -> list[tuple[Rule, Wish]]:
     actions: dict[str, Action] = {
         "injection": section.injection,
         "refusals": section.refusals,
@@ -58,10 +83,34 @@ def _rules(section: CleaningSection, questions: Sequence[Path | str]) -> list[tu
     rules: list[tuple[Rule, Wish]] = [
         (CLEANERS.load(name)(), action) for name, action in actions.items() if action != "keep"
     ]
+    rules += [(_foreign(name), action) for name, action in section.rules.items() if action != "keep"]
     if questions and section.contaminated != "keep":
-        rules.append((CLEANERS.load("contaminated")(read(questions, Ledger())), section.contaminated))
+        rules.append((CLEANERS.load("contaminated")(_items(questions, told)), section.contaminated))
     if section.languages:
         rules.append((CLEANERS.load("languages")(section.languages), "drop"))
     if section.min_chars or section.max_chars:
         rules.append((CLEANERS.load("lengths")(section.min_chars, section.max_chars), "drop"))
     return rules
+
+
+def _foreign(name: str) -> Rule:
+    """RecipeError for a name that no other package brings, ours among them: those have keys of their own."""
+    known = foreign_rules()
+    if name not in known:
+        close = f"data.cleaning.{name}" if name in CleaningSection.model_fields else nearest(name, known) or "-"
+        raise RecipeError("core.unknown_name", where=f"data.cleaning.rules.{name}", given=name,
+                          shelf=CLEANERS.shelf, nearest=close, known=", ".join(known) or "-")  # fmt: skip
+    return Foreign(name, CLEANERS.load(name)())
+
+
+def _items(paths: Sequence[Path | str], told: Progress) -> Iterator[Sample]:
+    """What training must not hold. A set of which nothing can be read would keep nothing out, and nobody would know."""
+    for path in paths:
+        ledger = Ledger(most=1)
+        yield from read([path], ledger)
+        reasons = "; ".join(str(first) for _, _, first in ledger.top_reasons(1))
+        if not ledger.num_used:
+            raise DataError("data.no_items", where=str(path), read=ledger.num_read, reasons=reasons or "-")
+        if ledger.num_rejected:
+            told.note(say("data.items_rejected", path=path, rejected=ledger.num_rejected, read=ledger.num_read,
+                          first=reasons))  # fmt: skip
