@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from danlu.core.progress import Progress
 from danlu.data.cleaners import build as build_cleaners
 from danlu.data.flow.passing import Passing
 from danlu.data.ocr import choose
@@ -14,11 +15,11 @@ from danlu.recipe.data import DataSection
 from danlu.recipe.privacy import PrivacySection
 
 
-def build_passing(section: DataSection, questions: str | None = None) -> Passing:
+def build_passing(section: DataSection, questions: str | None = None, *, progress: Progress | None = None) -> Passing:
     """The stages in their order; `questions` is the file that the project will ask. DataError for a package or file
     that a stage needs and does not find."""
     return Passing(
-        stages=build_cleaners(section.cleaning, [questions] if questions else []),
+        stages=build_cleaners(section.cleaning, [questions] if questions else [], progress=progress),
         privacy=build_privacy(section.privacy),
         recogniser=choose(section.documents.ocr, section.documents.ocr_command),
         has_children=makes_samples(section),
