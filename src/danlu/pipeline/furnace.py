@@ -17,7 +17,7 @@ from danlu.core.progress import Progress
 from danlu.data.certificate import TRAIN, UNUSED, VALIDATION
 from danlu.data.finding import SourceSpec
 from danlu.data.flow.account import MOST_LISTED, Verdicts
-from danlu.data.flow.conveyor import Conveyed, convey, counting_on
+from danlu.data.flow.conveyor import Conveyed, convey
 from danlu.data.flow.marks import Passed, add_up
 from danlu.data.flow.passing import Passing, Told, pass_samples
 from danlu.data.flow.piece import AnyPiece, Places, joined
@@ -110,8 +110,7 @@ def smelt(recipe: Recipe, sources: Sources, passing: Passing, folder: Path, stor
 
 
 def _convey(plan: Plan, passing: Passing, store: Store, section: DataSection, told: Progress) -> Conveyed:
-    with counting_on(store, plan, passing, section.engine):
-        return convey(plan, passing, store, engine=section.engine, num_workers=section.workers, progress=told)
+    return convey(plan, passing, store, engine=section.engine, num_workers=section.workers, progress=told)
 
 
 def _ledger_of(read: Sequence[Conveyed]) -> Ledger:

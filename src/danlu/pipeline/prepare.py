@@ -23,6 +23,7 @@ from danlu.data.contract import Contract, make_contract
 from danlu.data.dataset import Dataset
 from danlu.data.finding import find_files
 from danlu.data.flow.account import fold as fold_fates
+from danlu.data.flow.conveyor import keys_of
 from danlu.data.flow.passing import Passing
 from danlu.data.flow.store import Store
 from danlu.data.ledger import Entry, Ledger, is_fault
@@ -39,7 +40,7 @@ from danlu.pipeline.leaks import asked
 from danlu.pipeline.parts import Parts
 from danlu.pipeline.passing import build_passing
 from danlu.pipeline.prepared_facts import facts_of
-from danlu.pipeline.provenance import keep_rows, prune, write_manifests
+from danlu.pipeline.provenance import counting_on, keep_rows, prune, write_manifests
 from danlu.pipeline.replay import make_replay
 from danlu.recipe.data import DataSection
 from danlu.recipe.recipe import Recipe
@@ -85,7 +86,7 @@ def prepare(run: Run, *, progress: Progress | None = None) -> Prepared:
     if not recipe.data.sources:
         raise DataError("pipeline.no_sources", where="data.sources")
     sources = Sources.of(recipe.data, told)
-    passing = build_passing(recipe.data, recipe.evaluation.questions)
+    passing = build_passing(recipe.data, recipe.evaluation.questions, progress=told)
     inputs = _inputs_digest(recipe, base, sources, passing)
     with run.acting("prepare"):
         outcome = run.finished("prepare", inputs)
@@ -94,7 +95,11 @@ def prepare(run: Run, *, progress: Progress | None = None) -> Prepared:
                 return _open(run, outcome)
             except (DataError, RunError) as error:  # damaged since: made anew, for the sources are still there
                 told.note(error.text)
-        return _open(run, run.finish("prepare", inputs, _prepare(run, base, sources, passing, told)))
+        store = Store(run.folder.parent / STORE)
+        keys = [key for plan in sources.plans for key in keys_of(plan, passing, recipe.data.engine)]
+        with counting_on(run, store, keys):
+            made = _prepare(run, base, sources, passing, store, told)
+        return _open(run, run.finish("prepare", inputs, made))
 
 
 def _open(run: Run, outcome: dict[str, Any]) -> Prepared:
@@ -103,10 +108,9 @@ def _open(run: Run, outcome: dict[str, Any]) -> Prepared:
     return Prepared(stages, run.read("ledger.json"), outcome["certificate"], contract, outcome)
 
 
-def _prepare(run: Run, base: Base, sources: Sources, passing: Passing, told: Progress) -> dict[str, Any]:
+def _prepare(run: Run, base: Base, sources: Sources, passing: Passing, store: Store, told: Progress) -> dict[str, Any]:
     recipe = run.recipe
     contract = _store_contract(run, base)
-    store = Store(run.folder.parent / STORE)
     smelted = smelt(recipe, sources, passing, run.folder, store, told)
     parts, ledger = smelted.parts, smelted.ledger
     if not parts.verdicts.stays.any():

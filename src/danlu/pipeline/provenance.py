@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from danlu.core.errors import RunError
 from danlu.core.files import read_json, sha256_json, write_json
 from danlu.data.dataset import Dataset
-from danlu.data.flow.kept import keep, shards_of
+from danlu.data.flow.kept import count_no_more, count_on, keep, shards_of
 from danlu.data.flow.manifest import DATASET, ROWS, make_manifest
 from danlu.data.flow.passing import Passing
 from danlu.data.flow.store import Store
@@ -20,10 +23,12 @@ from danlu.data.privacy.records import FOLDER as RECORDS
 from danlu.pipeline.desk import Desk
 from danlu.pipeline.furnace import Smelted, Sources
 from danlu.recipe.recipe import Recipe
+from danlu.run.lock import locked
 from danlu.run.run import Run
 from danlu.version import VERSION
 
 MANIFEST = "manifest.json"
+_PAUSE_S = 0.05
 
 
 def keep_rows(run: Run, smelted: Smelted) -> None:
@@ -95,9 +100,37 @@ def told_of(recipe: Recipe) -> dict[str, Any]:
     return recipe.data.model_dump(mode="json", exclude={"engine", "workers", "sources", "teacher"})
 
 
+@contextmanager
+def counting_on(run: Run, store: Store, keys: Sequence[str]) -> Iterator[None]:
+    """No other run prunes these shards while the block works, nor after it failed or was killed: the next try of this
+    run finds them done."""
+    folder = run.path("dataset")
+    if keys:
+        count_on(folder, keys)
+        with _turn(store):  # who is pruning now has not seen it
+            pass
+    yield
+    count_no_more(folder)
+
+
 def prune(run: Run, store: Store) -> int:
     """Remove shards that no run beside this one, nor this one, counts on any more."""
     if not store.folder.is_dir():
         return 0
-    wanted = {key for folder in run.folder.parent.glob("*/dataset") for key in shards_of(folder)}
-    return store.prune(wanted)
+    with _turn(store):
+        return store.prune({key for folder in run.folder.parent.glob("*/dataset") for key in shards_of(folder)})
+
+
+@contextmanager
+def _turn(store: Store) -> Iterator[None]:
+    """One at a time, however long the others take."""
+    store.folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(store.folder / ".lock"))
+            except RunError:
+                time.sleep(_PAUSE_S)
+                continue
+            yield
+            return

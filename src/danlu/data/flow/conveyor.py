@@ -7,8 +7,7 @@ a store, so that a second run, or one after a kill, does only what is missing.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -153,13 +152,9 @@ def _named(task: Task, said: Told, rows: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@contextmanager
-def counting_on(store: Store, plan: Plan, passing: Passing, engine: Engine) -> Iterator[None]:
-    """Shards of this plan are not pruned by other runs while the block runs."""
+def keys_of(plan: Plan, passing: Passing, engine: Engine) -> list[str]:
+    """Keys of the shards that this plan will leave in the store, or look for there."""
     if choose_engine(engine, plan) == "inline":
-        guard: Any = nullcontext()
-    else:
-        digest = passing_digest(passing)
-        guard = store.counting_on(shard_key(shard, digest) for shard in plan.shards)
-    with guard:
-        yield
+        return []
+    digest = passing_digest(passing)
+    return [shard_key(shard, digest) for shard in plan.shards]

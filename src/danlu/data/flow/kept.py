@@ -1,12 +1,14 @@
 """Rows that stay with a run: so that a sample can be traced back, and found again, after everything else has moved on.
 
 rows.json            the pieces in order: a shard of the store, or a file beside
+shards.json          shards that a prepare counts on from its start until rows.json names them, also after a kill
 rows/0003.jsonl      rows of a piece that lies in no store
 verdicts.npz         per row of all pieces: its part, why it was left out, its twin
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -93,12 +95,25 @@ def keep(folder: Path, pieces: Sequence[AnyPiece], columns: dict[str, npt.NDArra
     write_json(folder / "rows.json", {"format": FORMAT, "pieces": listed, "wanted": wanted})
 
 
+def count_on(folder: Path, keys: Sequence[str]) -> None:
+    """Say which shards `keep` is going to name, before they are made or looked for."""
+    write_json(folder / "shards.json", sorted(keys))
+
+
+def count_no_more(folder: Path) -> None:
+    """After `keep`: what rows.json names is all that is counted on."""
+    (folder / "shards.json").unlink(missing_ok=True)
+
+
 def shards_of(folder: Path) -> set[str]:
-    """Keys of the shards that a run counts on; none where it kept no rows."""
-    path = folder / "rows.json"
-    if not path.is_file():
-        return set()
-    return {piece["shard"] for piece in read_json(path)["pieces"] if "shard" in piece}
+    """Keys of the shards that a run counts on: it kept rows of them, or is being prepared, or was killed over it."""
+    counted, rows = folder / "shards.json", folder / "rows.json"
+    keys: set[str] = set()
+    with contextlib.suppress(FileNotFoundError):  # this one first: when it goes, rows.json is there
+        keys.update(read_json(counted))
+    with contextlib.suppress(FileNotFoundError):
+        keys.update(piece["shard"] for piece in read_json(rows)["pieces"] if "shard" in piece)
+    return keys
 
 
 def open_kept(folder: Path, store: Store) -> Kept | None:

@@ -5,7 +5,6 @@
                            /0000/columns.bin    its columns (arrays.py)
                            /0000/refused.jsonl  rows the reader or a cleaner refused
                            /0000/records.jsonl  what privacy put on record
-    <store>/using/<pid>-….json                  shards that a running prepare counts on
     <store>/fresh/<pid>-…/                      shards being written
 
 A shard is never changed. What no run counts on any more is removed by `prune`.
@@ -13,12 +12,11 @@ A shard is never changed. What no run counts on any more is removed by `prune`.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -171,31 +169,14 @@ class Store:
         assert found is not None, "a shard is there once it was written"
         return found
 
-    @contextlib.contextmanager
-    def counting_on(self, keys: Iterable[str]) -> Iterator[None]:
-        """Nobody prunes these shards while the block runs."""
-        path = self.folder / "using" / f"{os.getpid()}-{os.urandom(4).hex()}.json"
-        write_json(path, sorted(keys))
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-    def prune(self, keys: Iterable[str]) -> int:
-        """Remove shards other than these and those that running processes count on; how many were removed."""
-        wanted = set(keys)
-        for path in (self.folder / "using").glob("*.json"):
-            if _is_alive(path.name):
-                with contextlib.suppress(FileNotFoundError, orjson.JSONDecodeError):
-                    wanted |= set(read_json(path))
-            else:
-                path.unlink(missing_ok=True)
+    def prune(self, keys: Collection[str]) -> int:
+        """Remove shards other than these; how many were removed."""
         for path in (self.folder / "fresh").glob("*"):
             if not _is_alive(path.name):
                 shutil.rmtree(path, ignore_errors=True)
         num = 0
         for place in (self.folder / "shards").glob("*/*"):
-            if place.name not in wanted:
+            if place.name not in keys:
                 (place / "shard.json").unlink(missing_ok=True)  # half removed is not there
                 shutil.rmtree(place, ignore_errors=True)
                 num += 1

@@ -228,17 +228,6 @@ def test_only_what_changed_is_done_again(tmp_path: Path) -> None:
     assert found > 0 and redone()[0] == after
 
 
-def test_a_shard_in_use_is_not_pruned(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    store = Store(tmp_path / "store")
-    plan = plan_shards([write_rows(tmp_path / "a.jsonl", 10)])
-    key = convey(plan, Passing(), store, engine="local").keys[0]
-    with store.counting_on([key]):
-        assert store.prune(set()) == 0 and store.find(key)
-    (store.folder / "using" / "999999999-dead.json").write_text(json.dumps([key]))
-    assert store.prune(set()) == 1 and store.find(key) is None
-
-
 def test_rows_kept_beside_a_run_come_back(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", 40)
     found = convey(plan_shards([path]), Passing((Shout(),)), Store(tmp_path / "store"), engine="inline")

@@ -1,0 +1,77 @@
+"""Runs that share one folder: nobody takes another's shards away, and equal inputs give equal ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from danlu.core.progress import Silent
+from danlu.pipeline.prepare import Prepared, prepare
+from danlu.recipe import Recipe
+from danlu.run.run import Run
+
+pytest.importorskip("pyarrow")
+
+WORDS = "furnace ledger cedar harbour violet engine paper winter copper lantern meadow signal river marble".split()
+
+
+class Interrupted(Silent):
+    """Something happens when encoding begins: rows are read and compared, the dataset is not there yet."""
+
+    def __init__(self, act: Callable[[], Any]) -> None:
+        self.act: Callable[[], Any] | None = act
+
+    def start(self, what: str, total: int | None = None) -> None:
+        if "1-sft" in what and self.act is not None:
+            act, self.act = self.act, None
+            act()
+
+
+def write_rows(path: Path, first: int, num: int = 60) -> Path:
+    lines = []
+    for number in range(first, first + num):
+        at = [WORDS[(number * step + step) % len(WORDS)] for step in (1, 3, 5, 9, 11)]
+        asked = f"How does {at[0]} {number * 7919 % 1000} meet the {at[1]} in {at[2]} {number}?"
+        answer = f"By {at[3]} number {number * 31} and the {at[4]} kept at {at[0]}{number}."
+        lines.append(json.dumps({"question": asked, "answer": answer}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def run_of(home: Path, base: Path, source: Path, *, keys: str = "keys.json", **data: Any) -> Run:
+    chapter = {"sources": [str(source)], "engine": "local", "workers": 1, **data}
+    chapter["privacy"] = {"key_file": str(home / keys), **data.get("privacy", {})}
+    tree = {"name": "side", "model": {"base": str(base), "dtype": "float32"}, "training": {"context": 256}}
+    return Run.create(Recipe.from_tree({**tree, "data": chapter}), home / "runs")
+
+
+def prepared_beside(home: Path, base: Path) -> Prepared:
+    """Another run of the same folder, which prunes at its end."""
+    return prepare(run_of(home, base, write_rows(home / "other" / "rows.jsonl", 5000)))
+
+
+def test_two_prepares_side_by_side_leave_each_other_their_shards(tmp_path: Path, base: Path) -> None:
+    """The one that ended first pruned what the other was still reading: KeyError 'alive'."""
+    run = run_of(tmp_path, base, write_rows(tmp_path / "rows.jsonl", 0))
+    done = prepare(run, progress=Interrupted(lambda: prepared_beside(tmp_path, base)))
+    assert done.outcome["rows"]["read"] == 60
+    shards = list((tmp_path / "runs" / ".furnace" / "shards").glob("*/*/shard.json"))
+    assert len(shards) == 2, "each run's one shard"
+    assert not list((tmp_path / "runs").glob("*/dataset/shards.json")), "rows.json names them now"
+
+
+def test_a_killed_run_finds_its_shards_again_whoever_pruned_meanwhile(tmp_path: Path, base: Path) -> None:
+    run = run_of(tmp_path, base, write_rows(tmp_path / "rows.jsonl", 0))
+
+    def kill() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(run, progress=Interrupted(kill))
+    prepared_beside(tmp_path, base)
+    assert prepare(run).outcome["shards"] == {"all": 1, "redone": 0}
