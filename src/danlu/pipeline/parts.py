@@ -14,14 +14,16 @@ from danlu.data.flow.account import DROPPED, STAYS, Verdicts
 from danlu.data.flow.piece import KINDS, LEVELS, AnyPiece, Row, joined, streamed
 from danlu.data.sample import Sample
 
-PLACES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+REPLAY = 3
+"""General rows that are trained on beside the domain's own: no part of the split, and in no count of it."""
+PLACES = {"train": TRAIN, "validation": VALIDATION, "test": TEST, "replay": REPLAY}
 """Names of parts and their numbers in `Parts.part`; UNUSED is a row that was left out."""
 
 
 @dataclass(slots=True)
 class Parts:
-    """`pieces` hold all rows in order: of the sources, made by a teacher, of `data.validation`, varied. `part` and
-    `verdicts` have one element per row. Samples are never held together: every stream opens one piece at a time."""
+    """`pieces` hold all rows in order: of the sources, made by a teacher, of `data.validation`, varied, of replay. `part`
+    and `verdicts` have one element per row. Samples are never held together: every stream opens one piece at a time."""
 
     pieces: list[AnyPiece]
     part: npt.NDArray[np.uint8]
@@ -51,7 +53,7 @@ class Parts:
 
     def level(self) -> str:
         """The highest level of what is trained on or watched; "" where nothing was graded."""
-        taken = (self.part == TRAIN) | (self.part == VALIDATION)
+        taken = np.isin(self.part, (TRAIN, VALIDATION, REPLAY))
         ranks = self.column("row_level")[taken]
         return LEVELS[int(ranks.max())] if len(ranks) else ""
 

@@ -21,14 +21,15 @@ from danlu.data.twins import EXACT, NEAR, Decision
 
 MOST_LISTED = 20_000
 """Rejects and changes that ledger.json lists one by one; rejects.jsonl holds all."""
-STAYS, DROPPED, DUPLICATE, NEAR_DUPLICATE, UNWANTED = 0, 1, 2, 3, 4
-"""Why a row was left out: by a stage, as a twin, or because no training stage learns from its kind."""
+STAYS, DROPPED, DUPLICATE, NEAR_DUPLICATE, UNWANTED, LIKE_HELD_OUT = 0, 1, 2, 3, 4, 5
+"""Why a row was left out: by a stage, as a twin, because no training stage learns from its kind, or because it came in
+beside the split (a variant, replay) and is like a row that is held out, its `twin`."""
 
 
 @dataclass(slots=True)
 class Verdicts:
     """What whole-data steps decided, one element per row: `left_out` one of the names above, `flagged` the same for
-    rows that are only named, `twin` the row kept instead, `similarity` to it."""
+    rows that are only named, `twin` the row kept (or held out) instead, `similarity` to it."""
 
     left_out: npt.NDArray[np.uint8]
     flagged: npt.NDArray[np.uint8]
@@ -66,15 +67,21 @@ class Verdicts:
         return cls(left_out, flagged, decision.twin, decision.similarity)
 
 
-def fold(pieces: Sequence[AnyPiece], verdicts: Verdicts, ledger: Ledger) -> Iterator[Entry]:
+def fold(
+    pieces: Sequence[AnyPiece], verdicts: Verdicts, ledger: Ledger, among: Collection[int] | None = None
+) -> Iterator[Entry]:
     """Every rejected row, in the order of the sources; the ledger is filled on the way.
 
-    `ledger` comes with `num_read` of the reading and all rows of the pieces counted as used.
+    `ledger` comes with `num_read` of the reading and all rows of the pieces counted as used. `among`: numbers of the
+    pieces that this ledger accounts for, all by default.
     """
     places = Places.of(pieces)
     assert len(verdicts.left_out) == num_rows(pieces), "a verdict for each row"
     first = 0
-    for piece in pieces:
+    for at, piece in enumerate(pieces):
+        if among is not None and at not in among:
+            first += len(piece)
+            continue
         for entry in piece.refused:
             ledger.list_reject(entry)
             yield entry
@@ -114,7 +121,8 @@ def _twin(row: int, verdict: int, verdicts: Verdicts, places: Places) -> tuple[s
     first = places.name(int(verdicts.twin[row]))
     if verdict == DUPLICATE:
         return "duplicate", {"first": first}
-    return "near_duplicate", {"first": first, "similarity": round(float(verdicts.similarity[row]), 3)}
+    reason = "like_held_out" if verdict == LIKE_HELD_OUT else "near_duplicate"
+    return reason, {"first": first, "similarity": round(float(verdicts.similarity[row]), 3)}
 
 
 def _count_flags(row: int, marks: Sequence[Mark], verdicts: Verdicts, ledger: Ledger) -> None:
