@@ -66,6 +66,8 @@ def demo_recipe(*, full: bool) -> Recipe:
             "validation": str(folder / "validation.jsonl"),
             "replay": {"ratio": 0.1, "path": str(folder / "replay.jsonl")},
             "split": {"test": 0.0, "validation": 0.0},
+            # many wordings of each rule are meant, and other wordings are what the questions ask
+            "cleaning": {"near_duplicates": "keep", "contaminated": "keep"},
         },
         "training": {"epochs": 7, "lr": 3e-3, "context": 256, "batch_tokens": 2048, "eval_every": 1.0, "patience": 0,
                      "schedule": "cosine"},
