@@ -7,6 +7,7 @@ tensors (github.com/huggingface/safetensors).
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,18 @@ def digest_folder(folder: Path) -> str:
     """sha256 over config.json and every shard's content."""
     shards = {path.name: sha256_file(path) for path in find_shards(folder)}
     return sha256_json({"config": read_json(folder / "config.json"), "shards": shards})
+
+
+def known_digest(folder: Path) -> str:
+    """`digest_folder`, read once per process while size and times of every file stay as they are: many gigabytes."""
+    files = [folder / "config.json", *find_shards(folder)]
+    states = ((path, path.stat()) for path in files)
+    return _digest_as_of(folder, tuple((path.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in states))
+
+
+@functools.lru_cache(maxsize=32)
+def _digest_as_of(folder: Path, files: tuple[tuple[str, int, int, int], ...]) -> str:
+    return digest_folder(folder)
 
 
 def _indexed(folder: Path) -> list[Path]:

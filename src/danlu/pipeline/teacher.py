@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from danlu.core.errors import EngineError
-from danlu.core.files import dump_json, sha256_json
+from danlu.core.files import dump_json, sha256_file, sha256_json
 from danlu.core.progress import Progress
 from danlu.data.synthesis.teacher import Ask, Reply, check_cleared
 from danlu.engines.cache import AnswerCache
@@ -26,6 +26,7 @@ from danlu.engines.cost import Bill, Price
 from danlu.engines.engine import Engine, Question, Sampling
 from danlu.engines.remote import Endpoint, RemoteEngine, drop_thinking, parse_completion
 from danlu.engines.wire import Address, RefusedError, TransientError, Wire
+from danlu.model.shards import known_digest
 from danlu.pipeline.base import load_base, open_base
 from danlu.pipeline.pace import Pace
 from danlu.recipe.model import ModelSection
@@ -34,6 +35,8 @@ from danlu.recipe.synthesis import TeacherSection
 PATH = "/chat/completions"
 CHUNK = 16
 """Requests between two writes of a local teacher's answers."""
+_WORDS = (".json", ".jinja", ".model", ".txt")
+"""Files beside the weights: configuration, tokenizer, template."""
 
 
 def open_teacher(
@@ -300,11 +303,12 @@ class LocalTeacher:
 
     @property
     def identity(self) -> str:
-        """Of the folder's files and how the base is read; computed without loading it."""
+        """Of the weights, of what is beside them, and of how the base is read; computed without loading it."""
         if not self._identity:
             base = open_base(self.section, progress=self._progress)
-            files = sorted(path for path in base.folder.iterdir() if path.is_file())
-            shown = [(path.name, path.stat().st_size, _ends(path)) for path in files]
+            words = sorted(path for path in base.folder.iterdir() if path.suffix in _WORDS and path.is_file())
+            shown = [known_digest(base.folder) if self.section.init == "pretrained" else "",
+                     [(path.name, sha256_file(path)) for path in words]]  # fmt: skip
             read_as = self.section.model_dump(mode="json", exclude={"base", "hub", "mirror"})
             seed = self._seed if self.section.init == "random" else None
             self._identity = sha256_json([shown, read_as, seed])
@@ -401,14 +405,6 @@ def _tokens(usage: Any) -> tuple[int, int] | None:
         return None
     given = usage.get("completion_tokens")
     return usage["prompt_tokens"], given if isinstance(given, int) else 0
-
-
-def _ends(path: Path, size: int = 65_536) -> str:
-    """Digest of a file's first and last bytes: enough to tell one checkpoint from another without reading gigabytes."""
-    with path.open("rb") as file:
-        head = file.read(size)
-        file.seek(max(0, path.stat().st_size - size))
-        return sha256_json([head.hex(), file.read(size).hex()])
 
 
 def _chunks(keys: list[str]) -> Iterator[list[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from danlu.data.sample import Message
 from danlu.data.synthesis.teacher import OPEN, Ask, Clearance
 from danlu.engines.cache import AnswerCache
 from danlu.engines.cost import Price
+from danlu.model.shards import find_shards
+from danlu.pipeline.base import open_base
 from danlu.pipeline.pace import Pace
 from danlu.pipeline.teacher import LocalTeacher, is_loopback, open_teacher, without_thinking
 from danlu.recipe.model import ModelSection
@@ -244,3 +248,26 @@ def test_a_model_of_this_machine_teaches_offline(tmp_path: Path) -> None:
     again = LocalTeacher(ModelSection(base="ember"), AnswerCache(tmp_path), seed=0, progress=Silent())
     assert again.answer([ask("Hello", secret)])[0] == replies[2]
     assert again.cost()["requests"] == 0, "found again without loading the model"
+
+
+def test_a_model_merged_anew_is_another_teacher(tmp_path: Path) -> None:
+    """Merging touches neither names nor sizes nor the ends of a file: replies of the model before were given out."""
+    first, second = tmp_path / "a" / "merged", tmp_path / "b" / "merged"
+    ember = open_base(ModelSection(base="ember")).folder
+    for folder in (first, second):
+        shutil.copytree(ember, folder)
+
+    def teacher(folder: Path) -> LocalTeacher:
+        return LocalTeacher(ModelSection(base=str(folder)), AnswerCache(tmp_path), seed=0, progress=Silent())
+
+    before = teacher(first).identity
+    assert teacher(second).identity == before == teacher(first).identity
+    (weights,) = find_shards(second)
+    with weights.open("r+b") as file:
+        file.seek(weights.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    assert teacher(second).identity != before
+    (first / "tokenizer_config.json").write_text("{}")
+    assert teacher(first).identity not in (before, teacher(second).identity)
