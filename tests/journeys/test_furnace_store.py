@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,37 @@ def test_a_killed_run_finds_its_shards_again_whoever_pruned_meanwhile(tmp_path: 
         prepare(run, progress=Interrupted(kill))
     prepared_beside(tmp_path, base)
     assert prepare(run).outcome["shards"] == {"all": 1, "redone": 0}
+
+
+def test_equal_inputs_have_equal_ids_wherever_their_files_lie(tmp_path: Path, base: Path) -> None:
+    """The manifest held paths and random ids of keys: the same data, the same keys elsewhere, another id."""
+    source = write_rows(tmp_path / "rows.jsonl", 0)
+    with source.open("a") as file:
+        file.write(
+            json.dumps({"question": "Who is at 13912345678?", "answer": "Ask 王小明 at zhang@example.com."}) + "\n"
+        )
+    watched, asked = write_rows(tmp_path / "watched.jsonl", 900, 5), write_rows(tmp_path / "asked.jsonl", 950, 5)
+
+    def id_of(folder: str, **privacy: Any) -> str:
+        home = tmp_path / folder
+        home.mkdir(exist_ok=True)
+        (home / "asked.jsonl").write_text(asked.read_text())
+        (home / "names.txt").write_text("王小明\n")
+        run = run_of(
+            tmp_path, base, source, validation=str(watched),
+            cleaning={"evaluation_sets": [str(home / "asked.jsonl")]},
+            privacy={"names": str(home / "names.txt"), "key_file": str(home / "keys.json"), **privacy},
+        )  # fmt: skip
+        done = prepare(run)
+        dataset = run.path("dataset", "1-sft", "manifest.json").read_text()
+        assert str(home) not in dataset
+        return str(done.outcome["dataset_id"])
+
+    first = id_of("one")
+    assert id_of("two") == first, "other keys make no other rows where nothing is pseudonymised"
+    aliased = {"actions": {"mobile": "pseudonym"}}
+    third = id_of("one", **aliased)
+    (tmp_path / "three").mkdir()
+    shutil.copy2(tmp_path / "one" / "keys.json", tmp_path / "three" / "keys.json")
+    assert id_of("three", **aliased) == third != first, "one key file under two paths"
+    assert id_of("two", **aliased) != third, "other pseudonyms"

@@ -6,14 +6,16 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from danlu.core.errors import RunError
-from danlu.core.files import read_json, sha256_json, write_json
+from danlu.core.files import read_json, sha256_file, sha256_json, write_json
 from danlu.data.dataset import Dataset
+from danlu.data.finding import find_files
 from danlu.data.flow.kept import count_no_more, count_on, keep, shards_of
 from danlu.data.flow.manifest import DATASET, ROWS, make_manifest
 from danlu.data.flow.passing import Passing
@@ -29,6 +31,13 @@ from danlu.version import VERSION
 
 MANIFEST = "manifest.json"
 _PAUSE_S = 0.05
+_TOLD_ELSEWHERE: dict[str, Any] = {
+    **dict.fromkeys(("engine", "workers", "sources", "teacher", "validation", "privacy"), True),
+    "cleaning": {"evaluation_sets"},
+    "documents": {"ocr_command"},
+    "synthesis": {"seeds"},
+}
+"""Keys of the chapter `data` that decide nothing, or hold paths to what the manifest of the rows names by content."""
 
 
 def keep_rows(run: Run, smelted: Smelted) -> None:
@@ -55,7 +64,7 @@ def write_manifests(
     rows = make_manifest(ROWS, {
         "danlu": VERSION,
         "inputs": [file.to_json() for plan in sources.plans for file in plan.files],
-        "stages": passing.key(),
+        "stages": passing.told(),
         "shards": shards,
         "made": [piece_digest(piece) for piece in smelted.made],
         "funnel": [passed.to_json() for passed in smelted.funnel],
@@ -96,8 +105,13 @@ def _dataset_manifest(run: Run, desk: Desk, smelted: Smelted, rows: str) -> str:
 
 
 def told_of(recipe: Recipe) -> dict[str, Any]:
-    """What of the chapter `data` decides an outcome."""
-    return recipe.data.model_dump(mode="json", exclude={"engine", "workers", "sources", "teacher"})
+    """What of the chapter `data` decides an outcome. No path: a file is named by its digest, here or among the inputs
+    and stages of the rows."""
+    told = recipe.data.model_dump(mode="json", exclude=_TOLD_ELSEWHERE)
+    for name in ("path", "prompts"):
+        if given := told["replay"][name]:
+            told["replay"][name] = [sha256_file(found.path) for found in find_files([Path(given)])]
+    return told
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 A manifest is JSON: `parts`, each with a digest of its own, and `id`, the digest of those digests. Rows have one
 (`dataset/manifest.json`: input files, stages, shards, counts); a dataset's names it as its parent. Nothing in it tells
-when, where or by how many processes, so equal inputs give equal ids.
+when, where, under which keys or by how many processes, so equal inputs (under equal names, which rows bear as their
+origin) give equal ids.
 """
 
 from __future__ import annotations

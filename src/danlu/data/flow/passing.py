@@ -52,6 +52,10 @@ class Privacy(Protocol):
 
     def key(self) -> dict[str, Any]: ...
 
+    def told(self) -> dict[str, Any]:
+        """`key` without what differs from one owner of keys to the next."""
+        ...
+
     def examine(self, samples: Sequence[Sample]) -> Sequence[Examined]: ...
 
 
@@ -77,6 +81,10 @@ class Passing:
             "privacy": self.privacy.key() if self.privacy else None,
             "recogniser": self.recogniser.key() if self.recogniser else None,
         }
+
+    def told(self) -> dict[str, Any]:
+        """JSON for a manifest: `key`, the same for everybody who does the same to equal rows."""
+        return self.key() | {"privacy": self.privacy.told() if self.privacy else None}
 
 
 @dataclass(slots=True)

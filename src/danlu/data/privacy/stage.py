@@ -84,6 +84,20 @@ class PrivacyStage:
             "forgotten": self.forgotten.to_json() if self.forgotten else None,
         }
 
+    def told(self) -> dict[str, Any]:
+        """`key` for a manifest: what rows come to, whichever keys seal the records. Known people and those to forget
+        are counted alone: a digest of few names can be guessed."""
+        policy = self.policy.to_json()
+        del policy["pack"]  # may be a path; its actions are there
+        has_aliases = "pseudonym" in self.policy.actions.values()
+        return {
+            **{name: value for name, value in self.key().items() if name not in ("keys", "known", "forgotten")},
+            "policy": policy,
+            "aliases": self.keyring.alias_id if has_aliases else None,
+            "known": len(self._known.names) if self._known else 0,
+            "forgotten": len(self.forgotten.macs) + len(self.forgotten.names) if self.forgotten else 0,
+        }
+
     def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
         return [examined.outcome for examined in self.examine(samples)]
 
