@@ -9,12 +9,9 @@ import random
 
 import pytest
 from chat_files import SHARED
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from danlu.core.errors import DataError
 from danlu.data.sample import Conversation, Document, Label, Message, Origin, Preference
-from danlu.data.similar import similar_pairs
 from danlu.data.split import fold, fold_finely, split
 
 HAN = [chr(code) for code in range(0x4E00, 0x4E00 + 2000)]
@@ -117,22 +114,6 @@ def test_impossible_splits_are_refused() -> None:
 def test_nothing_held_out_and_nothing_at_all() -> None:
     assert len(split([label("a")], test=0).train) == 1
     assert split([], test=0.1).certificate["samples"] == 0
-
-
-@given(st.lists(st.text("abc好的", min_size=0, max_size=14), max_size=40), st.sampled_from([0.5, 0.8, 0.95]))
-@settings(max_examples=100, deadline=None)
-def test_similar_pairs_are_exactly_those_of_the_definition(rows: list[str], threshold: float) -> None:
-    def grams(text: str) -> set[str]:
-        padded = text + "\0" * (3 - len(text))
-        return {padded[at : at + 3] for at in range(len(padded) - 2)}
-
-    found = set(similar_pairs(rows, threshold).pairs)
-    for left in range(len(rows)):
-        for right in range(left + 1, len(rows)):
-            one, other = grams(rows[left]), grams(rows[right])
-            is_first = rows.index(rows[left]) == left and rows.index(rows[right]) == right
-            close = len(one & other) / len(one | other) >= threshold
-            assert ((left, right) in found) == (close and is_first)
 
 
 def test_the_hotel_file_that_hides_in_the_shopping_file() -> None:

@@ -1,5 +1,6 @@
 """Seen questions are found in any kind of sample; memory that runs out names the knob."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -27,18 +28,37 @@ def test_seen_questions_are_found_in_any_dress(tmp_path: Path) -> None:
     trained = [chat("How much is it?", "And why?"), Label("Great phone", "good", HERE), Document("How much?", HERE)]
     write_json(run.path("dataset", "prompts.json"), [fold(text) for sample in trained for text in asked(sample)])
     seen = [chat("how MUCH, is it"), chat("new", "And why"), Label("  great PHONE!", "bad", HERE)]
-    fresh = [chat("How much are they?"), chat("How much is it?", "And how?"), Label("Great camera", "good", HERE)]
+    fresh = [
+        chat("How many cups of green tea does the office kitchen give to each guest of ours?"),
+        chat("How much are they?"),
+        chat("How much is it?", "And how?"),
+        Label("Great camera", "good", HERE),
+    ]
     near = [chat("How much, how very much, is this fine and lovely old thing over there?")]
     write_json(
         run.path("dataset", "prompts.json"),
         [
             *(fold(text) for sample in trained for text in asked(sample)),
             fold("How much, how very much, is that fine and lovely old thing over there?"),
+            fold("How many cups of green tea does the office kitchen give to one guest of theirs?"),
         ],
     )
     sifted = without_leaks([*seen, *near, *fresh], run)
     assert sifted.kept == fresh and sifted.num_leaks == 4
-    assert 0.3 < sifted.nearest < 0.8
+    assert 0.6 < sifted.nearest < 0.8
+
+
+def test_forms_are_asked_and_long_questions_are_compared(tmp_path: Path) -> None:
+    """Filled in fifty times, a form makes all its rows alike; the split parts them, so they may be asked."""
+    form = "Please write a polite letter of reply to this customer of our shop, and name the product in it: {}"
+    words = [f"{number * 7919 % 10007} {'abcdefghijklmnopqrstuvwxyz'[number % 26] * 9}" for number in range(120)]
+    dice = random.Random(3)
+    long = "".join(dice.choice("天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏") for _ in range(900))
+    run = Run.create(Recipe.from_tree({}), tmp_path)
+    write_json(run.path("dataset", "prompts.json"), [*(fold(form.format(word)) for word in words[:100]), fold(long)])
+    asking = [chat(form.format(word)) for word in words[100:]]
+    sifted = without_leaks([*asking, chat(long[:400] + "冬" + long[401:]), chat(long[::-1])], run)
+    assert sifted.kept == [*asking, chat(long[::-1])] and sifted.num_leaks == 1
 
 
 def test_memory_that_ends_names_the_knob() -> None:
