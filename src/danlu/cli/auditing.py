@@ -85,6 +85,8 @@ def forget_values(values: Sequence[str], runs: Path, keys: Path | None, reason: 
     """Print where the values were and how to train without them."""
     plan = forget(values, runs, keys or DEFAULT_KEYS, reason=reason)
     for trace in plan["runs"]:
+        if trace["rows_gone"]:
+            voice.say(say("audit.forget_rows_gone", run=trace["run"]), "yellow")
         if trace["unreadable"]:
             voice.say(
                 say("audit.forget_unreadable", run=trace["run"], count=trace["unreadable"],
@@ -131,6 +133,8 @@ def verify_values(
     for name, places in verdict["left"].items():
         for place in places[:_SHOWN]:
             voice.say(say("audit.forget_left", where=name, what=place), "red")
+    for name in verdict["rows_gone"]:
+        voice.say(say("audit.forget_rows_gone", run=name), "yellow")
     for name, gone in verdict["unreadable"].items():
         voice.say(say("audit.forget_unreadable", run=name, count="?", keys=", ".join(gone)), "yellow")
     if verdict["is_clean"]:

@@ -24,6 +24,8 @@ def show_why(wanted: str, target: str | None, runs: Path, voice: Voice) -> None:
     if answer.num_more:
         voice.say()
         voice.say(say("flow.why_more", num=answer.num_more), "yellow")
+    for run in answer.rows_gone:
+        voice.say(say("flow.why_rows_gone", run=run), "yellow")
     voice.result(answer.to_json())
 
 

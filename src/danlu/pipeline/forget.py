@@ -6,6 +6,7 @@ rows, its files, the text of packed tokens. The plan names no value: the list th
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ import orjson
 from danlu.core.errors import DataError
 from danlu.core.files import sha256_json, write_json
 from danlu.data.dataset import Dataset
-from danlu.data.flow.kept import open_kept
+from danlu.data.flow.kept import open_kept, rows_gone
 from danlu.data.flow.store import Store
 from danlu.data.privacy.finding import canonical
 from danlu.data.privacy.forgotten import Forgotten, macs_of, name_form
@@ -30,6 +31,8 @@ from danlu.pipeline.furnace import STORE
 from danlu.run.run import Run, list_runs
 
 TEXT_FILES = (".json", ".jsonl", ".html", ".md", ".txt", ".csv", ".yaml")
+REPLIES = ("replies", "replay")
+"""Folders of the store with answers that are kept."""
 _NUM_DIGITS = 5
 """A value with this many digits is also looked for without the gaps between them."""
 
@@ -50,6 +53,8 @@ class Trace:
     """Places where the value stands in readable form."""
     stands_on: str = ""
     """The affected run whose weights this one started from."""
+    rows_gone: bool = False
+    """Shards that held its rows were removed: what stood in them is not known."""
     num_unreadable: int = 0
     keys_gone: tuple[str, ...] = ()
 
@@ -62,7 +67,7 @@ class Trace:
             "run": self.run, "samples": self.samples, "dropped": self.num_dropped,
              "datasets": self.datasets, "artifacts": self.artifacts,
             "left": self.left, "stands_on": self.stands_on, "unreadable": self.num_unreadable,
-            "keys_gone": list(self.keys_gone),
+            "keys_gone": list(self.keys_gone), "rows_gone": self.rows_gone,
         }  # fmt: skip
 
 
@@ -91,7 +96,7 @@ def forget(
     affected = [one for one in traces if one.is_affected]
     plan = {
         "list": str(path),
-        "runs": [one.to_json() for one in traces if one.is_affected or one.num_unreadable],
+        "runs": [one.to_json() for one in traces if one.is_affected or one.num_unreadable or one.rows_gone],
         "sources": sorted(set().union(*(one.sources for one in traces))),
         "steps": [_step(one, path, keyring) for one in affected],
         "num_runs": len(traces),
@@ -118,11 +123,12 @@ def verify_forgotten(
         places += [one.stands_on] if one.stands_on else []
         if places:
             left[one.run] = places
-    if run is None and (shards := _shards_left(runs, values)):
-        left[STORE] = shards
+    if run is None and (shared := [*_shards_left(runs, values), *_replies_left(runs, values)]):
+        left[STORE] = shared
     verdict = {
-        "is_clean": not left and not any(one.num_unreadable for one in traces),
+        "is_clean": not left and not any(one.num_unreadable or one.rows_gone for one in traces),
         "left": left,
+        "rows_gone": [one.run for one in traces if one.rows_gone],
         "unreadable": {one.run: list(one.keys_gone) for one in traces if one.num_unreadable},
         "runs": [one.run for one in traces],
         "searched": {"records": search.num_records, "texts": search.num_texts, "tokens": search.num_tokens},
@@ -142,7 +148,7 @@ def trace(
     search = Search()
     for folder in sorted(folders if folders is not None else list_runs(runs)):
         run = Run.open(folder)
-        one = Trace(folder.name, folder)
+        one = Trace(folder.name, folder, rows_gone=rows_gone(run.path("dataset"), Store(folder.parent / STORE)))
         search = _records(run, values, keyring, one, search)
         search = _texts(run, values, one, search)
         _datasets(run, one)
@@ -256,6 +262,18 @@ def _shards_left(runs: Path, values: Sequence[str]) -> list[str]:
     return found
 
 
+def _replies_left(runs: Path, values: Sequence[str]) -> list[str]:
+    """What teachers and bases answered, kept for any run that asks the same again."""
+    forms, store = [_Form(value) for value in values], runs / STORE
+    files = (path for folder in REPLIES for path in sorted((store / folder).rglob("*")) if path.is_file())
+    return [path.relative_to(store).as_posix() for path in files if _holds(path, forms)]
+
+
+def _holds(path: Path, forms: Sequence[_Form]) -> bool:
+    text = _unescaped(path)
+    return any(form.is_in(text) for form in forms)
+
+
 def _unescaped(path: Path) -> str:
     """A file's text; JSON with its escapes undone."""
     text = path.read_text(encoding="utf-8", errors="replace")
@@ -337,12 +355,14 @@ def _is_below(path: Path, folder: Path) -> bool:
 
 
 def _step(one: Trace, path: Path, keyring: Keyring) -> dict[str, Any]:
-    """How to train a run anew. A list that its recipe already had is kept: the new one holds both."""
+    """How to train a run anew. Where its recipe had a list already, a list of its own holds both: other runs need not
+    leave out what this one does."""
     run = Run.open(one.folder)
     before = run.recipe.data.privacy.forget
     if before is not None and Path(before).is_file():
         both = Forgotten.read(path).with_all(Forgotten.read(Path(before)).under_current(keyring))
+        path = path.with_name(f"{sha256_json(sorted(both.macs))[:12]}.json")
         both.write(path)
     overrides = [f"data.privacy.forget={path}"]
-    command = f"danlu run {one.folder / 'recipe.json'} {' '.join(overrides)}"
+    command = shlex.join(["danlu", "run", str(one.folder / "recipe.json"), *overrides])
     return {"run": one.run, "overrides": overrides, "command": command, "after": one.stands_on}

@@ -21,7 +21,7 @@ from danlu.core.files import read_json, sha256_file
 from danlu.core.messages import say
 from danlu.data.certificate import TEST, TRAIN, UNUSED, VALIDATION
 from danlu.data.flow.account import DROPPED, DUPLICATE, NEAR_DUPLICATE, STAYS, UNWANTED
-from danlu.data.flow.kept import Kept, open_kept
+from danlu.data.flow.kept import Kept, open_kept, rows_gone
 from danlu.data.flow.marks import Mark
 from danlu.data.flow.piece import Row
 from danlu.data.flow.store import Store
@@ -46,20 +46,29 @@ class Answer:
     wanted: str
     samples: list[dict[str, Any]] = field(default_factory=list)
     num_more: int = 0
+    rows_gone: list[str] = field(default_factory=list)
+    """Runs that could not be looked through: the shards of their rows have been removed."""
 
     def to_json(self) -> dict[str, Any]:
-        return {"wanted": self.wanted, "samples": self.samples, "more": self.num_more}
+        return {"wanted": self.wanted, "samples": self.samples, "more": self.num_more, "rows_gone": self.rows_gone}
 
 
 def why(wanted: str, runs: Path, *, only: Sequence[Path] = ()) -> Answer:
-    """Look through all prepared runs, newest first, or `only` these. RunError when nothing fits."""
+    """Look through all prepared runs, newest first, or `only` these. RunError when nothing fits, or when
+    nothing does in those whose rows are still there."""
     answer = Answer(wanted)
     folders = list(only) or list_runs(runs)
     for folder in folders:
         run = Run.open(folder)
-        kept = open_kept(run.path("dataset"), Store(run.folder.parent / STORE))
+        store = Store(run.folder.parent / STORE)
+        if rows_gone(run.path("dataset"), store):
+            answer.rows_gone.append(run.name)
+            continue
+        kept = open_kept(run.path("dataset"), store)
         if kept is not None and run.outcome("prepare") is not None:
             _Tracing(run, kept, folders).collect(answer)
+    if not answer.samples and answer.rows_gone:
+        raise RunError("flow.rows_gone", where=str(runs / STORE), runs=", ".join(answer.rows_gone))
     if not answer.samples:
         raise RunError("flow.nothing_fits", where=str(runs), given=wanted, runs=len(folders))
     return answer

@@ -1,14 +1,18 @@
 """Who learnt from whom: a run that stands on an affected run's artefact is affected, and trained after it."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
-from danlu.core.errors import DataError
+from danlu.core.errors import DataError, RunError
+from danlu.core.files import write_json
 from danlu.data.privacy import Keyring, write_records
+from danlu.engines.cache import AnswerCache
 from danlu.pipeline.audit import log_of, note_acts, rotate_keys
 from danlu.pipeline.forget import forget, verify_forgotten
+from danlu.pipeline.why import why
 from danlu.recipe import Recipe
 from danlu.run.run import Run
 
@@ -80,9 +84,67 @@ def test_two_requests_one_after_the_other_are_both_kept(house: tuple[Path, Keyri
     (step,) = forget(["张伟"], runs, keyring.path)["steps"]
     again = made(runs, "again", forgetting=step["overrides"][0].partition("=")[2])
     write_records(again.path("privacy", "records", "0.jsonl"), [record(keyring, "s_2", "李娜")])
-    plan = forget(["李娜"], runs, keyring.path)
-    listed = json.loads(Path(plan["list"]).read_text())
+    steps = {step["run"]: step["overrides"][0] for step in forget(["李娜"], runs, keyring.path)["steps"]}
+    listed = json.loads(Path(steps[again.name].partition("=")[2]).read_text())
     assert {keyring.mac("name", name) for name in ("张伟", "李娜")} <= set(listed["macs"]) and len(listed["names"]) == 2
+
+
+def test_what_one_run_forgot_before_is_not_forgotten_by_the_others(house: tuple[Path, Keyring]) -> None:
+    """One list file was written anew for every run, with the old list of each before it."""
+    runs, keyring = house
+    first = made(runs, "a-first")
+    write_records(first.path("privacy", "records", "0.jsonl"), [record(keyring, "s_1", "王芳")])
+    (step,) = forget(["王芳"], runs, keyring.path)["steps"]
+    again = made(runs, "b-again", forgetting=step["overrides"][0].partition("=")[2])
+    other = made(runs, "c-other")
+    for run in (again, other):
+        write_records(run.path("privacy", "records", "0.jsonl"), [record(keyring, "s_2", "李娜")])
+    plan = forget(["李娜"], runs, keyring.path)
+    lists = {
+        step["run"]: json.loads(Path(step["overrides"][0].partition("=")[2]).read_text()) for step in plan["steps"]
+    }
+    wang, li = keyring.mac("name", "王芳"), keyring.mac("name", "李娜")
+    assert {wang, li} <= set(lists[again.name]["macs"])
+    assert li in lists[other.name]["macs"] and wang not in lists[other.name]["macs"]
+    assert wang not in json.loads(Path(plan["list"]).read_text())["macs"]
+
+
+def test_the_command_can_be_pasted(tmp_path: Path) -> None:
+    runs, keyring = tmp_path / "our runs (new)", Keyring.open(tmp_path / "keys")
+    run = made(runs, "first")
+    write_records(run.path("privacy", "records", "0.jsonl"), [record(keyring, "s_1", "张伟")])
+    (step,) = forget(["张伟"], runs, keyring.path)["steps"]
+    assert shlex.split(step["command"]) == ["danlu", "run", str(run.path("recipe.json")), *step["overrides"]]
+
+
+def test_kept_replies_are_searched_too(house: tuple[Path, Keyring]) -> None:
+    """A name in a teacher's reply, or in what the base said for replay, was called clean."""
+    runs, keyring = house
+    made(runs, "first")
+    for folder in ("replies", "replay"):
+        AnswerCache(runs / ".furnace" / folder).keep("ab" * 32, {"text": f"他叫张伟，在{folder}", "finish": "stop"})
+    verdict = verify_forgotten(["张伟"], runs, keyring.path)
+    assert not verdict["is_clean"] and [name.split("/")[0] for name in verdict["left"][".furnace"]] == [
+        "replies",
+        "replay",
+    ]
+    assert verify_forgotten(["李娜"], runs, keyring.path)["is_clean"]
+
+
+def test_rows_that_are_gone_forbid_a_clean_verdict(house: tuple[Path, Keyring]) -> None:
+    """Without the shards no row is searched: that is not the same as nothing found."""
+    runs, keyring = house
+    run = made(runs, "first")
+    pieces = [{"shard": "cd" * 32, "piece": "0000", "rows": 3}]
+    write_json(run.path("dataset", "rows.json"), {"format": 1, "pieces": pieces, "wanted": ""})
+    verdict = verify_forgotten(["张伟"], runs, keyring.path)
+    assert not verdict["is_clean"] and not verdict["left"] and verdict["rows_gone"] == [run.name]
+    ((traced),) = forget(["张伟"], runs, keyring.path)["runs"]
+    assert traced["rows_gone"]
+    with pytest.raises(RunError) as caught:
+        run.finish("prepare", "i", {"stages": []})
+        why("张伟", runs)
+    assert caught.value.key == "flow.rows_gone" and run.name in caught.value.text
 
 
 def test_acts_are_noted_once_and_a_rotation_is_killed_safely(house: tuple[Path, Keyring]) -> None:

@@ -134,6 +134,13 @@ def open_kept(folder: Path, store: Store) -> Kept | None:
         return Kept(pieces, dict(columns), listed["wanted"])
 
 
+def rows_gone(folder: Path, store: Store) -> bool:
+    """Whether rows were kept whose shards have been removed since: nobody can look through them."""
+    path = folder / "rows.json"
+    listed = read_json(path)["pieces"] if path.is_file() else []
+    return any(store.find(key) is None for key in {piece["shard"] for piece in listed if "shard" in piece})
+
+
 def _line(row: Row) -> bytes:
     content, _ = pack_content(row.sample) if row.sample else (b"", "")
     value = {"id": row.id, "origin": list(astuple(row.origin)), "seat": row.seat, "content": content.decode(),
