@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from danlu.core.files import write_bytes
+from danlu.core.files import writing
 from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Origin, Preference, Sample
 
 KINDS: dict[str, type[Any]] = {
@@ -24,7 +24,8 @@ MESSAGE_FIELDS = ("messages", "prompt", "chosen", "rejected")
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
     """All samples, whole or not at all."""
-    write_bytes(path, b"".join(orjson.dumps(asdict(sample)) + b"\n" for sample in samples))
+    with writing(path) as file:
+        file.writelines(orjson.dumps(asdict(sample)) + b"\n" for sample in samples)
 
 
 def read_samples(path: Path) -> list[Sample]:

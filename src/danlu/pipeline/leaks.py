@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from danlu.core.files import dump_json, writing
 from danlu.data.sample import Document, Label, Origin, Preference, Sample
 from danlu.data.split import THRESHOLD, fold
 from danlu.data.twins import Columns, signatures
@@ -28,6 +31,25 @@ class Sifted:
     kept: list[Sample]
     num_leaks: int
     nearest: float
+
+
+def write_prompts(path: Path, samples: Iterable[Sample]) -> int:
+    """A JSON list of everything that these samples ask, folded, each text once; how many samples ask. Texts go to the
+    file as they come: of those before only digests are held."""
+    seen: set[int] = set()
+    num_asking = 0
+    with writing(path) as file:
+        file.write(b"[")
+        for sample in samples:
+            turns = asked(sample)
+            num_asking += bool(turns)
+            for text in map(fold, turns):
+                digest = int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+                if digest not in seen:
+                    file.write((b",\n" if seen else b"\n") + dump_json(text, indent=False))
+                    seen.add(digest)
+        file.write(b"\n]\n")
+    return num_asking
 
 
 def without_leaks(samples: Sequence[Sample], run: Run) -> Sifted:

@@ -1,17 +1,20 @@
 """Seen questions are found in any kind of sample; memory that runs out names the knob."""
 
 import random
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from danlu.core.errors import TrainingError
-from danlu.core.files import write_json
-from danlu.data.sample import Conversation, Document, Label, Message, Origin
+from danlu.core.files import read_json, write_json
+from danlu.data.sample import Conversation, Document, Label, Message, Origin, Sample
+from danlu.data.samples_file import read_samples, write_samples
 from danlu.data.split import fold
 from danlu.pipeline.device import saying_when_memory_ends
-from danlu.pipeline.leaks import asked, without_leaks
+from danlu.pipeline.leaks import asked, without_leaks, write_prompts
 from danlu.recipe import Recipe
 from danlu.run.run import Run
 
@@ -64,3 +67,25 @@ def test_forms_are_asked_and_long_questions_are_compared(tmp_path: Path) -> None
 def test_memory_that_ends_names_the_knob() -> None:
     with pytest.raises(TrainingError, match="micro_tokens"), saying_when_memory_ends("training"):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+
+
+def test_a_million_samples_are_written_as_they_come(tmp_path: Path) -> None:
+    """All test rows, and all prompts of the train part, stood in memory several times over before a byte was written."""
+    num, size = 2000, 5000
+
+    def samples() -> Iterator[Sample]:
+        for number in range(num):
+            yield chat(f"{number}: " + "x" * size)
+            yield chat("the same again?")
+
+    for write, back in ((write_samples, read_samples), (write_prompts, read_json)):
+        path = tmp_path / write.__name__
+        tracemalloc.start()
+        write(path, samples())
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert path.stat().st_size > num * size and peak < num * size / 5
+        assert len(back(path)) == (2 * num if write is write_samples else num + 1)
+    assert write_prompts(tmp_path / "none", [Document("text", HERE)]) == 0 and read_json(tmp_path / "none") == []
+    assert write_prompts(tmp_path / "two", [chat("Why?", "how"), chat("WHY")]) == 2
+    assert read_json(tmp_path / "two") == [fold("why"), fold("how")]
