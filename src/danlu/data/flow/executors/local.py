@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle  # our own objects, to our own workers
 import queue
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 
 from danlu.core.errors import DataError
 from danlu.data.flow.work import Task, Work
@@ -72,8 +72,8 @@ class Local:
 def _packed(work: Work) -> bytes:
     """As it goes to every worker. DataError where a plug-in of somebody else's cannot be sent."""
     try:
-        return pickle.dumps(work)
-    except (pickle.PicklingError, AttributeError, TypeError, RecursionError) as error:  # as each plug-in pleases
+        return bytes(ForkingPickler.dumps(work))
+    except Exception as error:  # a plug-in that cannot be packed says so as it pleases
         raise DataError("flow.not_sendable", where="data.engine", said=str(error)) from error
 
 
@@ -81,7 +81,7 @@ class _Worker:
     """One process, and what its thread here does with it."""
 
     def __init__(self, work: bytes) -> None:
-        """`work`: pickled."""
+        """`work` as `_packed` made it."""
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in `stop`
         self.child = subprocess.Popen(
             [sys.executable, "-m", "danlu.data.flow.worker"],
