@@ -15,6 +15,8 @@ from chat_files import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from danlu.data.cleaners.cleaner import Batch
+from danlu.data.cleaners.contaminated import Contaminated
 from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Origin, Preference, Sample
 from danlu.data.twins import (
     EXACT,
@@ -27,7 +29,7 @@ from danlu.data.twins import (
     signatures,
 )
 from danlu.data.twins.columns import GRAM_BORDER, LAYOUT, NUM_BANDS
-from danlu.data.twins.folding import fold_all, fold_words
+from danlu.data.twins.folding import fold_all, fold_words, simplified
 from danlu.data.twins.groups import Ties, kept_of
 from danlu.data.twins.likeness import Texts, jaccard
 from danlu.data.twins.linking import Link
@@ -83,7 +85,7 @@ def test_the_table_folds_as_unicode_does(texts: list[str]) -> None:
     found = fold_all(texts)
     words, at = fold_words(texts)
     for row, text in enumerate(texts):
-        plain = unicodedata.normalize("NFKC", text).casefold()
+        plain = unicodedata.normalize("NFKC", text).casefold().translate(simplified())
         coarse = "".join(char for char in plain if char.isalnum())
         own = found.coarse[found.coarse_at[row] : found.coarse_at[row + 1]]
         fine = found.fine[found.fine_at[row] : found.fine_at[row + 1]]
@@ -91,6 +93,21 @@ def test_the_table_folds_as_unicode_does(texts: list[str]) -> None:
         assert fine.tobytes().decode("utf-16-le", "surrogatepass") == fold_finely(text) + "\n"
         assert words[at[row] : at[row + 1]].tobytes().decode("utf-16-le", "surrogatepass") == coarse + "\n"
         assert fold(text) == (coarse or plain.strip())
+
+
+def test_traditional_and_simplified_are_one_text_whatever_is_installed() -> None:
+    table = simplified()
+    assert len(table) > 2900 and not set(table) & set(table.values())
+    traditional, plain = "臺灣居民來往大陸，應當攜帶甚麼證件？看著辦。", "台湾居民来往大陆应当携带什么证件看着办"
+    assert fold(traditional.replace("甚麼", "什麼")) == plain
+    rows = [
+        chat("勞動合同期滿後,誰應當支付經濟補償？", "用人單位應當按照本法的規定支付。"),
+        chat("劳动合同期满后，谁应当支付经济补偿？", "用人单位应当按照本法的规定支付。", 2),
+    ]
+    verdict = decide([signatures(rows)])
+    assert verdict.verdict.tolist() == [KEEP, EXACT] and len(set(verdict.cluster.tolist())) == 1
+    assert not Contaminated(rows[1:]).judge(Batch([chat("勞動者可以做什麼？", "可以解除合同。")]))
+    assert Contaminated(rows[1:]).judge(Batch(rows[:1]))
 
 
 def test_every_character_folds_by_table_as_by_unicode() -> None:
@@ -396,7 +413,7 @@ def test_without_links_only_the_letter_counts() -> None:
 
 
 def test_all_twins_of_the_hotel_file_in_the_shopping_file() -> None:
-    """6,856 of 7,350 hotel reviews have an exact twin among the shopping reviews."""
+    """6,866 of 7,350 hotel reviews have an exact twin among the shopping reviews."""
     texts: list[Label] = []
     for name in ("online_shopping_10_cats", "ChnSentiCorp_htl_all"):
         path = SHARED / "reviews_zh" / f"{name}.csv.gz"
@@ -411,7 +428,7 @@ def test_all_twins_of_the_hotel_file_in_the_shopping_file() -> None:
     side = np.arange(len(texts)) >= num_shopping
     has_hotel, has_shop = (set(decision.cluster[is_in].tolist()) for is_in in (side, ~side))
     tied = [row for row in range(num_shopping, len(texts)) if int(decision.cluster[row]) in has_shop]
-    assert len(tied) >= 6856 and has_hotel & has_shop
+    assert len(tied) >= 6866 and has_hotel & has_shop
     shopping = {fold(row.text) for row in texts[:num_shopping]}
     twins = [row for row in range(num_shopping, len(texts)) if fold(texts[row].text) in shopping]
-    assert len(twins) == 6856 and set(twins) <= set(tied)
+    assert len(twins) == 6866 and set(twins) <= set(tied)

@@ -20,7 +20,7 @@ from danlu.core.files import sha256_json
 from danlu.data.cleaners.cleaner import Batch, Finding, Folded
 from danlu.data.sample import Sample
 from danlu.data.twins.folding import Units
-from danlu.data.twins.minhash import gram_keys
+from danlu.data.twins.minhash import long_keys
 
 Keys = npt.NDArray[np.uint64]
 _LONG, _SHORT = 13, 6
@@ -30,7 +30,6 @@ _HALF, _MOST = 0.5, 0.8
 _SHARED = 5
 """Items that may have a piece in common before it counts as a form's words; a hundredth of many items."""
 _FILTER_BITS = 23
-_ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Contaminated:
@@ -56,7 +55,7 @@ class Contaminated:
         self.digest = sha256_json(sorted(hashlib.sha256(units.tobytes()).hexdigest() for units, _ in rows))
 
     def key(self) -> dict[str, Any]:
-        return {"version": 1, "items": self.digest}
+        return {"version": 2, "items": self.digest}
 
     def judge(self, batch: Batch) -> Mapping[int, Finding]:
         found: dict[int, Finding] = {}
@@ -88,7 +87,7 @@ class _Index:
 
     @classmethod
     def of(cls, items: Sequence[tuple[Units, str]], gram: int, least: float) -> _Index:
-        own = [np.unique(_keys(units, gram)) for units, _ in items]
+        own = [np.unique(long_keys(units, gram)) for units, _ in items]
         keys = np.concatenate([np.zeros(0, np.uint64), *own])
         owner = np.repeat(np.arange(len(items)), [len(found) for found in own])
         distinct, number, count = np.unique(keys, return_inverse=True, return_counts=True)
@@ -108,7 +107,7 @@ class _Index:
         """(row, share, item) of the item that each row holds most of, where that is enough."""
         if not len(self.keys):
             return
-        keys = _keys(units, self.gram)
+        keys = long_keys(units, self.gram)
         places = np.flatnonzero(self.maybe[(keys >> np.uint64(64 - _FILTER_BITS)).astype(np.int64)])
         at = np.minimum(np.searchsorted(self.keys, keys[places]), len(self.keys) - 1)
         is_hit = self.keys[at] == keys[places]
@@ -124,17 +123,3 @@ class _Index:
         for place in order[np.diff(row[order], prepend=-1) != 0].tolist():
             if share[place] > self.least:
                 yield int(row[place]), float(share[place]), self.names[item[place]]
-
-
-def _keys(units: Units, gram: int) -> Keys:
-    """A hash of the `gram` units from each place on; pieces that reach into the next text match no item's."""
-    num = len(units) - gram + 1
-    if num <= 0:
-        return np.zeros(0, np.uint64)
-    three = gram_keys(units, 3)
-    keys = three[:num] * _ODD
-    for at in [*range(3, gram - 2, 3), gram - 3]:
-        keys ^= keys >> np.uint64(31)
-        keys += three[at : at + num]
-        keys *= _ODD
-    return keys

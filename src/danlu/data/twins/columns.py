@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from danlu.data.sample import Kind
 
-VERSION = 2
+VERSION = 3
 """Of the columns' content; part of whoever's cache key."""
 NUM_PERMUTATIONS = 128
 NUM_BANDS = 25

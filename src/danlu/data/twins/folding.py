@@ -4,6 +4,10 @@ The two functions say what folding is. `fold_all` gives the same for many texts 
 instead of Unicode normalisation text by text, which is what costs most in Chinese (full-width marks never take the
 quick way). Texts with anything that a table of single units cannot fold (ligatures, combining marks, characters
 beyond U+FFFF) go through the functions.
+
+Traditional and simplified Chinese are one text, by a table of single characters that ships with danlu
+(`simplified.txt`): no package decides what a digest is. Pairs with a character beyond U+FFFF are not in it, and words
+that differ by region (軟體, 软件) stay two.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from itertools import accumulate
 from typing import Any
 
@@ -31,18 +36,30 @@ _SOME = 1500
 """Texts folded at once: their units stay in the cache."""
 
 
+def plain_of(text: str) -> str:
+    """Compatibility forms, case and traditional characters gone; marks and spaces stay."""
+    return unicodedata.normalize("NFKC", text).casefold().translate(simplified())
+
+
+@functools.cache
+def simplified() -> dict[int, int]:
+    """The character that stands for each traditional one and variant; never one that is itself folded."""
+    lines = (resources.files("danlu.data.twins") / "simplified.txt").read_text(encoding="utf-8").splitlines()
+    return {ord(char): ord(line[0]) for line in lines if not line.startswith("#") for char in line[1:]}
+
+
 def fold(text: str) -> str:
-    """Case, width, punctuation and spaces gone: what two copies of one text share. Pure punctuation stays as it is.
+    """Case, width, script, punctuation and spaces gone: what two copies share. Pure punctuation stays as it is.
 
     Coarse on purpose: what is tied by mistake is merely kept on one side.
     """
-    plain = unicodedata.normalize("NFKC", text).casefold()
+    plain = plain_of(text)
     return _MARKS.sub("", plain) or plain.strip()
 
 
 def fold_finely(text: str) -> str:
     """`fold`, but marks that make another number or name stay: for rows of which only one is to be kept."""
-    plain = unicodedata.normalize("NFKC", text).casefold()
+    plain = plain_of(text)
     parts, last = [], 0
     for found in _MEANT.finditer(plain):
         parts += [_MARKS.sub("", plain[last : found.start()]), "." if found["between"] else found[0]]
@@ -136,7 +153,7 @@ def encode(text: str) -> Units:
 
 
 def _words(text: str) -> str:
-    return _MARKS.sub("", unicodedata.normalize("NFKC", text).casefold())
+    return _MARKS.sub("", plain_of(text))
 
 
 def _units_of(texts: Sequence[str]) -> tuple[Units, Places]:
@@ -201,7 +218,7 @@ def _tables() -> tuple[Units, npt.NDArray[np.uint8]]:
     folds, kinds = np.full(65536, ord("."), np.uint16), np.zeros(65536, np.uint8)
     joining = joining_characters()
     for unit in range(65536):
-        plain = unicodedata.normalize("NFKC", chr(unit)).casefold()
+        plain = plain_of(chr(unit))
         if 0xD800 <= unit < 0xE000 or any(char in joining or unicodedata.combining(char) for char in plain):
             kinds[unit] = _MANY
         elif len(plain) == 1 and ord(plain) < 65536:
