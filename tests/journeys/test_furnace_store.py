@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import danlu
 
+from danlu.core.files import read_json, write_json
 from danlu.core.progress import Silent
+from danlu.data.flow.manifest import make_manifest
 from danlu.pipeline.prepare import Prepared, prepare
 from danlu.recipe import Recipe
 from danlu.run.run import Run
@@ -110,3 +113,35 @@ def test_equal_inputs_have_equal_ids_wherever_their_files_lie(tmp_path: Path, ba
     shutil.copy2(tmp_path / "one" / "keys.json", tmp_path / "three" / "keys.json")
     assert id_of("three", **aliased) == third != first, "one key file under two paths"
     assert id_of("two", **aliased) != third, "other pseudonyms"
+
+
+@pytest.mark.parametrize("spoilt", ["a part", "the parent", "all of it", "gone"])
+def test_a_changed_manifest_is_told_by_why_and_audit(tmp_path: Path, base: Path, spoilt: str) -> None:
+    """Manifests were made of digests, and nobody ever looked whether they still agree."""
+    run = run_of(tmp_path, base, write_rows(tmp_path / "rows.jsonl", 0), engine="inline")
+    prepare(run)
+    runs = ("--runs", tmp_path / "runs")
+    danlu("audit", "head", *runs)
+    assert (
+        danlu("audit", "verify", *runs).code == 0
+        and danlu("why", "rows.jsonl:3", *runs, "--json").json["changed"] == []
+    )
+    path = run.path("dataset", "1-sft" if spoilt == "the parent" else ".", "manifest.json")
+    manifest = read_json(path)
+    inputs, parents = manifest["parts"].get("inputs", []), manifest["parents"]
+    if spoilt == "a part":
+        inputs[0]["sha256"] = "0" * 64
+    made = {
+        "a part": manifest,
+        "the parent": make_manifest("dataset", manifest["parts"], ["r_" + "0" * 64]),
+        "all of it": make_manifest("rows", manifest["parts"] | {"inputs": []}, parents),
+        "gone": None,
+    }[spoilt]
+    path.unlink() if made is None else write_json(path, made)
+    told = danlu("audit", "verify", *runs, "--json")
+    assert told.code == 1 and not told.json["is_whole"] and not told.json["problems"]
+    (fault,) = told.json["manifests"]
+    assert fault["error"] == ("flow.manifest_unreadable" if spoilt == "gone" else "flow.manifest_changed")
+    said = danlu("why", "rows.jsonl:3", *runs)
+    assert said.code == 0 and "manifest" in said.out
+    assert danlu("why", "rows.jsonl:3", *runs, "--json").json["changed"] == [fault]

@@ -10,15 +10,17 @@ from danlu.core.errors import RunError
 from danlu.core.messages import say
 from danlu.pipeline.audit import DEFAULT_KEYS, log_of, note_acts, rotate_keys
 from danlu.pipeline.forget import forget, verify_forgotten
+from danlu.pipeline.provenance import changed_manifests
 from danlu.run.audit import Verdict
-from danlu.run.run import Run
+from danlu.run.run import Run, list_runs
 
 _SHOWN = 40
 _BRIEF = 24
 
 
 def verify(runs: Path, anchors: Path | None, voice: Voice) -> bool:
-    """Print what is wrong with the log, line by line; whether it can be trusted. RunError where there is no log."""
+    """Print what is wrong with the log, line by line, and with the manifests of the runs; whether all of it can be
+    trusted. RunError where there is no log."""
     log = log_of(runs)
     if anchors is None and not log.path.is_file():
         raise RunError("audit.empty", where=str(log.path))
@@ -27,12 +29,17 @@ def verify(runs: Path, anchors: Path | None, voice: Voice) -> bool:
         voice.say(say(f"audit.{problem.what}", line=problem.line, **problem.values), "red")
     for torn in verdict.torn:
         voice.say(say(f"audit.{torn.what}", line=torn.line), "yellow")
-    if verdict.is_whole:
+    changed = [error for folder in list_runs(runs) for error in changed_manifests(Run.open(folder))]
+    for error in changed:
+        voice.say(error.text, "red")
+    is_whole = verdict.is_whole and not changed
+    if is_whole:
         voice.say(say("audit.verified", count=verdict.num_entries, anchors=verdict.num_anchors), "green")
     else:
-        voice.fail(say("audit.verify_failed", count=len(verdict.problems)))
-    voice.result(_verdict_json(verdict))
-    return verdict.is_whole
+        voice.fail(say("audit.verify_failed", count=len(verdict.problems) + len(changed)))
+    manifests = [error.to_json() for error in changed]
+    voice.result(_verdict_json(verdict) | {"is_whole": is_whole, "manifests": manifests})
+    return is_whole
 
 
 def _verdict_json(verdict: Verdict) -> dict[str, object]:

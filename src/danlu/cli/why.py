@@ -26,6 +26,8 @@ def show_why(wanted: str, target: str | None, runs: Path, voice: Voice) -> None:
         voice.say(say("flow.why_more", num=answer.num_more), "yellow")
     for run in answer.rows_gone:
         voice.say(say("flow.why_rows_gone", run=run), "yellow")
+    for problem in answer.changed:
+        voice.say(problem["message"], "red")
     voice.result(answer.to_json())
 
 

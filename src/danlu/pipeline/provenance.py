@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
-from danlu.core.errors import RunError
+from danlu.core.errors import DataError, RunError
 from danlu.core.files import read_json, sha256_file, sha256_json, write_json
 from danlu.data.dataset import Dataset
 from danlu.data.finding import find_files
 from danlu.data.flow.kept import count_no_more, count_on, keep, shards_of
-from danlu.data.flow.manifest import DATASET, ROWS, make_manifest
+from danlu.data.flow.manifest import DATASET, ROWS, check_manifest, make_manifest
 from danlu.data.flow.passing import Passing
 from danlu.data.flow.store import Store
 from danlu.data.privacy import write_records
@@ -77,6 +78,32 @@ def write_manifests(
     for desk in desks:
         name = _dataset_manifest(run, desk, smelted, rows["id"])
     return name
+
+
+def changed_manifests(run: Run) -> list[DataError]:
+    """What is not as prepare wrote it: each manifest against its digests, a dataset's against its parent, the last
+    one's id against the record of the act. [] for a run that was not prepared."""
+    outcome = run.outcome("prepare")
+    if outcome is None or "dataset_id" not in outcome:
+        return []
+    rows = run.path("dataset", MANIFEST)
+    paths = [rows, *(run.path("dataset", stage, MANIFEST) for stage in outcome["stages"])]
+    found: list[DataError] = []
+    ids: dict[Path, str] = {}
+    for path in paths:
+        try:
+            manifest = read_json(path)
+            check_manifest(manifest, str(path))
+            ids[path] = manifest["id"]
+            if path != rows and ids.get(rows) not in (None, *manifest["parents"]):
+                raise DataError("flow.manifest_changed", where=str(path), part="parents")
+        except (OSError, orjson.JSONDecodeError):
+            found.append(DataError("flow.manifest_unreadable", where=str(path)))
+        except DataError as error:
+            found.append(error)
+    if not found and ids[paths[-1]] != outcome["dataset_id"]:
+        found.append(DataError("flow.manifest_changed", where=str(paths[-1]), part="id"))
+    return found
 
 
 def piece_digest(piece: Any) -> str:

@@ -30,7 +30,7 @@ from danlu.data.ledger import Entry
 from danlu.data.sample import Origin, Sample
 from danlu.data.texts import texts_of
 from danlu.pipeline.furnace import STORE
-from danlu.pipeline.provenance import MANIFEST
+from danlu.pipeline.provenance import MANIFEST, changed_manifests
 from danlu.run.run import Run, list_runs
 
 MOST = 20
@@ -48,9 +48,14 @@ class Answer:
     num_more: int = 0
     rows_gone: list[str] = field(default_factory=list)
     """Runs that could not be looked through: the shards of their rows have been removed."""
+    changed: list[dict[str, Any]] = field(default_factory=list)
+    """Manifests that are not as they were written: what is told of these runs cannot be relied on."""
 
     def to_json(self) -> dict[str, Any]:
-        return {"wanted": self.wanted, "samples": self.samples, "more": self.num_more, "rows_gone": self.rows_gone}
+        return {
+            "wanted": self.wanted, "samples": self.samples, "more": self.num_more, "rows_gone": self.rows_gone,
+            "changed": self.changed,
+        }  # fmt: skip
 
 
 def why(wanted: str, runs: Path, *, only: Sequence[Path] = ()) -> Answer:
@@ -88,6 +93,7 @@ class _Tracing:
         answer.num_more += max(0, len(found) - room)
         if not found and not entries:
             return
+        answer.changed += [error.to_json() for error in changed_manifests(self.run)]
         chosen = found[:room]
         ids = {row.id for _, row in chosen}
         twins = {int(self.kept.columns["twin"][number]) for number, _ in chosen}

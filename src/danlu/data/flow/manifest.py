@@ -27,12 +27,15 @@ def make_manifest(kind: str, parts: Mapping[str, Any], parents: Sequence[str] = 
 
 def check_manifest(manifest: Mapping[str, Any], where: str) -> None:
     """DataError naming the first part that is not what its digest says."""
-    for name, value in manifest["parts"].items():
-        if sha256_json(value) != manifest["digests"].get(name):
-            raise DataError("flow.manifest_changed", where=where, part=name)
-    again = make_manifest(manifest["kind"], manifest["parts"], manifest["parents"])
-    if again["id"] != manifest["id"]:
-        raise DataError("flow.manifest_changed", where=where, part="id")
+    try:
+        parts, kind = manifest["parts"], manifest["kind"]
+        for name, value in parts.items():
+            if sha256_json(value) != manifest["digests"].get(name):
+                raise DataError("flow.manifest_changed", where=where, part=name)
+        if make_manifest(kind, parts, manifest["parents"])["id"] != manifest["id"]:
+            raise DataError("flow.manifest_changed", where=where, part="id")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError("flow.manifest_unreadable", where=where) from error
 
 
 def _prefix(kind: str) -> str:
