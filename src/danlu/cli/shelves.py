@@ -14,6 +14,7 @@ SHELVES = {
     "methods": "danlu.training.methods:METHODS",
     "formats": "danlu.data.formats:FORMATS",
     "sources": "danlu.data.sources:READERS",
+    "cleaners": "danlu.data.cleaners:CLEANERS",
     "ocr": "danlu.data.ocr:RECOGNISERS",
     "augment": "danlu.data.augment:AUGMENTERS",
     "templates": "danlu.data.templates:TEMPLATES",

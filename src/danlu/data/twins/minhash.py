@@ -107,6 +107,21 @@ def gram_keys(units: Units, gram: int) -> npt.NDArray[np.uint64]:
     return keys * _ODD
 
 
+def long_keys(units: Units, gram: int) -> npt.NDArray[np.uint64]:
+    """A hash of the `gram` units, four at least, from each place on; none where there are fewer. Pieces that reach from
+    one text into the next are of none, and match one by a chance of none."""
+    num = len(units) - gram + 1
+    if num <= 0:
+        return np.zeros(0, np.uint64)
+    three = gram_keys(units, SHORT_GRAM)
+    keys = three[:num] * _ODD
+    for at in [*range(3, gram - 2, 3), gram - 3]:
+        keys ^= keys >> np.uint64(31)
+        keys += three[at : at + num]
+        keys *= _ODD
+    return keys
+
+
 def _hashes(units: Units, length: Places, gram: int) -> Hashes:
     """A 32-bit hash for each unit's gram. Where a text is too near its end for a gram, its last gram again: the set of
     its grams is the same. A text shorter than a gram is one gram of its own."""

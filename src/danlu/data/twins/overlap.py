@@ -24,8 +24,8 @@ from danlu.data.twins.minhash import (
     Signed,
     agreement,
     distinct,
-    gram_keys,
     least_agreement,
+    long_keys,
 )
 
 GRAM = 13
@@ -38,7 +38,6 @@ _ALIKE, _NUM_OTHERS = 0.5, 5000
 _MAX_ANSWERS = 2000
 _FILTER_BITS = 22
 _BLOCK = 1 << 18
-_ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Across(NamedTuple):
@@ -139,7 +138,7 @@ def answers_in(shards: Sequence[Columns], texts: Texts, held_out: Mask, train: M
         is_train = train[first : first + len(shard["answer"])]
         first += len(is_train)
         for units in _blocks(shard, is_train) if len(wanted) else ():
-            found = _keys13(units)
+            found = long_keys(units, GRAM)
             found = np.sort(found[maybe[(found >> np.uint64(64 - _FILTER_BITS)).astype(np.int64)]])
             at = np.minimum(np.searchsorted(wanted, found), len(wanted) - 1)
             seen[at[wanted[at] == found]] = True
@@ -161,20 +160,6 @@ def _blocks(shard: Columns, rows: Mask) -> Iterator[Units]:
 
 def gram13(texts: Sequence[Units]) -> tuple[Keys, Places]:
     """All 13-grams of the texts, and the number of the text that each is of."""
-    keys = [_keys13(text) for text in texts]
+    keys = [long_keys(text, GRAM) for text in texts]
     owner = np.repeat(np.arange(len(texts)), [len(found) for found in keys])
     return np.concatenate([np.zeros(0, np.uint64), *keys]), owner
-
-
-def _keys13(units: Units) -> Keys:
-    """A hash of the 13 units from each place on."""
-    num = len(units) - GRAM + 1
-    if num <= 0:
-        return np.zeros(0, np.uint64)
-    three = gram_keys(units, SHORT_GRAM)
-    keys = three[:num] * _ODD
-    for at in (3, 6, 9, 10):
-        keys ^= keys >> np.uint64(31)
-        keys += three[at : at + num]
-        keys *= _ODD
-    return keys
