@@ -27,7 +27,7 @@ from danlu.data.twins.columns import VERSION as TWINS_VERSION
 from danlu.data.twins.signatures import signatures
 from danlu.version import VERSION
 
-FLOW_VERSION = 1
+FLOW_VERSION = 2
 """Of reading and of this folder; what stages change is said by their own keys."""
 PIECE_ROWS = 20_000
 PIECE_CHARS = 16 << 20
@@ -206,8 +206,13 @@ def _veiled(entry: Entry) -> Entry:
 def _tell_masked(rows: Sequence[Row]) -> None:
     """`tags["masked"]`: nothing that privacy looks for stands in the text as it is now. Teachers outside ask for it."""
     for row in rows:
-        if row.sample is not None and "privacy_found" not in row.sample.tags.get("flags", ()):
-            row.sample = with_tags(row.sample, row.sample.tags | {"masked": True})
+        if row.sample is None:
+            continue
+        tags = row.sample.tags
+        if "privacy_found" not in tags.get("flags", ()):
+            row.sample = with_tags(row.sample, tags | {"masked": True})
+        elif "masked" in tags:
+            row.sample = with_tags(row.sample, {name: value for name, value in tags.items() if name != "masked"})
 
 
 def _alive(rows: Sequence[Row]) -> list[Sample]:

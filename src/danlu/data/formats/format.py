@@ -7,11 +7,12 @@ dropped in silence. `held` is that promise, checked on each row.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from danlu.data import columns
 from danlu.data.rows import Changes, RowError
 from danlu.data.sample import Origin, Sample, replace
+from danlu.recipe.privacy import Level
 
 Row = Mapping[str, Any]
 
@@ -36,8 +37,40 @@ class Format(Protocol):
         ...
 
 
+RESERVED = frozenset({"masked", "level", "level_found", "made_by", "parents", "flags", "evidence", "scores"})
+"""Tags that danlu sets and goes by: whether a text may leave this machine, whose it is, what was found in it."""
+_PEOPLE = ("human", "functions")
+"""Who may be named as maker: their rows are examined like all others."""
+_CLOSED = get_args(Level)[1:]
+"""Levels that a file may claim for its rows, for they only close them."""
+
+
 def tags_of(row: Row, parts: tuple[str, ...]) -> dict[str, Any]:
-    return columns.rest(row, (*parts, "group"))
+    """Short columns beside the parts. A file cannot say what danlu has to find out: see `kept_out`."""
+    tags = columns.rest(row, (*parts, "group"))
+    if RESERVED.isdisjoint(tags):
+        return tags
+    return {name: value for name, value in tags.items() if name not in RESERVED or _may_say(name, value, tags)}
+
+
+def kept_out(row: Row, sample: Sample) -> list[str]:
+    """Columns of the row that became no tags because their names are danlu's own."""
+    if RESERVED.isdisjoint(row):
+        return []
+    return sorted(name for name in RESERVED & row.keys() if row[name] not in (None, "") and name not in sample.tags)
+
+
+def _may_say(name: str, value: Any, tags: Row) -> bool:
+    """A level that closes; a person or a rule of theirs as maker, and the rows that were judged."""
+    match name:
+        case "level":
+            return value in _CLOSED
+        case "made_by":
+            return value in _PEOPLE
+        case "parents":
+            is_list = isinstance(value, list) and all(isinstance(one, str) for one in value)
+            return is_list and tags.get("made_by") in _PEOPLE
+    return False
 
 
 def group_of(row: Row) -> str | None:

@@ -24,7 +24,8 @@ Contract with whoever drives the rows:
 - Fates: `privacy_dropped`, `privacy_forgotten` (drop), `privacy_masked` (change), `privacy_found` (flag); their values
   are counts by type.
 - Derived rows inherit, and a teacher outside sees, what `danlu.data.synthesis.teacher.Clearance` says.
-  Rows with `tags["made_by"]` were made of masked text: the stage's own aliases in them are left as they are.
+  Rows whose `tags["made_by"]` is teacher, augment or replay were made of masked text: the stage's own aliases in them
+  are left as they are. A file cannot say so of its rows (`danlu.data.formats.format.RESERVED`).
 """
 
 from danlu.data.privacy.keys import Keyring

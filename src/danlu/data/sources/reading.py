@@ -20,6 +20,7 @@ from danlu.data import columns
 from danlu.data.enclosed import MAX_DEPTH, Room
 from danlu.data.finding import Found
 from danlu.data.formats import FORMATS, Format, choose, load_format
+from danlu.data.formats.format import kept_out
 from danlu.data.kinds import Kind, kind_of_file
 from danlu.data.ledger import Ledger
 from danlu.data.mend import MojibakeError, mend
@@ -250,6 +251,8 @@ class _FileReading:
         changes: Changes = [(reason, {"num": num}) for reason, num in mended.items()]
         fmt, row = self._format(row)
         sample = fmt.parse(row, origin, changes)
+        for name in kept_out(row, sample):
+            self._note("note_reserved_column", column=name)
         if not self.report.columns:
             own = {part: columns.find(row, part) for part in fmt.parts}
             self.report.columns = {
