@@ -5,7 +5,7 @@ Samples stream from the parts; nothing here holds more than a batch of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from danlu.pipeline.base import Base
 from danlu.pipeline.fates import Fates
 from danlu.pipeline.parts import Parts
 from danlu.pipeline.replay import serves
+from danlu.pipeline.replayed import Replay
 from danlu.recipe.method import SFTSection, StageSection
 from danlu.recipe.recipe import Recipe
 
@@ -35,6 +36,8 @@ class Desk:
     def __init__(self, name: str, recipe: Recipe, stage: StageSection, base: Base, contract: Contract | None) -> None:
         self.name, self.recipe, self.stage, self.base, self.contract = name, recipe, stage, base, contract
         self.fates = Fates()
+        self.replayed = Ledger()
+        """Of the general rows: their fates are no one's here."""
         self.num_items = 0
         self.num_tried = 0
         method = stage.method
@@ -57,7 +60,6 @@ class Desk:
             "split": parts.certificate,
             "over_length": self.recipe.data.over_length,
             "context": self.stage.training.context,
-            **({"level": level} if (level := parts.level()) else {}),
         }
         card = Card(
             name=self.recipe.name,
@@ -71,7 +73,7 @@ class Desk:
         train = self.encoder.items(self._accepted(parts, "train", told), self.fates.ledger)
         validation = self.encoder.items(self._accepted(parts, "validation", None), self.fates.ledger)
         dataset = Dataset.write(
-            folder, {"train": self._with_replay(train, replay, facts), "validation": validation}, card
+            folder, {"train": self._with_replay(train, parts, replay, facts), "validation": validation}, card
         )
         told.finish()
         self.num_items = len(dataset.part("train"))
@@ -114,9 +116,11 @@ class Desk:
                 told.advance()
             yield sample
 
-    def _with_replay(self, items: Iterator[Item], replay: Replay, facts: dict[str, Any]) -> Iterator[Item]:
+    def _with_replay(
+        self, items: Iterator[Item], parts: Parts, replay: Replay, facts: dict[str, Any]
+    ) -> Iterator[Item]:
         """General items after the domain's own, until they make up `data.replay.ratio` of all train tokens; the card's
-        `facts` learn how many."""
+        `facts` learn how many, and how private all of it is."""
         num_tokens = num_items = 0
         for item in items:
             num_tokens += sum(len(tokens) for tokens in item.tokens)
@@ -125,30 +129,27 @@ class Desk:
         wanted = num_tokens * ratio / (1 - ratio)
         given = 0
         if wanted and serves(self.recipe.data.replay, self.stage.method.accepts):
-            general = (sample for sample in replay(int(wanted)) if sample.kind in self.stage.method.accepts)
-            for item in self.encoder.items(general, Ledger()):
+            seen: dict[tuple[str, str], int] = {}
+            taken: list[int] = []
+            for item in self.encoder.items(self._general(replay, int(wanted), seen), self.replayed):
                 if given >= wanted:
                     break
                 given += sum(len(tokens) for tokens in item.tokens)
                 num_items += 1
+                taken.append(seen[item.origin, item.sample])
                 yield item
+            replay.take(taken)
         facts["replay"] = {"items": num_items, "tokens": given, "ratio": ratio}
+        if level := parts.level():
+            facts["level"] = level
         self.fates.ledger.counts["replay_tokens"] += given
 
-
-class Replay:
-    """General samples for any desk that asks; made or read once, when the first asks."""
-
-    def __init__(self, make: Any) -> None:
-        """`make(num_tokens)` gives samples of about so many tokens."""
-        self._make = make
-        self.samples: Sequence[Sample] = ()
-        self.num_tokens = 0
-
-    def __call__(self, num_tokens: int) -> Iterable[Sample]:
-        if num_tokens > self.num_tokens:
-            self.samples, self.num_tokens = self._make(num_tokens), num_tokens
-        return self.samples
+    def _general(self, replay: Replay, num_tokens: int, seen: dict[tuple[str, str], int]) -> Iterator[Sample]:
+        """Samples of the rows on offer; `seen` learns which row each is, by place and id."""
+        for number, row in replay.rows(num_tokens, self.stage.method.accepts):
+            assert row.sample is not None, "a row on offer has a sample"
+            seen[str(row.origin), row.id] = number
+            yield row.sample
 
 
 def preview(ids: list[int], weights: list[int], base: Base, origin: str) -> dict[str, Any]:

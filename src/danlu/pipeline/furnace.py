@@ -1,6 +1,7 @@
 """From sources to parts: every row read, cleaned, masked, compared, and put into train, validation or test.
 
-plan > pass (read, row stages, signatures, privacy) > twins > synthesis, passed and compared too > split > augmentation
+plan > pass (read, row stages, signatures, privacy) > twins > synthesis, passed and compared too > split > augmentation,
+passed too and held against what is held out
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from danlu.data.ledger import Ledger
 from danlu.data.sample import Sample
 from danlu.data.split import split_columns
 from danlu.data.twins import Decision, Settings, decide
+from danlu.pipeline.beside import leave_out_like_held_out
 from danlu.pipeline.parts import Parts
 from danlu.pipeline.passing import makes_samples
+from danlu.pipeline.replay import file_of
 from danlu.pipeline.synthesize import synthesize, vary
 from danlu.recipe.data import DataSection
 from danlu.recipe.recipe import Recipe
@@ -39,11 +42,13 @@ STORE = ".furnace"
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What is read: the plan of the sources, that of `data.validation`, and that of `data.synthesis.seeds`."""
+    """What is read: the plan of the sources, that of `data.validation`, of `data.synthesis.seeds`, and of the file that
+    is replayed."""
 
     plan: Plan
     watched: Plan | None = None
     seeds: Plan | None = None
+    general: Plan | None = None
 
     @classmethod
     def of(cls, section: DataSection, told: Progress) -> Sources:
@@ -51,11 +56,13 @@ class Sources:
         watched = plan_shards([SourceSpec(section.validation)]) if section.validation else None
         wants_seeds = makes_samples(section) and section.synthesis.seeds
         seeds = plan_shards([SourceSpec(section.synthesis.seeds)]) if wants_seeds and section.synthesis.seeds else None
-        return cls(plan_shards(specs_of(section), progress=told), watched, seeds)
+        replayed = file_of(section.replay)
+        general = plan_shards([SourceSpec(replayed)]) if replayed else None
+        return cls(plan_shards(specs_of(section), progress=told), watched, seeds, general)
 
     @property
     def plans(self) -> list[Plan]:
-        return [plan for plan in (self.plan, self.watched, self.seeds) if plan is not None]
+        return [plan for plan in (self.plan, self.watched, self.seeds, self.general) if plan is not None]
 
 
 @dataclass(slots=True)
@@ -102,10 +109,7 @@ def smelt(recipe: Recipe, sources: Sources, passing: Passing, folder: Path, stor
     if watched is not None:
         parts.add(watched.pieces, VALIDATION)
     told.note(say("pipeline.split", **{name: parts.count(name) for name in ("train", "validation", "test")}))
-    variants = _vary(recipe, parts, store, told)
-    if variants:
-        parts.add(variants, TRAIN)
-        _count_made(ledger, "varied", variants, sum(map(len, variants)))
+    variants = _vary(recipe, parts, passing, store, ledger, told)
     return Smelted(parts, read, decision, funnel, [*made, *variants], ledger)
 
 
@@ -183,14 +187,26 @@ def _synthesize(
     examples = [row.sample for piece in seeds for _, row in piece.rows() if row.sample is not None]
     counted = Ledger()
     fresh = synthesize(recipe, documents, examples, folder / "synthesis", store.folder / "replies", counted, told)
-    ledger.notes += counted.notes
+    ledger.remarks += counted.remarks
     said = Told()
     return list(pass_samples(fresh, passing, said)), said
 
 
-def _vary(recipe: Recipe, parts: Parts, store: Store, told: Progress) -> list[AnyPiece]:
-    """Variants of train rows. They were made of cleaned, masked rows and are compared with nothing."""
+def _vary(
+    recipe: Recipe, parts: Parts, passing: Passing, store: Store, ledger: Ledger, told: Progress
+) -> list[AnyPiece]:
+    """Variants of train rows go the way of all rows into train, but for those that are like a held-out row."""
     if not recipe.data.augment.methods:
         return []
+    said, first = Told(), len(parts.part)
     samples: list[Sample] = list(parts.samples("train"))
-    return list(pass_samples(vary(recipe, samples, store.folder / "replies", told), Passing(), Told()))
+    fresh = vary(recipe, samples, store.folder / "replies", told)
+    pieces: list[AnyPiece] = list(pass_samples(fresh, passing, said))
+    if pieces:
+        parts.add(pieces, TRAIN)
+        num = leave_out_like_held_out(parts, first, Settings(threshold=recipe.data.cleaning.similarity))
+        parts.certify(
+            variants={"made": said.num_read, "like_held_out": num, "train": int((parts.part[first:] == TRAIN).sum())}
+        )
+        _count_made(ledger, "varied", pieces, said.num_read)
+    return pieces

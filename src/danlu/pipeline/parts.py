@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from danlu.core.files import sha256_json
 from danlu.data.certificate import TEST, TRAIN, UNUSED, VALIDATION
 from danlu.data.flow.account import DROPPED, STAYS, Verdicts
 from danlu.data.flow.piece import KINDS, LEVELS, AnyPiece, Row, joined, streamed
@@ -22,8 +23,9 @@ PLACES = {"train": TRAIN, "validation": VALIDATION, "test": TEST, "replay": REPL
 
 @dataclass(slots=True)
 class Parts:
-    """`pieces` hold all rows in order: of the sources, made by a teacher, of `data.validation`, varied, of replay. `part`
-    and `verdicts` have one element per row. Samples are never held together: every stream opens one piece at a time."""
+    """`pieces` hold all rows in order: of the sources, made by a teacher, of `data.validation`, varied, replayed.
+    `part` and `verdicts` have one element per row. Samples are never held together: every stream opens one piece at a
+    time."""
 
     pieces: list[AnyPiece]
     part: npt.NDArray[np.uint8]
@@ -56,6 +58,11 @@ class Parts:
         taken = np.isin(self.part, (TRAIN, VALIDATION, REPLAY))
         ranks = self.column("row_level")[taken]
         return LEVELS[int(ranks.max())] if len(ranks) else ""
+
+    def certify(self, **told: Any) -> None:
+        """More facts into the certificate: what came in beside the split."""
+        facts = {name: value for name, value in self.certificate.items() if name != "digest"} | told
+        self.certificate = facts | {"digest": sha256_json(facts)}
 
     def add(self, pieces: Sequence[AnyPiece], part: int) -> None:
         """More rows, all of them for one part, but for those that a stage dropped."""

@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import DataError, RunError
-from danlu.core.files import read_json, sha256_file, sha256_json, write_json
+from danlu.core.files import read_json, sha256_json, write_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.data.card import Card
@@ -24,24 +23,24 @@ from danlu.data.dataset import Dataset
 from danlu.data.finding import find_files
 from danlu.data.flow.account import fold as fold_fates
 from danlu.data.flow.conveyor import keys_of
+from danlu.data.flow.kept import rows_gone
 from danlu.data.flow.passing import Passing
 from danlu.data.flow.store import Store
 from danlu.data.ledger import Entry, Ledger, is_fault
 from danlu.data.rejects import check_threshold, write_rejects
 from danlu.data.sample import Sample
 from danlu.data.samples_file import write_samples
-from danlu.data.split import fold
 from danlu.pipeline.base import Base, open_base
 from danlu.pipeline.data_report import write_report
-from danlu.pipeline.desk import Desk, Replay
+from danlu.pipeline.desk import Desk
 from danlu.pipeline.fates import merge_stages
 from danlu.pipeline.furnace import STORE, Smelted, Sources, smelt, specs_of
-from danlu.pipeline.leaks import asked
+from danlu.pipeline.leaks import asked, write_prompts
 from danlu.pipeline.parts import Parts
 from danlu.pipeline.passing import build_passing
 from danlu.pipeline.prepared_facts import facts_of
 from danlu.pipeline.provenance import counting_on, keep_rows, prune, write_manifests
-from danlu.pipeline.replay import make_replay
+from danlu.pipeline.replayed import Replay
 from danlu.recipe.data import DataSection
 from danlu.recipe.recipe import Recipe
 from danlu.run.run import Run
@@ -103,6 +102,9 @@ def prepare(run: Run, *, progress: Progress | None = None) -> Prepared:
 
 
 def _open(run: Run, outcome: dict[str, Any]) -> Prepared:
+    """DataError or RunError when something of it is damaged or gone, rows in the store included."""
+    if rows_gone(run.path("dataset"), Store(run.folder.parent / STORE)):
+        raise RunError("flow.rows_gone", where=str(run.folder.parent / STORE), runs=run.name)
     stages = tuple(StageData(name, Dataset.open(run.path("dataset", name))) for name in outcome["stages"])
     contract = Contract.from_json(run.read("contract.json")) if run.path("contract.json").is_file() else None
     return Prepared(stages, run.read("ledger.json"), outcome["certificate"], contract, outcome)
@@ -114,10 +116,10 @@ def _prepare(run: Run, base: Base, sources: Sources, passing: Passing, store: St
     smelted = smelt(recipe, sources, passing, run.folder, store, told)
     parts, ledger = smelted.parts, smelted.ledger
     if not parts.verdicts.stays.any():
-        _store_account(run, smelted, [])
+        _store_account(run, smelted)
         _judge(run, smelted)
-    _write_beside(run, parts)
-    replay = Replay(lambda num_tokens: make_replay(recipe, num_tokens, store.folder / "replay", Ledger(), told))
+    write_samples(run.path("dataset", "test.jsonl"), parts.samples("test"))
+    replay = Replay(recipe, smelted, sources.general, passing, store, told)
     desks: list[Desk] = []
     previews: list[dict[str, Any]] = []
     for number, stage in enumerate(recipe.plan_stages(), start=1):
@@ -127,7 +129,9 @@ def _prepare(run: Run, base: Base, sources: Sources, passing: Passing, store: St
         desks.append(desk)
     _refuse_unaccepted(parts, desks, told)
     write_json(run.path("dataset", "preview.json"), previews)
-    account = _store_account(run, smelted, desks)
+    _write_beside(run, parts)
+    account = _store_account(run, smelted, desks, replay)
+    _tell_replay(run, replay, told)
     for desk in desks:
         desk.refuse_untouched()
     _judge(run, smelted)
@@ -143,7 +147,7 @@ def _prepare(run: Run, base: Base, sources: Sources, passing: Passing, store: St
             "all": sum(len(one.shards) for one in smelted.conveyed),
             "redone": sum(one.num_redone for one in smelted.conveyed),
         },
-        "replay": {"rows": len(replay.samples)},
+        "replay": {"rows": replay.num_taken},
         "stages": [desk.name for desk in desks],
         "certificate": parts.certificate,
         "num_test": parts.count("test"),
@@ -151,15 +155,10 @@ def _prepare(run: Run, base: Base, sources: Sources, passing: Passing, store: St
 
 
 def _write_beside(run: Run, parts: Parts) -> None:
-    """What evaluation and export want to know of the data: held-out samples, seen prompts, a few probes."""
-    write_samples(run.path("dataset", "test.jsonl"), parts.samples("test"))
-    seen: set[str] = set()
-    asking = 0
-    for sample in parts.samples("train"):
-        turns = asked(sample)
-        asking += bool(turns)
-        seen.update(map(fold, turns))
-    write_json(run.path("dataset", "prompts.json"), sorted(seen))
+    """What evaluation and export want to know of training: the prompts seen, replay's too, and a few probes."""
+    seen = chain(parts.samples("train"), parts.samples("replay"))
+    asking = write_prompts(run.path("dataset", "prompts.json"), seen)
+    asking -= sum(bool(asked(sample)) for sample in parts.samples("replay"))
     write_json(run.path("dataset", "probes.json"), list(_probes(parts.samples("train"), asking)))
 
 
@@ -184,19 +183,38 @@ def _refuse_unaccepted(parts: Parts, desks: Sequence[Desk], told: Progress) -> N
         told.note(say("pipeline.unwanted", count=count, kind=kind, wanted=parts.verdicts.wanted))
 
 
-def _store_account(run: Run, smelted: Smelted, desks: Sequence[Desk]) -> dict[str, Any]:
-    """Store the ledger and the rejects, before they are judged: who is refused must be able to read why."""
+def _store_account(
+    run: Run, smelted: Smelted, desks: Sequence[Desk] = (), replay: Replay | None = None
+) -> dict[str, Any]:
+    """Store the ledger and the rejects, before they are judged: who is refused must be able to read why. Replay has an
+    account of its own, for it is no data of the project's."""
     parts, ledger = smelted.parts, smelted.ledger
     _count_tried(parts, desks)
+    own = range(replay.first_piece) if replay else None
 
     def of_encoding() -> Iterator[Entry]:
         yield from merge_stages(ledger, [desk.fates for desk in desks])
 
-    write_rejects(chain(fold_fates(parts.pieces, parts.verdicts, ledger), of_encoding()), run.path("rejects.jsonl"))
+    entries = chain(fold_fates(parts.pieces, parts.verdicts, ledger, own), of_encoding())
+    general = replay.account([desk.replayed for desk in desks]) if replay else ()
+    write_rejects(chain(entries, general), run.path("rejects.jsonl"))
     ledger.check()
     account = ledger.to_json()
+    if replay and replay.ledger.num_read:
+        account["replay"] = replay.to_json()
+        account["counts"] |= {f"replay_{name}": num for name, num in account["replay"]["rows"].items()}
     write_json(run.path("ledger.json"), account)
     return account
+
+
+def _tell_replay(run: Run, replay: Replay, told: Progress) -> None:
+    """Once, what of replay could not be used: nobody would miss it."""
+    ledger = replay.ledger
+    if ledger.num_rejected:
+        reasons = "; ".join(f"{num} × {say(f'ledger.{reason}', **entry.values)}"
+                            for reason, num, entry in ledger.top_reasons())  # fmt: skip
+        told.note(say("pipeline.replay_refused", refused=ledger.num_rejected, read=ledger.num_read, reasons=reasons,
+                      rejects=run.path("rejects.jsonl")))  # fmt: skip
 
 
 def _count_tried(parts: Parts, desks: Sequence[Desk]) -> None:
@@ -262,7 +280,4 @@ def _inputs_digest(recipe: Recipe, base: Base, sources: Sources, passing: Passin
     told = [recipe.model.system, recipe.model.thinking, recipe.model.template, recipe.evaluation.questions is None]
     data = recipe.data.model_dump(mode="json", exclude={"engine", "workers"})
     files = [file.to_json() for plan in sources.plans for file in plan.files]
-    replay = (
-        [sha256_file(found.path) for found in find_files([Path(path)])] if (path := recipe.data.replay.path) else []
-    )
-    return sha256_json([VERSION, data, stages, files, passing.key(), replay, base.tokenizer.digest, template, told])
+    return sha256_json([VERSION, data, stages, files, passing.key(), base.tokenizer.digest, template, told])

@@ -19,10 +19,7 @@ from danlu.core.errors import DataError
 from danlu.core.files import read_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress
-from danlu.data.finding import SourceSpec
-from danlu.data.ledger import Ledger
-from danlu.data.sample import Conversation, Message, Origin, Sample, replace
-from danlu.data.sources import read
+from danlu.data.sample import Conversation, Message, Origin
 from danlu.data.synthesis.teacher import OPEN, Ask, Teacher
 from danlu.data.synthesis.words import language_of, tokens_of
 from danlu.engines.cache import AnswerCache
@@ -42,26 +39,19 @@ TEMPERATURE = 0.8
 _TRANSLATES = ("翻译", "用英语", "Translate")
 
 
-def make_replay(
-    recipe: Recipe, num_tokens: int, cache_folder: Path, ledger: Ledger, progress: Progress
-) -> list[Sample]:
-    """General samples of about `num_tokens` tokens or more (fewer where there are no more), in the order to take them;
-    [] for `none`.
+def make_replay(recipe: Recipe, num_tokens: int, cache_folder: Path, progress: Progress) -> list[Conversation]:
+    """What the base says to general prompts: samples of about `num_tokens` tokens or more (fewer where there are no
+    more), in the order to take them; [] where it is not asked.
 
-    `source: file` reads `path` (as ever: all of it, in its order). `source: base` lets the base answer danlu's own (or
-    the recipe's) prompts; answers are cached in `cache_folder` by base, template and prompt, so any run of this
-    base finds them. `auto`: the file where one is named; else the base, where it has a template, was not initialised at
-    random, has at least 100 million parameters, and torch and a GPU are there; else nothing, said once. Samples carry
-    `made_by` "replay". The caller mixes: `data.replay.ratio` of all train tokens, and no more than that.
+    The prompts are danlu's own or the recipe's; answers are cached in `cache_folder` by base, template and prompt, so
+    any run of this base finds them, and more tokens begin with the same answers. `source: base` asks it; `auto` where
+    no file is named, and it has a template, was not initialised at random, has at least 100 million parameters, and
+    torch and a GPU are there; else nothing, said once. Samples carry `made_by` "replay". The caller mixes:
+    `data.replay.ratio` of all train tokens, and no more than that.
     """
     section = recipe.data.replay
-    if section.source == "none" or not section.ratio or num_tokens <= 0:
+    if section.source == "none" or not section.ratio or num_tokens <= 0 or file_of(section) is not None:
         return []
-    if section.source == "file" or (section.source == "auto" and section.path is not None):
-        if section.path is None:
-            raise DataError("synthesis.no_replay_file", where="data.replay.path")
-        given = read([SourceSpec(section.path)], ledger, progress=progress)
-        return [replace(sample, tags=sample.tags | {"made_by": "replay"}) for sample in given]
     name = Path(recipe.model.base).name
     base = open_base(recipe.model, progress=progress)
     why = _why_not(recipe, base, must=section.source == "base")
@@ -74,16 +64,23 @@ def make_replay(
     cache = AnswerCache(cache_folder)
     teacher = LocalTeacher(recipe.model, cache, seed=recipe.training.seed, progress=progress, keeps_thinking=True)
     try:
-        return list(answered(prompts, num_tokens, teacher, _counter(base), progress))
+        return answered(prompts, num_tokens, teacher, _counter(base), progress)
     finally:
         teacher.close()
+
+
+def file_of(section: ReplaySection) -> str | None:
+    """The file that is replayed; None where the base is asked, or nothing is replayed. DataError where it has no
+    name."""
+    if section.source == "file" and section.path is None:
+        raise DataError("synthesis.no_replay_file", where="data.replay.path")
+    return section.path if section.source in ("file", "auto") and section.ratio else None
 
 
 def serves(section: ReplaySection, accepts: Collection[str]) -> bool:
     """Whether there can be replay for a stage that learns from these kinds: a base answers in conversations, and is not
     asked for a stage that reads documents or pairs."""
-    is_file = section.source == "file" or (section.source == "auto" and section.path is not None)
-    return section.source != "none" and (is_file or "conversation" in accepts)
+    return section.source != "none" and (file_of(section) is not None or "conversation" in accepts)
 
 
 def read_prompts(path: Path | None) -> list[str]:

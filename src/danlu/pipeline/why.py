@@ -20,7 +20,7 @@ from danlu.core.errors import RunError
 from danlu.core.files import read_json, sha256_file
 from danlu.core.messages import say
 from danlu.data.certificate import TEST, TRAIN, UNUSED, VALIDATION
-from danlu.data.flow.account import DROPPED, DUPLICATE, NEAR_DUPLICATE, STAYS, UNWANTED
+from danlu.data.flow.account import DROPPED, DUPLICATE, LIKE_HELD_OUT, NEAR_DUPLICATE, STAYS, UNWANTED
 from danlu.data.flow.kept import Kept, open_kept, rows_gone
 from danlu.data.flow.marks import Mark
 from danlu.data.flow.piece import Row
@@ -30,13 +30,19 @@ from danlu.data.ledger import Entry
 from danlu.data.sample import Origin, Sample
 from danlu.data.texts import texts_of
 from danlu.pipeline.furnace import STORE
+from danlu.pipeline.parts import REPLAY
 from danlu.pipeline.provenance import MANIFEST, changed_manifests
 from danlu.run.run import Run, list_runs
 
 MOST = 20
 """Samples that are told of; a fragment such as "the" is in too many."""
 SHOWN_CHARS = 600
-_PARTS = {TRAIN: "train", VALIDATION: "validation", TEST: "test", UNUSED: ""}
+_PARTS = {TRAIN: "train", VALIDATION: "validation", TEST: "test", REPLAY: "replay", UNUSED: ""}
+_TWINS = {
+    DUPLICATE: ("duplicate", "flow.why_twin"),
+    NEAR_DUPLICATE: ("near_duplicate", "flow.why_twin"),
+    LIKE_HELD_OUT: ("like_held_out", "flow.why_like_held_out"),
+}
 
 
 @dataclass(slots=True)
@@ -144,10 +150,9 @@ class _Tracing:
             kind = row.sample.kind if row.sample else ""
             text = say("ledger.no_stage_wants_it", kind=kind, wanted=self.kept.wanted)
             return {"reason": "no_stage_wants_it", "text": text}
-        assert verdict in (DUPLICATE, NEAR_DUPLICATE), "every verdict is told"
+        reason, words = _TWINS[verdict]
         twin = related.by_number.get(int(self.kept.columns["twin"][number]), {})
-        return {"reason": "duplicate" if verdict == DUPLICATE else "near_duplicate", "twin": twin,
-                "text": say("flow.why_twin", where=twin.get("where", "?"))}  # fmt: skip
+        return {"reason": reason, "twin": twin, "text": say(words, where=twin.get("where", "?"))}
 
     def _origin(self, origin: Origin) -> dict[str, Any]:
         """Where it was read, and whether the file still is what it was."""

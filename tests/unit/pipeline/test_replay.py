@@ -10,11 +10,10 @@ import pytest
 
 from danlu.core.errors import DataError
 from danlu.core.progress import Silent
-from danlu.data.ledger import Ledger
 from danlu.data.synthesis.teacher import Ask, Reply
 from danlu.pipeline import replay
 from danlu.pipeline.demo import demo_recipe
-from danlu.pipeline.replay import answered, goes_in_circles, is_sound, make_replay, read_prompts, serves
+from danlu.pipeline.replay import answered, file_of, goes_in_circles, is_sound, make_replay, read_prompts, serves
 from danlu.recipe import Recipe
 from danlu.recipe.synthesis import ReplaySection
 
@@ -30,7 +29,7 @@ class Notes(Silent):
 def made(tmp_path: Path, num_tokens: int = 300, **section: Any) -> tuple[list[Any], list[str]]:
     notes = Notes()
     recipe = Recipe.from_tree({"data": {"replay": section}})
-    return make_replay(recipe, num_tokens, tmp_path / "cache", Ledger(), notes), notes.notes
+    return make_replay(recipe, num_tokens, tmp_path / "cache", notes), notes.notes
 
 
 def test_our_prompts_are_two_hundred_in_two_languages() -> None:
@@ -41,9 +40,12 @@ def test_our_prompts_are_two_hundred_in_two_languages() -> None:
 
 
 def test_the_demo_s_replay_is_its_file_as_ever(tmp_path: Path) -> None:
-    samples = make_replay(demo_recipe(full=False), 1000, tmp_path, Ledger(), Silent())
-    assert len(samples) == 206 and all(sample.tags["made_by"] == "replay" for sample in samples)
+    recipe = demo_recipe(full=False)
+    assert str(file_of(recipe.data.replay)).endswith("replay.jsonl")
+    assert make_replay(recipe, 1000, tmp_path, Silent()) == []
     assert not list(tmp_path.iterdir()), "nobody was asked"
+    assert file_of(ReplaySection(source="base", path="general.jsonl")) is None
+    assert file_of(ReplaySection(path="general.jsonl", ratio=0)) is None
 
 
 def test_a_small_base_is_left_alone_unless_asked_by_name(tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_the_base_answers_once_and_for_all(tmp_path: Path, monkeypatch: pytest.M
 def test_a_random_base_has_nothing_to_say(tmp_path: Path) -> None:
     recipe = Recipe.from_tree({"model": {"init": "random"}, "data": {"replay": {"source": "base"}}})
     with pytest.raises(DataError) as caught:
-        make_replay(recipe, 100, tmp_path, Ledger(), Silent())
+        make_replay(recipe, 100, tmp_path, Silent())
     assert caught.value.key == "synthesis.replay_needs_base"
 
 
@@ -130,7 +132,7 @@ def test_a_base_is_not_asked_for_a_stage_that_reads_no_conversations() -> None:
     """Ten million tokens of documents to read would have had the base talk for an hour, for nothing."""
     assert serves(ReplaySection(), {"conversation", "label"}) and not serves(ReplaySection(), {"document"})
     assert serves(ReplaySection(path="general.jsonl"), {"document"}) and serves(
-        ReplaySection(source="file"), {"preference"}
+        ReplaySection(source="file", path="general.jsonl"), {"preference"}
     )
     assert not serves(ReplaySection(source="base", path="general.jsonl"), {"preference"})
     assert not serves(ReplaySection(source="none", path="general.jsonl"), {"conversation"})
