@@ -76,6 +76,14 @@ def messages_of(sample: Sample) -> tuple[Message, ...]:
     return sample.messages
 
 
+def answer_at(turns: Sequence[Message]) -> int:
+    """Where the last answer stands, all that is asked being before it; behind the last turn where nobody answers."""
+    last = len(turns) - 1
+    while last >= 0 and turns[last].role != "assistant":
+        last -= 1
+    return last if last >= 0 else len(turns)
+
+
 def _refilled(message: Message, fresh: Iterator[str]) -> Message:
     content = next(fresh)
     reasoning = None if message.reasoning is None else next(fresh)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from danlu.data.sample import Document, Label, Message, Preference, Sample
+from danlu.data.texts import answer_at
 from danlu.data.twins.folding import Places, Units, encode, fold, fold_words
 
 _BREAK = "\n"
@@ -145,12 +146,8 @@ def _asked_and_body(sample: Sample) -> tuple[str, str]:
     if isinstance(sample, Preference):
         return _joined(sample.prompt), _joined(sample.chosen)
     turns = sample.messages
-    last = len(turns) - 1
-    while last >= 0 and turns[last].role != "assistant":
-        last -= 1
-    if last < 0:
-        return _joined(turns), ""
-    return _joined(turns[:last]), turns[last].content
+    last = answer_at(turns)
+    return _joined(turns[:last]), turns[last].content if last < len(turns) else ""
 
 
 def _joined(turns: Sequence[Message]) -> str:

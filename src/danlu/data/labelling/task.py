@@ -14,6 +14,7 @@ from typing import Any
 from danlu.data.identity import sample_id
 from danlu.data.ledger import Ledger
 from danlu.data.sample import Conversation, Document, Label, Message, Origin, Preference, Role, Sample
+from danlu.data.texts import answer_at
 
 Turn = tuple[str, str]
 """(role, content)"""
@@ -64,16 +65,10 @@ def task_of(sample: Sample, choices: Sequence[str] = ()) -> Task:
     if isinstance(sample, Label | Document):
         text = sample.text
     else:
-        messages = sample.prompt if isinstance(sample, Preference) else _question(sample.messages)
+        messages = sample.prompt if isinstance(sample, Preference) else sample.messages[: answer_at(sample.messages)]
         turns = tuple((message.role, message.content) for message in messages)
         text = turns[0][1] if len(turns) == 1 else "\n".join(f"{role}: {content}" for role, content in turns)
     return Task(sample_id(sample), text, tuple(choices), turns, str(sample.origin), sample.group)
-
-
-def _question(messages: Sequence[Message]) -> Sequence[Message]:
-    """Everything before the last answer."""
-    last = max((place for place, turn in enumerate(messages) if turn.role == "assistant"), default=len(messages))
-    return messages[:last]
 
 
 def sample_of(judgement: Judgement, origin: Origin, tool: str) -> Sample:

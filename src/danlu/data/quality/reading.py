@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from danlu.data.sample import Document, Label, Message, Preference, Sample
+from danlu.data.texts import answer_at
 
 _HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0002ffff]")
 _KANA = re.compile(r"[\u3040-\u30ff]")
@@ -25,10 +26,8 @@ def asked_and_answered(sample: Sample) -> tuple[str, str]:
         case Preference():
             return _said(sample.prompt), _said(sample.chosen)
     turns = sample.messages
-    last = len(turns) - 1
-    while last >= 0 and turns[last].role != "assistant":
-        last -= 1
-    return (_said(turns[:last]), _said(turns[last : last + 1])) if last >= 0 else (_said(turns), "")
+    last = answer_at(turns)
+    return _said(turns[:last]), _said(turns[last : last + 1])
 
 
 def language_of(text: str) -> str:

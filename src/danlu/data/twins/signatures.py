@@ -17,6 +17,7 @@ import numpy.typing as npt
 import orjson
 
 from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Preference, Sample
+from danlu.data.texts import answer_at
 from danlu.data.twins.columns import GRAM_BORDER, GRAM_OVERLAP, KINDS, QUESTION, TEXT
 from danlu.data.twins.folding import Folded, Places, Units, fold_all, fold_finely
 from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM, Signed, Spans, sign
@@ -81,7 +82,7 @@ def _told(sample: Sample) -> _Told:
     turns = sample.messages
     if isinstance(sample, Conversation) and len(turns) == 2 and not sample.tools and _is_plain(turns[0], turns[1]):
         return _Told(turns[0].content, "", turns[1].content, _PLAIN)  # as the general way below, for nearly all rows
-    last = max((at for at, turn in enumerate(turns) if turn.role == "assistant"), default=len(turns))
+    last = answer_at(turns)
     question, middle = _opened(turns[:last])
     frame = _frame_of(sample.kind, turns, sample.tools)
     judgement = str(sample.desirable) if isinstance(sample, Feedback) else None
