@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def why(wanted: str, runs: Path, *, only: Sequence[Path] = ()) -> Answer:
     """Look through all prepared runs, newest first, or `only` these. RunError when nothing fits, or when
     nothing does in those whose rows are still there."""
     answer = Answer(wanted)
+    digests: dict[Path, str] = {}  # of sources, which many runs may share
     folders = list(only) or list_runs(runs)
     for folder in folders:
         run = Run.open(folder)
@@ -77,7 +79,7 @@ def why(wanted: str, runs: Path, *, only: Sequence[Path] = ()) -> Answer:
             continue
         kept = open_kept(run.path("dataset"), store)
         if kept is not None and run.outcome("prepare") is not None:
-            _Tracing(run, kept, folders).collect(answer)
+            _Tracing(run, kept, folders, digests).collect(answer)
     if not answer.samples and answer.rows_gone:
         raise RunError("flow.rows_gone", where=str(runs / STORE), runs=", ".join(answer.rows_gone))
     if not answer.samples:
@@ -88,8 +90,9 @@ def why(wanted: str, runs: Path, *, only: Sequence[Path] = ()) -> Answer:
 class _Tracing:
     """One run's rows, and what was made of them."""
 
-    def __init__(self, run: Run, kept: Kept, folders: Sequence[Path]) -> None:
+    def __init__(self, run: Run, kept: Kept, folders: Sequence[Path], digests: dict[Path, str]) -> None:
         self.run, self.kept, self.folders = run, kept, folders
+        self.digests = digests
 
     def collect(self, answer: Answer) -> None:
         is_meant = _name_test(answer.wanted)
@@ -128,7 +131,7 @@ class _Tracing:
             "parents": [{"id": name, **related.by_id.get(name, {})} for name in parents],
             "evidence": [self._evidence(proof) for proof in sample.tags.get("evidence", ())] if sample else [],
             "items": items,
-            "used_by": self._used_by() if items else [],
+            "used_by": self._used_by if items else [],
         }
 
     def _tell_refused(self, entry: Entry) -> dict[str, Any]:
@@ -156,23 +159,29 @@ class _Tracing:
 
     def _origin(self, origin: Origin) -> dict[str, Any]:
         """Where it was read, and whether the file still is what it was."""
-        listed = {one["file"]: one["sha256"] for one in self._inputs()}
+        listed = {one["file"]: one["sha256"] for one in self._inputs}
         name = next((file for file in listed if origin.file == file or origin.file.startswith(f"{file}#")), None)
         path = Path(name) if name else None
         state = "unknown"
         if name and path:
-            state = "missing" if not path.is_file() else "same" if sha256_file(path) == listed[name] else "changed"
+            state = "missing" if not path.is_file() else "same" if self._digest(path) == listed[name] else "changed"
         return {
             "file": origin.file, "line": origin.line, "page": origin.page, "start": origin.start, "end": origin.end,
             "document": origin.document or (listed[name] if name else None), "state": state,
         }  # fmt: skip
 
+    def _digest(self, path: Path) -> str:
+        if path not in self.digests:
+            self.digests[path] = sha256_file(path)
+        return self.digests[path]
+
+    @cached_property
     def _inputs(self) -> list[dict[str, Any]]:
         path = self.run.path("dataset", MANIFEST)
         return list(read_json(path)["parts"]["inputs"]) if path.is_file() else []
 
     def _evidence(self, proof: dict[str, Any]) -> dict[str, Any]:
-        names = {one["sha256"]: one["file"] for one in self._inputs()}
+        names = {one["sha256"]: one["file"] for one in self._inputs}
         return {**proof, "file": names.get(str(proof.get("document")))}
 
     def _related(self, numbers: set[int], names: set[str]) -> _Related:
@@ -207,6 +216,7 @@ class _Tracing:
                     )
         return found
 
+    @cached_property
     def _used_by(self) -> list[dict[str, Any]]:
         """Checkpoints and artefacts of every run that has the same datasets."""
         own = _dataset_digests(self.run)

@@ -111,8 +111,13 @@ class AuditLog:
         return (entry for _, entry, _ in self._lines() if entry is not None)
 
     def head(self) -> Entry | None:
-        entries = list(self.entries())
-        return entries[-1] if entries else None
+        """The last entry that is whole, read from the end."""
+        if not self.path.exists():
+            return None
+        with self.path.open("rb") as file:
+            last, torn = _tail(file)
+        unended = _entry(torn) if torn else None
+        return unended if unended is not None else last
 
     def anchor(self, elsewhere: Path) -> Entry:
         """Append the head to a file that others keep: another disk, a ticket, a mailbox. RunError for an empty log."""

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import threading
+import tracemalloc
 from pathlib import Path
 
 import orjson
@@ -152,3 +153,30 @@ def test_whatever_the_file_holds_it_is_read_and_goes_on(tmp_path: Path, junk: by
         last = log.append("prepare", {})
         assert log.head() == last
         assert log.verify().is_whole or not before.is_whole, "appending makes nothing worse"
+
+
+def test_the_head_is_found_from_the_end(tmp_path: Path) -> None:
+    """The whole log was read for its last line."""
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.append("prepare", {"run": "a"})
+    with log.path.open("r+b") as file:
+        first = file.read()
+        file.seek(32 << 20)
+        file.write(b"\n" + first)
+    tracemalloc.start()
+    head = log.head()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert head is not None and head.n == 1 and peak < 4 << 20
+
+
+@pytest.mark.parametrize("ending", [b"", b"\n", b'{"n": 3, "ti', b'\n{"n": 3, "ti'])
+def test_the_head_of_a_torn_log(tmp_path: Path, ending: bytes) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    assert log.head() is None
+    log.append("prepare", {"run": "a"})
+    second = log.append("train", {"run": "a"})
+    log.path.write_bytes(log.path.read_bytes().removesuffix(b"\n") + ending)
+    whole = ending in (b"", b"\n") or ending.startswith(b"\n")
+    head = log.head()
+    assert head is not None and (head == second if whole else head.action == "prepare")
