@@ -69,6 +69,23 @@ def test_forgetting_from_trace_to_proof(office: Path) -> None:
     assert danlu("forget", "李娜", *keys, "--verify", "--json").code == 1, "others stay, and are found"
 
 
+def test_a_store_that_was_removed_is_no_proof(office: Path) -> None:
+    """With `.furnace` gone no row was searched, and the verdict was clean; prepare makes the rows anew."""
+    keys = ("--keys", office / "safe" / "privacy.keys")
+    account = danlu("prepare", "recipe.yaml", "data.engine=local", "--json").json
+    (run,) = runs_of(office)
+    assert danlu("forget", "王芳", *keys, "--verify", "--json").code == 0
+    assert danlu("why", "qa.jsonl:3", "--json").code == 0
+    shutil.rmtree(office / "runs" / ".furnace")
+    blind = danlu("forget", "王芳", *keys, "--verify", "--json")
+    assert blind.code == 1 and blind.json["rows_gone"] == [run.name] and not blind.json["left"]
+    assert danlu("why", "qa.jsonl:3", "--json").json["error"] == "flow.rows_gone"
+    again = danlu("prepare", "recipe.yaml", "data.engine=local", "--json").json
+    assert runs_of(office) == [run] and again["dataset_id"] == account["dataset_id"]
+    assert danlu("forget", "王芳", *keys, "--verify", "--json").code == 0
+    assert danlu("why", "qa.jsonl:3", "--json").code == 0
+
+
 @pytest.mark.parametrize("pack", ["finance", "medical"])
 def test_no_file_of_a_run_holds_what_was_replaced(office: Path, pack: str) -> None:
     """Rows, reports, rejects, events, manifests, the store of shards: nothing the stage replaced, and no key."""
