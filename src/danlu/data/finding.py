@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,16 @@ from pathlib import Path
 from danlu.core.errors import DataError
 from danlu.core.registry import nearest
 from danlu.data.columns import PARTS
+from danlu.data.ledger import Entry
 from danlu.data.opening import Span
 
 HIDDEN = ("~$", ".")
 OF_THE_SYSTEM = {"__macosx", "thumbs.db", "desktop.ini"}
+NUM_NAMED = 5
+"""Names of what was left out that a remark gives; the others are counted."""
+
+LeftOut = defaultdict[str, list[Path]]
+"""What lies below a folder and is not read, by reason."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +56,30 @@ class Found:
     """Only a part of the file, where it is read in several."""
 
 
-def find_files(specs: Sequence[SourceSpec | Path | str]) -> list[Found]:
+def find_files(specs: Sequence[SourceSpec | Path | str], remarks: list[Entry] | None = None) -> list[Found]:
     """Files in the order of the specs, folders walked by name; a file reached twice counts once.
 
-    Raises DataError when a path does not exist, a glob matches nothing, or a folder holds no file.
+    `remarks` is told what lies below the folders and is not read. Raises DataError when a path does not exist, a glob
+    matches nothing, or a folder holds no file.
     """
     found: dict[Path, Found] = {}
     for given in specs:
         spec = given if isinstance(given, SourceSpec) else SourceSpec(given)
-        files = list(_files(str(spec.path)))
+        left_out: LeftOut = defaultdict(list)
+        files = list(_files(str(spec.path), left_out))
         if not files:
             raise DataError("data.no_files", where=str(spec.path))
         for path in files:
             found.setdefault(path.resolve(), Found(path, _shown(path), spec))
+        if remarks is not None:
+            remarks += [_remark(spec, why, paths) for why, paths in left_out.items()]
     return list(found.values())
+
+
+def _remark(spec: SourceSpec, why: str, paths: Sequence[Path]) -> Entry:
+    """One remark for all that was left out of a source for one reason."""
+    names = ", ".join(_shown(path) for path in paths[:NUM_NAMED]) + (", …" if len(paths) > NUM_NAMED else "")
+    return Entry(_shown(Path(spec.path)), 0, f"note_{why}", {"num": len(paths), "names": names})
 
 
 def _shown(path: Path) -> str:
@@ -75,10 +92,10 @@ def _shown(path: Path) -> str:
     return name
 
 
-def _files(given: str) -> Iterator[Path]:
+def _files(given: str, left_out: LeftOut) -> Iterator[Path]:
     path = Path(given).expanduser()
     if path.is_dir():
-        yield from _walk(path)
+        yield from _walk(path, left_out)
     elif path.is_file():
         yield path
     elif glob.has_magic(given):
@@ -86,22 +103,28 @@ def _files(given: str) -> Iterator[Path]:
         for match in map(Path, matches):
             if match.is_file():
                 yield match
+            elif not match.is_dir():
+                left_out["dead_links" if match.is_symlink() else "no_files"].append(match)
             elif not any(other.startswith(f"{match}{os.sep}") for other in matches):
-                yield from _walk(match)
+                yield from _walk(match, left_out)
     else:
         here = path.parent if path.parent.is_dir() else Path()
         guess = nearest(path.name, [entry.name for entry in here.iterdir()]) if path.parent.is_dir() else None
         raise DataError("data.no_such_path", where=given, nearest=str(here / guess) if guess else "-")
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, left_out: LeftOut) -> Iterator[Path]:
     """Files below a folder; hidden ones and what editors and systems leave behind are no data. Links to folders are not
-    followed, so there is no circle."""
+    followed, so there is no circle. Pipes and devices are no files."""
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if entry.name.startswith(HIDDEN) or entry.name.lower() in OF_THE_SYSTEM:
-            continue
-        if entry.is_dir():
-            if not entry.is_symlink():
-                yield from _walk(entry)
+            left_out["hidden_files"].append(entry)
+        elif entry.is_dir():
+            if entry.is_symlink():
+                left_out["linked_folders"].append(entry)
+            else:
+                yield from _walk(entry, left_out)
         elif entry.is_file():
             yield entry
+        else:
+            left_out["dead_links" if entry.is_symlink() else "no_files"].append(entry)

@@ -63,7 +63,9 @@ class Ledger:
     rejects: list[Entry] = field(default_factory=list)
     changes: list[Entry] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
+    remarks: list[Entry] = field(default_factory=list)
+    """What is worth knowing of a source as a whole; each once. Kept as keys, for whoever reads may speak another
+    language than whoever read."""
     flags: Counter[str] = field(default_factory=Counter)
     """Rows that stay and are worth a look, by reason."""
     most: int | None = None
@@ -110,6 +112,17 @@ class Ledger:
         if entries and len(self.changes) == num_listed:
             self.num_unlisted_changed += 1
 
+    def remark(self, file: str, reason: str, **values: Any) -> None:
+        """Something of a whole source that no count tells."""
+        entry = Entry(file, 0, reason, _printable(values))
+        if entry not in self.remarks:
+            self.remarks.append(entry)
+
+    @property
+    def notes(self) -> list[str]:
+        """The remarks, in the reader's language."""
+        return [str(entry) for entry in self.remarks]
+
     @property
     def num_rejected(self) -> int:
         return len(self.rejects) + self.unlisted_rejects.total()
@@ -138,7 +151,7 @@ class Ledger:
         self.rejects += other.rejects
         self.changes += other.changes
         self.counts.update(other.counts)
-        self.notes += other.notes
+        self.remarks += [entry for entry in other.remarks if entry not in self.remarks]
         self.flags.update(other.flags)
         self.unlisted_rejects.update(other.unlisted_rejects)
         self.unlisted_changes.update(other.unlisted_changes)

@@ -21,7 +21,7 @@ from danlu.data.flow.plan import Plan
 from danlu.data.flow.store import Store, StoredShard, passing_digest, shard_key
 from danlu.data.flow.work import Task, Work
 from danlu.data.kinds import ROW_SUFFIXES
-from danlu.data.ledger import Ledger
+from danlu.data.ledger import Entry, Ledger
 
 Engine = Literal["auto", "inline", "local", "ray"]
 LIGHT_BYTES = 16 << 20
@@ -42,7 +42,7 @@ class Conveyed:
     num_read: int = 0
     num_redone: int = 0
     """Shards that were passed now; the others lay in the store."""
-    notes: list[str] = field(default_factory=list)
+    remarks: list[Entry] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -51,7 +51,7 @@ class Conveyed:
 
     def ledger(self) -> Ledger:
         """The ledger of the reading alone, before the fates of single rows are folded in (account.py)."""
-        ledger = Ledger(num_read=self.num_read, num_used=num_rows(self.pieces), notes=list(self.notes))
+        ledger = Ledger(num_read=self.num_read, num_used=num_rows(self.pieces), remarks=list(self.remarks))
         ledger.counts.update(self.counts)
         return ledger
 
@@ -83,7 +83,7 @@ def convey(
 
 
 def _in_memory(plan: Plan, passing: Passing, told: Progress) -> Conveyed:
-    found = Conveyed([], [], [])
+    found = Conveyed([], [], [], remarks=list(plan.left_out))
     digest = passing_digest(passing)
     funnels: list[list[Passed]] = []
     told.start(say("flow.passing"), len(plan.shards))
@@ -111,7 +111,7 @@ def _through_store(
         told.note(say("flow.reused", reused=num_found, total=len(tasks)))
     _do(missing, Work(passing, store), engine, num_workers, told)
     shards = [_found(store, task) for task in tasks]
-    found = Conveyed([], [], [], num_redone=len(missing))
+    found = Conveyed([], [], [], num_redone=len(missing), remarks=list(plan.left_out))
     for task, shard in zip(tasks, shards, strict=True):
         said = shard.told
         found.pieces += shard.pieces
@@ -140,7 +140,7 @@ def _found(store: Store, task: Task) -> StoredShard:
 
 def _tell(found: Conveyed, said: Told) -> None:
     found.num_read += said.num_read
-    found.notes += [note for note in said.notes if note not in found.notes]
+    found.remarks += [entry for entry in said.remarks if entry not in found.remarks]
     for name, num in said.counts.items():
         found.counts[name] = found.counts.get(name, 0) + num
 

@@ -92,7 +92,7 @@ class Told:
     """What is told of a whole shard beside its pieces."""
 
     funnel: list[Passed] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    remarks: list[Entry] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     num_read: int = 0
 
@@ -119,7 +119,7 @@ def pass_shard(shard: Shard, passing: Passing, told: Told) -> Iterator[Piece]:
             batch, refused, num_chars = [], [], 0
     if batch or refused:
         yield _piece(batch, refused, passing, told)
-    told.notes, told.counts, told.num_read = ledger.notes, dict(ledger.counts), ledger.num_read
+    told.remarks, told.counts, told.num_read = ledger.remarks, dict(ledger.counts), ledger.num_read
 
 
 def pass_samples(samples: Iterable[Sample], passing: Passing, told: Told) -> Iterator[Piece]:

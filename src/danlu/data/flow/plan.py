@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import DataError
+from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.data.finding import Found, SourceSpec, find_files
 from danlu.data.kinds import kind_of_file
+from danlu.data.ledger import Entry
 from danlu.data.opening import Source, Span, open_source
 from danlu.data.sources.json import holds_a_value_per_line
 
@@ -64,6 +66,8 @@ class Plan:
 
     shards: tuple[Shard, ...]
     files: tuple[File, ...]
+    left_out: tuple[Entry, ...] = ()
+    """What lies below the folders and is no data: remarks for the ledger."""
 
     @property
     def num_bytes(self) -> int:
@@ -75,17 +79,18 @@ def plan_shards(
 ) -> Plan:
     """Find the files, digest them, cut the large ones. DataError for a path that does not exist."""
     told = progress or Silent()
-    found = find_files(specs)
+    left_out: list[Entry] = []
+    found = find_files(specs, left_out)
     shards: list[Shard] = []
     files: list[File] = []
-    told.start("read", len(found))
+    told.start(say("flow.reading"), len(found))
     for one in found:
         own = _shards_of(one, shard_bytes)
         shards += own
         files.append(File(one.name, own[0].document, sum(shard.num_bytes for shard in own)))
         told.advance(1, file=one.name)
     told.finish()
-    return Plan(tuple(shards), tuple(files))
+    return Plan(tuple(shards), tuple(files), tuple(left_out))
 
 
 def _shards_of(found: Found, shard_bytes: int) -> list[Shard]:

@@ -37,7 +37,7 @@ from danlu.data.flow.plan import Shard
 from danlu.data.ledger import Entry
 from danlu.data.sample import Origin
 
-FORMAT = 2
+FORMAT = 3
 
 
 def shard_key(shard: Shard, passing_digest: str) -> str:
@@ -107,8 +107,9 @@ class StoredShard:
 
     @property
     def told(self) -> Told:
-        return Told([Passed.from_json(one) for one in self.facts["funnel"]], self.facts["notes"],
-                    self.facts["counts"], self.facts["num_read"])  # fmt: skip
+        funnel = [Passed.from_json(one) for one in self.facts["funnel"]]
+        remarks = [Entry(**one) for one in self.facts["remarks"]]
+        return Told(funnel, remarks, self.facts["counts"], self.facts["num_read"])
 
     @property
     def pieces(self) -> list[StoredPiece]:
@@ -150,7 +151,7 @@ class Store:
             }
             write_json(fresh / "shard.json", {
                 "format": FORMAT, "files": files, "key": key, "sizes": sizes, "digest": digest.hexdigest(),
-                "notes": told.notes, "counts": told.counts, "num_read": told.num_read,
+                "remarks": [asdict(entry) for entry in told.remarks], "counts": told.counts, "num_read": told.num_read,
                 "funnel": [one.to_json() for one in told.funnel],
             })  # fmt: skip
             place = self._place(key)

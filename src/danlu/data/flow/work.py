@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from danlu.core.messages import Language, current_language, set_language
 from danlu.data.flow.passing import Passing, Told, pass_shard
 from danlu.data.flow.plan import Shard
 from danlu.data.flow.store import Store
@@ -23,9 +24,13 @@ class Work:
 
     passing: Passing
     store: Store
+    language: Language = field(default_factory=current_language)
+    """Of whoever asked for it: another process would go by its locale."""
 
     def __call__(self, task: Task) -> None:
         """Leave the finished shard in the store; a shard that stands there already is left as it is."""
+        if self.language != current_language():
+            set_language(self.language)
         if self.store.find(task.key) is None:
             told = Told()
             self.store.write(task.key, pass_shard(task.shard, self.passing, told), told)

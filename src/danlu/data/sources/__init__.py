@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.core.registry import Registry
 from danlu.data.finding import SourceSpec, find_files
@@ -56,8 +57,8 @@ def read(
     not exist, an unknown format, or a missing package; damage inside files never raises.
     """
     progress = progress or Silent()
-    files = find_files(paths)
-    progress.start("read", len(files))
+    files = find_files(paths, ledger.remarks)
+    progress.start(say("flow.reading"), len(files))
     for found in files:
         report = FileReport(found.name)
         if reports is not None:

@@ -14,7 +14,6 @@ from typing import Any
 
 from danlu.core.errors import DanluError, DataError
 from danlu.core.files import sha256_file
-from danlu.core.messages import say
 from danlu.core.registry import Registry
 from danlu.data import columns
 from danlu.data.enclosed import MAX_DEPTH, Room
@@ -162,7 +161,6 @@ class _FileReading:
     current: Format | None = None
     shape: tuple[tuple[str, type], ...] = ()
     """Columns and kinds of values of the row that `current` was chosen for: rows of one shape have one format."""
-    said: set[str] = field(default_factory=set)
     digest: str = ""
     """Of the file's bytes, once a passage needed it."""
     num_chars: int = 0
@@ -208,10 +206,7 @@ class _FileReading:
         return fmt is not None and fmt.matches(row) >= (0.1 if self.fixed else 0.3)
 
     def _note(self, reason: str, **values: Any) -> None:
-        sentence = f"{self.found.name}: {say(f'ledger.{reason}', **values)}"
-        if sentence not in self.said:
-            self.said.add(sentence)
-            self.ledger.notes.append(sentence)
+        self.ledger.remark(self.found.name, reason, **values)
 
     def _document(self, item: Passage, file: str) -> Sample | None:
         changes: dict[str, int] = {}
