@@ -251,3 +251,23 @@ def test_hostile_repetition_costs_no_more_than_its_length(unit: str) -> None:
 
     taken(2_000)
     assert taken(40_000) < 30 * taken(4_000) + 0.3
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["手机137.7000.1241", "手机1 3 7 7 0 0 0 1 2 4 1", "电话:(137)70001242", "手机号码13770001244元", "tel:13770001245x",
+     "手机**137**70001250", "电话：137，7000，1251", "name,13770001252,x", '[13770001253,13770001254]'],
+)  # fmt: skip
+def test_mobiles_written_in_odd_ways_behind_a_cue_are_found(text: str) -> None:
+    found = Scanner().scan([text])[0]
+    assert found and all(hit.kind == "mobile" for hit in found)
+    left = "".join(letter for at, letter in enumerate(text) if not any(hit.start <= at < hit.end for hit in found))
+    assert not any(map(str.isdigit, left)), left
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["价格1,377,000,124元", "共13770001244元", "第1 3 7 7 0 0 0 1 2 4 1项", "1，2，3，4，5，6，7", "版本137.7000.1241"],
+)
+def test_odd_numbers_without_a_cue_are_left(text: str) -> None:
+    assert Scanner().scan([text])[0] == []

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from danlu.data.sample import Conversation, Sample
-from danlu.data.texts import texts_of
-from danlu.data.twins.signatures import signatures
+from danlu.data.identity import content_of
+from danlu.data.sample import Conversation, Label, Sample
+from danlu.data.twins.signatures import group_tie, signatures
 
 Columns = Mapping[str, npt.NDArray[Any]]
 SPANS = ("asked", "said")
@@ -26,6 +26,7 @@ def without_originals(
 ) -> dict[str, npt.NDArray[Any]]:
     """The columns with the text of `masked`; rows that were dropped have none."""
     pairs = enumerate(zip(original, masked, strict=True))
+    columns = {**columns, **_labels(columns, masked), **_ties(columns, original, masked)}
     changed = [row for row, (before, after) in pairs if after is None or _differ(before, after)]
     if not changed:
         return dict(columns)
@@ -43,6 +44,34 @@ def without_originals(
     return {**columns, "units": np.concatenate(own), "start": start, **spans}
 
 
+def _labels(columns: Columns, masked: Sequence[Sample | None]) -> dict[str, npt.NDArray[Any]]:
+    """Labels as they are now; which rows have equal ones stays as it was."""
+    names = columns["label_names"].tolist()
+    now = dict.fromkeys(names, "")
+    for code, sample in zip(columns["label"].tolist(), masked, strict=True):
+        if code >= 0 and isinstance(sample, Label):
+            now[names[code]] = sample.label
+    if all(name == label for name, label in now.items()):
+        return {}
+    return {"label_names": np.array(list(now.values()), dtype=f"<U{max(map(len, now.values()), default=1) or 1}")}
+
+
+def _ties(columns: Columns, original: Sequence[Sample], masked: Sequence[Sample | None]) -> dict[str, npt.NDArray[Any]]:
+    """Ties of groups that held a value are made of the group as it is now: a short value can be guessed from a tie."""
+    keys = columns["tie_key"]
+    moved = {
+        before.group: after.group
+        for before, after in zip(original, masked, strict=True)
+        if before.group is not None and after is not None and after.group is not None and after.group != before.group
+    }
+    if not moved:
+        return {}
+    fresh = keys.copy()
+    for before, now in moved.items():
+        fresh[keys == group_tie(before)] = group_tie(now)
+    return {"tie_key": fresh}
+
+
 def _split(columns: Columns) -> list[npt.NDArray[Any]]:
     """Each row's text."""
     return np.split(columns["units"], columns["start"][1:-1]) if len(columns["start"]) > 1 else []
@@ -50,6 +79,11 @@ def _split(columns: Columns) -> list[npt.NDArray[Any]]:
 
 def _differ(before: Sample, after: Sample) -> bool:
     """Rows that privacy left alone share their turns with what they were: mostly there is nothing to compare."""
-    if isinstance(before, Conversation) and isinstance(after, Conversation) and before.messages is after.messages:
+    if (
+        isinstance(before, Conversation)
+        and isinstance(after, Conversation)
+        and before.messages is after.messages
+        and before.tools is after.tools
+    ):
         return False
-    return texts_of(before) != texts_of(after)
+    return content_of(before) != content_of(after)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 _NEAR = 10
+_BESIDE = 6
 _JOINERS = " \t:：#=是为\"'“”(（"
 _BEFORE = (
     "订单号 订单编号 单号 流水号 编号 编码 货号 型号 条码 条形码 版本 版本号 批号 批次 "
@@ -75,6 +76,6 @@ def speaks_against(before: str, after: str, cue: Callable[[str], bool]) -> bool:
     """Whether the words right beside say that it is something else, and no cue stands as near."""
     behind = after.lstrip(" ").lower()
     if behind and behind.startswith(_BY_FIRST.get(behind[0], ())):
-        return True
+        return not cue(before[-_BESIDE:])
     said = before.rstrip(_JOINERS).lower()
     return bool(said) and said.endswith(_BY_LAST.get(said[-1], ())) and not cue(before[-_NEAR:])

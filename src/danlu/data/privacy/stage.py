@@ -13,7 +13,7 @@ from danlu.core.errors import DataError
 from danlu.data.identity import sample_id
 from danlu.data.privacy.detectors import DETECTORS, Recognizer
 from danlu.data.privacy.finding import KINDS, Finding
-from danlu.data.privacy.forgotten import Forgotten
+from danlu.data.privacy.forgotten import Forgotten, macs_of
 from danlu.data.privacy.keys import Keyring
 from danlu.data.privacy.known import KnownNames
 from danlu.data.privacy.level import Level, grade, level_of
@@ -21,11 +21,17 @@ from danlu.data.privacy.mentions import complete
 from danlu.data.privacy.policy import Policy
 from danlu.data.privacy.records import Record
 from danlu.data.privacy.scan import Scanner, settle
+from danlu.data.privacy.sight import Place, as_before, cues_of, digest_of, places_of, seen_again
+from danlu.data.privacy.structured import kept_valid
 from danlu.data.sample import Sample
 from danlu.data.stage import Fate, Outcome
 from danlu.data.texts import texts_of, with_texts
 
-VERSION = 2
+VERSION = 3
+_REMEMBERED = 65_536
+"""Short strings beside the texts (headers, groups, tools) come again row by row: so many are read once."""
+_GROUP = "姓名："
+"""A group may be a name that nothing leads to."""
 
 MADE = ("teacher", "augment", "replay")
 """Makers whose rows were made of masked text, here."""
@@ -37,6 +43,21 @@ class Examined:
 
     outcome: Outcome
     records: tuple[Record, ...]
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A row as privacy reads it. `places` are those of `texts_of`, then those of `sight`; `found` one list for each,
+    counted in the place's text alone. `group` are findings in the group, which nothing but the group decides."""
+
+    places: list[Place]
+    num_texts: int
+    found: list[list[Finding]]
+    group: list[Finding]
+
+    @property
+    def hits(self) -> list[Finding]:
+        return [hit for hits in (*self.found, self.group) for hit in hits]
 
 
 class PrivacyStage:
@@ -60,9 +81,14 @@ class PrivacyStage:
         self._recognizers = [open_recognizer(name) for name in recognizers]
         self._versions = {each.name: each.version for each in self._recognizers}
         self._scanner: Scanner | None = None
+        self._read: dict[str, list[Finding]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_scanner": None, "_recognizers": []}  # compiled patterns and models stay here
+        return self.__dict__ | {
+            "_scanner": None,
+            "_recognizers": [],
+            "_read": {},
+        }  # compiled patterns and models stay here
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -106,12 +132,42 @@ class PrivacyStage:
 
     def examine(self, samples: Sequence[Sample]) -> list[Examined]:
         texts = [texts_of(sample) for sample in samples]
-        found = iter(self.find([text for of_sample in texts for text in of_sample]))
+        cues = [cues_of(sample) for sample in samples]
+        cued = [
+            text if lead is None else [cue + one for cue, one in zip(lead, text, strict=True)]
+            for text, lead in zip(texts, cues, strict=True)
+        ]
+        found = iter(self.find([text for of_sample in cued for text in of_sample]))
+        beside = [places_of(sample) for sample in samples]
+        self._remember(
+            {place.cue + place.text for places in beside for place in places}
+            | {cue + sample.group for sample in samples if sample.group for cue in ("", _GROUP)}
+        )
         examined = []
-        for sample, of_sample in zip(samples, texts, strict=True):
-            hits = [next(found) for _ in of_sample]
-            examined.append(self._examine(sample, of_sample, hits))
+        for at, sample in enumerate(samples):
+            hits = [next(found) for _ in texts[at]]
+            read = [self._read[place.cue + place.text] for place in beside[at]] if beside[at] else []
+            group = self._in_group(sample.group) if sample.group else []
+            if any(hits) or any(read) or group or self.forgotten is not None:
+                leads = cues[at] or [""] * len(texts[at])
+                places = [Place(cue, text) for cue, text in zip(leads, texts[at], strict=True)] + beside[at]
+                examined.append(self._examine(sample, _Seen(places, len(texts[at]), hits + read, group)))
+            else:
+                examined.append(self._clean(sample))
         return examined
+
+    def _remember(self, strings: set[str]) -> None:
+        """Read what was not read yet, all at once."""
+        if len(self._read) > _REMEMBERED:
+            self._read = {}
+        fresh = [string for string in strings if string not in self._read]
+        if fresh:
+            self._read |= zip(fresh, self.find(fresh), strict=True)
+
+    def _in_group(self, group: str) -> list[Finding]:
+        named = [hit for hit in self._read[_GROUP + group] if hit.end > len(_GROUP)]
+        shifted = [hit._replace(start=max(0, hit.start - len(_GROUP)), end=hit.end - len(_GROUP)) for hit in named]
+        return self._read[group] or shifted
 
     def find(self, texts: Sequence[str]) -> list[list[Finding]]:
         """Findings of each text, of all detectors, certain enough for the policy; mentions are not yet completed."""
@@ -125,38 +181,54 @@ class PrivacyStage:
         floor = self.policy.min_score
         return [[hit for hit in hits if hit.score >= floor] if hits else hits for hits in found]
 
-    def _examine(self, sample: Sample, texts: list[str], found: list[list[Finding]]) -> Examined:
-        is_made = sample.tags.get("made_by") in MADE
-        if any(found):
-            found = complete(texts, found)
-            if is_made:
-                found = [[hit for hit in hits if not self._is_ours(hit)] for hits in found]
-        if self._has_to_go(texts, found):
-            return self._dropped(sample, found, "privacy_forgotten")
-        if not any(found):
-            brought = level_of(sample)
-            level = self.policy.level if brought is None else grade((brought, self.policy.level))
-            return Examined((_tagged(sample, level, level, flags=False), ()), _derived(sample))
-        if any(self.policy.actions[hit.kind] == "drop" for hits in found for hit in hits):
-            return self._dropped(sample, found, "privacy_dropped")
-        return self._masked(sample, texts, found)
+    def _clean(self, sample: Sample) -> Examined:
+        brought = level_of(sample)
+        level = self.policy.level if brought is None else grade((brought, self.policy.level))
+        return Examined((_tagged(sample, level, level, flags=False), ()), _derived(sample))
+
+    def _examine(self, sample: Sample, seen: _Seen) -> Examined:
+        if any(seen.found):
+            seen.found = complete([place.cue + place.text for place in seen.places], seen.found)
+            seen.found = [_in_text(hits, place) for hits, place in zip(seen.found, seen.places, strict=True)]
+            if sample.tags.get("made_by") in MADE:
+                seen.found = [[hit for hit in hits if not self._is_ours(hit)] for hits in seen.found]
+        if self._has_to_go(sample, seen):
+            return self._dropped(sample, seen, "privacy_forgotten")
+        hits = seen.hits
+        if not hits:
+            return self._clean(sample)
+        if any(self.policy.actions[hit.kind] == "drop" for hit in hits):
+            return self._dropped(sample, seen, "privacy_dropped")
+        return self._masked(sample, seen)
 
     def _is_ours(self, hit: Finding) -> bool:
         """A pseudonym of ours, or a surname alone, in a text that was made of masked text."""
         return fakes.is_own(hit, self.keyring) or (hit.kind == "name" and len(hit.value) == 1)
 
-    def _has_to_go(self, texts: list[str], found: list[list[Finding]]) -> bool:
+    def _has_to_go(self, sample: Sample, seen: _Seen) -> bool:
+        """By findings, by whole short values that no detector knows, and by names wherever they stand."""
         if self.forgotten is None:
             return False
-        macs = {self._mac(hit) for hits in found for hit in hits}
-        return not macs.isdisjoint(self.forgotten.macs) or (
-            bool(self.forgotten.names) and any(self.forgotten.is_named_in(text, self.keyring) for text in texts)
-        )
+        macs = {self._mac(hit) for hit in seen.hits}
+        beside = [place.text for place in seen.places[seen.num_texts :]] + [sample.group or ""]
+        macs |= {mac for text in beside if text and len(text) <= 64 for mac in macs_of(text, self.keyring)}
+        if not macs.isdisjoint(self.forgotten.macs):
+            return True
+        texts = [*(place.text for place in seen.places), sample.group or ""]
+        return bool(self.forgotten.names) and any(self.forgotten.is_named_in(text, self.keyring) for text in texts)
 
-    def _masked(self, sample: Sample, texts: list[str], found: list[list[Finding]]) -> Examined:
-        fresh = [self._rewritten(text, hits) if hits else text for text, hits in zip(texts, found, strict=True)]
-        masked = with_texts(sample, fresh)
-        hits = [hit for of_text in found for hit in of_text]
+    def _masked(self, sample: Sample, seen: _Seen) -> Examined:
+        fresh = [
+            self._rewritten(place, hits) if hits else place.text
+            for place, hits in zip(seen.places, seen.found, strict=True)
+        ]
+        masked = with_texts(sample, fresh[: seen.num_texts])
+        if any(seen.found[seen.num_texts :]):
+            put = iter(fresh[seen.num_texts :])
+            masked = seen_again(masked, lambda cue, value, is_id: as_before(value, next(put)))
+        if sample.group and self._acts(seen.group):
+            masked = replace(masked, group=digest_of(sample.group, self.keyring.alias_bytes))
+        hits = seen.hits
         kept = [hit for hit in hits if self.policy.actions[hit.kind] == "keep"]
         base = grade([level_of(sample) or "public", self.policy.level])
         level = grade([base, *(KINDS[hit.kind].level for hit in kept)])
@@ -165,22 +237,22 @@ class PrivacyStage:
         acted = [hit for hit in hits if self.policy.actions[hit.kind] != "keep"]
         fates = [Fate("change", "privacy_masked", {"found": counted(acted)})] if acted else []
         fates += [Fate("flag", "privacy_found", {"found": counted(kept)})] if kept else []
-        return Examined(
-            (masked, tuple(fates)), self._records(masked, sample_id(masked), found, None) + _derived(masked)
-        )
+        return Examined((masked, tuple(fates)), self._records(masked, sample_id(masked), seen, None) + _derived(masked))
 
-    def _dropped(self, sample: Sample, found: list[list[Finding]], reason: str) -> Examined:
-        hits = [hit for of_text in found for hit in of_text]
+    def _acts(self, hits: list[Finding]) -> bool:
+        return any(self.policy.actions[hit.kind] != "keep" for hit in hits)
+
+    def _dropped(self, sample: Sample, seen: _Seen, reason: str) -> Examined:
         mark = "x_" + self.keyring.mac("secret", sample_id(sample))
-        fate = Fate("drop", reason, {"found": counted(hits)})
-        return Examined((None, (fate,)), self._records(sample, mark, found, "drop"))
+        fate = Fate("drop", reason, {"found": counted(seen.hits)})
+        return Examined((None, (fate,)), self._records(sample, mark, seen, "drop"))
 
-    def _rewritten(self, text: str, hits: list[Finding]) -> str:
-        parts, end = [], len(text)
-        for hit in reversed(hits):
-            parts += [text[hit.end : end], self._put(hit, text[hit.start : hit.end], text)]
-            end = hit.start
-        return text[:end] + "".join(reversed(parts))
+    def _rewritten(self, place: Place, hits: list[Finding]) -> str:
+        text = place.text
+        if place.is_id and self._acts(hits):
+            return digest_of(text, self.keyring.alias_bytes)
+        puts = [(hit.start, hit.end, self._put(hit, text[hit.start : hit.end], place.cue + text)) for hit in hits]
+        return kept_valid(text, puts)
 
     def _put(self, hit: Finding, shown: str, text: str) -> str:
         match self.policy.actions[hit.kind]:
@@ -196,7 +268,7 @@ class PrivacyStage:
     def _mac(self, hit: Finding) -> str:
         return self.keyring.mac(KINDS[hit.kind].family, hit.value)
 
-    def _records(self, sample: Sample, mark: str, found: list[list[Finding]], action: str | None) -> tuple[Record, ...]:
+    def _records(self, sample: Sample, mark: str, seen: _Seen, action: str | None) -> tuple[Record, ...]:
         return tuple(
             {
                 "sample": mark,
@@ -213,9 +285,17 @@ class PrivacyStage:
                 "mac": self._mac(hit),
                 "key": self.keyring.current,
             }
-            for index, hits in enumerate(found)
+            for index, hits in enumerate((*seen.found, seen.group))
             for hit in hits
         )
+
+
+def _in_text(hits: list[Finding], place: Place) -> list[Finding]:
+    """Findings of a place with its cue, in its text alone; what stands in the cue is another place's."""
+    lead = len(place.cue)
+    if not lead or not hits:
+        return hits
+    return [hit._replace(start=max(0, hit.start - lead), end=hit.end - lead) for hit in hits if hit.end > lead]
 
 
 def _derived(sample: Sample) -> tuple[Record, ...]:

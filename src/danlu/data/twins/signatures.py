@@ -195,6 +195,11 @@ def _ties(samples: Sequence[Sample], ids: Sequence[str] | None) -> tuple[npt.NDA
     return np.array(rows, np.int32), np.frombuffer(b"".join(keys), np.uint64)
 
 
+def group_tie(group: str) -> np.uint64:
+    """The tie that rows of a group share, in `tie_key`."""
+    return np.uint64(np.frombuffer(_tie(f"group\x00{group}"), np.uint64)[0])
+
+
 def _names_of(sample: Sample) -> Iterator[str]:
     """What must not be parted: the group that the data state, the document, parents and the documents that prove it."""
     if sample.group is not None:

@@ -11,6 +11,7 @@ DETECTORS: Registry[type[Rule]] = Registry(
     "detectors",
     {
         "numbers": "danlu.data.privacy.detectors.numbers:Numbers",
+        "numbers_apart": "danlu.data.privacy.detectors.numbers:Apart",
         "codes": "danlu.data.privacy.detectors.codes:Codes",
         "secrets": "danlu.data.privacy.detectors.secrets:Known",
         "secrets_by_word": "danlu.data.privacy.detectors.secrets:Cued",

@@ -24,8 +24,10 @@ _QUAD = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}$")
 _EXTENSION = re.compile("[xX][0-9]{1,6}(?![0-9A-Za-z])")
 _GLUED_CUE = re.compile(r"(?:^|[^A-Za-z])(?i:tel|phone|mobile|mob|cell|wx|vx|v|id|no|qq)$")
 _AREA = re.compile(r"^(?:010|02[0-57-9]|0[3-9][0-9]{2})$")
+_THOUSANDS = re.compile("[0-9]{3}(?![0-9])")
 _LONGEST_WINDOW = 7
 _MOBILE_SHAPES = {(11,), (3, 4, 4), (3, 8), (3, 3, 5), (4, 4, 3), (7, 4)}
+_MOBILE_DIGITS = 11
 _SUBSCRIBER_SHAPES = {(7,), (8,), (4, 4), (3, 4)}
 _UK_SHAPES = {(3, 4, 4), (4, 3, 4), (5, 6), (5, 3, 3), (4, 7), (4, 4, 3)}
 
@@ -48,7 +50,7 @@ class _Window(NamedTuple):
 
 class Numbers:
     name = "numbers"
-    version = 1
+    version = 2
     pattern = r"[0-9０-９](?:[ \-–.()/（）]{0,2}[0-9０-９]){6}"
     opens = _DIGITS
 
@@ -91,7 +93,9 @@ def _is_inside(text: str, start: int, low: int) -> bool:
     if start == low:
         return False
     left, further = text[start - 1], text[start - 2] if start - 2 >= low else ""
-    if left in "-./_,":
+    if left == ",":  # 1,234,567 and not a cell of a table or of a list
+        return further.isdigit() and _THOUSANDS.match(text, start) is not None
+    if left in "-./_":
         return left == "_" or (further.isascii() and further.isalnum())
     return _glues(left) and not _GLUED_CUE.search(text[max(low, start - 8) : start])
 
@@ -100,7 +104,8 @@ def _judged(chunks: list[tuple[str, int, int]], spot: Spot, raw: str) -> list[Fi
     found: list[Finding] = []
     first = taken = 0
     while first < len(chunks):
-        for last in range(min(len(chunks), first + _LONGEST_WINDOW), first, -1):
+        longest = _MOBILE_DIGITS if len(chunks[first][0]) == 1 else _LONGEST_WINDOW  # 1 3 8 1 2 3 …
+        for last in range(min(len(chunks), first + longest), first, -1):
             window = _window(chunks, first, last, spot, raw)
             if window is None or _is_a_part(window, chunks, first, last, taken):
                 continue
@@ -126,7 +131,7 @@ def _window(chunks: list[tuple[str, int, int]], first: int, last: int, spot: Spo
         return None
     if last < len(chunks):
         gap = raw[chosen[-1][2] - origin : chunks[last][1] - origin]
-        if gap == "." or (gap == "-" and len(chunks[last][0]) > 4):
+        if (gap == "." and chunks[last][0] != "0") or (gap == "-" and len(chunks[last][0]) > 4):
             return None
     gaps = tuple(raw[a[2] - origin : b[1] - origin] for a, b in itertools.pairwise(chosen))
     digits = "".join(chunk[0] for chunk in chosen)
@@ -155,7 +160,10 @@ def _judge(window: _Window, spot: Spot) -> Finding | None:
         return None
     before = spot.before(32, window.start)
     if window.digits[-1] in "Xx" and size != 18:
-        return None
+        if size != _MOBILE_DIGITS + 1 or not context.MOBILE(before):
+            return None
+        shape = (*window.shape[:-1], window.shape[-1] - 1)
+        window, size = window._replace(digits=window.digits[:-1], shape=shape, end=window.end - 1), _MOBILE_DIGITS
     if size >= 12 and window.is_even:
         hit = _judge_id(window, before) or _judge_card(window, before)
         if hit is not None:
@@ -242,10 +250,14 @@ def _judge_phone(window: _Window, before: str, spot: Spot) -> _Hit | None:
         digits, shape = digits[4:], shape[1:] if shape[0] == 4 else (shape[0] - 4, *shape[1:])
     elif digits.startswith("86") and len(digits) == 13:
         digits, shape = digits[2:], shape[1:] if shape[0] == 2 else (shape[0] - 2, *shape[1:])
-    if len(digits) == 11 and digits[0] == "1" and digits[1] in "3456789" and shape in _MOBILE_SHAPES:
-        if not set(window.gaps) <= {" ", "-"}:
+    if len(digits) == _MOBILE_DIGITS and digits[0] == "1" and digits[1] in "3456789":
+        is_cued = context.MOBILE(before)
+        if shape in _MOBILE_SHAPES and set(window.gaps) <= {" ", "-"}:
+            return _Hit("mobile", 0.95 if is_cued else 0.75, context.MOBILE)
+        if is_cued and (shape in _MOBILE_SHAPES or shape == (1,) * _MOBILE_DIGITS):  # 137.7000.1241, (137)70001242
+            return _Hit("mobile", 0.8, context.MOBILE)
+        if shape in _MOBILE_SHAPES:
             return None
-        return _Hit("mobile", 0.95 if context.MOBILE(before) else 0.75, context.MOBILE)
     if digits.startswith(("400", "800")) and len(digits) == 10:
         return None  # numbers of firms, published
     left = spot.text[max(spot.low, window.start - 2) : window.start]
@@ -310,3 +322,23 @@ def _judge_cued(window: _Window, before: str) -> _Hit | None:
     if shape == (9,) and context.PASSPORT(before):
         return _Hit("passport", 0.65, context.PASSPORT)
     return None
+
+
+class Apart:
+    """A mobile whose groups are held apart by marks that no other number has: `**137**70001250`, `137，7000，1251`."""
+
+    name = "numbers_apart"
+    version = 1
+    pattern = "1[3-9][0-9][*，,、]{1,2}[0-9]{4}[*，,、]{0,2}[0-9]{4}"
+    opens = "1"
+    _form = re.compile(pattern)
+
+    def find(self, spot: Spot) -> tuple[list[Finding], int]:
+        found = self._form.match(spot.text, spot.start, spot.high)
+        if found is None:
+            return [], spot.start
+        is_part = _glues(spot.after(1, found.end())[:1] or " ") or (spot.start > spot.low and _glues(spot.before(1)))
+        if is_part or not context.MOBILE(spot.before(32)):
+            return [], spot.start
+        value = "".join(letter for letter in found[0] if letter.isdigit())
+        return [Finding(spot.start, found.end(), "mobile", 0.7, self.name, value)], found.end()
