@@ -18,12 +18,13 @@ from importlib import resources
 from pathlib import Path
 
 from danlu.core.progress import Silent
+from danlu.data.language import language_of
 from danlu.data.ledger import Ledger
 from danlu.data.sample import Document
 from danlu.data.sources import read
 from danlu.data.synthesis.belonging import fault_of_belonging
 from danlu.data.synthesis.facts import fault_of_answer, figures
-from danlu.data.synthesis.words import content_of, language_of
+from danlu.data.synthesis.words import content_of
 from danlu.pipeline.synthesize import READING
 
 COMPANY = Path(str(resources.files("danlu.assets") / "company"))

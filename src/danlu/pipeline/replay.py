@@ -19,9 +19,10 @@ from danlu.core.errors import DataError
 from danlu.core.files import read_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress
+from danlu.data.language import language_of
 from danlu.data.sample import Conversation, Message, Origin
 from danlu.data.synthesis.teacher import OPEN, Ask, Teacher
-from danlu.data.synthesis.words import language_of, tokens_of
+from danlu.data.synthesis.words import tokens_of
 from danlu.engines.cache import AnswerCache
 from danlu.pipeline.base import Base, open_base
 from danlu.pipeline.teacher import LocalTeacher

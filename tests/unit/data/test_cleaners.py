@@ -21,7 +21,7 @@ from danlu.data.cleaners import CLEANERS, Batch, Clean, build
 from danlu.data.cleaners.cleaner import Cues, Folded
 from danlu.data.cleaners.contaminated import Contaminated
 from danlu.data.cleaners.json_answers import holds_json
-from danlu.data.cleaners.languages import LANGUAGES, language_shares
+from danlu.data.language import LANGUAGES, language_shares
 from danlu.data.ledger import Ledger
 from danlu.data.sample import Conversation, Document, Label, Message, Origin, Preference, Sample
 from danlu.data.sources import read

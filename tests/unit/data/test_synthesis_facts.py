@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from danlu.data.language import language_of
 from danlu.data.ledger import Ledger
 from danlu.data.sample import Document
 from danlu.data.sources import read
 from danlu.data.synthesis.belonging import fault_of_belonging
 from danlu.data.synthesis.facts import fault_of_answer, fault_of_core, figures
-from danlu.data.synthesis.words import content_of, language_of, rouge_l, tokens_of
+from danlu.data.synthesis.words import content_of, rouge_l, tokens_of
 from teacher_kit import READING, SILENT
 
 LEAVE = "员工满一年后每年享受年假10天，由部门经理审批，不得跨年使用，最多可分三次休完。"

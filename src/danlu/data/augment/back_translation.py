@@ -6,9 +6,9 @@ import zlib
 from collections.abc import Sequence
 
 from danlu.data.augment.augmenter import Asking, Variable
+from danlu.data.language import Language, language_of
 from danlu.data.synthesis.prompts import messages, told
 from danlu.data.synthesis.teacher import Ask, Clearance
-from danlu.data.synthesis.words import Language, language_of
 
 TEMPERATURE = 0.7
 

@@ -14,8 +14,9 @@ from importlib import resources
 from itertools import pairwise
 
 from danlu.data.augment.augmenter import Asking, Variable
+from danlu.data.language import HAN, language_of
 from danlu.data.synthesis.lexicon import ADVERBS, FILLERS
-from danlu.data.synthesis.words import HAN, chinese_words, language_of
+from danlu.data.synthesis.words import chinese_words
 
 _ENGLISH_PIECES = re.compile(r"[A-Za-z]+(?:['’-][A-Za-z]+)*|\s+|[^A-Za-z\s]+")
 _QUOTED = re.compile(r"“[^”]*”|\"[^\"]*\"|《[^》]*》|「[^」]*」|`[^`]*`|【[^】]*】")

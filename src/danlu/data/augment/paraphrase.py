@@ -6,10 +6,10 @@ import zlib
 from collections.abc import Sequence
 
 from danlu.data.augment.augmenter import Asking, Variable
+from danlu.data.language import language_of
 from danlu.data.synthesis.paraphrases import ask_wordings, read_wordings
 from danlu.data.synthesis.prompts import messages, told
 from danlu.data.synthesis.teacher import Ask
-from danlu.data.synthesis.words import language_of
 
 TEMPERATURE = 0.8
 

@@ -12,12 +12,13 @@ from danlu.core.progress import Progress, Silent
 from danlu.core.registry import Registry
 from danlu.data.augment.augmenter import Augmenter, Variable
 from danlu.data.identity import sample_id
+from danlu.data.language import language_of
 from danlu.data.sample import Conversation, Label, Message, Preference, Sample, replace
 from danlu.data.synthesis.prompts import messages, told
 from danlu.data.synthesis.replies import parse_object, text_at
 from danlu.data.synthesis.teacher import Ask, Clearance, Reply, Teacher, check_cleared
 from danlu.data.synthesis.wording import fault_of_wording
-from danlu.data.synthesis.words import Reading, language_of
+from danlu.data.synthesis.words import Reading
 from danlu.recipe.synthesis import AugmentSection
 
 MAX_CLASSES = 40

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from danlu.data.identity import sample_id
+from danlu.data.language import language_or_mix
 from danlu.data.quality.facts import MAX_AUDIT, Histogram
 from danlu.data.quality.lengths import SCORE_EDGES, add, histogram_of
-from danlu.data.quality.reading import asked_and_answered, language_of
+from danlu.data.quality.reading import asked_and_answered
 from danlu.data.sample import Document, Label, Sample
 
 NUM_SAMPLED = 2000
@@ -114,9 +115,9 @@ class Tally:
 def _language(sample: Sample, prompt: str, answer: str) -> str:
     """The language that is learnt is the answer's; a label's is its text's, and a number alone has none."""
     if isinstance(sample, Label):
-        return language_of(prompt)
-    spoken = language_of(answer)
-    return spoken if spoken != "other" else language_of(prompt)
+        return language_or_mix(prompt)
+    spoken = language_or_mix(answer)
+    return spoken if spoken != "other" else language_or_mix(prompt)
 
 
 def _hash(sample: Sample, prompt: str, answer: str) -> int:

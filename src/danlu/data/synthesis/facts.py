@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from danlu.data.language import HAN
 from danlu.data.synthesis.lexicon import (
     ARTICLES,
     CHINESE_NOT,
@@ -22,7 +23,7 @@ from danlu.data.synthesis.lexicon import (
     SURNAMES,
     UNITS,
 )  # fmt: skip
-from danlu.data.synthesis.words import HAN, Reading, chinese_names, content_of, stem, tokens_of
+from danlu.data.synthesis.words import Reading, chinese_names, content_of, stem, tokens_of
 
 Folded = tuple[str, ...]
 

@@ -16,12 +16,13 @@ from typing import Any
 
 import orjson
 
+from danlu.data.language import Language, language_of
 from danlu.data.sample import Conversation, Message, Origin, Sample
 from danlu.data.synthesis.facts import Fault
 from danlu.data.synthesis.prompts import fenced, messages, told
 from danlu.data.synthesis.replies import text_at
 from danlu.data.synthesis.teacher import OPEN, Ask, Clearance
-from danlu.data.synthesis.words import Language, Reading, language_of, rouge_l, tokens_of
+from danlu.data.synthesis.words import Reading, rouge_l, tokens_of
 
 NUM_SEED_SHOTS, NUM_MADE_SHOTS = 6, 2
 ALIKE = 0.7

@@ -9,6 +9,7 @@ from pathlib import Path
 from danlu.core.errors import EngineError
 from danlu.core.messages import say
 from danlu.core.progress import Progress
+from danlu.data.language import Language, language_of
 from danlu.data.ledger import Ledger
 from danlu.data.sample import Conversation, Document, Origin, Preference, Sample, replace
 from danlu.data.synthesis.evidence import Quotable
@@ -37,7 +38,7 @@ from danlu.data.synthesis.questions import (
 )
 from danlu.data.synthesis.replies import parse_items
 from danlu.data.synthesis.teacher import Ask, Clearance, Reply, Teacher, check_cleared
-from danlu.data.synthesis.words import Language, Reading, language_of, rouge_l, tokens_of
+from danlu.data.synthesis.words import Reading, rouge_l, tokens_of
 from danlu.data.synthesis.yields import Yield
 from danlu.recipe.synthesis import SynthesisSection
 

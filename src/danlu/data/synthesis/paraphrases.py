@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from danlu.data.identity import sample_id
+from danlu.data.language import language_of
 from danlu.data.sample import Conversation, Message, replace
 from danlu.data.synthesis.facts import Fault
 from danlu.data.synthesis.prompts import messages, told
 from danlu.data.synthesis.replies import parse_object, texts_at
 from danlu.data.synthesis.teacher import Ask, Clearance
 from danlu.data.synthesis.wording import fault_of_wording
-from danlu.data.synthesis.words import Reading, language_of
+from danlu.data.synthesis.words import Reading
 
 
 def ask_wordings(question: str, num: int, clearance: Clearance, *, temperature: float, seed: int) -> Ask:

@@ -16,11 +16,12 @@ from typing import Any
 
 from danlu.core.files import sha256_bytes
 from danlu.data.identity import sample_id
+from danlu.data.language import HAN, Language, language_of
 from danlu.data.passages import cut_documents
 from danlu.data.sample import Document, Origin, replace
 from danlu.data.synthesis.evidence import Span
 from danlu.data.synthesis.teacher import Clearance
-from danlu.data.synthesis.words import HAN, Language, content_of, language_of
+from danlu.data.synthesis.words import content_of
 
 MAX_TOKENS, MIN_TOKENS = 1200, 300
 MIN_CHARACTERS = 40

@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 
 from danlu.core.files import sha256_bytes
+from danlu.data.language import Language
 from danlu.data.sample import Message
-from danlu.data.synthesis.words import Language
 
 
 @functools.cache

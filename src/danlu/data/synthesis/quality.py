@@ -9,12 +9,12 @@ import random
 import statistics
 from dataclasses import dataclass
 
+from danlu.data.language import language_of
 from danlu.data.sample import Conversation
 from danlu.data.synthesis.evidence import Quotable
 from danlu.data.synthesis.prompts import fenced, messages, told
 from danlu.data.synthesis.replies import parse_object, text_at
 from danlu.data.synthesis.teacher import Ask, Clearance
-from danlu.data.synthesis.words import language_of
 
 UNQUOTED = 3
 """Most points of a verdict whose quote is not in the passage."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from danlu.data.language import Language, language_of
 from danlu.data.sample import Conversation, Message
 from danlu.data.synthesis.belonging import fault_of_belonging
 from danlu.data.synthesis.evidence import MIN_QUOTE, Quotable, Span
@@ -20,7 +21,7 @@ from danlu.data.synthesis.passages import Library, Passage
 from danlu.data.synthesis.prompts import fenced, messages, told
 from danlu.data.synthesis.replies import parse_object, text_at, texts_at
 from danlu.data.synthesis.teacher import Ask, Clearance
-from danlu.data.synthesis.words import Language, Reading, language_of
+from danlu.data.synthesis.words import Reading
 
 SUPPORT = {"fact": 0.65, "multi-turn": 0.6, "how": 0.55, "why": 0.55, "compare": 0.55}
 """Least share of an answer's content words that its evidence, the headings or the question must hold."""

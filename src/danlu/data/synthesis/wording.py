@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 
+from danlu.data.language import language_of
 from danlu.data.synthesis.facts import Fault, fault_of_names, fault_of_negation, figures
 from danlu.data.synthesis.lexicon import CHINESE_NOT
-from danlu.data.synthesis.words import Reading, content_of, language_of, rouge_l, tokens_of
+from danlu.data.synthesis.words import Reading, content_of, rouge_l, tokens_of
 
 MAX_ALIKE = 0.95
 MIN_SHARED = 0.2

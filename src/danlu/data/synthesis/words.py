@@ -1,4 +1,4 @@
-"""What synthesis has to know of words: which language a text is in, how alike two texts are, what carries content.
+"""What synthesis has to know of words: how alike two texts are, what carries content.
 
 ROUGE-L (Lin 2004) counts a Chinese character and a Latin word as one token each; a tokeniser for English alone finds
 nothing in Chinese.
@@ -9,18 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from danlu.core.errors import DataError
+from danlu.data.language import HAN
 from danlu.data.synthesis.lexicon import FUNCTION_CHARACTERS, FUNCTION_WORDS
 
-Language = Literal["zh", "en", "other"]
-
-HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_HAN = re.compile(f"[{HAN}]")
-_KANA = re.compile("[\u3041-\u30ff\uac00-\ud7af]")
 _TOKEN = re.compile(rf"[{HAN}\u3041-\u30ff]|[^\W_{HAN}\u3041-\u30ff]+")
-_LETTER = re.compile(r"[^\W\d_]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +25,6 @@ class Reading:
 
     fold: Callable[[str], tuple[str, ...]]
     declines: Callable[[str], bool]
-
-
-def language_of(text: str) -> Language:
-    """Chinese from a quarter of Han characters on (technical Chinese is full of Latin names), else English by its
-    letters; Japanese, Korean and other scripts are `other`."""
-    letters = len(_LETTER.findall(text))
-    if not letters:
-        return "other"
-    if len(_KANA.findall(text)) > 0.05 * letters:
-        return "other"
-    han = len(_HAN.findall(text))
-    # a Latin word of five letters weighs about as much as two characters
-    if han and han >= 0.25 * (han + 0.4 * (letters - han)):
-        return "zh"
-    latin = sum(character < "\u0250" for character in _LETTER.findall(text))
-    return "en" if latin >= 0.9 * letters else "other"
 
 
 def tokens_of(text: str) -> list[str]:
