@@ -17,6 +17,7 @@ PATH_KNOBS = (
     ("data", "sources"),
     ("data", "validation"),
     ("data", "cleaning", "evaluation_sets"),
+    ("data", "privacy", "pack"),
     ("data", "privacy", "names"),
     ("data", "privacy", "forget"),
     ("data", "privacy", "key_file"),
@@ -98,6 +99,8 @@ def anchor_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
             continue
         if parents == ["data", "privacy"] and str(node[last]).startswith("~"):
             continue  # the same recipe on another account means that account's own keys
+        if last == "pack" and not str(node[last]).endswith((".yaml", ".yml")):
+            continue  # one that comes with danlu
         node[last] = _anchor(node[last], folder, is_model=last in ("base", "model"))
     return tree
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from danlu.data.privacy import Policy
 from danlu.pipeline.check import check
 from danlu.recipe import Recipe
 
@@ -54,3 +55,15 @@ def test_off_as_yaml_reads_it(tmp_path: Path, written: str) -> None:
     )
     assert Recipe.load(path).data.privacy.pack == "off"
     assert Recipe.load(path, ["data.privacy.pack=off"]).data.privacy.pack == "off"
+
+
+def test_a_pack_beside_the_recipe_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pack: house.yaml` was looked for in the current folder, and a pack's own name is no file."""
+    (tmp_path / "house.yaml").write_text("actions: {mobile: mask}\n", "utf-8")
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: t\nmodel: {base: b}\ndata: {privacy: {pack: house.yaml}}\nmethod: {kind: sft}\n", "utf-8")
+    (tmp_path / "desk").mkdir()
+    monkeypatch.chdir(tmp_path / "desk")
+    section = Recipe.load(path).data.privacy
+    assert section.pack == str(tmp_path / "house.yaml") and Policy.of(section).actions["mobile"] == "mask"
+    assert Recipe.load(path, ["data.privacy.pack=finance"]).data.privacy.pack == "finance"
