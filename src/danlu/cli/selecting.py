@@ -11,7 +11,7 @@ from danlu.core.errors import RecipeError
 from danlu.core.messages import current_language, say
 from danlu.core.registry import nearest
 from danlu.pipeline.read_labels import read_labels
-from danlu.pipeline.select import By, Selection, next_step, select, selection_json
+from danlu.pipeline.select import POOL_REJECTS, By, Selection, next_step, select, selection_json
 from danlu.run.run import Run
 
 NUM_SHOWN = 10
@@ -35,6 +35,8 @@ def show_selection(
         run, budget, by=way, pool=pool, scores=scores, functions=functions, repeats=repeats, progress=voice.progress
     )
     voice.say(say("select.told", chosen=len(selection.tasks), pool=selection.num_pool), "bold")
+    if num_refused := sum(selection.refused.values()):
+        voice.say(say("select.refused", num=num_refused, path=selection.folder / POOL_REJECTS), "yellow")
     voice.say(say(f"select.by_{selection.by}"))
     _show_rows(selection, voice)
     if selection.weak is not None:

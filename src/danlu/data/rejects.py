@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -11,6 +12,7 @@ from danlu.core.errors import DataError
 from danlu.core.files import writing
 from danlu.core.messages import say
 from danlu.data.ledger import Entry, Ledger
+from danlu.data.quality.masking import veil
 
 
 def write_rejects(rejects: Ledger | Iterable[Entry], path: Path) -> None:
@@ -41,6 +43,12 @@ def check_threshold(ledger: Ledger, max_rejected_ratio: float, rejects_file: Pat
 def _reason(entry: Entry) -> str:
     where = f"{entry.file}:{entry.line}" if entry.line else entry.file
     return f"{say(f'ledger.{entry.reason}', **entry.values)} ({where})"
+
+
+def veiled(entry: Entry) -> Entry:
+    """A refused row never came to privacy: its text is not kept, and excerpts in the reason are hidden coarsely."""
+    values = {name: veil(value, 200) if isinstance(value, str) else value for name, value in entry.values.items()}
+    return replace(entry, raw="", values=values)
 
 
 def _printable(text: str) -> str:

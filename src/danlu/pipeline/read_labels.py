@@ -21,7 +21,7 @@ from danlu.data.identity import sample_id
 from danlu.data.labelling import label_studio, superannotate
 from danlu.data.labelling.task import Judgement, Task, sample_of, settle
 from danlu.data.ledger import Ledger
-from danlu.data.rejects import write_rejects
+from danlu.data.rejects import veiled, write_rejects
 from danlu.data.sample import Label, Origin, Sample
 from danlu.data.sources import read
 from danlu.pipeline.passing import build_privacy
@@ -68,27 +68,37 @@ def read_labels(run: Run, exports: Sequence[Path]) -> ReadLabels:
     return ReadLabels(len(lines), ledger.num_read, ledger, folder / LABELLED, corrected, num_corrected)
 
 
-def own_rows(run: Run, told: Progress, *, extra: Sequence[Path] = ()) -> list[Sample]:
-    """Rows of the recipe's sources (and of further files) as they would be trained on: what the recipe masks or drops
-    is not shown to whoever labels."""
+def own_rows(run: Run, told: Progress, ledger: Ledger, *, extra: Sequence[Path] = ()) -> list[Sample]:
+    """Rows of the recipe's sources (and of further files) after its privacy: what it masks or drops is not shown to
+    whoever labels."""
     specs = [
         SourceSpec(source.path, None if source.format == "auto" else source.format, source.columns or None)
         for source in run.recipe.data.sources
     ]
-    return private_rows(run, [*specs, *map(SourceSpec, extra)], told)
+    return private_rows(run, [*specs, *map(SourceSpec, extra)], told, ledger)
 
 
-def private_rows(run: Run, specs: Sequence[SourceSpec], told: Progress) -> list[Sample]:
-    """Rows of these files after the recipe's privacy."""
-    samples = list(read(specs, Ledger(), progress=told)) if specs else []
+def private_rows(run: Run, specs: Sequence[SourceSpec], told: Progress, ledger: Ledger) -> list[Sample]:
+    """Rows of these files after the recipe's privacy; the ledger has the fate of every other one."""
+    own = Ledger()
+    samples = list(read(specs, own, progress=told)) if specs else []
     privacy = build_privacy(run.recipe.data.privacy)
-    return samples if privacy is None else [sample for sample, _ in privacy(samples) if sample is not None]
+    kept: list[Sample] = []
+    if privacy is not None:
+        own.rejects = list(map(veiled, own.rejects))
+        for before, (sample, fates) in zip(samples, privacy(samples), strict=True):
+            if sample is not None:
+                kept.append(sample)
+            else:
+                own.revoke(before.origin.file, before.origin.line, fates[-1].reason, **fates[-1].values)
+    ledger.merge(own)
+    return samples if privacy is None else kept
 
 
 def _correct(run: Run, lines: Mapping[str, bytes]) -> tuple[Path | None, int]:
     """All labelled rows of the recipe with what people say of them now: a source to name instead of the old ones, for
     beside them the new labels would only contradict the old."""
-    rows = [sample for sample in own_rows(run, Silent()) if isinstance(sample, Label)]
+    rows = [sample for sample in own_rows(run, Silent(), Ledger()) if isinstance(sample, Label)]
     judged = {name: orjson.loads(line)["label"] for name, line in lines.items() if b'"label":' in line}
     names = [sample_id(row) for row in rows]
     if judged.keys().isdisjoint(names):

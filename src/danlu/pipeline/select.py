@@ -7,8 +7,8 @@ why, `selection.json`. The way back is `read_labels.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,9 @@ from danlu.data.labelling.classifier import SIZES, guess_unseen
 from danlu.data.labelling.functions import WeakLabels
 from danlu.data.labelling.label_errors import find_label_errors
 from danlu.data.labelling.task import Suggestion, Task, task_of
+from danlu.data.ledger import Ledger
 from danlu.data.quality.vectors import Vectors, vectors_of
+from danlu.data.rejects import write_rejects
 from danlu.data.sample import Conversation, Feedback, Label, Preference, Sample
 from danlu.data.split import fold
 from danlu.engines.engine import Engine
@@ -45,8 +47,8 @@ MAX_ASKED_PER_ROW = 4
 MAX_LABELLED = 2000
 """Labelled rows that distances are measured from; of more, every second, third, ... stands for its neighbours."""
 MAX_CHARS = 600
-CONFIG, SUPERANNOTATE, WEAK, SELECTION = (
-    "label_studio.xml", "superannotate.jsonl", "weak_labels.jsonl", "selection.json",
+CONFIG, SUPERANNOTATE, WEAK, SELECTION, POOL_REJECTS = (
+    "label_studio.xml", "superannotate.jsonl", "weak_labels.jsonl", "selection.json", "pool_rejects.jsonl",
 )  # fmt: skip
 
 
@@ -61,6 +63,8 @@ class Selection:
     pool_doubts: tuple[float, ...]
     folder: Path
     weak: WeakLabels | None = None
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """Rows of the pool that could not be chosen from, by reason; each of them is in `pool_rejects.jsonl`."""
 
     @property
     def pages(self) -> dict[Language, Path]:
@@ -76,6 +80,8 @@ class _Rows:
     tasks: list[Task]
     vectors: Vectors
     classes: tuple[str, ...]
+    ledger: Ledger
+    """Of the pool's reading: which of its rows could not be chosen from, and why."""
 
     @property
     def labels(self) -> list[str | None]:
@@ -107,7 +113,14 @@ def select(
         weak = doubted.weak
         tasks, doubts = _chosen(rows, doubted, asked, budget)
     selection = Selection(
-        tuple(tasks), chosen_by, len(rows.pool), len(rows.labelled), tuple(doubts), run.path(FOLDER), weak
+        tuple(tasks),
+        chosen_by,
+        len(rows.pool),
+        len(rows.labelled),
+        tuple(doubts),
+        run.path(FOLDER),
+        weak,
+        dict(rows.ledger.reasons),
     )
     _write(selection, rows)
     return selection
@@ -116,11 +129,14 @@ def select(
 def _read_rows(run: Run, pool: Sequence[Path | str], told: Progress) -> _Rows:
     """Labelled rows are the recipe's Label rows and those read back from people; the pool is what is not among them."""
     back = run.path(FOLDER, LABELLED)
-    own = own_rows(run, told, extra=[back] if pool and back.is_file() and back.stat().st_size else [])
+    ledger = Ledger()
+    own = own_rows(
+        run, told, Ledger() if pool else ledger, extra=[back] if pool and back.is_file() and back.stat().st_size else []
+    )
     labelled = [sample for sample in own if isinstance(sample, Label)]
     if pool:
         known = {fold(task_of(sample).text) for sample in own}
-        found = private_rows(run, [SourceSpec(path) for path in pool], told)
+        found = private_rows(run, [SourceSpec(path) for path in pool], told, ledger)
         rows = _distinct([sample for sample in found if fold(task_of(sample).text) not in known])
     else:
         rows, labelled = (own, []) if not labelled else (list[Sample](labelled), [])
@@ -130,7 +146,7 @@ def _read_rows(run: Run, pool: Sequence[Path | str], told: Progress) -> _Rows:
     classes = tuple(sorted(ways.known_labels([*labelled, *(row for row in rows if isinstance(row, Label))])))
     tasks = [task_of(sample, classes) for sample in rows]
     texts = [task.text[:MAX_CHARS] for task in tasks] + [row.text[:MAX_CHARS] for row in labelled]
-    return _Rows(rows, labelled, tasks, vectors_of(texts, sizes=SIZES), classes)
+    return _Rows(rows, labelled, tasks, vectors_of(texts, sizes=SIZES), classes, ledger)
 
 
 def _distinct(samples: Sequence[Sample]) -> list[Sample]:
@@ -272,6 +288,7 @@ def _write(selection: Selection, rows: _Rows) -> None:
     folder = selection.folder
     folder.mkdir(parents=True, exist_ok=True)
     items = superannotate.write_items(selection.tasks)
+    write_rejects(rows.ledger, folder / POOL_REJECTS)
     write_json(folder / LABEL_STUDIO, label_studio.write_tasks(selection.tasks))
     write_text(
         folder / CONFIG, label_studio.config(rows.classes if selection.tasks and selection.tasks[0].choices else ())
@@ -289,6 +306,7 @@ def selection_json(selection: Selection) -> dict[str, Any]:
     return {
         "by": selection.by,
         "pool": selection.num_pool,
+        "refused": dict(selection.refused),
         "labelled": selection.num_labelled,
         "chosen": len(selection.tasks),
         "folder": str(selection.folder),

@@ -214,3 +214,16 @@ def test_what_training_would_not_see_is_not_shown_to_whoever_labels(tmp_path: Pa
     assert len(selection.tasks) == 3
     for path in selection.folder.iterdir():
         assert "11010519491231002X" not in path.read_text("utf-8"), path.name
+
+
+def test_rows_of_the_pool_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    source = write(tmp_path / "rows.jsonl", [{"text": f"第{n}位顾客说很好"} for n in range(4)])
+    pool = write(tmp_path / "pool.jsonl", [{"text": f"第{n}条全新的评价，{'好坏' * n}"} for n in range(5)])
+    pool.write_text(pool.read_text("utf-8") + '{"text": "电话13812345678\n', "utf-8")
+    data = DataSection(
+        sources=(SourceSection(path=str(source)),), privacy=PrivacySection(key_file=str(tmp_path / "keys"))
+    )
+    selection = select(Run.create(Recipe(name="r", data=data), tmp_path / "runs"), 3, by="spread", pool=[pool])
+    assert selection.num_pool == 5 and selection.refused == {"json_cut": 1}
+    told = (selection.folder / "pool_rejects.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["line"] for line in told] == [6] and "13812345678" not in told[0]

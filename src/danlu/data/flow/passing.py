@@ -17,7 +17,7 @@ from danlu.data.flow.veil import without_originals
 from danlu.data.identity import sample_id
 from danlu.data.ledger import RAW_ROWS, Entry, Ledger
 from danlu.data.ocr.recogniser import Recogniser
-from danlu.data.quality.masking import veil
+from danlu.data.rejects import veiled
 from danlu.data.sample import Conversation, Origin, Sample
 from danlu.data.sources import READERS
 from danlu.data.sources.reading import FileReport, read_file
@@ -110,7 +110,7 @@ def pass_shard(shard: Shard, passing: Passing, told: Told) -> Iterator[Piece]:
         if isinstance(row, Entry):
             num_refused += 1
             row = row if num_refused <= RAW_ROWS else replace(row, raw="")
-            refused.append(row if passing.privacy is None else _veiled(row))
+            refused.append(row if passing.privacy is None else veiled(row))
         else:
             batch.append(row)
             num_chars += _num_chars(row)
@@ -195,12 +195,6 @@ def _piece(rows: list[Row], refused: list[Entry], passing: Passing, told: Told) 
         columns = without_originals(columns, original, [row.sample for row in signed])
     refused = sorted([*refused, *map(_refusal, dropped)], key=lambda entry: entry.row)
     return Piece(signed, columns | facts_of(signed), refused, records)
-
-
-def _veiled(entry: Entry) -> Entry:
-    """A refused row never came to privacy: its text is not kept, and excerpts in the reason are hidden coarsely."""
-    values = {name: veil(value, 200) if isinstance(value, str) else value for name, value in entry.values.items()}
-    return replace(entry, raw="", values=values)
 
 
 def _tell_masked(rows: Sequence[Row]) -> None:
