@@ -148,9 +148,12 @@ def test_the_log_is_anchored_and_keys_are_changed(office: Path) -> None:
     spoilt = danlu("audit", "verify", "--json")
     assert spoilt.code == 1 and spoilt.json["problems"]
     log.unlink()
-    assert danlu("audit", "verify", "--json").json["error"] == "audit.empty", "a log that is gone is not whole"
+    gone = danlu("audit", "verify", "--json")
+    missing = {"line": 0, "what": "missing_log", "count": 1}
+    assert gone.code == 1 and gone.json["problems"] == [missing], "a log that is gone is not whole"
     assert danlu("audit", "verify", "--anchor", "elsewhere/heads.jsonl", "--json").json["problems"] == [
-        {"line": 0, "what": "cut_off", "n": 1}
+        {"line": 0, "what": "cut_off", "n": 1},
+        missing,
     ]
 
 

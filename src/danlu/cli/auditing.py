@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
 from danlu.core.messages import say
-from danlu.pipeline.audit import DEFAULT_KEYS, log_of, note_acts, rotate_keys
+from danlu.pipeline.audit import DEFAULT_KEYS, check_acts, log_of, note_acts, rotate_keys
 from danlu.pipeline.forget import forget, verify_forgotten
 from danlu.pipeline.provenance import changed_manifests
 from danlu.run.audit import Verdict
@@ -19,12 +20,13 @@ _BRIEF = 24
 
 
 def verify(runs: Path, anchors: Path | None, voice: Voice) -> bool:
-    """Print what is wrong with the log, line by line, and with the manifests of the runs; whether all of it can be
-    trusted. RunError where there is no log."""
+    """Print what is wrong with the log, line by line, with the records of finished acts and with the manifests of the
+    runs; whether all of it can be trusted. RunError where there is nothing to look at."""
     log = log_of(runs)
-    if anchors is None and not log.path.is_file():
-        raise RunError("audit.empty", where=str(log.path))
     verdict = log.verify(anchors)
+    verdict = replace(verdict, problems=(*verdict.problems, *check_acts(runs)))
+    if not verdict.num_entries and verdict.is_whole:
+        raise RunError("audit.empty", where=str(log.path))
     for problem in verdict.problems:
         voice.say(say(f"audit.{problem.what}", line=problem.line, **problem.values), "red")
     for torn in verdict.torn:
@@ -142,6 +144,8 @@ def verify_values(
             voice.say(say("audit.forget_left", where=name, what=place), "red")
     for name in verdict["rows_gone"]:
         voice.say(say("audit.forget_rows_gone", run=name), "yellow")
+    for name in verdict["unprepared"]:
+        voice.say(say("audit.forget_unprepared", run=name), "yellow")
     for name, gone in verdict["unreadable"].items():
         voice.say(say("audit.forget_unreadable", run=name, count="?", keys=", ".join(gone)), "yellow")
     if verdict["is_clean"]:

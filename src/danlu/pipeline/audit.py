@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from danlu.core.errors import DataError
-from danlu.core.files import read_json
+from danlu.core.files import read_json, sha256_json
 from danlu.data.privacy.forgotten import Forgotten
 from danlu.data.privacy.keys import Keyring
 from danlu.data.privacy.records import FOLDER, read_records, write_records
 from danlu.recipe.privacy import PrivacySection
-from danlu.run.audit import NAME, AuditLog, facts_of
+from danlu.run.audit import NAME, AuditLog, Problem, facts_of
 from danlu.run.run import list_runs
 
 FORGET = "forget"
@@ -49,16 +52,50 @@ def log_of(runs: Path) -> AuditLog:
 
 
 def note_acts(runs: Path) -> AuditLog:
-    """Enter every finished act of every run that the log does not know yet, by the digest of its record."""
+    """Enter every finished act of every run that the log has never heard of, by the digest of its record. A record
+    other than the one it holds is not entered: that is for `check_acts` to tell."""
     log = log_of(runs)
-    known = {(entry.object.get("run"), entry.object.get("record")) for entry in log.entries()}
-    for folder in sorted(list_runs(runs)):
-        for path in sorted((folder / "acts").glob("*.json")):
-            record = read_json(path)
-            facts = facts_of(folder.name, record)
-            if (folder.name, facts["record"]) not in known:
-                log.append(str(record.get("act", path.stem)), facts)
+    known = _logged(log)
+    for folder, path in _acts(runs):
+        if (folder.name, path.stem) not in known:
+            log.append(path.stem, facts_of(folder.name, read_json(path)))
     return log
+
+
+def check_acts(runs: Path) -> list[Problem]:
+    """What is wrong with the records of finished acts: each must be the one that the log holds last."""
+    known = _logged(log_of(runs))
+    acts = list(_acts(runs))
+    if acts and not known:
+        return [Problem(0, "missing_log", {"count": len(acts)})]
+    found = []
+    for folder, path in acts:
+        told = {"run": folder.name, "act": path.stem}
+        if (folder.name, path.stem) not in known:
+            found.append(Problem(0, "act_unknown", told))
+        elif _digest_of(path) != known[folder.name, path.stem]:
+            found.append(Problem(0, "act_changed", told))
+    return found
+
+
+def _acts(runs: Path) -> Iterator[tuple[Path, Path]]:
+    return ((folder, path) for folder in sorted(list_runs(runs)) for path in sorted((folder / "acts").glob("*.json")))
+
+
+def _logged(log: AuditLog) -> dict[tuple[str, str], str]:
+    """The digest that the log holds last, by run and act."""
+    return {
+        (str(entry.object["run"]), entry.action): str(entry.object["record"])
+        for entry in log.entries()
+        if {"run", "record"} <= entry.object.keys()
+    }
+
+
+def _digest_of(path: Path) -> str | None:
+    try:
+        return sha256_json(read_json(path))
+    except (OSError, orjson.JSONDecodeError):
+        return None
 
 
 def check_outside(keys: Path, runs: Path) -> None:

@@ -158,7 +158,8 @@ class AuditLog:
             found.append(Problem(broken[0], "torn" if found is torn else "broken"))
         pinned = list(_anchored(anchors, self.path.name)) if anchors is not None else []
         problems += _against(pinned, hashes)
-        return Verdict(len(hashes), head, tuple(problems), tuple(torn), len(pinned))
+        num_heads = len({(n, digest) for _, n, digest in pinned})  # one head, however often it was written down
+        return Verdict(len(hashes), head, tuple(problems), tuple(torn), num_heads)
 
     def _lines(self) -> Iterator[tuple[int, Entry | None, bytes]]:
         if self.path.exists():
@@ -272,7 +273,7 @@ def _anchored(path: Path, log: str) -> Iterator[tuple[int, int, str]]:
 
 def _against(pinned: Sequence[tuple[int, int, str]], hashes: dict[int, str]) -> list[Problem]:
     found = []
-    for _, n, digest in pinned:
+    for n, digest in dict.fromkeys((n, digest) for _, n, digest in pinned):
         if n not in hashes:
             found.append(Problem(0, "cut_off", {"n": n}))
         elif hashes[n] != digest:

@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 
 from danlu.core.errors import RunError
-from danlu.core.files import read_json, write_json
+from danlu.core.files import dump_json, read_json, write_json
 from danlu.recipe.recipe import Recipe
 from danlu.run.audit import NAME as AUDIT_LOG
 from danlu.run.audit import AuditLog, facts_of
@@ -101,10 +101,11 @@ class Run:
     def finish(self, act: str, inputs: str, outcome: dict[str, Any]) -> dict[str, Any]:
         """Record that an act is done; from now on `finished` answers for these inputs."""
         record = self.folder / "acts" / f"{act}.json"
-        write_json(record, {"act": act, "inputs": inputs, "outcome": outcome})
+        told = orjson.loads(dump_json({"act": act, "inputs": inputs, "outcome": outcome}))  # as it will be read back
+        # The log first: a record that it does not hold is nobody's, whenever a kill comes.
+        AuditLog(self.folder.parent / AUDIT_LOG).append(act, facts_of(self.name, told))
+        write_json(record, told)
         self.events.append("finished", act=act, inputs=inputs)
-        # A kill may come before this: `danlu audit head` enters what the log does not know yet.
-        AuditLog(self.folder.parent / AUDIT_LOG).append(act, facts_of(self.name, read_json(record)))
         return outcome
 
     @contextlib.contextmanager

@@ -57,9 +57,7 @@ def test_notes_are_told_in_the_language_of_whoever_asks_and_not_of_whoever_read(
     try:
         set_language("zh")
         first = convey(plan, Passing(), store, engine="local", num_workers=2).ledger()
-        assert any("按文档读取" in note for note in first.notes) and any(
-            "隐藏" in note for note in first.notes
-        )
+        assert any("按文档读取" in note for note in first.notes) and any("隐藏" in note for note in first.notes)
         set_language("en")
         again = convey(plan, Passing(), store, engine="local").ledger()
         assert again.remarks == first.remarks and any("taken as a document" in note for note in again.notes)

@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from danlu.core.errors import DataError, RunError
 from danlu.core.files import write_json
 from danlu.data.privacy import Keyring, write_records
 from danlu.engines.cache import AnswerCache
-from danlu.pipeline.audit import log_of, note_acts, rotate_keys
+from danlu.pipeline.audit import check_acts, log_of, note_acts, rotate_keys
 from danlu.pipeline.forget import forget, verify_forgotten
 from danlu.pipeline.why import why
 from danlu.recipe import Recipe
@@ -164,6 +166,27 @@ def test_acts_are_noted_once_and_a_rotation_is_killed_safely(house: tuple[Path, 
     assert len(traced["samples"]) == 2 and not traced["unreadable"]
 
 
+def test_the_record_of_an_act_is_held_against_the_log(house: tuple[Path, Keyring]) -> None:
+    """An edited record was not noticed, and the next head entered it as a new act."""
+    runs, _ = house
+    run = made(runs, "first")
+    run.finish("prepare", "i", {"stages": [], "rows": 1})
+    assert not check_acts(runs)
+    path = run.path("acts", "prepare.json")
+    path.write_text(path.read_text("utf-8").replace('"rows": 1', '"rows": 2'), "utf-8")
+    note_acts(runs)
+    (problem,) = check_acts(runs)
+    assert problem.what == "act_changed" and log_of(runs).verify().num_entries == 1
+    path.write_text("{", "utf-8")
+    assert [one.what for one in check_acts(runs)] == ["act_changed"]
+    run.finish("prepare", "i", {"stages": [], "rows": 3})
+    assert not check_acts(runs)
+    log_of(runs).path.write_bytes(b"")
+    assert [(one.what, one.values["count"]) for one in check_acts(runs)] == [("missing_log", 1)]
+    log_of(runs).path.unlink()
+    assert [one.what for one in check_acts(runs)] == ["missing_log"] and not check_acts(runs / "nowhere")
+
+
 def test_keys_among_the_runs_are_refused(house: tuple[Path, Keyring]) -> None:
     runs, _ = house
     runs.mkdir()
@@ -171,3 +194,18 @@ def test_keys_among_the_runs_are_refused(house: tuple[Path, Keyring]) -> None:
         with pytest.raises(DataError) as caught:
             act()
         assert caught.value.key == "privacy.key_inside"
+
+
+def test_acts_are_noted_without_reading_all_that_was_before(house: tuple[Path, Keyring]) -> None:
+    """A log of years was read and hashed anew for every request."""
+    runs, _ = house
+    made(runs, "first").finish("prepare", "i", {"stages": []})
+    log = log_of(runs)
+    entries = log.path.read_bytes()
+    log.path.write_bytes(b"old\n" * (4 << 20) + entries)
+    tracemalloc.start()
+    began = time.process_time()
+    assert note_acts(runs).head() == next(log.newest())
+    assert time.process_time() - began < 0.5 and tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+    assert log.path.read_bytes().endswith(entries) and len(entries.splitlines()) == 1, "nothing was entered twice"

@@ -155,6 +155,18 @@ def test_whatever_the_file_holds_it_is_read_and_goes_on(tmp_path: Path, junk: by
         assert log.verify().is_whole or not before.is_whole, "appending makes nothing worse"
 
 
+def test_one_head_written_twice_is_one(tmp_path: Path) -> None:
+    log, anchors = written(tmp_path), tmp_path / "heads.jsonl"
+    log.anchor(anchors)
+    log.anchor(anchors)
+    assert log.verify(anchors).num_anchors == 1
+    log.append("train", {})
+    log.anchor(anchors)
+    assert log.verify(anchors).num_anchors == 2
+    log.path.unlink()
+    assert [one.values["n"] for one in log.verify(anchors).problems] == [5, 6]
+
+
 def test_the_head_is_found_from_the_end(tmp_path: Path) -> None:
     """The whole log was read for its last line."""
     log = AuditLog(tmp_path / "audit.jsonl")
@@ -180,3 +192,15 @@ def test_the_head_of_a_torn_log(tmp_path: Path, ending: bytes) -> None:
     whole = ending in (b"", b"\n") or ending.startswith(b"\n")
     head = log.head()
     assert head is not None and (head == second if whole else head.action == "prepare")
+
+
+@given(st.lists(st.integers(0, 90_000), max_size=6), st.booleans())
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_newest_is_entries_backwards(tmp_path: Path, sizes: list[int], is_torn: bool) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.path.unlink(missing_ok=True)
+    for size in sizes:  # longer than a block, too
+        log.append("prepare", {"run": "x" * size})
+    if is_torn and sizes:
+        log.path.write_bytes(log.path.read_bytes()[:-7])
+    assert list(log.newest()) == list(log.entries())[::-1]
