@@ -77,8 +77,11 @@ def test_a_killed_run_finds_its_shards_again_whoever_pruned_meanwhile(tmp_path: 
 
     with pytest.raises(KeyboardInterrupt):
         prepare(run, progress=Interrupted(kill))
+    left = run.path("dataset", ".manifest.json.abc.tmp")  # as kill -9 in the middle of a write leaves it
+    left.write_text("{")
     prepared_beside(tmp_path, base)
     assert prepare(run).outcome["shards"] == {"all": 1, "redone": 0}
+    assert not left.exists()
 
 
 def test_equal_inputs_have_equal_ids_wherever_their_files_lie(tmp_path: Path, base: Path) -> None:

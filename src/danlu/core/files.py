@@ -39,6 +39,13 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed writers left in a folder that only the caller writes to."""
+    for left in folder.glob(".*.tmp"):
+        if left.is_file():
+            left.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any
 
 from danlu.core.errors import DataError, RunError
-from danlu.core.files import read_json, sha256_json, write_json
+from danlu.core.files import read_json, remove_unfinished, sha256_json, write_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.data.card import Card
@@ -94,6 +94,7 @@ def prepare(run: Run, *, progress: Progress | None = None) -> Prepared:
                 return _open(run, outcome)
             except (DataError, RunError) as error:  # damaged since: made anew, for the sources are still there
                 told.note(error.text)
+        remove_unfinished(run.path("dataset"))
         store = Store(run.folder.parent / STORE)
         keys = [key for plan in sources.plans for key in keys_of(plan, passing, recipe.data.engine)]
         with counting_on(run, store, keys):
