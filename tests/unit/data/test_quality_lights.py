@@ -24,7 +24,12 @@ from danlu.data.quality import (
 from danlu.data.quality.lengths import SCORE_EDGES, histogram_of
 from danlu.data.quality.lights import THRESHOLDS, lights_of
 
-CERTIFICATE = {"twins_across": 0, "near_twins_across": 0, "max_similarity": {"value": 0.5}}
+CERTIFICATE = {
+    "twins_across": 0,
+    "near_twins_across": 0,
+    "max_similarity": {"value": 0.5},
+    "answers_in_train": {"asked": 300, "over_half": 3},
+}
 
 
 def facts(**changes: object) -> DataFacts:
@@ -89,6 +94,10 @@ CASES = {
     ),
     "largest_label": ({"balance": {"labels": {"a": 80, "b": 20}}}, {"balance": {"labels": {"a": 95, "b": 5}}}),
     "thin_label": ({"balance": {"labels": {"a": 30, "b": 19}}}, {"balance": {"labels": {"a": 30, "b": 4}}}),
+    "answers": (
+        {"certificate": {**CERTIFICATE, "answers_in_train": {"asked": 300, "over_half": 30}}},
+        {"certificate": {**CERTIFICATE, "answers_in_train": {"asked": 300, "over_half": 102}}},
+    ),
     "nearest": (
         {"certificate": {**CERTIFICATE, "max_similarity": {"value": 0.7}}},
         {"certificate": {**CERTIFICATE, "max_similarity": {"value": 0.8}}},

@@ -197,6 +197,14 @@ def _nearest(facts: DataFacts) -> Found:
     return value, {"similarity": f"{value:.2f}"}
 
 
+def _answers(facts: DataFacts) -> Found:
+    """Held-out answers that are mostly made of what train says elsewhere: under another question, no twin."""
+    found = facts.told.certificate.get("answers_in_train")
+    if not found or not found["asked"]:
+        return None
+    return found["over_half"] / found["asked"], {"rows": found["over_half"], "asked": found["asked"]}
+
+
 def _test(facts: DataFacts) -> Found:
     if facts.told.has_questions and not facts.parts.get("test"):
         return None
@@ -238,6 +246,7 @@ THRESHOLDS = (
     Threshold("largest_label", 0.80, 0.95, _largest_label),
     Threshold("thin_label", 20, 5, _thin_label, "rows", is_least=True),
     Threshold("nearest", 0.70, 0.80, _nearest, "number"),
+    Threshold("answers", 0.05, 0.25, _answers),
     Threshold("test", 200, 30, _test, "rows", is_least=True),
     Threshold("replay", 0.05, None, _replay, is_least=True),
 )
