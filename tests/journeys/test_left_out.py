@@ -194,6 +194,9 @@ def test_variants_that_are_like_what_is_held_out_are_left_out(
     assert held not in text and id_card(3) not in text and talk(901)["question"] in text
     account = read_json(run.path("ledger.json"))
     assert account["reasons"] == {"like_held_out": 1} and account["counts"]["rows_varied"] == 3
+    augmented = read_json(run.path("dataset", "manifest.json"))["parts"]["funnel"][-1]
+    assert augmented["name"] == "augment" and augmented["dropped"] == {"like_held_out": 1}
+    assert (augmented["rows_in"], augmented["rows_out"]) == (3, 2)
     assert done.certificate["variants"] == {"made": 3, "like_held_out": 1, "train": 2}
     records = "".join(path.read_text() for path in run.path(*RECORDS).glob("*.jsonl"))
     assert records.count('"derived"') == 3, "what was made of which row is on record"

@@ -102,14 +102,14 @@ def smelt(recipe: Recipe, sources: Sources, passing: Passing, folder: Path, stor
         seeds = _convey(sources.seeds, passing, store, section, told).pieces if sources.seeds else []
         made, said = _synthesize(recipe, rows, seeds, passing, folder, store, ledger, told)
         pieces += made
-        _count_made(ledger, "made", made, said.num_read)
+        funnel.append(_count_made(ledger, "synthesis", made, said))
         alive, decision, verdicts = _compare(pieces, section)
     part, certificate = _split(pieces, decision, verdicts, recipe, has_watched=watched is not None)
     parts = Parts(pieces, part, verdicts, certificate)
     if watched is not None:
         parts.add(watched.pieces, VALIDATION)
     told.note(say("pipeline.split", **{name: parts.count(name) for name in ("train", "validation", "test")}))
-    variants = _vary(recipe, parts, passing, store, ledger, told)
+    variants = _vary(recipe, parts, passing, store, ledger, funnel, told)
     return Smelted(parts, read, decision, funnel, [*made, *variants], ledger)
 
 
@@ -124,11 +124,15 @@ def _ledger_of(read: Sequence[Conveyed]) -> Ledger:
     return ledger
 
 
-def _count_made(ledger: Ledger, name: str, pieces: Sequence[AnyPiece], num: int) -> None:
-    """Rows that no file holds are rows too: each of them ends as used or rejected."""
-    ledger.num_read += num
+def _count_made(ledger: Ledger, stage: str, pieces: Sequence[AnyPiece], said: Told) -> Passed:
+    """Rows that no file holds are rows too: each of them ends as used or rejected. Their own line in the funnel."""
+    ledger.num_read += said.num_read
     ledger.num_used += sum(map(len, pieces))
-    ledger.counts[f"rows_{name}"] += num
+    ledger.counts["rows_made" if stage == "synthesis" else "rows_varied"] += said.num_read
+    passed = Passed(stage, said.num_read, int(joined(pieces, "alive").sum()))
+    for station in said.funnel:
+        passed.dropped.update(station.dropped)
+    return passed
 
 
 def _compare(pieces: Sequence[AnyPiece], section: DataSection) -> tuple[Any, Decision, Verdicts]:
@@ -193,7 +197,13 @@ def _synthesize(
 
 
 def _vary(
-    recipe: Recipe, parts: Parts, passing: Passing, store: Store, ledger: Ledger, told: Progress
+    recipe: Recipe,
+    parts: Parts,
+    passing: Passing,
+    store: Store,
+    ledger: Ledger,
+    funnel: list[Passed],
+    told: Progress,
 ) -> list[AnyPiece]:
     """Variants of train rows go the way of all rows into train, but for those that are like a held-out row."""
     if not recipe.data.augment.methods:
@@ -208,5 +218,9 @@ def _vary(
         parts.certify(
             variants={"made": said.num_read, "like_held_out": num, "train": int((parts.part[first:] == TRAIN).sum())}
         )
-        _count_made(ledger, "varied", pieces, said.num_read)
+        passed = _count_made(ledger, "augment", pieces, said)
+        passed.rows_out -= num
+        if num:
+            passed.dropped["like_held_out"] = num
+        funnel.append(passed)
     return pieces

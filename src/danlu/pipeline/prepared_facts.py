@@ -104,7 +104,7 @@ def _funnel(funnel: Sequence[Passed], ledger: Ledger) -> tuple[StageFacts, ...]:
     ]
     before = {reason for one in funnel for reason in one.dropped}
     late = {reason: num for reason, num in ledger.reasons.items() if reason not in before}
-    left = stages[-1].rows_out if stages else ledger.num_read
+    left = sum(one.rows_out for one in funnel if one.name in ("twins", "synthesis", "augment"))
     return (*stages, StageFacts("encode", left, left - sum(late.values()), late)) if late else tuple(stages)
 
 
