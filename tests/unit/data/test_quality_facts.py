@@ -30,7 +30,7 @@ from danlu.data.quality.diversity import distinct, diversity_of, topics_of
 from danlu.data.quality.gather import with_silent_files
 from danlu.data.quality.lengths import histogram_of
 from danlu.data.quality.masking import VEIL, veil
-from danlu.data.quality.scores import judge
+from danlu.data.quality.scores import Read, judge
 from danlu.data.quality.tally import MAX_VALUES, OTHERS
 from danlu.data.quality.vectors import nearest_of, vectors_of
 from danlu.data.sample import Conversation, Document, Label, Message, Origin, Sample
@@ -165,14 +165,25 @@ def test_languages_are_told_by_their_script(text: str, language: str) -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "answer", "rule"),
-    [("报销上限？", "", "short"), ("?", "好的好的好的好的好的好的好的好的好的好的好的好的好的好的好的好的好的好的好的好的好的好的好的好的好的好的好的", "repeats"),
+    [("报销上限？", "", "short"), ("?", "好的" * 200, "repeats"),
      ("年假有多少天可以休，怎么申请？", "年假有多少天可以休，怎么申请？", "copied"), ("a", "&nbsp;<br>价格", "broken"),
-     ("a", "▇▇■■◆◆○○●●△△▲▲※※★★☆☆", "symbols"), ("a", "作为一个AI语言模型，我不能这样说。", "refusal"), ("a", "首先准备材料，其次提交，以及", "open_end")],
+     ("a", "▇■◆○●△▲※★☆" * 4, "symbols"), ("a", "作为一个AI语言模型，我不能这样说。", "refusal"), ("a", "首先准备材料，其次填写申请表并请部门主管签字，然后在每月五日之前提交给财务处，经办人会在三个工作日之内答复，若有缺漏会一次说明，补齐之后重新受理；" * 2 + "最后，以及", "open_end")],
 )  # fmt: skip
 def test_each_rule_lowers_the_score(prompt: str, answer: str, rule: str) -> None:
-    score, broken = judge("conversation", prompt, answer)
+    ((score, broken), fine) = judge(
+        [
+            Read("conversation", prompt, answer),
+            Read("conversation", "报销上限是多少？", "每次 160 元。（《报销细则》）"),
+        ]
+    )
     assert rule in broken and score < 1
-    assert judge("conversation", "报销上限是多少？", "每次 160 元。（《报销细则》）") == (1.0, ())
+    assert fine == (1.0, ())
+
+
+def test_a_text_that_the_report_cut_is_not_said_to_break_off() -> None:
+    answer = "材料齐全以后提交申请。经办人在三天之内答复，" * 30
+    (whole, cut) = judge([Read("conversation", "a", answer), Read("conversation", "a", answer, is_cut=True)])
+    assert "open_end" in whole[1] and "open_end" not in cut[1]
 
 
 def test_equal_texts_are_nearest_and_different_ones_are_far() -> None:

@@ -24,8 +24,8 @@ from danlu.data.quality.facts import (
 )
 from danlu.data.quality.lengths import SCORE_EDGES, histogram_of
 from danlu.data.quality.masking import veil
-from danlu.data.quality.scores import judge
-from danlu.data.quality.tally import OTHERS, Tally, merged
+from danlu.data.quality.scores import Read, judge
+from danlu.data.quality.tally import OTHERS, SAMPLED_CHARS, Tally, merged
 
 MAX_SHOWN = 50
 MAX_LISTED = 200
@@ -38,8 +38,8 @@ def gather(tallies: Iterable[Tally], told: Told) -> DataFacts:
     whole = merged(tallies)
     scores, rules = dict(whole.scores), Counter[str]()
     judged = []
-    for _, kind, prompt, answer, _ in whole.sampled:
-        score, broken = judge(kind, prompt, answer)
+    for score, broken in judge([Read(kind, prompt, answer, len(answer) >= SAMPLED_CHARS)
+                                for _, kind, prompt, answer, _ in whole.sampled]):  # fmt: skip
         judged.append(score)
         rules.update(broken)
     if judged:
