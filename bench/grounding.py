@@ -2,8 +2,9 @@
 
     python bench/grounding.py [FOLDER of documents ...]
 
-Printed as JSON lines: answers accepted, lies that passed by kind, figures swapped with a neighbour's that were seen.
-For each folder: sentences quoted word for word (accepted?), lies told of them (any accepted?), and the checks' speed.
+Printed as JSON lines: answers accepted, lies that passed by kind, figures swapped with a neighbour's that were seen;
+then the second liar (liar.py), who turns small words round. For each folder: sentences quoted word for word
+(accepted?), lies told of them (any accepted?), the checks' speed, and the second liar again.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
+
+from liar import told, turned
 
 from danlu.core.progress import Silent
 from danlu.data.language import language_of
@@ -23,7 +27,8 @@ from danlu.data.ledger import Ledger
 from danlu.data.sample import Document
 from danlu.data.sources import read
 from danlu.data.synthesis.belonging import fault_of_belonging
-from danlu.data.synthesis.facts import fault_of_answer, figures
+from danlu.data.synthesis.clauses import fault_of_clauses
+from danlu.data.synthesis.facts import Fault, fault_of_answer, fault_of_core, figures
 from danlu.data.synthesis.words import content_of
 from danlu.pipeline.synthesize import READING
 
@@ -42,6 +47,30 @@ ADDED = {
         "code": "{} Submit it in the OA-7 system.",
     },
 }
+
+
+def fault_of(question: str, answer: str, evidence: str) -> Fault | None:
+    """All checks that an answer about a document goes through."""
+    return (
+        fault_of_answer(answer, evidence, question, READING, support=SUPPORT)
+        or fault_of_core(question, answer, evidence, READING)
+        or fault_of_belonging(question, answer, evidence, READING)
+        or fault_of_clauses(question, answer, evidence)
+    )
+
+
+def second(name: str, cases: Iterable[tuple[str, str, str, bool, str]]) -> dict[str, object]:
+    """Truths refused and lies passed of the second liar, and by which turn of words they passed."""
+    count: Counter[str] = Counter()
+    passed: Counter[str] = Counter()
+    for question, answer, evidence, is_true, kind in cases:
+        is_sound = fault_of(question, answer, evidence) is None
+        count["truths" if is_true else "lies"] += 1
+        count["truths_refused"] += is_true and not is_sound
+        count["lies_passed"] += is_sound and not is_true
+        passed[kind] += is_sound and not is_true
+    shown = {kind: num for kind, num in passed.most_common(12) if num}
+    return {"what": f"second liar, {name}", **dict(sorted(count.items())), "passed_by": shown}
 
 
 def lies(answer: str, draw: random.Random) -> dict[str, str]:
@@ -86,12 +115,10 @@ def company() -> dict[str, object]:
             continue
         known.add(answer)
         count["answers"] += 1
-        count["answers_accepted"] += (
-            fault_of_answer(answer, sentences[best], question, READING, support=SUPPORT) is None
-        )
+        count["answers_accepted"] += fault_of(question, answer, sentences[best]) is None
         for kind, lie in lies(answer, draw).items():
             count["lies"] += 1
-            passed = fault_of_answer(lie, sentences[best], question, READING, support=SUPPORT) is None
+            passed = fault_of(question, lie, sentences[best]) is None
             count[f"lies_passed_{kind}"] += passed
     return {"what": "company", **dict(sorted(count.items()))}
 
@@ -107,15 +134,20 @@ def asked_of(row: dict[str, object]) -> tuple[str, str]:
 
 def swaps(question: str, answer: str, evidence: str) -> Counter[str]:
     """The answer's figure as it is, and exchanged for another of its unit from the five sentences around."""
-    count = Counter(pairs=1, pairs_refused=int(fault_of_belonging(question, answer, evidence, READING) is not None))
+    count = Counter(pairs=1, pairs_refused=int(_belongs_not(question, answer, evidence)))
     told = [one for one in figures(READING.fold(answer)) if one[1]]
     near = [one for one in figures(READING.fold(evidence)) if told and one[1] == told[0][1] and one[0] != told[0][0]]
     if near:
         swapped = re.sub(rf"(?<!\d){re.escape(told[0][0])}(?!\d)", near[0][0], answer)
         if swapped != answer:
             count["swapped"] = 1
-            count["swapped_seen"] = int(fault_of_belonging(question, swapped, evidence, READING) is not None)
+            count["swapped_seen"] = int(_belongs_not(question, swapped, evidence))
     return count
+
+
+def _belongs_not(question: str, answer: str, evidence: str) -> bool:
+    fault = fault_of_belonging(question, answer, evidence, READING) or fault_of_clauses(question, answer, evidence)
+    return fault is not None
 
 
 def folder(path: Path) -> dict[str, object]:
@@ -128,10 +160,10 @@ def folder(path: Path) -> dict[str, object]:
             if len(sentence.strip()) < 12:
                 continue
             count["sentences"] += 1
-            count["sentences_accepted"] += fault_of_answer(sentence, sentence, "", READING, support=SUPPORT) is None
+            count["sentences_accepted"] += fault_of("", sentence, sentence) is None
             for kind, lie in lies(sentence, draw).items():
                 count["lies"] += 1
-                if fault_of_answer(lie, sentence, "", READING, support=SUPPORT) is None:
+                if fault_of("", lie, sentence) is None:
                     count[f"lies_passed_{kind}"] += 1
     checks = count["sentences"] + count["lies"]
     rate = checks / (time.perf_counter() - began)
@@ -140,5 +172,8 @@ def folder(path: Path) -> dict[str, object]:
 
 if __name__ == "__main__":
     print(json.dumps(company()))
+    print(json.dumps(second("written cases", told()), ensure_ascii=False))
     for name in sys.argv[1:]:
         print(json.dumps(folder(Path(name)), ensure_ascii=False))
+        cases = [case for text in texts_of(Path(name)).values() for case in turned(text)]
+        print(json.dumps(second(name, cases), ensure_ascii=False))

@@ -16,11 +16,14 @@ from danlu.data.synthesis.words import Reading, content_of
 
 _CLAUSE_END = re.compile(r"[，。；！？,;!?\n]+|(?<=[a-z])\.\s|\band\b|(?<=[^\d])、|(?<=[天元年月日次人岁])[和与及]")
 
+_NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{2,}\b")
+
 
 @dataclass(frozen=True, slots=True)
 class _Clause:
     figures: frozenset[tuple[str, str]]
     words: frozenset[str]
+    names: frozenset[str]
 
     def says(self, number: str) -> bool:
         return any(number == known for known, _ in self.figures)
@@ -37,7 +40,20 @@ def fault_of_belonging(question: str, answer: str, evidence: str, reading: Readi
             others = [one for one in known if not one.says(number) and any(unit == theirs for _, theirs in one.figures)]
             if unit and own and others and all(_is_another_s(mine, others, spoken, number, unit) for mine in own):
                 return Fault("figure_elsewhere", {"given": f"{number} {unit}"})
+            if unit and own and others and all(_is_named_otherwise(mine, others, question, answer) for mine in own):
+                return Fault("figure_elsewhere", {"given": f"{number} {unit}"})
     return None
+
+
+def _is_named_otherwise(own: _Clause, others: Sequence[_Clause], question: str, answer: str) -> bool:
+    """150 euros "in Berlin", where the question or the answer says Hamburg, of which another clause speaks."""
+    asked = _names(f"{question}\n{answer}")
+    return bool(own.names) and not own.names & asked and any((other.names - own.names) & asked for other in others)
+
+
+def _names(text: str) -> frozenset[str]:
+    """Latin words with a capital that begin no sentence."""
+    return frozenset(found[0] for found in _NAME.finditer(text))
 
 
 def _is_another_s(own: _Clause, others: Sequence[_Clause], spoken: frozenset[str], number: str, unit: str) -> bool:
@@ -54,7 +70,7 @@ def _clauses(text: str, reading: Reading) -> list[_Clause]:
     for part in _CLAUSE_END.split(text):
         if part and part.strip():
             told = frozenset(figures(reading.fold(part)))
-            found.append(_Clause(told, _words(part, reading)))
+            found.append(_Clause(told, _words(part, reading), _names(part)))
     return found
 
 

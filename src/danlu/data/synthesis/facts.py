@@ -38,6 +38,11 @@ _OPPOSITES = [(re.compile(one, re.IGNORECASE), re.compile(other, re.IGNORECASE))
 _RATE = re.compile(
     r"(?:每个?|一)(小时|分钟|天|日|晚|周|月|季度|年|次|人|件|页|公里)(?=[^一二三四五六七八九十])"
     r"|\b(?:a|an|per|each|every) (hour|minute|day|night|week|month|quarter|year|person|item|page|kilometre|kilometer)\b"
+    r"|\b(?:per|each|every) (trip|journey|flight|claim|stay|meal|room|order|project)\b"
+)
+_HAS_FIGURE = re.compile(
+    r"\d|[二两三四五六七八九十百]|一[日天周年次个]|\b(?:two|three|four|five|six|seven|eight|nine|ten|twelve)\b",
+    re.IGNORECASE,
 )
 _WEEK = "一二三四五六日天"
 _WEEKDAY = re.compile(r"(?:周|星期|礼拜)([一二三四五六日天])")
@@ -89,7 +94,7 @@ def fault_of_answer(answer: str, evidence: str, about: str, reading: Reading, *,
     """
     return (
         fault_of_figures(reading.fold(answer), reading.fold(_SEPARATORS.sub(" ^ ", evidence)))
-        or _fault_of_rates(answer, evidence)
+        or _fault_of_rates(answer, evidence, about)
         or _fault_of_weekdays(answer, evidence)
         or fault_of_names(answer, f"{evidence}\n{about}")
         or fault_of_negation(answer, evidence)
@@ -129,11 +134,14 @@ def fault_of_figures(answer: Folded, evidence: Folded) -> Fault | None:
     return None
 
 
-def _fault_of_rates(answer: str, evidence: str) -> Fault | None:
-    """ "80 euros a night" is not 80 euros a week: what a figure is counted by stands in the evidence too."""
+def _fault_of_rates(answer: str, evidence: str, about: str) -> Fault | None:
+    """ "80 euros a night" is not 80 euros a week, and 80 euros are not 80 a night: what a figure is counted by stands
+    in the evidence too, or in a heading or the question where the evidence names none."""
     known = _rates(evidence)
+    if not _HAS_FIGURE.search(answer):
+        return None
     for rate in sorted(_rates(answer) - known):
-        if known:
+        if known or rate not in _rates(about):
             return Fault("unit", {"given": rate, "found": ", ".join(sorted(known))})
     return None
 
@@ -151,7 +159,7 @@ def _fault_of_weekdays(answer: str, evidence: str) -> Fault | None:
 
 
 def _rates(text: str) -> set[str]:
-    units = [found[1] or found[2] for found in _RATE.finditer(text.casefold())]
+    units = [found[1] or found[2] or found[3] for found in _RATE.finditer(text.casefold())]
     return {UNITS.get(tuple(unit), UNITS.get((unit,), unit)) for unit in units}
 
 

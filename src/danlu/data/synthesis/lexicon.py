@@ -22,6 +22,12 @@ CHINESE_NOT: tuple[str, ...] = tuple(_LISTS["chinese_not"])
 """Longer ones first."""
 OPPOSITES: tuple[tuple[str, str], ...] = tuple((one, other) for one, other in _LISTS["opposites"])
 """Pairs of patterns that may not take each other's place."""
+ALIKE: tuple[frozenset[str], ...] = tuple(frozenset(words.split()) for words in _LISTS["alike"])
+"""Names of one party or thing."""
+SWAPPED: frozenset[tuple[str, str]] = frozenset(
+    pair for one, other in _LISTS["swapped"] for pair in ((one, other), (other, one))
+)
+"""Words, no nouns perhaps, that may not stand in each other's place within one sentence."""
 FILLERS = {language: frozenset(words.split()) for language, words in _LISTS["fillers"].items()}
 """What can go without a question asking something else."""
 ADVERBS = {language: frozenset(words.split()) for language, words in _LISTS["adverbs"].items()}

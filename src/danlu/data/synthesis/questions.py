@@ -15,6 +15,7 @@ from typing import Any
 from danlu.data.language import Language, language_of
 from danlu.data.sample import Conversation, Message
 from danlu.data.synthesis.belonging import fault_of_belonging
+from danlu.data.synthesis.clauses import fault_of_clauses
 from danlu.data.synthesis.evidence import MIN_QUOTE, Quotable, Span
 from danlu.data.synthesis.facts import Fault, fault_of_answer, fault_of_core, fault_of_names, figures
 from danlu.data.synthesis.passages import Library, Passage
@@ -165,6 +166,7 @@ def _check_turn(
     fault = fault_of_answer(answer, evidence, about, reading, support=SUPPORT.get(kind, 0.6))
     fault = fault or fault_of_core(question, answer, evidence, reading)
     fault = fault or fault_of_belonging(question, answer, evidence, reading)
+    fault = fault or fault_of_clauses(question, answer, evidence)
     return fault or Turn(question, answer, spans)
 
 

@@ -73,8 +73,13 @@ def chinese_words(text: str) -> list[str]:
 
 def chinese_names(text: str) -> list[str]:
     """Words that a tagger takes for people, places or organisations; it errs both ways, and is one opinion of two."""
+    return [word for word, kind in chinese_tagged(text) if kind.startswith(("nr", "ns", "nt")) and len(word) > 1]
+
+
+def chinese_tagged(text: str) -> list[tuple[str, str]]:
+    """Words with a tagger's opinion of their kind."""
     tagged: list[tuple[str, str]] = _jieba().tag(text)
-    return [word for word, kind in tagged if kind.startswith(("nr", "ns", "nt")) and len(word) > 1]
+    return tagged
 
 
 def _jieba() -> Any:
