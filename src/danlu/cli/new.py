@@ -1,4 +1,7 @@
-"""`danlu new NAME`: a short commented recipe, in the reader's language, that runs once a data path is filled in."""
+"""`danlu new NAME`: a short commented recipe, in the reader's language, that runs once a data path is filled in.
+
+What the furnace can do beside is named in comments that hold as they stand once their mark is taken away.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,15 @@ data:
   sources:
     - data/                        # files, folders, globs; format, encoding and columns are sniffed
   split: {{test: 0.1, validation: 0.05}}
+  # What follows has defaults, too; take away the "# " of what you want otherwise.
+  # cleaning: {{near_duplicates: flag, simplified: true}}   # what is mended, and which rows go; drop, flag or keep
+  # privacy: {{pack: medical}}         # personal data and secrets; `danlu explain data.privacy.pack`
+  # documents: {{ocr: docling}}        # text recognition for scans and pictures
+  # teacher: {{url: "http://localhost:8000/v1", model: qwen3}}   # who answers when data is made; your own server, say
+  # synthesis: {{questions: 3, paraphrases: 1}}   # questions and answers from your documents, each with its evidence
+  # augment: {{methods: [eda]}}        # other wordings of train rows: `danlu list augment`
+  # replay: {{ratio: 0.1, path: general.jsonl}}   # general data against forgetting; else the built-in one
+  # Rows worth labelling next are chosen by `danlu select`, which needs nothing here.
 
 method:
   kind: sft                        # or chain: stages: [pretrain, sft, dpo]
@@ -57,6 +69,15 @@ data:
   sources:
     - data/                        # 文件、文件夹或通配符；格式、编码、列名自动识别
   split: {{test: 0.1, validation: 0.05}}
+  # 以下各项也都有默认值；需要改哪一项，就去掉它前面的“# ”。
+  # cleaning: {{near_duplicates: flag, simplified: true}}   # 清洗：修补什么、剔除哪些行（drop、flag、keep）
+  # privacy: {{pack: medical}}         # 个人信息与密钥：见 `danlu explain data.privacy.pack`，默认 minimal
+  # documents: {{ocr: docling}}        # 扫描件和图片的文字识别
+  # teacher: {{url: "http://localhost:8000/v1", model: qwen3}}   # 造数据时由谁作答，例如您自己的服务
+  # synthesis: {{questions: 3, paraphrases: 1}}   # 由您的文档生成问答，每条都附原文依据
+  # augment: {{methods: [eda]}}        # 训练行的其他说法：见 `danlu list augment`
+  # replay: {{ratio: 0.1, path: general.jsonl}}   # 混入通用数据以防遗忘；不写则用内置的
+  # 接下来最值得标注的行由 `danlu select` 挑选，这里无需设置。
 
 method:
   kind: sft                        # 也可以串联：stages: [pretrain, sft, dpo]
