@@ -109,7 +109,7 @@ def _unknown_names(recipe: Recipe) -> list[Complaint]:
     for i, name in enumerate(recipe.data.augment.methods):
         asked[f"data.augment.methods.{i}"] = (name, AUGMENTERS.names())
     return [
-        Complaint(key, given, say("recipe.name_of", known=", ".join(known)), nearest(given, known))
+        Complaint(key, given, say("recipe.name_of", known=", ".join(known) or "-"), nearest(given, known))
         for key, (given, known) in asked.items()
         if given not in known
     ]
