@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from danlu.data.quality.facts import AuditRow
 from danlu.data.quality.gather import with_silent_files
 from danlu.data.quality.lengths import histogram_of
 from danlu.data.quality.lights import lights_of
+from danlu.data.quality.masking import veil, without_findings
 from danlu.pipeline.data_report_html import render_data_report
 from danlu.pipeline.data_report_words import Words
 from danlu.run.run import Run
@@ -42,14 +45,61 @@ class DataReport:
 def write_report(run: Run, facts: DataFacts) -> DataReport:
     """data_report.json, data_report.{en,zh}.html and audit_sheet.csv in the run's folder, each whole or not at all."""
     facts = _settled(run, facts)
+    write_text(run.path(AUDIT), audit_sheet(facts.audit))
+    facts = veiled_facts(facts)
     pages = {language: run.path(f"data_report.{language}.html") for language in LANGUAGES}
     lights = [{"name": light.name, "tone": light.tone, "value": light.value} for light in lights_of(facts)]
     write_json(run.path(FACTS), {**facts.to_json(), "lights": lights})
     for language in LANGUAGES:
         (other,) = (page.name for one, page in pages.items() if one != language)
         write_text(pages[language], render_data_report(facts, language=language, other=other))
-    write_text(run.path(AUDIT), audit_sheet(facts.audit))
     return DataReport(run.path(FACTS), pages, run.path(AUDIT))
+
+
+def veiled_facts(facts: DataFacts) -> DataFacts:
+    """The facts as pages and JSON show them: texts of rows veiled, and values in names of files, columns and classes
+    hidden. The sheet, which a person judges rows by, shows rows as they are trained on."""
+    audit = tuple(
+        replace(row, prompt=one, answer=two) for row, (one, two) in zip(facts.audit, _texts(facts), strict=True)
+    )
+    tree = replace(facts, audit=audit).to_json()
+    named = list(dict.fromkeys(_strings(tree)))
+    shown = dict(zip(named, without_findings(named), strict=True))
+    return DataFacts.from_json(_renamed(tree, {name: to for name, to in shown.items() if name != to}))
+
+
+def _texts(facts: DataFacts) -> Iterator[tuple[str, str]]:
+    for row in facts.audit:
+        yield veil(row.prompt, len(row.prompt) + 1), veil(row.answer, len(row.answer) + 1)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from value
+        for inner in value.values():
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """With other names; two files that are shown alike stay two."""
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, list):
+        return [_renamed(inner, names) for inner in value]
+    if not isinstance(value, Mapping):
+        return value
+    fresh: dict[str, Any] = {}
+    for name, inner in value.items():
+        shown = names.get(name, name)
+        while shown in fresh:
+            shown += "\u2032"
+        fresh[shown] = _renamed(inner, names)
+    return fresh
 
 
 def _settled(run: Run, facts: DataFacts) -> DataFacts:

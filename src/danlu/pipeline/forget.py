@@ -24,7 +24,7 @@ from danlu.data.privacy.finding import canonical
 from danlu.data.privacy.forgotten import Forgotten, macs_of, name_form
 from danlu.data.privacy.keys import Keyring
 from danlu.data.privacy.records import FOLDER, read_records
-from danlu.data.texts import texts_of
+from danlu.data.privacy.sight import everything_of
 from danlu.pipeline.audit import FORGET, check_outside, note_acts
 from danlu.pipeline.base import open_base
 from danlu.pipeline.furnace import STORE
@@ -57,6 +57,8 @@ class Trace:
     """Shards that held its rows were removed: what stood in them is not known."""
     num_unreadable: int = 0
     keys_gone: tuple[str, ...] = ()
+    is_unprepared: bool = False
+    """Its data were never finished: there is nothing to look through, and nothing is proven."""
 
     @property
     def is_affected(self) -> bool:
@@ -126,8 +128,9 @@ def verify_forgotten(
     if run is None and (shared := [*_shards_left(runs, values), *_replies_left(runs, values)]):
         left[STORE] = shared
     verdict = {
-        "is_clean": not left and not any(one.num_unreadable or one.rows_gone for one in traces),
+        "is_clean": not left and not any(one.num_unreadable or one.rows_gone or one.is_unprepared for one in traces),
         "left": left,
+        "unprepared": [one.run for one in traces if one.is_unprepared],
         "rows_gone": [one.run for one in traces if one.rows_gone],
         "unreadable": {one.run: list(one.keys_gone) for one in traces if one.num_unreadable},
         "runs": [one.run for one in traces],
@@ -149,6 +152,7 @@ def trace(
     for folder in sorted(folders if folders is not None else list_runs(runs)):
         run = Run.open(folder)
         one = Trace(folder.name, folder, rows_gone=rows_gone(run.path("dataset"), Store(folder.parent / STORE)))
+        one.is_unprepared = run.outcome("prepare") is None
         search = _records(run, values, keyring, one, search)
         search = _texts(run, values, one, search)
         _datasets(run, one)
@@ -243,7 +247,7 @@ def _readable(run: Run) -> Iterator[tuple[str, str, str]]:
     if kept is not None:
         for _, row in kept.rows():
             if row.sample is not None:
-                yield f"row {row.id}", str(row.origin), "\n".join(texts_of(row.sample))
+                yield f"row {row.id}", str(row.origin), "\n".join(everything_of(row.sample))
     for path in sorted(run.folder.rglob("*")):
         if path.suffix in TEXT_FILES and path.is_file() and FOLDER[0] not in path.relative_to(run.folder).parts:
             yield path.relative_to(run.folder).as_posix(), "", _unescaped(path)
@@ -256,7 +260,7 @@ def _shards_left(runs: Path, values: Sequence[str]) -> list[str]:
     for place in sorted((runs / STORE).glob("shards/*/*")):
         shard = store.find(place.name)
         rows = (row for piece in shard.pieces for _, row in piece.rows()) if shard is not None else iter(())
-        texts = ("\n".join(texts_of(row.sample)) for row in rows if row.sample is not None)
+        texts = ("\n".join(everything_of(row.sample)) for row in rows if row.sample is not None)
         if any(form.is_in(text) for text in texts for form in forms):
             found.append(f"shards/{place.name[:12]}")
     return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from danlu.core.errors import DataError
 from danlu.core.progress import Progress
 from danlu.data.cleaners import build as build_cleaners
 from danlu.data.flow.passing import Passing
@@ -18,6 +20,7 @@ from danlu.recipe.privacy import PrivacySection
 def build_passing(section: DataSection, questions: str | None = None, *, progress: Progress | None = None) -> Passing:
     """The stages in their order; `questions` is the file that the project will ask. DataError for a package or file
     that a stage needs and does not find."""
+    check_keys_apart(section)
     return Passing(
         stages=build_cleaners(section.cleaning, [questions] if questions else [], progress=progress),
         privacy=build_privacy(section.privacy),
@@ -32,9 +35,25 @@ def makes_samples(section: DataSection) -> bool:
     return bool(wanted.questions or wanted.instructions or wanted.preferences)
 
 
+def check_keys_apart(section: DataSection) -> None:
+    """DataError when the key file lies in a folder that is read: whoever gets the data would get the keys."""
+    if not _has_privacy(section.privacy):
+        return
+    keys = Path(section.privacy.key_file).expanduser().resolve()
+    for source in section.sources:
+        begin, *pattern = re.split(r"[*?\[]", source.path, maxsplit=1)
+        folder = Path(begin) if not pattern or begin.endswith("/") else Path(begin).parent
+        if keys.is_relative_to(folder.expanduser().resolve()):
+            raise DataError("privacy.key_inside", where="data.privacy.key_file", given=source.path)
+
+
+def _has_privacy(section: PrivacySection) -> bool:
+    return section.pack != "off" or bool(section.actions) or bool(section.levels) or section.forget is not None
+
+
 def build_privacy(section: PrivacySection) -> PrivacyStage | None:
     """None where nothing is to be looked for."""
-    if section.pack == "off" and not section.actions and not section.levels and section.forget is None:
+    if not _has_privacy(section):
         return None
     return PrivacyStage(
         Policy.of(section),

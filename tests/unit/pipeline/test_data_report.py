@@ -29,7 +29,7 @@ from danlu.data.quality import (
     lengths_of,
 )
 from danlu.data.sample import Conversation, Label, Message, Origin
-from danlu.pipeline.data_report import audit_sheet
+from danlu.pipeline.data_report import audit_sheet, veiled_facts
 from danlu.pipeline.data_report_charts import columns, without_folder
 from danlu.pipeline.data_report_html import render_data_report
 from danlu.pipeline.data_report_words import percent
@@ -149,3 +149,19 @@ def test_what_lies_beyond_the_context_is_red() -> None:
 )
 def test_a_little_is_not_shown_as_nothing(ratio: float, shown: str) -> None:
     assert percent(ratio) == shown
+
+
+def test_no_value_of_a_row_or_of_a_file_name_stands_in_the_facts() -> None:
+    """`data_report.json` held the answers as they were, and the pages the names of files with a phone in them."""
+    rows = [
+        Conversation((Message("user", f"怎么联系{n}？"), Message("assistant", f"打13770001244，第{n}次。")),
+                     Origin(f"客户1392026132{n % 2}资料.jsonl", n))
+        for n in range(40)
+    ]  # fmt: skip
+    facts = gather([Tally.of(rows)], Told(name="r"))
+    assert "13770001244" in str(facts.to_json())
+    shown = veiled_facts(facts)
+    told = str(shown.to_json()) + "".join(render_data_report(shown, language=language) for language in LANGUAGES)
+    assert "13770001244" not in told and "139202613" not in told
+    assert [row.id for row in shown.audit] == [row.id for row in facts.audit]
+    assert [len(view) for view in shown.balance.values()] == [len(view) for view in facts.balance.values()]

@@ -71,6 +71,7 @@ def test_samples_made_of_an_affected_one_are_affected_unless_it_was_masked(house
 def test_a_row_that_was_dropped_is_no_trace(house: tuple[Path, Keyring]) -> None:
     runs, keyring = house
     run = made(runs, "first")
+    run.finish("prepare", "i", {"stages": []})
     write_records(run.path("privacy", "records", "0.jsonl"), [record(keyring, "x_1", "张伟", "drop")])
     assert not forget(["张伟"], runs, keyring.path)["steps"]
     assert verify_forgotten(["张伟"], runs, keyring.path)["is_clean"]
@@ -119,10 +120,18 @@ def test_the_command_can_be_pasted(tmp_path: Path) -> None:
     assert shlex.split(step["command"]) == ["danlu", "run", str(run.path("recipe.json")), *step["overrides"]]
 
 
+def test_nothing_is_proven_of_a_run_that_was_never_prepared(house: tuple[Path, Keyring]) -> None:
+    """None was left: 0 tokens were looked through."""
+    runs, keyring = house
+    run = made(runs, "first")
+    verdict = verify_forgotten(["张伟"], runs, keyring.path)
+    assert not verdict["is_clean"] and verdict["unprepared"] == [run.name]
+
+
 def test_kept_replies_are_searched_too(house: tuple[Path, Keyring]) -> None:
     """A name in a teacher's reply, or in what the base said for replay, was called clean."""
     runs, keyring = house
-    made(runs, "first")
+    made(runs, "first").finish("prepare", "i", {"stages": []})
     for folder in ("replies", "replay"):
         AnswerCache(runs / ".furnace" / folder).keep("ab" * 32, {"text": f"他叫张伟，在{folder}", "finish": "stop"})
     verdict = verify_forgotten(["张伟"], runs, keyring.path)
@@ -202,7 +211,7 @@ def test_acts_are_noted_without_reading_all_that_was_before(house: tuple[Path, K
     made(runs, "first").finish("prepare", "i", {"stages": []})
     log = log_of(runs)
     entries = log.path.read_bytes()
-    log.path.write_bytes(b"old\n" * (4 << 20) + entries)
+    log.path.write_bytes(b"old\n" * (1 << 18) + entries)
     tracemalloc.start()
     began = time.process_time()
     assert note_acts(runs).head() == next(log.newest())

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from danlu.core.errors import DataError
 from danlu.core.files import sha256_json
 from danlu.data.privacy import Keyring
-from danlu.pipeline.passing import build_privacy
+from danlu.pipeline.passing import build_passing, build_privacy
+from danlu.recipe.data import DataSection
 from danlu.recipe.privacy import PrivacySection
 
 
@@ -29,3 +31,21 @@ def test_a_list_of_people_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "staff.txt").write_text("沈约\n", "utf-8")
     stage = build_privacy(PrivacySection(names="~/staff.txt", key_file=str(tmp_path / "keys")))
     assert stage is not None and [hit.value for hit in stage.find(["沈约"])[0]] == ["沈约"]
+
+
+@pytest.mark.parametrize(
+    ("source", "keys"), [("src", "src/deep/k"), ("src/*.csv", "src/k"), ("k", "k"), ("src/*/a.csv", "src/x/k")]
+)
+def test_a_key_file_among_the_data_is_refused(source: str, keys: str, tmp_path: Path) -> None:
+    """Said by `explain` and never asked: whoever was given the folder was given the keys."""
+    privacy = {"pack": "minimal", "key_file": str(tmp_path / keys)}
+    section = DataSection.model_validate({"sources": [{"path": str(tmp_path / source)}], "privacy": privacy})
+    with pytest.raises(DataError) as caught:
+        build_passing(section)
+    assert caught.value.key == "privacy.key_inside" and not (tmp_path / keys).exists()
+
+
+def test_a_key_file_beside_the_data_is_fine(tmp_path: Path) -> None:
+    privacy = {"pack": "minimal", "key_file": str(tmp_path / "safe" / "k")}
+    section = DataSection.model_validate({"sources": [{"path": str(tmp_path / "src")}], "privacy": privacy})
+    assert build_passing(section).privacy is not None
