@@ -67,7 +67,9 @@ class Answer:
 
 def why(wanted: str, runs: Path, *, only: Sequence[Path] = ()) -> Answer:
     """Look through all prepared runs, newest first, or `only` these. RunError when nothing fits, or when
-    nothing does in those whose rows are still there."""
+    nothing does in those whose rows are still there, or for nothing at all, which would fit every row."""
+    if not wanted.strip():
+        raise RunError("flow.nothing_asked")
     answer = Answer(wanted)
     digests: dict[Path, str] = {}  # of sources, which many runs may share
     folders = list(only) or list_runs(runs)

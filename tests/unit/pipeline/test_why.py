@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from danlu.core.errors import RunError
 from danlu.core.files import sha256_file, write_json
 from danlu.data.flow.kept import keep
 from danlu.data.flow.passing import Passing, Told, pass_samples
@@ -40,3 +41,11 @@ def test_a_source_is_digested_once_for_all_its_samples(tmp_path: Path, monkeypat
     told = why("条款", tmp_path / "runs").to_json()
     assert [sample["origin"]["state"] for sample in told["samples"]] == ["same"] * 5 and json.dumps(told)
     assert digested == [source]
+
+
+@pytest.mark.parametrize("nothing", ["", " ", "\n"])
+def test_nothing_is_no_fragment_of_every_row(tmp_path: Path, nothing: str) -> None:
+    """An empty text fitted every row of every run."""
+    with pytest.raises(RunError) as caught:
+        why(nothing, tmp_path)
+    assert caught.value.key == "flow.nothing_asked" and caught.value.fix
