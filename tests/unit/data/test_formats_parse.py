@@ -140,6 +140,23 @@ def test_many_ways_to_write_one_preference(row: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("row", "part"),
     [
+        ({"question": ["a", "b"], "answer": "c"}, "question"),
+        ({"question": "a", "answer": ["b", "c"]}, "answer"),
+        ({"prompt": ["a", "b"], "chosen": "c", "rejected": "d"}, "question"),
+        ({"prompt": "a", "chosen": ["c"], "rejected": "d"}, "chosen"),
+    ],
+)
+def test_a_list_where_a_text_belongs_is_named_by_its_column(row: dict[str, Any], part: str) -> None:
+    """A list of questions was called messages of the type text."""
+    with pytest.raises(RowError) as caught:
+        parsed(row)
+    told = caught.value.values
+    assert (caught.value.reason, told["part"], told["kind"]) == ("wrong_type", part, "list")
+
+
+@pytest.mark.parametrize(
+    ("row", "part"),
+    [
         ({"messages": "hello"}, "messages"),
         ({"instruction": "a", "output": "b", "history": "hello"}, "history"),
     ],

@@ -86,7 +86,7 @@ def _prompt(row: Row, changes: Changes) -> list[Message]:
     system = columns.get(row, "system")
     for part in ("conversations", "question", "messages"):
         value = columns.get(row, part)
-        if isinstance(value, list) and value:
+        if isinstance(value, list) and value and (part != "question" or isinstance(value[0], Mapping)):
             return parse_turns(value, changes, system)
     asked = [
         text_of(columns.get(row, part), part, changes) for part in ("instruction", "input") if columns.has(row, part)
@@ -105,6 +105,8 @@ def _answer(value: Any, part: str, changes: Changes) -> list[Message]:
     if isinstance(value, list):
         if not value:
             raise RowError("empty_side", part=part)
+        if not isinstance(value[0], Mapping):
+            raise RowError("wrong_type", part=part, kind="list", expected="text")
         return parse_turns(value, changes)
     if isinstance(value, Mapping):
         return [parse_turn(value, changes)]

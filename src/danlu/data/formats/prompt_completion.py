@@ -29,7 +29,7 @@ class PromptCompletion:
                 raise RowError("missing_column", part=part, found=", ".join(row))
         question, answer = columns.get(row, "question"), columns.get(row, "answer")
         messages = system_of(columns.get(row, "system"), changes) + history_of(columns.get(row, "history"), changes)
-        if isinstance(question, list) and question:
+        if isinstance(question, list) and question and isinstance(question[0], dict):
             messages += parse_turns(question, changes)
         else:
             messages.append(Message("user", text_of(question, "question", changes)))
