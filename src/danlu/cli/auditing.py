@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
@@ -113,9 +115,8 @@ def _tell_traces(plan: dict[str, object], voice: Voice) -> None:
     assert isinstance(runs, list) and isinstance(sources, list) and isinstance(steps, list), "the plan's own lists"
     voice.say(say("audit.forget_samples", count=len({row["sample"] for run in runs for row in run["samples"]})), "bold")
     for run in runs:
-        for row in run["samples"][:_SHOWN]:
-            where = f"{row['file']}:{row['line']}" if "file" in row else ""
-            voice.say(f"  {row['sample']}  {row['type']} {row['action']}  {where}")
+        for line in _rows_of(run["samples"])[:_SHOWN]:
+            voice.say(f"  {line}")
     voice.say(say("audit.forget_runs", count=len(steps)), "bold")
     for run in runs:
         told = [f"{one['stage']} ({one['rows']})" for one in run["datasets"]] + run["left"][:5]
@@ -131,6 +132,19 @@ def _tell_traces(plan: dict[str, object], voice: Voice) -> None:
     voice.say(say("audit.forget_command"), "bold")
     for step in steps:
         voice.say(f"  {step['command']}")
+
+
+def _rows_of(findings: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each row, however much was found in it."""
+    rows: dict[tuple[str, str], Counter[str]] = {}
+    for one in findings:
+        where = f"{one['file']}:{one['line']}" if "file" in one else ""
+        rows.setdefault((one["sample"], where), Counter())[f"{one['type']} {one['action']}"] += 1
+    lines = []
+    for (sample, where), found in rows.items():
+        told = ", ".join(f"{what} × {num}" if num > 1 else what for what, num in found.items())
+        lines.append(f"{sample}  {told}  {where}".rstrip())
+    return lines
 
 
 def verify_values(
