@@ -109,6 +109,8 @@ def _through_store(
     missing = list({task.key: task for task in tasks if store.find(task.key) is None}.values())
     if num_found := len({task.key for task in tasks}) - len(missing):
         told.note(say("flow.reused", reused=num_found, total=len(tasks)))
+    if damaged := [task.shard.found.name for task in missing if store.is_damaged(task.key)]:
+        told.note(say("flow.damaged", damaged=len(damaged), total=len(tasks), first=damaged[0]))
     _do(missing, Work(passing, store), engine, num_workers, told)
     shards = [_found(store, task) for task in tasks]
     found = Conveyed([], [], [], num_redone=len(missing), remarks=list(plan.left_out))

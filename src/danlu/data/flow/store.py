@@ -7,7 +7,9 @@
                            /0000/records.jsonl  what privacy put on record
     <store>/fresh/<pid>-…/                      shards being written
 
-A shard is never changed. What no run counts on any more is removed by `prune`.
+A shard is never changed: shard.json holds a digest of every file, which is checked once per process before anything of
+the shard is believed. What is damaged counts as missing, and is made anew. What no run
+counts on any more is removed by `prune`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +39,10 @@ from danlu.data.flow.plan import Shard
 from danlu.data.ledger import Entry
 from danlu.data.sample import Origin
 
-FORMAT = 3
+FORMAT = 4
+_SEEN: dict[str, tuple[tuple[int, int, int], ...]] = {}
+"""Shards whose bytes this process has checked: folder to (inode, size, time of change) of each file then."""
+_T = TypeVar("_T")
 
 
 def shard_key(shard: Shard, passing_digest: str) -> str:
@@ -63,8 +68,12 @@ class StoredPiece:
         if not self._columns:
             try:
                 self._columns = open_arrays(self.folder / "columns.bin")
+            except DataError:
+                raise
             except FileNotFoundError as error:
                 raise DataError("flow.shard_gone", where=str(self.folder)) from error
+            except (ValueError, KeyError, TypeError, OSError) as error:
+                raise DataError("flow.shard_damaged", where=str(self.folder)) from error
         return self._columns
 
     @property
@@ -79,13 +88,13 @@ class StoredPiece:
         return self.size
 
     def rows(self, wanted: npt.NDArray[np.bool_] | None = None) -> Iterator[tuple[int, Row]]:
-        return read_rows(self.folder / "rows.arrow", wanted)
+        return _plainly(self.folder, read_rows(self.folder / "rows.arrow", wanted))
 
     def names(self) -> Iterator[tuple[str, str, int]]:
-        return read_names(self.folder / "rows.arrow")
+        return _plainly(self.folder, read_names(self.folder / "rows.arrow"))
 
     def told(self, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Origin, int, tuple[Mark, ...]]]:
-        return read_told(self.folder / "rows.arrow", wanted)
+        return _plainly(self.folder, read_told(self.folder / "rows.arrow", wanted))
 
 
 @dataclass(frozen=True)
@@ -123,15 +132,19 @@ class Store:
     folder: Path
 
     def find(self, key: str) -> StoredShard | None:
-        """The finished shard; None too where files are not of the size they were written in, as a power cut leaves
-        them."""
+        """The finished shard; None too where a file is missing or not what was written, byte for byte."""
         folder = self._place(key)
         try:
             shard = StoredShard(key, folder)
-            whole = all((folder / name).stat().st_size == size for name, size in shard.facts["files"].items())
-        except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+            if not _is_whole(shard):
+                return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        return shard if whole else None
+        return shard
+
+    def is_damaged(self, key: str) -> bool:
+        """Whether the shard was finished once and cannot be believed any more."""
+        return (self._place(key) / "shard.json").is_file() and self.find(key) is None
 
     def write(self, key: str, pieces: Iterable[Piece], told: Told) -> StoredShard:
         """Write the pieces as they come; `told` is read after the last. Who comes second to a key throws away his."""
@@ -149,11 +162,14 @@ class Store:
                 for path in sorted(fresh.rglob("*"))
                 if path.is_file()
             }
-            write_json(fresh / "shard.json", {
-                "format": FORMAT, "files": files, "key": key, "sizes": sizes, "digest": digest.hexdigest(),
+            digests = {name: _digest_of(fresh / name) for name in files}
+            facts = {
+                "format": FORMAT, "files": files, "digests": digests, "key": key,
+                "sizes": sizes, "digest": digest.hexdigest(),
                 "remarks": [asdict(entry) for entry in told.remarks], "counts": told.counts, "num_read": told.num_read,
                 "funnel": [one.to_json() for one in told.funnel],
-            })  # fmt: skip
+            }  # fmt: skip
+            write_json(fresh / "shard.json", facts | {"seal": _seal_of(facts)})
             place = self._place(key)
             place.parent.mkdir(parents=True, exist_ok=True)
             if self.find(key) is None:
@@ -190,6 +206,46 @@ class Store:
         parent = self.folder / "fresh"
         parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(dir=parent, prefix=f"{os.getpid()}-"))
+
+
+def _is_whole(shard: StoredShard) -> bool:
+    """Sizes first, for they cost nothing; then every byte, unless the files are those that were looked at before."""
+    facts = shard.facts
+    if any((shard.folder / name).stat().st_size != size for name, size in facts["files"].items()):
+        return False
+    stamps = tuple(
+        (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        for stat in ((shard.folder / name).stat() for name in ("shard.json", *facts["files"]))
+    )
+    if _SEEN.get(str(shard.folder)) == stamps:
+        return True
+    if facts["seal"] != _seal_of(facts) or facts["files"].keys() != facts["digests"].keys():
+        return False
+    if any(_digest_of(shard.folder / name) != digest for name, digest in facts["digests"].items()):
+        return False
+    _SEEN[str(shard.folder)] = stamps
+    return True
+
+
+def _seal_of(facts: Mapping[str, Any]) -> str:
+    return sha256_json({name: value for name, value in facts.items() if name != "seal"})
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _plainly(folder: Path, rows: Iterator[_T]) -> Iterator[_T]:
+    """The rows; a file that went or broke since it was looked at is told as such."""
+    try:
+        yield from rows
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError("flow.shard_gone", where=str(folder)) from error
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise DataError("flow.shard_damaged", where=str(folder)) from error
 
 
 def _write_piece(folder: Path, piece: Piece) -> None:

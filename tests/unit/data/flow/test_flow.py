@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.core.errors import DataError
+from danlu.core.progress import Silent
 from danlu.data.flow.arrays import open_arrays, write_arrays
 from danlu.data.flow.codec import pack_content, pack_json, pack_marks, unpack, unpack_json, unpack_marks
 from danlu.data.flow.conveyor import Conveyed, choose_engine, convey
@@ -392,6 +393,53 @@ def test_columns_come_back_as_they_were_written(
     for name, array in arrays.items():
         assert back[name].dtype == array.dtype and np.array_equal(back[name], array)
         assert back[name].shape == array.shape and not (array.size and back[name].flags.writeable)
+
+
+@pytest.mark.parametrize("harm", ["byte", "empty", "missing", "columns", "facts"])
+def test_a_shard_whose_bytes_changed_is_made_again_and_told(tmp_path: Path, harm: str) -> None:
+    """Bytes edited in the store were trained on; a flipped one came out as a traceback."""
+    pytest.importorskip("pyarrow")
+
+    class Heard(Silent):
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def note(self, sentence: str) -> None:
+            self.said.append(sentence)
+
+    store, plan = Store(tmp_path / "store"), plan_shards([write_rows(tmp_path / "a.jsonl", 50)])
+    before = content_of(convey(plan, Passing(), store, engine="local"))
+    (place,) = (tmp_path / "store").glob("shards/*/*")
+    file = place / {"columns": "0000/columns.bin", "facts": "shard.json"}.get(harm, "0000/rows.arrow")
+    data = bytearray(file.read_bytes())
+    if harm == "missing":
+        file.unlink()
+    elif harm == "empty":
+        file.write_bytes(b"")
+    elif harm == "facts":
+        file.write_bytes(
+            bytes(data).replace(b'"num_read": 50', b'"num_read": 51').replace(b'"num_read":50', b'"num_read":51')
+        )
+        assert file.read_bytes() != bytes(data)
+    else:
+        data[len(data) // 2] ^= 1
+        file.write_bytes(bytes(data))
+    assert store.find(place.name) is None
+    again = convey(plan, Passing(), store, engine="local", progress=(told := Heard()))
+    assert again.num_redone == 1 and content_of(again) == before
+    assert any("a.jsonl" in line for line in told.said), told.said
+
+
+def test_a_piece_that_breaks_while_it_is_read_is_told_plainly(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    store = Store(tmp_path / "store")
+    found = convey(plan_shards([write_rows(tmp_path / "a.jsonl", 50)]), Passing(), store, engine="local")
+    (rows,) = (tmp_path / "store").glob("shards/*/*/0000/rows.arrow")
+    for content, key in ((b"x" * 100, "flow.shard_damaged"), (b"", "flow.shard_damaged"), (None, "flow.shard_gone")):
+        rows.unlink() if content is None else rows.write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            list(found.pieces[0].rows())
+        assert caught.value.key == key
 
 
 def test_a_removed_piece_is_no_empty_one(tmp_path: Path) -> None:
