@@ -110,14 +110,23 @@ class AuditLog:
         """Entries as they stand, broken lines left out; `verify` tells whether they can be believed."""
         return (entry for _, entry, _ in self._lines() if entry is not None)
 
+    def newest(self) -> Iterator[Entry]:
+        """The entries backwards. Who stops early has read no more of the log than that."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            at, rest = file.seek(0, os.SEEK_END), b""
+            while at > 0:
+                size = min(at, _TAIL_BYTES)
+                at -= size
+                file.seek(at)
+                lines = (file.read(size) + rest).split(b"\n")
+                rest = lines.pop(0) if at else b""  # its beginning may lie in the block before
+                yield from (entry for line in reversed(lines) if (entry := _entry(line)) is not None)
+
     def head(self) -> Entry | None:
         """The last entry that is whole, read from the end."""
-        if not self.path.exists():
-            return None
-        with self.path.open("rb") as file:
-            last, torn = _tail(file)
-        unended = _entry(torn) if torn else None
-        return unended if unended is not None else last
+        return next(self.newest(), None)
 
     def anchor(self, elsewhere: Path) -> Entry:
         """Append the head to a file that others keep: another disk, a ticket, a mailbox. RunError for an empty log."""
