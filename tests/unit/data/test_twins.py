@@ -432,3 +432,20 @@ def test_all_twins_of_the_hotel_file_in_the_shopping_file() -> None:
     shopping = {fold(row.text) for row in texts[:num_shopping]}
     twins = [row for row in range(num_shopping, len(texts)) if fold(texts[row].text) in shopping]
     assert len(twins) == 6866 and set(twins) <= set(tied)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "The locker of the night shift stands in corridor {} beside the stairs.",
+        "会议室位于办公楼东侧，门牌号是{}，请提前十分钟到场。",
+    ],
+)
+def test_one_form_with_other_figures_is_no_copy(form: str) -> None:
+    """Facts that differ in a number alone are what such data is about; they only must not be parted."""
+    texts = [form.format(number) for number in (31, 36, 31)]
+    decision = decide([signatures(documents(texts))])
+    assert decision.verdict.tolist() == [0, 0, EXACT]
+    assert decision.cluster[0] == decision.cluster[1]
+    worded = [texts[0], texts[0].replace("beside", "near").replace("提前", "提早")]
+    assert sorted(decide([signatures(documents(worded))]).verdict.tolist()) == [0, NEAR]
