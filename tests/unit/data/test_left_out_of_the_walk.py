@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 
-from danlu.core.messages import set_language
+from danlu.core.messages import current_language, set_language
 from danlu.data.finding import find_files
 from danlu.data.flow.conveyor import convey
 from danlu.data.flow.passing import Passing
 from danlu.data.flow.plan import plan_shards
 from danlu.data.flow.store import Store
+from danlu.data.flow.work import Task, Work
 from danlu.data.ledger import Entry, Ledger
 from danlu.data.sources import read
 
@@ -62,5 +64,18 @@ def test_notes_are_told_in_the_language_of_whoever_asks_and_not_of_whoever_read(
         again = convey(plan, Passing(), store, engine="local").ledger()
         assert again.remarks == first.remarks and any("taken as a document" in note for note in again.notes)
         assert convey(plan, Passing(), store, engine="inline").ledger().remarks == first.remarks
+    finally:
+        set_language(None)
+
+
+def test_whoever_does_the_work_speaks_the_language_of_whoever_asked(folder: Path, tmp_path: Path) -> None:
+    """A worker process went by its locale."""
+    (shard,) = plan_shards([folder]).shards
+    try:
+        set_language("zh")
+        sent = pickle.dumps(Work(Passing(), Store(tmp_path / "store")))
+        set_language("en")  # another process
+        pickle.loads(sent)(Task("ab" * 32, shard))
+        assert current_language() == "zh"
     finally:
         set_language(None)
