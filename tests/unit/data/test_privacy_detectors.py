@@ -271,3 +271,43 @@ def test_mobiles_written_in_odd_ways_behind_a_cue_are_found(text: str) -> None:
 )
 def test_odd_numbers_without_a_cue_are_left(text: str) -> None:
     assert Scanner().scan([text])[0] == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Tr0ub4dor&3xyz", "Zhang_Wei(1988)", "a;b:c,d.e/f?g99", "x\"quote9'Z", "咖啡Coffee99", "Tr0ub4dor3"],
+)
+@pytest.mark.parametrize(
+    "form", ["密码: {}", "密码：{}，请勿外传", "账号admin 密码{}", "账号admin 密码 {} 请改", "password={}"]
+)
+def test_a_password_is_hidden_whole(form: str, value: str) -> None:
+    """Half of it stood there, as `<口令>&3xyz`, or all of it."""
+    text = form.format(value)
+    if value[0] > "一" and "密码{" in form:
+        return  # nothing says where the word ends and the password begins
+    (hit,) = Scanner().scan([text])[0]
+    assert hit.kind == "password" and text[hit.start : hit.end] == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [('{"password": "abc,12345"}', "abc,12345"), ("pwd=abc12345&user=bob", "abc12345"), ("(password: abc12345)", "abc12345"),
+     ("<b>密码: abc12345</b>", "abc12345"), ("密码: abc12345, user: bob", "abc12345"), ("password='abc12345', x", "abc12345")],
+)  # fmt: skip
+def test_what_follows_a_password_stays(text: str, value: str) -> None:
+    (hit,) = Scanner().scan([text])[0]
+    assert text[hit.start : hit.end] == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "密码SHA256算法",
+        "password = get_password(user1)",
+        "密码学和AES256",
+        "password: hashlib.md5(x1)",
+        "忘记密码怎么办",
+    ],
+)
+def test_words_about_passwords_are_none(text: str) -> None:
+    assert Scanner().scan([text])[0] == []

@@ -373,3 +373,10 @@ def test_a_flagged_row_keeps_its_other_flags(keyring: Keyring) -> None:
     ((sample, fates),) = stage_of(keyring)([document("电话17320926211", flags=["short"])])
     assert sample is not None and sample.tags["flags"] == ["short", "privacy_found"] and fates[0].action == "flag"
     assert replace(sample).tags["level"] == "confidential"
+
+
+def test_a_surname_alone_is_the_person_of_the_full_name(keyring: Keyring) -> None:
+    masked = text_of(
+        stage_of(keyring, **all_of("token")), "Mr. John Smith called. Smith was admitted; Smithfield is a place."
+    )
+    assert masked == "Mr. <NAME> called. <NAME> was admitted; Smithfield is a place."

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 from danlu.data.privacy.finding import Finding
 from danlu.data.privacy.scan import settle
+from danlu.data.privacy.words import words
+
+_NO_NAMES = frozenset().union(*words("no_names_en"))
 
 
 def complete(texts: Sequence[str], found: list[list[Finding]]) -> list[list[Finding]]:
@@ -19,7 +22,9 @@ def complete(texts: Sequence[str], found: list[list[Finding]]) -> list[list[Find
         return found
     partial = _surnames(full)
     return [
-        settle([_resolved(hit, partial) for hit in hits] + _further(text, hits, full))
+        settle(
+            [_resolved(hit, partial) for hit in hits] + _further(text, hits, full) + _surname_alone(text, partial, full)
+        )
         for text, hits in zip(texts, found, strict=True)
     ]
 
@@ -43,6 +48,21 @@ def _resolved(hit: Finding, partial: dict[str, str]) -> Finding:
     return hit._replace(value=partial[hit.value])
 
 
+def _surname_alone(text: str, partial: dict[str, str], full: dict[str, Finding]) -> list[Finding]:
+    """`Mr. John Smith … Smith was admitted`: an English surname by itself, where it is no word of every day."""
+    more = []
+    for surname, name in partial.items():
+        if not name.isascii() or len(surname) < 3 or not surname[0].isupper() or surname in _NO_NAMES:
+            continue
+        at = text.find(surname)
+        while at >= 0:
+            end = at + len(surname)
+            if not (text[end : end + 1].isalnum() or text[max(0, at - 1) : at].isalnum()):
+                more.append(Finding(at, end, "name", 0.55, full[name].detector, name))
+            at = text.find(surname, end)
+    return more
+
+
 def _further(text: str, hits: list[Finding], full: dict[str, Finding]) -> list[Finding]:
     more = []
     taken = {hit.start for hit in hits}
@@ -50,7 +70,7 @@ def _further(text: str, hits: list[Finding], full: dict[str, Finding]) -> list[F
         at = text.find(name)
         while at >= 0:
             end = at + len(name)
-            is_word = not name.isascii() or not (text[end : end + 1].isalnum() or text[at - 1 : at].isalnum())
+            is_word = not name.isascii() or not (text[end : end + 1].isalnum() or text[max(0, at - 1) : at].isalnum())
             if at not in taken and is_word:
                 more.append(Finding(at, end, "name", min(hit.score, 0.6), hit.detector, name))
             at = text.find(name, end)

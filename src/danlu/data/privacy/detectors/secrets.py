@@ -77,13 +77,18 @@ _WORDS = {
                          "[Bb]earer", "[Pp]ass")),
 }  # fmt: skip
 _VALUE = re.compile(r"[^\s\"'<>,;，。；、（）()\u4e00-\u9fff&]{6,200}")
+_PASSWORD = re.compile(r"[\u4e00-\u9fff]{0,6}[!-;=?-~]{4,128}")
+"""Any marks may stand in a password, and words before it in no script of theirs; what ends it is looked at behind."""
+_NEXT_FIELD = re.compile(r"[,;&][A-Za-z_]{2,30}=|[,;][\"']")
+_TAIL = ".:,;`*}]>"
+_ACCOUNT = re.compile(r"(?:账号|帐号|账户|用户名|用户|登录名)[^\n]{0,40}$")
 _CUE = re.compile(
     "(?:(?P<password>" + _WORDS["password"] + ")|(?P<api_key>" + _WORDS["api_key"] + "))"
-    "(?P<gap>(?: is)?[\"'”]?[ \t]{0,2}(?:=>|:=|[:=：]|是|为|[ \t])[ \t]{0,2}[\"'“]?)"
+    "(?P<gap>(?: is)?[\"'”]?[ \t]{0,2}(?:=>|:=|[:=：]|是|为|[ \t])[ \t]{0,2}[\"'“]?|)"
 )
 _PLACEHOLDER = re.compile(
     r"^(?:[*xX•.·#-]+|\$\{?.*|%.*%|\{\{?.*|\[.*|your.*|my[_-]?.*|example.*|test.*|changeme.*|placeholder.*|none|null|true|false|"
-    r".*\(.*|os\.environ.*|process\.env.*|self\..*|config.*|args\..*|https?:.*)$",
+    r"(?-i:[a-z])[A-Za-z0-9_.]*\(.*|os\.environ.*|process\.env.*|self\..*|config.*|args\..*|https?:.*)$",
     re.IGNORECASE,
 )
 
@@ -92,9 +97,10 @@ class Cued:
     """A value behind a word that says what it is."""
 
     name = "secrets_by_word"
-    version = 1
+    version = 2
     pattern = (
         "(?:" + _WORDS["password"] + "|" + _WORDS["api_key"] + ")(?: is)?[\"'”]?[ \t]{0,2}(?:=>|:=|[:=：]|是|为|[ \t])"
+        "|(?:密码|口令)[!-~]"
     )
     opens = "pPsStTaAcCkK密口令_-bB"
 
@@ -103,15 +109,43 @@ class Cued:
         if cue is None:
             return [], spot.start
         kind = "password" if cue["password"] else "api_key"
-        value = _VALUE.match(spot.text, cue.end(), spot.high)
         named = bool(cue["gap"].strip(" \t\"'”“")) or cue[0][:6].lower() == "bearer"
-        if value is None or not named:
-            return [], max(cue.end() - 1, spot.start + 1)
-        secret = value[0].rstrip(".:")
-        if not _is_drawn(secret, kind):
+        secret = _password(spot, cue) if kind == "password" else _key(spot, cue)
+        if not named and not (kind == "password" and _is_said_so(secret, cue, spot)):
+            secret = ""
+        if not secret or not _is_drawn(secret, kind):
             return [], max(cue.end() - 1, spot.start + 1)
         end = cue.end() + len(secret)
         return [Finding(cue.end(), end, kind, 0.8, self.name, secret)], end
+
+
+def _key(spot: Spot, cue: re.Match[str]) -> str:
+    value = _VALUE.match(spot.text, cue.end(), spot.high)
+    return value[0].rstrip(".:") if value else ""
+
+
+def _password(spot: Spot, cue: re.Match[str]) -> str:
+    """To the closing quote where one opened, else to a space, a tag, a letter of another script or the next field."""
+    found = _PASSWORD.match(spot.text, cue.end(), spot.high)
+    if found is None:
+        return ""
+    value, quote = found[0], cue["gap"][-1:]
+    if quote in ('"', "'"):
+        return value.partition(quote)[0]
+    following = _NEXT_FIELD.search(value)
+    value = (value[: following.start()] if following else value).rstrip(_TAIL)
+    while value.endswith((")", "'", '"')) and value.count(value[-1]) != value.count(
+        "(" if value[-1] == ")" else value[-1]
+    ):
+        value = value[:-1].rstrip(_TAIL)
+    return value
+
+
+def _is_said_so(value: str, cue: re.Match[str], spot: Spot) -> bool:
+    """`账号admin 密码abc123xyz`: no mark stands between, so the value or the account before it has to speak for it."""
+    if cue["password"] not in ("密码", "口令") or not (any(map(str.isdigit, value)) and any(map(str.isalpha, value))):
+        return False
+    return len(value) >= 10 or bool(_ACCOUNT.search(spot.before(60)))
 
 
 def _is_drawn(value: str, kind: str) -> bool:
