@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from danlu.core.errors import ExportError
 from danlu.core.files import free_bytes, replacing_folder, sha256_json
+from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.data.contract import Contract
 from danlu.data.sample import Message
@@ -97,7 +98,7 @@ def export(
     caller can see, and its checks count like the export's own."""
     told = progress or Silent()
     check_base(engine, facts)
-    told.start(f"export {kind.kind}", 4)
+    told.start(say("export.exporting", kind=kind.kind), 4)
     questions = (*golden_prompts(contract, engine), *(Question(tuple(messages)) for messages in probes))
     prompts = [engine.prompt_ids(question) for question in questions]
     records = tuple(record(engine, prompts, max_new_tokens=max_new_tokens))
