@@ -15,9 +15,9 @@ from difflib import SequenceMatcher
 from itertools import pairwise
 
 from danlu.data.language import HAN
-from danlu.data.synthesis.duty import directions, duties, follows, is_denied
+from danlu.data.synthesis.duty import directions, directions_in_order, duties, duties_in_order, follows, is_denied
 from danlu.data.synthesis.facts import Fault
-from danlu.data.synthesis.lexicon import ALIKE, FUNCTION_CHARACTERS, FUNCTION_WORDS, SWAPPED
+from danlu.data.synthesis.lexicon import ALIKE, FUNCTION_CHARACTERS, FUNCTION_WORDS, OPPOSITES, SWAPPED
 from danlu.data.synthesis.words import chinese_tagged, content_of, stem, tokens_of
 
 MIN_SHARED = 0.6
@@ -73,6 +73,9 @@ _AFTER_NOUN = frozenset(
 )
 _NOUNS = ("n", "b", "s", "a", "f", "t")
 _SWAPPABLE = frozenset(word for pair in SWAPPED for word in pair)
+_PAIRS = [
+    re.compile(f"(?P<one>{one})|(?P<other>{other})", re.IGNORECASE) for one, other in (*OPPOSITES, *sorted(SWAPPED))
+]
 _ALIKE = {word: group for group in ALIKE for word in group}
 
 
@@ -93,7 +96,7 @@ def fault_of_clauses(question: str, answer: str, evidence: str) -> Fault | None:
         if fault:
             return fault
     for sentence in _sentences(answer):
-        fault = _fault_of_swap(sentence, evidence)
+        fault = _fault_of_order(sentence, evidence) or _fault_of_swap(sentence, evidence)
         if fault:
             return fault
     return _fault_of_exception(answer, evidence) or fault_of_verdict(question, answer, evidence)
@@ -105,11 +108,11 @@ def fault_of_verdict(question: str, answer: str, evidence: str) -> Fault | None:
     if not _ASKS.search(question) or not (yes or no):
         return None
     asked = [_Clause(part.text, _words(_ASKS.sub(" ", part.text)), part.sentence) for part in _clauses(question)]
+    asked = [part for part in asked if duties(part.text)] or asked  # not "before the licence is given"
     known = _clauses(evidence)
     near = [(part, one) for part in asked for one in _nearest(part, known, 0.45)]
     if not near:
-        whole = tuple(_Clause(one, _words(one), one) for one in _sentences(evidence))
-        near = [(part, one) for part in asked for one in _nearest(part, whole, 0.45)]
+        near = [(part, one) for part in asked for one in _nearest(part, _whole(evidence), 0.45)]
     given = (yes or no)[0].strip()  # type: ignore[index]
     if not near:
         return Fault("verdict", {"given": given}) if yes and any(len(part.words) > 1 for part in asked) else None
@@ -196,6 +199,32 @@ def _fault_of_exception(answer: str, evidence: str) -> Fault | None:
         if len(rest) > 3 and len(rest & _words(answer)) > 0.9 * len(rest):
             return Fault("exception", {"given": found[0][:60]})
     return None
+
+
+def _fault_of_order(said: str, evidence: str) -> Fault | None:
+    """A sentence told word for word but for one small word, where the evidence has both kinds of it: may and must."""
+    told = _Clause(said, _words(said), said)
+    near = [one for one in _whole(evidence) if min(_shared(told, one), _shared(one, told)) >= MIN_VERBATIM]
+    faults = [_differs(said, one.text) for one in near]
+    return faults[0] if faults and all(faults) else None
+
+
+def _differs(said: str, known: str) -> Fault | None:
+    for reason, listed in (("duty", duties_in_order), ("opposite", directions_in_order)):
+        mine, theirs = listed(said), listed(known)
+        if len(mine) == len(theirs) and mine != theirs:
+            return Fault(reason, {"given": said[:60]})
+    for pair in _PAIRS:
+        here, there = ([found.lastgroup for found in pair.finditer(text)] for text in (said, known))
+        if len(here) == len(there) and here != there:
+            return Fault("opposite", {"given": said[:60]})
+    return None
+
+
+@functools.lru_cache(maxsize=256)
+def _whole(text: str) -> tuple[_Clause, ...]:
+    """Sentences, uncut."""
+    return tuple(_Clause(one, _words(one), one) for one in _sentences(text))
 
 
 def _fault_of_swap(said: str, evidence: str) -> Fault | None:

@@ -64,7 +64,11 @@ _ASKED_BOTH = re.compile(r"是不是|能不能|可不可以|要不要|会不会|
 
 def duties(clause: str) -> set[str]:
     """Of `forbid`, `exempt`, `oblige`, `permit`."""
-    return {str(found.lastgroup) for found in _DUTY.finditer(_BOUND.sub(" ", clause))}
+    return set(duties_in_order(clause))
+
+
+def duties_in_order(clause: str) -> list[str]:
+    return [str(found.lastgroup) for found in _DUTY.finditer(_BOUND.sub(" ", clause))]
 
 
 def follows(duty: str, known: set[str]) -> bool:
@@ -74,7 +78,11 @@ def follows(duty: str, known: set[str]) -> bool:
 
 def directions(clause: str) -> set[bool]:
     """True for a bound from below (at least, above), False for one from above."""
-    return {_UPWARDS[str(found.lastgroup)] for found in _BOUND.finditer(clause)}
+    return set(directions_in_order(clause))
+
+
+def directions_in_order(clause: str) -> list[bool]:
+    return [_UPWARDS[str(found.lastgroup)] for found in _BOUND.finditer(clause)]
 
 
 def is_denied(clause: str) -> bool:
