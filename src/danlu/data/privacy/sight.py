@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from danlu.data.sample import Document, Label, Message, Preference, Sample
+from danlu.data.sample import Conversation, Document, Label, Message, Preference, Sample
 from danlu.data.texts import messages_of, texts_of, with_tags
 
 OURS = frozenset({"level", "level_found", "flags", "masked", "made_by", "scores"})
@@ -64,6 +64,18 @@ def _leaf_cues(value: Any, name: str, into: list[str]) -> None:
     elif isinstance(value, list | tuple):
         for inner in value:
             _leaf_cues(inner, name, into)
+
+
+def is_plain(sample: Sample) -> bool:
+    """Whether texts, group and tags are all there is, as in nearly all rows."""
+    if isinstance(sample, Document):
+        return True
+    if not isinstance(sample, Conversation) or sample.tools:
+        return False
+    for turn in sample.messages:  # noqa: SIM110  a generator costs more than the turns
+        if turn.tool_calls or turn.name or turn.tool_call_id:
+            return False
+    return True
 
 
 def places_of(sample: Sample) -> list[Place]:

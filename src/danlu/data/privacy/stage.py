@@ -21,7 +21,7 @@ from danlu.data.privacy.mentions import complete
 from danlu.data.privacy.policy import Policy
 from danlu.data.privacy.records import Record
 from danlu.data.privacy.scan import Scanner, settle
-from danlu.data.privacy.sight import Place, as_before, cues_of, digest_of, places_of, seen_again
+from danlu.data.privacy.sight import OURS, Place, as_before, cues_of, digest_of, is_plain, places_of, seen_again
 from danlu.data.privacy.structured import kept_valid
 from danlu.data.sample import Sample
 from danlu.data.stage import Fate, Outcome
@@ -82,6 +82,7 @@ class PrivacyStage:
         self._versions = {each.name: each.version for each in self._recognizers}
         self._scanner: Scanner | None = None
         self._read: dict[str, list[Finding]] = {}
+        self._clean_tags: set[tuple[str, Any]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {
@@ -131,21 +132,26 @@ class PrivacyStage:
         return [examined.outcome for examined in self.examine(samples)]
 
     def examine(self, samples: Sequence[Sample]) -> list[Examined]:
+        plain = [is_plain(sample) for sample in samples]
         texts = [texts_of(sample) for sample in samples]
-        cues = [cues_of(sample) for sample in samples]
+        cues = [None if is_so else cues_of(sample) for sample, is_so in zip(samples, plain, strict=True)]
         cued = [
             text if lead is None else [cue + one for cue, one in zip(lead, text, strict=True)]
             for text, lead in zip(texts, cues, strict=True)
         ]
         found = iter(self.find([text for of_sample in cued for text in of_sample]))
-        beside = [places_of(sample) for sample in samples]
+        hits_of = [[next(found) for _ in of_sample] for of_sample in texts]
+        beside = [
+            [] if is_so and not any(hits) and self._is_known_clean(sample) else places_of(sample)
+            for sample, is_so, hits in zip(samples, plain, hits_of, strict=True)
+        ]
         self._remember(
             {place.cue + place.text for places in beside for place in places}
             | {cue + sample.group for sample in samples if sample.group for cue in ("", _GROUP)}
         )
         examined = []
         for at, sample in enumerate(samples):
-            hits = [next(found) for _ in texts[at]]
+            hits = hits_of[at]
             read = [self._read[place.cue + place.text] for place in beside[at]] if beside[at] else []
             group = self._in_group(sample.group) if sample.group else []
             if any(hits) or any(read) or group or self.forgotten is not None:
@@ -153,13 +159,26 @@ class PrivacyStage:
                 places = [Place(cue, text) for cue, text in zip(leads, texts[at], strict=True)] + beside[at]
                 examined.append(self._examine(sample, _Seen(places, len(texts[at]), hits + read, group)))
             else:
+                if beside[at] and plain[at]:
+                    self._clean_tags.update(item for item in sample.tags.items() if type(item[1]) is str)
                 examined.append(self._clean(sample))
         return examined
+
+    def _is_known_clean(self, sample: Sample) -> bool:
+        """Whether all its tags stood in clean rows before: columns mostly say the same few things."""
+        if self.forgotten is not None:
+            return False
+        clean = self._clean_tags
+        for item in sample.tags.items():
+            if item[0] not in OURS and (type(item[1]) is not str or item not in clean):
+                return False
+        return True
 
     def _remember(self, strings: set[str]) -> None:
         """Read what was not read yet, all at once."""
         if len(self._read) > _REMEMBERED:
             self._read = {}
+            self._clean_tags.clear()
         fresh = [string for string in strings if string not in self._read]
         if fresh:
             self._read |= zip(fresh, self.find(fresh), strict=True)
