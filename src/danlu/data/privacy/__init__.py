@@ -13,8 +13,9 @@ Contract with whoever drives the rows:
 - `stage(samples)` is `[e.outcome for e in stage.examine(samples)]`: call one of the two, not both.
 - A `Record` is a flat JSON object, safe to store: {sample, file, line, text, start, end, type, detector, score, level,
   action, mac, key}. `sample` is the id of the row as it LEAVES the stage (a digest of the raw row could be guessed
-  back); a dropped row has `"x_…"`, an HMAC. `text` is the index in `texts_of`, then `places_of` (sight.py), then the group; `start` and `end` count characters of
-  the raw text. A row with `tags["parents"]` yields one record more: {sample, type: "derived", parents: […]}.
+  back); a dropped row has `"x_…"`, an HMAC. `text` is the index in `texts_of`, then in `places_of`
+  (sight.py), then the group; `start` and `end` count characters of the raw text.
+  A row with `tags["parents"]` yields one record more: {sample, type: "derived", parents: […]}.
 - The records of a run lie in `<run>/privacy/records/`; `danlu forget` reads them there. A shard cache may keep them
   beside the shard: they hold no value and no key.
 - What the stage sets: `tags["level"]` (of the text as it stands now), `tags["level_found"]`, and for kept findings the
