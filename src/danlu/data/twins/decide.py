@@ -3,7 +3,7 @@
 The best of twins is kept: the higher quality, then the longer, then the earlier row. A row is left out only for a twin
 that is kept and verified, so a chain of likenesses loses nothing at its far end. Rows whose texts are nearly the same
 and whose answers are not (one form with another value; a label that flipped) are no twins but a conflict. Nor are texts
-with other figures: they stay, on one side of the split.
+that are the same but for their figures: they stay, on one side of the split.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from danlu.data.twins.columns import (
 from danlu.data.twins.folding import Places
 from danlu.data.twins.forms import of_forms
 from danlu.data.twins.groups import Rows, Ties, kept_of
-from danlu.data.twins.likeness import Ratios, Texts, jaccard, same_numbers
+from danlu.data.twins.likeness import Ratios, Texts, differ_in_figures_alone, jaccard
 from danlu.data.twins.linking import Link
 from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM, Signed
 
@@ -154,8 +154,8 @@ def _near(rows: _Rows, is_in: Mask, settings: Settings, counts: dict[str, int]) 
         clash = _contradict(rows, edges)
         kind = rows.column("kind")
         # rows of one form with other figures are kept apart in the split, but none of them is a copy
-        is_same = same_numbers(rows.texts, edges.better, edges.worse)
-        twins = edges.where(~clash & is_same & (kind[edges.better] == kind[edges.worse]))
+        is_form = differ_in_figures_alone(rows.texts, edges.better, edges.worse)
+        twins = edges.where(~clash & ~is_form & (kind[edges.better] == kind[edges.worse]))
         stays = kept_of(rows.num, rows.rank[twins.worse], rows.rank[twins.better])
         is_kept = is_in & stays[rows.rank]
         # a crowd is compared with its best row only; if that is left out itself, its crowd looks for another
@@ -214,7 +214,7 @@ def _choose_twins(rows: _Rows, alike: _Edges, is_kept: Mask, is_near: Mask, twin
     """Each row that is left out names the kept one that it is most like, of equally alike ones the best."""
     kind = rows.column("kind")
     edges = alike.where(is_near[alike.worse] & is_kept[alike.better] & (kind[alike.better] == kind[alike.worse]))
-    edges = edges.where(same_numbers(rows.texts, edges.better, edges.worse))
+    edges = edges.where(~differ_in_figures_alone(rows.texts, edges.better, edges.worse))
     order = np.lexsort((rows.rank[edges.better], -edges.ratio, edges.worse))
     worse, better, ratio = edges.worse[order], edges.better[order], edges.ratio[order]
     is_first = np.diff(worse, prepend=-1) != 0

@@ -7,6 +7,7 @@ each row puts equal grams next to each other. 3-grams are compared as they are; 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -63,17 +64,26 @@ def jaccard(texts: Texts, left: Places, right: Places, *, gram: int, part: str =
     return found
 
 
-def same_numbers(texts: Texts, left: Places, right: Places) -> npt.NDArray[np.bool_]:
-    """Whether both texts of a pair have the same digits in the same order: where they have not they say two things,
-    however alike the rest is."""
+def differ_in_figures_alone(texts: Texts, left: Places, right: Places) -> npt.NDArray[np.bool_]:
+    """Whether the texts of a pair are the same but for their digits: one form, two facts."""
     rows, at = np.unique(np.concatenate([left, right]), return_inverse=True)
-    known: dict[bytes, int] = {}
     start, length = texts.spans(rows, "text")
-    slices = texts.slices(rows, start, length)
-    digits = (units[(units >= ord("0")) & (units <= ord("9"))].tobytes() for units in slices)
-    number = np.fromiter((known.setdefault(found, len(known)) for found in digits), np.int64, len(rows))[at]
-    is_same: npt.NDArray[np.bool_] = number[: len(left)] == number[len(left) :]
-    return is_same
+    numbers: list[bytes] = []
+    forms: list[bytes] = []
+    for units in texts.slices(rows, start, length):
+        is_digit = (units >= ord("0")) & (units <= ord("9"))
+        numbers.append(units[is_digit].tobytes())
+        forms.append(blake2b(units[~is_digit].tobytes(), digest_size=16).digest())
+    number, form = _numbered(numbers)[at], _numbered(forms)[at]
+    num = len(left)
+    is_so: npt.NDArray[np.bool_] = (number[:num] != number[num:]) & (form[:num] == form[num:])
+    return is_so
+
+
+def _numbered(values: Sequence[bytes]) -> npt.NDArray[np.int64]:
+    """Equal values have equal numbers."""
+    known: dict[bytes, int] = {}
+    return np.fromiter((known.setdefault(value, len(known)) for value in values), np.int64, len(values))
 
 
 def _batches(widths: Places) -> Iterator[tuple[int, int]]:
