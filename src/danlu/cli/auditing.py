@@ -156,6 +156,8 @@ def verify_values(
     for name, places in verdict["left"].items():
         for place in places[:_SHOWN]:
             voice.say(say("audit.forget_left", where=name, what=place), "red")
+    for place in verdict["damaged"][:_SHOWN]:
+        voice.say(say("audit.forget_damaged", place=place), "yellow")
     for name in verdict["rows_gone"]:
         voice.say(say("audit.forget_rows_gone", run=name), "yellow")
     for name in verdict["unprepared"]:

@@ -125,11 +125,16 @@ def verify_forgotten(
         places += [one.stands_on] if one.stands_on else []
         if places:
             left[one.run] = places
-    if run is None and (shared := [*_shards_left(runs, values), *_replies_left(runs, values)]):
-        left[STORE] = shared
+    damaged: list[str] = []
+    if run is None:
+        shards, damaged = _shards_left(runs, values)
+        if shared := [*shards, *_replies_left(runs, values)]:
+            left[STORE] = shared
     verdict = {
-        "is_clean": not left and not any(one.num_unreadable or one.rows_gone or one.is_unprepared for one in traces),
+        "is_clean": not (left or damaged)
+        and not any(one.num_unreadable or one.rows_gone or one.is_unprepared for one in traces),
         "left": left,
+        "damaged": damaged,
         "unprepared": [one.run for one in traces if one.is_unprepared],
         "rows_gone": [one.run for one in traces if one.rows_gone],
         "unreadable": {one.run: list(one.keys_gone) for one in traces if one.num_unreadable},
@@ -253,17 +258,22 @@ def _readable(run: Run) -> Iterator[tuple[str, str, str]]:
             yield path.relative_to(run.folder).as_posix(), "", _unescaped(path)
 
 
-def _shards_left(runs: Path, values: Sequence[str]) -> list[str]:
-    """Shards of the store that still hold a value; those of no run are removed by the next prepare."""
+def _shards_left(runs: Path, values: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Shards of the store that still hold a value, and those that cannot be read, which may; those of no run are
+    removed by the next prepare."""
     forms, store = [_Form(value) for value in values], Store(runs / STORE)
-    found = []
+    found: list[str] = []
+    damaged: list[str] = []
     for place in sorted((runs / STORE).glob("shards/*/*")):
         shard = store.find(place.name)
-        rows = (row for piece in shard.pieces for _, row in piece.rows()) if shard is not None else iter(())
+        if shard is None:
+            damaged.append(f"shards/{place.name[:12]}")
+            continue
+        rows = (row for piece in shard.pieces for _, row in piece.rows())
         texts = ("\n".join(everything_of(row.sample)) for row in rows if row.sample is not None)
         if any(form.is_in(text) for text in texts for form in forms):
             found.append(f"shards/{place.name[:12]}")
-    return found
+    return found, damaged
 
 
 def _replies_left(runs: Path, values: Sequence[str]) -> list[str]:

@@ -142,6 +142,18 @@ def test_kept_replies_are_searched_too(house: tuple[Path, Keyring]) -> None:
     assert verify_forgotten(["李娜"], runs, keyring.path)["is_clean"]
 
 
+def test_a_shard_that_cannot_be_read_forbids_a_clean_verdict(house: tuple[Path, Keyring]) -> None:
+    """It may hold the name; it was passed over, and the verdict was clean."""
+    runs, keyring = house
+    made(runs, "first").finish("prepare", "i", {"stages": []})
+    assert verify_forgotten(["张伟"], runs, keyring.path)["is_clean"]
+    place = runs / ".furnace" / "shards" / "cd" / ("cd" * 32)
+    place.mkdir(parents=True)
+    (place / "shard.json").write_text('{"format": 4, "files": {')
+    verdict = verify_forgotten(["张伟"], runs, keyring.path)
+    assert not verdict["is_clean"] and verdict["damaged"] == ["shards/cdcdcdcdcdcd"] and not verdict["left"]
+
+
 def test_rows_that_are_gone_forbid_a_clean_verdict(house: tuple[Path, Keyring]) -> None:
     """Without the shards no row is searched: that is not the same as nothing found."""
     runs, keyring = house
