@@ -3,7 +3,9 @@
 A row is a dict `{"question", "answer"}` and, if wanted, `value` (what a right answer must contain; a list: all of it),
 `accept` (other right values), `group` (fact; errors of one group are not independent), `document`, `language`, `kind`
 (sarcasm, negation, unanswerable, ...; `sarcasm_control` is its ordinary twin), `pair` (ties twins together), `match`
-(the metric that judges: contains, prefix, exact, ...), `id`.
+(the metric that judges: contains, prefix, exact, ...), `category` (a part of its suite that is counted apart), `rules`
+(what the form of the answer must keep, see `metrics/format.py`), `forbid` (what no answer may give away), `paraphrases`
+(the same question in other words), `system`, `id`.
 """
 
 from __future__ import annotations
@@ -44,6 +46,10 @@ class Item:
     document: str = ""
     metric: str = ""
     tools: tuple[dict[str, Any], ...] = ()
+    category: str = ""
+    rules: dict[str, Any] = field(default_factory=dict, hash=False)
+    forbid: tuple[str, ...] = ()
+    paraphrases: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -107,7 +113,8 @@ def _from_row(row: Mapping[str, Any], where: str) -> Item:
     values = _texts(row.get("value"))
     if not question:
         raise EvaluationError("evaluation.no_question", where=where, given=", ".join(map(str, row)) or "-")
-    if not answer and not values and row.get("kind") != "unanswerable":
+    has_key = answer or values or row.get("rules") or row.get("forbid") or row.get("kind") == "unanswerable"
+    if not has_key:
         raise EvaluationError("evaluation.no_answer", where=where, given=question[:80])
     system = (Message("system", str(row["system"])),) if row.get("system") else ()
     return _tagged((*system, Message("user", question)), answer or "；".join(values), row)
@@ -151,6 +158,10 @@ def _tagged(
         language=str(tags.get("language") or ("zh" if is_chinese(question) else "en")),
         document=str(tags.get("document") or ""),
         metric=_metric(tags, kind),
+        category=str(tags.get("category") or ""),
+        rules=dict(tags.get("rules") or {}),
+        forbid=_texts(tags.get("forbid")),
+        paraphrases=_texts(tags.get("paraphrases")),
     )
 
 
