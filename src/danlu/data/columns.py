@@ -200,9 +200,16 @@ def has(row: Mapping[str, Any], *parts: str) -> bool:
 
 
 def rest(row: Mapping[str, Any], parts: Iterable[str]) -> dict[str, Any]:
-    """Short columns that are none of `parts`, single values or lists of them: what a sample carries along as tags."""
+    """Short columns that are none of `parts`, single values or lists of them: what a sample carries along as tags.
+
+    `rules`, what a question's metric is told, may be an object."""
     free = _others(tuple(row), tuple(parts))
-    return {key: row[key] for key in free if _is_short(row[key])}
+    return {key: row[key] for key in free if _is_short(row[key]) or (key == "rules" and _is_rules(row[key]))}
+
+
+def rest_names(row: Mapping[str, Any], parts: Iterable[str]) -> tuple[str, ...]:
+    """Names of the columns that are none of `parts`."""
+    return _others(tuple(row), tuple(parts))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -215,6 +222,12 @@ def _is_short(value: Any) -> bool:
     if isinstance(value, list):
         return len(value) <= 32 and all(isinstance(part, str | int | float) and len(str(part)) <= 200 for part in value)
     return isinstance(value, str | int | float | bool) and len(str(value)) <= 200
+
+
+def _is_rules(value: Any) -> bool:
+    """An object, or its JSON in a cell, of a size that people write."""
+    is_object = isinstance(value, dict) or (isinstance(value, str) and value.lstrip().startswith("{"))
+    return is_object and len(str(value)) <= 8000
 
 
 def without_language(row: dict[str, Any]) -> tuple[dict[str, Any], str] | None:

@@ -4,12 +4,13 @@ A row is a dict `{"question", "answer"}` and, if wanted, `value` (what a right a
 `accept` (other right values), `group` (fact; errors of one group are not independent), `document`, `language`, `kind`
 (sarcasm, negation, unanswerable, ...; `sarcasm_control` is its ordinary twin), `pair` (ties twins together), `match`
 (the metric that judges: contains, prefix, exact, ...), `category` (a part of its suite that is counted apart), `rules`
-(what the form of the answer must keep, see `metrics/format.py`), `forbid` (what no answer may give away), `paraphrases`
+(what its metric is told: a tolerance, a schema, the form to keep, see `metrics/numeric.py` and `metrics/format.py`), `forbid` (what no answer may give away), `paraphrases`
 (the same question in other words), `system`, `id`.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -159,7 +160,7 @@ def _tagged(
         document=str(tags.get("document") or ""),
         metric=_metric(tags, kind),
         category=str(tags.get("category") or ""),
-        rules=dict(tags.get("rules") or {}),
+        rules=_rules(tags.get("rules"), question),
         forbid=_texts(tags.get("forbid")),
         paraphrases=_texts(tags.get("paraphrases")),
     )
@@ -169,6 +170,18 @@ def _metric(tags: Mapping[str, Any], kind: str) -> str:
     """`match: contains` is the habit, not a wish: a question without an answer is still judged as a refusal."""
     named = str(tags.get("metric") or tags.get("match") or "")
     return "" if named == "contains" and kind == "unanswerable" else named
+
+
+def _rules(given: Any, question: str) -> dict[str, Any]:
+    """An object, or its JSON as text (a table's cell holds no objects); other text is somebody else's column."""
+    if isinstance(given, dict):
+        return given
+    if not isinstance(given, str) or not given.lstrip().startswith("{"):
+        return {}
+    try:
+        return dict(json.loads(given))
+    except ValueError as error:
+        raise EvaluationError("evaluation.bad_rules", where=question[:80], given=given[:80]) from error
 
 
 def _with_labels(items: list[Item]) -> list[Item]:
