@@ -4,8 +4,8 @@ A row is a dict `{"question", "answer"}` and, if wanted, `value` (what a right a
 `accept` (other right values), `group` (fact; errors of one group are not independent), `document`, `language`, `kind`
 (sarcasm, negation, unanswerable, ...; `sarcasm_control` is its ordinary twin), `pair` (ties twins together), `match`
 (the metric that judges: contains, prefix, exact, ...), `category` (a part of its suite that is counted apart), `rules`
-(what its metric is told: a tolerance, a schema, the form to keep, see `metrics/numeric.py` and `metrics/format.py`), `forbid` (what no answer may give away), `paraphrases`
-(the same question in other words), `system`, `id`.
+(what its metric is told: a tolerance, a schema, the form to keep, see `metrics/numeric.py` and `metrics/format.py`),
+`forbid` (what no answer may give away), `paraphrases` (the same question in other words), `system`, `id`.
 """
 
 from __future__ import annotations
