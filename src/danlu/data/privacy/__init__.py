@@ -10,6 +10,8 @@ Contract with whoever drives the rows:
     write_records(folder / f"{shard}.jsonl", records)      # atomic; one file per shard, any names; empty: no file
     read_records(folder) -> Iterator[Record]               # all files of the folder, by name
 
+- `stage.look(texts)` is the like for `data.joined.Texts`: a `Look`. `examined` holds, by the row's number, only rows of
+  which there is anything to say; all others are clean and come to `with_tags(sample, sample.tags | look.tags)`.
 - `stage(samples)` is `[e.outcome for e in stage.examine(samples)]`: call one of the two, not both.
 - A `Record` is a flat JSON object, safe to store: {sample, file, line, text, start, end, type, detector, score, level,
   action, mac, key}. `sample` is the id of the row as it LEAVES the stage (a digest of the raw row could be guessed
@@ -33,13 +35,14 @@ from danlu.data.privacy.keys import Keyring
 from danlu.data.privacy.level import LEVELS, Level, grade, level_of
 from danlu.data.privacy.policy import Policy
 from danlu.data.privacy.records import Record, read_records, write_records
-from danlu.data.privacy.stage import Examined, PrivacyStage
+from danlu.data.privacy.stage import Examined, Look, PrivacyStage
 
 __all__ = [
     "LEVELS",
     "Examined",
     "Keyring",
     "Level",
+    "Look",
     "Policy",
     "PrivacyStage",
     "Record",

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import danlu.data.privacy.fakes as fakes
 from danlu.core.errors import DataError
 from danlu.data.identity import sample_id
+from danlu.data.joined import Texts
 from danlu.data.privacy.detectors import DETECTORS, Recognizer
 from danlu.data.privacy.finding import KINDS, Finding
 from danlu.data.privacy.forgotten import Forgotten, macs_of
@@ -43,6 +44,14 @@ class Examined:
 
     outcome: Outcome
     records: tuple[Record, ...]
+
+
+class Look(NamedTuple):
+    """What privacy says of many rows. Rows that are not in `examined` are clean: neither fates nor records, and `tags`
+    beside those that they have."""
+
+    examined: dict[int, Examined]
+    tags: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -130,6 +139,16 @@ class PrivacyStage:
 
     def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
         return [examined.outcome for examined in self.examine(samples)]
+
+    def look(self, texts: Texts) -> Look:
+        """`examine` for the rows of `texts` that are there, with what all clean rows have in common said once."""
+        alive = [row for row, sample in enumerate(texts.samples) if sample is not None]
+        examined = dict(zip(alive, self.examine(texts.alive()), strict=True))
+        told = {row: one for row, one in examined.items() if not self._is_untold(texts.samples[row], one)}
+        return Look(told, {"level": self.policy.level, "level_found": self.policy.level})
+
+    def _is_untold(self, sample: Sample | None, one: Examined) -> bool:
+        return sample is not None and not one.outcome[1] and not one.records and level_of(sample) is None
 
     def examine(self, samples: Sequence[Sample]) -> list[Examined]:
         plain = [is_plain(sample) for sample in samples]

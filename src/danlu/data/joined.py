@@ -1,0 +1,137 @@
+"""The texts of many rows, taken out once and shared by the stages: what `data.stage.PieceStage` is handed.
+
+Rows are cut into pages of some hundred, whose letters stay in the cache. A page holds its texts end to end, as UTF-16
+units and as UTF-8, each made when first asked for: a stage asks once over all of them whether there is anything to do,
+and opens only rows where there is. A row that a stage changed is stale: its letters on the page are those it had. So
+`Page.rows_at` tells of a place on the page whose row it is, and whoever judges a page looks at stale rows one by one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+
+from danlu.data.sample import Sample
+from danlu.data.texts import texts_of
+
+Units = npt.NDArray[np.uint16]
+Places = npt.NDArray[np.int64]
+PAGE_ROWS = 512
+_STALE = 0.2
+"""Share of stale rows from which new pages cost less than looking at rows one by one."""
+BREAK = "\n"
+"""Closes each text of a page; a text may hold it too."""
+
+
+class Page:
+    """Some rows' texts as they were when the page was made. `rows` are their numbers; the texts of row
+    `rows[i]` are `flat[first[i] : first[i + 1]]`. Places count from the page's beginning."""
+
+    def __init__(self, rows: range, samples: Sequence[Sample | None]) -> None:
+        self.rows = rows
+        self.flat: list[str] = []
+        self.first = [0]
+        for sample in samples:
+            if sample is not None:
+                self.flat += texts_of(sample)
+            self.first.append(len(self.flat))
+
+    @functools.cached_property
+    def joined(self) -> str:
+        """All texts, each closed by a break."""
+        return BREAK.join([*self.flat, ""])
+
+    @functools.cached_property
+    def units(self) -> Units:
+        """`joined` in UTF-16; half surrogates stay as they are."""
+        return np.frombuffer(self.joined.encode("utf-16-le", "surrogatepass"), np.uint16)
+
+    @functools.cached_property
+    def unit_ends(self) -> Places:
+        """(texts,) where in `units` the break of each text stands."""
+        ends = np.fromiter(accumulate(map(len, self.flat)), np.int64, len(self.flat)) + np.arange(len(self.flat))
+        num_pairs = len(self.units) - len(self.joined)
+        if not num_pairs:
+            return ends
+        second = np.flatnonzero(self.units >> 10 == 0x37)
+        if len(second) == num_pairs:  # whole pairs alone
+            return ends + np.searchsorted(second - np.arange(1, num_pairs + 1), ends)
+        lengths = [len(text.encode("utf-16-le", "surrogatepass")) // 2 + 1 for text in self.flat]
+        return np.fromiter(accumulate(lengths), np.int64, len(lengths)) - 1
+
+    @functools.cached_property
+    def _encoded(self) -> list[bytes]:
+        return [text.encode("utf-8", "surrogatepass") for text in self.flat]
+
+    @functools.cached_property
+    def data(self) -> bytes:
+        """`joined` in UTF-8."""
+        return BREAK.encode().join([*self._encoded, b""])
+
+    @functools.cached_property
+    def data_ends(self) -> Places:
+        """(texts,) where in `data` the break of each text stands."""
+        lengths = map(len, self._encoded)
+        return np.fromiter(accumulate(lengths), np.int64, len(self.flat)) + np.arange(len(self.flat))
+
+    @functools.cached_property
+    def row_of_text(self) -> Places:
+        """(texts,) the number of the row that each text is of."""
+        return np.repeat(np.arange(self.rows.start, self.rows.stop), np.diff(self.first))
+
+    def rows_at(self, places: Places, ends: Places) -> list[int]:
+        """The rows in which these places lie, each once, in order. `ends` are `unit_ends` or `data_ends`."""
+        found: list[int] = np.unique(self.row_of_text[np.searchsorted(ends, places)]).tolist()
+        return found
+
+
+class Texts:
+    """Rows and their texts. `samples[row]` is the row as it is now; None once it was dropped.
+
+    Stages only read it. Whoever drives them puts their outcomes in, with `put`, before the next stage is asked."""
+
+    def __init__(self, samples: Iterable[Sample | None]) -> None:
+        self.samples: list[Sample | None] = list(samples)
+        self.stale: set[int] = set()
+        """Rows that are no more what their page says."""
+        self._pages: list[Page] = []
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def pages(self) -> Sequence[Page]:
+        """All rows, in order; cut anew where many have become stale, so ask for `stale` after this."""
+        if not self._pages or len(self.stale) > _STALE * len(self):
+            self._pages = [*self._cut()]
+            self.stale.clear()
+        return self._pages
+
+    def put(self, row: int, sample: Sample | None) -> None:
+        """What a stage made of the row; None: it dropped it. Costs nothing where it is the very same sample."""
+        if self.samples[row] is not sample:
+            self.samples[row] = sample
+            self.stale.add(row)
+
+    def of(self, row: int) -> list[str]:
+        """`texts_of` the row as it is now."""
+        sample = self.samples[row]
+        if sample is None:
+            return []
+        if row in self.stale or not self._pages:
+            return texts_of(sample)
+        page = self._pages[row // PAGE_ROWS]
+        at = row - page.rows.start
+        return page.flat[page.first[at] : page.first[at + 1]]
+
+    def alive(self) -> list[Sample]:
+        """The rows that are still there."""
+        return [sample for sample in self.samples if sample is not None]
+
+    def _cut(self) -> Iterator[Page]:
+        for first in range(0, len(self.samples), PAGE_ROWS):
+            rows = range(first, min(first + PAGE_ROWS, len(self.samples)))
+            yield Page(rows, self.samples[rows.start : rows.stop])
