@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +29,8 @@ from danlu.model.model import Model
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17, "q6_k": 18, "bf16": 32}
 """llama.cpp's numbers for how most of a file's matrices are stored."""
 _QUANTIZATION_VERSION = 2
-_MEANT = ("phi-3", "phi3", "jina-v2", "modern-bert")
-"""In a model's name, llama.cpp takes these for the habits of one tokenizer."""
+_MEANT = {"phi-3": "phi 3", "phi3": "phi 3", "jina-v2": "jina v2", "modern-bert": "modern bert"}
+"""In a model's name, llama.cpp takes these for the habits of one tokenizer; beside each a spelling that it does not."""
 _STOPPING = ("eos", "eot", "eom")
 STOPS_BY_NAME = frozenset((
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>",
@@ -92,6 +93,11 @@ def general(about: About, vocabulary: Vocabulary) -> dict[str, Any]:
     if about.base:
         told |= {"general.base_model.count": 1, "general.base_model.0.name": about.base}
     return told | dict(about.more)
+
+
+def plain_name(name: str) -> str:
+    """The name without what llama.cpp would take for a habit."""
+    return re.sub("|".join(_MEANT), lambda found: _MEANT[found.group().lower()], name, flags=re.IGNORECASE)
 
 
 def speech(contract: Contract, vocabulary: Vocabulary) -> dict[str, Any]:
