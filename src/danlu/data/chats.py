@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from danlu.data import columns, turns
 from danlu.data.calls import tools_of
-from danlu.data.formats.format import Row, group_of, tags_of
+from danlu.data.formats.format import Plan, Row, group_of, tags_of, tags_plan
 from danlu.data.rows import Changes
-from danlu.data.sample import Conversation, Origin
+from danlu.data.sample import Conversation, Origin, plain_conversation
 
 
 def chat_score(row: Row, places: Sequence[str], turn_key: str) -> float:
@@ -27,3 +27,23 @@ def parse_chat(row: Row, places: Sequence[str], parts: Sequence[str], origin: Or
     tools = tools_of(columns.get(row, "tools"))
     ready = turns.ordered(messages, changes)
     return Conversation(ready, origin, tools, group_of(row), tags_of(row, tuple(parts)))
+
+
+def plan_chat(row: Row, places: Sequence[str], parts: Sequence[str]) -> Plan | None:
+    """A short way for turns of a role and a text alone that stand in order; see `format.Planned`."""
+    tags, kinds = tags_plan(row, tuple(parts)), {"system": (str, type(None)), "tools": (str, list, type(None))}
+    place = next((name for part in places if (name := columns.find(row, part)) is not None), None)
+    if tags is None or place is None or not isinstance(row[place], list):
+        return None
+    found = [(name, kind) for part, kind in kinds.items() if (name := columns.find(row, part)) is not None]
+    if not all(isinstance(row[name], kind) for name, kind in found):
+        return None
+    idle = tuple(name for name, _ in found)
+
+    def quick(row: Row, origin: Origin) -> Conversation | None:
+        if any(row[name] for name in idle):
+            return None
+        messages = turns.plain_turns(row[place])
+        return None if messages is None else plain_conversation(messages, origin, None, tags(row))
+
+    return Plan(quick, place)

@@ -12,7 +12,7 @@ import codecs
 import lzma
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, cast
@@ -25,8 +25,6 @@ HEAD_BYTES = 1 << 18
 CHUNK_BYTES = 1 << 16
 ZSTD_CHUNK_BYTES = 1 << 12  # a block of four bytes may stand for 128 KiB: small bites keep a bomb small
 MAX_LINE_BYTES = 64 << 20
-GROUP_LINES, GROUP_BYTES = 256, 1 << 18
-"""Lines that are decoded in one go."""
 PIECE_BYTES = 1 << 20
 MAX_CONTAINER_BYTES = 2 << 30
 
@@ -100,15 +98,15 @@ class Source:
         if in_pieces and not self.decoder.wide:
             yield from self._pieces()
             return
-        number = (self.span.line if self.span else 1) - 1
-        for group in self._groups():
-            quick = self._decoded_together([content for content, _ in group])
+        number = self.first_line - 1
+        for group, complete in self._groups():
+            quick = self._decoded_together(group)
             if quick is not None:
                 for text, is_suspect in zip(*quick, strict=True):
                     number += 1
                     yield Line(number, text, clean=not is_suspect)
                 continue
-            for content, complete in group:
+            for content in group:
                 number += 1
                 if self.cut and not complete:
                     yield Line(number, None, None, "cut", _shown(content))
@@ -117,20 +115,43 @@ class Source:
         if self.cut:
             yield Line(number + 1, None, None, "cut")
 
-    def _groups(self) -> Iterator[list[tuple[bytes | str, bool]]]:
-        """Raw lines, some at a time."""
-        group: list[tuple[bytes | str, bool]] = []
-        size = 0
-        for line in self._raw_lines():
-            group.append(line)
-            size += len(line[0])
-            if len(group) == GROUP_LINES or size > GROUP_BYTES:
-                yield group
-                group, size = [], 0
-        if group:
+    def raw_lines(self) -> Iterator[list[bytes] | Line]:
+        """For readers that decode `is_plain` files themselves: runs of lines as they stand, in whatever state, from
+        `first_line` on; of a file that is cut the last one comes as refused."""
+        number = self.first_line
+        for group, complete in self._byte_lines():
+            if self.cut and not complete:
+                yield Line(number, None, None, "cut", _shown(group[0]))
+                return
+            number += len(group)
             yield group
+        if self.cut:
+            yield Line(number, None, None, "cut")
 
-    def _decoded_together(self, group: list[bytes | str]) -> tuple[list[str], list[bool]] | None:
+    @property
+    def is_plain(self) -> bool:
+        """Told to be UTF-8 by its beginning; single lines may be anything all the same."""
+        return self.decoder.wide is None and self.decoder.main == "utf-8"
+
+    @property
+    def first_line(self) -> int:
+        """Number of the first line that is read."""
+        return self.span.line if self.span else 1
+
+    def line_of(self, number: int, content: bytes) -> Line:
+        """A raw line, decoded."""
+        return self._decoded(number, content)
+
+    def saw(self, lines: Sequence[bytes]) -> None:
+        """These were valid UTF-8."""
+        if "utf-8" not in self.decoder.seen and not all(map(bytes.isascii, lines)):
+            self.decoder.seen["utf-8"] += 1
+
+    def _groups(self) -> Iterator[tuple[list[bytes] | list[str], bool]]:
+        """Raw lines, some at a time, and whether the last one is ended by a line break or the file."""
+        return self._wide_lines() if self.decoder.wide else self._byte_lines()
+
+    def _decoded_together(self, group: list[bytes] | list[str]) -> tuple[list[str], list[bool]] | None:
         """Lines of a UTF-8 file decoded in one go, and which are suspect; None where each has to be decoded alone."""
         if self.cut or self.decoder.wide or self.decoder.main != "utf-8":
             return None
@@ -175,32 +196,30 @@ class Source:
         text, legacy = self.decoder.decode(content)
         return Line(number, text, legacy, raw=_shown(content) if text is None else "")
 
-    def _raw_lines(self) -> Iterator[tuple[bytes | str, bool]]:
-        if self.decoder.wide:
-            yield from self._wide_lines()
-        else:
-            yield from self._byte_lines()
-
-    def _byte_lines(self) -> Iterator[tuple[bytes, bool]]:
-        """(line, ended by a line break) with LF, CRLF or, in files without LF, CR; over-long lines are cut to the
-        limit."""
+    def _byte_lines(self) -> Iterator[tuple[list[bytes], bool]]:
+        """(lines, the last one ended by a line break) with LF, CRLF or, in files without LF, CR; over-long lines are
+        cut to the limit."""
         end = b"\r" if b"\n" not in self.head and b"\r" in self.head.rstrip(b"\r") else b"\n"
         rest: list[bytes] = []
         rest_bytes, skip = 0, self.mark_bytes if self.span is None or not self.span.start else 0
         for chunk in self.chunks():
             if skip:
                 chunk, skip = chunk[skip:], max(0, skip - len(chunk))
-            first, *others = chunk.split(end)
+            lines = chunk.split(end)
             if rest_bytes < MAX_LINE_BYTES:
-                rest.append(first)
-                rest_bytes += len(first)
-            for part in others:
-                yield b"".join(rest).removesuffix(b"\r"), True
-                rest, rest_bytes = [part], len(part)
+                rest.append(lines[0])
+                rest_bytes += len(lines[0])
+            if len(lines) > 1:
+                lines[0] = b"".join(rest)
+                last = lines.pop()
+                if b"\r" in chunk or lines[0].endswith(b"\r"):
+                    lines = [line.removesuffix(b"\r") for line in lines]
+                rest, rest_bytes = [last], len(last)
+                yield lines, True
         if rest_bytes:
-            yield b"".join(rest).removesuffix(b"\r"), False
+            yield [b"".join(rest).removesuffix(b"\r")], False
 
-    def _wide_lines(self) -> Iterator[tuple[str, bool]]:
+    def _wide_lines(self) -> Iterator[tuple[list[str], bool]]:
         """The same for UTF-16 and UTF-32, where bytes cannot be split; a wrong unit becomes U+FFFD and is refused
         later."""
         assert self.decoder.wide, "only for wide encodings"
@@ -210,14 +229,14 @@ class Source:
             if skip:
                 chunk, skip = chunk[skip:], max(0, skip - len(chunk))
             *whole, rest = (rest + decoder.decode(chunk)).split("\n")
-            for line in whole:
-                yield line.removesuffix("\r"), True
+            if whole:
+                yield [line.removesuffix("\r") for line in whole], True
             if len(rest) > MAX_LINE_BYTES:
-                yield rest, False
+                yield [rest], False
                 rest = ""
         rest += decoder.decode(b"", final=True)
         if rest:
-            yield rest.removesuffix("\r"), False
+            yield [rest.removesuffix("\r")], False
 
     def seekable(self) -> IO[bytes]:
         """The decompressed file for a reader that jumps about (zip, PDF, Parquet). The caller closes it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from danlu.data import columns
 from danlu.data.rows import Changes, RowError, kind_of, loads_list, text_of
-from danlu.data.sample import Conversation, Message
+from danlu.data.sample import Conversation, Message, Origin, plain_conversation, plain_message
 
 
 def reasoning_of(row: Mapping[str, Any], changes: Changes) -> str | None:
@@ -23,6 +23,22 @@ def history_of(value: Any, changes: Changes) -> list[Message]:
         past.append(Message("user", text_of(pair[0], "history", changes)))
         past.append(Message("assistant", text_of(pair[1], "history", changes)))
     return past
+
+
+def idle_columns(row: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Columns of system, history and reasoning, which mostly hold nothing; None where rows with values of these types
+    may hold something else than text."""
+    kinds = {"system": (str, type(None)), "reasoning": (str, type(None)), "history": (str, list, type(None))}
+    found = [(name, kind) for part, kind in kinds.items() if (name := columns.find(row, part)) is not None]
+    return tuple(name for name, _ in found) if all(isinstance(row[name], kind) for name, kind in found) else None
+
+
+def plain_pair(question: str, answer: str, origin: Origin, tags: dict[str, Any]) -> Conversation | None:
+    """The conversation of a question and an answer, as most rows are; None where one of them is empty."""
+    if not question or not answer or question.isspace() or answer.isspace():
+        return None
+    turns = plain_message("user", question), plain_message("assistant", answer)
+    return plain_conversation(turns, origin, None, tags)
 
 
 def plain_pairs(sample: Conversation, name: str) -> tuple[str, list[list[str]]]:

@@ -6,6 +6,8 @@ May suspect a line that is in order, never the other way round (a test holds it 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,33 @@ def suspect_lines(text: str, num_lines: int) -> list[bool]:
         for number, line in enumerate(text.split("\n")):
             found[number] = found[number] or any(escape in line for escape in _ESCAPES)
     return found
+
+
+def suspect_texts(texts: Sequence[str]) -> list[int]:
+    """Numbers of the texts that have to be looked at."""
+    joined = "\n".join(texts)
+    if joined.isascii():
+        codes: npt.NDArray[Any] = np.frombuffer(joined.encode(), np.uint8)
+        hits = _ascii_suspects()[codes]
+    else:
+        codes = np.frombuffer(joined.encode("utf-16-le", "surrogatepass"), np.uint16)
+        hits = _suspects()[codes]  # all halves of a pair are suspect
+        high = (codes >= 0x80) & (codes < 0x100)
+        hits[:-2] |= high[:-2] & high[1:-1] & high[2:]
+    places = np.flatnonzero(hits)
+    if not len(places):
+        return []
+    if len(codes) == len(joined):
+        lengths = [len(text) + 1 for text in texts]
+    else:
+        lengths = [len(text.encode("utf-16-le", "surrogatepass")) // 2 + 1 for text in texts]
+    found: list[int] = np.unique(np.searchsorted(np.cumsum(lengths), places, "right")).tolist()
+    return found
+
+
+@functools.cache
+def _ascii_suspects() -> npt.NDArray[np.bool_]:
+    return _suspects()[:0x80]
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from typing import Any
 
 from danlu.data.calls import call_of, write_call
 from danlu.data.rows import Changes, RowError, kind_of, loads_list, text_of
-from danlu.data.sample import Message, Role, replace
+from danlu.data.sample import Message, Role, plain_message, replace
 
 ROLES: dict[str, Role] = {
     "system": "system", "developer": "system", "系统": "system",
@@ -146,6 +146,27 @@ def ordered(messages: Sequence[Message], changes: Changes, *, prompt: bool = Fal
     if prompt and before not in ("user", "tool"):
         raise RowError("prompt_ends_wrong", role=str(before))
     return tuple(joined)
+
+
+_PLAIN_KEYS = {("role", "content"), ("from", "value"), ("content", "role"), ("value", "from")}
+
+
+def plain_turns(given: list[Any]) -> tuple[Message, ...] | None:
+    """Turns of a role and a text, in an order that can be trained on; None where anything has to be looked at."""
+    made: list[Message] = []
+    before: Role | None = None
+    for turn in given:
+        if type(turn) is not dict or tuple(turn) not in _PLAIN_KEYS:
+            return None
+        sender, text = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+        if type(sender) is not str or type(text) is not str or not text or text.isspace():
+            return None
+        role = ROLES.get(sender)
+        if role is None or role == "tool" or sender in CALL_ROLES or role not in _FOLLOWS[before]:
+            return None
+        made.append(plain_message(role, text))
+        before = role
+    return tuple(made) if before == "assistant" else None
 
 
 def _is_plain_pair(messages: Sequence[Message]) -> bool:

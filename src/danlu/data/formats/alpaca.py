@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from danlu.data import columns
-from danlu.data.formats.format import Row, group_of, held, tags_of
-from danlu.data.pairs import history_of, plain_pairs, reasoning_of
+from danlu.data.formats.format import Plan, Row, group_of, held, tags_of, tags_plan
+from danlu.data.pairs import history_of, idle_columns, plain_pair, plain_pairs, reasoning_of
 from danlu.data.rows import Changes, RowError, text_of
 from danlu.data.sample import Conversation, Message, Origin, Sample
 from danlu.data.turns import ordered, system_of
@@ -63,6 +63,25 @@ class Alpaca:
         ]  # fmt: skip
         ready = ordered(messages, changes)
         return Conversation(ready, origin, (), group_of(row), tags_of(row, self.parts))
+
+    def plan(self, row: Row) -> Plan | None:
+        names, tags = columns.names_of(row), tags_plan(row, self.parts)
+        asked, answered = names.get("instruction"), names.get("output", names.get("answer"))
+        extra, idle = names.get("input", names.get("question")), idle_columns(row)
+        if tags is None or idle is None or asked is None or answered is None or "instances" in names:
+            return None
+        if not all(isinstance(row[name], str) for name in (asked, answered, extra) if name is not None):
+            return None
+
+        def quick(row: Row, origin: Origin) -> Sample | None:
+            question, answer = row[asked], row[answered]
+            if extra is not None and (more := row[extra]) and not more.isspace():
+                question = f"{question}\n{more}" if question and not question.isspace() else more
+            if "<" in question or any(row[name] for name in idle):
+                return None
+            return plain_pair(question, answer, origin, tags(row))
+
+        return Plan(quick)
 
     def write(self, sample: Sample) -> dict[str, Any]:
         if not isinstance(sample, Conversation):

@@ -6,8 +6,8 @@ dropped in silence. `held` is that promise, checked on each row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, get_args, runtime_checkable
 
 from danlu.data import columns
 from danlu.data.rows import Changes, RowError
@@ -37,6 +37,23 @@ class Format(Protocol):
         ...
 
 
+class Plan(NamedTuple):
+    """`make` is a short way to the very sample that `parse` gives, where nothing has to be changed or refused; it gives
+    None for a row that has to go the long way. `spoken` names a column of turns: the sample holds all their letters."""
+
+    make: Callable[[Row, Origin], Sample | None]
+    spoken: str = ""
+
+
+@runtime_checkable
+class Planned(Format, Protocol):
+    """A format that can look at columns once for all rows that have them."""
+
+    def plan(self, row: Row) -> Plan | None:
+        """For rows with exactly the columns of this one, in its order, and values of the same types."""
+        ...
+
+
 RESERVED = frozenset({"masked", "level", "level_found", "made_by", "parents", "flags", "evidence", "scores"})
 """Tags that danlu sets and goes by: whether a text may leave this machine, whose it is, what was found in it."""
 _PEOPLE = ("human", "functions")
@@ -51,6 +68,17 @@ def tags_of(row: Row, parts: tuple[str, ...]) -> dict[str, Any]:
     if RESERVED.isdisjoint(tags):
         return tags
     return {name: value for name, value in tags.items() if name not in RESERVED or _may_say(name, value, tags)}
+
+
+def tags_plan(row: Row, parts: tuple[str, ...]) -> Callable[[Row], dict[str, Any]] | None:
+    """`tags_of` for rows with these columns; None where a column has a name of danlu's own, or states the group."""
+    if not RESERVED.isdisjoint(row) or columns.find(row, "group") is not None:
+        return None
+    return (lambda row: columns.rest(row, named)) if columns.rest_names(row, named := (*parts, "group")) else _no_tags
+
+
+def _no_tags(row: Row) -> dict[str, Any]:
+    return {}
 
 
 def kept_out(row: Row, sample: Sample) -> list[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from danlu.data import columns
-from danlu.data.formats.format import Row, group_of, held, tags_of
+from danlu.data.formats.format import Plan, Row, group_of, held, tags_of, tags_plan
 from danlu.data.rows import Changes, RowError, kind_of, text_of
 from danlu.data.sample import Label, Origin, Sample
 
@@ -34,6 +34,21 @@ class Labels:
             raise RowError("empty_label")
         named = str(label) if isinstance(label, bool | int | float) else text_of(label, "label", changes)
         return Label(text, named, origin, group_of(row), tags_of(row, self.parts))
+
+    def plan(self, row: Row) -> Plan | None:
+        tags, name, judged = tags_plan(row, self.parts), columns.find(row, "text"), columns.find(row, "label")
+        if tags is None or name is None or judged is None:
+            return None
+        if not isinstance(row[name], str) or not isinstance(row[judged], str | bool | int | float):
+            return None
+
+        def quick(row: Row, origin: Origin) -> Sample | None:
+            text, label = row[name], str(row[judged])
+            if not text or text.isspace() or not label or label.isspace():
+                return None
+            return Label(text, label, origin, None, tags(row))
+
+        return Plan(quick)
 
     def write(self, sample: Sample) -> dict[str, Any]:
         if not isinstance(sample, Label):

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from danlu.data import turns
-from danlu.data.chats import chat_score, parse_chat
-from danlu.data.formats.format import Row, held
+from danlu.data.chats import chat_score, parse_chat, plan_chat
+from danlu.data.formats.format import Plan, Row, held
 from danlu.data.rows import Changes, RowError
 from danlu.data.sample import Conversation, Origin, Sample
 
@@ -27,6 +27,9 @@ class Messages:
 
     def parse(self, row: Row, origin: Origin, changes: Changes) -> Sample:
         return parse_chat(row, PLACES, self.parts, origin, changes)
+
+    def plan(self, row: Row) -> Plan | None:
+        return plan_chat(row, PLACES, self.parts)
 
     def write(self, sample: Sample) -> dict[str, Any]:
         if not isinstance(sample, Conversation):

@@ -9,8 +9,8 @@ from typing import Any
 
 from danlu.data import columns
 from danlu.data.calls import tools_of
-from danlu.data.formats.format import Row, group_of, held, tags_of
-from danlu.data.pairs import history_of, plain_pairs, reasoning_of
+from danlu.data.formats.format import Plan, Row, group_of, held, tags_of, tags_plan
+from danlu.data.pairs import history_of, idle_columns, plain_pair, plain_pairs, reasoning_of
 from danlu.data.rows import Changes, RowError, text_of
 from danlu.data.sample import Conversation, Message, Origin, Sample
 from danlu.data.turns import ordered, parse_turns, system_of
@@ -40,6 +40,21 @@ class PromptCompletion:
             messages.append(Message("assistant", text, reasoning=reasoning_of(row, changes)))
         tools = tools_of(columns.get(row, "tools"))
         return Conversation(ordered(messages, changes), origin, tools, group_of(row), tags_of(row, self.parts))
+
+    def plan(self, row: Row) -> Plan | None:
+        names, tags, idle = columns.names_of(row), tags_plan(row, self.parts), idle_columns(row)
+        asked, answered = names.get("question"), names.get("answer")
+        if tags is None or idle is None or asked is None or answered is None or "tools" in names:
+            return None
+        if not isinstance(row[asked], str) or not isinstance(row[answered], str):
+            return None
+
+        def quick(row: Row, origin: Origin) -> Sample | None:
+            if any(row[name] for name in idle):
+                return None
+            return plain_pair(row[asked], row[answered], origin, tags(row))
+
+        return Plan(quick)
 
     def write(self, sample: Sample) -> dict[str, Any]:
         if not isinstance(sample, Conversation):

@@ -10,8 +10,8 @@ import json
 from typing import Any
 
 from danlu.data import turns
-from danlu.data.chats import chat_score, parse_chat
-from danlu.data.formats.format import Row, held
+from danlu.data.chats import chat_score, parse_chat, plan_chat
+from danlu.data.formats.format import Plan, Row, held
 from danlu.data.rows import Changes, RowError
 from danlu.data.sample import Conversation, Message, Origin, Sample
 
@@ -29,6 +29,9 @@ class ShareGpt:
 
     def parse(self, row: Row, origin: Origin, changes: Changes) -> Sample:
         return parse_chat(row, PLACES, self.parts, origin, changes)
+
+    def plan(self, row: Row) -> Plan | None:
+        return plan_chat(row, PLACES, self.parts)
 
     def write(self, sample: Sample) -> dict[str, Any]:
         if not isinstance(sample, Conversation):

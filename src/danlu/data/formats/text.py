@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from danlu.data import columns
-from danlu.data.formats.format import Row, group_of, held, tags_of
+from danlu.data.formats.format import Plan, Row, group_of, held, tags_of, tags_plan
 from danlu.data.rows import Changes, RowError, text_of
 from danlu.data.sample import Document, Origin, Sample
 
@@ -26,6 +26,20 @@ class Text:
         title = columns.get(row, "title")
         title = title if isinstance(title, str) else ""
         return Document(text, origin, title, group_of(row), tags_of(row, self.parts))
+
+    def plan(self, row: Row) -> Plan | None:
+        tags, name, titled = tags_plan(row, self.parts), columns.find(row, "text"), columns.find(row, "title")
+        if tags is None or name is None or not isinstance(row[name], str):
+            return None
+        title = titled if titled is not None and isinstance(row[titled], str) else None
+
+        def quick(row: Row, origin: Origin) -> Sample | None:
+            text = row[name]
+            if not text or text.isspace():
+                return None
+            return Document(text, origin, "" if title is None else row[title], None, tags(row))
+
+        return Plan(quick)
 
     def write(self, sample: Sample) -> dict[str, Any]:
         if not isinstance(sample, Document):

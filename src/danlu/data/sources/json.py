@@ -17,8 +17,8 @@ from typing import Any
 
 import orjson
 
-from danlu.data.opening import HEAD_BYTES, Line, Source
-from danlu.data.sources.source import Change, Context, Fault, Item, Row, changes_of, fault_of
+from danlu.data.opening import HEAD_BYTES, MAX_LINE_BYTES, Line, Source
+from danlu.data.sources.source import Change, Context, Fault, Item, Row, Rows, changes_of, fault_of
 
 MAX_ELEMENT_CHARS = 64 << 20
 MAX_MENDED_CHARS = 1 << 20
@@ -30,6 +30,7 @@ _MARK = re.compile(r'["{}\[\],]')
 _MARK_BOTH = re.compile(r"[\"'{}\[\],]")
 _STRING_END = {'"': re.compile(r'["\\]'), "'": re.compile(r"['\\]")}
 _LONG_NUMBER = re.compile(r"\d{19}")
+_LONG_NUMBER_BYTES = re.compile(rb"\d{19}")
 _TRAILING_COMMA = re.compile(r",(\s*[}\]])")
 
 
@@ -44,7 +45,7 @@ class _Pairs(dict[str, Any]):
 def read_json(source: Source, context: Context) -> Iterator[Item]:
     """Rows of a JSON file: by lines where lines are whole values, by brackets otherwise."""
     if holds_a_value_per_line(source):
-        yield from _by_line(source.lines(), context)
+        yield from _by_line(source, context)
     else:
         yield from _by_bracket(source.lines(in_pieces=True))
 
@@ -90,23 +91,82 @@ def _is_object(text: str) -> bool:
     return isinstance(value, dict)
 
 
-def _by_line(lines: Iterator[Line], context: Context) -> Iterator[Item]:
-    num_comments = 0
-    for line in lines:
-        fault = fault_of(line)
-        if fault:
-            yield fault
-            continue
-        assert line.text is not None, "a line without text has a fault"
-        text = line.text.strip().strip("\ufeff")
-        if not text:
-            continue
-        if text.startswith(COMMENT):
-            num_comments += 1
-            continue
+def _by_line(source: Source, context: Context) -> Iterator[Item]:
+    comments = _Comments()
+    if source.is_plain:
+        yield from _in_runs(source, comments)
+    else:
+        for line in source.lines():
+            yield from _of_line(line, comments)
+    if comments.num:
+        context.note("note_comments", num=comments.num)
+
+
+@dataclass(slots=True)
+class _Comments:
+    num: int = 0
+
+
+def _of_line(line: Line, comments: _Comments) -> Iterator[Item]:
+    fault = fault_of(line)
+    if fault:
+        yield fault
+        return
+    assert line.text is not None, "a line without text has a fault"
+    text = line.text.strip().strip("\ufeff")
+    if text.startswith(COMMENT):
+        comments.num += 1
+    elif text:
         yield from parse_values(text, line.number, changes_of(line), clean=line.clean)
-    if num_comments:
-        context.note("note_comments", num=num_comments)
+
+
+def _in_runs(source: Source, comments: _Comments) -> Iterator[Item]:
+    """Lines that are objects and nothing else come as `Rows`, run by run; all others as `_of_line` reads them."""
+    number = source.first_line
+    for group in source.raw_lines():
+        if isinstance(group, Line):
+            yield from _of_line(group, comments)
+            continue
+        run: Rows | None = None
+        for raw in group:
+            value = _object_of(raw)
+            if value is not None:
+                shape = tuple(value), tuple(map(type, value.values()))
+                if run is None or run.shape != shape:
+                    if run is not None:
+                        yield _seen(run, source)
+                    run = Rows(shape)
+                run.lines.append(number)
+                run.values.append(value)
+                run.raws.append(raw)
+            elif raw:
+                if run is not None:
+                    yield _seen(run, source)
+                    run = None
+                yield from _of_line(source.line_of(number, raw), comments)
+            number += 1
+        if run is not None:
+            yield _seen(run, source)
+
+
+def _seen(run: Rows, source: Source) -> Rows:
+    source.saw(run.raws)
+    return run
+
+
+def _object_of(raw: bytes) -> dict[str, Any] | None:
+    """The object that a line is, where nothing about it needs a closer look."""
+    try:
+        value = orjson.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    if type(value) is not dict or not value or len(raw) >= MAX_LINE_BYTES:
+        return None
+    if raw.count(b":") != len(value) and any(raw.count(f'"{key}"'.encode()) > 1 for key in value):
+        return None
+    if float in map(type, value.values()) and _LONG_NUMBER_BYTES.search(raw):
+        return None
+    return value
 
 
 def parse_values(text: str, line: int, changes: tuple[Change, ...] = (), *, clean: bool = False) -> Iterator[Item]:

@@ -7,10 +7,11 @@ formats only what a row means.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import PurePath
-from typing import Any
+from typing import Any, cast
 
 from danlu.core.errors import DanluError, DataError
 from danlu.core.files import sha256_file
@@ -19,15 +20,17 @@ from danlu.data import columns
 from danlu.data.enclosed import MAX_DEPTH, Room
 from danlu.data.finding import Found
 from danlu.data.formats import FORMATS, Format, choose, load_format
-from danlu.data.formats.format import kept_out
+from danlu.data.formats.format import Plan, Planned, kept_out
 from danlu.data.kinds import Kind, kind_of_file
 from danlu.data.ledger import Ledger
-from danlu.data.mend import MojibakeError, mend
+from danlu.data.mend import SUSPECT, MojibakeError, mend
 from danlu.data.ocr.recogniser import Recogniser
 from danlu.data.opening import Source, open_source
 from danlu.data.rows import Changes, RowError, kind_of
-from danlu.data.sample import BETWEEN, Document, Origin, Sample
-from danlu.data.sources.source import Context, Enclosed, Fault, Item, Passage, Reader, Row
+from danlu.data.sample import BETWEEN, Conversation, Document, Origin, Sample, line_origin
+from danlu.data.sources.source import Context, Enclosed, Fault, Item, Passage, Reader, Row, Rows, Shape
+from danlu.data.suspects import suspect_texts
+from danlu.data.texts import messages_of, texts_of
 
 OWN_READERS = ("json", "csv", "text")
 """Readers of ours, which raise nothing; the others stand on parsers of other people."""
@@ -81,6 +84,16 @@ class Shared:
     room: Room = field(default_factory=Room)
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples in their order. Of several the ledger has nothing to say: no row before or among them was refused or
+    changed."""
+
+    samples: Sequence[Sample]
+    num_chars: int
+    """About how much text they hold."""
+
+
 def read_file(
     found: Found,
     readers: Registry[Reader],
@@ -89,6 +102,18 @@ def read_file(
     recogniser: Recogniser | None = None,
 ) -> Iterator[Sample]:
     """The samples of one file. `report` is complete once the iterator has ended, whatever happened inside."""
+    for batch in read_batches(found, readers, ledger, report, recogniser):
+        yield from batch.samples
+
+
+def read_batches(
+    found: Found,
+    readers: Registry[Reader],
+    ledger: Ledger,
+    report: FileReport,
+    recogniser: Recogniser | None = None,
+) -> Iterator[Batch]:
+    """The same for whoever can take many at once. The ledger is ahead of the samples by one batch at most."""
     before = (ledger.num_read, ledger.num_used, len(ledger.rejects), len(ledger.changes))
     try:
         yield from _opened(found, Shared(readers, ledger, report, recogniser), 0)
@@ -96,7 +121,7 @@ def read_file(
         _close(report, ledger, before)
 
 
-def _opened(found: Found, shared: Shared, depth: int) -> Iterator[Sample]:
+def _opened(found: Found, shared: Shared, depth: int) -> Iterator[Batch]:
     """The samples of a file, or of one that lies `depth` files deep."""
     ledger, report, num_before = shared.ledger, shared.report, shared.ledger.num_read
     fixed, container = _format_of(found.spec.format, shared.readers, found.name)
@@ -120,7 +145,7 @@ def _opened(found: Found, shared: Shared, depth: int) -> Iterator[Sample]:
             ledger.reject(found.name, 0, "too_deep_inside", limit=MAX_DEPTH)
         else:
             reader = shared.readers.load(kind.reader)
-            yield from _FileReading(found, shared, fixed, depth).samples(source, reader, kind.reader)
+            yield from _FileReading(found, shared, fixed, depth).batches(source, reader, kind.reader)
             if ledger.num_read == num_before and found.span is None:  # blank lines, comments, a header alone
                 ledger.reject(found.name, 0, "no_rows")
     finally:
@@ -159,8 +184,9 @@ class _FileReading:
     fixed: Format | None
     depth: int = 0
     current: Format | None = None
-    shape: tuple[tuple[str, type], ...] = ()
-    """Columns and kinds of values of the row that `current` was chosen for: rows of one shape have one format."""
+    shape: Shape = ((), ())
+    """Columns and types of values of the row that `current` was chosen for: rows of one shape have one format."""
+    plans: dict[tuple[str, Shape], Plan | None] = field(default_factory=dict)
     digest: str = ""
     """Of the file's bytes, once a passage needed it."""
     num_chars: int = 0
@@ -174,7 +200,7 @@ class _FileReading:
     def report(self) -> FileReport:
         return self.shared.report
 
-    def samples(self, source: Source, reader: Reader, reader_name: str) -> Iterator[Sample]:
+    def batches(self, source: Source, reader: Reader, reader_name: str) -> Iterator[Batch]:
         columns_named = tuple((self.found.spec.columns or {}).values())
         context = Context(
             self._fits,
@@ -189,15 +215,63 @@ class _FileReading:
                 name = f"{self.found.name}#{item.name}"
                 yield from _opened(Found(item.path, name, self.found.spec), self.shared, self.depth + 1)
                 continue
+            if isinstance(item, Rows):
+                yield from self._together(item)
+                continue
             file = f"{self.found.name}#{item.place}" if item.place else self.found.name
             if isinstance(item, Fault):
                 self.ledger.reject(file, item.line, item.reason, raw=item.raw, **item.values)
                 continue
             sample = self._document(item, file) if isinstance(item, Passage) else self._row(item, file)
             if sample is not None:
-                self.ledger.use()
-                self.report.kinds[sample.kind] += 1
-                yield sample
+                yield self._used([sample])
+
+    def _used(self, samples: Sequence[Sample], num_chars: int | None = None) -> Batch:
+        self.ledger.use(len(samples))
+        self.report.kinds[samples[0].kind] += len(samples)
+        return Batch(samples, num_chars_of(samples[0]) if num_chars is None else num_chars)
+
+    def _together(self, rows: Rows) -> Iterator[Batch]:
+        """Rows of one shape. Until their plan is known, and where it or a second look at their letters does not let
+        one pass, they go the way of single rows, in their order."""
+        at, plan = 0, None
+        while at < len(rows.values) and (plan := self._plan(rows)) is None:
+            yield from self._alone(rows, at)
+            at += 1
+        if plan is None or at == len(rows.values):
+            return
+        name, values, lines = self.found.name, rows.values[at:], rows.lines[at:]
+        made = [plan.make(row, line_origin(name, line)) for row, line in zip(values, lines, strict=True)]
+        num_chars = _put_back_suspects(values, made, rows.shape[1], plan)
+        begin = 0
+        for end in [*(number for number, sample in enumerate(made) if sample is None), len(made)]:
+            if end > begin:
+                part = cast("list[Sample]", made[begin:end])
+                self.report.formats[self._format_now.name] += len(part)
+                yield self._used(part, num_chars * len(part) // len(made))
+            if end < len(made):
+                yield from self._alone(rows, at + end)
+            begin = end + 1
+
+    def _alone(self, rows: Rows, at: int) -> Iterator[Batch]:
+        sample = self._row(rows.row(at), self.found.name)
+        if sample is not None:
+            yield self._used([sample])
+
+    @property
+    def _format_now(self) -> Format:
+        fmt = self.fixed or self.current
+        assert fmt is not None, "asked behind the first row"
+        return fmt
+
+    def _plan(self, rows: Rows) -> Plan | None:
+        """How rows of this shape become samples, where the rows before them settled it."""
+        if self.found.spec.columns or not self.report.columns or not (self.fixed or self.shape == rows.shape):
+            return None
+        known = self._format_now.name, rows.shape
+        if known not in self.plans:
+            self.plans[known] = _plan_of(self._format_now, rows.values[0])
+        return self.plans[known]
 
     def _fits(self, row: dict[str, Any]) -> bool:
         """For readers of tables: are these columns training rows?"""
@@ -260,13 +334,13 @@ class _FileReading:
         """The format told, else the one of the rows before, else the one that knows the row best."""
         if self.fixed:
             return self.fixed, row
-        shape = tuple((name, type(value)) for name, value in row.items())
+        shape: Shape = tuple(row), tuple(map(type, row.values()))
         if self.current and shape == self.shape:
             return self.current, row
         fmt = choose(row)
         if fmt is None and (plain := columns.without_language(row)):
             row, prefix = plain
-            fmt, shape = choose(row), ()
+            fmt, shape = choose(row), ((), ())
             if fmt:
                 self._note("note_language_columns", prefix=prefix)
         if fmt is None:
@@ -316,3 +390,59 @@ def _guarded(items: Iterator[Item], ours: bool) -> Iterator[Item]:
             yield Fault(0, "unreadable", {"detail": detail})
             return
         yield item
+
+
+def _plan_of(fmt: Format, row: dict[str, Any]) -> Plan | None:
+    if not isinstance(fmt, Planned) or any(SUSPECT.search(name) for name in row):
+        return None
+    return fmt.plan(row)
+
+
+def _put_back_suspects(
+    values: Sequence[dict[str, Any]], made: list[Sample | None], types: Sequence[type], plan: Plan
+) -> int:
+    """Take out the samples of rows with letters that `mend` would touch. How many letters there are in all."""
+    if all(kind is str for kind in types):
+        letters, per_row = list(chain.from_iterable(map(dict.values, values))), len(types)
+        owners: Sequence[int] = range(0)
+    else:
+        own = [_letters_of(row, sample, plan.spoken) for row, sample in zip(values, made, strict=True)]
+        letters, per_row = list(chain.from_iterable(own)), 0
+        owners = [row for row, texts in enumerate(own) for _ in texts]
+    for number in suspect_texts(letters):
+        if SUSPECT.search(letters[number]):
+            made[number // per_row if per_row else owners[number]] = None
+    return sum(map(len, letters))
+
+
+def _letters_of(row: dict[str, Any], sample: Sample | None, spoken: str) -> list[str]:
+    """All strings of a row. Of turns that became a sample only what is said: the rest was known."""
+    found: list[str] = []
+    for name, value in row.items():
+        if isinstance(value, str):
+            found.append(value)
+        elif isinstance(value, dict | list) and value:
+            if name == spoken and sample is not None:
+                found += [turn.content for turn in messages_of(sample)]
+            else:
+                found += _strings(value)
+    return found
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield name
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
+
+
+def num_chars_of(sample: Sample) -> int:
+    """About how much text it is: enough to know when a piece is full."""
+    if isinstance(sample, Conversation):
+        return sum([len(turn.content) for turn in sample.messages])
+    return sum(map(len, texts_of(sample)))

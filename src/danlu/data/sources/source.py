@@ -17,6 +17,8 @@ from danlu.data.opening import Line, Source
 
 Change: TypeAlias = tuple[str, dict[str, Any]]
 """(reason in the room `ledger`, its values)."""
+Shape: TypeAlias = tuple[tuple[str, ...], tuple[type, ...]]
+"""Names of the columns, types of the values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,21 @@ class Row:
     """A part of the file with line numbers of its own: a sheet."""
     clean: bool = False
     """Known to hold nothing that has to be mended."""
+
+
+@dataclass(slots=True)
+class Rows:
+    """Records of the same columns, in the same order and with values of the same types, of which each stands on a line
+    of its own and was read without a change; whether anything in them has to be mended is not known."""
+
+    shape: Shape
+    lines: list[int] = field(default_factory=list)
+    values: list[dict[str, Any]] = field(default_factory=list)
+    raws: list[bytes] = field(default_factory=list)
+
+    def row(self, at: int) -> Row:
+        """One of them as a record of its own."""
+        return Row(self.lines[at], self.values[at], self.raws[at].decode().strip().strip("\ufeff"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +85,7 @@ class Enclosed:
     line: int = 0
 
 
-Item: TypeAlias = Row | Passage | Fault | Enclosed
+Item: TypeAlias = Row | Rows | Passage | Fault | Enclosed
 
 
 @dataclass(slots=True)
