@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from danlu.adapters.peft_format import Pair
 from danlu.core.errors import ExportError
@@ -75,7 +76,8 @@ def _block(parts: Sequence[Pair | None], sizes: Sequence[int]) -> Pair:
     blocks = [
         torch.zeros(size, 0) if part is None else part.B * part.scaling for part, size in zip(parts, sizes, strict=True)
     ]
-    return Pair(torch.cat([part.A for part in present]), torch.block_diag(*blocks), 1.0)
+    B: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    return Pair(torch.cat([part.A for part in present]), B, 1.0)
 
 
 def _entries(name: str, pair: Pair, alpha: float, spec: Spec, architecture: Architecture) -> Iterator[Entry]:
