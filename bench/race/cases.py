@@ -82,6 +82,12 @@ NF4 = {
     "danlu": (Setting("NF4 base", base="nf4"),),
     "unsloth": (Setting("NF4, 8 rows, offloaded checkpoints", base="nf4", checkpointing="unsloth"),),
 }
+NF4_PIECES = {
+    "danlu": tuple(
+        Setting(f"NF4 base, {micro:,} tokens at once", base="nf4", micro_tokens=micro) for micro in (16384, 8192, 4096)
+    )
+}
+"""What the planner chooses among under the same limit."""
 FEWER = {
     "danlu": OWN,
     "unsloth": (Setting("4 rows"),),
@@ -130,6 +136,7 @@ CASES = {
         Case("packed-short", "qwen2.5-7b", STEP, None, SHORT_DOCUMENTS),
         Case("nf4-2k", "qwen2.5-7b", STEP, ROW, NF4, memory_gib=10.9, first_tolerance=0.05, last_tolerance=0.05,
              limit_s=240),
+        Case("nf4-2k-pieces", "qwen2.5-7b", STEP, ROW, NF4_PIECES, memory_gib=10.9, limit_s=240),
         _small(1), _small(4), _small(16),
         Case("llama-2k", "llama-3.1-8b", STEP, ROW, DENSE),
         Case("cpu-25m", "25m", 4096, None, CPU, device="cpu", num_warm=2, num_steps=5),

@@ -67,6 +67,8 @@ def run(job: Job, recorder: Recorder) -> None:
         if not recorder.step(step.loss, step.num_tokens, step.num_supervised_tokens):
             break
     recorder.facts["said"] = notes.said
+    if job.device == "cuda":  # each waits for the device and gives memory back: a plan without room for gaps
+        recorder.facts["allocator_retries"] = torch.cuda.memory_stats()["num_alloc_retries"]
 
 
 def limit_memory(job: Job) -> None:
@@ -132,7 +134,7 @@ def plan_of(job: Job, recipe: Recipe, dataset: Dataset, model: Decoder) -> Plan:
     if job.memory_gib is None:
         return plan
     limits = Limits.of(plan.card, free_bytes=int(job.memory_gib * 2**30), host_bytes=plan.limits.host_bytes)
-    return choose(plan.work, plan.card, limits, may_choose_tokens=True)
+    return choose(plan.work, plan.card, limits, may_choose_tokens=given is None)
 
 
 def follow(plan: Plan, trainer: Trainer) -> dict[str, Any]:
