@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from danlu.core.errors import DataError
+from danlu.data.joined import Page
 from danlu.data.privacy.detectors import DETECTORS
 from danlu.data.privacy.detectors.detector import Rule, Spot
 from danlu.data.privacy.finding import SECRETS, Finding
@@ -24,38 +25,39 @@ _BATCH_CHARACTERS = 2_000_000
 _MAX_MEMORY = 256 << 20
 
 
-class _StringStops:
-    """Where the pattern stops in a text; `after(at)` begins anew at a place not before the last stop."""
+class _StringWalk:
+    """Where the pattern stops in a text, from a place on."""
 
     def __init__(self, pattern: re.Pattern[str], text: str) -> None:
         self.pattern, self.text = pattern, text
 
-    def after(self, at: int) -> Iterator[tuple[int, int]]:
-        return (found.span() for found in self.pattern.finditer(self.text, at))
+    def stop(self, at: int) -> tuple[int, int] | None:
+        found = self.pattern.search(self.text, at)
+        return found.span() if found else None
 
 
-class _ByteStops:
-    """The same over UTF-8. One pair (character, byte) is kept and counted on from, so counting is linear too."""
+class _ByteWalk:
+    """The same over UTF-8. One pair (character, byte) is kept and counted on from, so counting is linear too: places
+    asked for must not fall behind the last stop."""
 
     def __init__(self, pattern: Any, text: str) -> None:
-        self.pattern, self.text = pattern, text
+        self.search, self.text = pattern.search, text
         self.data = text.encode("utf-8", "surrogatepass")
         self.is_ascii = len(self.data) == len(text)
         self.char = self.byte = 0
 
-    def after(self, at: int) -> Iterator[tuple[int, int]]:
+    def stop(self, at: int) -> tuple[int, int] | None:
         if self.is_ascii:
-            yield from (found.span() for found in self.pattern.finditer(self.data, at))
-            return
-        self.byte += len(self.text[self.char : at].encode("utf-8", "surrogatepass"))
-        self.char = at
-        data, byte, char = self.data, self.byte, at
-        for found in self.pattern.finditer(data, byte):
-            first, last = found.span()
-            char += len(data[byte:first].decode("utf-8", "surrogatepass"))
-            self.char, self.byte = char, first
-            byte = first
-            yield char, char + len(data[first:last].decode("utf-8", "surrogatepass"))
+            found = self.search(self.data, at)
+            return found.span() if found else None
+        byte = self.byte + len(self.text[self.char : at].encode("utf-8", "surrogatepass"))
+        found = self.search(self.data, byte)
+        if not found:
+            return None
+        first, last = found.span()
+        char = at + len(self.data[byte:first].decode("utf-8", "surrogatepass"))
+        self.char, self.byte = char, first
+        return char, char + len(self.data[first:last].decode("utf-8", "surrogatepass"))
 
 
 class Scanner:
@@ -65,10 +67,27 @@ class Scanner:
         self.rules = list(rules) if rules is not None else own_rules()
         pattern = "|".join(f"(?:{rule.pattern})" for rule in self.rules)
         self.engine, self._compiled = _compile(pattern, engine)
+        gate = "|".join(f"(?:{rule.gate})" for rule in self.rules)
+        self._gate = _compile(gate, engine)[1] if self.engine == "re2" else None
         self._asked: dict[str, tuple[Rule, ...]] = {}
         for rule in self.rules:
             for letter in rule.opens:
                 self._asked[letter] = (*self._asked.get(letter, ()), rule)
+
+    def suspects(self, page: Page) -> Iterable[int]:
+        """The rows of a page in whose texts there may be a finding; in all others there is none."""
+        if self._gate is None:
+            yield from page.rows
+            return
+        data, ends, row_of_text = page.data, page.data_ends.tolist(), page.row_of_text.tolist()
+        search, at, row = self._gate.search, 0, -1
+        while (found := search(data, at)) is not None:
+            text = bisect.bisect_left(ends, found.start())
+            if text >= len(ends):
+                return
+            if row_of_text[text] != row:
+                yield (row := row_of_text[text])
+            at = ends[text] + 1
 
     def scan(self, texts: Sequence[str]) -> list[list[Finding]]:
         found: list[list[Finding]] = []
@@ -84,23 +103,21 @@ class Scanner:
 
     def stops(self, text: str) -> Iterator[tuple[int, int]]:
         """Where the pass stops in a text: what it costs before anything is judged."""
-        return self._walk(text).after(0)
+        walk, at = self._walk(text), 0
+        while (stop := walk.stop(at)) is not None:
+            yield stop
+            at = stop[1]
 
-    def _walk(self, text: str) -> _StringStops | _ByteStops:
-        return (_ByteStops if self.engine == "re2" else _StringStops)(self._compiled, text)
+    def _walk(self, text: str) -> _StringWalk | _ByteWalk:
+        return (_ByteWalk if self.engine == "re2" else _StringWalk)(self._compiled, text)
 
     def _scan(self, texts: list[str]) -> list[list[Finding]]:
         joined = _BETWEEN.join(texts)
         hits: list[list[Finding]] = [[] for _ in texts]
         index, low, high = 0, 0, len(texts[0])
-        walk = self._walk(joined)
-        stops, at = walk.after(0), 0
-        while (stop := next(stops, None)) is not None:
+        next_stop, at = self._walk(joined).stop, 0
+        while (stop := next_stop(at)) is not None:
             start, end = stop
-            if start < at:
-                if end > at:  # the pass has to look again from where the last finding ended
-                    stops = walk.after(at)
-                continue
             while start >= high + len(_BETWEEN):
                 index += 1
                 low, high = high + len(_BETWEEN), high + len(_BETWEEN) + len(texts[index])
@@ -113,8 +130,6 @@ class Scanner:
                 if found:
                     hits[index] += [Finding(f[0] - low, f[1] - low, f[2], f[3], f[4], f[5]) for f in found]
                     break
-            if at < end:
-                stops = walk.after(at)
         return [settle(one) if len(one) > 1 else one for one in hits]
 
 

@@ -141,16 +141,33 @@ class PrivacyStage:
         return [examined.outcome for examined in self.examine(samples)]
 
     def look(self, texts: Texts) -> Look:
-        """`examine` for the rows of `texts` that are there, with what all clean rows have in common said once."""
-        alive = [row for row, sample in enumerate(texts.samples) if sample is not None]
-        examined = dict(zip(alive, self.examine(texts.alive()), strict=True))
-        told = {row: one for row, one in examined.items() if not self._is_untold(texts.samples[row], one)}
+        """`examine` for the rows of `texts` that are there, with what all clean rows have in common said once: one pass
+        over the letters of all rows, and a close look at rows where it stops."""
+        suspects = self._suspects(texts)
+        rows = [
+            row
+            for row, sample in enumerate(texts.samples)
+            if sample is not None and (row in suspects or not self._is_known_clean(sample))
+        ]
+        examined = self._closely([sample for row in rows if (sample := texts.samples[row]) is not None])
+        told = {row: one for row, one in zip(rows, examined, strict=True) if one is not None}
         return Look(told, {"level": self.policy.level, "level_found": self.policy.level})
 
-    def _is_untold(self, sample: Sample | None, one: Examined) -> bool:
-        return sample is not None and not one.outcome[1] and not one.records and level_of(sample) is None
+    def _suspects(self, texts: Texts) -> set[int] | range:
+        """Rows in whose texts there may be something. People known by name and models look at all of them."""
+        if self.forgotten is not None or self._known or self._recognizers:
+            return range(len(texts))
+        suspects: set[int] = set()
+        for page in texts.pages():
+            suspects.update(self.scanner.suspects(page))
+        return suspects | texts.stale
 
     def examine(self, samples: Sequence[Sample]) -> list[Examined]:
+        told, _ = self.look(Texts(samples))
+        return [told[row] if row in told else self._clean(sample) for row, sample in enumerate(samples)]
+
+    def _closely(self, samples: Sequence[Sample]) -> list[Examined | None]:
+        """Of each row what there is to say of it; None of one that is as clean as most."""
         plain = [is_plain(sample) for sample in samples]
         texts = [texts_of(sample) for sample in samples]
         cues = [None if is_so else cues_of(sample) for sample, is_so in zip(samples, plain, strict=True)]
@@ -161,14 +178,14 @@ class PrivacyStage:
         found = iter(self.find([text for of_sample in cued for text in of_sample]))
         hits_of = [[next(found) for _ in of_sample] for of_sample in texts]
         beside = [
-            [] if is_so and not any(hits) and self._is_known_clean(sample) else places_of(sample)
+            [] if is_so and not any(hits) and self._has_clean_tags(sample) else places_of(sample)
             for sample, is_so, hits in zip(samples, plain, hits_of, strict=True)
         ]
         self._remember(
             {place.cue + place.text for places in beside for place in places}
             | {cue + sample.group for sample in samples if sample.group for cue in ("", _GROUP)}
         )
-        examined = []
+        examined: list[Examined | None] = []
         for at, sample in enumerate(samples):
             hits = hits_of[at]
             read = [self._read[place.cue + place.text] for place in beside[at]] if beside[at] else []
@@ -180,10 +197,21 @@ class PrivacyStage:
             else:
                 if beside[at] and plain[at]:
                     self._clean_tags.update(item for item in sample.tags.items() if type(item[1]) is str)
-                examined.append(self._clean(sample))
+                is_like_most = level_of(sample) is None and not sample.tags.get("parents")
+                examined.append(None if is_like_most else self._clean(sample))
         return examined
 
     def _is_known_clean(self, sample: Sample) -> bool:
+        """Whether there is nothing to look at but its texts, and nothing to say of it but what is said of most."""
+        if not is_plain(sample) or (sample.group and not self._is_clean_group(sample.group)):
+            return False
+        tags = sample.tags
+        return not tags or (level_of(sample) is None and not tags.get("parents") and self._has_clean_tags(sample))
+
+    def _is_clean_group(self, group: str) -> bool:
+        return self._read.get(group) == [] and self._read.get(_GROUP + group) is not None and not self._in_group(group)
+
+    def _has_clean_tags(self, sample: Sample) -> bool:
         """Whether all its tags stood in clean rows before: columns mostly say the same few things."""
         if self.forgotten is not None:
             return False

@@ -36,6 +36,7 @@ class Accounts:
     name = "accounts"
     version = 1
     pattern = "(?:" + "|".join(_WORDS.values()) + ")" + _JOIN + "[0-9A-Za-z]"
+    gate = pattern
     opens = "病住门就诊患检影Mm" + "Pp医社保参Ii" + "微WwV加v薇" + "Qq企"
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:

@@ -26,6 +26,7 @@ class EnglishAddresses:
     name = "addresses_en"
     version = 1
     pattern = f"{_STREET}|{_BOX}"
+    gate = pattern
     opens = "0123456789P"
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:

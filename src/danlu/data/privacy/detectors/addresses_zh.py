@@ -62,12 +62,23 @@ def chain(text: str, begin: int, high: int) -> tuple[int, int]:
     return count, at
 
 
+def _beginnings() -> str:
+    """What stands behind a cue in front of an address: how divisions begin."""
+    full, stems = _divisions()
+    first, second = ("".join(sorted({word[at] for word in full | stems})) for at in (0, 1))
+    return f"[{first}][{second}]"
+
+
 class ChineseAddresses:
     name = "addresses_zh"
     version = 1
     pattern = (
         f"(?:{_WAYS})[{_NUM}]{{1,6}}(?:号|弄|巷|栋|幢|座|组|队|社)|"
         f"(?:{_CUES})[ \t]{{0,2}}(?:[:：为是在于])?[ \t]{{0,2}}[\u4e00-\u9fff]"
+    )
+    gate = (
+        f"(?:{_WAYS})[{_NUM}]{{1,6}}(?:号|弄|巷|栋|幢|座|组|队|社)|"
+        f"(?:{_CUES})[ \t]{{0,2}}(?:[:：为是在于])?[ \t]{{0,2}}{_beginnings()}"
     )
     opens = "".join(sorted({word[0] for word in f"{_WAYS}|{_CUES}".split("|")}))
 

@@ -39,6 +39,7 @@ class Codes:
             f"[{_PROVINCES}][A-HJ-Z][·•. ]?[0-9A-HJ-NP-Z]{{4}}",
         )
     )
+    gate = pattern
     opens = "0123456789" + _LETTERS + _PROVINCES
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:

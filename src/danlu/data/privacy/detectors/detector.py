@@ -33,11 +33,13 @@ class Spot(NamedTuple):
 
 @runtime_checkable
 class Rule(Protocol):
-    """One file of the shelf. `opens` are all characters a match of `pattern` can begin with."""
+    """One file of the shelf. `opens` are all characters a match of `pattern` can begin with. `gate` stops somewhere in
+    every text in which there is anything to find, and in few others: a pattern for RE2 alone, by default `pattern`."""
 
     name: str
     version: int
     pattern: str
+    gate: str
     opens: str
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:

@@ -43,6 +43,7 @@ class EnglishNames:
         f"(?:{_TITLES})\\.?[ ]{{1,2}}[{_UPPER}]|(?:{_PHRASES})[ ,\n]{{1,3}}[{_UPPER}]|"
         f"(?:{'|'.join(_GIVEN_SORTED)}) (?:[A-Z]\\.? )?[{_UPPER}][{_LOWER}']"
     )
+    gate = f"\\b(?:{pattern})"
     opens = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:

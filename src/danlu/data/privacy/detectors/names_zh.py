@@ -30,9 +30,9 @@ _WEAK = (
 )
 _JOIN = "[ \t]{0,2}(?:[:：为是]|叫做?)?[ \t]{0,2}"
 _CUE = re.compile(f"(?:(?P<label>{_LABELS})|(?P<weak>{_WEAK}))(?P<join>{_JOIN})")
-_TITLE = re.compile(
-    "先生|女士|小姐|太太|同志|师傅|阿姨|大爷|大妈|(?P<office>医生|医师|律师|老师|教授|经理|主任|法官|护士|队长|院长|校长)"
-)
+_TITLES = "先生|女士|小姐|太太|同志|师傅|阿姨|大爷|大妈"
+_OFFICES = "医生|医师|律师|老师|教授|经理|主任|法官|护士|队长|院长|校长"
+_TITLE = re.compile(f"{_TITLES}|(?P<office>{_OFFICES})")
 _MINORITY = re.compile(r"[\u4e00-\u9fff]{2,8}(?:[·•‧・][\u4e00-\u9fff]{2,8}){1,3}")
 _END = frozenset(
     "，。；：、！？,.;:!?()（）[]【】《》<>“”\"'‘’ \t\r\n\u3000/|-—"
@@ -43,7 +43,9 @@ _ENDS_AFTER = frozenset(
 )
 _CUE_LEFT = re.compile(f"(?:{_LABELS}|{_WEAK}){_JOIN}(?P<first>[\u4e00-\u9fff]{{2,8}})$")
 _SURNAME_CLASS = "".join(sorted(SURNAMES | {name[0] for name in COMPOUND}))
-_TITLES = "先生|女士|小姐|太太|同志|师傅|阿姨|大爷|大妈"
+_SURNAME = f"(?:{'|'.join(sorted(COMPOUND))}|[{''.join(sorted(SURNAMES))}])"
+_GIVEN_CLASS = "".join(sorted(GIVEN - {" "}))
+_CALLED = "|".join(label for label in _LABELS.split("|") if label[-1] == "叫")
 _DOTS = frozenset("·•‧・")
 _LIST_JOIN = re.compile("[、和与及,，]")
 
@@ -54,6 +56,12 @@ class ChineseNames:
     pattern = (
         f"(?:{_LABELS})[ \t]{{0,2}}[:：][ \t]{{0,2}}[\u4e00-\u9fff]|(?:{_LABELS}|{_WEAK}){_JOIN}[{_SURNAME_CLASS}]|"
         f"{_TITLES}|[·•‧・][\u4e00-\u9fff]"
+    )
+    gate = (  # as `read_name` and `_is_full_name` want it: a surname, and what given names are made of
+        f"(?:{_LABELS}|{_WEAK}){_JOIN}(?:{_SURNAME}[{_GIVEN_CLASS}]|[\u4e00-\u9fff]{{2,8}}[·•‧・][\u4e00-\u9fff]{{2}})|"
+        f"(?:(?:{_LABELS})[ \t]{{0,2}}[:：为][ \t]{{0,2}}|(?:{_CALLED}){_JOIN}){_SURNAME}[\u4e00-\u9fff]|"
+        f"{_SURNAME}[{_GIVEN_CLASS}]{{1,2}}(?:{_TITLES}|(?:{_OFFICES}){_JOIN}[{_SURNAME_CLASS}])|"
+        f"[{''.join(sorted(SURNAMES - _RISKY))}](?:{_TITLES})"
     )
     opens = "·•‧・" + "".join(sorted({word[0] for word in f"{_LABELS}|{_WEAK}|{_TITLES}".split("|")}))
 

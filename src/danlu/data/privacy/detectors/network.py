@@ -28,6 +28,7 @@ class Email:
     name = "email"
     version = 1
     pattern = "@[A-Za-z0-9\u4e00-\u9fff]"
+    gate = pattern
     opens = "@"
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:
@@ -68,6 +69,7 @@ class Addresses:
         "[0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-][0-9A-Fa-f]{2}[:-]|"
         "[0-9]{1,3}\\.[0-9]{1,3}\\.[0-9]{1,3}\\.[0-9]|[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{4}"
     )
+    gate = pattern
     opens = _HEX
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:

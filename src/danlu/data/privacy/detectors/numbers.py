@@ -52,6 +52,7 @@ class Numbers:
     name = "numbers"
     version = 2
     pattern = r"[0-9０-９](?:[ \-–.()/（）]{0,2}[0-9０-９]){6}"
+    gate = pattern
     opens = _DIGITS
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:
@@ -330,6 +331,7 @@ class Apart:
     name = "numbers_apart"
     version = 1
     pattern = "1[3-9][0-9][*，,、]{1,2}[0-9]{4}[*，,、]{0,2}[0-9]{4}"
+    gate = pattern
     opens = "1"
     _form = re.compile(pattern)
 

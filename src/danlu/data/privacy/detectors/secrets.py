@@ -41,6 +41,7 @@ class Known:
         f"AKID[0-9A-Za-z]{{13}}|AIza{_W}{{30}}|glpat-|xox[abprs]-|hf_[A-Za-z]{{30}}|npm_[A-Za-z0-9]{{30}}|SG\\.[A-Za-z0-9_-]{{16}}|"
         "ya29\\.|dop_v1_|pypi-[A-Za-z0-9_-]{50}|eyJ[A-Za-z0-9_-]{8}|-----BEGIN [A-Z]"
     )
+    gate = pattern
     opens = "srgALxhnSydpe-"
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:
@@ -102,6 +103,7 @@ class Cued:
         "(?:" + _WORDS["password"] + "|" + _WORDS["api_key"] + ")(?: is)?[\"'”]?[ \t]{0,2}(?:=>|:=|[:=：]|是|为|[ \t])"
         "|(?:密码|口令)[!-~]"
     )
+    gate = pattern
     opens = "pPsStTaAcCkK密口令_-bB"
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:
@@ -174,6 +176,7 @@ class Links:
     name = "links"
     version = 1
     pattern = "://"
+    gate = pattern
     opens = ":"
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:
