@@ -11,16 +11,16 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from danlu.evaluation.numerals import digits_for_words
+from danlu.evaluation.numerals import digits_for_words, spread_scale
 
 Folded = tuple[str, ...]
 
-_CJK = "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+CJK = "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _TOKEN = re.compile(
     rf"(?:(?<![0-9a-z.)%])-)?\d+(?:[.:]\d+)*%?"  # numbers; a hyphen after a digit or letter is no sign
-    rf"|[{_CJK}]"
-    rf"|[^\W\d_{_CJK}]+(?:'[^\W\d_{_CJK}]+)*\d*(?![.:]\d)"  # words, and codes such as a4 or h200
-    rf"|[^\W\d_{_CJK}]+"
+    rf"|[{CJK}]"
+    rf"|[^\W\d_{CJK}]+(?:'[^\W\d_{CJK}]+)*\d*(?![.:]\d)"  # words, and codes such as a4 or h200
+    rf"|[^\W\d_{CJK}]+"
     rf"|[$€£°~<>≤≥±^+/]"
 )
 _THINKING = re.compile(r"<think>.*?</think>|^.*?</think>", re.DOTALL)
@@ -117,17 +117,21 @@ def final_answer(text: str) -> str:
 
 def is_chinese(text: str) -> bool:
     """Whether a text holds Chinese characters."""
-    return re.search(f"[{_CJK}]", text) is not None
+    return re.search(f"[{CJK}]", text) is not None
 
 
-def _spell(text: str) -> str:
-    """One spelling for what can be written in several ways."""
+def plain(text: str) -> str:
+    """Width, case, dashes and notation of numbers made one: digits for words, no separators, % for percent."""
     text = _THOUSANDS.sub(lambda number: re.sub("[,，]", "", number[0]), text)
     text = _SPACED_THOUSANDS.sub("", text)
     text = _FRACTION.sub(" ", _SUPERSCRIPT.sub(r"^\1", text))  # 10² is not 102, 1½ is not 11/2
     text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text).translate(_DASHES)).casefold().translate(_DASHES)
-    text = digits_for_words(text)
-    text = _WORD_PERCENT.sub("%", text)
+    return _WORD_PERCENT.sub("%", digits_for_words(spread_scale(text)))
+
+
+def _spell(text: str) -> str:
+    """One spelling for what can be written in several ways."""
+    text = plain(text)
     text = _DATE.sub(lambda date: f" {date[1]}年{int(date[2])}月{int(date[3])}日 ", text)
     text = _CLOCK.sub(lambda time: f" {int(time[1])}:{'30' if time[3] else (time[2] or '00').zfill(2)} ", text)
     text = _AM_PM.sub(lambda time: f" {int(time[1])}:{time[2] or '00'} {time[3]}m ", text)

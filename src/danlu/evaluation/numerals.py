@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-_DIGITS = {char: value for value, char in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
+DIGITS = {char: value for value, char in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
 _PLACES = {"十": 10, "百": 100, "千": 1000}
 _MYRIADS = {"万": 10_000, "亿": 100_000_000}
 
@@ -32,6 +32,9 @@ _CHINESE_DECIMAL = re.compile(
 _PERCENT = re.compile(f"百分之({_RUN})(?:点([零〇一二三四五六七八九]+))?")
 _MIXED = re.compile(r"(?:\d+(?:\.\d+)?(?:[万亿]|千(?![克米瓦卡赫字])|百(?!分)))+\d*")
 _MIXED_PART = re.compile(r"(\d+(?:\.\d+)?)([百千万亿]?)")
+
+_WORD_RANGE = re.compile(f"(?<![第零〇一二两三四五六七八九十百千万亿])({_RUN})([至到~-]|--)({_RUN})(?=[{_UNITS}])")
+_SCALED_RANGE = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)(\s*[-~至到]\s*)(?=\d+(?:\.\d+)?([万亿]))(\d+(?:\.\d+)?[万亿])")
 
 _ENGLISH_SMALL = {
     "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
@@ -58,15 +61,21 @@ def digits_for_words(text: str) -> str:
     return _ENGLISH_RUN.sub(_english, text)
 
 
+def spread_scale(text: str) -> str:
+    """3-5万 → 3万-5万 and 三到五天 → 3到5天: what is said once of a range holds for both its ends."""
+    text = _WORD_RANGE.sub(_word_range, text)
+    return _SCALED_RANGE.sub(r"\1\3\2\4", text)
+
+
 def parse_chinese(run: str) -> int | None:
     """The value of a well-formed Chinese numeral (一千零五十, 三百五, 二〇二四), or None."""
-    if all(char in _DIGITS for char in run):
+    if all(char in DIGITS for char in run):
         if len(run) > 1 and "两" in run:
             return None
         # Two bare digits are as often "seven or eight" as "78".
         if len(run) == 2 and not set(run) & {"零", "〇"}:
             return None
-        return int("".join(str(_DIGITS[char]) for char in run))
+        return int("".join(str(DIGITS[char]) for char in run))
     for name in ("亿", "万"):
         if name in run:
             head, _, tail = run.partition(name)
@@ -80,8 +89,8 @@ def _tail(tail: str, place: int) -> int | None:
     """What follows 万 or 亿; a lone digit is colloquial: 三万五 is 35 000."""
     if not tail:
         return 0
-    if len(tail) == 1 and tail in _DIGITS:
-        return _DIGITS[tail] * place // 10
+    if len(tail) == 1 and tail in DIGITS:
+        return DIGITS[tail] * place // 10
     return parse_chinese(tail.lstrip("零〇") or "零")
 
 
@@ -93,14 +102,14 @@ def _below_myriad(run: str) -> int | None:
             if place >= last or (digit is None and not (char == "十" and index == 0)):
                 return None
             total, digit, last = total + (1 if digit is None else digit) * place, None, place
-        elif _DIGITS[char] == 0:
+        elif DIGITS[char] == 0:
             if digit is not None:
                 return None
             last = min(last, 100) if last > 100 else last
         elif digit is not None:
             return None
         else:
-            digit = _DIGITS[char]
+            digit = DIGITS[char]
     if digit is None:
         return total
     colloquial = last >= 100 and run[-2] in _PLACES  # 三百五 is 350, 三百零五 is 305
@@ -111,27 +120,43 @@ def _chinese(match: re.Match[str]) -> str:
     run, after, before = match[0], match.string[match.end() :], match.string[: match.start()]
     if len(run) == 1 or run == "十":
         if before.endswith("第") and run in "一二三四五六七八九十":
-            return f" {_DIGITS.get(run, 10)} "
+            return f" {DIGITS.get(run, 10)} "
         if not after or after[0] not in _UNITS or before[-1:].isdigit():
             return run
         if run in "一十" and after[0] in "点分" and not re.match("点[钟半整零一二三四五0-9]|分[钟之]", after):
             return run
-        return f" {_DIGITS[run]} " if run in _DIGITS else (" 10 " if run == "十" else run)
+        return f" {DIGITS[run]} " if run in DIGITS else (" 10 " if run == "十" else run)
     value = parse_chinese(run)
     return run if value is None else f" {value} "
+
+
+def _word_range(match: re.Match[str]) -> str:
+    """Both ends as digits, the scale of the second (三到五万) for both; words stay words where one is no number."""
+    first, second = match[1], match[3]
+    scale = second[-1] if second[-1] in _MYRIADS and not set(first) & set("万亿") and len(second) > 1 else ""
+    ends = [_simple(first), _simple(second.removesuffix(scale))]
+    if None in ends:
+        return match[0]
+    return f" {ends[0]}{scale}{match[2]}{ends[1]}{scale} "
+
+
+def _simple(run: str) -> int | None:
+    if len(run) == 1 and run in DIGITS:
+        return DIGITS[run]
+    return parse_chinese(run)
 
 
 def _percent(match: re.Match[str]) -> str:
     value = parse_chinese(match[1])
     if value is None:
         return match[0]
-    fraction = "".join(str(_DIGITS[char]) for char in match[2] or "")
+    fraction = "".join(str(DIGITS[char]) for char in match[2] or "")
     return f" {value}{'.' if fraction else ''}{fraction}% "
 
 
 def _decimal(match: re.Match[str]) -> str:
     value = parse_chinese(match[1])
-    return match[0] if value is None else f" {value}.{''.join(str(_DIGITS[char]) for char in match[2])}"
+    return match[0] if value is None else f" {value}.{''.join(str(DIGITS[char]) for char in match[2])}"
 
 
 def _mixed(match: re.Match[str]) -> str:

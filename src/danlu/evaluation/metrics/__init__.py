@@ -4,9 +4,9 @@ line here, or an entry point `danlu.metrics` of another package."""
 from __future__ import annotations
 
 from danlu.core.registry import Registry
-from danlu.evaluation.metrics.metric import Metric, Verdict, metric_for
+from danlu.evaluation.metrics.metric import Corpus, CorpusMetric, Metric, Verdict, metric_for
 
-__all__ = ["METRICS", "Metric", "Verdict", "metric_for"]
+__all__ = ["METRICS", "Corpus", "CorpusMetric", "Metric", "Verdict", "metric_for"]
 
 METRICS: Registry[type[Metric]] = Registry(
     "metrics",
@@ -17,5 +17,15 @@ METRICS: Registry[type[Metric]] = Registry(
         "char_f1": "danlu.evaluation.metrics.char_f1:CharF1",
         "label": "danlu.evaluation.metrics.label:LabelAccuracy",
         "refusal": "danlu.evaluation.metrics.refusal:Refusal",
+        "choice": "danlu.evaluation.metrics.choice:Choice",
+        "numeric": "danlu.evaluation.metrics.numeric:Numeric",
+        "format": "danlu.evaluation.metrics.format:Format",
+        "json": "danlu.evaluation.metrics.json_value:JsonAnswer",
+        "json_fields": "danlu.evaluation.metrics.json_value:JsonFields",
+        "rouge_1": "danlu.evaluation.metrics.rouge:Rouge1",
+        "rouge_2": "danlu.evaluation.metrics.rouge:Rouge2",
+        "rouge_l": "danlu.evaluation.metrics.rouge:RougeL",
+        "bleu": "danlu.evaluation.metrics.bleu:Bleu",
+        "chrf": "danlu.evaluation.metrics.bleu:Chrf",
     },
 )
