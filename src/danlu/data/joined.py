@@ -64,6 +64,15 @@ class Page:
         return np.fromiter(accumulate(lengths), np.int64, len(lengths)) - 1
 
     @functools.cached_property
+    def rare(self) -> Places:
+        """Places in `units` of what is neither printable ASCII nor a common Han character: few, so that a table may be
+        asked about each."""
+        units = self.units
+        is_common = (units - np.uint16(0x20)) < 0x5F
+        is_common |= (units - np.uint16(0x4E00)) < 0x5200
+        return np.flatnonzero(~is_common)
+
+    @functools.cached_property
     def _encoded(self) -> list[bytes]:
         return [text.encode("utf-8", "surrogatepass") for text in self.flat]
 
@@ -126,6 +135,16 @@ class Texts:
         page = self._pages[row // PAGE_ROWS]
         at = row - page.rows.start
         return page.flat[page.first[at] : page.first[at + 1]]
+
+    def stale_in(self, page: Page) -> list[int]:
+        """The rows of a page that are there, but are no more what it says."""
+        if not self.stale:
+            return []
+        return [row for row in page.rows if row in self.stale and self.samples[row] is not None]
+
+    def suspects_in(self, page: Page, places: Places) -> list[int]:
+        """The rows of a page that a stage has to look at closely: those of these places in `units`, and stale ones."""
+        return sorted({*page.rows_at(places, page.unit_ends), *self.stale_in(page)})
 
     def alive(self) -> list[Sample]:
         """The rows that are still there."""

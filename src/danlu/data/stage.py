@@ -74,6 +74,11 @@ class PieceStage(RowStage, Protocol):
         ...
 
 
+def spread(told: Mapping[int, Outcome], samples: Sequence[Sample]) -> list[Outcome]:
+    """One outcome per sample, of those that a stage told of."""
+    return [told.get(row) or (sample, ()) for row, sample in enumerate(samples)]
+
+
 def touched(stage: RowStage, texts: Texts) -> Mapping[int, Outcome]:
     """What a stage does to these rows, whether or not it knows of pieces."""
     if isinstance(stage, PieceStage):

@@ -5,13 +5,18 @@ that is nothing else stays as it is: to empty it is not this stage's decision.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from danlu.data.joined import Page, Places, Texts
 from danlu.data.sample import Document, Sample
-from danlu.data.stage import Fate, Outcome
-from danlu.data.texts import texts_of, with_texts
+from danlu.data.stage import Fate, Outcome, spread
+from danlu.data.texts import with_texts
 
 _PHRASES = (
     r"点击(?:这里|此处|下方|上方)?(?:展开|查看|阅读|下载|加载)(?:全文|全部|更多|原文|详情)?",
@@ -51,6 +56,8 @@ _IMAGES = re.compile(
     re.IGNORECASE,
 )
 _SPACES = re.compile(r"&(?:amp;)?nbsp;|&(?:amp;)?(?:ensp|emsp|thinsp);")
+_BEGUN = {"&": "netausfgv", "?": "usfgv", "[": "图表iIıİpP"}
+"""What stands behind the mark that a match of these three begins with; ı and İ are `i` where case is ignored."""
 _BLANKS = re.compile(r"\n{3,}")
 
 
@@ -61,18 +68,59 @@ class Boilerplate:
         return {"version": 1}
 
     def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        for sample in samples:
-            texts = texts_of(sample)
-            found = [_mended(text, isinstance(sample, Document)) for text in texts]
-            num_lines, num_bits = sum(lines for _, lines, _ in found), sum(bits for *_, bits in found)
-            if not num_lines and not num_bits:
-                outcomes.append((sample, ()))
-                continue
-            fates = [Fate("change", "boilerplate", {"num": num_lines})] if num_lines else []
-            fates += [Fate("change", "residue", {"num": num_bits})] if num_bits else []
-            outcomes.append((with_texts(sample, [text for text, *_ in found]), tuple(fates)))
-        return outcomes
+        return spread(self.touch(Texts(samples)), samples)
+
+    def touch(self, texts: Texts) -> dict[int, Outcome]:
+        told: dict[int, Outcome] = {}
+        for page in texts.pages():
+            rows = page.rows if _has_lines(texts, page) else texts.suspects_in(page, _residue_at(page))
+            for row in rows:
+                sample = texts.samples[row]
+                if sample is not None and (outcome := _told(sample, texts.of(row))):
+                    told[row] = outcome
+        return told
+
+
+def _has_lines(texts: Texts, page: Page) -> bool:
+    """Whether there are documents, whose lines are looked at one by one."""
+    return any(isinstance(texts.samples[row], Document) for row in page.rows)
+
+
+def _told(sample: Sample, texts: Sequence[str]) -> Outcome | None:
+    found = [_mended(text, isinstance(sample, Document)) for text in texts]
+    num_lines, num_bits = sum(lines for _, lines, _ in found), sum(bits for *_, bits in found)
+    if not num_lines and not num_bits:
+        return None
+    fates = [Fate("change", "boilerplate", {"num": num_lines})] if num_lines else []
+    fates += [Fate("change", "residue", {"num": num_bits})] if num_bits else []
+    return with_texts(sample, [text for text, *_ in found]), tuple(fates)
+
+
+def _residue_at(page: Page) -> Places:
+    """Where `_TRACKING`, `_IMAGES` or `_SPACES` may match: at a mark with a letter of theirs behind, or at `data:`."""
+    units = page.units
+    is_mark = units == ord(":")
+    for mark in _BEGUN:
+        is_mark |= units == ord(mark)
+    places = np.flatnonzero(is_mark)
+    marks, letters = _bits()
+    is_found = (marks[units[places]] & letters[units[places + 1]]) > 0  # the last unit of a page is a break
+    is_data = units[places] == ord(":")
+    for back, letter in enumerate("atad", start=1):
+        is_data &= units[np.maximum(places - back, 0)] | 0x20 == ord(letter)
+    found: Places = places[is_found | is_data]
+    return found
+
+
+@functools.cache
+def _bits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """For each unit its bit, if it is a mark of `_BEGUN`, and the bits of all marks behind which it begins a match."""
+    marks, letters = np.zeros(65536, np.uint8), np.zeros(65536, np.uint8)
+    for number, (mark, begun) in enumerate(_BEGUN.items()):
+        marks[ord(mark)] = 1 << number
+        for letter in begun:
+            letters[ord(letter)] |= 1 << number
+    return marks, letters
 
 
 def _mended(text: str, has_lines: bool) -> tuple[str, int, int]:

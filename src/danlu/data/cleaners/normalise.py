@@ -11,17 +11,18 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from danlu.core.errors import DataError
+from danlu.data.joined import Texts
 from danlu.data.sample import Sample
-from danlu.data.stage import Fate, Outcome
-from danlu.data.texts import texts_of, with_texts
-from danlu.data.twins.folding import encode, joining_characters
+from danlu.data.stage import Fate, Outcome, spread
+from danlu.data.texts import with_texts
+from danlu.data.twins.folding import joining_characters
 
 _FLAG = "\U0001f3f4"
 _UNSEEN = re.compile(
@@ -37,10 +38,6 @@ _SUSPECT = re.compile(
 _LINE_END = re.compile(r"\r\n?|[\u2028\u2029\x85]")
 
 
-_SOME = 500
-"""Rows looked at together: their units stay in the cache."""
-
-
 class Normalise:
     name = "normalise"
 
@@ -52,40 +49,31 @@ class Normalise:
                 "unicode": unicodedata.unidata_version}  # fmt: skip
 
     def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
-        some = range(0, len(samples), _SOME)
-        return [outcome for at in some for outcome in self._normalised(samples[at : at + _SOME])]
+        return spread(self.touch(Texts(samples)), samples)
 
-    def _normalised(self, samples: Sequence[Sample]) -> list[Outcome]:
-        texts = [texts_of(sample) for sample in samples]
-        outcomes: list[Outcome] = [(sample, ()) for sample in samples]
-        rows = range(len(samples)) if self.is_simplifying else _untidy(texts)
-        for row in rows:
-            fates: list[Fate] = []
-            fresh = texts[row]
-            if self.is_tidying:
-                fresh = _tidied(fresh, fates)
-            if self.is_simplifying:
-                fresh = _simplified(fresh, fates)
-            if fates:
-                outcomes[row] = with_texts(samples[row], fresh), tuple(fates)
-        return outcomes
+    def touch(self, texts: Texts) -> dict[int, Outcome]:
+        told: dict[int, Outcome] = {}
+        for row in range(len(texts)) if self.is_simplifying else _suspects(texts):
+            sample = texts.samples[row]
+            if sample is not None and (fates := self._fates(fresh := texts.of(row))):
+                told[row] = with_texts(sample, fresh), tuple(fates)
+        return told
+
+    def _fates(self, texts: list[str]) -> list[Fate]:
+        """Mends the texts in their places; what was done, if anything."""
+        fates: list[Fate] = []
+        if self.is_tidying and not all(map(_is_tidy, texts)):
+            texts[:] = _tidied(texts, fates)
+        if self.is_simplifying:
+            texts[:] = _simplified(texts, fates)
+        return fates
 
 
-def _untidy(texts: Sequence[Sequence[str]]) -> list[int]:
-    """Rows with anything to do. A table over UTF-16 units says quickly that there is nothing in most."""
-    flat = [text for own in texts for text in own]
-    joined = "\n".join(flat)
-    units = encode(joined)
-    places = np.flatnonzero(_table()[units])
-    if not len(places):
-        return []
-    if len(units) == len(joined):
-        size = np.fromiter(map(len, flat), np.int64, len(flat))
-    else:
-        size = np.fromiter((len(encode(text)) for text in flat), np.int64, len(flat))
-    owner = np.repeat(np.arange(len(texts)), [len(own) for own in texts])
-    suspects = np.unique(owner[np.searchsorted(np.cumsum(size + 1), places, "right")])
-    return [row for row in suspects.tolist() if not all(map(_is_tidy, texts[row]))]
+def _suspects(texts: Texts) -> Iterator[int]:
+    """Rows that may have anything to do. A table over UTF-16 units says quickly that there is nothing in most."""
+    table = _table()
+    for page in texts.pages():
+        yield from texts.suspects_in(page, page.rare[table[page.units[page.rare]]])
 
 
 @functools.cache
