@@ -2,9 +2,8 @@
 
 Broder, "On the resemblance and containment of documents", 1997; banding after Indyk and Motwani, 1998. A text's set is
 its n-grams of folded characters (UTF-16 units), so text without spaces is nothing special. Plain numpy, in blocks that
-stay in the cache: one multiplication of all gram hashes per permutation and one minimum per text. At 300 characters
-this is 7 µs a text, quicker than what compiled libraries need once their input is made; so there is one path only, and
-equal digests everywhere.
+stay in the cache: one multiplication of all gram hashes per permutation and one minimum per text. `loops_sign.py` does
+the same in a third of the time where numba is; digests are equal everywhere.
 """
 
 from __future__ import annotations
@@ -17,15 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.data.twins.columns import NUM_BANDS, NUM_PERMUTATIONS
+from danlu.data.twins.draws import FACTORS, MIXERS, ODD, OTHER, ROWS
 from danlu.data.twins.folding import Places, Units
 
 Hashes = npt.NDArray[np.uint32]
 _BLOCK = 1 << 16
 """Gram hashes worked on at once: two such arrays of 4 bytes stay in a core's cache."""
-_ROWS = NUM_PERMUTATIONS // NUM_BANDS
 SHORT_GRAM, LONG_GRAM = 3, 5
-_ODD = np.uint64(0x9E3779B97F4A7C15)
-_OTHER = np.uint64(0xC2B2AE3D27D4EB4F)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +43,17 @@ class Signed(NamedTuple):
     sketch: npt.NDArray[np.uint64]
 
 
-def sign(units: Units, spans: Spans, gram: int) -> tuple[Signed, Signed]:
-    """The signatures of the whole texts, and of the heads of those that have one, in their order."""
+def sign(units: Units, spans: Spans, gram: int, *, quick: bool = False) -> tuple[Signed, Signed]:
+    """The signatures of the whole texts, and of the heads of those that have one, in their order. `quick`: by compiled
+    loops, which give the same."""
     found = [Signed(np.empty((num, NUM_BANDS), np.uint32), np.empty((num, 2), np.uint64))
              for num in (len(spans.start), int((spans.head > 0).sum()))]  # fmt: skip
     whole, heads = found
+    if quick:
+        from danlu.data.twins.loops_sign import sign_texts  # compiled on the first call
+
+        sign_texts(units, spans.start, spans.length, spans.head, gram, *whole, *heads)
+        return whole, heads
     num_heads = 0
     for first, last in _blocks(spans.length):
         start, length, head = spans.start[first:last], spans.length[first:last], spans.head[first:last]
@@ -65,13 +68,13 @@ def sign(units: Units, spans: Spans, gram: int) -> tuple[Signed, Signed]:
 def agreement(one: npt.NDArray[np.uint64], other: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """In how many of the bits each pair of sketches agrees."""
     differing = np.ascontiguousarray(one ^ other).view(np.uint8).reshape(-1, NUM_PERMUTATIONS // 8)
-    agreed: npt.NDArray[np.int64] = NUM_BANDS * _ROWS - _ONES[differing].sum(axis=1, dtype=np.int64)
+    agreed: npt.NDArray[np.int64] = NUM_BANDS * ROWS - _ONES[differing].sum(axis=1, dtype=np.int64)
     return agreed
 
 
 def least_agreement(threshold: float) -> int:
     """Bits in which texts of that similarity agree, but for three pairs in a million."""
-    num, ratio = NUM_BANDS * _ROWS, (1 + threshold) / 2
+    num, ratio = NUM_BANDS * ROWS, (1 + threshold) / 2
     return int(num * ratio - 4.5 * (num * ratio * (1 - ratio)) ** 0.5)
 
 
@@ -100,11 +103,11 @@ def gram_keys(units: Units, gram: int) -> npt.NDArray[np.uint64]:
     keys: npt.NDArray[np.uint64] = wide[:-2] | wide[1:-1] << np.uint64(16) | wide[2:] << np.uint64(32)
     if gram == SHORT_GRAM:
         return keys
-    keys = keys[:-2] * _ODD
+    keys = keys[:-2] * ODD
     keys ^= keys >> np.uint64(29)
-    keys += (wide[3:-1] | wide[4:] << np.uint64(16)) * _OTHER
+    keys += (wide[3:-1] | wide[4:] << np.uint64(16)) * OTHER
     keys ^= keys >> np.uint64(32)
-    return keys * _ODD
+    return keys * ODD
 
 
 def long_keys(units: Units, gram: int) -> npt.NDArray[np.uint64]:
@@ -114,11 +117,11 @@ def long_keys(units: Units, gram: int) -> npt.NDArray[np.uint64]:
     if num <= 0:
         return np.zeros(0, np.uint64)
     three = gram_keys(units, SHORT_GRAM)
-    keys = three[:num] * _ODD
+    keys = three[:num] * ODD
     for at in [*range(3, gram - 2, 3), gram - 3]:
         keys ^= keys >> np.uint64(31)
         keys += three[at : at + num]
-        keys *= _ODD
+        keys *= ODD
     return keys
 
 
@@ -140,9 +143,9 @@ def _hashes(units: Units, length: Places, gram: int) -> Hashes:
 
 
 def _mixed(keys: npt.NDArray[np.uint64]) -> Hashes:
-    keys = keys * _ODD
+    keys = keys * ODD
     keys ^= keys >> np.uint64(31)
-    return (keys * _OTHER >> np.uint64(32)).astype(np.uint32)
+    return (keys * OTHER >> np.uint64(32)).astype(np.uint32)
 
 
 def _minima(units: Units, length: Places, head: Places, gram: int) -> tuple[Hashes, Hashes]:
@@ -153,8 +156,8 @@ def _minima(units: Units, length: Places, head: Places, gram: int) -> tuple[Hash
     behind = (begins + head)[has_head] - (gram - 1)  # where the grams begin that the head does not hold
     places = np.sort(np.concatenate([begins, behind]))
     at, at_behind = np.searchsorted(places, begins), np.searchsorted(places, behind)
-    values, pieces = np.empty_like(hashes), np.empty((len(_FACTORS), len(places)), np.uint32)
-    for number, factor in enumerate(_FACTORS):
+    values, pieces = np.empty_like(hashes), np.empty((len(FACTORS), len(places)), np.uint32)
+    for number, factor in enumerate(FACTORS):
         np.multiply(hashes, factor, out=values)
         np.minimum.reduceat(values, places, out=pieces[number])
     if not len(behind):
@@ -167,10 +170,10 @@ def _minima(units: Units, length: Places, head: Places, gram: int) -> tuple[Hash
 
 def _bands(mins: Hashes) -> Hashes:
     """Five values make one 32-bit key; two different bands that share a key only cost a look."""
-    wide = mins.astype(np.uint64).reshape(NUM_BANDS, _ROWS, -1)
-    keys = (wide * _MIXERS[None, :, None]).sum(axis=1, dtype=np.uint64)
+    wide = mins.astype(np.uint64).reshape(NUM_BANDS, ROWS, -1)
+    keys = (wide * MIXERS[None, :, None]).sum(axis=1, dtype=np.uint64)
     keys ^= keys >> np.uint64(29)
-    bands: Hashes = (keys * _ODD >> np.uint64(32)).astype(np.uint32).T
+    bands: Hashes = (keys * ODD >> np.uint64(32)).astype(np.uint32).T
     return bands
 
 
@@ -190,17 +193,4 @@ def distinct(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return found
 
 
-def _draws(seed: int, num: int) -> list[int]:
-    """splitmix64: the same numbers in every version of every library."""
-    found, state = [], seed
-    for _ in range(num):
-        state = (state + 0x9E3779B97F4A7C15) % 2**64
-        mixed = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
-        found.append(mixed ^ mixed >> 31)
-    return found
-
-
 _ONES = np.array([value.bit_count() for value in range(256)], np.uint8)
-_FACTORS: Hashes = np.array([draw >> 32 | 1 for draw in _draws(1, NUM_BANDS * _ROWS)], np.uint32)
-_MIXERS: npt.NDArray[np.uint64] = np.array([draw | 1 for draw in _draws(2, _ROWS)], np.uint64)

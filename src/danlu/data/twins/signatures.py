@@ -19,12 +19,12 @@ import orjson
 from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Preference, Sample
 from danlu.data.texts import answer_at
 from danlu.data.twins.columns import GRAM_BORDER, GRAM_OVERLAP, KINDS, QUESTION, TEXT
-from danlu.data.twins.folding import Folded, Places, Units, fold_all, fold_finely
+from danlu.data.twins.compiled import purse
+from danlu.data.twins.digests import PIECES, Framed, digests, digests_quickly, key_of
+from danlu.data.twins.folding import Places, Units, fold_all, fold_finely
 from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM, Signed, Spans, sign
 
-_PIECES = 3
-_LEAST_OPENING = 6
-"""Units of a question from which conversations of several turns count as opened alike: a greeting is no question."""
+_KIND_CODES = {kind: code for code, kind in enumerate(KINDS)}
 _ROW_FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
 
 
@@ -42,20 +42,26 @@ class _Told(NamedTuple):
     judgement: str | None = None
 
 
-def signatures(samples: Sequence[Sample], ids: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
-    """The columns of these samples (`columns.LAYOUT`). `ids` are their ids, needed where other rows name parents."""
-    told = [_told(sample) for sample in samples]
-    folded = fold_all([piece for one in told for piece in (one.question, one.middle, one.answer)])
-    lengths = np.diff(folded.coarse_at).reshape(-1, _PIECES)
+def signatures(
+    samples: Sequence[Sample], ids: Sequence[str] | None = None, *, quick: bool | None = None
+) -> dict[str, npt.NDArray[Any]]:
+    """The columns of these samples (`columns.LAYOUT`). `ids` are their ids, needed where other rows name parents.
+    `quick`: by compiled loops or without; by default where they pay. The columns are the same."""
+    pieces, told = _all_told(samples)
+    sizes = np.fromiter(map(len, pieces), np.int32, len(pieces)).reshape(-1, PIECES)
+    if quick is None:
+        quick = purse.is_worth(int(sizes.sum()))
+    folded = fold_all(pieces, quick=quick)
+    lengths = np.diff(folded.coarse_at).reshape(-1, PIECES)
     start = np.concatenate([[0], np.cumsum(lengths.sum(axis=1))]).astype(np.int64)
-    asked = np.where(np.array([one.is_asked for one in told], bool), lengths[:, 0], 0).astype(np.int32)
+    asked = np.where(told.is_asked, lengths[:, 0], 0).astype(np.int32)
     label_names, label = _labels(samples)
     tie_row, tie_key = _ties(samples, ids)
     return {
-        **_digests(told, folded),
-        "kind": np.array([KINDS.index(sample.kind) for sample in samples], np.uint8),
-        "quality": np.array([_quality(sample) for sample in samples], np.float32),
-        "length": np.array([len(one.question) + len(one.middle) + len(one.answer) for one in told], np.int32),
+        **(digests_quickly if quick else digests)(told, folded),
+        "kind": np.array([_KIND_CODES[sample.kind] for sample in samples], np.uint8),
+        "quality": np.array([_quality(sample) if sample.tags else 0.0 for sample in samples], np.float32),
+        "length": sizes.sum(axis=1, dtype=np.int32),
         "label": label,
         "label_names": label_names,
         "tie_row": tie_row,
@@ -64,8 +70,30 @@ def signatures(samples: Sequence[Sample], ids: Sequence[str] | None = None) -> d
         "start": start,
         "asked": asked,
         "said": lengths[:, 2].astype(np.int32),
-        **_entries(folded.coarse, start, asked),
+        **_entries(folded.coarse, start, asked, quick),
     }
+
+
+def _all_told(samples: Sequence[Sample]) -> tuple[list[str], Framed]:
+    """Three pieces of text for each sample, one after the other, and what stands around them."""
+    pieces: list[str] = []
+    frames: list[bytes] = []
+    is_asked, is_answered = np.ones(len(samples), bool), np.ones(len(samples), bool)
+    judgements: dict[int, str] = {}
+    for row, sample in enumerate(samples):
+        if isinstance(sample, Conversation) and len(turns := sample.messages) == 2 and not sample.tools:
+            asked, answered = turns
+            if _is_plain(asked, answered):  # as the general way below, for nearly all rows
+                pieces += (asked.content, "", answered.content)
+                frames.append(_PLAIN)
+                continue
+        one = _told(sample)
+        pieces += (one.question, one.middle, one.answer)
+        frames.append(one.frame)
+        is_asked[row], is_answered[row] = one.is_asked, one.is_answered
+        if one.judgement is not None:
+            judgements[row] = one.judgement
+    return pieces, Framed(frames, is_asked, is_answered, judgements)
 
 
 def _told(sample: Sample) -> _Told:
@@ -80,8 +108,6 @@ def _told(sample: Sample) -> _Told:
             both = _joined(sample.chosen) + "\n" + _joined(sample.rejected)
             return _Told(question, middle, both, frame, is_answered=False)
     turns = sample.messages
-    if isinstance(sample, Conversation) and len(turns) == 2 and not sample.tools and _is_plain(turns[0], turns[1]):
-        return _Told(turns[0].content, "", turns[1].content, _PLAIN)  # as the general way below, for nearly all rows
     last = answer_at(turns)
     question, middle = _opened(turns[:last])
     frame = _frame_of(sample.kind, turns, sample.tools)
@@ -135,49 +161,16 @@ def _frame(*parts: str) -> bytes:
 _PLAIN = _frame("conversation", "user,assistant")
 
 
-def _digests(told: Sequence[_Told], folded: Folded) -> dict[str, npt.NDArray[np.uint64]]:
-    """`exact`, `opening`, `prompt` and `answer`: of the fine fold, so 3.5 is not 35."""
-    content, at = memoryview(folded.fine.tobytes()), (folded.fine_at * 2).tolist()
-    exact, openings, prompts, answers = [], [], [], []
-    for row, one in enumerate(told):
-        begin, middle, answer, end = at[row * _PIECES : (row + 1) * _PIECES + 1]
-        plain = answer - middle == 2  # nothing between question and answer but a line break
-        person = one.frame
-        if one.judgement is not None:
-            answers.append(said := _key(one.judgement.encode("utf-8", "surrogatepass")))
-            prompts.append(prompt := blake2b(content[begin:end], digest_size=8, person=person).digest())
-            exact.append(blake2b(prompt + said, digest_size=16, person=person).digest())
-        else:
-            exact.append(blake2b(content[begin:end], digest_size=16, person=person).digest())
-            is_answered = end - answer > 2 and one.is_asked and one.is_answered
-            answers.append(_key(content[answer:end]) if is_answered else _NONE)
-            prompts.append(
-                blake2b(content[begin:answer], digest_size=8, person=person).digest() if one.is_asked else _NONE
-            )
-        is_opening = one.judgement is not None or middle - begin > 2 * (1 if plain else _LEAST_OPENING)
-        openings.append(_key(content[begin:middle]) if is_opening else _NONE)
-    found = {"opening": openings, "prompt": prompts, "answer": answers}
-    columns = {name: np.frombuffer(b"".join(digests), np.uint64) for name, digests in found.items()}
-    return {"exact": np.frombuffer(b"".join(exact), np.uint64).reshape(-1, 2)} | columns
-
-
-_NONE = bytes(8)
-
-
-def _key(content: bytes | memoryview) -> bytes:
-    return blake2b(content, digest_size=8).digest()
-
-
 def _labels(samples: Sequence[Sample]) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.int32]]:
     names = sorted({sample.label for sample in samples if isinstance(sample, Label)})
+    if not names:
+        return np.array([], "<U1"), np.full(len(samples), -1, np.int32)
     places = {name: place for place, name in enumerate(names)}
     codes = [places[sample.label] if isinstance(sample, Label) else -1 for sample in samples]
     return np.array(names, dtype=f"<U{max(map(len, names), default=1)}"), np.array(codes, np.int32)
 
 
 def _quality(sample: Sample) -> float:
-    if not sample.tags:
-        return 0.0
     scores = sample.tags.get("scores")
     score = scores.get("quality", 0.0) if isinstance(scores, dict) else 0.0
     return (score if isinstance(score, int | float) else 0.0) - len(sample.tags.get("flags") or ())
@@ -186,12 +179,13 @@ def _quality(sample: Sample) -> float:
 def _ties(samples: Sequence[Sample], ids: Sequence[str] | None) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint64]]:
     rows, keys = [], []
     for row, sample in enumerate(samples):
-        for name in _names_of(sample):
-            rows.append(row)
-            keys.append(_tie(name))
+        if sample.group is not None or sample.tags or isinstance(sample, Document):
+            for name in _names_of(sample):
+                rows.append(row)
+                keys.append(_tie(name))
         if ids is not None:
             rows.append(row)
-            keys.append(_key(ids[row].encode()))
+            keys.append(key_of(ids[row].encode()))
     return np.array(rows, np.int32), np.frombuffer(b"".join(keys), np.uint64)
 
 
@@ -222,10 +216,10 @@ def is_row(sample: Sample) -> bool:
 
 @functools.lru_cache(4096)
 def _tie(name: str) -> bytes:
-    return _key(name.encode("utf-8", "surrogatepass"))
+    return key_of(name.encode("utf-8", "surrogatepass"))
 
 
-def _entries(units: Units, start: Places, asked: npt.NDArray[np.int32]) -> dict[str, npt.NDArray[Any]]:
+def _entries(units: Units, start: Places, asked: npt.NDArray[np.int32], quick: bool) -> dict[str, npt.NDArray[Any]]:
     """Signatures of each row's text and question; near the border of gram sizes in both, or a pair across it would
     never meet."""
     length = np.diff(start)
@@ -243,14 +237,14 @@ def _entries(units: Units, start: Places, asked: npt.NDArray[np.int32]) -> dict[
         fits_head = (head >= max(lowest, gram)) & (head < highest)
         both = np.flatnonzero(fits)
         of_head = np.where(fits_head, head, 0)[both]
-        whole, heads = sign(units, Spans(start[:-1][both], length[both], of_head), gram)
+        whole, heads = sign(units, Spans(start[:-1][both], length[both], of_head), gram, quick=quick)
         add(both, TEXT | (gram == LONG_GRAM), whole)
         add(both[of_head > 0], QUESTION | (gram == LONG_GRAM), heads)
         alone = np.flatnonzero(fits_head & ~fits)
         add(
             alone,
             QUESTION | (gram == LONG_GRAM),
-            sign(units, Spans(start[:-1][alone], head[alone], 0 * alone), gram)[0],
+            sign(units, Spans(start[:-1][alone], head[alone], 0 * alone), gram, quick=quick)[0],
         )
     return {
         "entry_row": np.concatenate(rows).astype(np.int32),

@@ -1,0 +1,66 @@
+"""Whether compiled loops pay: numba, where it is installed, costs seconds before it saves microseconds.
+
+The loops (`loops_*.py`) give the very same numbers as the numpy code that they stand in for, which is what runs without
+numba and on little data. On two cores of 2023: numba's import and loading kept machine code take 0.5 s of CPU in each
+process, compiling it for the first time on a machine 5 s. So a process works in numpy until that has cost about as
+much as the loops would have: never more than twice the best, whatever is still to come.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+_Loop = TypeVar("_Loop", bound=Callable[..., Any])
+WARM_UNITS, COLD_UNITS = 5_000_000, 80_000_000
+"""Units of text that numpy folds and signs in about the time that loading, or compiling, the loops takes."""
+
+
+def compiled(loop: _Loop) -> _Loop:
+    """Compiled when it is first called, for the types of that call, and kept beside its source."""
+    from numba import njit  # optional, and half a second to import: only modules of loops come here
+
+    return cast(_Loop, njit(cache=True, nogil=True)(loop))
+
+
+def inlined(loop: _Loop) -> _Loop:
+    """Written out wherever a compiled loop calls it."""
+    from numba import njit
+
+    return cast(_Loop, njit(inline="always", nogil=True)(loop))
+
+
+class Purse:
+    """What this process has spent in numpy so far."""
+
+    def __init__(self) -> None:
+        self.num_units = 0
+        self._lock = threading.Lock()
+
+    def is_worth(self, num_units: int) -> bool:
+        """Whether text of that many more units is for the loops."""
+        if not has_numba():
+            return False
+        with self._lock:
+            if self.num_units + num_units >= (WARM_UNITS if is_kept() else COLD_UNITS):
+                return True
+            self.num_units += num_units
+            return False
+
+
+purse = Purse()
+
+
+@functools.cache
+def has_numba() -> bool:
+    return importlib.util.find_spec("numba") is not None
+
+
+@functools.cache
+def is_kept() -> bool:
+    """Was machine code of the loops kept here by an earlier process? (Made for another version, it is made anew.)"""
+    return any((Path(__file__).parent / "__pycache__").glob("loops_*.nbi"))
