@@ -5,7 +5,8 @@ A row is a dict `{"question", "answer"}` and, if wanted, `value` (what a right a
 (sarcasm, negation, unanswerable, ...; `sarcasm_control` is its ordinary twin), `pair` (ties twins together), `match`
 (the metric that judges: contains, prefix, exact, ...), `category` (a part of its suite that is counted apart), `rules`
 (what its metric is told: a tolerance, a schema, the form to keep, see `metrics/numeric.py` and `metrics/format.py`),
-`forbid` (what no answer may give away), `paraphrases` (the same question in other words), `system`, `id`.
+`forbid` (what no answer may give away), `system`, `id`. Rows of one group with the same key are wordings of one
+question.
 """
 
 from __future__ import annotations
@@ -50,7 +51,6 @@ class Item:
     category: str = ""
     rules: dict[str, Any] = field(default_factory=dict, hash=False)
     forbid: tuple[str, ...] = ()
-    paraphrases: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -162,7 +162,6 @@ def _tagged(
         category=str(tags.get("category") or ""),
         rules=_rules(tags.get("rules"), question),
         forbid=_texts(tags.get("forbid")),
-        paraphrases=_texts(tags.get("paraphrases")),
     )
 
 

@@ -13,16 +13,18 @@ from danlu.data.ocr import choose
 from danlu.data.privacy import Keyring, Policy, PrivacyStage
 from danlu.data.privacy.forgotten import Forgotten
 from danlu.data.privacy.stage import load_names
+from danlu.evaluation.probes import suite_paths
 from danlu.recipe.data import DataSection
 from danlu.recipe.privacy import PrivacySection
 
 
 def build_passing(section: DataSection, questions: str | None = None, *, progress: Progress | None = None) -> Passing:
-    """The stages in their order; `questions` is the file that the project will ask. DataError for a package or file
-    that a stage needs and does not find."""
+    """The stages in their order; `questions` is the file that the project will ask: neither it nor danlu's own
+    probes may be trained on. DataError for a package or file that a stage needs and does not find."""
     check_keys_apart(section)
+    asked: list[Path | str] = [*suite_paths(), *([questions] if questions else [])]
     return Passing(
-        stages=build_cleaners(section.cleaning, [questions] if questions else [], progress=progress),
+        stages=build_cleaners(section.cleaning, asked, progress=progress),
         privacy=build_privacy(section.privacy),
         recogniser=choose(section.documents.ocr, section.documents.ocr_command),
         has_children=makes_samples(section),

@@ -64,7 +64,7 @@ class CleaningSection(Section):
     """Files with evaluation items that training must not hold, beside the project's own questions."""
 
     contaminated: Action = "drop"
-    """Rows that hold an item of `evaluation_sets` or of the project's own questions."""
+    """Rows that hold an item of `evaluation_sets`, of the project's own questions, or of danlu's own probes."""
 
     rules: dict[str, Action] = Field(default_factory=dict)
     """Rules of other packages, by the name of their entry point in `danlu.cleaners`, each with its action."""

@@ -17,6 +17,8 @@ METRICS: Registry[type[Metric]] = Registry(
         "char_f1": "danlu.evaluation.metrics.char_f1:CharF1",
         "label": "danlu.evaluation.metrics.label:LabelAccuracy",
         "refusal": "danlu.evaluation.metrics.refusal:Refusal",
+        "guarded": "danlu.evaluation.metrics.guarded:Guarded",
+        "declines": "danlu.evaluation.metrics.declines:Declines",
         "choice": "danlu.evaluation.metrics.choice:Choice",
         "numeric": "danlu.evaluation.metrics.numeric:Numeric",
         "format": "danlu.evaluation.metrics.format:Format",
