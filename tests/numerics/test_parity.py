@@ -97,7 +97,7 @@ def test_fp32_files_are_held_to_fp32_noise(tmp_path: Path) -> None:
     subject = subject_of(*tuned_engine(base))
     MergedExport().write(subject, tmp_path / "merged")
     checks = prove(MergedExport(), subject, tmp_path / "merged")
-    assert verdict(checks) == "pass" and checks["merged_logits"].limits["max_abs"] < 1e-3
+    assert verdict(checks) == "pass" and checks["danlu_logits"].limits["max_abs"] < 1e-3
 
 
 def test_full_fine_tuning_is_proven_too(base: Path, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def other_eos(folder: Path) -> None:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without transformers: our own checks have to find it."""
-    monkeypatch.setattr("danlu.exports.reload.has", lambda package: False)
+    monkeypatch.setattr("danlu.exports.proof.has", lambda package: False)
 
 
 BROKEN: dict[str, tuple[Callable[[Path, Path], None], str]] = {
@@ -200,13 +200,13 @@ BROKEN: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "one layer missing": (
         lambda folder, base: rebuilt(folder, base, lambda name, delta: delta * ("layers.1." not in name)), "weights",
     ),
-    "merged is the base": (lambda folder, base: shutil.copyfile(base / "model.safetensors", folder / "model.safetensors") and None, "merged_logits"),
-    "wrong alpha": (lambda folder, base: rebuilt(folder, base, lambda name, delta: delta * 0.5), "merged_logits"),
+    "merged is the base": (lambda folder, base: shutil.copyfile(base / "model.safetensors", folder / "model.safetensors") and None, "danlu_logits"),
+    "wrong alpha": (lambda folder, base: rebuilt(folder, base, lambda name, delta: delta * 0.5), "danlu_logits"),
     "turned update": (lambda folder, base: rebuilt(folder, base, turned), "weights"),
     "another weight touched": (
         lambda folder, base: edit(folder, lambda t: t.update({"model.norm.weight": t["model.norm.weight"] * 1.02})), "weights",
     ),
-    "a lost number": (lambda folder, base: edit(folder, lambda t: t[MODULE].view(-1)[:1].fill_(float("nan"))), "merged_logits"),
+    "a lost number": (lambda folder, base: edit(folder, lambda t: t[MODULE].view(-1)[:1].fill_(float("nan"))), "danlu_logits"),
     "template": (lambda folder, base: other_template(folder), "contract"),
     "tokenizer": (lambda folder, base: reordered_tokenizer(folder), "contract"),
     "stop token": (lambda folder, base: other_eos(folder), "contract"),
@@ -231,7 +231,7 @@ def test_a_module_at_nine_tenths_fails_although_every_greedy_answer_agrees(base:
     MergedExport().write(subject, tmp_path)
     scale_module(tmp_path, base, 0.9)
     checks = prove(MergedExport(), subject, tmp_path)
-    assert checks["merged_answers"].verdict == "pass" and checks["transformers_answers"].verdict == "pass"
+    assert checks["danlu_answers"].verdict == "pass" and checks["transformers_answers"].verdict == "pass"
     assert failed(checks) >= {"weights"} and "o_proj" in checks["weights"].note
 
 

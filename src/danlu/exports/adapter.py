@@ -14,8 +14,8 @@ from danlu.adapters.peft_format import CONFIG
 from danlu.core.errors import ExportError
 from danlu.core.files import read_json, write_json
 from danlu.exports.export import Proof, Subject
-from danlu.exports.oracle import Transformers
-from danlu.exports.reload import check_adapter, check_by_others, living, proof_dtype, readers, unmerged
+from danlu.exports.proof import Promise, prove_readers
+from danlu.exports.reload import check_adapter, living, proof_dtype
 from danlu.exports.speech import check_reloaded_prompts, check_speech, check_tokenizer, write_speech
 
 
@@ -44,13 +44,9 @@ class AdapterExport:
         ]
         trained = living(subject)
         checks += check_adapter(subject, folder, trained)
-        model = subject.engine.model
-        dtype, device = proof_dtype(model), model.device
-        checks += check_by_others(
-            "peft", readers(model, "transformers", "peft"), subject, unmerged(subject, folder),
-            lambda: Transformers(model.folder, dtype=dtype, device=device, adapter=folder),
-        )  # fmt: skip
-        return Proof(checks, trained.floor, {"dtype": str(dtype)[6:]})
+        promise = Promise(("danlu", "peft"), is_merged=False, beside=subject.engine.model.folder)
+        found, noise = prove_readers(subject, folder, promise)
+        return Proof(checks + found, noise.worst(trained.floor), {"dtype": str(proof_dtype(subject.engine.model))[6:]})
 
 
 def _adapter(subject: Subject) -> Attached:

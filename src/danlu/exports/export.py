@@ -40,8 +40,17 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class Quiz:
+    """A held-out question and the judge of an answer's text."""
+
+    question: Question
+    is_right: Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
-    """What is being exported: the trained engine, its contract, and what it said to the probes."""
+    """What is being exported: the trained engine, its contract, and what it said to the probes. `quiz` is asked of
+    every program that reads what was written."""
 
     engine: NativeEngine
     contract: Contract
@@ -49,6 +58,7 @@ class Subject:
     probes: tuple[Question, ...]
     records: tuple[Record, ...]
     max_new_tokens: int
+    quiz: tuple[Quiz, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,7 @@ def export(
     contract: Contract,
     facts: Facts,
     probes: Sequence[Sequence[Message]] = (),
+    quiz: Sequence[Quiz] = (),
     max_new_tokens: int = 24,
     replace: bool = False,
     further: Callable[[Subject], list[Check]] | None = None,
@@ -102,7 +113,7 @@ def export(
     questions = (*golden_prompts(contract, engine), *(Question(tuple(messages)) for messages in probes))
     prompts = [engine.prompt_ids(question) for question in questions]
     records = tuple(record(engine, prompts, max_new_tokens=max_new_tokens))
-    subject = Subject(engine, contract, facts, questions, records, max_new_tokens)
+    subject = Subject(engine, contract, facts, questions, records, max_new_tokens, tuple(quiz))
     told.advance()
     check_space(kind.size_bytes(subject), folder)
     inputs = _inputs(kind, subject)

@@ -15,10 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from danlu.core.errors import ExportError
 from danlu.data.sample import Message
 from danlu.engines.engine import Question
+
+REFUSALS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
+"""What transformers and PEFT raise on folders that they cannot read."""
 
 
 def has(package: str) -> bool:
@@ -28,24 +33,37 @@ def has(package: str) -> bool:
 class Transformers:
     """A Hugging Face folder as transformers reads it; with `adapter`, PEFT's reading of that folder on top."""
 
+    is_partial = False
+
     def __init__(self, folder: Path, *, dtype: torch.dtype, device: torch.device, adapter: Path | None = None) -> None:
         import transformers  # seconds to import, and optional
 
         self.name = "transformers" if adapter is None else "peft"
-        with quiet():
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(
-                adapter or folder, local_files_only=True, trust_remote_code=False
-            )
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, trust_remote_code=False
-            )
-            if adapter is not None:
-                import peft  # optional as well
-
-                model = peft.PeftModel.from_pretrained(model, adapter)
-                model.generation_config = transformers.GenerationConfig.from_pretrained(adapter, local_files_only=True)
-        self._model: Any = model.to(device).eval()
         self._device = device
+        try:
+            with quiet():
+                self._tokenizer = transformers.AutoTokenizer.from_pretrained(
+                    adapter or folder, local_files_only=True, trust_remote_code=False
+                )
+                model, told = transformers.AutoModelForCausalLM.from_pretrained(
+                    folder, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
+                )
+                if adapter is not None:
+                    import peft  # optional as well
+
+                    model = peft.PeftModel.from_pretrained(model, adapter)
+                    model.generation_config = transformers.GenerationConfig.from_pretrained(
+                        adapter, local_files_only=True
+                    )
+            self._model: Any = model.to(device).eval()
+        except REFUSALS as error:
+            said = " ".join(str(error).split())[:400]
+            raise ExportError(
+                "export.reader_failed", where=str(adapter or folder), reader=self.name, said=said
+            ) from error
+        # it fills these with random numbers and goes on
+        if missing := sorted(told["missing_keys"]):
+            raise ExportError("export.reader_failed", where=str(folder), reader=self.name, said=", ".join(missing[:5]))
 
     def prompt_ids(self, question: Question, *, enable_thinking: bool = True) -> list[int]:
         """What `apply_chat_template` makes of a conversation."""
@@ -74,6 +92,9 @@ class Transformers:
             with torch.inference_mode():
                 out = self._model(input_ids=torch.tensor([list(ids)], device=self._device), use_cache=False)
             yield out.logits[0].float()
+
+    def close(self) -> None:
+        del self._model
 
 
 @contextmanager

@@ -11,7 +11,7 @@ Shapes: T tokens of a probe and its answer, P positions compared, V vocabulary.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -94,15 +94,25 @@ def record(witness: Witness, prompts: Sequence[Sequence[int]], *, max_new_tokens
     return records
 
 
-def compare(records: Sequence[Record], witness: Witness, *, is_together: bool = False) -> Difference:
-    """How far the witness is from the records on the same texts; `is_together` asks for all texts in one batch."""
+def hear(records: Sequence[Record], witness: Witness, *, is_together: bool = False) -> list[Tensor]:
+    """What a witness says to the records' texts: logits_PV of each. `is_together` asks for all in one batch."""
     texts = [list(record.text_ids) for record in records]
     groups = [texts] if is_together else [[text] for text in texts]
-    found = (logits_TV for group in groups for logits_TV in witness.logits(group))
+    return [logits_TV[-MAX_POSITIONS:].float().cpu() for group in groups for logits_TV in witness.logits(group)]
+
+
+def compare(records: Sequence[Record], witness: Witness, *, is_together: bool = False) -> Difference:
+    """How far the witness is from the records on the same texts."""
+    return distance(records, hear(records, witness, is_together=is_together))
+
+
+def distance(records: Sequence[Record], heard: Sequence[Tensor], *, is_partial: bool = False) -> Difference:
+    """Over all texts: the worst of what is a worst, the mean of what is a mean. `is_partial`: log-probabilities of the
+    likeliest tokens only."""
     whole = Difference()
     sum_abs = sum_kl = 0.0
-    for record_, logits_TV in zip(records, found, strict=True):
-        part = difference(record_.logits, logits_TV[-MAX_POSITIONS:].float().cpu())
+    for record_, logits_PV in zip(records, heard, strict=True):
+        part = difference(record_.logits, logits_PV, is_partial=is_partial)
         sum_abs += part.mean_abs * part.num_positions
         sum_kl += part.mean_kl * part.num_positions
         num_positions, num_flips = whole.num_positions + part.num_positions, whole.num_flips + part.num_flips
@@ -112,23 +122,29 @@ def compare(records: Sequence[Record], witness: Witness, *, is_together: bool = 
     return Difference(**asdict(whole) | {"mean_abs": sum_abs / num, "mean_kl": sum_kl / num})
 
 
-def difference(ours_PV: Tensor, theirs_PV: Tensor) -> Difference:
-    """Of two logits of the same text. Anything that is not a number is infinitely far away."""
-    if ours_PV.shape != theirs_PV.shape or not bool(theirs_PV.isfinite().all()):
+def difference(ours_PV: Tensor, theirs_PV: Tensor, *, is_partial: bool = False) -> Difference:
+    """Of two logits of the same text. Anything that is not a number is infinitely far away; where `theirs` are partial,
+    rows before those told and NaN within a told row are left out, and what was not told counts as one token more."""
+    if is_partial and 0 < len(theirs_PV) < len(ours_PV):
+        ours_PV = ours_PV[-len(theirs_PV) :]
+    told_PV = ~theirs_PV.isnan() if is_partial else theirs_PV.isfinite()
+    if ours_PV.shape != theirs_PV.shape or not bool(_are_told(told_PV, is_partial)):
         far = float("inf")
         return Difference(len(ours_PV), far, far, far, far, num_flips=len(ours_PV), flip_margin=far)
     # A constant added to all logits changes nothing; probabilities are compared, in float64 to see small distances.
     ours = ours_PV.double().log_softmax(-1)
-    theirs = theirs_PV.double().log_softmax(-1)
-    apart = (ours - theirs).abs()
-    kl_P = (ours.exp() * (ours - theirs)).sum(-1).clamp_min(0.0)
+    theirs = theirs_PV.double()
+    if not is_partial or bool(told_PV.all()):
+        theirs = theirs.log_softmax(-1)
+    apart = (ours - theirs).where(told_PV, 0.0).abs()
+    kl_P = _divergence(ours, theirs, told_PV).clamp_min(0.0)
     best = ours_PV.topk(2, dim=-1).values
     lead_P = best[:, 0] - best[:, 1]
-    flips_P = ours_PV.argmax(-1) != theirs_PV.argmax(-1)
+    flips_P = ours_PV.argmax(-1) != theirs.where(told_PV, -torch.inf).argmax(-1)
     return Difference(
         num_positions=len(ours_PV),
         max_abs=float(apart.max()),
-        mean_abs=float(apart.mean()),
+        mean_abs=float(apart.sum() / told_PV.sum()),
         mean_kl=float(kl_P.mean()),
         max_kl=float(kl_P.max()),
         num_flips=int(flips_P.sum()),
@@ -137,20 +153,43 @@ def difference(ours_PV: Tensor, theirs_PV: Tensor) -> Difference:
     )
 
 
+def _are_told(told_PV: Tensor, is_partial: bool) -> Tensor:
+    """Every number, or at least one of each row."""
+    return told_PV.any(-1).all() if is_partial else told_PV.all()
+
+
+def _divergence(ours_PV: Tensor, theirs_PV: Tensor, told_PV: Tensor) -> Tensor:
+    """kl_P; what was not told counts as one token more. Both are normalised among the tokens told first: the last
+    digits of what a program prints would else weigh more than the difference, which is quadratic."""
+    masks = (log_probs.masked_fill(~told_PV, -torch.inf) for log_probs in (ours_PV, theirs_PV))
+    (ours, ours_told), (theirs, theirs_told) = ((m.log_softmax(-1), m.logsumexp(-1).exp()) for m in masks)
+    among_P = (ours.exp() * (ours - theirs)).where(told_PV, 0.0).sum(-1)
+    if bool(told_PV.all()):
+        return among_P
+    p, q = (told.clamp(1e-9, 1 - 1e-9) for told in (ours_told, theirs_told))
+    return p * among_P + p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+
+
 # ---- the noise floor
 
 
+Spacing = Callable[[Tensor], Tensor]
+"""Values in fp32 to the distance between neighbouring numbers there."""
+
+
 @contextlib.contextmanager
-def dithered(weights: Iterable[Tensor], dtype: torch.dtype, seed: int) -> Iterator[None]:
-    """Inside the block each weight is moved by up to half a unit in the last place of `dtype`, uniformly, as rounding
-    to that dtype would; afterwards all are what they were, to the bit."""
+def dithered(weights: Iterable[Tensor], spacing: torch.dtype | Spacing, seed: int) -> Iterator[None]:
+    """Inside the block each weight is moved by up to half a unit in the last place of a dtype, uniformly, as rounding
+    to it would (or by up to half of what `spacing` says); afterwards all are what they were, to the bit."""
     kept = [(weight, weight.detach().clone()) for weight in weights]
     generator = torch.Generator().manual_seed(seed)
     try:
         with torch.no_grad():
             for weight, before in kept:
                 noise = torch.rand(before.shape, generator=generator).to(before.device) - 0.5
-                weight.copy_((before.float() + noise * ulp(before.float(), dtype)).to(before.dtype))
+                values = before.float()
+                steps = ulp(values, spacing) if isinstance(spacing, torch.dtype) else spacing(values)
+                weight.copy_((values + noise * steps).to(before.dtype))
         yield
     finally:
         with torch.no_grad():
@@ -169,14 +208,14 @@ def measure_floor(
     records: Sequence[Record],
     witness: Witness,
     weights: Sequence[Tensor],
-    dtype: torch.dtype,
+    spacing: torch.dtype | Spacing,
     *,
     num_draws: int = 1,
 ) -> Difference:
-    """The worst of: another batch composition, and `num_draws` roundings of the weights to `dtype`."""
+    """The worst of: another batch composition, and `num_draws` roundings of the weights (see `dithered`)."""
     floor = compare(records, witness, is_together=True)
     for seed in range(num_draws):
-        with dithered(weights, dtype, seed):
+        with dithered(weights, spacing, seed):
             floor = floor.worst(compare(records, witness))
     return floor
 
@@ -215,8 +254,11 @@ def answer_log_probs(prompt_ids: Sequence[int], answer_ids: Sequence[int], witne
 
 def check_logits(name: str, records: Sequence[Record], witness: Witness, floor: Difference, factor: float) -> Check:
     """Pass when every measured distance is within its limit."""
-    found, limits = compare(records, witness), limits_of(floor, factor)
-    measured = asdict(found)
+    return judge_logits(name, compare(records, witness), floor, factor)
+
+
+def judge_logits(name: str, found: Difference, floor: Difference, factor: float) -> Check:
+    limits, measured = limits_of(floor, factor), asdict(found)
     is_noise = all(measured[key] <= limit for key, limit in limits.items())
     noise = {"floor_max_abs": floor.max_abs, "floor_mean_abs": floor.mean_abs, "floor_mean_kl": floor.mean_kl}
     return Check(name, "pass" if is_noise else "fail", measured | noise, limits)

@@ -1,13 +1,13 @@
-"""Read back what was written, by our own reader and by others, and measure the noise on the way.
+"""The living model against its adapter read back from disk, in the dtype it lives in: numbers, logits, answers.
 
-Three links, each proven alone: the living model and its adapter read from disk, in the dtype it lives in; that adapter
-unmerged and merged, in fp32, where only rounding to the files' dtype lies between; our reading of the files and
-transformers' or PEFT's, in fp32, where only the order of sums does.
+What other programs make of the files, and in fp32, stands in `proof.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +19,11 @@ from danlu.core.errors import ExportError
 from danlu.engines.engine import Question
 from danlu.engines.native import NativeEngine
 from danlu.exports.export import Subject
-from danlu.exports.oracle import Transformers, has
 from danlu.exports.parity import (
     Check,
     Difference,
     Record,
     check_answers,
-    check_ids,
     check_logits,
     margin_of,
     measure_floor,
@@ -35,14 +33,9 @@ from danlu.model.build import DTYPES, load_model
 from danlu.model.model import Model
 from danlu.model.quantized import num_params, quantization_of
 from danlu.model.quantizers.quantizer import Quantize
-from danlu.model.stored import is_quantized
 
 COMPUTE_FACTOR = 8.0
 """Two programs, or two orders of the same sums, against a floor of last-place noise on every weight."""
-ROUNDING_FACTOR = 3.0
-"""Rounded weights against a floor of the same rounding drawn at random."""
-MAX_ANSWERS = 8
-"""Other programs generate one answer at a time: the last probes, those of the domain, speak for all."""
 MAX_WIDE_PARAMS = 2_000_000_000
 """Larger models are proven in their own dtype: two fp32 copies of them fit few machines."""
 
@@ -98,9 +91,18 @@ def living(subject: Subject) -> Reference:
     return Reference(engine, records, floor)
 
 
-def unmerged(subject: Subject, folder: Path) -> Reference:
-    """Base and adapter from disk in the proof's dtype, the base as it is before any quantising."""
-    return witnessed(reload_adapter(subject, folder, proof_dtype(subject.engine.model)), subject)
+@contextlib.contextmanager
+def living_pairs(subject: Subject) -> Iterator[Path | None]:
+    """The living adapter as a PEFT folder for as long as the block lasts; None without one."""
+    adapter = subject.engine.adapter
+    if not isinstance(adapter, AttachedLoRA):
+        yield None
+        return
+    adapter.check()
+    with tempfile.TemporaryDirectory(prefix="danlu-adapter-") as name:
+        folder = Path(name) / "adapter"
+        adapter.save(folder)
+        yield folder
 
 
 def witnessed(engine: NativeEngine, subject: Subject) -> Reference:
@@ -148,19 +150,6 @@ def is_same_update(ours: Pair, theirs: Pair) -> bool:
     return bool((apart <= 8 * torch.finfo(torch.float32).eps * size).all())
 
 
-def names_of(name: str) -> tuple[str, str, str]:
-    return f"{name}_prompts", f"{name}_logits", f"{name}_answers"
-
-
-def readers(model: Model, *packages: str) -> tuple[str, ...]:
-    """What other programs need to read this base."""
-    return (*packages, *(("bitsandbytes", "accelerate") if is_quantized(model.folder) else ()))
-
-
-def not_run(name: str, why: str) -> list[Check]:
-    return [Check(each, "not run", note=why) for each in names_of(name)]
-
-
 def is_said_alike(question: Question, subject: Subject) -> bool:
     """Whether other programs are meant to render this question as we do: they put no system prompt of the run first,
     know no reasoning apart from content, and take control tokens in a person's words for real ones."""
@@ -170,22 +159,3 @@ def is_said_alike(question: Question, subject: Subject) -> bool:
     marks = subject.engine.encoder.tokenizer.marks
     has_marks = any(mark in message.content for message in question.messages for mark in marks)
     return has_system and not has_reasoning and not has_marks
-
-
-def check_by_others(
-    name: str, packages: tuple[str, ...], subject: Subject, ours: Reference, read: Callable[[], Transformers]
-) -> list[Check]:
-    """The same files through another program: prompts, logits and greedy answers with its own stopping."""
-    names = names_of(name)
-    missing = [package for package in packages if not has(package)]
-    if missing:
-        return not_run(name, ", ".join(missing))
-    theirs = read()
-    pairs = [pair for pair in zip(subject.probes, subject.records, strict=True) if is_said_alike(pair[0], subject)]
-    switch = subject.contract.value["thinking"] != "drop"
-    found = [theirs.prompt_ids(question, enable_thinking=switch) for question, _ in pairs]
-    return [
-        check_ids(names[0], [list(told.prompt_ids) for _, told in pairs], found),
-        check_logits(names[1], ours.records, theirs, ours.floor, COMPUTE_FACTOR),
-        check_answers(names[2], ours.records[-MAX_ANSWERS:], theirs, ours.margin, subject.max_new_tokens),
-    ]

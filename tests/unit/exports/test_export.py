@@ -46,7 +46,7 @@ def tuned(base: Path) -> tuple[NativeEngine, Contract]:
 def no_others(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """transformers and PEFT speak in tests/numerics/test_parity.py; here they would only cost seconds."""
     if "others" not in request.fixturenames:
-        monkeypatch.setattr("danlu.exports.reload.has", lambda package: False)
+        monkeypatch.setattr("danlu.exports.proof.has", lambda package: False)
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_the_same_adapter_is_recognised_through_the_rounding(base: Path, tmp_pat
 def test_another_adapter_is_not(base: Path, tmp_path: Path) -> None:
     verdicts = checked(base, tmp_path, 0.5)
     assert verdicts["quantized_logits"] == "fail"
-    assert verdicts["merged_logits"] == "pass", "the merge itself is right"
+    assert verdicts["danlu_logits"] == "pass", "the merge itself is right"
 
 
 def test_a_quantised_engine_is_not_what_merging_ships(base: Path, tmp_path: Path) -> None:
