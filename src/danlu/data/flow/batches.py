@@ -46,22 +46,13 @@ def schema() -> Any:
 def to_batch(rows: Sequence[Row]) -> Any:
     """A record batch of these rows; content is null where the row was dropped."""
     pa = arrow()
-    content, ids = [], []
-    for row in rows:
-        if row.sample is None:
-            packed, name = None, None
-        elif row.packed is not None:
-            packed, name = row.packed, row.id
-        else:
-            packed, name = pack_content(row.sample)
-        content.append(packed)
-        ids.append(name)
+    packed = [_packed(row) for row in rows]
     columns: dict[str, list[Any]] = {
-        "id": ids,
-        "content": content,
+        "id": [name for _, name in packed],
+        "content": [content for content, _ in packed],
         "group": [row.sample.group if row.sample else None for row in rows],
-        "tags": [pack_json(row.sample.tags) or None if row.sample else None for row in rows],
-        "marks": [pack_marks(row.marks) or None for row in rows],
+        "tags": _tags(rows),
+        "marks": [(pack_marks(row.marks) or None) if row.marks else None for row in rows],
         "seat": [row.seat for row in rows],
         **{place: [getattr(row.origin, place) for row in rows] for place in _PLACES},
     }
@@ -72,10 +63,31 @@ def to_batch(rows: Sequence[Row]) -> Any:
     return pa.record_batch(arrays, schema=form)
 
 
+def _packed(row: Row) -> tuple[bytes | None, str | None]:
+    if row.sample is None:
+        return None, None
+    return (row.packed, row.id) if row.packed is not None else pack_content(row.sample)
+
+
+def _tags(rows: Sequence[Row]) -> list[bytes | None]:
+    """As JSON. Most rows bear the very same tags: those are packed once."""
+    found: list[bytes | None] = []
+    known: dict[str, Any] | None = None
+    packed: bytes | None = None
+    for row in rows:
+        if row.sample is None:
+            found.append(None)
+            continue
+        if row.sample.tags is not known:
+            known, packed = row.sample.tags, pack_json(row.sample.tags) or None
+        found.append(packed)
+    return found
+
+
 def write_batch(path: Path, batch: Any) -> None:
+    """As it is: to pack it costs more than to write and to map it again."""
     pa = arrow()
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema, options=options) as writer:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
         writer.write_batch(batch)
 
 

@@ -22,14 +22,31 @@ from danlu.data.stage import Fate
 
 def pack_content(sample: Sample) -> tuple[bytes, str]:
     """The content as JSON, and the sample's id."""
-    content = content_of(sample)
+    if isinstance(sample, Conversation) and not sample.tools and all(map(_is_plain, sample.messages)):
+        # `content_of` it, without asking for what it does not have
+        turns = [{"content": turn.content, "role": turn.role} for turn in sample.messages]
+        content: dict[str, Any] = {"kind": "conversation", "messages": turns}
+        is_nested = False
+    else:
+        content, is_nested = content_of(sample), has_nested(sample)
     try:
         packed = orjson.dumps(content)
     except TypeError:
         return b" " + json.dumps(content).encode(), sample_id(sample)
-    if has_nested(sample):
+    if is_nested:
         return packed, sample_id(sample)
-    return packed, PREFIX + hashlib.sha256(packed).hexdigest()[:DIGITS]
+    return packed, PREFIX + hashlib.sha256(packed, usedforsecurity=False).hexdigest()[:DIGITS]
+
+
+def _is_plain(turn: Message) -> bool:
+    """A role and a text."""
+    return (
+        turn.reasoning is None
+        and not turn.tool_calls
+        and turn.name is None
+        and turn.train is None
+        and turn.tool_call_id is None
+    )
 
 
 def unpack(content: bytes, origin: Origin, group: str | None, tags: dict[str, Any]) -> Sample:

@@ -15,14 +15,15 @@ from danlu.data.flow.piece import Piece, Row, facts_of
 from danlu.data.flow.plan import Shard
 from danlu.data.flow.veil import without_originals
 from danlu.data.identity import sample_id
+from danlu.data.joined import Texts
 from danlu.data.ledger import RAW_ROWS, Entry, Ledger
 from danlu.data.ocr.recogniser import Recogniser
 from danlu.data.rejects import veiled
-from danlu.data.sample import Conversation, Origin, Sample
+from danlu.data.sample import Conversation, Sample, plain_conversation
 from danlu.data.sources import READERS
-from danlu.data.sources.reading import FileReport, read_file
-from danlu.data.stage import Fate, Outcome, RowStage
-from danlu.data.texts import texts_of, with_tags
+from danlu.data.sources.reading import Batch, FileReport, read_batches
+from danlu.data.stage import Fate, Outcome, RowStage, touched
+from danlu.data.texts import with_tags
 from danlu.data.twins.columns import VERSION as TWINS_VERSION
 from danlu.data.twins.signatures import signatures
 from danlu.version import VERSION
@@ -44,6 +45,16 @@ class Examined(Protocol):
     def records(self) -> Sequence[Mapping[str, Any]]: ...
 
 
+class Look(Protocol):
+    """What privacy made of many rows: `examined` by number, and the tags of all rows that are not in it."""
+
+    @property
+    def examined(self) -> Mapping[int, Examined]: ...
+
+    @property
+    def tags(self) -> dict[str, Any]: ...
+
+
 class Privacy(Protocol):
     """The stage behind the signatures; `danlu.data.privacy` holds it."""
 
@@ -56,7 +67,7 @@ class Privacy(Protocol):
         """`key` without what differs from one owner of keys to the next."""
         ...
 
-    def examine(self, samples: Sequence[Sample]) -> Sequence[Examined]: ...
+    def look(self, texts: Texts) -> Look: ...
 
 
 @dataclass(frozen=True)
@@ -97,43 +108,44 @@ class Told:
     num_read: int = 0
 
 
+@dataclass(slots=True)
+class _Load:
+    """What makes a piece: samples as they were read, where they sit, what the reader changed in them (by their number),
+    and rows that it refused."""
+
+    samples: list[Sample] = field(default_factory=list)
+    seats: list[int] = field(default_factory=list)
+    marks: dict[int, tuple[Mark, ...]] = field(default_factory=dict)
+    refused: list[Entry] = field(default_factory=list)
+    num_chars: int = 0
+
+    def is_full(self) -> bool:
+        return max(len(self.samples), len(self.refused)) >= PIECE_ROWS or self.num_chars >= PIECE_CHARS
+
+
 def pass_shard(shard: Shard, passing: Passing, told: Told) -> Iterator[Piece]:
     """The pieces of one shard, in order; `told` is complete once the iterator has ended. An empty file is no piece."""
     ledger = Ledger()
-    reading = Passed("read")
-    told.funnel = [reading, *_stations(passing)]
-    batch: list[Row] = []
-    refused: list[Entry] = []
-    num_refused = num_chars = 0
-    samples = read_file(shard.found, READERS, ledger, FileReport(shard.found.name), passing.recogniser)
-    for row in _rows(samples, ledger):
-        if isinstance(row, Entry):
-            num_refused += 1
-            row = row if num_refused <= RAW_ROWS else replace(row, raw="")
-            refused.append(row if passing.privacy is None else veiled(row))
-        else:
-            batch.append(row)
-            num_chars += _num_chars(row)
-        if max(len(batch), len(refused)) >= PIECE_ROWS or num_chars >= PIECE_CHARS:
-            yield _piece(batch, refused, passing, told)
-            batch, refused, num_chars = [], [], 0
-    if batch or refused:
-        yield _piece(batch, refused, passing, told)
+    told.funnel = [Passed("read"), *_stations(passing)]
+    batches = read_batches(shard.found, READERS, ledger, FileReport(shard.found.name), passing.recogniser)
+    for load in _loads(batches, ledger, is_veiled=passing.privacy is not None):
+        yield _piece(load, passing, told)
     told.remarks, told.counts, told.num_read = ledger.remarks, dict(ledger.counts), ledger.num_read
 
 
 def pass_samples(samples: Iterable[Sample], passing: Passing, told: Told) -> Iterator[Piece]:
     """The same way for samples that no file holds: what a teacher made."""
     told.funnel = [Passed("read"), *_stations(passing)]
-    batch: list[Row] = []
+    load = _Load()
     for sample in samples:
         told.num_read += 1
-        batch.append(Row(sample, sample.origin, seat=told.num_read))
-        if len(batch) >= PIECE_ROWS:
-            yield _piece(batch, [], passing, told)
-            batch = []
-    if batch:
-        yield _piece(batch, [], passing, told)
+        load.samples.append(sample)
+        load.seats.append(told.num_read)
+        if load.is_full():
+            yield _piece(load, passing, told)
+            load = _Load()
+    if load.samples:
+        yield _piece(load, passing, told)
 
 
 def _stations(passing: Passing) -> list[Passed]:
@@ -141,102 +153,122 @@ def _stations(passing: Passing) -> list[Passed]:
     return [*stages, Passed(passing.privacy.name)] if passing.privacy else stages
 
 
-def _rows(samples: Iterator[Sample], ledger: Ledger) -> Iterator[Row | Entry]:
-    """Rows and refusals in the order in which they were met, seated so; the ledger's lists are emptied on the way."""
-    seat = 0
-    for sample in samples:
+def _loads(batches: Iterable[Batch], ledger: Ledger, *, is_veiled: bool) -> Iterator[_Load]:
+    """Rows and refusals, seated in the order in which they were met; the ledger's lists are emptied on the way."""
+    load, seat, num_refused = _Load(), 0, 0
+
+    def refusals() -> Iterator[_Load]:
+        nonlocal load, seat, num_refused
         for entry in ledger.rejects:
-            seat += 1
-            yield replace(entry, row=seat)
-        marks = tuple(Mark("read", Fate("change", entry.reason, entry.values)) for entry in ledger.changes)
+            seat, num_refused = seat + 1, num_refused + 1
+            entry = replace(entry, row=seat, raw=entry.raw if num_refused <= RAW_ROWS else "")
+            load.refused.append(veiled(entry) if is_veiled else entry)
+            if load.is_full():
+                yield load
+                load = _Load()
         ledger.rejects.clear()
-        ledger.changes.clear()
-        seat += 1
-        yield Row(sample, sample.origin, marks=marks, seat=seat)
-    for entry in ledger.rejects:
-        seat += 1
-        yield replace(entry, row=seat)
-    ledger.rejects.clear()
+
+    for batch in batches:
+        yield from refusals()
+        if ledger.changes:
+            changes = tuple(Mark("read", Fate("change", entry.reason, entry.values)) for entry in ledger.changes)
+            load.marks[len(load.samples)] = changes
+            ledger.changes.clear()
+        num = len(batch.samples)
+        load.samples += batch.samples
+        load.seats += range(seat + 1, seat + num + 1)
+        load.num_chars += batch.num_chars
+        seat += num
+        if load.is_full():
+            yield load
+            load = _Load()
+    yield from refusals()
+    if load.samples or load.refused:
+        yield load
 
 
-def _num_chars(row: Row) -> int:
-    """About how much text it is: enough to know when a piece is full."""
-    if isinstance(row.sample, Conversation):
-        return sum([len(turn.content) for turn in row.sample.messages])
-    return sum(map(len, texts_of(row.sample))) if row.sample else 0
-
-
-def _piece(rows: list[Row], refused: list[Entry], passing: Passing, told: Told) -> Piece:
+def _piece(load: _Load, passing: Passing, told: Told) -> Piece:
     reading, *stations = told.funnel
-    reading.rows_in += len(rows) + len(refused)
-    reading.rows_out += len(rows)
-    for entry in refused:
-        reading.dropped[entry.reason] += 1
-    for row in rows:
-        for mark in row.marks:
+    reading.rows_in += len(load.samples) + len(load.refused)
+    reading.rows_out += len(load.samples)
+    reading.dropped.update(entry.reason for entry in load.refused)
+    for marks in load.marks.values():
+        for mark in marks:
             reading.count(mark.fate)
+    texts = Texts(load.samples)
     for stage, station in zip(passing.stages, stations, strict=False):
-        _through(rows, stage(_alive(rows)), station)
-    signed = [row for row in rows if row.sample is not None]
-    dropped = [row for row in rows if row.sample is None]
-    original = _alive(signed)
-    records: list[Mapping[str, Any]] = []
-    if passing.privacy:
-        examined = passing.privacy.examine(original)
-        records = [dict(record) for one in examined for record in one.records]
-        _through(signed, [one.outcome for one in examined], stations[-1])
-        _tell_masked(signed)
-    for row in signed:
-        if row.sample is not None:
-            row.packed, row.id = pack_content(row.sample)
-    ids = [row.id or sample_id(sample) for row, sample in zip(signed, original, strict=True)]
+        _through(load, texts, touched(stage, texts), station)
+    alive = [row for row, sample in enumerate(texts.samples) if sample is not None]
+    refused = [_refusal(load, row) for row, sample in enumerate(texts.samples) if sample is None]
+    original = texts.alive()
+    look = passing.privacy.look(texts) if passing.privacy else None
+    if look is not None:
+        _through(load, texts, {row: one.outcome for row, one in look.examined.items()}, stations[-1])
+        _tag(texts, alive, look)
+    rows = [_row(load, texts, row) for row in alive]
+    ids = [row.id or sample_id(sample) for row, sample in zip(rows, original, strict=True)]
     columns = signatures(original, ids if passing.has_children else None)
-    if passing.privacy:
-        columns = without_originals(columns, original, [row.sample for row in signed])
-    refused = sorted([*refused, *map(_refusal, dropped)], key=lambda entry: entry.row)
-    return Piece(signed, columns | facts_of(signed), refused, records)
+    records: list[Mapping[str, Any]] = []
+    if look is not None:
+        records = [dict(record) for one in look.examined.values() for record in one.records]
+        changed = [number for number, row in enumerate(alive) if row in look.examined]
+        columns = without_originals(columns, original, [row.sample for row in rows], changed)
+    refused = sorted([*load.refused, *refused], key=lambda entry: entry.row)
+    return Piece(rows, columns | facts_of(rows), refused, records)
 
 
-def _tell_masked(rows: Sequence[Row]) -> None:
-    """`tags["masked"]`: nothing that privacy looks for stands in the text as it is now. Teachers outside ask for it."""
+def _row(load: _Load, texts: Texts, row: int) -> Row:
+    sample, origin, marks = texts.samples[row], load.samples[row].origin, load.marks.get(row, ())
+    if sample is None:
+        return Row(None, origin, "", marks, load.seats[row])
+    packed, name = pack_content(sample)
+    return Row(sample, origin, name, marks, load.seats[row], packed)
+
+
+def _tag(texts: Texts, rows: Sequence[int], look: Look) -> None:
+    """Tags of rows that privacy has nothing to say of, and `tags["masked"]` of all: nothing that it looks for stands in
+    the text as it is now. Teachers outside ask for it. Rows without tags of their own share one object."""
+    clean = look.tags | {"masked": True}
     for row in rows:
-        if row.sample is None:
+        sample = texts.samples[row]
+        if sample is None:
             continue
-        tags = row.sample.tags
-        if "privacy_found" not in tags.get("flags", ()):
-            row.sample = with_tags(row.sample, tags | {"masked": True})
-        elif "masked" in tags:
-            row.sample = with_tags(row.sample, {name: value for name, value in tags.items() if name != "masked"})
+        if row in look.examined:
+            texts.samples[row] = with_tags(sample, _told_masked(sample.tags))
+        elif type(sample) is Conversation and not sample.tools:
+            tags = _told_masked(sample.tags | look.tags) if sample.tags else clean
+            texts.samples[row] = plain_conversation(sample.messages, sample.origin, sample.group, tags)
+        else:
+            texts.samples[row] = with_tags(sample, _told_masked(sample.tags | look.tags))
 
 
-def _alive(rows: Sequence[Row]) -> list[Sample]:
-    return [row.sample for row in rows if row.sample is not None]
+def _told_masked(tags: dict[str, Any]) -> dict[str, Any]:
+    if "privacy_found" not in tags.get("flags", ()):
+        return tags | {"masked": True}
+    return {name: value for name, value in tags.items() if name != "masked"}
 
 
-def _through(rows: Sequence[Row], outcomes: Sequence[Outcome], station: Passed) -> None:
-    """Put a stage's outcomes back into their rows and count them."""
-    alive = [row for row in rows if row.sample is not None]
-    assert len(alive) == len(outcomes), f"{station.name} gave {len(outcomes)} outcomes for {len(alive)} samples"
-    station.rows_in += len(alive)
-    for row, (sample, fates) in zip(alive, outcomes, strict=True):
-        row.sample = sample
-        if sample is not None:
-            station.rows_out += 1
-        if not fates:
-            continue
-        row.marks += tuple(Mark(station.name, fate) for fate in fates)
+def _through(load: _Load, texts: Texts, outcomes: Mapping[int, Outcome], station: Passed) -> None:
+    """Put what a stage did into the rows, and count it."""
+    num_alive = sum(sample is not None for sample in texts.samples)
+    station.rows_in += num_alive
+    station.rows_out += num_alive
+    for row, (sample, fates) in outcomes.items():
+        if sample is None:
+            station.rows_out -= 1
+        load.marks[row] = (*load.marks.get(row, ()), *(Mark(station.name, fate) for fate in fates))
         for fate in fates:
             station.count(fate)
         flags = [fate.reason for fate in fates if fate.action == "flag"]
         if sample is not None and flags:
             known = list(sample.tags.get("flags", ()))
             fresh = [flag for flag in dict.fromkeys(flags) if flag not in known]
-            row.sample = with_tags(sample, sample.tags | {"flags": known + fresh}) if fresh else sample
+            sample = with_tags(sample, sample.tags | {"flags": known + fresh}) if fresh else sample
+        texts.put(row, sample)
 
 
-def _refusal(row: Row) -> Entry:
+def _refusal(load: _Load, row: int) -> Entry:
     """A row that a stage dropped before it was signed, as the ledger says it."""
-    fate = row.marks[-1].fate
+    fate, origin = load.marks[row][-1].fate, load.samples[row].origin
     assert fate.action == "drop", "a row is dropped with a reason"
-    origin: Origin = row.origin
-    return Entry(origin.file, origin.line, fate.reason, fate.values, row=row.seat)
+    return Entry(origin.file, origin.line, fate.reason, fate.values, row=load.seats[row])

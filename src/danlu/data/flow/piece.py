@@ -91,19 +91,37 @@ class Piece:
 
 def facts_of(rows: Sequence[Row]) -> dict[str, npt.NDArray[Any]]:
     """The conveyor's own columns: `alive` (a sample is there), `row_kind` and `row_level` (places in KINDS and LEVELS),
-    `touched` (a stage left a mark), and where rows stand: `row_line`, and `row_file` as a place in `row_files`."""
+    `touched` (a stage left a mark), and where rows stand: `row_line`, `row_seat`, and `row_file` as a place in
+    `row_files`."""
+    num = len(rows)
+    names = [row.origin.file for row in rows]
+    codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
+    file = np.zeros(num, np.int32) if len(codes) == 1 else np.array([codes[name] for name in names], np.int32)
     samples = [row.sample for row in rows]
-    files = list(dict.fromkeys(row.origin.file for row in rows))
-    codes = {name: code for code, name in enumerate(files)}
     return {
-        "alive": np.array([sample is not None for sample in samples], dtype=bool),
-        "row_kind": np.array([KINDS.index(sample.kind) if sample else 0 for sample in samples], dtype=np.uint8),
-        "row_level": np.array([_rank(sample) if sample else 0 for sample in samples], dtype=np.uint8),
-        "touched": np.array([bool(row.marks) for row in rows], dtype=bool),
-        "row_line": np.array([row.origin.line for row in rows], dtype=np.int64),
-        "row_file": np.array([codes[row.origin.file] for row in rows], dtype=np.int32),
-        "row_files": np.array(files, dtype=np.str_) if files else np.zeros(0, "<U1"),
+        "alive": np.fromiter((sample is not None for sample in samples), bool, num),
+        "row_kind": np.fromiter((_CODES[sample.kind] if sample else 0 for sample in samples), np.uint8, num),
+        "row_level": _levels(samples),
+        "touched": np.fromiter((bool(row.marks) for row in rows), bool, num),
+        "row_line": np.fromiter((row.origin.line for row in rows), np.int64, num),
+        "row_seat": np.fromiter((row.seat for row in rows), np.int64, num),
+        "row_file": file,
+        "row_files": np.array(list(codes), dtype=np.str_) if codes else np.zeros(0, "<U1"),
     }
+
+
+_CODES = {kind: code for code, kind in enumerate(KINDS)}
+
+
+def _levels(samples: Sequence[Sample | None]) -> npt.NDArray[np.uint8]:
+    """Most rows bear the very same tags: those are looked at once."""
+    levels, known, rank = np.zeros(len(samples), np.uint8), None, 0
+    for row, sample in enumerate(samples):
+        if sample is not None:
+            if sample.tags is not known:
+                known, rank = sample.tags, _rank(sample)
+            levels[row] = rank
+    return levels
 
 
 def _rank(sample: Sample) -> int:

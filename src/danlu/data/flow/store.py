@@ -39,7 +39,7 @@ from danlu.data.flow.plan import Shard
 from danlu.data.ledger import Entry
 from danlu.data.sample import Origin
 
-FORMAT = 4
+FORMAT = 5
 _SEEN: dict[str, tuple[tuple[int, int, int], ...]] = {}
 """Shards whose bytes this process has checked: folder to (inode, size, time of change) of each file then."""
 _T = TypeVar("_T")
