@@ -30,7 +30,7 @@ _CHINESE_DECIMAL = re.compile(
     "([零一二三四五六七八九十百]+)点([零一二三四五六七八九]+)(?=%|倍|元|万|亿|米|公里|个百分点)"
 )
 _PERCENT = re.compile(f"百分之({_RUN})(?:点([零〇一二三四五六七八九]+))?")
-_MIXED = re.compile(r"(?:\d+(?:\.\d+)?(?:[万亿]|千(?![克米瓦卡赫字])|百(?!分)))+\d*")
+_MIXED = re.compile(r"(?<![\d.])(?:\d+(?:\.\d+)?(?:[万亿]|千(?![克米瓦卡赫字])|百(?!分)))+\d*")
 _MIXED_PART = re.compile(r"(\d+(?:\.\d+)?)([百千万亿]?)")
 
 _WORD_RANGE = re.compile(f"(?<![第零〇一二两三四五六七八九十百千万亿])({_RUN})([至到~-]|--)({_RUN})(?=[{_UNITS}])")
@@ -46,6 +46,8 @@ _ENGLISH_TENS = {
 }  # fmt: skip
 _ENGLISH_WORDS = "|".join(sorted([*_ENGLISH_SMALL, *_ENGLISH_TENS, "hundred", "thousand"], key=len, reverse=True))
 _ENGLISH_RUN = re.compile(rf"\b(?:{_ENGLISH_WORDS})(?:(?:[\s-]+(?:and\s+)?)(?:{_ENGLISH_WORDS}))*\b")
+_ENGLISH_MIXED = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)[\s-]*(hundred|thousand|million|billion)\b")
+_ENGLISH_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _ENGLISH_COUNTED = re.compile(
     r"[\s-]*(?:day|week|month|year|hour|minute|time|night|person|people|copy|yuan|percent|%|item|page|room|working|business)"
 )
@@ -58,6 +60,7 @@ def digits_for_words(text: str) -> str:
     text = _CHINESE_DECIMAL.sub(_decimal, text)
     text = _MIXED.sub(_mixed, text)
     text = _CHINESE_RUN.sub(_chinese, text)
+    text = _ENGLISH_MIXED.sub(_english_mixed, text)
     return _ENGLISH_RUN.sub(_english, text)
 
 
@@ -171,8 +174,16 @@ def _mixed(match: re.Match[str]) -> str:
     return f" {int(total)} " if total == int(total) else match[0]
 
 
+def _english_mixed(match: re.Match[str]) -> str:
+    """3.5 million → 3500000; a number that does not come out whole stays as it was written."""
+    total = Decimal(match[1]) * _ENGLISH_SCALES[match[2]]
+    return f" {int(total)} " if total == int(total) else match[0]
+
+
 def _english(match: re.Match[str]) -> str:
     words = re.findall(_ENGLISH_WORDS, match[0])
+    if words[0] in _ENGLISH_SCALES and match.string[: match.start()].rstrip()[-1:].isdigit():
+        return match[0]  # 0.1234 thousand
     if words == ["one"] and not _ENGLISH_COUNTED.match(match.string[match.end() :]):
         return match[0]  # "no one", "the one who"
     total, part = 0, 0

@@ -22,12 +22,13 @@ Bound = Literal["", "most", "least"]
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """low = high unless it is a range. `dimension` "" is a bare number, "#人" a measure word; `factor`: of the unit as
-    written, scale word included; `start`, `end`: where it stands in the spelled-out text."""
+    """low = high unless it is a range. `dimension` "" is a bare number, "#人" a measure word; `unit` is the factor of
+    the unit as written, `factor` with its scale word (万, million); `start`, `end`: where in the spelled-out text."""
 
     low: Fraction
     high: Fraction
     dimension: str
+    unit: Fraction
     factor: Fraction
     bound: Bound
     start: int
@@ -53,8 +54,9 @@ _UNIT = (
     rf"|\s*-?(?P<latin>{_any(_LATIN_UNITS)})(?![a-z0-9μ])|(?P<ampere>a)(?![a-z]))"
 )
 _SCALE_WORDS = _any([word for word in SCALES if not word.isascii()])
+_NO_UNIT = "(?![克米瓦卡赫焦伏帕分])"  # 千瓦 and 百分 are no thousands and hundreds
 _SCALE = (
-    rf"(?:\s*(?P<scale>{_SCALE_WORDS}|(?:hundred|thousand|million|billion|trillion)(?![a-z]))"
+    rf"(?:\s*(?P<scale>(?:{_SCALE_WORDS}){_NO_UNIT}|(?:hundred|thousand|million|billion|trillion)(?![a-z]))"
     r"|(?P<short>mn|bn|k|m|b)(?![a-z0-9/^]))"
 )
 _NUMBER = r"\d+(?:\.\d+)?(?:e[-+]?\d+)?(?:\s*(?:[×x*·]|\\times)\s*10\^\{?-?\d+\}?)?(?:/\d+(?:\.\d+)?(?![\d/]))?"
@@ -153,15 +155,14 @@ def _quantity(match: re.Match[str], text: str) -> Quantity | None:
     value = _value(match["number"])
     if value is None:
         return None
-    dimension, factor = _unit(match)
+    dimension, unit = _unit(match)
     short = {"k": 1000, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9}.get(match["short"] or "", 1)
-    if match["short"] == "m" and not match["money"]:  # 5m is five metres, $5m five millions
-        dimension, short = ("length", 1) if not dimension else (dimension, 10**6)
-    factor *= SCALES.get(match["scale"] or "", 1) * short
+    if match["short"] == "m" and not (match["money"] or dimension):  # 5m is five metres, $5m five millions
+        dimension, short = "length", 1
+    factor = unit * SCALES.get(match["scale"] or "", 1) * short
     value *= -factor if match["sign"] else factor
-    return Quantity(
-        value, value, dimension, factor, _bound(text, match.start(), match.end()), match.start(), match.end()
-    )
+    bound = _bound(text, match.start(), match.end())
+    return Quantity(value, value, dimension, unit, factor, bound, match.start(), match.end())
 
 
 def _unit(match: re.Match[str]) -> tuple[str, Fraction]:
@@ -178,7 +179,7 @@ def _value(number: str) -> Fraction | None:
     head, _, below = head.partition("/")
     mantissa, _, exponent = head.partition("e")
     shift = int(exponent or 0) + int(power.strip("{}") or 0)
-    if abs(shift) > 300 or (below and not float(below)):
+    if abs(shift) > 300 or len(number) > 400 or (below and not float(below)):
         return None
     return Fraction(mantissa) * Fraction(10) ** shift / Fraction(below or 1)
 

@@ -294,7 +294,7 @@ def test_randomisation_of_sums_is_every_swap_counted() -> None:
     rng = np.random.default_rng(14)
     for _ in range(CASES):
         size = int(rng.integers(2, 9))
-        base, tuned = rng.integers(0, 5, (size, 2)) + [0, 1], rng.integers(0, 5, (size, 2)) + [0, 1]
+        base, tuned = (np.add(rng.integers(0, 5, (size, 2)), (0, 1)) for _ in range(2))
 
         def ratio(rows):
             return rows[..., 0] / rows[..., 1]

@@ -6,8 +6,8 @@ otherwise. Numbers that only repeat the question do not count. A bare number is 
 asks in («多少万元»), else it is right only where the reference is bare, too. Opposite bounds (至少 / 最多) are wrong,
 a range is right where both ends are. No number at all is a parse failure.
 
-`rules`: "tolerance": 0.5 (in the reference's unit) or "1%" · "within": true (the reference is a range, any value inside
-is right) · "take": last | first | any.
+`rules`: "tolerance": 0.5 (in the reference's unit: 元, not 万元) or "1%" · "within": true (the reference is a range,
+any value inside is right) · "take": last | first | any.
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ from danlu.evaluation.items import Item
 from danlu.evaluation.metrics.metric import Verdict
 from danlu.evaluation.quantities import Quantity, quantities, unit_asked
 
-_CONCLUSION = re.compile(
-    r"####|\\boxed|(?:最终)?答案(?:应?[是为]|[:：])|结果[是为:：]|综上[,，]?"
-    r"|(?i:\b(?:final )?answer(?: is|:)|\bin total\b)"
-)
+_CONCLUSION = re.compile(r"####|\\boxed|(?:最终)?答案(?:应?[是为]|[:：])|(?i:\b(?:final )?answer(?: is|:))")
 _TAKES = ("last", "first", "any")
 
 
@@ -71,8 +68,12 @@ def _candidates(answer: str, wanted: Sequence[Quantity], question: str, *, keep_
     """Numbers of the answer that could be meant: of a fitting kind, after the conclusion if one is drawn, and not the
     question's own."""
     concluded = [match.end() for match in _CONCLUSION.finditer(answer)]
-    if concluded and (found := quantities(answer[concluded[-1] :], keep_dates=keep_dates)):
-        return found[:1]
+    if concluded:
+        line = answer[concluded[-1] :].strip().split("\n")[0]
+        if found := quantities(line.rpartition("=")[2], keep_dates=keep_dates) or quantities(
+            line, keep_dates=keep_dates
+        ):
+            return found[:1]
     kinds = {quantity.dimension for quantity in wanted}
     found = [
         quantity
@@ -80,16 +81,17 @@ def _candidates(answer: str, wanted: Sequence[Quantity], question: str, *, keep_
         if "" in kinds or not quantity.dimension or quantity.dimension in kinds or _is_ratio(quantity, kinds)
         or any(_is_count(quantity.dimension, kind) for kind in kinds)
     ]  # fmt: skip
-    echoed = {(quantity.low, quantity.high, quantity.dimension) for quantity in quantities(question)}
-    echoed -= {(quantity.low, quantity.high, quantity.dimension) for quantity in wanted}
-    fresh = [quantity for quantity in found if (quantity.low, quantity.high, quantity.dimension) not in echoed]
-    return _typed_first(fresh or found)
+    due = {_written(quantity) for quantity in wanted}
+    echoed = {(_written(quantity), quantity.dimension) for quantity in quantities(question)}
+    fresh = [one for one in found if (_written(one), one.dimension) not in echoed or _written(one) in due]
+    # Where a unit is wanted, numbers with one come first: beside "80元" a bare 3 is a section or a list mark.
+    typed = [] if "" in kinds else [quantity for quantity in fresh or found if quantity.dimension]
+    return typed or fresh or found
 
 
-def _typed_first(found: list[Quantity]) -> list[Quantity]:
-    """Numbers with a unit, where there are any: beside "80元" a bare 3 is a section or a list mark."""
-    typed = [quantity for quantity in found if quantity.dimension]
-    return typed or found
+def _written(quantity: Quantity) -> tuple[Fraction, Fraction]:
+    """The number in the unit that it was written in."""
+    return quantity.low / quantity.unit, quantity.high / quantity.unit
 
 
 def _agrees(
@@ -106,8 +108,7 @@ def _agrees(
     if factor is None:
         return False
     low, high = said.low * factor, said.high * factor
-    # The tolerance is told in the unit that the reference is written in.
-    room = [tolerance[0] * wanted.factor + tolerance[1] * abs(end) for end in (wanted.low, wanted.high)]
+    room = [tolerance[0] * wanted.unit + tolerance[1] * abs(end) for end in (wanted.low, wanted.high)]
     if within:
         return wanted.low - room[0] <= low and high <= wanted.high + room[1]
     return abs(low - wanted.low) <= room[0] and abs(high - wanted.high) <= room[1]
@@ -116,10 +117,10 @@ def _agrees(
 def _factor(said: Quantity, wanted: Quantity, asked: tuple[str, Fraction] | None) -> Fraction | None:
     """What makes the number said comparable with the number wanted; None where they measure different things."""
     if said.dimension == wanted.dimension or _is_count(said.dimension, wanted.dimension) or not wanted.dimension:
-        if not wanted.dimension and said.dimension:  # a bare reference: the number as it was written, scale included
+        if not wanted.dimension and said.dimension:  # a bare reference: the number as it was written
             if said.dimension == "percent" and 0 < wanted.low < 1:  # 50 % is 0.5
                 return Fraction(1, 100)
-            return 1 / said.factor if _is_measure(said) else Fraction(1)
+            return 1 / said.unit
         return Fraction(1)
     if said.dimension:
         return None
@@ -128,17 +129,6 @@ def _factor(said: Quantity, wanted: Quantity, asked: tuple[str, Fraction] | None
     if wanted.dimension == "percent" and 0 <= said.low < 1 and said.factor == 1:  # 0.05 is 5 %
         return Fraction(100)
     return Fraction(1) if wanted.dimension.startswith("#") else None
-
-
-def _is_measure(quantity: Quantity) -> bool:
-    return not quantity.dimension.startswith("#") and quantity.dimension not in (
-        "CNY",
-        "USD",
-        "EUR",
-        "GBP",
-        "JPY",
-        "HKD",
-    )
 
 
 def _is_count(one: str, other: str) -> bool:
