@@ -57,7 +57,9 @@ def broken_rules(text: str, rules: Mapping[str, Any], *, where: str) -> list[str
             )
     try:
         return [name for name, wanted in rules.items() if not RULES[name](text, wanted, where)]
-    except (TypeError, re.error) as error:
+    except EvaluationError:
+        raise
+    except (TypeError, ValueError, re.error) as error:  # a count that is no number, a list that is none
         raise EvaluationError(
             "evaluation.bad_rule", where=where, given=str(dict(rules))[:120], reason=str(error)
         ) from error

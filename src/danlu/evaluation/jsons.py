@@ -67,7 +67,7 @@ def faults_of(value: Any, schema: Any, *, where: str) -> list[str]:
         raise EvaluationError(
             "evaluation.bad_schema", where=where, given=str(schema)[:80], reason=str(error)[:120]
         ) from error
-    return [f"{fault.json_path}: {fault.validator}" for fault in found[:5]]
+    return [f"{'.'.join(['$', *map(str, fault.path)])}: {fault.validator}" for fault in found[:5]]
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
