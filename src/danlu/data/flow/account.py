@@ -16,7 +16,6 @@ import numpy.typing as npt
 from danlu.data.flow.marks import Mark
 from danlu.data.flow.piece import KINDS, AnyPiece, Places, joined, num_rows
 from danlu.data.ledger import Entry, Ledger
-from danlu.data.sample import Origin
 from danlu.data.twins import EXACT, NEAR, Decision
 
 MOST_LISTED = 20_000
@@ -79,45 +78,49 @@ def fold(
     assert len(verdicts.left_out) == num_rows(pieces), "a verdict for each row"
     first = 0
     for at, piece in enumerate(pieces):
-        if among is not None and at not in among:
-            first += len(piece)
-            continue
-        for entry in piece.refused:
-            ledger.list_reject(entry)
-            yield entry
-        own = slice(first, first + len(piece))
-        wanted = np.asarray(piece.columns["touched"]) | (verdicts.left_out[own] > 0) | (verdicts.flagged[own] > 0)
-        kinds = piece.columns["row_kind"]
-        for number, origin, seat, marks in piece.told(wanted):
-            row = first + number
-            refusal = _refusal(row, KINDS[kinds[number]], marks, verdicts, places)
-            _count_flags(row, marks, verdicts, ledger)
-            if refusal is None:
-                ledger.list_changes([_entry(origin, seat, mark) for mark in marks if mark.fate.action == "change"])
-                continue
-            reason, values = refusal
-            ledger.num_used -= 1
-            rejected = Entry(origin.file, origin.line, reason, values, row=seat)
-            ledger.list_reject(rejected)
-            yield rejected
+        if among is None or at in among:
+            for entry in piece.refused:
+                ledger.list_reject(entry)
+                yield entry
+            yield from _folded(piece, first, verdicts, places, ledger)
         first += len(piece)
+
+
+def _folded(piece: AnyPiece, first: int, verdicts: Verdicts, places: Places, ledger: Ledger) -> Iterator[Entry]:
+    """Fates of one piece's rows, the first of which is number `first` of all. Rows without any are not looked at, and
+    what stages did is read of those alone to which they did something."""
+    touched = np.asarray(piece.columns["touched"])
+    own = slice(first, first + len(piece))
+    rows = np.flatnonzero(touched | (verdicts.left_out[own] > 0) | (verdicts.flagged[own] > 0))
+    marked = rows[touched[rows]]
+    marks_of = dict(zip(marked.tolist(), piece.marks(marked), strict=True))
+    columns = [piece.columns["row_seat"], piece.columns["row_kind"]]
+    told = [np.asarray(column)[rows].tolist() for column in columns]
+    decided = [column[rows + first].tolist() for column in (verdicts.left_out, verdicts.flagged)]
+    stands = zip(places.file[rows + first].tolist(), places.line[rows + first].tolist(), strict=True)
+    for number, (file, line), seat, kind, left_out, flagged in zip(rows.tolist(), stands, *told, *decided, strict=True):
+        marks, name = marks_of.get(number, ()), places.files[file]
+        if left_out == STAYS:
+            _count_flags(marks, flagged, ledger)
+            if changes := [mark.fate for mark in marks if mark.fate.action == "change"]:
+                ledger.list_changes([Entry(name, line, fate.reason, fate.values, row=seat) for fate in changes])
+            continue
+        reason, values = _refusal(first + number, KINDS[kind], marks, verdicts, places)
+        ledger.num_used -= 1
+        rejected = Entry(name, line, reason, values, row=seat)
+        ledger.list_reject(rejected)
+        yield rejected
 
 
 def _refusal(
     row: int, kind: str, marks: Sequence[Mark], verdicts: Verdicts, places: Places
-) -> tuple[str, dict[str, Any]] | None:
-    verdict = verdicts.left_out[row]
-    if verdict == STAYS:
-        return None
+) -> tuple[str, dict[str, Any]]:
+    verdict = int(verdicts.left_out[row])
     if verdict == DROPPED:
         fate = next(mark.fate for mark in reversed(marks) if mark.fate.action == "drop")
         return fate.reason, fate.values
     if verdict == UNWANTED:
         return "no_stage_wants_it", {"kind": kind, "wanted": verdicts.wanted}
-    return _twin(row, int(verdict), verdicts, places)
-
-
-def _twin(row: int, verdict: int, verdicts: Verdicts, places: Places) -> tuple[str, dict[str, Any]]:
     first = places.name(int(verdicts.twin[row]))
     if verdict == DUPLICATE:
         return "duplicate", {"first": first}
@@ -125,13 +128,9 @@ def _twin(row: int, verdict: int, verdicts: Verdicts, places: Places) -> tuple[s
     return reason, {"first": first, "similarity": round(float(verdicts.similarity[row]), 3)}
 
 
-def _count_flags(row: int, marks: Sequence[Mark], verdicts: Verdicts, ledger: Ledger) -> None:
-    if verdicts.left_out[row] != STAYS:
-        return
-    ledger.flags.update({mark.fate.reason for mark in marks if mark.fate.action == "flag"})
-    if verdicts.flagged[row]:
-        ledger.flags["duplicate" if verdicts.flagged[row] == DUPLICATE else "near_duplicate"] += 1
-
-
-def _entry(origin: Origin, seat: int, mark: Mark) -> Entry:
-    return Entry(origin.file, origin.line, mark.fate.reason, mark.fate.values, row=seat)
+def _count_flags(marks: Sequence[Mark], flagged: int, ledger: Ledger) -> None:
+    """Of a row that stays; each reason once."""
+    for reason in {mark.fate.reason for mark in marks if mark.fate.action == "flag"}:
+        ledger.flags[reason] += 1
+    if flagged:
+        ledger.flags["duplicate" if flagged == DUPLICATE else "near_duplicate"] += 1

@@ -6,9 +6,10 @@ each from a multiple of 64 bytes on. Plain dtypes alone: nothing in such a file 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,7 @@ from danlu.data.flow.batches import arrow
 _ALIGNED = 64
 
 
-def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Not made durable: who writes a shard checks sizes when it is found again."""
+def write_arrays(file: BinaryIO | io.RawIOBase, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     header: dict[str, list[Any]] = {}
     at = 0
     for name, array in arrays.items():
@@ -29,11 +29,10 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         at += _padded(array.nbytes)
     told = orjson.dumps(header)
     told += b" " * (_padded(8 + len(told)) - 8 - len(told))
-    with path.open("wb") as file:
-        file.write(len(told).to_bytes(8, "little") + told)
-        for array in arrays.values():
-            np.ascontiguousarray(array).tofile(file)
-            file.write(bytes(_padded(array.nbytes) - array.nbytes))
+    file.write(len(told).to_bytes(8, "little") + told)
+    for array in arrays.values():
+        file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b"")
+        file.write(bytes(_padded(array.nbytes) - array.nbytes))
 
 
 def open_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:

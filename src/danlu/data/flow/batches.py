@@ -5,9 +5,12 @@ Schema version 1, in the metadata (`danlu.rows`). Content, tags and marks are JS
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -84,10 +87,10 @@ def _tags(rows: Sequence[Row]) -> list[bytes | None]:
     return found
 
 
-def write_batch(path: Path, batch: Any) -> None:
+def write_batch(file: BinaryIO | io.RawIOBase, batch: Any) -> None:
     """As it is: to pack it costs more than to write and to map it again."""
     pa = arrow()
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+    with pa.PythonFile(file, mode="w") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
 
 
@@ -105,13 +108,14 @@ def read_rows(path: Path, wanted: npt.NDArray[np.bool_] | None = None) -> Iterat
         yield number, Row(sample, origin, ids[number] or "", marks, columns["seat"][number])
 
 
-def read_told(path: Path, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Origin, int, tuple[Mark, ...]]]:
-    """(number, origin, seat, marks) of the rows wanted; their content stays closed."""
-    columns = _columns(path, [*_PLACES, "seat", "marks"])
-    for number in np.flatnonzero(wanted).tolist():
-        origin = Origin(*(columns[place][number] for place in _PLACES))
-        marks = columns["marks"][number]
-        yield number, origin, columns["seat"][number], unpack_marks(marks) if marks else ()
+def read_marks(path: Path, wanted: npt.NDArray[np.int64]) -> Iterator[tuple[Mark, ...]]:
+    """Marks of these rows; all else stays closed. Equal ones are one object."""
+    with _opened(path, ["marks"]) as table:
+        for packed in table.column("marks").take(wanted).to_pylist():
+            yield _marks(packed) if packed else ()
+
+
+_marks = functools.lru_cache(1 << 12)(unpack_marks)
 
 
 def read_names(path: Path) -> Iterator[tuple[str, str, int]]:
@@ -121,6 +125,13 @@ def read_names(path: Path) -> Iterator[tuple[str, str, int]]:
 
 
 def _columns(path: Path, names: list[str] | None) -> dict[str, list[Any]]:
+    with _opened(path, names) as table:
+        return {name: table.column(name).to_pylist() for name in table.column_names}
+
+
+@contextlib.contextmanager
+def _opened(path: Path, names: list[str] | None) -> Iterator[Any]:
+    """The table, mapped: columns that nobody asks for are not read."""
     pa = arrow()
     with pa.memory_map(str(path)) as file:
         reader = pa.ipc.open_file(file)
@@ -129,8 +140,7 @@ def _columns(path: Path, names: list[str] | None) -> dict[str, list[Any]]:
         if names is not None:
             fields = [reader.schema.get_field_index(name) for name in names]
             reader = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields))
-        table = reader.read_all()
-        return {name: table.column(name).to_pylist() for name in table.column_names}
+        yield reader.read_all()
 
 
 def _plain(kind: Any) -> Any:

@@ -106,7 +106,8 @@ def _through_store(
 ) -> Conveyed:
     digest = passing_digest(passing)
     tasks = [Task(shard_key(shard, digest), shard) for shard in plan.shards]
-    missing = list({task.key: task for task in tasks if store.find(task.key) is None}.values())
+    there = store.find_all(task.key for task in tasks)
+    missing = list({task.key: task for task in tasks if task.key not in there}.values())
     if num_found := len({task.key for task in tasks}) - len(missing):
         told.note(say("flow.reused", reused=num_found, total=len(tasks)))
     if damaged := [task.shard.found.name for task in missing if store.is_damaged(task.key)]:

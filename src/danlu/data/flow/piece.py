@@ -62,8 +62,8 @@ class AnyPiece(Protocol):
         """(number within the piece, row), of those wanted or all."""
         ...
 
-    def told(self, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Origin, int, tuple[Mark, ...]]]:
-        """(number, origin, seat, marks) of the rows wanted, without opening their content."""
+    def marks(self, wanted: npt.NDArray[np.int64]) -> Sequence[tuple[Mark, ...]]:
+        """Of the rows with these numbers, without opening their content."""
         ...
 
 
@@ -83,10 +83,8 @@ class Piece:
         chosen = range(len(self.kept)) if wanted is None else np.flatnonzero(wanted).tolist()
         return ((number, self.kept[number]) for number in chosen)
 
-    def told(self, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Origin, int, tuple[Mark, ...]]]:
-        for number in np.flatnonzero(wanted).tolist():
-            row = self.kept[number]
-            yield number, row.origin, row.seat, row.marks
+    def marks(self, wanted: npt.NDArray[np.int64]) -> Sequence[tuple[Mark, ...]]:
+        return [self.kept[number].marks for number in wanted.tolist()]
 
 
 def facts_of(rows: Sequence[Row]) -> dict[str, npt.NDArray[Any]]:

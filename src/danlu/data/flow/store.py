@@ -8,40 +8,44 @@
     <store>/fresh/<pid>-…/                      shards being written
 
 A shard is never changed: shard.json holds a digest of every file, which is checked once per process before anything of
-the shard is believed. What is damaged counts as missing, and is made anew. What no run
+the shard is believed that was not written here. What is damaged counts as missing, and is made anew. What no run
 counts on any more is removed by `prune`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
 from danlu.core.errors import DataError
-from danlu.core.files import dump_json, read_json, sha256_json, sync_folder, write_json
+from danlu.core.files import dump_json, read_json, sha256_json
 from danlu.data.flow.arrays import open_arrays, write_arrays
-from danlu.data.flow.batches import read_names, read_rows, read_told, to_batch, write_batch
+from danlu.data.flow.batches import read_marks, read_names, read_rows, to_batch, write_batch
 from danlu.data.flow.marks import Mark, Passed
 from danlu.data.flow.passing import Passing, Told
 from danlu.data.flow.piece import Piece, Row
 from danlu.data.flow.plan import Shard
 from danlu.data.ledger import Entry
-from danlu.data.sample import Origin
 
 FORMAT = 5
-_SEEN: dict[str, tuple[tuple[int, int, int], ...]] = {}
-"""Shards whose bytes this process has checked: folder to (inode, size, time of change) of each file then."""
+Stamps: TypeAlias = tuple[tuple[int, int, int], ...]
+"""(inode, size, time of change) of each file of a shard."""
+_SEEN: dict[str, Stamps] = {}
+"""Shards whose bytes this process has checked, or made: folder to its stamps then."""
+_NUM_READERS = 4
 _T = TypeVar("_T")
 
 
@@ -93,8 +97,10 @@ class StoredPiece:
     def names(self) -> Iterator[tuple[str, str, int]]:
         return _plainly(self.folder, read_names(self.folder / "rows.arrow"))
 
-    def told(self, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Origin, int, tuple[Mark, ...]]]:
-        return _plainly(self.folder, read_told(self.folder / "rows.arrow", wanted))
+    def marks(self, wanted: npt.NDArray[np.int64]) -> list[tuple[Mark, ...]]:
+        if not len(wanted):
+            return []
+        return list(_plainly(self.folder, read_marks(self.folder / "rows.arrow", wanted)))
 
 
 @dataclass(frozen=True)
@@ -146,45 +152,53 @@ class Store:
         """Whether the shard was finished once and cannot be believed any more."""
         return (self._place(key) / "shard.json").is_file() and self.find(key) is None
 
-    def write(self, key: str, pieces: Iterable[Piece], told: Told) -> StoredShard:
-        """Write the pieces as they come; `told` is read after the last. Who comes second to a key throws away his."""
+    def find_all(self, keys: Iterable[str]) -> dict[str, StoredShard]:
+        """Those of them that are there. Several are looked through at once: digests are most of it."""
+        names = list(dict.fromkeys(keys))
+        with ThreadPoolExecutor(_NUM_READERS) as readers:
+            return {key: shard for key, shard in zip(names, readers.map(self.find, names), strict=True) if shard}
+
+    def write(self, key: str, pieces: Iterable[Piece], told: Told) -> Stamps:
+        """Write the pieces as they come; `told` is read after the last. Who comes second to a key throws away his.
+        What is given back makes `believe` trust the shard without reading it again."""
         fresh = self._fresh()
         try:
             sizes: list[int] = []
+            files: dict[str, int] = {}
+            digests: dict[str, str] = {}
             digest = hashlib.sha256()
             for number, piece in enumerate(pieces):
-                _write_piece(fresh / f"{number:04}", piece)
+                for name, written in _write_piece(fresh / f"{number:04}", piece).items():
+                    files[f"{number:04}/{name}"], digests[f"{number:04}/{name}"] = written
                 sizes.append(len(piece))
-                for row in piece.kept:
-                    digest.update(row.id.encode() + b"\n")
-            files = {
-                path.relative_to(fresh).as_posix(): path.stat().st_size
-                for path in sorted(fresh.rglob("*"))
-                if path.is_file()
-            }
-            digests = {name: _digest_of(fresh / name) for name in files}
+                digest.update(b"".join([row.id.encode() + b"\n" for row in piece.kept]))
             facts = {
                 "format": FORMAT, "files": files, "digests": digests, "key": key,
                 "sizes": sizes, "digest": digest.hexdigest(),
                 "remarks": [asdict(entry) for entry in told.remarks], "counts": told.counts, "num_read": told.num_read,
                 "funnel": [one.to_json() for one in told.funnel],
             }  # fmt: skip
-            write_json(fresh / "shard.json", facts | {"seal": _seal_of(facts)})
+            (fresh / "shard.json").write_bytes(dump_json(facts | {"seal": _seal_of(facts)}) + b"\n")
+            stamps = _stamps_of(fresh, files)
             place = self._place(key)
             place.parent.mkdir(parents=True, exist_ok=True)
             if self.find(key) is None:
                 shutil.rmtree(place, ignore_errors=True)  # damaged
             try:
                 fresh.rename(place)
-                sync_folder(place.parent)
             except OSError:
-                if self.find(key) is None:  # not somebody else's equal shard, but a disk that refuses
+                other = self.find(key)
+                if other is None:  # not somebody else's equal shard, but a disk that refuses
                     raise
+                stamps = _stamps_of(place, other.facts["files"])
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-        found = self.find(key)
-        assert found is not None, "a shard is there once it was written"
-        return found
+        self.believe(key, stamps)
+        return stamps
+
+    def believe(self, key: str, stamps: Stamps) -> None:
+        """This process, or a worker of its own, wrote the shard or checked every byte of it when its files were so."""
+        _SEEN[str(self._place(key))] = stamps
 
     def prune(self, keys: Collection[str]) -> int:
         """Remove shards other than these; how many were removed."""
@@ -213,10 +227,7 @@ def _is_whole(shard: StoredShard) -> bool:
     facts = shard.facts
     if any((shard.folder / name).stat().st_size != size for name, size in facts["files"].items()):
         return False
-    stamps = tuple(
-        (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        for stat in ((shard.folder / name).stat() for name in ("shard.json", *facts["files"]))
-    )
+    stamps = _stamps_of(shard.folder, facts["files"])
     if _SEEN.get(str(shard.folder)) == stamps:
         return True
     if facts["seal"] != _seal_of(facts) or facts["files"].keys() != facts["digests"].keys():
@@ -227,13 +238,18 @@ def _is_whole(shard: StoredShard) -> bool:
     return True
 
 
+def _stamps_of(folder: Path, names: Iterable[str]) -> Stamps:
+    stats = ((folder / name).stat() for name in ("shard.json", *names))
+    return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
+
+
 def _seal_of(facts: Mapping[str, Any]) -> str:
     return sha256_json({name: value for name, value in facts.items() if name != "seal"})
 
 
 def _digest_of(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plainly(folder: Path, rows: Iterator[_T]) -> Iterator[_T]:
@@ -248,14 +264,51 @@ def _plainly(folder: Path, rows: Iterator[_T]) -> Iterator[_T]:
         raise DataError("flow.shard_damaged", where=str(folder)) from error
 
 
-def _write_piece(folder: Path, piece: Piece) -> None:
-    """Not made durable: what a power cut takes is missed by `find` and made again."""
+class _Written(io.RawIOBase):
+    """A file that is digested on its way to the disk. Not made durable: what a power cut takes is missed by `find` and
+    made again."""
+
+    def __init__(self, path: Path) -> None:
+        self.file, self.size, self.sha256 = path.open("wb", buffering=0), 0, hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        view = memoryview(content).cast("B")
+        self.sha256.update(view)
+        self.size += len(view)
+        while len(view):
+            view = view[self.file.write(view) :]
+        return len(content)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+    @property
+    def told(self) -> tuple[int, str]:
+        """Bytes, and their digest."""
+        return self.size, self.sha256.hexdigest()
+
+
+def _write_piece(folder: Path, piece: Piece) -> dict[str, tuple[int, str]]:
+    """The size and digest of each file."""
     folder.mkdir()
-    write_batch(folder / "rows.arrow", to_batch(piece.kept))
-    write_arrays(folder / "columns.bin", piece.columns)
-    lines = b"".join(dump_json(asdict(entry), indent=False) + b"\n" for entry in piece.refused)
-    (folder / "refused.jsonl").write_bytes(lines)
-    (folder / "records.jsonl").write_bytes(b"".join(orjson.dumps(record) + b"\n" for record in piece.records))
+    refused = [dump_json(asdict(entry), indent=False) + b"\n" for entry in piece.refused]
+    records = [orjson.dumps(record) + b"\n" for record in piece.records]
+    files: dict[str, Callable[[_Written], object]] = {
+        "rows.arrow": lambda file: write_batch(file, to_batch(piece.kept)),
+        "columns.bin": lambda file: write_arrays(file, piece.columns),
+        "refused.jsonl": lambda file: file.write(b"".join(refused)),
+        "records.jsonl": lambda file: file.write(b"".join(records)),
+    }
+    told = {}
+    for name, write in files.items():
+        with _Written(folder / name) as file:
+            write(file)
+        told[name] = file.told
+    return told
 
 
 def _lines(path: Path) -> Iterator[Any]:

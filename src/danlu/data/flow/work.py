@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from danlu.core.messages import Language, current_language, set_language
 from danlu.data.flow.passing import Passing, Told, pass_shard
 from danlu.data.flow.plan import Shard
-from danlu.data.flow.store import Store
+from danlu.data.flow.store import Stamps, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,12 @@ class Work:
     language: Language = field(default_factory=current_language)
     """Of whoever asked for it: another process would go by its locale."""
 
-    def __call__(self, task: Task) -> None:
-        """Leave the finished shard in the store; a shard that stands there already is left as it is."""
+    def __call__(self, task: Task) -> Stamps | None:
+        """Leave the finished shard in the store and say how its files look; a shard that stands there already is left
+        as it is."""
         if self.language != current_language():
             set_language(self.language)
-        if self.store.find(task.key) is None:
-            told = Told()
-            self.store.write(task.key, pass_shard(task.shard, self.passing, told), told)
+        if self.store.find(task.key) is not None:
+            return None
+        told = Told()
+        return self.store.write(task.key, pass_shard(task.shard, self.passing, told), told)

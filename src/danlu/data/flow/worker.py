@@ -19,12 +19,13 @@ def main() -> None:
         while True:
             task = orders.recv()
             try:
-                work(task)
+                answer = work(task)
             except DanluError as error:
                 answers.send(error)
                 return
             gc.collect()
-            answers.send(None)
+            gc.freeze()  # what is left is code, tables and caches: not looked through again
+            answers.send(answer)
     except EOFError:  # nobody is there any more
         return
 

@@ -387,7 +387,8 @@ def test_columns_come_back_as_they_were_written(
     pytest.importorskip("pyarrow")
     path = tmp_path_factory.mktemp("arrays") / "columns.bin"
     arrays = {name.encode("utf-8", "replace").decode(): array for name, array in arrays.items()}
-    write_arrays(path, arrays)
+    with path.open("wb") as file:
+        write_arrays(file, arrays)
     back = open_arrays(path)
     assert list(back) == list(arrays)
     for name, array in arrays.items():

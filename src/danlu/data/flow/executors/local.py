@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 
 from danlu.core.errors import DataError
+from danlu.data.flow.store import Store
 from danlu.data.flow.work import Task, Work
 
 
@@ -32,6 +33,7 @@ def num_cores() -> int:
 class _Pool:
     """What the threads of one run share."""
 
+    store: Store
     waiting: queue.SimpleQueue[Task | None] = field(default_factory=queue.SimpleQueue)
     done: queue.SimpleQueue[Task | BaseException] = field(default_factory=queue.SimpleQueue)
     workers: list[_Worker] = field(default_factory=list)
@@ -49,7 +51,7 @@ class Local:
             return
         num = min(self.num_workers, len(tasks))
         order = _packed(work)
-        pool = _Pool()
+        pool = _Pool(work.store)
         for task in sorted(tasks, key=lambda task: -task.shard.num_bytes):  # the longest first: none is left alone last
             pool.waiting.put(task)
         for _ in range(num):
@@ -100,10 +102,12 @@ class _Worker:
             self.orders.send_bytes(self.work)
             while (task := pool.waiting.get()) is not None:
                 self.orders.send(task)
-                fault = self.answers.recv()
-                if fault is not None:
-                    pool.done.put(fault)
+                answer = self.answers.recv()
+                if isinstance(answer, BaseException):
+                    pool.done.put(answer)
                     return
+                if answer is not None:
+                    pool.store.believe(task.key, answer)
                 pool.done.put(task)
         except (OSError, EOFError, ValueError):  # the worker is gone
             pool.done.put(self._lost())
