@@ -111,15 +111,30 @@ def test_saved_by_us_loads_in_transformers_and_into_a_living_model(
         torch.testing.assert_close(logits_of(fresh, ids), before[0], rtol=1e-5, atol=1e-5)
 
 
-def test_finished_rows_can_be_dropped(checkpoints: dict[str, Path]) -> None:
-    model = load_model(checkpoints["gpt-neox"], dtype="fp32")
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, num_key_value_heads=2)).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("case", ["gpt-neox", "llama"])
+def test_finished_rows_are_dropped_and_fresh_ones_adopted(case: str, checkpoints: dict[str, Path], llama: Path) -> None:
+    """A foreign cache and our own."""
+    model = load_model(llama if case == "llama" else checkpoints[case], dtype="fp32")
     prompts = [ids_of(4, 1), ids_of(6, 2), ids_of(5, 3)]
     whole, kept = model.new_cache(3, 20), model.new_cache(3, 20)
     tokens_B = model.logits(model.prefill(prompts, whole)).argmax(-1)
     model.prefill(prompts, kept)
-    kept.keep(torch.tensor([2, 0]))
+    assert kept.drop([0]) == [(2, 0)] and kept.num_rows == 2
     with torch.no_grad():
-        torch.testing.assert_close(model.step(tokens_B[[2, 0]], kept), model.step(tokens_B, whole)[[2, 0]])
+        wanted = model.step(tokens_B, whole)
+        fresh = model.new_cache(1, 9)
+        model.prefill(prompts[:1], fresh)
+        kept.adopt(fresh)
+        torch.testing.assert_close(model.step(tokens_B[[2, 1, 0]], kept), wanted[[2, 1, 0]])
+    assert kept.longest == 7 and kept.lengths_B.tolist() == [6, 7, 5]
+    kept.empty()
+    assert kept.num_rows == kept.longest == 0
 
 
 def test_what_is_no_causal_model_is_refused(tmp_path: Path) -> None:

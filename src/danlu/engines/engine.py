@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from danlu.data.sample import Message
 from danlu.data.tokens import Tokens
@@ -32,7 +32,8 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """text without control tokens; `ids` are the generated tokens (empty from a remote engine)."""
+    """text without control tokens; `ids` are the generated tokens (empty from a remote engine). `seconds` is what the
+    answer took: of a remote engine the whole wait, of one that answers many at once its share of the time."""
 
     text: str
     finish: Literal["stop", "length", "error"]
@@ -74,4 +75,22 @@ class Engine(Protocol):
 
     def score(self, samples: Sequence[Tokens]) -> list[Score]:
         """How likely the supervised tokens are."""
+        ...
+
+
+@runtime_checkable
+class Flowing(Protocol):
+    """An engine that gives answers as they are finished, so that who keeps them loses few when it is stopped."""
+
+    def answers(self, questions: Sequence[Question], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+        """(the question's number, its answer), each once, in any order."""
+        ...
+
+
+@runtime_checkable
+class Rendering(Protocol):
+    """An engine that knows the tokens a question becomes: another template is another prompt, whatever was asked."""
+
+    def prompt_ids(self, question: Question) -> list[int]:
+        """The rendered prompt, generation prompt included."""
         ...

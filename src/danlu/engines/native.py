@@ -1,7 +1,8 @@
 """The engine of this process: batched generation with a KV cache, streaming and scoring over a `Model`.
 
-Static batches: questions of like length go together, and rows that are done leave the batch. No paging, no continuous
-batching, no speculation; serving many users is another engine's work. `base()` answers with the adapter switched off.
+A row that is done gives its seat to the next question (`decoding.py`); on a CPU weights are packed for the time of the
+answers (`packed.py`). No paging, no speculation; serving many users is another engine's work. `base()` answers with the
+adapter switched off.
 
 Shapes: B rows, V vocabulary, D hidden, T tokens laid end to end, N supervised ones.
 """
@@ -10,14 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,37 +23,31 @@ from danlu.core.errors import EngineError
 from danlu.core.files import sha256_json
 from danlu.data.encode import Encoder
 from danlu.data.tokens import Tokens
+from danlu.engines.decoding import Decoding, Forward, Row, runs
 from danlu.engines.engine import Answer, Question, Sampling, Score
-from danlu.engines.sampling import check_sampling, choose, draws
+from danlu.engines.packed import packed
+from danlu.engines.sampling import check_sampling, draws
 from danlu.engines.telling import Teller
 from danlu.model.model import Model
 from danlu.ops.attention import Bounds
 
-MAX_ROWS = 256
+MAX_ROWS, CPU_ROWS = 256, 128
+"""Rows that are answered at once: on a GPU, and on a CPU, where more of them only crowd its caches."""
+FEWEST_TO_PACK = 8
+"""Packing copies the weights once; fewer questions are done before that pays."""
 BATCH_TOKENS = 32_768
 """Bound of rows times (longest prompt + answer), which is what the cache holds."""
 SCORE_TOKENS = 8_192
 
 
-@dataclass(slots=True)
-class _Row:
-    """One question being answered."""
-
-    number: int
-    prompt: list[int]
-    num_free: int
-    """Tokens that the context, and the sampling, still allow."""
-    draws: npt.NDArray[np.float64] | None = None
-    teller: Teller | None = None
-    ids: list[int] = field(default_factory=list)
-    finish: Literal["stop", "length"] | None = None
-
-
 class NativeEngine:
     """`encoder` makes prompts and reads answers; `adapter` is what is attached to `model`, if anything."""
 
-    def __init__(self, model: Model, encoder: Encoder, *, name: str, adapter: Attached | None = None) -> None:
+    def __init__(
+        self, model: Model, encoder: Encoder, *, name: str, adapter: Attached | None = None, max_rows: int | None = None
+    ) -> None:
         self.model, self.encoder, self.name, self.adapter = model, encoder, name, adapter
+        self.max_rows = max_rows or (CPU_ROWS if model.device.type == "cpu" else MAX_ROWS)
         self._is_base = False
         self._digest = ""
         model.eval()
@@ -77,36 +68,34 @@ class NativeEngine:
         """The same weights in memory, answering with the adapter off."""
         if self.adapter is None or not self.adapter.can_disable:
             raise EngineError("engine.no_adapter", where=self.name)
-        engine = NativeEngine(self.model, self.encoder, name=name, adapter=self.adapter)
+        engine = NativeEngine(self.model, self.encoder, name=name, adapter=self.adapter, max_rows=self.max_rows)
         engine._is_base = True
         return engine
 
     def generate(
         self, questions: Sequence[Question], sampling: Sampling, *, watch: Callable[[int], None] | None = None
     ) -> list[Answer]:
-        """One answer per question, in order. A prompt that leaves no room in the context gets `finish="error"`.
-        `seconds` is a row's share of its batch's time."""
+        """One answer per question, in order. A prompt that leaves no room in the context gets `finish="error"`."""
+        found: dict[int, Answer] = {}
+        for number, answer in self.answers(questions, sampling):
+            found[number] = answer
+            if watch is not None:
+                watch(1)
+        return [found[number] for number in range(len(questions))]
+
+    def answers(self, questions: Sequence[Question], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+        """(number, answer) as each is finished; `seconds` is the answer's share of the time."""
         check_sampling(sampling)
-        answers: dict[int, Answer] = {}
         rows = []
         for number, question in enumerate(questions):
             row = self._row(number, self.prompt_ids(question), sampling, needs_text=bool(sampling.stop))
             if isinstance(row, EngineError):
-                answers[number] = Answer("", "error", error=row.text)
+                yield number, Answer("", "error", error=row.text)
             else:
                 rows.append(row)
-        if watch is not None and answers:
-            watch(len(answers))
-        for batch in batches(rows, max_rows=MAX_ROWS, max_tokens=BATCH_TOKENS):
-            began, num_told = time.perf_counter(), 0
-            for _ in self._decode(batch, sampling):
-                num_done = sum(row.finish is not None for row in batch)
-                if watch is not None and num_done > num_told:
-                    watch(num_done - num_told)
-                num_told = num_done
-            share_s = (time.perf_counter() - began) / len(batch)
-            answers |= {row.number: self._answer(row, share_s) for row in batch}
-        return [answers[number] for number in range(len(questions))]
+        forward = self._forward(rows)
+        for row in self._decode(forward, rows, sampling):
+            yield row.number, self._answer(row)
 
     def stream(self, question: Question, sampling: Sampling) -> Iterator[str]:
         """Pieces of text as they become certain; no piece breaks a character."""
@@ -115,7 +104,7 @@ class NativeEngine:
         if isinstance(row, EngineError):
             raise row
         assert row.teller is not None, "a streamed row has a teller"
-        for _ in self._decode([row], sampling):
+        for _ in self._decoding(self.model, [row], sampling).run():
             if piece := row.teller.tell():
                 yield piece
         if piece := row.teller.tell(is_last=True):
@@ -125,7 +114,7 @@ class NativeEngine:
         """Packed into flat batches; logits exist for supervised tokens only, a chunk at a time."""
         scores: list[Score] = [Score()] * len(samples)
         order = [number for number, sample in enumerate(samples) if len(sample) > 0]
-        for batch in _packed(order, samples):
+        for batch in _by_length(order, samples):
             for number, score in zip(batch, self._score([samples[number] for number in batch]), strict=True):
                 scores[number] = score
         return scores
@@ -145,9 +134,8 @@ class NativeEngine:
             if isinstance(row, EngineError):
                 raise row
             rows.append(row)
-        for batch in batches(rows, max_rows=MAX_ROWS, max_tokens=BATCH_TOKENS):
-            for _ in self._decode(batch, sampling):
-                pass
+        for _ in self._decode(self.model, rows, sampling):
+            pass
         return [row.ids for row in rows]
 
     def logits(self, sequences: Sequence[Sequence[int]]) -> Iterator[Tensor]:
@@ -169,66 +157,43 @@ class NativeEngine:
             return self.adapter.disabled()
         return contextlib.nullcontext()
 
-    def _row(self, number: int, prompt: list[int], sampling: Sampling, *, needs_text: bool) -> _Row | EngineError:
+    def _row(self, number: int, prompt: list[int], sampling: Sampling, *, needs_text: bool) -> Row | EngineError:
         context = self.model.spec.context
         if not prompt:
             return EngineError("engine.empty_prompt", where=self.name)
         if len(prompt) >= context:
             return EngineError("engine.prompt_too_long", where=self.name, num_tokens=len(prompt),
                                max_new_tokens=sampling.max_new_tokens, context=context)  # fmt: skip
-        row = _Row(number, prompt, min(sampling.max_new_tokens, context - len(prompt)))
+        row = Row(number, prompt, min(sampling.max_new_tokens, context - len(prompt)))
         if sampling.temperature > 0:
             row.draws = draws(sampling, prompt, row.num_free)
         if needs_text:
             row.teller = Teller(self.encoder.answer_text, sampling.stop)
         return row
 
-    def _decode(self, batch: list[_Row], sampling: Sampling) -> Iterator[None]:
-        """Answer a batch, pausing after each token. The adapter is switched per model call, never across a pause: a
-        paused stream must not change what another engine on the same weights says."""
-        model, rows = self.model, list(batch)
-        longest = max(len(row.prompt) + row.num_free for row in rows)
-        cache = model.new_cache(len(rows), longest)
-        with torch.inference_mode(), self._weights():
-            hidden_BD = model.prefill([torch.tensor(row.prompt) for row in rows], cache)
-        step = 0
-        while True:
-            with torch.inference_mode():
-                logits_BV = model.logits(hidden_BD).float()
-                ids_B, peak_B = choose(logits_BV, sampling, _draws_at(rows, step, logits_BV.device))
-                if not bool(peak_B.isfinite().all()):
-                    raise EngineError("engine.non_finite", where=self.name, step=step, dtype=str(model.dtype))
-            for row, token in zip(rows, ids_B.tolist(), strict=True):
-                self._take(row, token)
-            yield
-            living = [place for place, row in enumerate(rows) if row.finish is None]
-            if not living:
-                return
-            step += 1
-            with torch.inference_mode(), self._weights():
-                if len(living) <= 0.75 * len(rows):  # copying the cache costs more than a few idle rows
-                    kept = torch.tensor(living, device=ids_B.device)
-                    cache.keep(kept)
-                    rows, ids_B = [rows[place] for place in living], ids_B[kept]
-                hidden_BD = model.step(ids_B, cache)
+    def _forward(self, rows: Sequence[Row]) -> Forward:
+        """What computes these rows: the model, or its weights packed for them where that pays."""
+        if len(rows) < FEWEST_TO_PACK:
+            return self.model
+        return packed(self.model, with_adapter=not self._is_base) or self.model
 
-    def _take(self, row: _Row, token: int) -> None:
-        """Add a token to an answer; rows that are done and not yet dropped ignore theirs."""
-        if row.finish is not None:
-            return
-        row.ids.append(token)
-        is_end = token in self.encoder.stop_ids
-        if row.teller is not None and row.teller.hear(row.ids):
-            is_end = True
-        if is_end:
-            row.finish = "stop"
-        elif len(row.ids) >= row.num_free:
-            row.finish = "length"
+    def _decode(self, forward: Forward, rows: Sequence[Row], sampling: Sampling) -> Iterator[Row]:
+        """The rows, each when it is done."""
+        for some in runs(rows, max_rows=self.max_rows, max_tokens=BATCH_TOKENS):
+            for done in self._decoding(forward, some, sampling).run():
+                yield from done
 
-    def _answer(self, row: _Row, seconds: float) -> Answer:
-        assert row.finish is not None, "a batch ends when all its rows do"
+    def _decoding(self, forward: Forward, rows: Sequence[Row], sampling: Sampling) -> Decoding:
+        switched = self._weights if forward is self.model else contextlib.nullcontext
+        return Decoding(
+            forward, rows, sampling, stop_ids=frozenset(self.encoder.stop_ids), device=self.model.device,
+            max_rows=self.max_rows, max_tokens=BATCH_TOKENS, switched=switched, name=self.name,
+        )  # fmt: skip
+
+    def _answer(self, row: Row) -> Answer:
+        assert row.finish is not None, "a row leaves when it is done"
         text = row.teller.text if row.teller is not None else self.encoder.answer_text(row.ids)
-        return Answer(text, row.finish, len(row.prompt), len(row.ids), tuple(row.ids), seconds)
+        return Answer(text, row.finish, len(row.prompt), len(row.ids), tuple(row.ids), row.seconds)
 
     @torch.inference_mode()
     def _score(self, samples: list[Tokens]) -> list[Score]:
@@ -247,17 +212,7 @@ class NativeEngine:
         return [Score(tuple(part)) for part in np.split(np.asarray(log_probs, dtype=np.float64), ends)]
 
 
-def batches(rows: Sequence[_Row], *, max_rows: int, max_tokens: int) -> Iterator[list[_Row]]:
-    """Rows of like length together, longest first, so that what does not fit into memory fails at once."""
-    order = sorted(rows, key=lambda row: len(row.prompt) + row.num_free, reverse=True)
-    while order:
-        longest = len(order[0].prompt) + order[0].num_free
-        size = max(1, min(max_rows, max_tokens // longest))
-        yield order[:size]
-        order = order[size:]
-
-
-def _packed(order: list[int], samples: Sequence[Tokens]) -> Iterator[list[int]]:
+def _by_length(order: list[int], samples: Sequence[Tokens]) -> Iterator[list[int]]:
     """Sample numbers, of like length together, up to SCORE_TOKENS a batch; a longer sample goes alone."""
     batch: list[int] = []
     num_tokens = 0
@@ -269,13 +224,6 @@ def _packed(order: list[int], samples: Sequence[Tokens]) -> Iterator[list[int]]:
         num_tokens += len(samples[number])
     if batch:
         yield batch
-
-
-def _draws_at(rows: list[_Row], step: int, device: torch.device) -> Tensor | None:
-    if rows[0].draws is None:
-        return None
-    numbers = [float(row.draws[step]) if row.draws is not None and step < len(row.draws) else 0.0 for row in rows]
-    return torch.tensor(numbers, dtype=torch.float64, device=device)
 
 
 def _digest_of(adapter: Attached) -> str:

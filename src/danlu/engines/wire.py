@@ -62,7 +62,7 @@ class Address:
 
 
 class Wire:
-    """POSTs JSON bytes to one address."""
+    """POSTs JSON bytes to one address, and GETs what it tells of itself."""
 
     def __init__(
         self, address: Address, *, key: str = "", timeout_s: float = 120.0, ca_file: Path | None = None
@@ -76,6 +76,11 @@ class Wire:
         """The body of a 200 reply. TransientError, RefusedError or EngineError otherwise."""
         with self._faults():
             return self._read(self._send(path, body))
+
+    def get(self, path: str) -> bytes:
+        """The body of a 200 reply; faults as in `post`."""
+        with self._faults():
+            return self._read(self._send(path, None))
 
     def stream(self, path: str, body: bytes) -> Iterator[str]:
         """The data lines of a server-sent event stream, without `[DONE]`; TransientError when it ends before that."""
@@ -101,12 +106,14 @@ class Wire:
         text = text.replace(self._key, "***") if self._key else text
         return text if len(text) <= MAX_QUOTE_CHARS else text[:MAX_QUOTE_CHARS] + "…"
 
-    def _send(self, path: str, body: bytes) -> http.client.HTTPResponse:
-        headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    def _send(self, path: str, body: bytes | None) -> http.client.HTTPResponse:
+        headers = {"Accept": "application/json, text/event-stream"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         connection = self._connection()
-        connection.request("POST", self.address.path + path, body=body, headers=headers)
+        connection.request("GET" if body is None else "POST", self.address.path + path, body=body, headers=headers)
         response = connection.getresponse()
         if response.status != 200:
             self._complain(response)

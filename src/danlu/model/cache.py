@@ -1,7 +1,8 @@
 """KVCache: keys and values of a batch of texts of different lengths, allocated once.
 
-Each row has its own length, so no row ever sees another's padding. Rows that are done can be dropped with `keep`.
-Sliding windows are a matter of what a step looks at, not of what is kept.
+Each row has its own length, so no row ever sees another's padding. Rows in use stand first: one that is done is
+dropped, the last one moves into its place, and fresh ones are adopted behind. Sliding windows are a matter of what a
+step looks at, not of what is kept.
 
 Shapes: B rows, H query heads, K key/value heads, M most tokens per row, D head size,
 S = H / K query heads that share one.
@@ -18,8 +19,8 @@ from danlu.ops.attention import Bounds
 
 
 class KVCache:
-    """`lengths_B` counts the tokens each row holds; `longest` is their maximum, kept in Python to spare a device
-    sync."""
+    """`lengths_B` counts the tokens that each row in use holds; `longest` is their maximum, kept in Python to spare a
+    device sync. All rows are in use until `empty`."""
 
     def __init__(
         self,
@@ -35,13 +36,14 @@ class KVCache:
         shape = (num_rows, num_kv_heads, max_tokens, head_size)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
-        self.lengths_B = torch.zeros(num_rows, dtype=torch.long, device=device)
+        self._lengths = torch.zeros(num_rows, dtype=torch.long, device=device)
+        self.num_rows = num_rows
         self.longest = 0
         self.max_tokens = max_tokens
 
     @property
-    def num_rows(self) -> int:
-        return len(self.lengths_B)
+    def lengths_B(self) -> Tensor:  # noqa: N802 - rows of it
+        return self._lengths[: self.num_rows]
 
     def fill(self, layer: int, k_TKD: Tensor, v_TKD: Tensor, bounds: Bounds) -> None:
         """Document n's keys and values into row n, from its start. `commit` the lengths after the last layer."""
@@ -54,8 +56,36 @@ class KVCache:
 
     def commit(self, bounds: Bounds) -> None:
         """After a fill: the rows now hold these lengths."""
-        self.lengths_B.copy_(torch.tensor(bounds.lengths))
+        self._lengths.copy_(torch.tensor(bounds.lengths))
         self.longest = bounds.max_length
+
+    def empty(self) -> None:
+        """No row is in use; the room stays."""
+        self.num_rows = self.longest = 0
+
+    def adopt(self, other: KVCache) -> None:
+        """The rows of a filled cache behind those in use."""
+        first, last, length = self.num_rows, self.num_rows + other.num_rows, other.longest
+        assert last <= len(self._lengths), "a cache adopts as many rows as it has room for"
+        for mine, theirs in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
+            mine[first:last, :, :length] = theirs[: other.num_rows, :, :length]
+        self._lengths[first:last] = other.lengths_B
+        self.num_rows, self.longest = last, max(self.longest, length)
+
+    def drop(self, rows: list[int]) -> list[tuple[int, int]]:
+        """These rows are done. The last ones move into their places: the (from, to) that whoever counts along needs."""
+        gone = set(rows)
+        num_left = self.num_rows - len(gone)
+        staying = [row for row in range(num_left, self.num_rows) if row not in gone]
+        moves = list(zip(staying, sorted(row for row in gone if row < num_left), strict=True))
+        if moves:
+            sources, targets = torch.tensor(moves, device=self._lengths.device).T
+            for held in (*self.keys, *self.values):
+                held[targets, :, : self.longest] = held[sources, :, : self.longest]
+            self._lengths[targets] = self._lengths[sources]
+        self.num_rows = num_left
+        self.longest = int(self.lengths_B.max()) if num_left else 0
+        return moves
 
     def attend(
         self,
@@ -73,8 +103,8 @@ class KVCache:
         rows_B = torch.arange(self.num_rows, device=q_BHD.device)
         self.keys[layer][rows_B, :, self.lengths_B] = k_BKD.to(self.keys[layer].dtype)
         self.values[layer][rows_B, :, self.lengths_B] = v_BKD.to(self.values[layer].dtype)
-        k_BKMD = self.keys[layer][:, :, : self.longest + 1].to(q_BHD.dtype)
-        v_BKMD = self.values[layer][:, :, : self.longest + 1].to(q_BHD.dtype)
+        k_BKMD = self.keys[layer][: self.num_rows, :, : self.longest + 1].to(q_BHD.dtype)
+        v_BKMD = self.values[layer][: self.num_rows, :, : self.longest + 1].to(q_BHD.dtype)
         places_M = torch.arange(self.longest + 1, device=q_BHD.device)
         mask_BM = places_M <= self.lengths_B[:, None]
         if window is not None:
@@ -83,16 +113,8 @@ class KVCache:
 
     def advance(self) -> None:
         """After a step: every row is one token longer."""
-        self.lengths_B += 1
+        self._lengths[: self.num_rows] += 1
         self.longest += 1
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop every row that is not listed (a long tensor of row numbers, in their new order)."""
-        rows = rows.to(self.lengths_B.device)
-        self.keys = [k.index_select(0, rows) for k in self.keys]
-        self.values = [v.index_select(0, rows) for v in self.values]
-        self.lengths_B = self.lengths_B.index_select(0, rows)
-        self.longest = int(self.lengths_B.max()) if len(rows) else 0
 
 
 def _look(

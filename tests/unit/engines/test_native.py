@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from danlu.data.sample import Message
 from danlu.data.template import Template
 from danlu.data.tokenizer import Tokenizer
 from danlu.data.tokens import Tokens
-from danlu.engines import native
+from danlu.engines import decoding, native
+from danlu.engines.decoding import Row
 from danlu.engines.engine import Question, Sampling
 from danlu.engines.native import NativeEngine
 from danlu.model.build import load_model
@@ -37,8 +39,12 @@ def encoder(folder: Path) -> Encoder:
     return Encoder(tokenizer, Template.load(folder, tokenizer), context=512)
 
 
-@pytest.fixture
-def engine(folder: Path, encoder: Encoder) -> NativeEngine:
+@pytest.fixture(params=["packed", "plain"])
+def engine(
+    folder: Path, encoder: Encoder, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> NativeEngine:
+    """Both ways to compute: with the weights packed, from the first question on, and the model as it is."""
+    monkeypatch.setattr(native, "FEWEST_TO_PACK", 1 if request.param == "packed" else 10**9)
     return NativeEngine(load_model(folder, dtype="fp32"), encoder, name="tuned")
 
 
@@ -81,6 +87,30 @@ def test_an_answer_does_not_depend_on_its_neighbours(engine: NativeEngine, sampl
     assert together == alone == turned and len(set(together)) > 10
 
 
+def test_questions_take_the_seats_of_those_that_are_done(engine: NativeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 questions in 3 seats, answers of 1 to 12 tokens: each is answered as if it were alone, and never more than
+    three are under way."""
+    usual = engine.generate(questions(), GREEDY)
+    monkeypatch.setattr(engine.encoder, "stop_ids", frozenset({0, 2, *(a.ids[2] for a in usual[::3])}))
+    wanted = [engine.generate([question], GREEDY)[0].ids for question in questions()]
+    engine.max_rows = 3
+    widths: list[int] = []
+    chosen = decoding.choose
+    monkeypatch.setattr(
+        decoding, "choose", lambda logits, *rest: (widths.append(len(logits)), chosen(logits, *rest))[1]
+    )
+    order = [number for number, _ in engine.answers(questions(), GREEDY)]
+    assert sorted(order) == list(range(20)) and order != sorted(order) and max(widths) == 3
+    assert [answer.ids for answer in engine.generate(questions(), GREEDY)] == wanted
+    assert len({len(ids) for ids in wanted}) > 2
+
+
+def test_shares_of_time_add_up(engine: NativeEngine) -> None:
+    began = time.perf_counter()
+    answers = engine.generate(questions(), GREEDY)
+    assert 0 < sum(answer.seconds for answer in answers) <= time.perf_counter() - began
+
+
 def test_another_seed_is_another_answer(engine: NativeEngine) -> None:
     first, again, other = (
         [a.text for a in engine.generate(questions(6), Sampling(8, 1.0, seed=seed))] for seed in (1, 1, 2)
@@ -92,8 +122,10 @@ def test_rows_leave_when_they_are_done(engine: NativeEngine, monkeypatch: pytest
     usual = engine.generate(questions(), GREEDY)
     monkeypatch.setattr(engine.encoder, "stop_ids", frozenset({0, 2, *(a.ids[1] for a in usual[:8])}))
     sizes: list[int] = []
-    step = engine.model.step
-    monkeypatch.setattr(engine.model, "step", lambda ids, cache: (sizes.append(len(ids)), step(ids, cache))[1])
+    forward = engine._forward([Row(0, [1], 1)])
+    step = forward.step
+    monkeypatch.setattr(forward, "step", lambda ids, cache: (sizes.append(len(ids)), step(ids, cache))[1])
+    monkeypatch.setattr(engine, "_forward", lambda rows: forward)
     seen: list[int] = []
     answers = engine.generate(questions(), GREEDY, watch=seen.append)
     assert sum(seen) == 20 and len(sizes) <= 11 and min(sizes) < sizes[0] <= 20, sizes

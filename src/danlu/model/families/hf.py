@@ -68,9 +68,21 @@ class ForeignCache(KVCache):
         super().__init__(0, num_rows, 0, max_tokens, 0, dtype=dtype, device=device)
         self.rows: list[Any] = [None] * num_rows
 
-    def keep(self, rows: Tensor) -> None:
-        super().keep(rows)
-        self.rows = [self.rows[row] for row in rows.tolist()]
+    def empty(self) -> None:
+        super().empty()
+        self.rows.clear()
+
+    def adopt(self, other: KVCache) -> None:
+        assert isinstance(other, ForeignCache), "a foreign cache adopts from its own kind"
+        super().adopt(other)
+        self.rows += other.rows
+
+    def drop(self, rows: list[int]) -> list[tuple[int, int]]:
+        moves = super().drop(rows)
+        for source, target in moves:
+            self.rows[target] = self.rows[source]
+        del self.rows[self.num_rows :]
+        return moves
 
 
 class ForeignModel(Model):
