@@ -59,7 +59,7 @@ def prepare_device(job: Any) -> None:
 
     if job.num_threads:
         torch.set_num_threads(job.num_threads)
-    if job.device == "cuda":
+    if job.device == "cuda" and job.system != "danlu":  # which sets its allocator before the device is touched
         torch.cuda.init()
 
 

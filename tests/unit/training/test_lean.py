@@ -134,17 +134,18 @@ def test_one_gradient_is_alive_at_a_time(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_memory_of_a_step_inside_the_backward() -> None:
-    """Sixteen matrices of 32 MiB: weights, 8-bit moments, and two matrices' worth of gradients, not sixteen."""
+    """Sixteen matrices of 32 MiB: beside weights and moments two matrices' worth of gradients, not sixteen."""
     layers = nn.Sequential(*(nn.Linear(4096, 4096, bias=False) for _ in range(16))).to("cuda", torch.bfloat16)
     optimizer = build_optimizer(dict(layers.named_parameters()), **SETTINGS, kind="adamw_8bit", in_backward=True)
     inputs = torch.randn(64, 4096, device="cuda", dtype=torch.bfloat16)
     for _ in range(2):
         optimizer.zero_grad()
+        standing = torch.cuda.memory_allocated()  # the second time with moments and the products' workspace
         torch.cuda.reset_peak_memory_stats()
         layers(inputs).float().square().mean().backward()
         optimizer.step()
     matrix = 4096 * 4096 * 2
-    assert torch.cuda.max_memory_allocated() < (16 * (1 + 1.05) + 2.5) * matrix
+    assert torch.cuda.max_memory_allocated() - standing < 2.5 * matrix
 
 
 def test_eight_bits_take_eight_bits(tmp_path) -> None:
