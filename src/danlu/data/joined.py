@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -27,22 +26,14 @@ BREAK = "\n"
 """Closes each text of a page; a text may hold it too."""
 
 
-class Page:
-    """Some rows' texts as they were when the page was made. `rows` are their numbers; the texts of row
-    `rows[i]` are `flat[first[i] : first[i + 1]]`. Places count from the page's beginning."""
+class Laid:
+    """Texts laid end to end, each closed by a break. Places count from the beginning of the first."""
 
-    def __init__(self, rows: range, samples: Sequence[Sample | None]) -> None:
-        self.rows = rows
-        self.flat: list[str] = []
-        self.first = [0]
-        for sample in samples:
-            if sample is not None:
-                self.flat += texts_of(sample)
-            self.first.append(len(self.flat))
+    def __init__(self, flat: list[str]) -> None:
+        self.flat = flat
 
     @functools.cached_property
     def joined(self) -> str:
-        """All texts, each closed by a break."""
         return BREAK.join([*self.flat, ""])
 
     @functools.cached_property
@@ -53,7 +44,7 @@ class Page:
     @functools.cached_property
     def unit_ends(self) -> Places:
         """(texts,) where in `units` the break of each text stands."""
-        ends = np.fromiter(accumulate(map(len, self.flat)), np.int64, len(self.flat)) + np.arange(len(self.flat))
+        ends = np.cumsum(np.fromiter(map(len, self.flat), np.int64, len(self.flat)) + 1) - 1
         num_pairs = len(self.units) - len(self.joined)
         if not num_pairs:
             return ends
@@ -61,7 +52,7 @@ class Page:
         if len(second) == num_pairs:  # whole pairs alone
             return ends + np.searchsorted(second - np.arange(1, num_pairs + 1), ends)
         lengths = [len(text.encode("utf-16-le", "surrogatepass")) // 2 + 1 for text in self.flat]
-        return np.fromiter(accumulate(lengths), np.int64, len(lengths)) - 1
+        return np.cumsum(np.array(lengths, np.int64)) - 1
 
     @functools.cached_property
     def rare(self) -> Places:
@@ -84,8 +75,22 @@ class Page:
     @functools.cached_property
     def data_ends(self) -> Places:
         """(texts,) where in `data` the break of each text stands."""
-        lengths = map(len, self._encoded)
-        return np.fromiter(accumulate(lengths), np.int64, len(self.flat)) + np.arange(len(self.flat))
+        return np.cumsum(np.fromiter(map(len, self._encoded), np.int64, len(self.flat)) + 1) - 1
+
+
+class Page(Laid):
+    """Some rows' texts as they were when the page was made. `rows` are their numbers; the texts of row `rows[i]` are
+    `flat[first[i] : first[i + 1]]`."""
+
+    def __init__(self, rows: range, samples: Sequence[Sample | None]) -> None:
+        super().__init__([])
+        self.rows = rows
+        self.first = [0]
+        flat = self.flat
+        for sample in samples:
+            if sample is not None:
+                flat += texts_of(sample)
+            self.first.append(len(flat))
 
     @functools.cached_property
     def row_of_text(self) -> Places:

@@ -18,7 +18,7 @@ from danlu.core.errors import DataError, RecipeError
 from danlu.core.messages import say, set_language
 from danlu.core.progress import Silent
 from danlu.data.cleaners import CLEANERS, Batch, Clean, build
-from danlu.data.cleaners.cleaner import Cues, Folded
+from danlu.data.cleaners.cleaner import Cues
 from danlu.data.cleaners.contaminated import Contaminated
 from danlu.data.cleaners.json_answers import holds_json
 from danlu.data.language import LANGUAGES, language_shares
@@ -417,7 +417,7 @@ def test_cues_find_what_a_plain_search_finds() -> None:
 
     pattern = re.compile("忽略之前|ignoreall")
     texts = ["请忽略之前", "IGNORE  all", "𠀀😀忽略之前忽略 之前", "忽 略之后", "ignor eall"]
-    folded = Folded(texts)
+    folded = Batch([document(text) for text in texts]).folded_body
     found = [(row, place) for row, _, place in folded.search(pattern, Cues("忽略", "ignore"))]
     assert found == [(row, match.start()) for row in range(len(texts)) for match in pattern.finditer(folded[row])]
     with pytest.raises(AssertionError):

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from danlu.data.cleaners.cleaner import Batch, Rule
+from danlu.data.joined import Texts
 from danlu.data.sample import Sample
-from danlu.data.stage import Fate, Outcome
+from danlu.data.stage import Fate, Outcome, spread
 
-_SOME = 300
-"""Rows looked at together: what rules make of them stays in the cache."""
 Wish = Literal["drop", "flag"]
 
 
@@ -26,11 +25,18 @@ class Clean:
         return {"version": 1, "rules": [[rule.name, wish, rule.key()] for rule, wish in self.rules]}
 
     def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
-        some = range(0, len(samples), _SOME)
-        return [outcome for at in some for outcome in self._clean(samples[at : at + _SOME])]
+        return spread(self.touch(Texts(samples)), samples)
 
-    def _clean(self, samples: Sequence[Sample]) -> list[Outcome]:
-        batch = Batch(samples)
+    def touch(self, texts: Texts) -> dict[int, Outcome]:
+        told: dict[int, Outcome] = {}
+        for page in texts.pages():
+            rows = [row for row in page.rows if texts.samples[row] is not None]
+            samples = [sample for row in rows if (sample := texts.samples[row]) is not None]
+            found = self._found(Batch(samples, page))
+            told |= {rows[at]: outcome for at, outcome in sorted(found.items())}
+        return told
+
+    def _found(self, batch: Batch) -> dict[int, Outcome]:
         dropped: dict[int, Fate] = {}
         flagged: dict[int, list[Fate]] = {}
         for rule, wish in self.rules:
@@ -40,9 +46,5 @@ class Clean:
                     dropped.setdefault(row, fate)
                 else:
                     flagged.setdefault(row, []).append(fate)
-        outcomes: list[Outcome] = [(sample, ()) for sample in samples]
-        for row, flags in flagged.items():
-            outcomes[row] = samples[row], tuple(flags)
-        for row, fate in dropped.items():
-            outcomes[row] = None, (fate,)
-        return outcomes
+        outcomes: dict[int, Outcome] = {row: (batch.samples[row], tuple(flags)) for row, flags in flagged.items()}
+        return outcomes | {row: (None, (fate,)) for row, fate in dropped.items()}

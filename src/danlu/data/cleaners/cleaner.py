@@ -1,24 +1,25 @@
 """The contract of this shelf: a rule looks at a batch of rows and says which it objects to, and why.
 
 A rule is pure and knows nothing of other rows: the same row is judged alike in any batch. What it costs matters, for
-every row passes every rule; so a `Batch` folds all texts at once, and `search` runs an expression over all of them in
-one go.
+every row passes every rule; so a `Batch` folds all texts at once (`words.py`), and `search` tries an expression only
+where a cue of it stands.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from danlu.data.sample import Document, Label, Message, Preference, Sample
+from danlu.data.cleaners.words import Cues, Words
+from danlu.data.joined import Laid, Places, Units
+from danlu.data.sample import Conversation, Document, Label, Message, Preference, Sample
 from danlu.data.texts import answer_at
-from danlu.data.twins.folding import Places, Units, encode, fold, fold_words
 
+__all__ = ["Batch", "Cues", "Finding", "Folded", "Rule"]
 _BREAK = "\n"
 
 
@@ -42,94 +43,71 @@ class Rule(Protocol):
         ...
 
 
-class Cues:
-    """Beginnings that all matches of an expression have, so that it is tried only where one stands: four characters of
-    a beginning, two where it is of two or three in Han."""
-
-    def __init__(self, *beginnings: str) -> None:
-        self.twos, self.fours = np.zeros(65536, bool), np.zeros(65536, bool)
-        for text in beginnings:
-            assert fold(text) == text, f"{text} is not what a fold leaves"
-            if len(text) > 3:
-                self.fours[_fours(encode(text[:4]))] = True
-            else:
-                assert len(text) > 1 and text[0] > "\u2e7f", f"{text} is too short to be rare"
-                self.twos[_twos(encode(text[:2]))] = True
-
-
-def _twos(units: Units) -> Units:
-    """A hash of the two units at each place."""
-    wide = units.astype(np.uint32)
-    return ((wide[:-1] * np.uint32(0x9E3779B1) + wide[1:] * np.uint32(0x85EBCA77)) >> np.uint32(16)).astype(np.uint16)
-
-
-def _fours(units: Units) -> Units:
-    """A hash of the four units at each place."""
-    twos = _twos(units).astype(np.uint32)
-    return ((twos[:-2] * np.uint32(0xC2B2AE3D) + twos[2:] * np.uint32(0x27D4EB2F)) >> np.uint32(16)).astype(np.uint16)
-
-
 class Folded:
-    """Texts without case, width, marks and spaces (`twins.folding`), end to end: so an expression finds what it looks
-    for however it was spaced, and in one run over all texts."""
+    """One of the two texts of every row (see `Batch`), folded."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.units, self.unit_start = fold_words(texts)
-        self.joined = self.units.tobytes().decode("utf-16-le", "surrogatepass")
-        self.is_plain = len(self.joined) == len(self.units)
-        self.start: list[int] = self._places(self.unit_start)
+    def __init__(self, words: Words, side: int) -> None:
+        self.words, self.side = words, side
 
     def __getitem__(self, row: int) -> str:
-        return self.joined[self.start[row] : self.start[row + 1] - 1]
+        return self.words.text(2 * row + self.side)
 
-    def length(self, row: int) -> int:
-        return self.start[row + 1] - self.start[row] - 1
+    @property
+    def length(self) -> Places:
+        """(rows,) units of each text."""
+        return self.words.length[self.side :: 2]
 
-    def _places(self, units: Places) -> list[int]:
-        """Places of units as places in the joined text."""
-        if not self.is_plain:
-            units = units - np.searchsorted(np.flatnonzero(self.units >> 10 == 0x37), units)
-        found: list[int] = units.tolist()
-        return found
-
-    @functools.cached_property
-    def _hashes(self) -> tuple[Units, Units]:
-        return _twos(self.units), _fours(self.units)
+    def units(self, row: int) -> Units:
+        at = self.words.at
+        return self.words.units[at[2 * row + self.side] : at[2 * row + self.side + 1]]
 
     def search(self, pattern: re.Pattern[str], cues: Cues) -> Iterator[tuple[int, re.Match[str], int]]:
-        """(row, match, place within the row's folded text); the pattern must not match line breaks. Matches may
-        overlap: one is tried at each cue."""
-        if len(self.units) < 4:
-            return
-        twos, fours = self._hashes
-        is_cue = cues.twos[twos]
-        is_cue[: len(fours)] |= cues.fours[fours]
-        for place in self._places(np.flatnonzero(is_cue)):
-            if match := pattern.match(self.joined, place):
-                row = bisect_right(self.start, place) - 1
-                yield row, match, place - self.start[row]
+        """(row, match in the row's folded text, its place there). Matches may overlap: one is tried at each cue."""
+        words = self.words
+        places = words.cues_of(cues)
+        texts = np.searchsorted(words.at, places, "right") - 1
+        is_own = texts & 1 == self.side
+        said, known = "", -1
+        for place, text in zip(places[is_own].tolist(), texts[is_own].tolist(), strict=True):
+            if text != known:
+                said, known = words.text(text), text
+            at = place - int(words.at[text])
+            if len(said) != words.length[text]:  # characters of two units stand before it
+                at = len(words.units[place - at : place].tobytes().decode("utf-16-le", "surrogatepass"))
+            if match := pattern.match(said, at):
+                yield text >> 1, match, at
 
 
 class Batch:
     """Rows as rules see them: `asked` is all that comes before the answer, `body` what is to be learnt: the last answer
-    (the better one of a preference), a document's text, the text that a label judges."""
+    (the better one of a preference), a document's text, the text that a label judges.
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
+    `laid` holds both of each row in turn; `page` may be that already, where it holds nothing else. `quick`: by compiled
+    loops or without; by default where they pay."""
+
+    def __init__(self, samples: Sequence[Sample], page: Laid | None = None, *, quick: bool | None = None) -> None:
         self.samples = samples
-        pairs = [_asked_and_body(sample) for sample in samples]
-        self.asked: list[str] = [asked for asked, _ in pairs]
-        self.body: list[str] = [body for _, body in pairs]
+        both: list[str] = []
+        for sample in samples:
+            both += _asked_and_body(sample)
+        self.asked, self.body = both[0::2], both[1::2]
+        self.laid = page if page is not None and page.flat == both else Laid(both)
+        self._quick = quick
 
     def __len__(self) -> int:
         return len(self.samples)
 
     @functools.cached_property
+    def words(self) -> Words:
+        return Words(self.laid, quick=self._quick)
+
+    @functools.cached_property
     def folded_asked(self) -> Folded:
-        return Folded(self.asked)
+        return Folded(self.words, 0)
 
     @functools.cached_property
     def folded_body(self) -> Folded:
-        return Folded(self.body)
+        return Folded(self.words, 1)
 
     @functools.cached_property
     def is_answer_of(self) -> list[bool]:
@@ -139,8 +117,20 @@ class Batch:
         """Is the body an answer, and neither a document nor a text to be judged?"""
         return self.is_answer_of[row]
 
+    @functools.cached_property
+    def size(self) -> Places:
+        """(rows,) characters of each body."""
+        return np.fromiter(map(len, self.body), np.int64, len(self))
+
+    def texts_at(self, places: Places) -> list[int]:
+        """The texts of `laid` in which these places of its units lie, each once, in order."""
+        found: list[int] = np.unique(np.searchsorted(self.laid.unit_ends, places)).tolist()
+        return found
+
 
 def _asked_and_body(sample: Sample) -> tuple[str, str]:
+    if type(sample) is Conversation and len(sample.messages) == 2 and sample.messages[1].role == "assistant":
+        return sample.messages[0].content, sample.messages[1].content  # as below, for nearly all rows
     if isinstance(sample, Document | Label):
         return "", sample.text
     if isinstance(sample, Preference):

@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.core.files import sha256_json
-from danlu.data.cleaners.cleaner import Batch, Finding, Folded
+from danlu.data.cleaners.cleaner import Batch, Finding
+from danlu.data.cleaners.words import Words
+from danlu.data.joined import Laid, Places, Units
 from danlu.data.sample import Sample
-from danlu.data.twins.folding import Units
 from danlu.data.twins.minhash import long_keys
 
 Keys = npt.NDArray[np.uint64]
@@ -29,7 +30,8 @@ _LONG_FROM, _SHORT_FROM = 40, 9
 _HALF, _MOST = 0.5, 0.8
 _SHARED = 5
 """Items that may have a piece in common before it counts as a form's words; a hundredth of many items."""
-_FILTER_BITS = 23
+_FILTER_SPARSE = 32
+"""Bits of the filter for each piece, at least: one place in that many is looked up for nothing."""
 
 
 class Contaminated:
@@ -43,10 +45,9 @@ class Contaminated:
             whole = f"{asked}\n{body}" if asked else body
             for text in (asked or body, whole):
                 texts.setdefault(text, str(sample.origin))
-        folded = Folded(list(texts))
-        names = list(texts.values())
-        rows = [(folded.units[begin : end - 1], name) for begin, end, name in
-                zip(folded.unit_start[:-1], folded.unit_start[1:], names, strict=True)]  # fmt: skip
+        words = Words(Laid(list(texts)), quick=False)
+        rows = [(words.units[begin:end], name) for begin, end, name in
+                zip(words.at[:-1], words.at[1:], texts.values(), strict=True)]  # fmt: skip
         self.indices = (
             _Index.of([row for row in rows if len(row[0]) >= _LONG_FROM], _LONG, _HALF),
             _Index.of([row for row in rows if _SHORT_FROM <= len(row[0]) < _LONG_FROM], _SHORT, _MOST),
@@ -59,22 +60,23 @@ class Contaminated:
 
     def judge(self, batch: Batch) -> Mapping[int, Finding]:
         found: dict[int, Finding] = {}
-        texts = [f"{asked}\n{body}" if asked else body for asked, body in zip(batch.asked, batch.body, strict=True)]
-        folded = Folded(texts)
+        words = batch.words
         for index in self.indices:
-            for row, share, name in index.held_by(folded.units, folded.unit_start):
+            for row, share, name in index.held_by(words.units, words.at[::2], quick=words.is_quick):
                 found.setdefault(row, Finding("contaminated", {"share": round(100 * share), "item": name}))
-        for row in range(len(batch)) if self.tiny else ():
-            asked = batch.folded_asked if batch.is_answer(row) else batch.folded_body
-            begin, end = asked.unit_start[row], asked.unit_start[row + 1] - 1
-            if end - begin < _SHORT_FROM and (item := self.tiny.get(asked.units[begin:end].tobytes())):
-                found.setdefault(row, Finding("contaminated", {"share": 100, "item": item}))
+        if self.tiny:
+            length = np.where(batch.is_answer_of, batch.folded_asked.length, batch.folded_body.length)
+            for row in np.flatnonzero((length > 0) & (length < _SHORT_FROM)).tolist():
+                asked = batch.folded_asked if batch.is_answer(row) else batch.folded_body
+                if item := self.tiny.get(asked.units(row).tobytes()):
+                    found.setdefault(row, Finding("contaminated", {"share": 100, "item": item}))
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """`keys` sorted; the items of key i are `owners[first[i] : first[i + 1]]`; `total` pieces of each item."""
+    """`keys` sorted; the items of key i are `owners[first[i] : first[i + 1]]`; `total` pieces of each item. `maybe` has
+    a bit for the upper bits of each key, those above `shift`."""
 
     gram: int
     least: float
@@ -83,7 +85,8 @@ class _Index:
     first: npt.NDArray[np.int64]
     owners: npt.NDArray[np.int64]
     total: npt.NDArray[np.int64]
-    maybe: npt.NDArray[np.bool_]
+    maybe: npt.NDArray[np.uint8]
+    shift: np.uint64
 
     @classmethod
     def of(cls, items: Sequence[tuple[Units, str]], gram: int, least: float) -> _Index:
@@ -97,22 +100,25 @@ class _Index:
         keys, owner = keys[is_wanted], owner[is_wanted]
         order = np.argsort(keys, kind="stable")
         distinct, first = np.unique(keys[order], return_index=True)
-        maybe = np.zeros(1 << _FILTER_BITS, bool)
-        maybe[(distinct >> np.uint64(64 - _FILTER_BITS)).astype(np.int64)] = True
+        num_bits = max(16, (len(distinct) * _FILTER_SPARSE).bit_length())
+        shift = np.uint64(64 - num_bits)
+        maybe = np.zeros(1 << num_bits, np.uint8)
+        maybe[(distinct >> shift).astype(np.int64)] = 1
         total = np.bincount(owner, minlength=len(items))
         names = [name for _, name in items]
-        return cls(gram, least, names, distinct, np.append(first, len(keys)), owner[order], total, maybe)
+        bits = np.packbits(maybe, bitorder="little")
+        return cls(gram, least, names, distinct, np.append(first, len(keys)), owner[order], total, bits, shift)
 
-    def held_by(self, units: Units, start: npt.NDArray[np.int64]) -> Iterable[tuple[int, float, str]]:
-        """(row, share, item) of the item that each row holds most of, where that is enough."""
+    def held_by(self, units: Units, start: Places, *, quick: bool = False) -> Iterable[tuple[int, float, str]]:
+        """(row, share, item) of the item that each row holds most of, where that is enough. Row i is `units[start[i] :
+        start[i + 1]]`."""
         if not len(self.keys):
             return
-        keys = long_keys(units, self.gram)
-        places = np.flatnonzero(self.maybe[(keys >> np.uint64(64 - _FILTER_BITS)).astype(np.int64)])
-        at = np.minimum(np.searchsorted(self.keys, keys[places]), len(self.keys) - 1)
-        is_hit = self.keys[at] == keys[places]
-        row = np.searchsorted(start, places[is_hit], "right") - 1
-        pairs = np.unique(row * len(self.keys) + at[is_hit])  # a piece counts once for a row
+        places, at = self._pieces(units, quick=quick)
+        row = np.searchsorted(start, places, "right") - 1
+        is_own = places + self.gram <= start[row + 1]  # not those that reach into the next row
+        row, at = row[is_own], at[is_own]
+        pairs = np.unique(row * len(self.keys) + at)  # a piece counts once for a row
         row, at = pairs // len(self.keys), pairs % len(self.keys)
         num = self.first[at + 1] - self.first[at]
         flat = np.repeat(self.first[at] - (np.cumsum(num) - num), num) + np.arange(num.sum())
@@ -123,3 +129,19 @@ class _Index:
         for place in order[np.diff(row[order], prepend=-1) != 0].tolist():
             if share[place] > self.least:
                 yield int(row[place]), float(share[place]), self.names[item[place]]
+
+    def _pieces(self, units: Units, *, quick: bool) -> tuple[Places, Places]:
+        """Where one of `keys` stands, and which."""
+        if quick:
+            from danlu.data.cleaners.loops_words import find_pieces  # compiled on the first call
+
+            found, which = np.empty(len(units), np.int64), np.empty(len(units), np.int64)
+            num = find_pieces(units, self.gram, self.maybe, self.shift, self.keys, found, which)
+            return found[:num], which[:num]
+        keys = long_keys(units, self.gram)
+        bits = keys >> self.shift
+        is_maybe = self.maybe[(bits >> np.uint64(3)).astype(np.int64)] >> (bits & np.uint64(7)).astype(np.uint8) & 1
+        places = np.flatnonzero(is_maybe)
+        at = np.minimum(np.searchsorted(self.keys, keys[places]), len(self.keys) - 1)
+        is_hit = self.keys[at] == keys[places]
+        return places[is_hit], at[is_hit]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from danlu.data.cleaners.cleaner import Batch, Finding
 
 _LEAST = 4
@@ -19,8 +21,9 @@ class Echo:
 
     def judge(self, batch: Batch) -> Mapping[int, Finding]:
         asked, body = batch.folded_asked, batch.folded_body
+        is_like = (asked.length == body.length) & (asked.length >= _LEAST)
         return {
             row: Finding("echo")
-            for row in range(len(batch))
-            if asked.length(row) == body.length(row) >= _LEAST and asked[row] == body[row]
+            for row in np.flatnonzero(is_like).tolist()
+            if asked[row] == body[row] and len(body[row]) >= _LEAST
         }

@@ -9,12 +9,13 @@ holds them was made to cross roles or is the log of another model.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from danlu.data.cleaners.cleaner import Batch, Cues, Finding
+from danlu.data.joined import Laid, Places
 
 _WHOSE = "之前|先前|以前|以上|上面|前面|前述|上述|此前|刚才|所有|一切|全部|任何|原有|系统|你的|您的|既定|预设"
 _RULES = "指令|指示|提示词|系统提示|提示|规则|设定|限制|命令|约束|规定|准则|要求"
@@ -59,6 +60,7 @@ _TOKENS = re.compile(
     r"|^#{2,3} ?(?:Instruction|Response|System Prompt) ?:[ \t]*$",
     re.M,
 )
+_BEGUN = (("<", "|<s/e｜"), ("[", "I/"), ("#", "#"))
 _CUES = Cues(
     *("忽略", "忽视", "无视", "忘记", "忘掉", "忘却", "抛弃", "丢弃", "覆盖", "撤销", "绕过"),
     *("不要理会", "不用理会", "别理会", "不必遵守", "不要遵守", "不再遵守"),
@@ -95,20 +97,23 @@ class Injection:
         for folded in (batch.folded_asked, batch.folded_body):
             for row, match, _ in folded.search(_ANY, _CUES):
                 found.setdefault(row, Finding(match.lastgroup or ""))
-        for texts in (batch.asked, batch.body):
-            for row in _with_tokens(texts):
-                found.setdefault(row, Finding("role_tokens"))
+        for text in batch.texts_at(_token_at(batch.laid)):
+            if _TOKENS.search(batch.laid.flat[text]):
+                found.setdefault(text >> 1, Finding("role_tokens"))
         return found
 
 
-def _with_tokens(texts: Sequence[str]) -> Iterator[int]:
-    """Rows that hold a control token, tried where one may begin."""
-    flat = "\n".join(texts)
-    bounds: list[int] = []
-    for mark in "<[#":
-        at = flat.find(mark)
-        while at >= 0:
-            if _TOKENS.match(flat, at):
-                bounds = bounds or [*accumulate((len(text) + 1 for text in texts), initial=0)]
-                yield bisect_right(bounds, at) - 1
-            at = flat.find(mark, at + 1)
+def _token_at(laid: Laid) -> Places:
+    """Where a control token may begin: a mark, and what comes behind it in one of `_TOKENS`."""
+    units = laid.units
+    is_mark = units == ord(_BEGUN[0][0])
+    for mark, _ in _BEGUN[1:]:
+        is_mark |= units == ord(mark)
+    places = np.flatnonzero(is_mark)
+    marks, behind = units[places], units[places + 1]  # the last unit is a break
+    is_begun = np.zeros(len(places), bool)
+    for mark, letters in _BEGUN:
+        for letter in letters:
+            is_begun |= (marks == ord(mark)) & (behind == ord(letter))
+    found: Places = places[is_begun]
+    return found

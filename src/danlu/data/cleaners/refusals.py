@@ -54,7 +54,7 @@ class Refusals:
         folded = batch.folded_body
         for row, match, place in folded.search(_DECLINES, _OF_DECLINES):
             if place < _BEGINNING and batch.is_answer(row):
-                said = folded[row][: match.end() - folded.start[row] + _BEGINNING]
+                said = match.string[: match.end() + _BEGINNING]
                 if not _GROUNDED.search(said):
                     found[row] = Finding("refusal")
         for row, _, place in folded.search(_MACHINE, _OF_MACHINES):

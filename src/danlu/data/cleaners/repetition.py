@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.data.cleaners.cleaner import Batch, Finding
+from danlu.data.cleaners.words import Words
+from danlu.data.joined import Places
 from danlu.data.sample import Document
 from danlu.data.twins.minhash import gram_keys
 
@@ -37,12 +39,9 @@ class Repetition:
         return {"version": 1}
 
     def judge(self, batch: Batch) -> Mapping[int, Finding]:
-        folded = batch.folded_body
-        units, start = folded.units, folded.unit_start
-        long_ones = np.flatnonzero(np.diff(start) > _LEAST)
         found: dict[int, Finding] = {}
-        for row in _suspects(units, start, long_ones):
-            share = repeated_share(_keys(units[start[row] : start[row + 1] - 1]))
+        for row in _suspects(batch.words):
+            share = repeated_share(_keys(batch.folded_body.units(row)))
             if share > (_MOST_REPEATED if isinstance(batch.samples[row], Document) else _MOST_IN_ANSWERS):
                 found[row] = Finding("repetition", {"share": round(100 * share)})
         return found
@@ -53,24 +52,36 @@ def repeated_share(keys: Keys) -> float:
     return 1 - len(np.unique(keys)) / len(keys) if len(keys) else 0.0
 
 
-def _suspects(units: npt.NDArray[np.uint16], start: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> list[int]:
+def _suspects(words: Words) -> list[int]:
     """Rows of which a tenth of the grams, chosen by content so that equal ones are chosen alike, repeats itself."""
+    begins, ends = words.at[1:-1:2], words.at[2::2]  # of bodies
+    rows = np.flatnonzero(ends - begins >= _LEAST)
     if not len(rows):
         return []
-    keys = _keys(units)
-    chosen = np.flatnonzero(keys < _TENTH)
-    owner = np.searchsorted(start, chosen, "right") - 1
-    is_own = chosen + _GRAM < start[owner + 1]  # not those that reach into the next text
-    chosen, owner = chosen[is_own], owner[is_own]
-    packed = np.sort(owner.astype(np.uint64) << np.uint64(40) | keys[chosen] & np.uint64(2**40 - 1))
+    owner, chosen, total = _chosen(words, begins[rows], ends[rows])
+    packed = np.sort(owner.astype(np.uint64) << np.uint64(40) | chosen & np.uint64(2**40 - 1))
     again = np.flatnonzero(packed[1:] == packed[:-1])
-    num_again = np.bincount((packed[again] >> np.uint64(40)).astype(np.int64), minlength=len(start) - 1)
-    total = np.bincount(owner, minlength=len(start) - 1)
-    is_suspect = num_again[rows] > _GATE * total[rows]
+    num_again = np.bincount((packed[again] >> np.uint64(40)).astype(np.int64), minlength=len(rows))
     # too few grams to judge by: looked at as they are
-    is_suspect |= total[rows] < 4
-    suspects: list[int] = rows[is_suspect].tolist()
+    suspects: list[int] = rows[(num_again > _GATE * total) | (total < 4)].tolist()
     return suspects
+
+
+def _chosen(words: Words, begins: Places, ends: Places) -> tuple[Places, Keys, Places]:
+    """(text, hash) of the grams chosen, and how many of each text."""
+    if words.is_quick:
+        from danlu.data.cleaners.loops_words import pick_grams  # compiled on the first call
+
+        most = int((ends - begins).sum())
+        owner, chosen, total = np.empty(most, np.int64), np.empty(most, np.uint64), np.empty(len(begins), np.int64)
+        num = pick_grams(words.units, begins, ends, _TENTH, owner, chosen, total)
+        return owner[:num], chosen[:num], total
+    keys = _keys(words.units)
+    places = np.flatnonzero(keys < _TENTH)
+    owner = np.searchsorted(begins, places, "right") - 1
+    is_own = (owner >= 0) & (places + _GRAM <= ends[owner])  # not those that reach into the next text
+    owner = owner[is_own]
+    return owner, keys[places[is_own]], np.bincount(owner, minlength=len(begins))
 
 
 def _keys(units: npt.NDArray[np.uint16]) -> Keys:

@@ -8,7 +8,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from danlu.data.cleaners.cleaner import Batch, Finding
+from danlu.data.joined import Laid, Places
 from danlu.data.sample import Label
 
 _LEAST = 120
@@ -33,12 +36,19 @@ class Truncated:
 
     def judge(self, batch: Batch) -> Mapping[int, Finding]:
         found: dict[int, Finding] = {}
+        fenced = {text >> 1 for text in batch.texts_at(_fence_at(batch.laid)) if text & 1}
         for row, text in enumerate(batch.body):
-            if text[-1:] in _ENDS and "```" not in text:
+            if text[-1:] in _ENDS and row not in fenced:
                 continue  # nearly all
             if len(text) >= _LEAST and not isinstance(batch.samples[row], Label) and (how := _broken(text)):
                 found[row] = Finding(how)
         return found
+
+
+def _fence_at(laid: Laid) -> Places:
+    ticks = np.flatnonzero(laid.units == ord("`"))
+    found: Places = ticks[:-2][ticks[2:] == ticks[:-2] + 2]
+    return found
 
 
 def _broken(text: str) -> str | None:
