@@ -55,12 +55,14 @@ class Plan:
     @property
     def name(self) -> str:
         uneven = ", uneven" if self.is_uneven else ""
-        return f"{self.documents} documents x {self.questions}{uneven}, {self.turn}"
+        apart = ", far apart" if self.spread > 1 else ""
+        return f"{self.documents} documents x {self.questions}{uneven}{apart}, {self.turn}"
 
 
 PLANS = [
     Plan(50, 10), Plan(50, 10, "skewed"), Plan(20, 10), Plan(20, 10, "skewed"), Plan(12, 10), Plan(100, 5),
     Plan(30, 10, is_uneven=True), Plan(30, 10, "skewed", is_uneven=True), Plan(8, 25), Plan(300, 1),
+    Plan(50, 10, spread=2.0), Plan(20, 25, spread=2.0),
 ]  # fmt: skip
 
 

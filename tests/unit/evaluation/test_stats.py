@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 
 from danlu.evaluation.stats import (
+    Tally,
     bootstrap,
+    cohen_kappa,
     compare,
+    compare_tallies,
     detectable_difference,
+    detectable_mean,
+    estimate_tally,
+    fleiss_kappa,
     holm,
+    items_needed,
+    krippendorff_alpha,
     mcnemar,
     proportion,
     sign_flip,
@@ -124,3 +132,74 @@ def test_the_clustered_bootstrap_of_a_difference_covers_its_truth() -> None:
         estimate = bootstrap((shift[groups] + rng.normal(0, 0.1, size=60)).tolist(), groups.tolist(), seed=1)
         hits += estimate.low <= 0.2 <= estimate.high
     assert hits / num_trials > 0.91  # few groups: plain percentiles reach about 0.89
+
+
+def test_scores_between_right_and_wrong_are_compared_too() -> None:
+    """Several runs of an item enter as their mean: they are no more items."""
+    rng = np.random.default_rng(1)
+    base = rng.random(60)
+    same, better = compare(base.tolist(), rng.permuted(base).tolist()), compare(base.tolist(), (base + 0.2).tolist())
+    assert same.test == "sign-flip" and same.direction == "no_evidence" and same.p_mid is None
+    assert better.direction == "better" and better.value == pytest.approx(0.2)
+    clustered = compare(base.tolist(), (base + rng.normal(0.05, 0.3, 60)).tolist(), [i // 10 for i in range(60)])
+    assert clustered.test == "cluster-sign-flip" and clustered.num_groups == 6
+
+
+def test_not_inferior_needs_the_whole_interval_above_the_margin() -> None:
+    base = [True] * 90 + [False] * 10
+    one_lost, ten_lost = [False, *base[1:]], [False] * 10 + base[10:]
+    assert compare(base, base).not_inferior is None
+    assert compare(base, one_lost, margin=0.08).not_inferior is True
+    assert compare(base, ten_lost, margin=0.05).not_inferior is False
+    assert compare(base[-20:], base[-20:], margin=0.02).not_inferior is False  # twenty items show nothing that small
+    told = compare(base, one_lost, margin=0.08).to_json()
+    assert (told["margin"], told["not_inferior"], told["test"]) == (0.08, True, "mcnemar-exact")
+    assert told["p_mid"] <= told["p"]
+
+
+def test_items_needed_and_detectable_agree() -> None:
+    for difference in (0.03, 0.08, 0.2):
+        needed = items_needed(difference, churn_ratio=0.15)
+        assert detectable_difference(needed, churn_ratio=0.15) == pytest.approx(difference, rel=1e-6)
+    assert items_needed(0.0) == math.inf and detectable_difference(0) == 1.0 == detectable_mean(0, 1)
+    assert detectable_mean(100, 0.5) == pytest.approx((1.959964 + 0.841621) * 0.05, rel=1e-5)
+
+
+def _halves(sums: np.ndarray) -> np.ndarray:
+    return sums[..., 0] / sums[..., 1]
+
+
+def test_a_corpus_score_is_compared_by_swapping_whole_documents() -> None:
+    """Two documents with 50 lines each are two witnesses, however many lines they have."""
+    rng = np.random.default_rng(2)
+    base = np.column_stack([rng.random(100) < 0.3, np.ones(100)]).astype(float)
+    tuned = np.column_stack([rng.random(100) < 0.8, np.ones(100)]).astype(float)
+    alone = compare_tallies(Tally(base, _halves), Tally(tuned, _halves))
+    clustered = compare_tallies(Tally(base, _halves), Tally(tuned, _halves), [i // 50 for i in range(100)])
+    assert alone.direction == "better" and alone.test == "randomisation" and alone.p < 0.001
+    assert clustered.direction == "no_evidence" and clustered.p == 0.5 and clustered.test == "cluster-randomisation"
+    assert alone.estimate.value == pytest.approx(tuned[:, 0].mean() - base[:, 0].mean())
+    same = compare_tallies(Tally(base, _halves), Tally(base, _halves))
+    assert (same.p, same.direction) == (1.0, "no_evidence")
+
+
+def test_a_corpus_score_that_is_a_mean_has_the_means_interval() -> None:
+    rng = np.random.default_rng(3)
+    values = rng.random(80)
+    tally = estimate_tally(Tally(np.column_stack([values, np.ones(80)]), _halves), resamples=10_000)
+    plain = bootstrap(values.tolist())
+    assert (tally.value, tally.low, tally.high) == pytest.approx((plain.value, plain.low, plain.high), abs=0.004)
+
+
+def test_kappa_of_one_class_is_not_defined_and_passes_no_threshold() -> None:
+    for kappa in (cohen_kappa("aaa", "aaa"), fleiss_kappa(["aaa"] * 4), krippendorff_alpha(["aaa"] * 4)):
+        assert math.isnan(kappa) and not kappa >= 0.6
+    assert cohen_kappa("abab", "abab") == 1.0 and cohen_kappa("abab", "baba") == -1.0
+
+
+def test_the_bias_correction_moves_a_skewed_interval_outwards() -> None:
+    """One item in twenty with a great effect: the truth lies further out on that side than the plain interval says."""
+    values = [1.0] + [0.0] * 19
+    plain = np.quantile(np.random.default_rng(0).binomial(20, 0.05, 10_000) / 20, [0.025, 0.975])
+    corrected = bootstrap(values)
+    assert corrected.high > plain[1]

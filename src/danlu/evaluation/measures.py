@@ -1,0 +1,93 @@
+"""What further metrics say of base and tuned, beside the verdict that counts: means, corpus scores, scores of classes.
+
+Each entry is {"base", "tuned", "difference" (value, interval, p, test, detectable, direction)}; corpus scores add their
+`signature`. Means of items lie in [0, 1]; BLEU and chrF run to 100, as everyone prints them. Items that failed to be
+answered count as empty answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any, Protocol
+
+from danlu.evaluation.confusion import classes_of, tally_of
+from danlu.evaluation.items import Item
+from danlu.evaluation.metrics import METRICS, CorpusMetric
+from danlu.evaluation.stats import compare, compare_tallies
+
+CLASS_SCORES = ("macro_f1", "micro_f1", "mcc")
+
+
+class Answered(Protocol):
+    """What a task's Result offers here."""
+
+    @property
+    def answers(self) -> tuple[str, ...]: ...
+
+    @property
+    def details(self) -> dict[str, Any]: ...
+
+
+def score_beside(answer_text: str, item: Item, names: Sequence[str]) -> dict[str, float]:
+    """The item's value by each metric; kept in a Result's details as `metrics`."""
+    return {name: METRICS.load(name)().score(answer_text, item).value for name in names}
+
+
+def means_beside(
+    items: Sequence[Item], base: Sequence[Answered], tuned: Sequence[Answered], names: Sequence[str]
+) -> dict[str, Any]:
+    """Means of the values that `score_beside` left in the details, on items where one side has one."""
+    told: dict[str, Any] = {}
+    for name in names:
+        at = [i for i in range(len(items)) if name in _values(base[i]) or name in _values(tuned[i])]
+        if not at:
+            continue
+        before, after = ([float(_values(side[i]).get(name, 0.0)) for i in at] for side in (base, tuned))
+        difference = compare(before, after, [items[i].cluster for i in at])
+        told[name] = {"base": fmean(before), "tuned": fmean(after), "difference": difference.to_json()}
+    return told
+
+
+def corpus_beside(
+    items: Sequence[Item], base: Sequence[Answered], tuned: Sequence[Answered], names: Sequence[str]
+) -> dict[str, Any]:
+    """Corpus scores of those metrics that have one, over the items that have a reference."""
+    at = [i for i, item in enumerate(items) if item.reference and not item.labels]
+    told: dict[str, Any] = {}
+    for name in names if at else ():
+        metric = METRICS.load(name)()
+        if not isinstance(metric, CorpusMetric):
+            continue
+        asked = [items[i] for i in at]
+        corpora = [metric.corpus([_answer(side[i]) for i in at], asked) for side in (base, tuned)]
+        found = compare_tallies(corpora[0].tally, corpora[1].tally, [item.cluster for item in asked])
+        told[name] = {
+            "base": found.base, "tuned": found.tuned, "difference": found.to_json(), "signature": corpora[0].signature,
+        }  # fmt: skip
+    return told
+
+
+def classes_beside(items: Sequence[Item], base: Sequence[Answered], tuned: Sequence[Answered]) -> dict[str, Any]:
+    """Macro and micro F1 and MCC of the items with labels; a parse failure is wrong for its class."""
+    at = [i for i, item in enumerate(items) if item.labels]
+    if not at:
+        return {}
+    true = [items[i].reference for i in at]
+    named = [[str(side[i].details.get("label", "")) for i in at] for side in (base, tuned)]
+    classes, groups = classes_of(true, *named), [items[i].cluster for i in at]
+    told = {}
+    for score in CLASS_SCORES:
+        tallies = [tally_of(true, side, classes, score) for side in named]
+        found = compare_tallies(tallies[0], tallies[1], groups)
+        told[score] = {"base": found.base, "tuned": found.tuned, "difference": found.to_json()}
+    return told
+
+
+def _values(result: Answered) -> dict[str, float]:
+    values: dict[str, float] = result.details.get("metrics", {})
+    return values
+
+
+def _answer(result: Answered) -> str:
+    return result.answers[0] if result.answers else ""
