@@ -25,7 +25,24 @@ LLAMA = {
 }  # fmt: skip
 QWEN3 = {**QWEN2, "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 16, "attention_bias": False}
 MISTRAL = {**QWEN2, "model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 8}
-FAMILIES = {"qwen2": QWEN2, "llama": LLAMA, "qwen3": QWEN3, "mistral": MISTRAL, "phi3": PHI3}
+GEMMA2 = {
+    **{key: value for key, value in QWEN2.items() if key != "attention_bias"}, "model_type": "gemma2",
+    "architectures": ["Gemma2ForCausalLM"], "head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 8,
+    "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "hidden_activation": "gelu_pytorch_tanh",
+}  # fmt: skip
+GEMMA3 = {
+    **GEMMA2, "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "sliding_window_pattern": 2,
+    "rope_local_base_freq": 10000.0, "attn_logit_softcapping": None, "final_logit_softcapping": None,
+}  # fmt: skip
+FAMILIES = {
+    "gemma2": GEMMA2,
+    "gemma3": GEMMA3,
+    "qwen2": QWEN2,
+    "llama": LLAMA,
+    "qwen3": QWEN3,
+    "mistral": MISTRAL,
+    "phi3": PHI3,
+}
 DOCUMENTS = [item.tokens[0] for item in sft_items(9, longest=40)]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -90,9 +107,10 @@ def test_any_choice_of_targets(targets, tmp_path):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])
 @pytest.mark.parametrize("policy", LEANER, ids=lambda policy: policy.name)
-def test_policies_change_no_bit(policy, device, tmp_path):
-    model, attached = adapted(tmp_path, QWEN3, dtype=torch.float32)
+def test_policies_change_no_bit(policy, family, device, tmp_path):
+    model, attached = adapted(tmp_path, FAMILIES[family], dtype=torch.float32)
     model.to(device)
     quick = model.quick = QuickTrunk(model)
     batches = [batch_of(DOCUMENTS[:5], device), batch_of(DOCUMENTS[5:], device)]

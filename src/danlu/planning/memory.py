@@ -2,8 +2,8 @@
 
 What always lies there (weights, adapters, gradients, optimizer state) plus the widest of these moments: the loss, with
 every layer's saves; or the backward pass of some layer, with the saves of that layer and all before it and what that
-layer makes in passing. It follows the blocks of `training/blocks`; what trains written out (full fine-tuning, Gemma's
-four norms, dropout) keeps what torch's own differentiation keeps. Fits a GPU and, with other constants, a CPU.
+layer makes in passing. It follows the blocks of `training/blocks`; what trains written out (full fine-tuning, dropout)
+keeps what torch's own differentiation keeps. Fits a GPU and, with other constants, a CPU.
 
 After the last layer's attention only supervised rows are computed: its share of the saves is theirs.
 """
@@ -171,13 +171,14 @@ def _parts(work: Work, policy: Kept) -> tuple[int, int, int, int]:
         hidden = rates.WRITTEN_OUT_16BIT_HIDDEN if is_narrow else rates.WRITTEN_OUT_HIDDEN
         keys = shapes.qkv_size - shapes.query_size if is_narrow else 0
         return int(width * (hidden * shapes.hidden + keys + rates.WRITTEN_OUT_FFN * shapes.ffn)), 0, 0, 0
+    made = width * shapes.hidden * (shapes.norms == 4)  # by o, and by down, where a norm follows
     if policy == "input":
-        return width * shapes.hidden, 0, 0, width * pad["down"]
+        return width * shapes.hidden, 0, made, width * pad["down"]
     raw = shapes.qkv_size if shapes.has_qk_norm else 0  # before and after the heads' norms
     statistics = 4 * (1 + shapes.num_heads) + 4 * (shapes.num_heads + shapes.num_kv_heads) * shapes.has_qk_norm
     large = width * (shapes.hidden + shapes.qkv_size + raw + shapes.query_size)
     small = width * pad["qkv"] + statistics
-    large_after, small_after = width * shapes.hidden, width * (pad["o"] + pad["down"])
+    large_after, small_after = width * shapes.hidden + 2 * made, width * (pad["o"] + pad["down"])
     if policy == "all":
         large_after += width * (2 * shapes.ffn + pad["gate_up"])
         small_after += width * pad["gate_up"]

@@ -80,7 +80,7 @@ class Work:
     def is_written_out(self) -> bool:
         """No hand-written backward: every layer keeps what torch keeps, and there is nothing to choose."""
         is_plain = self.is_full or self.has_dropout or self.has_no_quick_form
-        return is_plain or self.shapes.norms != 2 or self.shapes.is_foreign
+        return is_plain or self.shapes.is_foreign
 
     @property
     def has_masters_apart(self) -> bool:

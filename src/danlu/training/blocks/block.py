@@ -4,7 +4,8 @@
     a  = x + o(attention(turn(qkv(norm₁ x))))          y = a + down(act(gate) · up),  gate | up = gate_up(norm₂ a)
 
 The last sum of each is left to the norm that reads it, which has to go over the row anyway: a block takes and gives the
-residual stream and what is still to be added to it, x = stream + delta.
+residual stream and what is still to be added to it, x = stream + delta. Gemma 2 and 3 norm what o and down make before
+it is added.
 
 Kept is what products and attention need (`policy.Policy`); norms, the turned keys' source and act(gate) · up are
 computed again in the backward, which costs reads and writes but no product. Whichever attention kernel was
@@ -23,11 +24,11 @@ import torch
 from torch import Tensor
 
 from danlu.adapters.lora import LoRALinear
-from danlu.model.decoder import Block
+from danlu.model.decoder import Block, RMSNorm
 from danlu.model.spec import Spec
 from danlu.ops.attention import Attended, Bounds, attention, attention_backward, attention_forward
 from danlu.ops.attention.kernel import Ask
-from danlu.ops.rms_norm import norm_backward
+from danlu.ops.rms_norm import norm_backward, norm_forward
 from danlu.ops.rope import HeadNorms, Rotation, turn_qkv, turn_qkv_back
 from danlu.training.blocks.host import Host, Loan
 from danlu.training.blocks.policy import Policy
@@ -61,6 +62,14 @@ class Turned:
 
 
 @dataclass(slots=True)
+class Raw:
+    """What a norm on the way out was given, and 1 / rms of its rows."""
+
+    values_SD: Tensor
+    inverse_S: Tensor
+
+
+@dataclass(slots=True)
 class Memory:
     """What one forward leaves for its backward; what is None is computed again."""
 
@@ -74,6 +83,10 @@ class Memory:
     inverse_S: Tensor | None = None
     gate_up: Tensor | None = None
     s_gate_up: Tensor | None = None
+    fed: Raw | None = None
+    """What down made, where a norm follows it: two products away from the rest, so every policy keeps it."""
+    mixed: Raw | None = None
+    """What o made, in the same families."""
     loan: Loan | None = None
 
     def big(self, *, has_ffn: bool) -> list[Tensor]:
@@ -81,6 +94,7 @@ class Memory:
         unless `has_ffn`."""
         turned = self.turned
         own = [] if turned is None else [turned.qkv_THD, turned.attended.out_THD, turned.raw_TN]
+        own += [raw.values_SD for raw in (self.fed, self.mixed) if raw is not None]
         return [
             tensor
             for tensor in (self.x_TD, self.after_SD, self.gate_up if has_ffn else None, *own)
@@ -96,6 +110,11 @@ class QuickBlock:
         attn, mlp = block.self_attn, block.mlp
         self.spec, self.layer, self.window = spec, layer, attn.window
         self.norm_in, self.norm_mid = block.input_layernorm, block.post_attention_layernorm
+        self.norm_mixed: RMSNorm | None = None
+        self.norm_fed: RMSNorm | None = None
+        if spec.has_sandwich_norms:
+            self.norm_mixed, self.norm_mid = block.post_attention_layernorm, block.pre_feedforward_layernorm
+            self.norm_fed = block.post_feedforward_layernorm
         self.qkv = project([attn.q_proj, attn.k_proj, attn.v_proj], scratch)
         self.o = project([attn.o_proj], scratch)
         self.gate_up = project([mlp.gate_proj, mlp.up_proj], scratch)
@@ -134,6 +153,7 @@ class QuickBlock:
         kept = self.policy.kept
         turned, inverse_T, s_qkv, x_TD = self._attend(stream_TD, delta_TD, scene, keeps=keeps and kept != "input")
         out_SD, s_o, x_SD = self._leave_attention(x_TD, turned, scene)
+        out_SD, mixed = _way_out(self.norm_mixed, out_SD)
         gate_up, s_gate_up, after_SD, inverse_S = self._widen(x_SD, out_SD, scene)
         del out_SD, x_SD
         both = gate_up[:, : self.gate_up.num_outputs]
@@ -142,13 +162,14 @@ class QuickBlock:
         if not keeps or kept != "all":
             del gate_up
         y_SD, s_down = self.down.forward(product, is_disabled=scene.is_disabled)
+        y_SD, fed = _way_out(self.norm_fed, y_SD)
         if not keeps:
             return after_SD, y_SD, None
-        memory = Memory(x_TD, s_down)
+        memory = Memory(x_TD, s_down, fed=fed)
         if kept != "input":
             memory.inverse_T, memory.s_qkv, memory.turned = inverse_T, s_qkv, turned
             # An alias: the tensor itself is handed out, and will know this node, which must not know it in turn.
-            memory.s_o, memory.after_SD, memory.inverse_S = s_o, after_SD.detach(), inverse_S
+            memory.s_o, memory.after_SD, memory.inverse_S, memory.mixed = s_o, after_SD.detach(), inverse_S, mixed
         if kept == "all":
             memory.gate_up, memory.s_gate_up = gate_up, s_gate_up
         if self.policy.where != "device":
@@ -199,8 +220,8 @@ class QuickBlock:
     ) -> Tensor | None:
         """dx from the gradients of the stream and of what is added to it."""
         self._restore(memory, scene)
-        grad_after = self._through_ffn(grad_SD, grad_delta_SD, memory)
-        return self._through_attention(grad_after, memory, scene, needs_input=needs_input)
+        grad_o, grad_after_SD = self._through_ffn(grad_SD, grad_delta_SD, memory)
+        return self._through_attention(grad_o, grad_after_SD, memory, scene, needs_input=needs_input)
 
     def _restore(self, memory: Memory, scene: Scene) -> None:
         """Fetch what is away and compute again what the policy did not keep."""
@@ -209,19 +230,19 @@ class QuickBlock:
         if memory.turned is None:
             memory.turned, memory.inverse_T, memory.s_qkv, _ = self._attend(memory.x_TD, None, scene, keeps=True)
             out_SD, memory.s_o, x_SD = self._leave_attention(memory.x_TD, memory.turned, scene)
+            out_SD, memory.mixed = _way_out(self.norm_mixed, out_SD)
             widened = self._widen(x_SD, out_SD, scene)
             memory.gate_up, memory.s_gate_up, memory.after_SD, memory.inverse_S = widened
         if memory.gate_up is None:
             assert memory.after_SD is not None, "kept by every policy that keeps attention"
             memory.gate_up, memory.s_gate_up, *_ = self._widen(memory.after_SD, None, scene)
 
-    def _through_ffn(self, grad_SD: Tensor, grad_delta_SD: Tensor, memory: Memory) -> Rows:
-        """The gradient of the stream after attention, as o's backward wants it."""
+    def _through_ffn(self, grad_SD: Tensor, grad_delta_SD: Tensor, memory: Memory) -> tuple[Rows, Tensor]:
+        """(the gradient of what o made, that of the stream after attention)."""
         gate_up, after_SD, s_gate_up, inverse_S = memory.gate_up, memory.after_SD, memory.s_gate_up, memory.inverse_S
         assert gate_up is not None and after_SD is not None, "restored"
         assert s_gate_up is not None and inverse_S is not None, "restored"
-        laid = self.seam.take(grad_delta_SD, self.down.pairs.padding)
-        grad = self.down.gradient(grad_delta_SD) if laid is None else self.down.finish(laid)
+        grad = self._gradient_of_down(grad_delta_SD, memory.fed)
         product = self.down.input_gradient(grad, memory.s_down)
         assert product is not None, "asked for"
         grad_gate_up = self.gate_up.gradient_through_gate(
@@ -233,18 +254,35 @@ class QuickBlock:
         self.gate_up.weight_gradient_of_normed(grad_gate_up, after_SD, self.norm_mid, inverse_S)
         memory.gate_up = None
         del gate_up, grad_gate_up
-        return self.o.gradient_through_norm(grad_normed, after_SD, self.norm_mid, inverse_S, grad_SD)
+        norm, mixed = self.norm_mid, memory.mixed
+        if self.norm_mixed is None or mixed is None:
+            grad_o = self.o.gradient_through_norm(grad_normed, after_SD, norm, inverse_S, grad_SD)
+            return grad_o, grad_o.values
+        grad_after_SD = norm_backward(grad_normed, after_SD, norm.weight, inverse_S, norm.offset, through_TD=grad_SD)
+        return self._through(self.o, self.norm_mixed, mixed, grad_after_SD), grad_after_SD
 
-    def _through_attention(self, grad_after: Rows, memory: Memory, scene: Scene, *, needs_input: bool) -> Tensor | None:
+    def _gradient_of_down(self, grad_delta_SD: Tensor, fed: Raw | None) -> Rows:
+        if self.norm_fed is not None and fed is not None:
+            return self._through(self.down, self.norm_fed, fed, grad_delta_SD)
+        laid = self.seam.take(grad_delta_SD, self.down.pairs.padding)
+        return self.down.gradient(grad_delta_SD) if laid is None else self.down.finish(laid)
+
+    @staticmethod
+    def _through(projection: Projection, norm: RMSNorm, raw: Raw, grad_SD: Tensor) -> Rows:
+        """The gradient of what a projection made, from that of its norm."""
+        return projection.gradient_through_norm(grad_SD, raw.values_SD, norm, raw.inverse_S, None)
+
+    def _through_attention(
+        self, grad_o: Rows, stream_TD: Tensor, memory: Memory, scene: Scene, *, needs_input: bool
+    ) -> Tensor | None:
         turned, s_o, s_qkv, inverse_T = memory.turned, memory.s_o, memory.s_qkv, memory.inverse_T
         assert turned is not None and s_o is not None and s_qkv is not None and inverse_T is not None, "restored"
         x_TD, rows_S, norm = memory.x_TD, scene.rows_S, self.norm_in
         out_THD = turned.attended.out_THD
         out_TA = out_THD.flatten(1)
-        grad_TA = self.o.input_gradient(grad_after, s_o)
+        grad_TA = self.o.input_gradient(grad_o, s_o)
         assert grad_TA is not None, "asked for"
-        self.o.weight_gradient(grad_after, out_TA if rows_S is None else out_TA.index_select(0, rows_S))
-        stream_TD = grad_after.values
+        self.o.weight_gradient(grad_o, out_TA if rows_S is None else out_TA.index_select(0, rows_S))
         if rows_S is not None:
             grad_TA = torch.zeros_like(out_TA).index_copy_(0, rows_S, grad_TA)
             stream_TD = torch.zeros_like(x_TD).index_copy_(0, rows_S, stream_TD)
@@ -263,11 +301,21 @@ class QuickBlock:
         self.qkv.weight_gradient_of_normed(grad_qkv, x_TD, norm, inverse_T)
         if grad_normed is None:
             return None
+        if self.norm_fed is not None:  # the block below norms this gradient first
+            return norm_backward(grad_normed, x_TD, norm.weight, inverse_T, norm.offset, through_TD=stream_TD)
         below = self.down.new_gradient(x_TD)  # the block below is like this one, or takes the values alone
         norm_backward(
             grad_normed, x_TD, norm.weight, inverse_T, norm.offset, through_TD=stream_TD, out_TD=below.values
         )  # fmt: skip
         return self.seam.leave(below)
+
+
+def _way_out(norm: RMSNorm | None, out_SD: Tensor) -> tuple[Tensor, Raw | None]:
+    """(what is added to the stream, what the norm's backward needs)."""
+    if norm is None:
+        return out_SD, None
+    added_SD, inverse_S = norm_forward(out_SD, norm.weight, norm.eps, norm.offset)
+    return added_SD, Raw(out_SD, inverse_S)
 
 
 def _attention_alone(

@@ -99,7 +99,7 @@ class FP8Projection(Projection):
         return grad
 
     def gradient_through_norm(
-        self, grad_TN: Tensor, x_TN: Tensor, norm: RMSNorm, inverse_T: Tensor, through_TN: Tensor
+        self, grad_TN: Tensor, x_TN: Tensor, norm: RMSNorm, inverse_T: Tensor, through_TN: Tensor | None
     ) -> Rows:
         grad = self.new_gradient(x_TN)
         _, grad.codes, grad.scale_T = norm_backward_fp8(

@@ -148,9 +148,9 @@ class Projection:
         return grad
 
     def gradient_through_norm(
-        self, grad_TN: Tensor, x_TN: Tensor, norm: RMSNorm, inverse_T: Tensor, through_TN: Tensor
+        self, grad_TN: Tensor, x_TN: Tensor, norm: RMSNorm, inverse_T: Tensor, through_TN: Tensor | None
     ) -> Rows:
-        """That of a sum whose norm had the gradient `grad_TN` and which `through_TN` passed by."""
+        """That of a sum whose norm had the gradient `grad_TN` and which `through_TN`, if anything, passed by."""
         grad = self.new_gradient(x_TN)
         norm_backward(
             grad_TN, x_TN, norm.weight, inverse_T, norm.offset, through_TD=through_TN, out_TD=grad.values

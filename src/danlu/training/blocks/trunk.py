@@ -1,8 +1,7 @@
 """A whole decoder in its quick form: what training calls instead of `Decoder.hidden`.
 
 It stands in for the decoder where a hand-written backward exists: low-rank pairs without dropout on frozen weights of
-one dtype, blocks of two norms. Everything else (full fine-tuning, Gemma's four norms, foreign models) runs as written
-out; `why_not` says which it is.
+one dtype. Everything else (full fine-tuning, foreign models) runs as written out; `why_not` says which it is.
 
 Shapes: T tokens, S rows asked for, D hidden.
 """
@@ -36,8 +35,6 @@ def why_not(model: Model, attached: Attached) -> str | None:
         return "foreign"
     if not isinstance(attached, AttachedLoRA):
         return "full"
-    if model.spec.has_sandwich_norms:
-        return "norms"
     if any(layer.dropout for layer in attached.layers.values()):
         return "dropout"
     places = {
