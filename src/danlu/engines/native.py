@@ -85,17 +85,7 @@ class NativeEngine:
 
     def answers(self, questions: Sequence[Question], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
         """(number, answer) as each is finished; `seconds` is the answer's share of the time."""
-        check_sampling(sampling)
-        rows = []
-        for number, question in enumerate(questions):
-            row = self._row(number, self.prompt_ids(question), sampling, needs_text=bool(sampling.stop))
-            if isinstance(row, EngineError):
-                yield number, Answer("", "error", error=row.text)
-            else:
-                rows.append(row)
-        forward = self._forward(rows)
-        for row in self._decode(forward, rows, sampling):
-            yield row.number, self._answer(row)
+        yield from self._continued([self.prompt_ids(question) for question in questions], sampling)
 
     def stream(self, question: Question, sampling: Sampling) -> Iterator[str]:
         """Pieces of text as they become certain; no piece breaks a character."""
@@ -138,6 +128,11 @@ class NativeEngine:
             pass
         return [row.ids for row in rows]
 
+    def continue_texts(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Answer]:
+        """Answers to ready token ids, which no template has seen."""
+        found = dict(self._continued(prompts, sampling))
+        return [found[number] for number in range(len(prompts))]
+
     def logits(self, sequences: Sequence[Sequence[int]]) -> Iterator[Tensor]:
         """logits_TV in fp32 of each sequence; one flat batch through the model, one at a time through the head."""
         bounds = Bounds.of([len(ids) for ids in sequences])
@@ -150,6 +145,18 @@ class NativeEngine:
             yield logits_TV
 
     # ---- inside
+
+    def _continued(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+        check_sampling(sampling)
+        rows = []
+        for number, prompt in enumerate(prompts):
+            row = self._row(number, list(prompt), sampling, needs_text=bool(sampling.stop))
+            if isinstance(row, EngineError):
+                yield number, Answer("", "error", error=row.text)
+            else:
+                rows.append(row)
+        for row in self._decode(self._forward(rows), rows, sampling):
+            yield row.number, self._answer(row)
 
     def _weights(self) -> AbstractContextManager[None]:
         if self._is_base:

@@ -82,7 +82,15 @@ class RemoteEngine:
     ) -> list[Answer]:
         """One answer per question. A question that the server declines, or keeps failing on, gets `finish="error"`; a
         fault that concerns all of them (key, URL, cap, nobody there) is raised once the requests under way are kept."""
-        answers: list[Answer | None] = [None] * len(questions)
+        found: dict[int, Answer] = {}
+        for number, answer in self.answers(questions, sampling):
+            found[number] = answer
+            if watch is not None:
+                watch(1)
+        return [found[number] for number in range(len(questions))]
+
+    def answers(self, questions: Sequence[Question], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+        """(number, answer) as they arrive; faults as in `generate`, after the answers that still came."""
         todo = list(enumerate(questions))[::-1]
         stop = threading.Event()
         fatal: EngineError | None = None
@@ -97,18 +105,16 @@ class RemoteEngine:
                     for future in done:
                         index = running.pop(future)
                         try:
-                            answers[index] = future.result()
+                            answer = future.result()
                         except EngineError as error:
                             fatal = fatal or error
                             stop.set()
                             continue
-                        if watch is not None:
-                            watch(1)
+                        yield index, answer
             finally:
                 stop.set()  # Ctrl-C: waiting threads give up, nothing new starts
         if fatal is not None:
             raise fatal
-        return [answer for answer in answers if answer is not None]
 
     def stream(self, question: Question, sampling: Sampling) -> Iterator[str]:
         """Pieces as the server sends them. Tried again only while nothing has been shown."""

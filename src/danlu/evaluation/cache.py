@@ -1,13 +1,15 @@
 """Answers and scores kept on disk, so that an evaluation that was stopped goes on where it stood.
 
-One JSON line per answer, keyed by the digest of (engine digest, sampling, prompt); a line torn by a crash is passed by.
-`CachedEngine` is itself an Engine. Failed answers are not kept.
+One JSON line per answer, keyed by the digest of (engine digest, sampling, rendered prompt); a line torn by a crash is
+passed by. What an engine gives while it works is written at once, not when all is done. `CachedEngine` is itself an
+Engine, and counts what was asked and what it took. Failed answers are not kept.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +19,13 @@ import orjson
 
 from danlu.core.files import dump_json, sha256_bytes, sha256_json
 from danlu.data.tokens import Tokens
-from danlu.engines.engine import Answer, Engine, Question, Sampling, Score
+from danlu.engines.engine import Answer, Engine, Flowing, Question, Rendering, Sampling, Score
+from danlu.evaluation.usage import Usage
 
-# So many are asked between two writes: enough for a batch to be full, few enough that a crash costs little.
 CHUNK = 64
+"""So many are scored, or asked of an engine that tells only at the end, between two writes."""
+WRITE_EVERY_S = 0.5
+"""A crash loses no more than what came within so long."""
 
 
 class CachedEngine:
@@ -33,21 +38,54 @@ class CachedEngine:
         self._known: dict[str, Any] = dict(_read(self._path)) if self._path is not None else {}
         self.num_asked = 0
         """How many answers and scores had to be computed, the remembered ones left out."""
+        self.usage = Usage()
 
     def generate(
         self, questions: Sequence[Question], sampling: Sampling, *, watch: Callable[[int], None] | None = None
     ) -> list[Answer]:
-        keys = [self._key("answer", asdict(sampling), _spoken(question)) for question in questions]
+        keys = [self._key("answer", asdict(sampling), self._prompt(question)) for question in questions]
         todo = {key: question for key, question in zip(keys, questions, strict=True) if key not in self._known}
         if watch is not None and len(keys) > len(todo):
             watch(len(keys) - len(todo))
         failed: dict[str, Answer] = {}
+        fresh: dict[str, Any] = {}
+        told = time.monotonic()
+        try:
+            for key, answer in self._asked(todo, sampling, watch):
+                self.num_asked += 1
+                if answer.finish == "error":
+                    failed[key] = answer
+                    continue
+                fresh[key] = asdict(answer)
+                if time.monotonic() - told > WRITE_EVERY_S:
+                    self._keep(fresh)
+                    fresh, told = {}, time.monotonic()
+        finally:  # Ctrl-C: what was answered is paid for
+            self._keep(fresh)
+        answers = [failed[key] if key in failed else _answer(self._known[key]) for key in keys]
+        self.usage.count(answers, num_asked=len(todo))
+        return answers
+
+    def _asked(
+        self, todo: dict[str, Question], sampling: Sampling, watch: Callable[[int], None] | None
+    ) -> Iterator[tuple[str, Answer]]:
+        """Answers as they come, where the engine gives them so, else a chunk at a time."""
+        if isinstance(self.engine, Flowing):
+            keys = list(todo)
+            for number, answer in self.engine.answers(list(todo.values()), sampling):
+                if watch is not None:
+                    watch(1)
+                yield keys[number], answer
+            return
         for chunk in _chunks(list(todo)):
             answers = self.engine.generate([todo[key] for key in chunk], sampling, watch=watch)
-            failed |= {key: answer for key, answer in zip(chunk, answers, strict=True) if answer.finish == "error"}
-            self._keep({k: asdict(answer) for k, answer in zip(chunk, answers, strict=True) if k not in failed})
-            self.num_asked += len(chunk)
-        return [failed[key] if key in failed else _answer(self._known[key]) for key in keys]
+            yield from zip(chunk, answers, strict=True)
+
+    def _prompt(self, question: Question) -> Any:
+        """What the engine really reads: another template or system prompt is another question."""
+        if isinstance(self.engine, Rendering):
+            return sha256_json(self.engine.prompt_ids(question))
+        return _spoken(question)
 
     def stream(self, question: Question, sampling: Sampling) -> Iterator[str]:
         return self.engine.stream(question, sampling)

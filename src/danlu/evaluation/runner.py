@@ -13,6 +13,7 @@ from danlu.core.progress import Progress, Silent
 from danlu.engines.engine import Engine
 from danlu.evaluation.cache import CachedEngine
 from danlu.evaluation.tasks import Result, Task
+from danlu.evaluation.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One task's results on both engines; `summary` is its section of the report."""
+    """One task's results on both engines; `summary` is its section of the report, with what asking it took."""
 
     name: str
     items: Sequence[Any]
@@ -52,20 +53,25 @@ def run_tasks(
         if not assignment.items:
             raise EvaluationError("evaluation.no_items", where=f"evaluation.{assignment.task.name}")
     results: dict[str, dict[str, list[Result]]] = {}
+    usage: dict[str, dict[str, Any]] = {assignment.task.name: {} for assignment in assignments}
     for side, engine in (("base", base), ("tuned", tuned)):
         cached = CachedEngine(engine, folder)
         results[side] = {}
         for assignment in assignments:
+            cached.usage = Usage()
             told.start(
                 say("evaluation.asking", task=assignment.task.name, model=engine.name),
                 len(assignment.items) * assignment.task.steps_per_item,
             )
             results[side][assignment.task.name] = assignment.task.run(cached, assignment.items, watch=told.advance)
             told.finish()
-    return {assignment.task.name: _section(assignment, results["base"], results["tuned"]) for assignment in assignments}
-
-
-def _section(assignment: Assignment, base: dict[str, list[Result]], tuned: dict[str, list[Result]]) -> Section:
-    name = assignment.task.name
-    summary = assignment.task.compare(assignment.items, base[name], tuned[name])
-    return Section(name, assignment.items, base[name], tuned[name], summary)
+            usage[assignment.task.name][side] = cached.usage.to_json()
+    found = {}
+    for assignment in assignments:
+        name = assignment.task.name
+        base_results, tuned_results = results["base"][name], results["tuned"][name]
+        summary = assignment.task.compare(assignment.items, base_results, tuned_results)
+        if any(side["answers"] for side in usage[name].values()):
+            summary = summary | {"usage": usage[name]}
+        found[name] = Section(name, assignment.items, base_results, tuned_results, summary)
+    return found
