@@ -7,7 +7,7 @@ from typing import Any
 
 from danlu.cli.voice import Voice
 from danlu.core.errors import RecipeError
-from danlu.core.messages import say
+from danlu.core.messages import current_language, load_room, say
 from danlu.core.registry import Registry
 
 SHELVES = {
@@ -28,6 +28,10 @@ SHELVES = {
 }
 
 
+WITH_WORDS = {"metrics"}
+"""Shelves whose items are told in a sentence each: room of messages of the shelf's name."""
+
+
 def show_shelf(name: str | None, voice: Voice) -> None:
     """The items of one shelf; without a name, the shelves."""
     if name is None:
@@ -38,6 +42,20 @@ def show_shelf(name: str | None, voice: Voice) -> None:
         raise RecipeError("cli.unknown_shelf", given=name, known=", ".join(SHELVES))
     module, _, attribute = SHELVES[name].partition(":")
     registry: Registry[Any] = getattr(importlib.import_module(module), attribute)
-    rows = [(item, registry.places[item]) for item in registry.names()]
-    voice.table([say("cli.col_name"), say("cli.col_place")], rows, title=name)
-    voice.result({"shelf": name, "items": [{"name": item, "place": place} for item, place in rows]})
+    items = [{"name": item, "place": registry.places[item], "about": _about(name, item)} for item in registry.names()]
+    if any(item["about"] for item in items):
+        voice.table(
+            [say("cli.col_name"), say("cli.col_about")],
+            [(i["name"], i["about"] or i["place"]) for i in items],
+            title=name,
+        )
+    else:
+        voice.table([say("cli.col_name"), say("cli.col_place")], [(i["name"], i["place"]) for i in items], title=name)
+    voice.result({"shelf": name, "items": items})
+
+
+def _about(shelf: str, item: str) -> str:
+    """What an item does, where the shelf has a room of messages for it; "" for items of other packages."""
+    if shelf not in WITH_WORDS or f"about_{item}" not in load_room(shelf, current_language()):
+        return ""
+    return say(f"{shelf}.about_{item}")

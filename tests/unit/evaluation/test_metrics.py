@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from danlu.core.errors import RecipeError
+from danlu.core.messages import LANGUAGES, load_room
 from danlu.evaluation.items import Item, load_questions
 from danlu.evaluation.metrics import METRICS, metric_for
 
@@ -91,3 +92,23 @@ def test_a_mistyped_metric_names_the_nearest() -> None:
     with pytest.raises(RecipeError) as caught:
         METRICS.load("contain")
     assert "contains" in str(caught.value)
+
+
+def test_every_metric_of_ours_is_told_in_a_sentence() -> None:
+    """`danlu list metrics` shows them."""
+    own = {name for name, place in METRICS.places.items() if place.startswith("danlu.")}
+    for language in LANGUAGES:
+        assert {key.removeprefix("about_") for key in load_room("metrics", language)} == own
+
+
+@pytest.mark.parametrize("name", sorted(METRICS.places))
+def test_no_metric_trips_over_what_models_say(name: str) -> None:
+    """Empty, thinking without an end, control tokens, other scripts, very long: a verdict, not an error."""
+    asked = item(
+        answer='{"amount": 80}', labels=["A", "B"], accept=["80元"], value="80元", forbid=["7391"],
+        rules={"bullets": 3} if name == "format" else {},
+    )  # fmt: skip
+    judge = METRICS.load(name)()
+    assert judge.name == name
+    for answer in ["", " ", "<think>", "<|im_end|>", "\x00", "🙂", "ありがとう", "80" * 3000, "[" * 5000, "否" * 5000]:
+        assert 0 <= judge.score(answer, asked).value <= 1
