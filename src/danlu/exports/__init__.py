@@ -17,5 +17,7 @@ EXPORTS: Registry[type[Export]] = Registry(
     {
         "adapter": "danlu.exports.adapter:AdapterExport",
         "merged": "danlu.exports.hf:MergedExport",
+        "gguf": "danlu.exports.gguf_file:GGUFExport",
+        "gguf-lora": "danlu.exports.gguf_lora:GGUFLoRAExport",
     },
 )

@@ -14,6 +14,7 @@ import yaml
 
 from danlu.core.files import write_text
 from danlu.core.messages import LANGUAGES, Language, say
+from danlu.exports.usage import nature_of, usage
 from danlu.run.artifact import Manifest
 
 NAME = "README.md"
@@ -23,30 +24,31 @@ MAX_CANARY_CHARS = 300
 def write_card(folder: Path, manifest: Manifest, values: Mapping[str, Any]) -> None:
     """README.md with the front matter that model hubs read."""
     parts = [_front_matter(manifest, values), f"# {_plain(manifest.name)}"]
-    parts += [_section(manifest, values, language) for language in reversed(LANGUAGES)]
+    parts += [_section(folder, manifest, values, language) for language in reversed(LANGUAGES)]
     write_text(folder / NAME, "\n\n".join(parts) + "\n")
 
 
 def _front_matter(manifest: Manifest, values: Mapping[str, Any]) -> str:
-    is_adapter = manifest.kind == "adapter"
+    nature = nature_of(manifest.kind)
     front: dict[str, Any] = {
         "base_model": str(manifest.base.get("name")),
-        "library_name": "peft" if is_adapter else "transformers",
+        "base_model_relation": nature.relation,
+        "library_name": nature.library,
         "pipeline_tag": "text-generation",
         "language": ["zh", "en"],
-        "tags": ["danlu", *(["lora"] if is_adapter else [])],
+        "tags": ["danlu", *nature.tags],
     }
     if licence := _in(values.get("licence"), "en"):
         front["license"] = licence.lower() if len(licence.split()) == 1 else "other"
     return f"---\n{yaml.safe_dump(front, allow_unicode=True, sort_keys=True)}---"
 
 
-def _section(manifest: Manifest, values: Mapping[str, Any], language: Language) -> str:
+def _section(folder: Path, manifest: Manifest, values: Mapping[str, Any], language: Language) -> str:
     def tell(key: str, **filled: Any) -> str:
         return say(f"export.card_{key}", language, **filled)
 
     base = manifest.base
-    lines = [tell(f"what_{manifest.kind}"), "", f"## {tell('base')}", ""]
+    lines = [say(f"card.what_{manifest.kind.replace('-', '_')}", language), "", f"## {tell('base')}", ""]
     revision, digest = base.get("revision") or "-", str(base.get("digest"))[:16]
     lines.append(tell("base_row", name=base.get("name"), revision=revision, digest=digest))
     if base.get("quantize", "none") != "none":
@@ -60,23 +62,12 @@ def _section(manifest: Manifest, values: Mapping[str, Any], language: Language) 
     for key in ("limits", "credits"):
         if text := _in(values.get(key), language):
             lines += ["", f"## {tell(key)}", "", text]
-    lines += ["", f"## {tell('use')}", "", *_usage(manifest, tell("use_danlu"), tell(f"use_{manifest.kind}"))]
+    used = usage(manifest.kind, folder, language, base=str(base.get("name")), name=_plain(manifest.name))
+    lines += ["", f"## {tell('use')}", "", *used]
     if system := manifest.contract.get("system"):
         lines += ["", tell("system"), "", *(f"> {line}" for line in str(system).splitlines())]
     lines += ["", f"## {tell('proof')}", "", *_proof(manifest, language)]
     return "\n".join(lines)
-
-
-def _usage(manifest: Manifest, with_danlu: str, with_others: str) -> list[str]:
-    code = ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
-    if manifest.kind == "adapter":
-        code += ["from peft import PeftModel", ""]
-        code += [f"base = AutoModelForCausalLM.from_pretrained({manifest.base.get('name')!r})"]
-        code += ['model = PeftModel.from_pretrained(base, ".")']
-    else:
-        code += ["", 'model = AutoModelForCausalLM.from_pretrained(".")']
-    code += ['tokenizer = AutoTokenizer.from_pretrained(".")']
-    return [with_danlu, "", "```bash", "danlu chat .", "```", "", with_others, "", "```python", *code, "```"]
 
 
 def _proof(manifest: Manifest, language: Language) -> list[str]:

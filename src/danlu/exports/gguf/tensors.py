@@ -99,6 +99,33 @@ def neighbouring(rows: Tensor, num_heads: int) -> Tensor:
     return rows.reshape(num_heads, 2, half, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape).contiguous()
 
 
+def parted(rows: Tensor, num_heads: int) -> Tensor:
+    """The reverse of `neighbouring`."""
+    half = len(rows) // num_heads // 2
+    return rows.reshape(num_heads, half, 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape).contiguous()
+
+
+def restored(
+    found: Mapping[str, Tensor], weights: Mapping[str, Tensor], spec: Spec, fused: tuple[Fused, ...],
+    architecture: Architecture,
+) -> Iterator[tuple[str, Tensor]]:  # fmt: skip
+    """(our name, fp32 values) of each of `weights` as decoded tensors have them; the reverse of `entries_of`."""
+    for name, weight in weights.items():
+        stack = next((f for f in fused for part in f.parts if f".{part}." in name), None)
+        if stack is not None:
+            part = next(part for part in stack.parts if f".{part}." in name)
+            rows = found[file_name(name.replace(part, stack.name), spec)]
+            yield name, torch.split(rows, list(stack.sizes(spec)))[stack.parts.index(part)]
+            continue
+        values, module = found[file_name(name, spec)], name.rpartition(".")[0]
+        if spec.norm_offset and module.endswith("norm"):
+            values = values - spec.norm_offset
+        if architecture.turns_neighbours and module.endswith(("q_proj", "k_proj")):
+            values = parted(values, spec.num_heads if module.endswith("q_proj") else spec.num_kv_heads)
+        assert values.shape == weight.shape, "a weight comes back in its shape"
+        yield name, values
+
+
 def file_name(name: str, spec: Spec) -> str:
     """The file's name of a checkpoint's weight or bias."""
     stem, _, kind = name.rpartition(".")

@@ -1,0 +1,71 @@
+"""Export `gguf-lora`: the adapter for llama.cpp, to be put on a GGUF file of its own base, whatever type that has.
+
+Its proof needs such a base file: one is written beside it for as long as the proof lasts, in the type of the base's own
+files.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from danlu.adapters.lora import AttachedLoRA
+from danlu.adapters.peft_format import read_pairs
+from danlu.core.errors import ExportError
+from danlu.exports.export import Proof, Subject
+from danlu.exports.gguf.files import about_of, file_stem
+from danlu.exports.gguf.lora import write_lora
+from danlu.exports.gguf.write import write_model
+from danlu.exports.proof import Promise, prove_readers
+from danlu.exports.reload import check_adapter, living, living_pairs, load_base_again, proof_dtype, stored_dtype
+from danlu.exports.rounding import rounding_of
+from danlu.exports.speech import check_reloaded_prompts, check_speech, check_tokenizer, write_speech
+
+
+class GGUFLoRAExport:
+    kind: Literal["gguf-lora"] = "gguf-lora"
+
+    def size_bytes(self, subject: Subject) -> int:
+        return 4 * sum(weight.numel() for weight in _adapter(subject).parameters().values()) + 2**24
+
+    def write(self, subject: Subject, folder: Path) -> None:
+        _adapter(subject)
+        model = subject.engine.model
+        with living_pairs(subject) as folder_of_pairs:
+            assert folder_of_pairs is not None, "there is an adapter"
+            pairs = read_pairs(folder_of_pairs, model)
+        write_lora(pairs, model, folder / f"{file_stem(subject.facts.name)}-lora-f32.gguf", about=about_of(subject))
+        write_speech(subject.contract, model.folder, folder)
+
+    def prove(self, subject: Subject, folder: Path) -> Proof:
+        prompts = [list(record.prompt_ids) for record in subject.records]
+        checks = [
+            check_speech(subject.contract, folder),
+            check_tokenizer(subject.engine.model.folder, folder),
+            check_reloaded_prompts(prompts, subject.probes, folder, subject.contract),
+        ]
+        trained = living(subject)
+        with living_pairs(subject) as pairs:
+            assert pairs is not None, "there is an adapter"
+            checks += check_adapter(subject, pairs, trained)
+        kept = rounding_of(stored_dtype(subject.engine.model))
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".danlu-base-") as name:
+            base = Path(name) / "base.gguf"
+            model = load_base_again(subject, stored_dtype(subject.engine.model), "cpu")
+            assert kept != "q8_0", "a checkpoint's own dtype"
+            write_model(
+                model, base, contract=subject.contract, source=model.folder, about=about_of(subject), quantize=kept
+            )
+            del model
+            promise = Promise(("llamacpp",), matrices=kept, is_merged=False, beside=base)
+            found, noise = prove_readers(subject, folder, promise)
+        facts = {"dtype": str(proof_dtype(subject.engine.model))[6:], "beside": f"base as {kept}"}
+        return Proof(checks + found, noise.worst(trained.floor), facts)
+
+
+def _adapter(subject: Subject) -> AttachedLoRA:
+    adapter = subject.engine.adapter
+    if not isinstance(adapter, AttachedLoRA):
+        raise ExportError("export.no_adapter", where="exports", given=adapter.kind if adapter else "-")
+    return adapter
