@@ -10,43 +10,56 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 
 from danlu.data.flow.marks import Mark
 from danlu.data.identity import DIGITS, PREFIX, content_of, has_nested, sample_id
-from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Origin, Preference, Sample
+from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Origin, Preference, Role, Sample
 from danlu.data.stage import Fate
 
 
 def pack_content(sample: Sample) -> tuple[bytes, str]:
     """The content as JSON, and the sample's id."""
-    if isinstance(sample, Conversation) and not sample.tools and all(map(_is_plain, sample.messages)):
-        # `content_of` it, without asking for what it does not have
-        turns = [{"content": turn.content, "role": turn.role} for turn in sample.messages]
-        content: dict[str, Any] = {"kind": "conversation", "messages": turns}
-        is_nested = False
-    else:
-        content, is_nested = content_of(sample), has_nested(sample)
+    if isinstance(sample, Conversation) and not sample.tools and (packed := _pack_plain(sample.messages)) is not None:
+        return packed, _name_of(packed)
+    content = content_of(sample)
     try:
         packed = orjson.dumps(content)
     except TypeError:
         return b" " + json.dumps(content).encode(), sample_id(sample)
-    if is_nested:
-        return packed, sample_id(sample)
-    return packed, PREFIX + hashlib.sha256(packed, usedforsecurity=False).hexdigest()[:DIGITS]
+    return packed, sample_id(sample) if has_nested(sample) else _name_of(packed)
 
 
-def _is_plain(turn: Message) -> bool:
-    """A role and a text."""
-    return (
-        turn.reasoning is None
-        and not turn.tool_calls
-        and turn.name is None
-        and turn.train is None
-        and turn.tool_call_id is None
-    )
+def _name_of(packed: bytes) -> str:
+    return PREFIX + hashlib.sha256(packed).hexdigest()[:DIGITS]
+
+
+_BETWEEN_TURNS = {role: f',"role":"{role}"}},{{"content":'.encode() for role in get_args(Role)}
+_AFTER_TURNS = {role: f',"role":"{role}"}}]}}'.encode() for role in get_args(Role)}
+
+
+def _pack_plain(turns: Sequence[Message]) -> bytes | None:
+    """The same without making objects of it, for turns of a role and a text alone; None of any other."""
+    parts = [b'{"kind":"conversation","messages":[{"content":']
+    try:
+        for turn in turns:
+            if (
+                turn.reasoning is not None
+                or turn.tool_calls
+                or turn.name is not None
+                or turn.train is not None
+                or turn.tool_call_id is not None
+            ):
+                return None
+            parts += (orjson.dumps(turn.content), _BETWEEN_TURNS[turn.role])
+    except (TypeError, KeyError):  # half surrogates
+        return None
+    if len(parts) == 1:
+        return None
+    parts[-1] = _AFTER_TURNS[turns[-1].role]
+    return b"".join(parts)
 
 
 def unpack(content: bytes, origin: Origin, group: str | None, tags: dict[str, Any]) -> Sample:

@@ -205,7 +205,7 @@ def _piece(load: _Load, passing: Passing, told: Told) -> Piece:
     if look is not None:
         _through(load, texts, {row: one.outcome for row, one in look.examined.items()}, stations[-1])
         _tag(texts, alive, look)
-    rows = [_row(load, texts, row) for row in alive]
+    rows = _rows(load, texts, alive)
     ids = [row.id or sample_id(sample) for row, sample in zip(rows, original, strict=True)]
     columns = signatures(original, ids if passing.has_children else None)
     records: list[Mapping[str, Any]] = []
@@ -217,12 +217,14 @@ def _piece(load: _Load, passing: Passing, told: Told) -> Piece:
     return Piece(rows, columns | facts_of(rows), refused, records)
 
 
-def _row(load: _Load, texts: Texts, row: int) -> Row:
-    sample, origin, marks = texts.samples[row], load.samples[row].origin, load.marks.get(row, ())
-    if sample is None:
-        return Row(None, origin, "", marks, load.seats[row])
-    packed, name = pack_content(sample)
-    return Row(sample, origin, name, marks, load.seats[row], packed)
+def _rows(load: _Load, texts: Texts, numbers: Sequence[int]) -> list[Row]:
+    """These rows as they leave the last stage."""
+    rows: list[Row] = []
+    for number in numbers:
+        sample, origin = texts.samples[number], load.samples[number].origin
+        packed, name = (None, "") if sample is None else pack_content(sample)
+        rows.append(Row(sample, origin, name, load.marks.get(number, ()), load.seats[number], packed))
+    return rows
 
 
 def _tag(texts: Texts, rows: Sequence[int], look: Look) -> None:
