@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from danlu.data.sample import Sample
+from danlu.data.sample import Document, Sample
 from danlu.data.tokens import Tokens
 from danlu.engines.engine import Engine
-from danlu.evaluation.stats import bootstrap
+from danlu.evaluation.perplexity import bits_per_byte, perplexity, perplexity_ratio
 from danlu.evaluation.tasks.task import Result
 
 
@@ -28,16 +26,20 @@ class Passage:
     tokens: Tokens
     group: str = ""
     text: str = ""
+    """The text where it is known whole; bits per byte are told where that is so of all."""
 
 
 def passages_from(samples: Iterable[Sample], encode: Callable[[Sample], Sequence[Tokens]]) -> tuple[Passage, ...]:
     """Documents as scored pieces; the pieces of one document are one group. `encode` is the encoder with its ledger."""
-    return tuple(
-        Passage(f"{sample.origin}#{number}", tokens, group=sample.group or str(sample.origin))
-        for sample in samples
-        for number, tokens in enumerate(encode(sample), start=1)
-        if tokens.num_supervised
-    )
+    passages = []
+    for sample in samples:
+        pieces = encode(sample)
+        whole = sample.text if isinstance(sample, Document) and len(pieces) == 1 else ""
+        for number, tokens in enumerate(pieces, start=1):
+            if tokens.num_supervised:
+                name = f"{sample.origin}#{number}"
+                passages.append(Passage(name, tokens, group=sample.group or str(sample.origin), text=whole))
+    return tuple(passages)
 
 
 class Forgetting:
@@ -69,16 +71,13 @@ class Forgetting:
             "tuned": {"perplexity": perplexity(sum(after[i] for i in kept), sum(tokens[i] for i in kept))},
         }  # fmt: skip
         if kept:
-            ratio = bootstrap(
-                [before[i] - after[i] for i in kept],
+            ratio = perplexity_ratio(
+                [before[i] for i in kept], [after[i] for i in kept], [tokens[i] for i in kept],
                 [items[i].group or items[i].id for i in kept],
-                weights=[tokens[i] for i in kept],
-                transform=np.exp,
-            )
+            )  # fmt: skip
             section |= {"ratio": ratio.value, "interval": [ratio.low, ratio.high]}
+        if kept and all(items[i].text for i in kept):
+            num_bytes = sum(len(items[i].text.encode()) for i in kept)
+            for side, log_probs in (("base", before), ("tuned", after)):
+                section[side]["bits_per_byte"] = bits_per_byte(sum(log_probs[i] for i in kept), num_bytes)
         return section
-
-
-def perplexity(log_prob: float, num_tokens: int) -> float:
-    """exp of the mean negative log-probability; infinite when there is nothing, or an impossible token, to average."""
-    return math.exp(min(700.0, -log_prob / num_tokens)) if num_tokens else math.inf
