@@ -39,9 +39,11 @@ def test_a_quantised_base_from_data_to_artefacts(company: Path, base: Path, quan
     adapter, merged = run.path("artifacts", "adapter"), run.path("artifacts", "merged")
     checks = {check["name"]: check for check in Manifest.read(merged).parity["checks"]}
     assert {check["verdict"] for check in checks.values()} == {"pass"}
-    quantising = checks["quantized_logits"]["numbers"]
-    assert 0 < quantising["bases_mean_kl"] and quantising["mean_kl"] < 4 * quantising["bases_mean_kl"]
-    assert checks["merged_logits"]["numbers"]["max_abs"] < 0.1 * quantising["max_abs"], "merging itself is exact"
+    merging = Manifest.read(merged).parity["merging"]
+    assert merging["kl"]["codes"] < merging["kl"]["original"] and merging["num_questions"] > 0
+    assert merging["taken"] == "codes" or merging["is_by_questions"], "the nearer one, unless the other answers better"
+    assert checks["danlu_logits"]["numbers"]["max_abs"] < 1e-3, "merging itself is exact"
+    assert merging["taken"] in (merged / "README.md").read_text(encoding="utf-8")
     told = Manifest.read(adapter)
     assert told.parity["verdict"] == "pass" and told.base["quantize"] == quantize
     assert quantize in (adapter / "README.md").read_text(encoding="utf-8")

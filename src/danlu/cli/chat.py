@@ -21,9 +21,10 @@ if TYPE_CHECKING:  # torch comes with the first question, not with the command l
 MAX_NEW_TOKENS = 512
 
 
-def talk(target: str, runs: Path, voice: Voice) -> None:
-    """A conversation until /quit, Ctrl-D or the end of a piped input. With --json one line of JSON per answer."""
-    table = _sit_down(target, runs, voice)
+def talk(target: str, runs: Path, voice: Voice, *, allow_unproven: bool = False) -> None:
+    """A conversation until /quit, Ctrl-D or the end of a piped input. With --json one line of JSON per answer. An
+    artefact that failed its proof is refused, unless `allow_unproven`."""
+    table = _sit_down(target, runs, voice, allow_unproven=allow_unproven)
     if not voice.as_json:
         voice.say(say("cli.chat_hello", name=table.tuned.name), "bold")
     while (line := _ask(voice)) is not None:
@@ -37,9 +38,9 @@ def talk(target: str, runs: Path, voice: Voice) -> None:
             table.ask(line)
 
 
-def _sit_down(target: str, runs: Path, voice: Voice) -> _Table:
+def _sit_down(target: str, runs: Path, voice: Voice, *, allow_unproven: bool) -> _Table:
     if is_artifact(target):
-        tuned = danlu.open_artifact(Path(target))
+        tuned = danlu.open_artifact(Path(target), allow_unproven=allow_unproven, progress=voice.progress)
         base = tuned.base() if tuned.adapter is not None else None
         return _Table(voice, tuned, base, Sampling(max_new_tokens=MAX_NEW_TOKENS))
     run = open_target(target, (), runs)

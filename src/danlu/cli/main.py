@@ -296,8 +296,15 @@ def run(
 
 
 @app.command(help=say("cli.chat"))
-def chat(target: Target, runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
-    cli.chat.talk(target, runs, Voice(as_json=as_json, quiet=quiet))
+def chat(
+    target: Target,
+    runs: Runs = RUNS,
+    allow_unproven: Annotated[bool, typer.Option("--allow-unproven", help=say("cli.allow_unproven"))] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    cli.chat.talk(target, runs, Voice(as_json=as_json, quiet=quiet), allow_unproven=allow_unproven)
 
 
 @app.command(help=say("cli.why"))

@@ -59,8 +59,16 @@ def compare_delta(module: str, base_ND: Tensor, merged_ND: Tensor, pair: Pair) -
     return Delta(module, max(0.0, excess) if bool(bad.any()) else 0.0, int(bad.sum()), kept, apart)
 
 
-def check_deltas(model: Model, base_folder: Path, merged_folder: Path, pairs: Mapping[str, Pair]) -> Check:
-    """`model` gives the shape and names only. Fails naming the worst modules."""
+def check_deltas(
+    model: Model,
+    base_folder: Path,
+    merged_folder: Path,
+    pairs: Mapping[str, Pair],
+    *,
+    onto: Mapping[str, Tensor] | None = None,
+) -> Check:
+    """`model` gives the shape and names only. `onto` are the base's weights where the update does not go into those of
+    its files, but into what their codes stand for. Fails naming the worst modules."""
     base = _Tensors(model, base_folder)
     deltas: list[Delta] = []
     foreign: list[str] = []
@@ -71,7 +79,7 @@ def check_deltas(model: Model, base_folder: Path, merged_folder: Path, pairs: Ma
             foreign.append(name)
             continue
         unseen.discard(name)
-        before = base.read(name)
+        before = base.read(name) if onto is None else onto[name].detach().cpu()
         module = name.removesuffix(".weight")
         if module in pairs:
             deltas.append(compare_delta(module, before, merged, pairs[module]))

@@ -23,6 +23,7 @@ from danlu.engines.native import NativeEngine
 from danlu.exports.card import write_card
 from danlu.exports.parity import Check, Difference, Record, answer_log_probs, record, sum_up
 from danlu.exports.speech import golden_prompts
+from danlu.model.quantizers.quantizer import Quantize
 from danlu.run.artifact import NAME, Canary, Manifest
 
 MAX_CANARIES = 8
@@ -50,7 +51,7 @@ class Quiz:
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What is being exported: the trained engine, its contract, and what it said to the probes. `quiz` is asked of
-    every program that reads what was written."""
+    every program that reads what was written; `through` names codes when the update goes into what they stand for."""
 
     engine: NativeEngine
     contract: Contract
@@ -59,6 +60,7 @@ class Subject:
     records: tuple[Record, ...]
     max_new_tokens: int
     quiz: tuple[Quiz, ...] = ()
+    through: Quantize = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,8 @@ def export(
     facts: Facts,
     probes: Sequence[Sequence[Message]] = (),
     quiz: Sequence[Quiz] = (),
+    through: Quantize = "none",
+    merging: dict[str, Any] | None = None,
     max_new_tokens: int = 24,
     replace: bool = False,
     further: Callable[[Subject], list[Check]] | None = None,
@@ -113,7 +117,7 @@ def export(
     questions = (*golden_prompts(contract, engine), *(Question(tuple(messages)) for messages in probes))
     prompts = [engine.prompt_ids(question) for question in questions]
     records = tuple(record(engine, prompts, max_new_tokens=max_new_tokens))
-    subject = Subject(engine, contract, facts, questions, records, max_new_tokens, tuple(quiz))
+    subject = Subject(engine, contract, facts, questions, records, max_new_tokens, tuple(quiz), through)
     told.advance()
     check_space(kind.size_bytes(subject), folder)
     inputs = _inputs(kind, subject)
@@ -134,7 +138,7 @@ def export(
             parents=dict(facts.parents) | {"inputs": inputs},
             contract=contract.to_json(),
             canaries=_canaries(subject),
-            parity=_parity(subject, proof),
+            parity=_parity(subject, proof) | ({"merging": merging} if merging else {}),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
         write_card(fresh, manifest, facts.card)
@@ -163,7 +167,7 @@ def _inputs(kind: Export, subject: Subject) -> str:
     facts = subject.facts
     told = [facts.name, facts.base, facts.parents, facts.card]
     probed = [[found.prompt_ids for found in subject.records], subject.max_new_tokens]
-    return sha256_json([kind.kind, subject.engine.digest, subject.contract.digest, told, probed])
+    return sha256_json([kind.kind, subject.engine.digest, subject.contract.digest, told, probed, subject.through])
 
 
 def _standing(folder: Path, inputs: str, replace: bool) -> Manifest | None:

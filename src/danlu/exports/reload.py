@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from danlu.adapters.lora import AttachedLoRA, LoRA
 from danlu.adapters.peft_format import Pair, read_pairs
@@ -31,8 +32,8 @@ from danlu.exports.parity import (
 )  # fmt: skip
 from danlu.model.build import DTYPES, load_model
 from danlu.model.model import Model
-from danlu.model.quantized import num_params, quantization_of
-from danlu.model.quantizers.quantizer import Quantize
+from danlu.model.quantized import num_params, put, quantization_of
+from danlu.model.quantizers.quantizer import Quantize, QuantizedLinear
 
 COMPUTE_FACTOR = 8.0
 """Two programs, or two orders of the same sums, against a floor of last-place noise on every weight."""
@@ -67,14 +68,30 @@ def proof_dtype(model: Model) -> torch.dtype:
 def load_base_again(
     subject: Subject, dtype: torch.dtype, device: torch.device | str, quantize: Quantize = "none"
 ) -> Model:
-    """The base as its files are now; ExportError when they are not those the adapter was trained on."""
-    model = load_model(subject.engine.model.folder, dtype=dtype, device=device, quantize=quantize)
+    """The base as its files are now; ExportError when they are not those the adapter was trained on. Where the update
+    is merged into what codes stand for (`subject.through`), that is what is loaded."""
+    through = subject.through if quantize == "none" else "none"
+    model = load_model(
+        subject.engine.model.folder, dtype=dtype, device=device, quantize=quantize if through == "none" else through
+    )
     expected = subject.facts.base["digest"]
     if model.digest != expected:
         raise ExportError(
             "export.other_base", where=str(model.folder), given=model.digest[:16], expected=str(expected)[:16]
         )
+    if through != "none":
+        dequantize(model)
     return model
+
+
+def dequantize(model: Model) -> None:
+    """Every quantised layer becomes the plain one that its codes stand for, in the model's dtype."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, QuantizedLinear):
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+            plain.weight = nn.Parameter(layer.dequantized(dtype=model.dtype), requires_grad=False)
+            plain.register_parameter("bias", layer.bias)
+            put(model, name, plain.train(model.training))
 
 
 def reload_adapter(subject: Subject, folder: Path, dtype: torch.dtype, quantize: Quantize = "none") -> NativeEngine:

@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 from danlu.core.errors import ExportError, TemplateError
 from danlu.core.files import read_json, sha256_file, write_json, write_text
-from danlu.data.contract import Contract, golden_conversations, make_contract
+from danlu.data.contract import Contract, golden_conversations
 from danlu.data.encode import Encoder
 from danlu.data.template import Template
 from danlu.data.tokenizer import Tokenizer
 from danlu.engines.engine import Question
 from danlu.engines.native import NativeEngine
 from danlu.exports.parity import Check, check_ids
+from danlu.exports.verify import reload_contract
 from danlu.model.weights import BESIDE_WEIGHTS
 
 GENERATION, TOKENIZER = "generation_config.json", "tokenizer_config.json"
@@ -51,14 +52,6 @@ def write_speech(contract: Contract, source: Path, folder: Path) -> None:
     if sampling:
         settings |= sampling | {"do_sample": sampling.get("temperature", 1.0) > 0}
     write_json(folder / GENERATION, settings)
-
-
-def reload_contract(folder: Path, trained: Contract) -> Contract:
-    """The contract of what stands in the folder, under the trained one's system prompt and thinking mode."""
-    tokenizer = Tokenizer.load(folder)
-    value = trained.value
-    template = Template.load(folder, tokenizer, system=value["system"], thinking=value["thinking"])
-    return make_contract(template, tokenizer, value["sampling"])
 
 
 def check_speech(trained: Contract, folder: Path) -> Check:

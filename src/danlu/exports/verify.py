@@ -1,7 +1,6 @@
-"""Is an artefact still what it was when it was sealed? Files hashed again, contract made again, canaries asked again.
-
-`verify` needs no model and takes seconds; `replay` asks an engine that was loaded from the artefact. Evaluating,
-chatting and serving begin with both.
+"""The door: is an artefact still what it was when it was sealed, and was it proven? Chatting, evaluating and serving go
+through it first. Files are hashed again, the contract is made again from them, the verdict is read; it takes seconds
+and needs neither the model nor torch. `replay.py` then asks the engine that was opened.
 """
 
 from __future__ import annotations
@@ -9,77 +8,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from danlu.core.errors import ExportError
 from danlu.core.files import read_json
-from danlu.data.contract import Contract
-from danlu.engines.native import NativeEngine
-from danlu.exports.parity import Difference, answer_log_probs, margin_of, mean_margin_of
-from danlu.exports.speech import reload_contract
-from danlu.model.build import DTYPES
-from danlu.run.artifact import NAME, Canary, Manifest
-
-COARSER = 8.0
-"""bf16 where fp32 was proven: what rounding activations adds to rounding weights."""
+from danlu.data.contract import Contract, make_contract
+from danlu.data.template import Template
+from danlu.data.tokenizer import Tokenizer
+from danlu.run.artifact import NAME, Manifest
 
 
-def verify(folder: Path, *, is_failure_allowed: bool = False) -> Manifest:
+def verify(folder: Path, *, allow_unproven: bool = False) -> Manifest:
     """The manifest, once every file, the stored contract and the verdict have been looked at. ExportError or
-    TemplateError says what differs."""
+    TemplateError says what differs. A proof that failed closes the door, unless `allow_unproven`; one that could not be
+    run to its end does not: `unproven` says what is missing."""
     manifest = _read(folder)
     manifest.check_files(folder)
     stored = Contract.from_json(manifest.contract)
     stored.check(reload_contract(folder, stored), where=str(folder))
-    if manifest.parity["verdict"] == "fail" and not is_failure_allowed:
-        failed = [check["name"] for check in manifest.parity["checks"] if check["verdict"] == "fail"]
-        raise ExportError("export.parity_failed", where=str(folder), checks=", ".join(failed))
+    if manifest.parity["verdict"] == "fail" and not allow_unproven:
+        raise ExportError("export.parity_failed", where=str(folder), checks=", ".join(unproven(manifest)))
     return manifest
 
 
-def replay(manifest: Manifest, engine: NativeEngine) -> None:
-    """Ask the canaries. ExportError when an answer leaves the recorded one at a place where the engine is not, within
-    the noise measured at export, undecided; or when the recorded answers are no longer as likely as they were."""
-    noise, slack = Difference(**manifest.parity["noise"]), _slack(manifest, engine)
-    _check_likelihood(manifest, engine, slack * mean_margin_of(noise))
-    margin = slack * margin_of(noise)
-    longest = max((len(canary.answer_ids) for canary in manifest.canaries), default=1)
-    answers = engine.continue_ids([canary.prompt_ids for canary in manifest.canaries], longest)
-    for canary, answer in zip(manifest.canaries, answers, strict=True):
-        given = tuple(answer)[: len(canary.answer_ids)]
-        if given != canary.answer_ids and _lead(engine, canary, given) > margin:
-            said = engine.encoder.answer_text(answer)
-            raise ExportError(
-                "export.canary", where=engine.name, prompt=canary.prompt, expected=canary.answer, given=said
-            )
+def unproven(manifest: Manifest) -> list[str]:
+    """The checks that failed, or were not run."""
+    return [check["name"] for check in manifest.parity["checks"] if check["verdict"] != "pass"]
 
 
-def _slack(manifest: Manifest, engine: NativeEngine) -> float:
-    """More noise is to be expected in a coarser dtype than the one the model lived in when it was proven."""
-    living = DTYPES[manifest.parity["living_dtype"]]
-    return COARSER if torch.finfo(engine.model.dtype).eps > torch.finfo(living).eps else 1.0
-
-
-def _check_likelihood(manifest: Manifest, engine: NativeEngine, limit: float) -> None:
-    sum_apart, num_tokens = 0.0, 0
-    for canary, recorded in zip(manifest.canaries, manifest.parity["canary_log_probs"], strict=True):
-        found = answer_log_probs(canary.prompt_ids, canary.answer_ids, engine)
-        sum_apart += sum(abs(a - b) for a, b in zip(found, recorded, strict=True))
-        num_tokens += len(recorded)
-    apart = sum_apart / max(1, num_tokens)
-    if not apart <= limit:
-        raise ExportError("export.canary_drift", where=engine.name, given=f"{apart:.4g}", limit=f"{limit:.4g}")
-
-
-def _lead(engine: NativeEngine, canary: Canary, given: tuple[int, ...]) -> float:
-    """By how much the engine prefers its own token to the recorded one where the answers first differ."""
-    pairs = zip(canary.answer_ids, given, strict=False)
-    at = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(given), len(canary.answer_ids)))
-    if at >= len(given):
-        return float("inf")  # stopped where the recorded answer goes on
-    (logits_TV,) = engine.logits([[*canary.prompt_ids, *given[:at]]])
-    last_V = logits_TV[-1]
-    return float(last_V[given[at]] - last_V[canary.answer_ids[at]])
+def reload_contract(folder: Path, trained: Contract) -> Contract:
+    """The contract of what stands in the folder, under the trained one's system prompt and thinking mode."""
+    tokenizer = Tokenizer.load(folder)
+    value = trained.value
+    template = Template.load(folder, tokenizer, system=value["system"], thinking=value["thinking"])
+    return make_contract(template, tokenizer, value["sampling"])
 
 
 def _read(folder: Path) -> Manifest:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.adapters.load import load_trained
-from danlu.core.errors import RunError, TemplateError
+from danlu.core.errors import ExportError, RunError, TemplateError
 from danlu.core.files import sha256_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
@@ -15,7 +15,8 @@ from danlu.data.contract import Contract, make_contract
 from danlu.data.encode import Encoder
 from danlu.engines.native import NativeEngine
 from danlu.exports.export import Facts, check_base
-from danlu.exports.verify import replay, verify
+from danlu.exports.replay import replay
+from danlu.exports.verify import unproven, verify
 from danlu.model.quantized import keep_dequantized_if_room
 from danlu.pipeline.base import Base, load_base, open_base
 from danlu.pipeline.device import choose_device, free_memory_bytes
@@ -112,9 +113,15 @@ def trained_digest(run: Run) -> str:
     return sha256_json([digests, last_outcome(run)["base_digest"]])
 
 
-def open_artifact(folder: Path, *, device: str = "auto", progress: Progress | None = None) -> NativeEngine:
-    """The engine of an artefact: files, contract and verdict verified, then its canaries asked again."""
-    manifest = verify(folder)
+def open_artifact(
+    folder: Path, *, device: str = "auto", allow_unproven: bool = False, progress: Progress | None = None
+) -> NativeEngine:
+    """The engine of an artefact: files, contract and verdict verified, then its canaries asked again. What failed its
+    proof is refused; `allow_unproven` opens it all the same, for looking into it, and says so."""
+    told = progress or Silent()
+    manifest = verify(folder, allow_unproven=allow_unproven)
+    if missing := unproven(manifest):
+        told.note(say(f"pipeline.proof_{manifest.parity['verdict']}", checks=", ".join(missing)))
     contract, facts = manifest.contract, manifest.base
     # tokenizer and template are the artefact's own; only weights come from the base
     spoken = open_base(
@@ -136,7 +143,12 @@ def open_artifact(folder: Path, *, device: str = "auto", progress: Progress | No
     engine = NativeEngine(model, _encoder(spoken), name=manifest.name, adapter=adapter)
     if is_adapter:
         check_base(engine, Facts(manifest.name, facts))
-    replay(manifest, engine)
+    try:
+        replay(manifest, engine)
+    except ExportError as error:
+        if not allow_unproven:
+            raise
+        told.note(error.text)
     return engine
 
 
