@@ -11,38 +11,36 @@ from typing import Literal
 
 import torch
 
-from danlu.adapters.lora import LoRA
 from danlu.adapters.peft_format import read_pairs
 from danlu.exports.deltas import check_copied, check_deltas
 from danlu.exports.export import Proof, Subject
+from danlu.exports.merging import merged_model
 from danlu.exports.parity import Check
 from danlu.exports.proof import Promise, prove_readers
 from danlu.exports.reload import check_adapter, living, living_pairs, load_base_again, proof_dtype, stored_dtype
 from danlu.exports.rounding import rounding_of
 from danlu.exports.speech import check_reloaded_prompts, check_speech, check_tokenizer, write_speech
-from danlu.model.build import save_model
-from danlu.model.quantized import num_params, refuse_quantized
+from danlu.model.build import DTYPES, save_model
+from danlu.model.quantized import num_params
 
 
 class MergedExport:
     kind: Literal["merged"] = "merged"
 
+    def __init__(self, dtype: str = "auto") -> None:
+        """`dtype` of the files; "auto" is that of the base's."""
+        self.dtype = dtype
+
     def size_bytes(self, subject: Subject) -> int:
         model = subject.engine.model
-        return num_params(model) * stored_dtype(model).itemsize + 2**24
+        return num_params(model) * self.stored(subject).itemsize + 2**24
+
+    def stored(self, subject: Subject) -> torch.dtype:
+        return stored_dtype(subject.engine.model) if self.dtype == "auto" else DTYPES[self.dtype]
 
     def write(self, subject: Subject, folder: Path) -> None:
-        living_model = subject.engine.model
-        refuse_quantized(living_model, "exports: merged")  # its answers are not those of what is written
-        dtype = stored_dtype(living_model)
-        with living_pairs(subject) as pairs:
-            if pairs is None:
-                save_model(living_model, folder, dtype)
-            else:
-                model = load_base_again(subject, torch.float32, "cpu")
-                LoRA.load(pairs, model).merge()
-                save_model(model, folder, dtype)
-        write_speech(subject.contract, living_model.folder, folder)
+        save_model(merged_model(subject, where="exports: merged"), folder, self.stored(subject))
+        write_speech(subject.contract, subject.engine.model.folder, folder)
 
     def prove(self, subject: Subject, folder: Path) -> Proof:
         prompts = [list(record.prompt_ids) for record in subject.records]
@@ -58,15 +56,19 @@ class MergedExport:
             else:
                 checks += check_adapter(subject, pairs, trained)
                 checks.append(_check_weights(subject, pairs, folder))
-        kept = rounding_of(stored_dtype(subject.engine.model))
+        stored = self.stored(subject)
+        kept = rounding_of(stored)
         found, noise = prove_readers(subject, folder, Promise(("danlu", "transformers"), matrices=kept, vectors=kept))
         facts = {
             "dtype": str(proof_dtype(subject.engine.model))[6:],
-            "files_dtype": str(stored_dtype(subject.engine.model))[6:],
+            "files_dtype": str(stored)[6:],
         }
         return Proof(checks + found, noise.worst(trained.floor), facts)
 
 
 def _check_weights(subject: Subject, adapter_folder: Path, merged_folder: Path) -> Check:
     model = subject.engine.model
-    return check_deltas(model, model.folder, merged_folder, read_pairs(adapter_folder, model))
+    onto = None
+    if subject.through != "none":
+        onto = dict(load_base_again(subject, torch.float32, "cpu").named_parameters())
+    return check_deltas(model, model.folder, merged_folder, read_pairs(adapter_folder, model), onto=onto)
