@@ -14,6 +14,7 @@ import yaml
 
 from danlu.core.files import write_text
 from danlu.core.messages import LANGUAGES, Language, say
+from danlu.exports.figures import merging_lines, proof_table
 from danlu.exports.usage import nature_of, usage
 from danlu.run.artifact import Manifest
 
@@ -53,6 +54,7 @@ def _section(folder: Path, manifest: Manifest, values: Mapping[str, Any], langua
     lines.append(tell("base_row", name=base.get("name"), revision=revision, digest=digest))
     if base.get("quantize", "none") != "none":
         lines += ["", tell("quantized", quantize=base["quantize"])]
+        lines += merging_lines(manifest.parity, str(base["quantize"]), language)
     for key in ("data", "training", "evaluation"):
         if values.get(key):
             lines += ["", f"## {tell(key)}", "", *_table(values[key])]
@@ -73,10 +75,7 @@ def _section(folder: Path, manifest: Manifest, values: Mapping[str, Any], langua
 def _proof(manifest: Manifest, language: Language) -> list[str]:
     parity = manifest.parity
     lines = [say(f"export.card_verdict_{parity['verdict']}", language), ""]
-    lines += [f"| {say('export.card_check', language)} | {say('export.card_result', language)} |", "|---|---|"]
-    for check in parity["checks"]:
-        result = say(f"export.card_{check['verdict'].replace(' ', '_')}", language)
-        lines.append(f"| {say('export.check_' + check['name'], language)} | {result} |")
+    lines += proof_table(parity, language)
     lines += ["", f"{say('export.card_canaries', language)}:", ""]
     for canary in manifest.canaries:
         lines.append(f"- `{_plain(canary.prompt)}` → `{_plain(canary.answer)}`")
