@@ -1,8 +1,8 @@
 """What further metrics say of base and tuned, beside the verdict that counts: means, corpus scores, scores of classes.
 
 Each entry is {"base", "tuned", "difference" (value, interval, p, test, detectable, direction)}; corpus scores add their
-`signature`. Means of items lie in [0, 1]; BLEU and chrF run to 100, as everyone prints them. Items that failed to be
-answered count as empty answers.
+`signature`, and `scale`: 100 for BLEU and chrF, which run to 100 as everyone prints them; all else lies in [0, 1].
+Items that failed to be answered count as empty answers.
 """
 
 from __future__ import annotations
@@ -52,18 +52,25 @@ def means_beside(
 def corpus_beside(
     items: Sequence[Item], base: Sequence[Answered], tuned: Sequence[Answered], names: Sequence[str]
 ) -> dict[str, Any]:
-    """Corpus scores of those metrics that have one, over the items that have a reference."""
-    at = [i for i, item in enumerate(items) if item.reference and not item.labels]
+    """Corpus scores: of the metrics named over all items in words (`score_beside` was asked of them), and of any other
+    over the items that it judges."""
     told: dict[str, Any] = {}
-    for name in names if at else ():
-        metric = METRICS.load(name)()
+    judges = [str(result.details.get("metric", "")) for result in base]
+    for name in dict.fromkeys((*names, *sorted(set(judges) - {""}))):
+        at = [
+            i
+            for i, item in enumerate(items)
+            if item.reference and (judges[i] == name or (name in names and (_values(base[i]) or _values(tuned[i]))))
+        ]
+        metric = METRICS.load(name)() if at else None
         if not isinstance(metric, CorpusMetric):
             continue
         asked = [items[i] for i in at]
         corpora = [metric.corpus([_answer(side[i]) for i in at], asked) for side in (base, tuned)]
         found = compare_tallies(corpora[0].tally, corpora[1].tally, [item.cluster for item in asked])
         told[name] = {
-            "base": found.base, "tuned": found.tuned, "difference": found.to_json(), "signature": corpora[0].signature,
+            "base": found.base, "tuned": found.tuned, "difference": found.to_json(),
+            "signature": corpora[0].signature, "scale": 100,
         }  # fmt: skip
     return told
 

@@ -57,6 +57,15 @@ def test_corpus_scores_are_the_librarys_with_signature_and_a_clustered_test() ->
     assert told["chrf"]["difference"]["direction"] == "better"
 
 
+def test_a_row_that_asks_for_bleu_gets_the_corpus_score_of_such_rows() -> None:
+    items, base, tuned = asked(20)
+    for results in (base, tuned):
+        for result in results[:8]:
+            result.details["metric"] = "bleu"
+    told = corpus_beside(items, base, tuned, ())
+    assert set(told) == {"bleu"} and told["bleu"]["difference"]["num_items"] == 8
+
+
 def test_a_failed_answer_is_an_empty_one() -> None:
     items, _, tuned = asked(10)
     failed = [Result(item.id, 0.0, False, (), {"error": "timeout"}) for item in items]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from statistics import fmean
 from typing import Any
 
 from danlu.engines.engine import Answer, Engine, Sampling
+from danlu.evaluation.confusion import Confusion
 from danlu.evaluation.items import Item
-from danlu.evaluation.metrics import METRICS
+from danlu.evaluation.measures import classes_beside, corpus_beside, means_beside, score_beside
 from danlu.evaluation.tasks.task import Result, ask, judge, paired, shown
 
 _BESIDE = ("exact", "contains", "char_f1")
-"""Metrics reported beside the one that counts."""
+"""Metrics reported beside the one that counts; the recipe may name more."""
 
 _PARTS: dict[str, Callable[[Item], str]] = {
     "language": lambda item: item.language,
@@ -25,36 +25,32 @@ class Domain:
     name = "domain"
     steps_per_item = 1
 
-    def __init__(self, sampling: Sampling | None = None) -> None:
+    def __init__(self, sampling: Sampling | None = None, *, beside: Sequence[str] = ()) -> None:
+        """`beside`: names of further metrics."""
         self.sampling = sampling or Sampling()
+        self.beside = tuple(dict.fromkeys((*_BESIDE, *beside)))
 
     def run(self, engine: Engine, items: Sequence[Item], *, watch: Callable[[int], None] | None = None) -> list[Result]:
         answers = ask(engine, items, self.sampling, watch=watch)
-        return [_result(answer, item) for answer, item in zip(answers, items, strict=True)]
+        return [_result(answer, item, self.beside) for answer, item in zip(answers, items, strict=True)]
 
     def compare(self, items: Sequence[Item], base: Sequence[Result], tuned: Sequence[Result]) -> dict[str, Any]:
         section = paired(items, base, tuned)
-        section["metrics"] = {
-            name: {"base": _mean(base, name), "tuned": _mean(tuned, name)}
-            for name in _BESIDE
-            if any(name in result.details.get("metrics", {}) for result in (*base, *tuned))
-        }
+        section["metrics"] = means_beside(items, base, tuned, self.beside)
+        section["metrics"] |= corpus_beside(items, base, tuned, self.beside)
+        section["metrics"] |= classes_beside(items, base, tuned)
         section["by"] = {part: groups for part in _PARTS if (groups := _split(items, base, tuned, part))}
         if any(item.labels for item in items):
             section["classes"] = {"base": _classes(items, base), "tuned": _classes(items, tuned)}
         return section
 
 
-def _result(answer: Answer, item: Item) -> Result:
+def _result(answer: Answer, item: Item, beside: Sequence[str]) -> Result:
     verdict = judge(answer, item)
     details = dict(verdict.details)
-    if verdict.details["metric"] != "label" and answer.finish != "error":
-        details["metrics"] = {name: METRICS.load(name)().score(answer.text, item).value for name in _BESIDE}
+    if verdict.details["metric"] not in ("label", "choice", "format") and answer.finish != "error":
+        details["metrics"] = score_beside(answer.text, item, beside)
     return Result(item.id, verdict.value, verdict.right, (shown(answer),), details)
-
-
-def _mean(results: Sequence[Result], name: str) -> float:
-    return fmean(result.details.get("metrics", {}).get(name, 0.0) for result in results)
 
 
 def _split(
@@ -73,16 +69,7 @@ def _split(
 
 
 def _classes(items: Sequence[Item], results: Sequence[Result]) -> dict[str, Any]:
-    """Confusion counts (reference, then named; "" where no class was named) and macro F1."""
-    confusion: dict[str, dict[str, int]] = {}
-    for item, result in zip(items, results, strict=True):
-        row = confusion.setdefault(item.reference, {})
-        answered = str(result.details.get("label", ""))
-        row[answered] = row.get(answered, 0) + 1
-    scores = []
-    for label in confusion:
-        hits = confusion[label].get(label, 0)
-        named = sum(row.get(label, 0) for row in confusion.values())
-        wanted = sum(confusion[label].values())
-        scores.append(2 * hits / (named + wanted))
-    return {"confusion": confusion, "macro_f1": fmean(scores) if scores else 0.0}
+    """Confusion counts (reference, then named; "" where no class was named) and their scores."""
+    at = [i for i, item in enumerate(items) if item.labels]
+    named = [str(results[i].details.get("label", "")) for i in at]
+    return Confusion.of([items[i].reference for i in at], named).to_json()
