@@ -328,8 +328,11 @@ class _View:
         if difference:
             notes.append(self.word("method_detectable", points=points(difference["detectable"]).lstrip("+")))
         if self.report.metrics:
-            heads = [self.word("metric"), self.word("base"), self.word("tuned")]
-            rows = [[name, percent(m["base"]), percent(m["tuned"])] for name, m in sorted(self.report.metrics.items())]
+            heads = [self.word("metric"), self.word("base"), self.word("tuned"), self.word("change")]
+            rows = [_measured(name, entry) for name, entry in sorted(self.report.metrics.items())]
+            notes += [
+                f"{name}: {m['signature']}" for name, m in sorted(self.report.metrics.items()) if "signature" in m
+            ]
             return html.details(self.word("method"), *map(html.paragraph, notes), html.table(heads, rows))
         return html.details(self.word("method"), *map(html.paragraph, notes))
 
@@ -346,6 +349,19 @@ class _View:
 
     def _interval(self, interval: list[float]) -> str:
         return self.word("interval", low=percent(interval[0]), high=percent(interval[1]))
+
+
+def _measured(name: str, entry: Mapping[str, Any]) -> list[str]:
+    """A further metric's line: both values and what changed, with its interval; in percent, or in points of 100."""
+    to_points = 100 / entry.get("scale", 1)
+    row = [name, *(f"{to_points * entry[side]:.1f}" for side in ("base", "tuned"))]
+    if "difference" not in entry:  # a report from before
+        return [*row, ""]
+    value, low, high = (
+        f"{to_points * number:+.1f}".replace("-", "−")
+        for number in (entry["difference"]["value"], *entry["difference"]["interval"])
+    )
+    return [*row, f"{value} ({low} – {high})"]
 
 
 def _p(p: float) -> str:
