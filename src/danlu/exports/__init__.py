@@ -19,5 +19,7 @@ EXPORTS: Registry[type[Export]] = Registry(
         "merged": "danlu.exports.hf:MergedExport",
         "gguf": "danlu.exports.gguf_file:GGUFExport",
         "gguf-lora": "danlu.exports.gguf_lora:GGUFLoRAExport",
+        "ollama": "danlu.exports.ollama_model:OllamaExport",
+        "lmstudio": "danlu.exports.lmstudio:LMStudioExport",
     },
 )
