@@ -40,12 +40,13 @@ def suspect_texts(texts: Sequence[str]) -> list[int]:
     joined = "\n".join(texts)
     if joined.isascii():
         codes: npt.NDArray[Any] = np.frombuffer(joined.encode(), np.uint8)
-        hits = _ascii_suspects()[codes]
+        hits = np.take(_suspects(), codes)
     else:
         codes = np.frombuffer(joined.encode("utf-16-le", "surrogatepass"), np.uint16)
-        hits = _suspects()[codes]  # all halves of a pair are suspect
-        high = (codes >= 0x80) & (codes < 0x100)
-        hits[:-2] |= high[:-2] & high[1:-1] & high[2:]
+        hits = np.take(_suspects(), codes)  # all halves of a pair are suspect
+        high = codes - np.uint16(0x80) < 0x80
+        if high.any():
+            hits[:-2] |= high[:-2] & high[1:-1] & high[2:]
     places = np.flatnonzero(hits)
     if not len(places):
         return []
@@ -55,11 +56,6 @@ def suspect_texts(texts: Sequence[str]) -> list[int]:
         lengths = [len(text.encode("utf-16-le", "surrogatepass")) // 2 + 1 for text in texts]
     found: list[int] = np.unique(np.searchsorted(np.cumsum(lengths), places, "right")).tolist()
     return found
-
-
-@functools.cache
-def _ascii_suspects() -> npt.NDArray[np.bool_]:
-    return _suspects()[:0x80]
 
 
 @functools.cache

@@ -5,7 +5,6 @@ Schema version 1, in the metadata (`danlu.rows`). Content, tags and marks are JS
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 from collections.abc import Iterator, Sequence
@@ -19,9 +18,10 @@ from danlu.core.errors import DataError
 from danlu.data.flow.codec import pack_content, pack_json, pack_marks, unpack, unpack_json, unpack_marks
 from danlu.data.flow.marks import Mark
 from danlu.data.flow.piece import Row
-from danlu.data.sample import Origin
+from danlu.data.sample import Origin, line_origin
 
 SCHEMA_VERSION = "1"
+_SOME = 2000
 _PLACES = ("file", "line", "page", "start", "end", "document")
 
 
@@ -95,24 +95,33 @@ def write_batch(file: BinaryIO | io.RawIOBase, batch: Any) -> None:
 
 
 def read_rows(path: Path, wanted: npt.NDArray[np.bool_] | None = None) -> Iterator[tuple[int, Row]]:
-    """(number, row) of the rows wanted, or of all."""
-    columns = _columns(path, None)
-    numbers = range(len(columns["line"])) if wanted is None else np.flatnonzero(wanted).tolist()
-    content, tags, groups, ids = columns["content"], columns["tags"], columns["group"], columns["id"]
-    for number in numbers:
-        origin = Origin(*(columns[place][number] for place in _PLACES))
-        packed = content[number]
-        given = unpack_json(tags[number]) if tags[number] else {}
-        sample = None if packed is None else unpack(packed, origin, groups[number], given)
-        marks = unpack_marks(columns["marks"][number] or b"")
-        yield number, Row(sample, origin, ids[number] or "", marks, columns["seat"][number])
+    """(number, row) of the rows wanted, or of all; some at a time are taken out of the mapped file."""
+    table = _open(path, None)
+    numbers = np.arange(len(table)) if wanted is None else np.flatnonzero(wanted)
+    tags: dict[str, Any] = {}
+    packed_tags: bytes | None = None
+    for at in range(0, len(numbers), _SOME):
+        some = numbers[at : at + _SOME]
+        columns = _lists(table.take(some))
+        names = ("content", "tags", "marks", "group", "id", "seat", *_PLACES)
+        for number, content, packed, marks, group, name, seat, *place in zip(
+            some.tolist(), *(columns[one] for one in names), strict=True
+        ):
+            origin = line_origin(place[0], place[1]) if place[2:] == _NOWHERE else Origin(*place)
+            if packed != packed_tags:  # most rows bear the same: those share one object, as when they were stored
+                tags, packed_tags = (unpack_json(packed) if packed else {}), packed
+            sample = None if content is None else unpack(content, origin, group, tags if packed else {})
+            yield number, Row(sample, origin, name or "", unpack_marks(marks) if marks else (), seat)
+
+
+_NOWHERE = [None] * 4
+"""No page, characters or document: a row of a table."""
 
 
 def read_marks(path: Path, wanted: npt.NDArray[np.int64]) -> Iterator[tuple[Mark, ...]]:
     """Marks of these rows; all else stays closed. Equal ones are one object."""
-    with _opened(path, ["marks"]) as table:
-        for packed in table.column("marks").take(wanted).to_pylist():
-            yield _marks(packed) if packed else ()
+    for packed in _open(path, ["marks"]).column("marks").take(wanted).to_pylist():
+        yield _marks(packed) if packed else ()
 
 
 _marks = functools.lru_cache(1 << 12)(unpack_marks)
@@ -120,18 +129,26 @@ _marks = functools.lru_cache(1 << 12)(unpack_marks)
 
 def read_names(path: Path) -> Iterator[tuple[str, str, int]]:
     """(id, file, line) of all rows: what they are looked up by."""
-    columns = _columns(path, ["id", "file", "line"])
+    columns = _lists(_open(path, ["id", "file", "line"]))
     return zip((name or "" for name in columns["id"]), columns["file"], columns["line"], strict=True)
 
 
-def _columns(path: Path, names: list[str] | None) -> dict[str, list[Any]]:
-    with _opened(path, names) as table:
-        return {name: table.column(name).to_pylist() for name in table.column_names}
+def _lists(table: Any) -> dict[str, list[Any]]:
+    """Columns as Python's own values."""
+    pa = arrow()
+    found = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count == len(column):
+            found[name] = [None] * len(column)
+        elif pa.types.is_dictionary(column.type):
+            found[name] = column.cast(column.type.value_type).to_pylist()
+        else:
+            found[name] = column.to_pylist()
+    return found
 
 
-@contextlib.contextmanager
-def _opened(path: Path, names: list[str] | None) -> Iterator[Any]:
-    """The table, mapped: columns that nobody asks for are not read."""
+def _open(path: Path, names: list[str] | None) -> Any:
+    """The table, mapped: what nobody asks for is not read. No descriptor stays open."""
     pa = arrow()
     with pa.memory_map(str(path)) as file:
         reader = pa.ipc.open_file(file)
@@ -140,7 +157,7 @@ def _opened(path: Path, names: list[str] | None) -> Iterator[Any]:
         if names is not None:
             fields = [reader.schema.get_field_index(name) for name in names]
             reader = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields))
-        yield reader.read_all()
+        return reader.read_all()
 
 
 def _plain(kind: Any) -> Any:

@@ -16,7 +16,19 @@ import orjson
 
 from danlu.data.flow.marks import Mark
 from danlu.data.identity import DIGITS, PREFIX, content_of, has_nested, sample_id
-from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Origin, Preference, Role, Sample
+from danlu.data.sample import (
+    Conversation,
+    Document,
+    Feedback,
+    Label,
+    Message,
+    Origin,
+    Preference,
+    Role,
+    Sample,
+    plain_conversation,
+    plain_message,
+)
 from danlu.data.stage import Fate
 
 
@@ -77,6 +89,8 @@ def unpack(content: bytes, origin: Origin, group: str | None, tags: dict[str, An
     turns = _turns(value["messages"])
     if kind == "feedback":
         return Feedback(turns, value["desirable"], origin, tools, group, tags)
+    if not tools:
+        return plain_conversation(turns, origin, group, tags)
     return Conversation(turns, origin, tools, group, tags)
 
 
@@ -105,15 +119,16 @@ def unpack_marks(packed: bytes) -> tuple[Mark, ...]:
 
 
 def _turns(values: list[dict[str, Any]]) -> tuple[Message, ...]:
-    return tuple(
-        Message(
-            value["role"],
-            value["content"],
-            value.get("name"),
-            value.get("reasoning"),
-            tuple(value.get("tool_calls", ())),
-            value.get("tool_call_id"),
-            value.get("train"),
-        )
-        for value in values
+    return tuple([plain_message(turn["role"], turn["content"]) if len(turn) == 2 else _turn(turn) for turn in values])
+
+
+def _turn(value: dict[str, Any]) -> Message:
+    return Message(
+        value["role"],
+        value["content"],
+        value.get("name"),
+        value.get("reasoning"),
+        tuple(value.get("tool_calls", ())),
+        value.get("tool_call_id"),
+        value.get("train"),
     )
