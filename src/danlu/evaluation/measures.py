@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, Protocol
 
+from danlu.evaluation.clusters import clusters
 from danlu.evaluation.confusion import classes_of, tally_of
 from danlu.evaluation.items import Item
 from danlu.evaluation.metrics import METRICS, CorpusMetric
@@ -44,7 +45,7 @@ def means_beside(
         if not at:
             continue
         before, after = ([float(_values(side[i]).get(name, 0.0)) for i in at] for side in (base, tuned))
-        difference = compare(before, after, [items[i].cluster for i in at])
+        difference = compare(before, after, clusters([items[i] for i in at]))
         told[name] = {"base": fmean(before), "tuned": fmean(after), "difference": difference.to_json()}
     return told
 
@@ -67,7 +68,7 @@ def corpus_beside(
             continue
         asked = [items[i] for i in at]
         corpora = [metric.corpus([_answer(side[i]) for i in at], asked) for side in (base, tuned)]
-        found = compare_tallies(corpora[0].tally, corpora[1].tally, [item.cluster for item in asked])
+        found = compare_tallies(corpora[0].tally, corpora[1].tally, clusters(asked))
         told[name] = {
             "base": found.base, "tuned": found.tuned, "difference": found.to_json(),
             "signature": corpora[0].signature, "scale": 100,
@@ -82,7 +83,7 @@ def classes_beside(items: Sequence[Item], base: Sequence[Answered], tuned: Seque
         return {}
     true = [items[i].reference for i in at]
     named = [[str(side[i].details.get("label", "")) for i in at] for side in (base, tuned)]
-    classes, groups = classes_of(true, *named), [items[i].cluster for i in at]
+    classes, groups = classes_of(true, *named), clusters([items[i] for i in at])
     told = {}
     for score in CLASS_SCORES:
         tallies = [tally_of(true, side, classes, score) for side in named]

@@ -106,12 +106,24 @@ def interval_of(
 
 def expanded_tail(num_groups: int, level: float) -> float:
     """The share cut from each end. Plain percentiles are too narrow for few groups (Hesterberg 2015): this widens them
-    to Student's t with num_groups - 1 degrees of freedom (Cornish-Fisher expansion) and to the unbiased variance."""
+    to Student's t with num_groups - 1 degrees of freedom and to the unbiased variance."""
     if num_groups < 3:
         return 0.0
-    z, free = NormalDist().inv_cdf(0.5 + level / 2), num_groups - 1
-    t = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
-    return NormalDist().cdf(-t * math.sqrt(num_groups / free))
+    return NormalDist().cdf(-student(num_groups - 1, level) * math.sqrt(num_groups / (num_groups - 1)))
+
+
+def few_groups_ratio(num_groups: int, level: float = 0.95) -> float:
+    """What the width of these intervals leaves of the sample's size: 0.83 with 20 groups, 0.98 with 200."""
+    if num_groups < 3:
+        return 0.1
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    return (z / student(num_groups - 1, level)) ** 2 * (num_groups - 1) / num_groups
+
+
+def student(free: int, level: float) -> float:
+    """Two-sided quantile of Student's t (Cornish-Fisher expansion; 4 % too small at 3 degrees of freedom, 0.2 % at 9)."""
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    return z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
 
 
 def _bca_shares(drawn: Floats, point: float, left_out: Floats, tail: float) -> tuple[float, float] | None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from danlu.evaluation.stats.groups import RESAMPLES, Floats, by_group, chance, coins
-from danlu.evaluation.stats.intervals import Estimate, bootstrap, proportion
+from danlu.evaluation.stats.intervals import Estimate, bootstrap, few_groups_ratio, proportion
 from danlu.evaluation.stats.power import detectable_difference, detectable_mean
 
 Direction = Literal["better", "worse", "no_evidence"]
@@ -185,7 +185,7 @@ def _square_and_add(before: Floats, after: Floats, groups: Sequence[Hashable]) -
 
 
 def _detectable(differences: Floats, groups: Sequence[Hashable], *, is_binary: bool) -> float:
-    size = _paired_size(differences, groups)
+    size = _paired_size(differences, groups) * few_groups_ratio(len(set(groups)))
     if not is_binary:
         return detectable_mean(size, float(differences.std()))
     churn = 2 * min((differences > 0).mean(), (differences < 0).mean())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from danlu.engines.engine import Answer, Engine, Sampling
+from danlu.evaluation.clusters import clusters
 from danlu.evaluation.fold import final_answer
 from danlu.evaluation.items import Item
 from danlu.evaluation.metrics import METRICS, Verdict, metric_for
@@ -73,7 +74,7 @@ def shown(answer: Answer) -> str:
 
 def totals(items: Sequence[Item], results: Sequence[Result]) -> dict[str, Any]:
     """Accuracy with its interval, and what went wrong otherwise than by a wrong answer."""
-    estimate = proportion([result.right for result in results], [item.cluster for item in items])
+    estimate = proportion([result.right for result in results], clusters(items))
     faults = Counter(fault for result in results for fault in _FAULTS if result.details.get(fault))
     return {
         "accuracy": estimate.value,
@@ -87,7 +88,5 @@ def totals(items: Sequence[Item], results: Sequence[Result]) -> dict[str, Any]:
 
 def paired(items: Sequence[Item], base: Sequence[Result], tuned: Sequence[Result]) -> dict[str, Any]:
     """Totals of both and their difference."""
-    comparison = compare(
-        [result.right for result in base], [result.right for result in tuned], [item.cluster for item in items]
-    )
+    comparison = compare([result.right for result in base], [result.right for result in tuned], clusters(items))
     return {"base": totals(items, base), "tuned": totals(items, tuned), "difference": comparison.to_json()}
