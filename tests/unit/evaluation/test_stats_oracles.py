@@ -29,7 +29,7 @@ from danlu.evaluation.stats import (
     sign_flip,
     wilson,
 )
-from danlu.evaluation.stats.intervals import interval_of
+from danlu.evaluation.stats.intervals import interval_of, student
 
 scipy_stats = pytest.importorskip("scipy.stats", reason="SciPy is not installed (it comes with extra select)")
 sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed (extra select)")
@@ -70,6 +70,13 @@ def test_wilson_is_scipys() -> None:
         num_right, level = dice.randint(0, num_items), dice.choice([0.8, 0.9, 0.95, 0.99])
         wanted = scipy_stats.binomtest(num_right, num_items).proportion_ci(level, method="wilson")
         assert wilson(num_right, num_items, level=level) == pytest.approx((wanted.low, wanted.high), abs=1e-9)
+
+
+def test_students_quantile_is_scipys_within_what_it_says() -> None:
+    for free in range(3, CASES):
+        for level in (0.8, 0.9, 0.95, 0.99):
+            slack = 0.002 if free >= 9 and level <= 0.95 else 0.1
+            assert student(free, level) == pytest.approx(scipy_stats.t.ppf(0.5 + level / 2, free), rel=slack)
 
 
 def test_the_bootstrap_without_expansion_is_scipys_on_the_same_draws() -> None:

@@ -121,7 +121,7 @@ def few_groups_ratio(num_groups: int, level: float = 0.95) -> float:
 
 
 def student(free: int, level: float) -> float:
-    """Two-sided quantile of Student's t (Cornish-Fisher expansion; 4 % too small at 3 degrees of freedom, 0.2 % at 9)."""
+    """Two-sided quantile of Student's t by Cornish-Fisher: 4 % too small at 3 degrees of freedom, 0.2 % at 9."""
     z = NormalDist().inv_cdf(0.5 + level / 2)
     return z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
 
