@@ -21,7 +21,6 @@ from danlu.data.cleaners.cleaner import Batch, Finding
 from danlu.data.cleaners.words import Words
 from danlu.data.joined import Laid, Places, Units
 from danlu.data.sample import Sample
-from danlu.data.twins.minhash import long_keys
 
 Keys = npt.NDArray[np.uint64]
 _LONG, _SHORT = 13, 6
@@ -30,8 +29,11 @@ _LONG_FROM, _SHORT_FROM = 40, 9
 _HALF, _MOST = 0.5, 0.8
 _SHARED = 5
 """Items that may have a piece in common before it counts as a form's words; a hundredth of many items."""
-_FILTER_SPARSE = 32
-"""Bits of the filter for each piece, at least: one place in that many is looked up for nothing."""
+_FACTOR, _ODD = np.uint64(0xD6E8FEB86659FD93), np.uint64(0x9E3779B97F4A7C15)
+_FILTER_SPARSE = 64
+"""Bits of the filter for each piece, at least."""
+_SECOND = np.uint64(20)
+"""Where the second of a piece's two bits is taken from."""
 
 
 class Contaminated:
@@ -76,7 +78,7 @@ class Contaminated:
 @dataclass(frozen=True, slots=True)
 class _Index:
     """`keys` sorted; the items of key i are `owners[first[i] : first[i + 1]]`; `total` pieces of each item. `maybe` has
-    a bit for the upper bits of each key, those above `shift`."""
+    two bits for each key, of its upper bits (those above `shift`) and of those that follow."""
 
     gram: int
     least: float
@@ -90,7 +92,7 @@ class _Index:
 
     @classmethod
     def of(cls, items: Sequence[tuple[Units, str]], gram: int, least: float) -> _Index:
-        own = [np.unique(long_keys(units, gram)) for units, _ in items]
+        own = [np.unique(_keys(units, gram)) for units, _ in items]
         keys = np.concatenate([np.zeros(0, np.uint64), *own])
         owner = np.repeat(np.arange(len(items)), [len(found) for found in own])
         distinct, number, count = np.unique(keys, return_inverse=True, return_counts=True)
@@ -103,7 +105,8 @@ class _Index:
         num_bits = max(16, (len(distinct) * _FILTER_SPARSE).bit_length())
         shift = np.uint64(64 - num_bits)
         maybe = np.zeros(1 << num_bits, np.uint8)
-        maybe[(distinct >> shift).astype(np.int64)] = 1
+        for bit in (distinct >> shift, distinct << _SECOND >> shift):
+            maybe[bit.astype(np.int64)] = 1
         total = np.bincount(owner, minlength=len(items))
         names = [name for _, name in items]
         bits = np.packbits(maybe, bitorder="little")
@@ -118,11 +121,11 @@ class _Index:
         row = np.searchsorted(start, places, "right") - 1
         is_own = places + self.gram <= start[row + 1]  # not those that reach into the next row
         row, at = row[is_own], at[is_own]
-        pairs = np.unique(row * len(self.keys) + at)  # a piece counts once for a row
+        pairs = _counted(row * len(self.keys) + at)[0]  # a piece counts once for a row
         row, at = pairs // len(self.keys), pairs % len(self.keys)
         num = self.first[at + 1] - self.first[at]
         flat = np.repeat(self.first[at] - (np.cumsum(num) - num), num) + np.arange(num.sum())
-        both, count = np.unique(np.repeat(row, num) * len(self.names) + self.owners[flat], return_counts=True)
+        both, count = _counted(np.repeat(row, num) * len(self.names) + self.owners[flat])
         row, item = both // len(self.names), both % len(self.names)
         share = count / self.total[item]
         order = np.lexsort((item, -share, row))
@@ -136,12 +139,31 @@ class _Index:
             from danlu.data.cleaners.loops_words import find_pieces  # compiled on the first call
 
             found, which = np.empty(len(units), np.int64), np.empty(len(units), np.int64)
-            num = find_pieces(units, self.gram, self.maybe, self.shift, self.keys, found, which)
+            num = find_pieces(units, self.gram, _FACTOR, self.maybe, self.shift, self.keys, found, which)
             return found[:num], which[:num]
-        keys = long_keys(units, self.gram)
+        keys = _keys(units, self.gram)
         bits = keys >> self.shift
         is_maybe = self.maybe[(bits >> np.uint64(3)).astype(np.int64)] >> (bits & np.uint64(7)).astype(np.uint8) & 1
-        places = np.flatnonzero(is_maybe)
+        places = np.flatnonzero(is_maybe)  # the second bit saves nothing here
         at = np.minimum(np.searchsorted(self.keys, keys[places]), len(self.keys) - 1)
         is_hit = self.keys[at] == keys[places]
         return places[is_hit], at[is_hit]
+
+
+def _counted(numbers: Places) -> tuple[Places, Places]:
+    """Each once, sorted, and how many; quicker than `np.unique`."""
+    ordered = np.sort(numbers)
+    first = np.flatnonzero(np.diff(ordered, prepend=-1))
+    return ordered[first], np.diff(first, append=len(ordered))
+
+
+def _keys(units: Units, gram: int) -> Keys:
+    """A hash of the `gram` units from each place on; none where there are fewer."""
+    num = len(units) - gram + 1
+    if num <= 0:
+        return np.zeros(0, np.uint64)
+    wide, keys = units.astype(np.uint64), np.zeros(num, np.uint64)
+    for at in range(gram):
+        keys *= _FACTOR
+        keys += wide[at : at + num]
+    return keys * _ODD

@@ -61,6 +61,8 @@ _TOKENS = re.compile(
     re.M,
 )
 _BEGUN = (("<", "|<s/e｜"), ("[", "I/"), ("#", "#"))
+_DRAWING = "reveal|print|show|repeat|output|leak|display|tell|give|expose|disclose"
+_OF_WHOM = "me|us|all|the|your|of|full|entire|exact|complete|hidden|secret|initial|original|whole|system"
 _CUES = Cues(
     *("忽略", "忽视", "无视", "忘记", "忘掉", "忘却", "抛弃", "丢弃", "覆盖", "撤销", "绕过"),
     *("不要理会", "不用理会", "别理会", "不必遵守", "不要遵守", "不再遵守"),
@@ -72,14 +74,14 @@ _CUES = Cues(
         for mode in ("dan", "越狱", "上帝", "无限", "无审")
     ),
     *("你现在", "解除", "绕过", "关闭", "突破", "取消", "移除", "无视"),
-    *("doanything", "danmode", "gptwith", "jailbreak", "godmode", "sudo", "unrestricted", "enter", "enable"),
-    *("activate", "switchto", "turnon", "youare", "pretend", "imagine", "actl", "acta", "acty", "actt"),
-    *("freefrom", "freed"),
+    *("doanythingnow", "gptwithdeveloper", *(mode + "mode" for mode in _MODES.split("|"))),
+    *(verb + mode for verb in ("enter", "enable", "activate", "switchto", "turnon") for mode in _MODES.split("|")),
+    *("youare", "pretend", "imagine", "actyou", "actthatyou", "actasifyou", "actlikeyou", "freefrom", "freedfrom"),
     *(f"告诉我{whom}" for whom in "你您一出"),
     *("给我看", "输出", "重复", "复述", "显示", "泄露", "打印", "透露", "说出", "公开"),
     *("永远", "无限", "不停", "一直不停"),
-    *("reveal", "print", "show", "repeat", "output", "leak", "display", "tell", "give", "expose", "disclose"),
-    *("write", "sayt", "sayf", "sayw"),
+    *(verb + whom for verb in _DRAWING.split("|") for whom in _OF_WHOM.split("|")),
+    *(verb + what for verb in ("repeat", "say", "write", "print", "output") for what in ("the", "this")),
 )
 _ANY = re.compile(
     f"(?P<injection>{_OVERRIDE.pattern})|(?P<jailbreak>{_UNBOUND.pattern})|(?P<prompt_theft>{_DRAW_OUT.pattern})"

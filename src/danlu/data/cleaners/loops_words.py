@@ -8,8 +8,10 @@ import numpy.typing as npt
 from danlu.data.twins.compiled import compiled
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
-_S16, _S29, _S31, _S32, _S48 = (np.uint64(shift) for shift in (16, 29, 31, 32, 48))
-_PAIR = np.uint64(2**32 - 1)
+_S16, _S20, _S29, _S32, _S48 = (np.uint64(shift) for shift in (16, 20, 29, 32, 48))
+_FACTOR = np.uint64(0xD6E8FEB86659FD93)
+_S6, _LOW6, _ONE = np.uint64(6), np.uint64(63), np.uint64(1)
+_S3, _SEVEN, _PAIR = np.uint64(3), np.uint64(7), np.uint64(2**32 - 1)
 
 Units = npt.NDArray[np.uint16]
 Keys = npt.NDArray[np.uint64]
@@ -44,66 +46,108 @@ def _holds(keys: Keys, key: np.uint64) -> bool:
 
 
 @compiled
-def pick_grams(
-    units: Units, begins: Places, ends: Places, below: np.uint64, owner: Places, picked: Keys, total: Places
-) -> int:
-    """Hashes below `below` of the twenty units from each place of each text on, as `repetition._keys` makes them.
-    Fills `owner` and `picked`, and `total` for each text; returns how many."""
-    num, longest = 0, 0
+def count_repeats(
+    units: Units, begins: Places, ends: Places, below: np.uint64, mask: np.uint64, least: float, num_again: Places,
+    total: Places,
+) -> None:  # fmt: skip
+    """Of the twenty units from each place of each text on, hashed as `repetition._keys` does: how many hashes are less
+    than `below` (`total`), and how many of those stood before in the text, by the bits of `mask` (`num_again`). Texts
+    of which less than the share `least` can repeat itself have 0 of the highest number here."""
+    longest = 0
     for text in range(len(begins)):
         longest = max(longest, ends[text] - begins[text])
-    keys = np.empty(longest + 1, np.uint64)
+    keys, other = np.empty(longest + 1, np.uint64), np.empty(longest + 1, np.uint64)
+    size = 16
+    while size < 2 * longest:
+        size *= 2
+    slots, owner = np.empty(size, np.uint64), np.full(size, -1, np.int64)  # open addressing; whose a slot is
+    seen = np.empty(1 << 14, np.uint64)
     for text in range(len(begins)):
-        begin, size = begins[text], ends[text] - begins[text] - 2
-        for at in range(size):
-            keys[at] = (
-                np.uint64(units[begin + at])
-                | np.uint64(units[begin + at + 1]) << _S16
-                | np.uint64(units[begin + at + 2]) << _S32
-            )
+        num = ends[text] - begins[text] - 2
+        if _num_eights_again(units[begins[text] : ends[text]], seen) < least * (num - 17):
+            num_again[text], total[text] = 0, _MANY
+            continue
+        _threes(units[begins[text] : ends[text]], keys)
         for step in (3, 6, 8):  # of 3 units, of 6, of 12, of 20
-            size -= step
-            for at in range(size):
+            num -= step
+            for at in range(num):
                 mixed = keys[at] * _ODD
                 mixed ^= mixed >> _S29
-                keys[at] = (mixed + keys[at + step]) * _ODD
-        first = num
-        for at in range(size):
+                other[at] = (mixed + keys[at + step]) * _ODD
+            keys, other = other, keys
+        found = again = 0
+        for at in range(num):
             if keys[at] < below:
-                owner[num], picked[num] = text, keys[at]
-                num += 1
-        total[text] = num - first
-    return num
+                found += 1
+                key = keys[at] & mask
+                slot = np.int64(key & np.uint64(size - 1))
+                while owner[slot] == text and slots[slot] != key:
+                    slot = (slot + 1) & (size - 1)
+                again += owner[slot] == text
+                owner[slot], slots[slot] = text, key
+        num_again[text], total[text] = again, found
+
+
+_MANY = 1 << 40
+
+
+@compiled
+def _num_eights_again(units: Units, seen: Keys) -> int:
+    """At how many places begin eight units that stood before; by a bit of their hash, so rather too many than too few.
+    Twenty units that stood before begin with such eight."""
+    num_bits = 1 << 12
+    while num_bits < 32 * len(units) and num_bits < 64 * len(seen):
+        num_bits *= 2
+    seen[: num_bits // 64] = 0
+    low = np.uint64(num_bits - 1)
+    again = 0
+    fours, next_fours = np.uint64(0), np.uint64(0)
+    for at in range(3):
+        fours = fours >> _S16 | np.uint64(units[at]) << _S48
+        next_fours = next_fours >> _S16 | np.uint64(units[at + 4]) << _S48
+    ahead, further = units[3:], units[7:]
+    for at in range(len(further)):
+        fours = fours >> _S16 | np.uint64(ahead[at]) << _S48
+        next_fours = next_fours >> _S16 | np.uint64(further[at]) << _S48
+        mixed = fours * _ODD + next_fours * _FACTOR
+        bit = mixed >> _S32 & low
+        word = seen[bit >> _S6]
+        again += word >> (bit & _LOW6) & _ONE
+        seen[bit >> _S6] = word | _ONE << (bit & _LOW6)
+    return int(again)
+
+
+@compiled
+def _threes(units: Units, keys: Keys) -> None:
+    """The three units from each place on."""
+    for at in range(len(units) - 2):
+        keys[at] = np.uint64(units[at]) | np.uint64(units[at + 1]) << _S16 | np.uint64(units[at + 2]) << _S32
 
 
 @compiled
 def find_pieces(
-    units: Units, gram: int, maybe: npt.NDArray[np.uint8], shift: np.uint64, keys: Keys, found: Places, which: Places
-) -> int:
-    """Where the `gram` units from a place on are one of `keys` (`minhash.long_keys`), and which; returns how many.
-    `maybe` has a bit for each key's upper bits, those above `shift`."""
+    units: Units, gram: int, factor: np.uint64, maybe: npt.NDArray[np.uint8], shift: np.uint64, keys: Keys,
+    found: Places, which: Places,
+) -> int:  # fmt: skip
+    """Where the `gram` units from a place on are one of `keys` (`contaminated._keys`), and which; returns how many.
+    `maybe` has two bits for each key: of its upper bits, those above `shift`, and of those that follow."""
+    if len(units) < gram:
+        return 0
     num = 0
-    size = len(units) - gram + 1
-    for at in range(size):
-        key = _three(units, at) * _ODD
-        step = 3
-        while step < gram - 2:
-            key ^= key >> _S31
-            key += _three(units, at + step)
-            key *= _ODD
-            step += 3
-        key ^= key >> _S31
-        key += _three(units, at + gram - 3)
-        key *= _ODD
-        bit = key >> shift
-        if maybe[bit >> np.uint64(3)] >> (bit & np.uint64(7)) & np.uint64(1):
-            place = np.searchsorted(keys, key)
-            if place < len(keys) and keys[place] == key:
+    key, gone = np.uint64(0), np.uint64(1)  # `gone`: what the unit weighs that is left behind
+    for at in range(gram):
+        key = key * factor + np.uint64(units[at])
+        gone *= factor
+    coming = units[gram:]
+    for at in range(len(coming) + 1):
+        mixed = key * _ODD
+        bit = mixed >> shift
+        other = mixed << _S20 >> shift
+        if maybe[bit >> _S3] >> np.uint8(bit & _SEVEN) & 1 and maybe[other >> _S3] >> np.uint8(other & _SEVEN) & 1:
+            place = np.searchsorted(keys, mixed)
+            if place < len(keys) and keys[place] == mixed:
                 found[num], which[num] = at, place
                 num += 1
+        if at < len(coming):
+            key = key * factor + (np.uint64(coming[at]) - gone * np.uint64(units[at]))
     return num
-
-
-@compiled
-def _three(units: Units, at: int) -> np.uint64:
-    return np.uint64(units[at]) | np.uint64(units[at + 1]) << _S16 | np.uint64(units[at + 2]) << _S32

@@ -34,8 +34,12 @@ _OF_MACHINES = Cues("作为", "asan", "asai", "asal", "iman", "imju", "imon",
                     "imme", "imaa", "imai", "iama", "iamj", "iamo", "iamm")  # fmt: skip
 _OF_DECLINES = Cues(
     *("很抱歉", "抱歉", "对不起", "不好意思", "非常遗憾", "很遗憾", "请原谅", "我无法", "我不能"),
-    *("imsorry", "imve", "imre", "imte", "iams", "iamv", "iamr", "iamt", "iamu", "iamn", "sorry"),
-    *("iapologise", "icant", "icannot", "iwont", "imun", "imno"),
+    *(
+        me + how
+        for me in ("im", "iam")
+        for how in ("sorry", "very", "really", "sosorry", "terribly", "unable", "notable")
+    ),
+    *("sorryi", "sorrybut", "iapologi", "icant", "icannot", "iwont"),
 )
 _GROUNDED = re.compile(
     r"资料|文档|文件|原文|文中|文本|文章|材料|上下文|给定|所给|提供的信息|提供的内容|知识库|检索|记录"

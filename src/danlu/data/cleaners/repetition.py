@@ -28,7 +28,7 @@ _MOST_IN_ANSWERS = 0.5
 _GATE = 0.12
 """Repeated share in a tenth of the grams from which all of them are counted."""
 _ODD = np.uint64(0x9E3779B97F4A7C15)
-_TENTH = np.uint64(2**64 // 10)
+_TENTH, _COMPARED = np.uint64(2**64 // 10), np.uint64(2**40 - 1)
 Keys = npt.NDArray[np.uint64]
 
 
@@ -58,30 +58,30 @@ def _suspects(words: Words) -> list[int]:
     rows = np.flatnonzero(ends - begins >= _LEAST)
     if not len(rows):
         return []
-    owner, chosen, total = _chosen(words, begins[rows], ends[rows])
-    packed = np.sort(owner.astype(np.uint64) << np.uint64(40) | chosen & np.uint64(2**40 - 1))
-    again = np.flatnonzero(packed[1:] == packed[:-1])
-    num_again = np.bincount((packed[again] >> np.uint64(40)).astype(np.int64), minlength=len(rows))
+    num_again, total = _repeats(words, begins[rows], ends[rows])
     # too few grams to judge by: looked at as they are
     suspects: list[int] = rows[(num_again > _GATE * total) | (total < 4)].tolist()
     return suspects
 
 
-def _chosen(words: Words, begins: Places, ends: Places) -> tuple[Places, Keys, Places]:
-    """(text, hash) of the grams chosen, and how many of each text."""
+def _repeats(words: Words, begins: Places, ends: Places) -> tuple[Places, Places]:
+    """Of each text how many of the grams chosen stood before, and how many there are. Of no interest, and not always
+    counted, is a text of which too little repeats itself."""
     if words.is_quick:
-        from danlu.data.cleaners.loops_words import pick_grams  # compiled on the first call
+        from danlu.data.cleaners.loops_words import count_repeats  # compiled on the first call
 
-        most = int((ends - begins).sum())
-        owner, chosen, total = np.empty(most, np.int64), np.empty(most, np.uint64), np.empty(len(begins), np.int64)
-        num = pick_grams(words.units, begins, ends, _TENTH, owner, chosen, total)
-        return owner[:num], chosen[:num], total
+        num_again, total = np.empty(len(begins), np.int64), np.empty(len(begins), np.int64)
+        count_repeats(words.units, begins, ends, _TENTH, _COMPARED, _MOST_REPEATED, num_again, total)
+        return num_again, total
     keys = _keys(words.units)
     places = np.flatnonzero(keys < _TENTH)
     owner = np.searchsorted(begins, places, "right") - 1
     is_own = (owner >= 0) & (places + _GRAM <= ends[owner])  # not those that reach into the next text
     owner = owner[is_own]
-    return owner, keys[places[is_own]], np.bincount(owner, minlength=len(begins))
+    packed = np.sort(owner.astype(np.uint64) << np.uint64(40) | keys[places[is_own]] & _COMPARED)
+    again = packed[1:][packed[1:] == packed[:-1]]
+    num_again = np.bincount((again >> np.uint64(40)).astype(np.int64), minlength=len(begins))
+    return num_again, np.bincount(owner, minlength=len(begins))
 
 
 def _keys(units: npt.NDArray[np.uint16]) -> Keys:

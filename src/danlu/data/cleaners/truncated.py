@@ -58,8 +58,11 @@ def _broken(text: str) -> str | None:
     tail = text[-16:].rstrip()
     if tail[-1:] in _OPEN or _DANGLING.search(tail):
         return "truncated"
-    if _CLOSED.search(tail) or _LIST.match(text[text.rfind("\n", 0, len(text.rstrip())) + 1 :]):
+    if _CLOSED.search(tail):
         return None
-    last_line = text.rstrip().rpartition("\n")[2]
+    last_line = text[text.rfind("\n", 0, len(text.rstrip())) + 1 :].rstrip()
+    if _LIST.match(last_line):
+        return None
     # prose: its last paragraph has sentences that end, and then one that does not
-    return "truncated" if len(last_line) >= _LEAST // 2 and len(_STOP.findall(last_line)) >= 2 else None
+    stops = _STOP.finditer(last_line)
+    return "truncated" if len(last_line) >= _LEAST // 2 and next(stops, None) and next(stops, None) else None

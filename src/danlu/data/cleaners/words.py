@@ -24,22 +24,16 @@ _KNOWN: list[Cues] = []
 
 
 class Cues:
-    """Beginnings that all matches of an expression have, so that it is tried only where one stands: four characters of
-    a beginning, two where it is of two or three in Han."""
+    """Beginnings that all matches of an expression have, so that it is tried only where one stands: up to eight
+    characters of a beginning, two where it is of two or three in Han."""
 
     def __init__(self, *beginnings: str) -> None:
-        keys = set()
         for text in beginnings:
             assert fold(text) == text, f"{text} is not what a fold leaves"
             assert len(text) > 3 or (len(text) > 1 and text[0] > "\u2e7f"), f"{text} is too short to be rare"
-            keys.add(_key(text[:4] if len(text) > 3 else text[:2]))
-        self.keys = frozenset(keys)
+        self.beginnings = frozenset(text[:8] if len(text) > 3 else text[:2] for text in beginnings)
         self.number = len(_KNOWN)
         _KNOWN.append(self)
-
-
-def _key(text: str) -> int:
-    return int.from_bytes(text.encode("utf-16-le"), "little")
 
 
 class Words:
@@ -63,55 +57,71 @@ class Words:
     @functools.cached_property
     def _cues(self) -> tuple[Places, Keys]:
         """Where any cue stands, and a bit for each of `_KNOWN` that it is one of."""
-        table = _table(len(_KNOWN))
-        places = table.find(self.units, quick=self.is_quick)
-        return places, table.masks_at(self.units, places)
+        return _table(len(_KNOWN)).find(self.units, quick=self.is_quick)
 
 
 def _folded(laid: Laid, *, quick: bool) -> tuple[Units, Places]:
     if quick:
-        folded = fold_all(laid.flat, quick=True)
+        folded = fold_all(laid.flat, quick=True, laid=(laid.units, laid.unit_ends))
         return folded.coarse, folded.coarse_at
     units, at = fold_words(laid.flat)  # each with a break behind, which nothing else folds to
     return units[units != ord("\n")], at - np.arange(len(at))
 
 
 class _Table:
-    """All cues together. `keys` are of four units or of two, sorted; `masks` say whose they are."""
+    """All cues together. `keys` are the first four units of each, or its two, sorted: what is sought. `masks_of` says,
+    by a cue's length, whose it is."""
 
     def __init__(self, known: Sequence[Cues]) -> None:
-        self.keys = np.array(sorted({key for cues in known for key in cues.keys}), np.uint64)
-        self.masks = np.array(
-            [sum(1 << cues.number for cues in known if key in cues.keys) for key in self.keys.tolist()], np.uint64
-        )
+        masks: dict[int, dict[int, int]] = {}
+        for cues in known:
+            for text in cues.beginnings:
+                of_size = masks.setdefault(len(text), {})
+                of_size[_key(text)] = of_size.get(_key(text), 0) | 1 << cues.number
+        self.masks_of = {
+            size: (np.array(sorted(found), np.uint64), np.array([found[key] for key in sorted(found)], np.uint64))
+            for size, found in masks.items()
+        }
+        self.keys = np.array(sorted({_key(text[:4]) for cues in known for text in cues.beginnings}), np.uint64)
         self.maybe = np.zeros(65536, np.uint8)
         is_pair = self.keys < 2**32
         self.maybe[_hash(self.keys[~is_pair])] |= 1
         self.maybe[_hash(self.keys[is_pair])] |= 2
 
-    def find(self, units: Units, *, quick: bool) -> Places:
-        found = np.empty(len(units), np.int64)
+    def find(self, units: Units, *, quick: bool) -> tuple[Places, Keys]:
+        """Where cues stand, and the masks that say whose they are."""
         if quick:
             from danlu.data.cleaners.loops_words import find_cues  # compiled on the first call
 
-            return found[: find_cues(units, self.maybe, self.keys, found)].copy()
-        fours = _windows(units)
-        is_cue = self.maybe[_hash(fours)] & 1 | self.maybe[_hash(fours & _PAIR)] & 2
-        places = np.flatnonzero(is_cue)
-        return places[self.masks_at(units, places) > 0]
+            found = np.empty(len(units), np.int64)
+            places = found[: find_cues(units, self.maybe, self.keys, found)]
+        else:
+            fours = _windows(units)
+            places = np.flatnonzero(self.maybe[_hash(fours)] & 1 | self.maybe[_hash(fours & _PAIR)] & 2)
+        masks = self._masks_at(units, places)
+        return places[masks > 0], masks[masks > 0]
 
-    def masks_at(self, units: Units, places: Places) -> Keys:
-        """The masks of the keys at these places; 0 where there is none."""
-        padded = np.concatenate([units, np.zeros(3, np.uint16)])
-        fours = np.zeros(len(places), np.uint64)
-        for at in range(4):
-            fours |= padded[places + at].astype(np.uint64) << np.uint64(16 * at)
-        return self._masks_of(fours) | self._masks_of(fours & _PAIR)
+    def _masks_at(self, units: Units, places: Places) -> Keys:
+        padded = np.concatenate([units, np.zeros(8, np.uint16)])
+        masks = np.zeros(len(places), np.uint64)
+        key = np.zeros(len(places), np.uint64)
+        for size in range(1, 9):
+            unit = padded[places + size - 1].astype(np.uint64)
+            key = key | unit << np.uint64(16 * (size - 1)) if size < 5 else key * _ODD + unit
+            if size in self.masks_of:
+                keys, of_keys = self.masks_of[size]
+                at = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
+                masks |= np.where(keys[at] == key, of_keys[at], np.uint64(0))
+        return masks
 
-    def _masks_of(self, keys: Keys) -> Keys:
-        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        found: Keys = np.where(self.keys[at] == keys, self.masks[at], np.uint64(0))
-        return found
+
+def _key(text: str) -> int:
+    """Four units as they are, more of them mixed in."""
+    units = [ord(char) for char in text]
+    key = sum(unit << 16 * at for at, unit in enumerate(units[:4]))
+    for unit in units[4:]:
+        key = (key * int(_ODD) + unit) % 2**64
+    return key
 
 
 _PAIR = np.uint64(2**32 - 1)
