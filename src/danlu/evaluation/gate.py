@@ -1,7 +1,9 @@
 """The gate: ship or hold, each check with its reason and, where it fails, its remedy. Pure arithmetic on a report.
 
 A check that is asked for but was not measured holds: silence is no proof. Thresholds of 0 for accuracy and consistency
-mean "not asked for". A gain counts only when its interval leaves out zero.
+mean "not asked for". A gain counts only when its interval leaves out zero. For what may be forgotten the burden is
+turned round: over all general questions a loss beyond the margin must be ruled out (`loss.py`). In a category, where
+sixty questions rule out little, the measured loss counts, unless `prove_categories` asks for the same proof.
 """
 
 from __future__ import annotations
@@ -10,12 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from danlu.core.messages import Language, lookup
+from danlu.core.messages import Language, current_language, load_room, lookup, say
+from danlu.evaluation.loss import items_to_prove, kept
 
 Decision = Literal["ship", "hold"]
 
 # More failed answers than this, and the accuracies themselves are in doubt.
 MAX_ERROR_RATIO = 0.01
+MAX_UNENDED = 0.1
+"""More answers than this cut or looping, and more than the base has: the end token was lost, or room is short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +32,20 @@ class Reason:
     values: dict[str, str]
 
     def text(self, language: Language | None = None) -> str:
-        return lookup(f"evaluation.gate_{self.code}", language)[0].format(**self.values)
+        return lookup(f"evaluation.gate_{self.code}", language)[0].format(**self._spoken(language))
 
     def remedy(self, language: Language | None = None) -> str:
         """What to do about it; "" where the check passed."""
-        return "" if self.passed else lookup(f"evaluation.gate_{self.code}", language)[1].format(**self.values)
+        return (
+            "" if self.passed else lookup(f"evaluation.gate_{self.code}", language)[1].format(**self._spoken(language))
+        )
+
+    def _spoken(self, language: Language | None) -> dict[str, str]:
+        """The values, names of suites and categories in the reader's language."""
+        if "names" not in self.values:
+            return self.values
+        names = [part_name(name, language) for name in self.values["names"].split(",")]
+        return self.values | {"names": say("report.list_comma", language).join(names)}
 
     def to_json(self) -> dict[str, Any]:
         return {"code": self.code, "passed": self.passed, "values": self.values}
@@ -59,11 +73,16 @@ class Gate:
     max_forget: float | None = 0.15
     min_accuracy: float = 0.0
     min_consistency: float = 0.0
+    max_loss: float | None = None
+    max_category_loss: float | None = None
+    prove_categories: bool = False
+    max_probe_loss: float | None = None
 
     def judge(self, report: Mapping[str, Any]) -> GateVerdict:
         """The verdict on a report's JSON."""
         reasons = [*self._gain(report), *self._accuracy(report), *self._consistency(report), *self._forget(report)]
-        reasons += [*_parity(report), *_errors(report)]
+        reasons += [*self._general(report), *self._categories(report), *self._probes(report)]
+        reasons += [*_endings(report), *_parity(report), *_errors(report)]
         return GateVerdict("ship" if all(reason.passed for reason in reasons) else "hold", tuple(reasons))
 
     def _gain(self, report: Mapping[str, Any]) -> list[Reason]:
@@ -121,6 +140,71 @@ class Gate:
         passed = section["ratio"] - 1 <= self.max_forget
         return [Reason("forget_passed" if passed else "forget_high", passed, values)]
 
+    def _general(self, report: Mapping[str, Any]) -> list[Reason]:
+        if self.max_loss is None:
+            return []
+        section = report.get("general")
+        if not section:
+            return [Reason("unmeasured", False, {"check": "gate.max_loss", "task": "forgetting"})]
+        changes, bounds = section["difference"], section["bounds"]
+        counts = changes["num_gained"], changes["num_lost"], changes["num_items"]
+        values = {
+            "change": points(changes["value"]), "low": points(bounds[0]), "high": points(bounds[1]),
+            "wanted": plain_points(self.max_loss), "items": str(changes["num_items"]),
+            "gained": str(changes["num_gained"]), "lost": str(changes["num_lost"]),
+            "needed": str(items_to_prove(*counts, self.max_loss)) if self.max_loss > 0 else "–",
+        }  # fmt: skip
+        verdict = kept(bounds, self.max_loss)
+        return [Reason(f"general_{verdict}", verdict == "kept", values)]
+
+    def _categories(self, report: Mapping[str, Any]) -> list[Reason]:
+        """One reason for all categories: those that lost too much, or how far a loss is ruled out in each."""
+        section = report.get("general")
+        if self.max_category_loss is None or not section:
+            return []  # the missing section is already spoken of
+        margin, fallen, unproven = self.max_category_loss, [], []
+        for name, category in section["categories"].items():
+            if category["difference"]["value"] < -margin:
+                fallen.append(name)
+            elif kept(category["bounds"], margin) != "kept":
+                unproven.append(name)
+        values = {
+            "wanted": plain_points(margin),
+            "unproven": str(len(unproven)),
+            "all": str(len(section["categories"])),
+        }
+        if fallen:
+            worst = min(section["categories"].values(), key=lambda one: one["difference"]["value"])
+            named = values | {"names": ",".join(fallen), "worst": points(worst["difference"]["value"])}
+            return [Reason("category_lost", False, named)]
+        if unproven and self.prove_categories:
+            return [Reason("category_unproven", False, values | {"names": ",".join(unproven)})]
+        return [Reason("category_unsure" if unproven else "category_kept", True, values)]
+
+    def _probes(self, report: Mapping[str, Any]) -> list[Reason]:
+        """Suites that fell by more than allowed, beyond doubt. Without the task nothing is claimed."""
+        section = report.get("probes")
+        if self.max_probe_loss is None or not section:
+            return []
+        changes = {kind: part["difference"] for kind, part in section["kinds"].items()}
+        values = {"wanted": plain_points(self.max_probe_loss), "num": str(len(changes))}
+        fallen = [k for k, d in changes.items() if d["direction"] == "worse" and d["value"] < -self.max_probe_loss]
+        if not fallen:
+            return [Reason("probes_kept", True, values)]
+        worst = min(changes[kind]["value"] for kind in fallen)
+        return [Reason("probes_lost", False, values | {"names": ",".join(fallen), "worst": points(worst)})]
+
+
+def _endings(report: Mapping[str, Any]) -> list[Reason]:
+    """Only spoken of when answers run on."""
+    told = (report.get("endings") or {}).get("domain")
+    if not told or not told["tuned"]["num_answers"]:
+        return []
+    base, tuned = (told[side]["num_unended"] / max(1, told[side]["num_answers"]) for side in ("base", "tuned"))
+    if tuned <= MAX_UNENDED or tuned <= base:
+        return []
+    return [Reason("endings_bad", False, {"tuned": percent(tuned), "base": percent(base)})]
+
 
 def _parity(report: Mapping[str, Any]) -> list[Reason]:
     parity = report.get("parity") or {}
@@ -139,6 +223,17 @@ def _errors(report: Mapping[str, Any]) -> list[Reason]:
         if num_items and num_errors / num_items > MAX_ERROR_RATIO:
             reasons.append(Reason(f"errors_{side}", False, {"errors": str(num_errors), "items": str(num_items)}))
     return reasons
+
+
+def part_name(name: str, language: Language | None = None) -> str:
+    """A suite's or category's name in the reader's language, where danlu knows one."""
+    room = load_room("report", language or current_language())
+    return next((str(room[key]) for key in (f"kind_{name}", f"category_{name}") if key in room), name)
+
+
+def plain_points(difference: float) -> str:
+    """0.02 → 2, without a sign"""
+    return f"{100 * difference:.4g}"
 
 
 def percent(ratio: float) -> str:

@@ -108,6 +108,21 @@ def choose_items(items: Sequence[Item], max_items: int | None, *, seed: int = 0)
     return tuple(items[index] for index in sorted(chosen))
 
 
+def choose_whole(items: Sequence[Item], max_items: int | None, *, seed: int = 0) -> tuple[Item, ...]:
+    """At most `max_items`, whole clusters only (a pair without its twin tells nothing), drawn by seed."""
+    if max_items is None or len(items) <= max_items:
+        return tuple(items)
+    clusters: dict[str, list[int]] = {}
+    for index, item in enumerate(items):
+        clusters.setdefault(item.cluster, []).append(index)
+    chosen: set[int] = set()
+    names = list(clusters)
+    for place in np.random.default_rng(seed).permutation(len(names)).tolist():
+        if len(chosen) + len(clusters[names[place]]) <= max_items:
+            chosen.update(clusters[names[place]])
+    return tuple(items[index] for index in sorted(chosen))
+
+
 def _from_row(row: Mapping[str, Any], where: str) -> Item:
     question = _first(row, _QUESTION_KEYS)
     answer = _first(row, _ANSWER_KEYS)

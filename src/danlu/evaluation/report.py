@@ -6,7 +6,14 @@ Top-level keys (absent tasks leave null):
 `metrics`        mean of exact / contains / char_f1 on both sides; `by` the same per language, document, kind;
 `classes`        labels only: confusion counts and macro F1
 `consistency`    {base, tuned: {consistent_right, consistent_wrong, inconsistent, interval, ...}, repeats, temperature}
-`edge`           {base, tuned, difference, kinds {sarcasm, negation, unanswerable, ...: {..., base.control, ...}}}
+                 `ways` the same three shares for sampled, greedy and wordings
+`edge`, `probes` {base, tuned, difference, kinds {sarcasm, negation, unanswerable, ...: {..., base.control, ...}}}:
+                 the user's edge cases, and danlu's own suites
+`general`        general questions: {base, tuned, difference, bounds [low, high], categories {name: the same}}
+`memorisation`   {trained_gain, held_out_gain, carried_over, base, tuned {trained, held_out {loss, longest_copy, ...}}}
+`endings`        per task {base, tuned {num_answers, num_unended, cut, looped, empty, control}}
+`curve`          learning curve: {points [{ratio, num_rows, accuracy, interval}], doubling {value, interval, ...}}
+`diagnosis`      [{code, is_good, values}], what the curves say and which knob to turn
 `forgetting`     {ratio, interval, base.perplexity, tuned.perplexity, num_texts, num_tokens}
 `preference`     {implicit_reward {value, interval}, base, tuned {raw, normalised}, num_pairs}
 `tests`          headline comparisons {name: {value, interval, p, p_holm}}, corrected together (Holm)
@@ -30,12 +37,16 @@ from typing import Any, Literal
 from danlu.core.errors import EvaluationError
 from danlu.core.files import read_json, write_json
 from danlu.engines.engine import Engine
+from danlu.evaluation.diagnosis import diagnose
+from danlu.evaluation.endings import count_endings
 from danlu.evaluation.gate import Gate, GateVerdict
 from danlu.evaluation.items import Item
 from danlu.evaluation.runner import Section
 from danlu.evaluation.stats import holm
 
 SCHEMA = "danlu.report/1"
+_ANSWERED_ONCE = ("domain", "edge", "probes", "general")
+"""Tasks whose answers' ends are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +60,8 @@ class Context:
     stages: list[dict[str, Any]] = field(default_factory=list)
     """One `stage_row` per measured stage, the base first."""
     parity: dict[str, Any] = field(default_factory=dict)
+    curve: dict[str, Any] | None = None
+    """The learning curve, where `danlu evaluate --curve` has measured it."""
     footer: dict[str, Any] = field(default_factory=dict)
     """{"recipe", "dataset", "code", "hardware", "command", "seconds"}: shown as given, in this order."""
 
@@ -68,6 +81,12 @@ class Report:
     edge: dict[str, Any] | None = None
     forgetting: dict[str, Any] | None = None
     preference: dict[str, Any] | None = None
+    probes: dict[str, Any] | None = None
+    general: dict[str, Any] | None = None
+    memorisation: dict[str, Any] | None = None
+    endings: dict[str, Any] = field(default_factory=dict)
+    curve: dict[str, Any] | None = None
+    diagnosis: list[dict[str, Any]] = field(default_factory=list)
     tests: dict[str, Any] = field(default_factory=dict)
     items: list[dict[str, Any]] = field(default_factory=list)
     gate: dict[str, Any] | None = None
@@ -129,7 +148,7 @@ def build_report(
     told = context or Context()
     summaries = {task: section.summary for task, section in sections.items()}
     domain = summaries.get("domain", {})
-    known = ("domain", "consistency", "edge", "forgetting", "preference")
+    known = ("domain", "consistency", "edge", "forgetting", "preference", "probes", "general", "memorisation")
     parts: dict[str, Any] = {
         "name": name,
         "base": {"name": base.name, "digest": base.digest} | domain.get("base", {}),
@@ -141,6 +160,8 @@ def build_report(
         "others": {task: summary for task, summary in summaries.items() if task not in known},
         "tests": _tests(summaries),
         "items": [row for section in sections.values() for row in _rows(section)],
+        "endings": {task: _ends(section) for task, section in sections.items() if task in _ANSWERED_ONCE},
+        "curve": told.curve,
         "stages": told.stages,
         "training": told.training,
         "data": told.data,
@@ -149,6 +170,14 @@ def build_report(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     } | {task: summaries.get(task) for task in known[1:]}
     parts["gate"] = gate.judge(parts).to_json() if gate is not None else None
+    parts["diagnosis"] = [finding.to_json() for finding in diagnose(parts)]
+    return Report(**parts)
+
+
+def with_curve(report: Report, curve: dict[str, Any]) -> Report:
+    """The report with its learning curve, and diagnosed again."""
+    parts = {entry.name: getattr(report, entry.name) for entry in fields(Report)} | {"curve": curve}
+    parts["diagnosis"] = [finding.to_json() for finding in diagnose(parts)]
     return Report(**parts)
 
 
@@ -181,8 +210,11 @@ def with_parity(report: Report, parity: dict[str, Any], gate: Gate | None = None
 def _tests(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The comparisons that a reader will take for news, corrected together."""
     found = {task: summaries[task]["difference"] for task in ("domain", "consistency") if task in summaries}
-    for kind, section in summaries.get("edge", {}).get("kinds", {}).items():
-        found[f"edge:{kind}"] = section["difference"]
+    if "general" in summaries:
+        found["general"] = summaries["general"]["difference"]
+    for task in ("edge", "probes"):
+        for kind, section in summaries.get(task, {}).get("kinds", {}).items():
+            found[f"{task}:{kind}"] = section["difference"]
     adjusted = holm({name: entry["p"] for name, entry in found.items()})
     return {
         name: {"value": entry["value"], "interval": entry["interval"], "p": entry["p"], "p_holm": adjusted[name]}
@@ -198,8 +230,12 @@ def _rows(section: Section) -> list[dict[str, Any]]:
                 {
                     "id": item.id, "task": section.name, "question": item.text, "reference": item.reference,
                     "values": list(item.values), "kind": item.kind, "control": item.control, "group": item.cluster,
-                    "language": item.language, "document": item.document,
+                    "category": item.category, "language": item.language, "document": item.document,
                     "base": base.to_json(), "tuned": tuned.to_json(),
                 }
             )  # fmt: skip
     return rows
+
+
+def _ends(section: Section) -> dict[str, Any]:
+    return {"base": count_endings(section.base), "tuned": count_endings(section.tuned)}

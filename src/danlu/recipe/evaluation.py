@@ -8,11 +8,12 @@ from pydantic import Field
 
 from danlu.recipe.section import Section
 
-TaskName = Literal["domain", "consistency", "edge", "preference", "forgetting"]
+TaskName = Literal["domain", "consistency", "edge", "probes", "preference", "forgetting", "memorisation"]
+SuiteName = Literal["sarcasm", "negation", "typo", "unanswerable", "injection", "format"]
 
 
 class EvaluationSection(Section):
-    tasks: tuple[TaskName, ...] = ("domain", "consistency", "forgetting")
+    tasks: tuple[TaskName, ...] = ("domain", "consistency", "probes", "forgetting", "memorisation")
     """What is measured, on the untouched base and on the tuned model alike."""
 
     questions: str | None = None
@@ -21,11 +22,17 @@ class EvaluationSection(Section):
     edge: str | None = None
     """File of edge cases: sarcasm, negation, unanswerable questions, with their kinds."""
 
+    probes: tuple[SuiteName, ...] = ("sarcasm", "negation", "typo", "unanswerable", "injection", "format")
+    """Which of danlu's own suites of edge cases the task `probes` asks."""
+
     preference: str | None = None
     """File of held-out preference pairs."""
 
     general: str | None = None
     """General text for the forgetting check; empty takes danlu's own small bilingual set."""
+
+    general_questions: str | None = None
+    """General questions with answers, asked beside danlu's own 360 to see what was forgotten."""
 
     max_new_tokens: int = Field(128, ge=1, le=32_768)
     """Longest answer."""
@@ -52,3 +59,15 @@ class GateSection(Section):
 
     min_consistency: float = Field(0.0, ge=0, le=1)
     """Smallest share of questions answered right every time."""
+
+    max_loss: float | None = Field(0.02, ge=0, le=1)
+    """Largest loss of accuracy on general questions that may ship; a larger one must be ruled out at 95 %."""
+
+    max_category_loss: float | None = Field(0.05, ge=0, le=1)
+    """Largest loss of accuracy in any category of general questions that may ship."""
+
+    prove_categories: bool = False
+    """Rule the loss out at 95 % in each category, too, not only overall."""
+
+    max_probe_loss: float | None = Field(0.05, ge=0, le=1)
+    """Largest loss on any probe suite that may ship, where the loss is shown at 95 %."""

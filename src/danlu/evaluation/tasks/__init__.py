@@ -18,5 +18,8 @@ TASKS: Registry[type[Task[Any]]] = Registry(
         "edge": "danlu.evaluation.tasks.edge:Edge",
         "forgetting": "danlu.evaluation.tasks.forgetting:Forgetting",
         "preference": "danlu.evaluation.tasks.preference:Preference",
+        "probes": "danlu.evaluation.tasks.probes:Probes",
+        "general": "danlu.evaluation.tasks.general:General",
+        "memorisation": "danlu.evaluation.tasks.memorisation:Memorisation",
     },
 )
