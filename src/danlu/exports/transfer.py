@@ -56,6 +56,8 @@ class Effects:
             parts.append(moved_PK.flatten())
         moved_F = torch.cat(parts)
         told_F = ~moved_F.isnan()
+        if not bool(told_F.any()):
+            return torch.full((len(self.names),), torch.inf, dtype=torch.float64)
         directions_MF = self.directions[:, told_F]
         return -(directions_MF @ moved_F[told_F]) / directions_MF.square().sum(-1).clamp_min(1e-30)
 
