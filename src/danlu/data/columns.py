@@ -189,6 +189,17 @@ def _names(keys: tuple[str, ...]) -> dict[str, str]:
     return {part: name for part in PARTS if (name := _find(keys, part)) is not None}
 
 
+def answers(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """All columns of the row that are named as answers are."""
+    return _answers(tuple(row))
+
+
+@functools.lru_cache(maxsize=4096)
+def _answers(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """A letter alone may as well be a choice among several (A, B, C, D)."""
+    return tuple(key for key in keys if normal(key) in _KNOWN["answer"] and not re.fullmatch("[a-z]", normal(key)))
+
+
 def get(row: Mapping[str, Any], part: str) -> Any:
     """The value of a part, None where the row has none."""
     name = find(row, part)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, get_args, runtime_checkable
 
 from danlu.data import columns
 from danlu.data.rows import Changes, RowError
-from danlu.data.sample import Origin, Sample, replace
+from danlu.data.sample import Conversation, Feedback, Origin, Sample, replace
 from danlu.recipe.privacy import Level
 
 Row = Mapping[str, Any]
@@ -86,6 +86,18 @@ def kept_out(row: Row, sample: Sample) -> list[str]:
     if RESERVED.isdisjoint(row):
         return []
     return sorted(name for name in RESERVED & row.keys() if row[name] not in (None, "") and name not in sample.tags)
+
+
+def other_answers(row: Row, sample: Sample) -> tuple[str, list[str]] | None:
+    """(the column that was taken, columns whose differing answer was not), where a row gives more than one: `answer`
+    beside `output`."""
+    names = columns.answers(row)
+    if len(names) < 2 or not isinstance(sample, Conversation | Feedback):
+        return None
+    said = [turn.content for turn in sample.messages if turn.role == "assistant"][-1:]
+    used = next((name for name in names if row[name] in said), None)
+    left = [name for name in names if isinstance(row[name], str) and row[name].strip() and row[name] not in said]
+    return (used, left) if used is not None and left else None
 
 
 def _may_say(name: str, value: Any, tags: Row) -> bool:

@@ -18,7 +18,7 @@ from typing import IO
 
 from danlu.data.enclosed import NoRoomError, place_for, safe_name
 from danlu.data.encoding import Decoder
-from danlu.data.finding import HIDDEN, OF_THE_SYSTEM
+from danlu.data.finding import HIDDEN, NUM_NAMED, OF_THE_SYSTEM
 from danlu.data.opening import Source
 from danlu.data.sources.source import Context, Enclosed, Fault, Item
 
@@ -38,6 +38,7 @@ def read_archive(source: Source, context: Context) -> Iterator[Item]:
 def _zip(source: Source, context: Context) -> Iterator[Item]:
     with source.seekable() as file, zipfile.ZipFile(file) as archive:
         members = sorted(((_name(info), info) for info in archive.infolist()), key=lambda member: member[0])
+        _tell(context, "note_hidden_files", [name for name, info in members if _is_hidden(name) and not info.is_dir()])
         for number, (name, info) in enumerate(members):
             if info.is_dir() or _is_hidden(name):
                 continue
@@ -50,18 +51,32 @@ def _zip(source: Source, context: Context) -> Iterator[Item]:
 
 
 def _tar(source: Source, context: Context) -> Iterator[Item]:
+    hidden: list[str] = []
+    linked: list[str] = []
     with source.seekable() as file:
         try:
             archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  closed with the file below it
             for number, info in enumerate(archive):
                 name = safe_name(info.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
-                if not info.isfile() or _is_hidden(name):
+                if _is_hidden(name) or not info.isfile():
+                    if not info.isdir():
+                        (hidden if _is_hidden(name) else linked).append(name)
                     continue
                 is_full = yield from _unpacked(partial(_member, archive, info), name, number, info.size, context)
                 if is_full:
                     return
         except (tarfile.TarError, *BROKEN) as error:
             yield Fault(0, "broken_archive", {"format": "tar"}, raw=str(error))
+        finally:
+            _tell(context, "note_hidden_files", hidden)
+            _tell(context, "note_links_inside", linked)
+
+
+def _tell(context: Context, reason: str, names: list[str]) -> None:
+    """Once, what of an archive is no data."""
+    if names:
+        told = ", ".join(names[:NUM_NAMED]) + (", …" if len(names) > NUM_NAMED else "")
+        context.note(reason, num=len(names), names=told)
 
 
 def _member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:

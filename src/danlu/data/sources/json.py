@@ -13,10 +13,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import orjson
 
+from danlu.data.containers import at_path, path_to_rows, place_of
 from danlu.data.opening import HEAD_BYTES, MAX_LINE_BYTES, Line, Source
 from danlu.data.sources.source import Change, Context, Fault, Item, Row, Rows, changes_of, fault_of
 
@@ -29,6 +31,8 @@ _DECODER = json.JSONDecoder(strict=False, object_pairs_hook=lambda pairs: _Pairs
 _MARK = re.compile(r'["{}\[\],]')
 _MARK_BOTH = re.compile(r"[\"'{}\[\],]")
 _STRING_END = {'"': re.compile(r'["\\]'), "'": re.compile(r"['\\]")}
+_OPENED = re.compile(r"\{.*:\s*[\[{]\s*$")
+"""A first line that opens an object and, inside it, a list or another one, with rows on lines of their own to come."""
 _LONG_NUMBER = re.compile(r"\d{19}")
 _LONG_NUMBER_BYTES = re.compile(rb"\d{19}")
 _TRAILING_COMMA = re.compile(r",(\s*[}\]])")
@@ -43,11 +47,35 @@ class _Pairs(dict[str, Any]):
 
 
 def read_json(source: Source, context: Context) -> Iterator[Item]:
-    """Rows of a JSON file: by lines where lines are whole values, by brackets otherwise."""
-    if holds_a_value_per_line(source):
-        yield from _by_line(source, context)
+    """Rows of a JSON file: by lines where lines are whole values, by brackets otherwise; of a file that is one object,
+    the one list of rows inside it."""
+    by_line = holds_a_value_per_line(source)
+    items = _by_line(source, context) if by_line else _by_bracket(source.lines(in_pieces=True))
+    head = list(islice(items, 2))
+    if source.span is None and len(head) == 1 and (inside := _rows_inside(head[0], context)) is not None:
+        yield from inside
     else:
-        yield from _by_bracket(source.lines(in_pieces=True))
+        yield from head
+        yield from items
+
+
+def _rows_inside(item: Item, context: Context) -> Iterator[Item] | None:
+    """The rows of a container that is all there is in a file; None where it is none."""
+    row = item.row(0) if isinstance(item, Rows) and len(item.values) == 1 else item
+    if not isinstance(row, Row) or not isinstance(row.values, dict):
+        return None
+    path = path_to_rows(row.values, context.fits)
+    if path is None:
+        return None
+    rows = at_path(row.values, path)
+    context.note("note_rows_inside", path=".".join(path), num=len(rows))
+    place = place_of(row.raw, path) if not row.changes else None
+    if place is None:
+        return iter([Row(row.line, one, json.dumps(one, ensure_ascii=False), row.changes) for one in rows])
+    begin, end = place
+    first = row.line + row.raw.count("\n", 0, begin)
+    lines = row.raw[begin:end].split("\n")
+    return _by_bracket(Line(number, text) for number, text in enumerate(lines, first))
 
 
 def holds_a_value_per_line(source: Source) -> bool:
@@ -74,7 +102,7 @@ def _one_value_per_line(lines: list[str]) -> bool:
     texts = [text for text in texts if not text.startswith(COMMENT)]
     if not texts:
         return True
-    if texts[0] in ("[", "{") or texts[0].startswith("["):
+    if texts[0] in ("[", "{") or texts[0].startswith("[") or _OPENED.match(texts[0]):
         return False
     objects = sum(_is_object(text) for text in texts)
     return objects > 0 or not texts[0].startswith(("{", "["))

@@ -20,7 +20,7 @@ from danlu.data import columns
 from danlu.data.enclosed import MAX_DEPTH, Room
 from danlu.data.finding import Found
 from danlu.data.formats import FORMATS, Format, choose, load_format
-from danlu.data.formats.format import Plan, Planned, kept_out
+from danlu.data.formats.format import Plan, Planned, kept_out, other_answers
 from danlu.data.kinds import Kind, kind_of_file
 from danlu.data.ledger import Ledger
 from danlu.data.mend import SUSPECT, MojibakeError, mend
@@ -322,6 +322,9 @@ class _FileReading:
         sample = fmt.parse(row, origin, changes)
         for name in kept_out(row, sample):
             self._note("note_reserved_column", column=name)
+        if "answer" in fmt.parts and (told := other_answers(row, sample)):
+            for left in told[1]:
+                self._note("note_other_answer", used=told[0], left=left)
         if not self.report.columns:
             own = {part: columns.find(row, part) for part in fmt.parts}
             self.report.columns = {
@@ -394,6 +397,8 @@ def _guarded(items: Iterator[Item], ours: bool) -> Iterator[Item]:
 
 def _plan_of(fmt: Format, row: dict[str, Any]) -> Plan | None:
     if not isinstance(fmt, Planned) or any(SUSPECT.search(name) for name in row):
+        return None
+    if "answer" in fmt.parts and len(columns.answers(row)) > 1:  # each row may give two that differ
         return None
     return fmt.plan(row)
 
