@@ -1,8 +1,8 @@
 """Which questions stand or fall together: the clusters that intervals and tests are drawn by.
 
-Questions on one document share what the model made of that document, so the document is the cluster. Fewer than ten
-documents are too few to draw from (five can never show p < 0.05): then it is the fact (`group`) or the pair, and the
-result speaks of these very documents, not of others like them.
+Questions on one document share what the model made of that document, so the document is the cluster. Fewer than eight
+documents are too few to draw from (five can never show p < 0.05): then it is the fact (`group`), the pair or the question,
+and the result speaks of these very documents, not of others like them.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Sequence
 
 from danlu.evaluation.items import Item
 
-LEAST_DOCUMENTS = 10
+LEAST_DOCUMENTS = 8
 
 
 def clusters(items: Sequence[Item]) -> list[str]:
     """A cluster's name for each item. Facts and pairs that span documents tie these together."""
-    plain = [item.cluster for item in items]
-    if not all(item.document for item in items):
-        return plain
-    tied = _tied(items)
-    return tied if len(set(tied)) >= LEAST_DOCUMENTS else plain
+    if items and all(item.document for item in items):
+        tied = _tied(items)
+        if len(set(tied)) >= LEAST_DOCUMENTS:
+            return tied
+    return [item.group or item.pair or item.id for item in items]
 
 
 def _tied(items: Sequence[Item]) -> list[str]:

@@ -26,6 +26,7 @@ _NUMBERED = re.compile(
 _SENTENCE = re.compile(
     r"[^。！？!?.…\n]*[^\W_][^。！？!?.…\n]*(?:\.(?=\w)[^。！？!?.…\n]*)*(?:[。！？!?…]+|\.(?!\w)|\n|$)"
 )
+_SOURCE = re.compile(r"(?<=[。！？!?.…])\s*(?:（[^（）]{0,80}）|\([^()]{0,80}\))")
 _TABLE_RULE = re.compile(r"^\s*\|?\s*:?-{2,}:?\s*(?:\|\s*:?-{2,}:?\s*)*\|?\s*$", re.MULTILINE)
 _PROSE_BEFORE = re.compile(
     r"^\s*(?:(?:sure|certainly|of course|okay|ok|here(?:'s| is| are)|below (?:is|are)|the (?:json|answer|list|output)"
@@ -78,8 +79,9 @@ def num_chars(text: str) -> int:
 
 
 def num_sentences(text: str) -> int:
-    """Sentences, told by their ends: 。！？ and lines; a full stop inside a number or a name is none."""
-    return sum(1 for _ in _SENTENCE.finditer(text))
+    """Sentences, told by their ends: 。！？ and lines; a full stop inside a number or a name is none, nor is a source in
+    brackets behind the end."""
+    return sum(1 for _ in _SENTENCE.finditer(_SOURCE.sub("", text)))
 
 
 def _json(text: str, wanted: Any, where: str) -> bool:

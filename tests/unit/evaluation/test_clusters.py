@@ -34,6 +34,8 @@ def test_a_fact_in_two_documents_ties_them() -> None:
 
 
 def test_items_of_unknown_document_keep_their_groups() -> None:
+    few = [Item(str(i), (), "x", document="handbook") for i in range(3)]
+    assert clusters(few) == ["0", "1", "2"], "one handbook: it speaks of this handbook"
     mixed = [*asked(12), Item("loose", (), "x")]
     assert clusters(mixed)[-1] == "loose" and clusters(mixed)[0] == "fact0-0"
     assert clusters([]) == []

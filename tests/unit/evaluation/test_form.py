@@ -89,7 +89,14 @@ def test_value_is_the_share_of_rules_kept() -> None:
 def test_every_rule_can_be_kept_and_broken() -> None:
     """No rule that always says yes."""
     kept = {name for _, rules in KEPT for name in rules}
-    texts = [answer for answer, *_ in (*KEPT, *BROKEN)] + ["UPPER", "lower", "a b c", "1. a\n2. b\n3. c", "A b. C d. E f.", "a\n\nb\n\nc"]
+    texts = [answer for answer, *_ in (*KEPT, *BROKEN)] + [
+        "UPPER",
+        "lower",
+        "a b c",
+        "1. a\n2. b\n3. c",
+        "A b. C d. E f.",
+        "a\n\nb\n\nc",
+    ]
     wanted: dict[str, object] = {
         "json": True, "schema": {"type": "object"}, "keys": ["姓名", "金额"], "language": "zh", "no_extra": True, "plain": True,
         "table": True, "starts_with": "答", "ends_with": "可以", "includes": ["80"], "excludes": ["80"], "regex": "[A-Z]+",
@@ -149,6 +156,7 @@ def test_loosening_never_adds(text: str) -> None:
 def test_sentences_in_both_languages() -> None:
     assert num_sentences("补贴是3.5%。请问财务！好吗？") == 3
     assert num_sentences("It is 3.5 percent. See A.4 for more… Really?") == 3
+    assert num_sentences("报销款每周四打款。（《报销细则》）") == num_sentences("Paid on Thursday. (Handbook)") == 1
     assert num_sentences("no end") == 1 and num_sentences("") == 0 and num_sentences("。。。") == 0
 
 

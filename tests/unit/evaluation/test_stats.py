@@ -92,6 +92,16 @@ def test_all_right_is_still_uncertain() -> None:
     assert gain.estimate.value == 1.0 and gain.estimate.low < 0.8 and gain.direction == "better"
 
 
+def test_two_documents_that_agree_are_two_values_and_no_certainty() -> None:
+    """A bootstrap of two has nothing to redraw and would call 0.39 to 0.41 a 95 % interval."""
+    two = compare([0.0] * 6, [0.39] * 3 + [0.41] * 3, list("aaabbb"))
+    assert two.low < 0.3 and two.high > 0.5 and two.direction == "no_evidence"
+    apart = compare([0.0] * 6, [0.1] * 3 + [0.9] * 3, list("aaabbb"))
+    assert (apart.low, apart.high) == (-1.0, 1.0)
+    one = compare([0.0] * 6, [0.3, 0.4, 0.5] * 2, ["a"] * 6)
+    assert one.low < one.value < one.high and one.p == 1.0 and one.direction == "no_evidence"
+
+
 def test_equal_answers_are_no_evidence() -> None:
     same = compare([True, False] * 10, [True, False] * 10)
     assert (same.p, same.direction, same.num_gained, same.num_lost) == (1.0, "no_evidence", 0, 0)

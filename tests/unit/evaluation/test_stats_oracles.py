@@ -74,9 +74,8 @@ def test_wilson_is_scipys() -> None:
 
 def test_students_quantile_is_scipys_within_what_it_says() -> None:
     for free in range(3, CASES):
-        for level in (0.8, 0.9, 0.95, 0.99):
-            slack = 0.002 if free >= 9 and level <= 0.95 else 0.1
-            assert student(free, level) == pytest.approx(scipy_stats.t.ppf(0.5 + level / 2, free), rel=slack)
+        slack = 0.002 if free >= 9 else 0.04
+        assert student(free, 0.95) == pytest.approx(scipy_stats.t.ppf(0.975, free), rel=slack)
 
 
 def test_the_bootstrap_without_expansion_is_scipys_on_the_same_draws() -> None:
@@ -101,7 +100,7 @@ def test_the_clustered_bootstrap_is_the_flat_one_where_groups_are_single_and_sum
     rng = np.random.default_rng(5)
     for _ in range(50):
         values = rng.random(40).tolist()
-        assert bootstrap(values, list("ab" * 20)).num_groups == 2
+        assert bootstrap(values, list("ab" * 20)).num_groups == 2 and bootstrap(values, ["a"] * 40) == bootstrap(values)
         flat, single = bootstrap(values, resamples=500), bootstrap(values, range(40), resamples=500)
         assert flat == single
         groups = rng.integers(0, 12, 40).tolist()

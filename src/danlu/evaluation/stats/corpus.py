@@ -122,4 +122,5 @@ def _randomise(
 
 
 def _keys(tally: Tally, groups: Sequence[Hashable] | None) -> Sequence[Hashable]:
-    return range(len(tally.rows)) if groups is None else groups
+    """A single group tells nothing of others: then items are drawn."""
+    return range(len(tally.rows)) if groups is None or len(set(groups)) == 1 else groups

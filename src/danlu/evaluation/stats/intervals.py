@@ -16,6 +16,7 @@ import numpy as np
 
 from danlu.evaluation.stats.groups import RESAMPLES, Floats, by_group, redraw_ratio
 
+_STUDENT_OF_TWO = 12.706204736  # 1 degree of freedom, 95 %
 BCA_BELOW = 200
 """Below so many groups the bootstrap corrects for bias and skew; above, the correction is below its own noise."""
 
@@ -71,12 +72,13 @@ def bootstrap(
 ) -> Estimate:
     """Interval of sum(values) / sum(weights) (weights 1: the mean) from redraws of whole groups; BCa below 200 groups.
 
-    `transform` turns the mean into what is reported (exp of a log-ratio); it must be monotonic.
+    A single group tells nothing of others: its items are drawn. `transform` turns the mean into what is reported (exp of
+    a log-ratio); it must be monotonic.
     """
     array = np.asarray(values, dtype=np.float64)
     weight = np.ones_like(array) if weights is None else np.asarray(weights, dtype=np.float64)
     assert array.shape == weight.shape and array.ndim == 1 and len(array) > 0, "a weight per value, at least one value"
-    keys: Sequence[Hashable] = range(len(array)) if groups is None else groups
+    keys: Sequence[Hashable] = range(len(array)) if groups is None or len(set(groups)) == 1 else groups
     sums, sizes = by_group(array, keys, weight)
     point = np.asarray([sums.sum() / sizes.sum()])
     drawn = redraw_ratio(sums, sizes, np.random.default_rng(seed), resamples)
@@ -96,6 +98,9 @@ def interval_of(
 
     `expanded` widens the tails for few groups (`expanded_tail`); without it this is the textbook's interval.
     """
+    if num_groups == 2 and left_out is not None and expanded:  # two values: Student's t, for there is nothing to redraw
+        spread = _STUDENT_OF_TWO * abs(float(left_out[0] - left_out[1])) / 2
+        return point - spread, point + spread
     tail = expanded_tail(num_groups, level) if expanded else (1 - level) / 2
     shares = (tail, 1 - tail)
     if left_out is not None and tail > 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -147,7 +147,8 @@ def compare(
     is_binary = bool(np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all())
     if is_binary and (np.ptp(differences) == 0):
         estimate = _square_and_add(before, after, keys)
-    is_grouped = estimate.num_groups < estimate.num_items
+    estimate = replace(estimate, low=max(-1.0, estimate.low), high=min(1.0, estimate.high))
+    is_grouped = len(set(keys)) < len(differences)
     exact = is_binary and not is_grouped
     flips: Test = "cluster-sign-flip" if is_grouped else "sign-flip"
     p = (
