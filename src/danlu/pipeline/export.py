@@ -11,12 +11,14 @@ from danlu.core.errors import ExportError, RecipeError
 from danlu.core.files import sha256_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
+from danlu.core.registry import nearest
 from danlu.data.sample import Message
 from danlu.evaluation.report import Report, with_parity
 from danlu.exports import EXPORTS
 from danlu.exports.export import Facts, Subject
 from danlu.exports.export import export as write_artifact
 from danlu.exports.parity import Check
+from danlu.exports.push import push
 from danlu.exports.quantized import check_quantized
 from danlu.pipeline.device import choose_device, free_memory_bytes
 from danlu.pipeline.evaluate import gate_of, save_report
@@ -28,7 +30,8 @@ from danlu.pipeline.open_engine import (
     open_engines,
     trained_digest,
 )
-from danlu.recipe.exports import ExportSection
+from danlu.pipeline.proofs import Chosen, choose_base, quiz_of
+from danlu.recipe.exports import QUANTIZE, ExportSection, PushSection
 from danlu.run.artifact import NAME, Manifest
 from danlu.run.kept import read_kept
 from danlu.run.run import Run
@@ -52,39 +55,60 @@ class Exported:
         return str(self.manifest.parity["verdict"])
 
 
+NEED_ADAPTER = ("adapter", "gguf-lora", "vllm-lora")
+"""Kinds that ship the update apart from the base."""
+
+
 def export(
     run: Run, *, kinds: Sequence[str] | None = None, device: str = "auto", progress: Progress | None = None
 ) -> list[Exported]:
-    """Every export of the recipe (or only `kinds`); a failed proof is returned with its verdict, not hidden."""
+    """Every export of the recipe (or only `kinds`, each `kind` or `kind:quantize`); a failed proof is returned with its
+    verdict, not hidden. What passed is sent to a hub where the recipe says so."""
     told = progress or Silent()
-    wanted = [ExportSection(kind=_known(kind)) for kind in kinds] if kinds else list(run.recipe.exports)
+    wanted = [_asked(kind) for kind in kinds] if kinds else list(run.recipe.exports)
     is_full = run.recipe.adapter.kind == "full"
-    wanted = [section for section in wanted if not (is_full and section.kind == "adapter")]
+    wanted = [section for section in wanted if not (is_full and section.kind in NEED_ADAPTER)]
     if not wanted:
         return []
     with run.acting("export"):
-        inputs = {section.kind: _inputs_digest(run, section) for section in wanted}
+        inputs = {section.folder: _inputs_digest(run, section) for section in wanted}
         desk = _Desk(run, device, told)
         done = []
         for section in wanted:
-            folder = run.path("artifacts", section.kind)
-            manifest = _standing(run, section.kind, inputs[section.kind], folder)
+            folder = run.path("artifacts", section.folder)
+            manifest = _standing(run, section.folder, inputs[section.folder], folder)
             if manifest is None:
-                manifest = desk.write(section.kind, folder)
-                run.finish(f"export-{section.kind}", inputs[section.kind], {"digest": manifest.digest})
+                manifest = desk.write(section, folder)
+                run.finish(f"export-{section.folder}", inputs[section.folder], {"digest": manifest.digest})
             done.append(Exported(folder, manifest))
         _tell_report(run)
+        for section, exported in zip(wanted, done, strict=True):
+            if section.push is not None:
+                _send(run, section.push, exported, told)
     return done
+
+
+def _send(run: Run, section: PushSection, exported: Exported, told: Progress) -> None:
+    """Once for each content: what lies there already is not sent again."""
+    inputs = sha256_json([section.model_dump(mode="json"), exported.manifest.digest])
+    key = f"push-{exported.folder.name}"
+    if run.finished(key, inputs) is not None:
+        return
+    pushed = push(exported.folder, section, progress=told)
+    run.finish(key, inputs, pushed.to_json())
+    run.events.append("pushed", artifact=exported.manifest.kind, **pushed.to_json())
 
 
 class _Desk:
     """The engines that artefacts are made of, opened when the first one needs them. An adapter leaves with the base it
-    was trained on; what is merged goes into the base before it was quantised, and is then held to what was trained."""
+    was trained on; where that was quantised, what is merged goes into its codes' values or into the base as it was
+    before, whichever proves better, and is then held to what was trained."""
 
     def __init__(self, run: Run, device: str, told: Progress) -> None:
         self.run, self.device, self.told = run, device, told
         self.is_quantized = run.recipe.model.quantize != "none"
         self._engines: dict[bool, Engines] = {}
+        self._chosen: Chosen | None = None
 
     def engines(self, *, is_whole: bool) -> Engines:
         if is_whole not in self._engines:
@@ -100,22 +124,38 @@ class _Desk:
         num_bytes = 2 * int(last_outcome(self.run)["num_params"])
         return free_memory_bytes(device) > COPIES_IN_A_PROOF * num_bytes
 
-    def write(self, kind: str, folder: Path) -> Manifest:
-        is_whole = self.is_quantized and kind != "adapter"
-        engines = self.engines(is_whole=is_whole)
+    def write(self, section: ExportSection, folder: Path) -> Manifest:
+        is_whole = self.is_quantized and section.kind not in NEED_ADAPTER
+        engines = self.engines(is_whole=False)
+        chosen = self.chosen() if is_whole else None
+        merging = chosen.merging if chosen is not None else None
         manifest = write_artifact(
-            EXPORTS.load(kind)(),
-            engines.tuned,
+            EXPORTS.load(section.kind)(**section.settings()),
+            chosen.engine if chosen is not None else engines.tuned,
             folder,
             contract=check_contract(self.run, engines.source),
             facts=_facts(self.run),
             probes=_probes(self.run),
+            quiz=quiz_of(self.run, engines.encoder),
+            through=self.run.recipe.model.quantize if merging is not None and merging.taken == "codes" else "none",
+            merging=merging.to_json() if merging is not None else None,
             replace=True,
             further=self._hold_to_trained if is_whole else None,
             progress=self.told,
         )
-        self.run.events.append("exported", artifact=kind, digest=manifest.digest, verdict=manifest.parity["verdict"])
+        self.run.events.append(
+            "exported", artifact=section.folder, digest=manifest.digest, verdict=manifest.parity["verdict"]
+        )
         return manifest
+
+    def chosen(self) -> Chosen:
+        """The engine that is merged, of a run with a quantised base."""
+        if self._chosen is None:
+            self._chosen = choose_base(
+                self.run, self.engines(is_whole=False), lambda: self.engines(is_whole=True),
+                device=choose_device(self.device), probes=_probes(self.run), progress=self.told,
+            )  # fmt: skip
+        return self._chosen
 
     def _hold_to_trained(self, subject: Subject) -> list[Check]:
         return check_quantized(subject, self.engines(is_whole=False).tuned)
@@ -128,9 +168,9 @@ def _inputs_digest(run: Run, section: ExportSection) -> str:
                         run.read("dataset", "probes.json")])  # fmt: skip
 
 
-def _standing(run: Run, kind: str, inputs: str, folder: Path) -> Manifest | None:
+def _standing(run: Run, name: str, inputs: str, folder: Path) -> Manifest | None:
     """The artefact of an earlier export on these very inputs, if it was proven and every byte of it is still there."""
-    record = run.finished(f"export-{kind}", inputs)
+    record = run.finished(f"export-{name}", inputs)
     if record is None:
         return None
     try:
@@ -168,11 +208,18 @@ def _tell_report(run: Run) -> None:
         save_report(run, with_parity(report, parity, gate_of(run)))
 
 
-def _known(kind: str) -> Any:
+def _asked(word: str) -> ExportSection:
+    """`gguf` or `gguf:q4_k_m` as a section."""
+    kind, _, quantize = word.partition(":")
     if kind not in EXPORTS.names():
-        raise RecipeError("core.unknown_name", where="--kind", given=kind, shelf="exports", nearest="-",
-                          known=", ".join(EXPORTS.names()))  # fmt: skip
-    return kind
+        raise RecipeError("core.unknown_name", where="--kind", given=kind, shelf="exports",
+                          nearest=nearest(kind, EXPORTS.names()) or "-", known=", ".join(EXPORTS.names()))  # fmt: skip
+    try:
+        return ExportSection.model_validate({"kind": kind} | ({"quantize": quantize} if quantize else {}))
+    except ValueError as error:
+        known = ", ".join(QUANTIZE.get(kind, ())) or "-"
+        raise RecipeError("core.unknown_name", where="--kind", given=quantize, shelf=f"exports: {kind}",
+                          nearest=nearest(quantize, QUANTIZE.get(kind, ())) or "-", known=known) from error  # fmt: skip
 
 
 def _facts(run: Run) -> Facts:
@@ -202,7 +249,10 @@ def _checkpoint_digest(run: Run) -> str:
 def _card(run: Run, prepared: dict[str, Any]) -> dict[str, Any]:
     card: dict[str, Any] = {
         "data": prepared["rows"],
-        "stages": [stage.method.kind for stage in run.recipe.plan_stages()],
+        "training": {
+            "stages": [stage.method.kind for stage in run.recipe.plan_stages()],
+            "context": max(stage.training.context for stage in run.recipe.plan_stages()),
+        },
     }
     if run.path("report.json").is_file():
         report = run.read("report.json")
