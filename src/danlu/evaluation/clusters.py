@@ -1,8 +1,8 @@
 """Which questions stand or fall together: the clusters that intervals and tests are drawn by.
 
 Questions on one document share what the model made of that document, so the document is the cluster. Fewer than eight
-documents are too few to draw from (five can never show p < 0.05): then it is the fact (`group`), the pair or the question,
-and the result speaks of these very documents, not of others like them.
+documents are too few to draw from (five can never show p < 0.05): then it is the fact (`group`), the pair or the
+question, and the result speaks of these very documents, not of others like them.
 """
 
 from __future__ import annotations

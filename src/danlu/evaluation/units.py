@@ -43,7 +43,7 @@ _TABLE: dict[str, dict[str, str]] = {
     },
     "working days": {"1": "个工作日 工作日 working-day working-days business-day business-days"},
     "months": {
-        "1": "个月 month months", "12": "年 周年 year years yr yrs", "3": "个季度 季度 quarter quarters", "6": "个半年",
+        "1": "个月 month months", "12": "年 周年 year years yr yrs", "3": "个季度 季度 quarter quarters"
     },
     "age": {"1": "岁 周岁 year-old years-old"},
     "percent": {

@@ -72,8 +72,8 @@ def bootstrap(
 ) -> Estimate:
     """Interval of sum(values) / sum(weights) (weights 1: the mean) from redraws of whole groups; BCa below 200 groups.
 
-    A single group tells nothing of others: its items are drawn. `transform` turns the mean into what is reported (exp of
-    a log-ratio); it must be monotonic.
+    A single group tells nothing of others: its items are drawn. `transform` turns the mean into what is reported (exp
+    of a log-ratio); it must be monotonic.
     """
     array = np.asarray(values, dtype=np.float64)
     weight = np.ones_like(array) if weights is None else np.asarray(weights, dtype=np.float64)
