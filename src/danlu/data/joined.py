@@ -8,6 +8,7 @@ and opens only rows where there is. A row that a stage changed is stale: its let
 
 from __future__ import annotations
 
+import bisect
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -96,6 +97,10 @@ class Page(Laid):
     def row_of_text(self) -> Places:
         """(texts,) the number of the row that each text is of."""
         return np.repeat(np.arange(self.rows.start, self.rows.stop), np.diff(self.first))
+
+    def row_of(self, text: int) -> int:
+        """The number of the row that this text is of."""
+        return self.rows.start + bisect.bisect_right(self.first, text) - 1
 
     def rows_at(self, places: Places, ends: Places) -> list[int]:
         """The rows in which these places lie, each once, in order. `ends` are `unit_ends` or `data_ends`."""

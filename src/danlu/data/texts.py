@@ -52,7 +52,10 @@ def with_texts(sample: Sample, texts: Sequence[str]) -> Sample:
         chosen = tuple(_refilled(message, fresh) for message in sample.chosen)
         rejected = tuple(_refilled(message, fresh) for message in sample.rejected)
         return replace(sample, prompt=prompt, chosen=chosen, rejected=rejected)
-    return replace(sample, messages=tuple(_refilled(message, fresh) for message in sample.messages))
+    messages = tuple([_refilled(message, fresh) for message in sample.messages])
+    if isinstance(sample, Conversation):  # as below, much quicker
+        return Conversation(messages, sample.origin, sample.tools, sample.group, sample.tags)
+    return replace(sample, messages=messages)
 
 
 def with_tags(sample: Sample, tags: dict[str, Any]) -> Sample:
@@ -90,6 +93,8 @@ def _refilled(message: Message, fresh: Iterator[str]) -> Message:
     calls = tuple(_called(call, fresh) for call in message.tool_calls)
     if content == message.content and reasoning == message.reasoning and calls == message.tool_calls:
         return message
+    if reasoning is None and not calls:
+        return Message(message.role, content, message.name, None, (), message.tool_call_id, message.train)
     return replace(message, content=content, reasoning=reasoning, tool_calls=calls)
 
 

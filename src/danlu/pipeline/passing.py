@@ -12,7 +12,7 @@ from danlu.data.flow.passing import Passing
 from danlu.data.ocr import choose
 from danlu.data.privacy import Keyring, Policy, PrivacyStage
 from danlu.data.privacy.forgotten import Forgotten
-from danlu.data.privacy.stage import load_names
+from danlu.data.privacy.known import load_names
 from danlu.evaluation.probes import suite_paths
 from danlu.recipe.data import DataSection
 from danlu.recipe.privacy import PrivacySection

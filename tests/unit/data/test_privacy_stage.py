@@ -26,7 +26,7 @@ from danlu.data.privacy.detectors import DETECTORS
 from danlu.data.privacy.fakes import is_own
 from danlu.data.privacy.finding import KINDS, SECRETS, Finding
 from danlu.data.privacy.forgotten import Forgotten, macs_of
-from danlu.data.privacy.stage import load_names
+from danlu.data.privacy.known import load_names
 from danlu.data.sample import Conversation, Document, Message, Origin, Preference, Sample, replace
 from danlu.recipe.privacy import PrivacySection
 

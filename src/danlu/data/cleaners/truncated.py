@@ -40,7 +40,11 @@ class Truncated:
         for row, text in enumerate(batch.body):
             if text[-1:] in _ENDS and row not in fenced:
                 continue  # nearly all
-            if len(text) >= _LEAST and not isinstance(batch.samples[row], Label) and (how := _broken(text)):
+            if (
+                len(text) >= _LEAST
+                and not isinstance(batch.samples[row], Label)
+                and (how := _broken(text, row in fenced))
+            ):
                 found[row] = Finding(how)
         return found
 
@@ -51,14 +55,14 @@ def _fence_at(laid: Laid) -> Places:
     return found
 
 
-def _broken(text: str) -> str | None:
+def _broken(text: str, is_fenced: bool) -> str | None:
     """The reason, or None for a text that ends as texts do."""
-    if "```" in text and text.count("```") % 2:
+    if is_fenced and text.count("```") % 2:
         return "truncated_code"
     tail = text[-16:].rstrip()
-    if tail[-1:] in _OPEN or _DANGLING.search(tail):
+    if tail[-1:] in _OPEN or _DANGLING.search(tail[-9:]):  # `because`, and what it must not stand behind
         return "truncated"
-    if _CLOSED.search(tail):
+    if _CLOSED.search(tail[-1:]):
         return None
     last_line = text[text.rfind("\n", 0, len(text.rstrip())) + 1 :].rstrip()
     if _LIST.match(last_line):

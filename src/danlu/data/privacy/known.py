@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
+from danlu.core.errors import DataError
 from danlu.data.privacy.finding import Finding
 
 
@@ -49,3 +51,13 @@ def _is_inside(text: str, start: int, end: int) -> bool:
     return (text[start].isascii() and before.isascii() and before.isalnum()) or (
         text[end - 1].isascii() and behind.isascii() and behind.isalnum()
     )
+
+
+def load_names(path: Path) -> list[str]:
+    """Known people from a text file: one name a line, blank lines and # comments aside."""
+    try:
+        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError("privacy.names_unreadable", where="data.privacy.names", given=str(path)) from error
+    named = (line.strip() for line in lines)
+    return [line for line in named if line and not line.startswith("#")]

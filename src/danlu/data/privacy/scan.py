@@ -14,9 +14,8 @@ from typing import Any, Literal
 
 from danlu.core.errors import DataError
 from danlu.data.joined import Page
-from danlu.data.privacy.detectors import DETECTORS
-from danlu.data.privacy.detectors.detector import Rule, Spot
-from danlu.data.privacy.finding import SECRETS, Finding
+from danlu.data.privacy.detectors import DETECTORS, Recognizer, Rule, Spot
+from danlu.data.privacy.finding import KINDS, SECRETS, Finding
 
 Engine = Literal["auto", "re2", "re"]
 _BETWEEN = "\x1e\n"
@@ -74,19 +73,16 @@ class Scanner:
             for letter in rule.opens:
                 self._asked[letter] = (*self._asked.get(letter, ()), rule)
 
-    def suspects(self, page: Page) -> Iterable[int]:
-        """The rows of a page in whose texts there may be a finding; in all others there is none."""
+    def suspects(self, page: Page) -> Iterator[int]:
+        """The texts of a page in which there may be a finding; in all others there is none."""
         if self._gate is None:
-            yield from page.rows
+            yield from range(len(page.flat))
             return
-        data, ends, row_of_text = page.data, page.data_ends.tolist(), page.row_of_text.tolist()
-        search, at, row = self._gate.search, 0, -1
+        data, ends = page.data, page.data_ends.tolist()
+        search, at = self._gate.search, 0
         while (found := search(data, at)) is not None:
             text = bisect.bisect_left(ends, found.start())
-            if text >= len(ends):
-                return
-            if row_of_text[text] != row:
-                yield (row := row_of_text[text])
+            yield text
             at = ends[text] + 1
 
     def scan(self, texts: Sequence[str]) -> list[list[Finding]]:
@@ -165,3 +161,11 @@ def _compile(pattern: str, engine: Engine) -> tuple[Literal["re2", "re"], Any]:
             options.max_mem = _MAX_MEMORY
             return "re2", re2.compile(pattern.encode(), options=options)
     return "re", re.compile(pattern)
+
+
+def open_recognizer(name: str) -> Recognizer:
+    """A plug-in by name; DataError when it is not one, or speaks of kinds that do not exist."""
+    made = DETECTORS.load(name, where="data.privacy.recognizers")()
+    if not isinstance(made, Recognizer) or not set(made.kinds) <= set(KINDS):
+        raise DataError("privacy.no_recognizer", where="data.privacy.recognizers", given=name)
+    return made

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import danlu.data.privacy.fakes as fakes
-from danlu.core.errors import DataError
 from danlu.data.identity import sample_id
 from danlu.data.joined import Texts
-from danlu.data.privacy.detectors import DETECTORS, Recognizer
 from danlu.data.privacy.finding import KINDS, Finding
 from danlu.data.privacy.forgotten import Forgotten, macs_of
 from danlu.data.privacy.keys import Keyring
@@ -21,12 +18,12 @@ from danlu.data.privacy.level import Level, grade, level_of
 from danlu.data.privacy.mentions import complete
 from danlu.data.privacy.policy import Policy
 from danlu.data.privacy.records import Record
-from danlu.data.privacy.scan import Scanner, settle
+from danlu.data.privacy.scan import Scanner, open_recognizer, settle
 from danlu.data.privacy.sight import OURS, Place, as_before, cues_of, digest_of, is_plain, places_of, seen_again
 from danlu.data.privacy.structured import kept_valid
 from danlu.data.sample import Sample
 from danlu.data.stage import Fate, Outcome
-from danlu.data.texts import texts_of, with_texts
+from danlu.data.texts import texts_of, with_tags, with_texts
 
 VERSION = 3
 _REMEMBERED = 65_536
@@ -149,25 +146,34 @@ class PrivacyStage:
             for row, sample in enumerate(texts.samples)
             if sample is not None and (row in suspects or not self._is_known_clean(sample))
         ]
-        examined = self._closely([sample for row in rows if (sample := texts.samples[row]) is not None])
+        samples = [sample for row in rows if (sample := texts.samples[row]) is not None]
+        examined = self._closely(samples, [suspects.get(row, []) for row in rows])
         told = {row: one for row, one in zip(rows, examined, strict=True) if one is not None}
         return Look(told, {"level": self.policy.level, "level_found": self.policy.level})
 
-    def _suspects(self, texts: Texts) -> set[int] | range:
-        """Rows in whose texts there may be something. People known by name and models look at all of them."""
+    def _suspects(self, texts: Texts) -> dict[int, list[int] | None]:
+        """Rows in whose texts there may be something, and in which of them; None: look at all. People known by name and
+        models look at all texts of all rows."""
         if self.forgotten is not None or self._known or self._recognizers:
-            return range(len(texts))
-        suspects: set[int] = set()
+            return dict.fromkeys(range(len(texts)))
+        suspects: dict[int, list[int] | None] = {}
         for page in texts.pages():
-            suspects.update(self.scanner.suspects(page))
-        return suspects | texts.stale
+            for text in self.scanner.suspects(page):
+                row = page.row_of(text)
+                places = suspects.setdefault(row, [])
+                assert places is not None, "none is stale yet"
+                places.append(text - page.first[row - page.rows.start])
+        return suspects | dict.fromkeys(texts.stale)
 
     def examine(self, samples: Sequence[Sample]) -> list[Examined]:
         told, _ = self.look(Texts(samples))
         return [told[row] if row in told else self._clean(sample) for row, sample in enumerate(samples)]
 
-    def _closely(self, samples: Sequence[Sample]) -> list[Examined | None]:
-        """Of each row what there is to say of it; None of one that is as clean as most."""
+    def _closely(
+        self, samples: Sequence[Sample], suspects: Sequence[list[int] | None] | None = None
+    ) -> list[Examined | None]:
+        """Of each row what there is to say of it; None of one that is as clean as most. `suspects`: the places of
+        its texts that have to be read, None for all."""
         plain = [is_plain(sample) for sample in samples]
         texts = [texts_of(sample) for sample in samples]
         cues = [None if is_so else cues_of(sample) for sample, is_so in zip(samples, plain, strict=True)]
@@ -175,8 +181,10 @@ class PrivacyStage:
             text if lead is None else [cue + one for cue, one in zip(lead, text, strict=True)]
             for text, lead in zip(texts, cues, strict=True)
         ]
-        found = iter(self.find([text for of_sample in cued for text in of_sample]))
-        hits_of = [[next(found) for _ in of_sample] for of_sample in texts]
+        hits_of = self._hits_of(cued, [
+            range(len(own)) if suspects is None or not is_so or (some := suspects[at]) is None else some
+            for at, (own, is_so) in enumerate(zip(cued, plain, strict=True))
+        ])  # fmt: skip
         beside = [
             [] if is_so and not any(hits) and self._has_clean_tags(sample) else places_of(sample)
             for sample, is_so, hits in zip(samples, plain, hits_of, strict=True)
@@ -200,6 +208,15 @@ class PrivacyStage:
                 is_like_most = level_of(sample) is None and not sample.tags.get("parents")
                 examined.append(None if is_like_most else self._clean(sample))
         return examined
+
+    def _hits_of(self, texts: Sequence[list[str]], wanted: Sequence[Sequence[int]]) -> list[list[list[Finding]]]:
+        """The findings in each row's texts, of which only those wanted are read."""
+        hits_of: list[list[list[Finding]]] = [[[] for _ in own] for own in texts]
+        places = [(at, place) for at, own in enumerate(wanted) for place in own]
+        found = self.find([texts[at][place] for at, place in places])
+        for (at, place), hits in zip(places, found, strict=True):
+            hits_of[at][place] = hits
+        return hits_of
 
     def _is_known_clean(self, sample: Sample) -> bool:
         """Whether there is nothing to look at but its texts, and nothing to say of it but what is said of most."""
@@ -260,12 +277,12 @@ class PrivacyStage:
                 seen.found = [[hit for hit in hits if not self._is_ours(hit)] for hits in seen.found]
         if self._has_to_go(sample, seen):
             return self._dropped(sample, seen, "privacy_forgotten")
-        hits = seen.hits
-        if not hits:
+        actions = {self.policy.actions[hit.kind] for hit in seen.hits}
+        if not actions:
             return self._clean(sample)
-        if any(self.policy.actions[hit.kind] == "drop" for hit in hits):
+        if "drop" in actions:
             return self._dropped(sample, seen, "privacy_dropped")
-        return self._masked(sample, seen)
+        return self._told(sample if actions == {"keep"} else self._masked(sample, seen), sample, seen)
 
     def _is_ours(self, hit: Finding) -> bool:
         """A pseudonym of ours, or a surname alone, in a text that was made of masked text."""
@@ -283,7 +300,7 @@ class PrivacyStage:
         texts = [*(place.text for place in seen.places), sample.group or ""]
         return bool(self.forgotten.names) and any(self.forgotten.is_named_in(text, self.keyring) for text in texts)
 
-    def _masked(self, sample: Sample, seen: _Seen) -> Examined:
+    def _masked(self, sample: Sample, seen: _Seen) -> Sample:
         fresh = [
             self._rewritten(place, hits) if hits else place.text
             for place, hits in zip(seen.places, seen.found, strict=True)
@@ -294,11 +311,15 @@ class PrivacyStage:
             masked = seen_again(masked, lambda cue, value, is_id: as_before(value, next(put)))
         if sample.group and self._acts(seen.group):
             masked = replace(masked, group=digest_of(sample.group, self.keyring.alias_bytes))
+        return masked
+
+    def _told(self, masked: Sample, sample: Sample, seen: _Seen) -> Examined:
+        """The row as it is now, graded, with what was done to it and its records."""
         hits = seen.hits
         kept = [hit for hit in hits if self.policy.actions[hit.kind] == "keep"]
         base = grade([level_of(sample) or "public", self.policy.level])
         level = grade([base, *(KINDS[hit.kind].level for hit in kept)])
-        before = grade([base, *(KINDS[hit.kind].level for hit in hits)])
+        before = level if len(kept) == len(hits) else grade([base, *(KINDS[hit.kind].level for hit in hits)])
         masked = _tagged(masked, level, before, flags=bool(kept))
         acted = [hit for hit in hits if self.policy.actions[hit.kind] != "keep"]
         fates = [Fate("change", "privacy_masked", {"found": counted(acted)})] if acted else []
@@ -373,27 +394,11 @@ def _tagged(sample: Sample, level: Level, before: Level, *, flags: bool) -> Samp
     tags = sample.tags | {"level": level, "level_found": before}
     if flags and "privacy_found" not in tags.get("flags", ()):
         tags["flags"] = [*tags.get("flags", ()), "privacy_found"]
-    return replace(sample, tags=tags)
+    return with_tags(sample, tags)
 
 
 def counted(hits: Sequence[Finding]) -> str:
     """`mobile 2, name 1`: what a report may say of them."""
+    if len(hits) == 1:
+        return f"{hits[0].kind} 1"
     return ", ".join(f"{kind} {count}" for kind, count in sorted(Counter(hit.kind for hit in hits).items()))
-
-
-def open_recognizer(name: str) -> Recognizer:
-    """A plug-in by name; DataError when it is not one, or speaks of kinds that do not exist."""
-    made = DETECTORS.load(name, where="data.privacy.recognizers")()
-    if not isinstance(made, Recognizer) or not set(made.kinds) <= set(KINDS):
-        raise DataError("privacy.no_recognizer", where="data.privacy.recognizers", given=name)
-    return made
-
-
-def load_names(path: Path) -> list[str]:
-    """Known people from a text file: one name a line, blank lines and # comments aside."""
-    try:
-        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError("privacy.names_unreadable", where="data.privacy.names", given=str(path)) from error
-    named = (line.strip() for line in lines)
-    return [line for line in named if line and not line.startswith("#")]
