@@ -79,7 +79,7 @@ def num_chars(text: str) -> int:
 
 
 def num_sentences(text: str) -> int:
-    """Sentences, told by their ends: 。！？ and lines. A full stop inside a number or a name is none, nor is a source in
+    """Sentences, told by their ends: 。！？ and lines. A full stop in a number or a name is none, nor is a source in
     brackets behind the end."""
     return sum(1 for _ in _SENTENCE.finditer(_SOURCE.sub("", text)))
 
