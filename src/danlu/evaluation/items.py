@@ -95,6 +95,14 @@ def load_questions(
     return Questions(_distinct(_with_labels(items)), skipped)
 
 
+def judged_by(items: Sequence[Item], metric: str | None) -> tuple[Item, ...]:
+    """The items that name no metric get this one; labels, and questions without an answer, keep their own judges."""
+    free = [not item.metric and not item.labels and (item.kind != "unanswerable" or item.control) for item in items]
+    return tuple(
+        replace(item, metric=metric) if metric and is_free else item for item, is_free in zip(items, free, strict=True)
+    )
+
+
 def choose_items(items: Sequence[Item], max_items: int | None, *, seed: int = 0) -> tuple[Item, ...]:
     """At most `max_items`, drawn by seed, in their first order; groups are spread before one is asked twice."""
     if max_items is None or len(items) <= max_items:

@@ -20,7 +20,7 @@ from danlu.data.samples_file import read_samples
 from danlu.data.sources import read
 from danlu.data.tokens import Tokens
 from danlu.engines.engine import Sampling
-from danlu.evaluation.items import Item, choose_items, choose_whole, load_questions
+from danlu.evaluation.items import Item, choose_items, choose_whole, judged_by, load_questions
 from danlu.evaluation.probes import load_suite
 from danlu.evaluation.runner import Assignment
 from danlu.evaluation.tasks.consistency import Consistency
@@ -74,7 +74,7 @@ class Assignments:
 
     def asking(self, questions: Path) -> list[Assignment]:
         """A file of the user's own alone."""
-        return [Assignment(Domain(self._greedy()), self._asked(str(questions)))]
+        return [Assignment(self._domain_task(), self._asked(str(questions)))]
 
     def chosen(self, only: Iterable[str] | None = None) -> list[Assignment]:
         """The recipe's tasks (or those of them in `only`) that have something to ask; the others are noted."""
@@ -90,7 +90,7 @@ class Assignments:
     def _assign(self, task: str) -> list[Assignment]:
         match task:
             case "domain":
-                return [Assignment(Domain(self._greedy()), self._domain())]
+                return [Assignment(self._domain_task(), self._domain())]
             case "consistency":
                 drawn = Sampling(self.section.max_new_tokens, temperature=self.section.temperature)
                 return [Assignment(Consistency(drawn, repeats=self.section.repeats), self._domain())]
@@ -107,6 +107,9 @@ class Assignments:
                 return [Assignment(Memorisation(self._greedy()), self._excerpts())]
         raise AssertionError(f"a task of the recipe without a join: {task}")
 
+    def _domain_task(self) -> Domain:
+        return Domain(self._greedy(), beside=self.section.beside)
+
     def _greedy(self) -> Sampling:
         return Sampling(max_new_tokens=self.section.max_new_tokens)
 
@@ -122,7 +125,8 @@ class Assignments:
         num_leaks = sifted.num_leaks
         if num_leaks and where not in self.sifted:
             self.told.note(say("pipeline.leak", count=num_leaks, total=len(samples)))
-        items = load_questions([worded(sample, self.encoder) for sample in sifted.kept]).items
+        loaded = load_questions([worded(sample, self.encoder) for sample in sifted.kept]).items
+        items = judged_by(loaded, self.section.metric)
         self.sifted[where] = {"asked": len(items), "left_out": num_leaks, "nearest": round(sifted.nearest, 4)}
         if not items:
             key = "pipeline.all_leak" if num_leaks else "pipeline.no_questions"

@@ -106,6 +106,13 @@ def _unknown_names(recipe: Recipe) -> list[Complaint]:
         from danlu.data.cleaners import foreign_rules  # numpy, and a search through all packages: for few recipes
 
         asked |= {f"data.cleaning.rules.{name}": (name, foreign_rules()) for name in recipe.data.cleaning.rules}
+    judges = {f"evaluation.beside.{i}": name for i, name in enumerate(recipe.evaluation.beside)}
+    if recipe.evaluation.metric:
+        judges["evaluation.metric"] = recipe.evaluation.metric
+    if judges:
+        from danlu.evaluation.metrics import METRICS  # numpy: for few recipes
+
+        asked |= {key: (name, METRICS.names()) for key, name in judges.items()}
     for i, name in enumerate(recipe.data.augment.methods):
         asked[f"data.augment.methods.{i}"] = (name, AUGMENTERS.names())
     return [

@@ -34,6 +34,12 @@ class EvaluationSection(Section):
     general_questions: str | None = None
     """General questions with answers, asked beside danlu's own 360 to see what was forgotten."""
 
+    metric: str | None = None
+    """What judges an answer where its question names no metric; empty chooses by what the reference is."""
+
+    beside: tuple[str, ...] = ()
+    """Further metrics reported beside the one that counts, such as rouge_l, bleu, chrf."""
+
     max_new_tokens: int = Field(128, ge=1, le=32_768)
     """Longest answer."""
 

@@ -6,7 +6,7 @@ import pytest
 
 from danlu.core.errors import RecipeError
 from danlu.core.messages import LANGUAGES, load_room
-from danlu.evaluation.items import Item, load_questions
+from danlu.evaluation.items import Item, judged_by, load_questions
 from danlu.evaluation.metrics import METRICS, metric_for
 
 
@@ -112,3 +112,22 @@ def test_no_metric_trips_over_what_models_say(name: str) -> None:
     assert judge.name == name
     for answer in ["", " ", "<think>", "<|im_end|>", "\x00", "🙂", "ありがとう", "80" * 3000, "[" * 5000, "否" * 5000]:
         assert 0 <= judge.score(answer, asked).value <= 1
+
+
+def test_the_recipes_metric_judges_what_names_none() -> None:
+    rows = [
+        {"question": "a?", "answer": "x"},
+        {"question": "b?", "answer": "x", "match": "exact"},
+        {"question": "c?", "answer": "x", "labels": ["x", "y"]},
+        {"question": "d?", "kind": "unanswerable"},
+        {"question": "e?", "answer": "x", "kind": "unanswerable", "control": True},
+    ]
+    items = load_questions(rows).items
+    assert [metric_for(one) for one in judged_by(items, "rouge_l")] == [
+        "rouge_l",
+        "exact",
+        "label",
+        "refusal",
+        "rouge_l",
+    ]
+    assert judged_by(items, None) == items
