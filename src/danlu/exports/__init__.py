@@ -21,5 +21,7 @@ EXPORTS: Registry[type[Export]] = Registry(
         "gguf-lora": "danlu.exports.gguf_lora:GGUFLoRAExport",
         "ollama": "danlu.exports.ollama_model:OllamaExport",
         "lmstudio": "danlu.exports.lmstudio:LMStudioExport",
+        "vllm": "danlu.exports.vllm:VLLMExport",
+        "vllm-lora": "danlu.exports.vllm_lora:VLLMLoRAExport",
     },
 )

@@ -11,16 +11,10 @@ from typing import Literal
 
 import torch
 
-from danlu.adapters.peft_format import read_pairs
-from danlu.exports.deltas import check_copied, check_deltas
 from danlu.exports.export import Proof, Subject
-from danlu.exports.merging import merged_model
-from danlu.exports.parity import Check
-from danlu.exports.proof import Promise, prove_readers
-from danlu.exports.reload import check_adapter, living, living_pairs, load_base_again, proof_dtype, stored_dtype
-from danlu.exports.rounding import rounding_of
-from danlu.exports.speech import check_reloaded_prompts, check_speech, check_tokenizer, write_speech
-from danlu.model.build import DTYPES, save_model
+from danlu.exports.merging import prove_merged, write_merged
+from danlu.exports.reload import stored_dtype
+from danlu.model.build import DTYPES
 from danlu.model.quantized import num_params
 
 
@@ -39,36 +33,7 @@ class MergedExport:
         return stored_dtype(subject.engine.model) if self.dtype == "auto" else DTYPES[self.dtype]
 
     def write(self, subject: Subject, folder: Path) -> None:
-        save_model(merged_model(subject, where="exports: merged"), folder, self.stored(subject))
-        write_speech(subject.contract, subject.engine.model.folder, folder)
+        write_merged(subject, folder, self.stored(subject))
 
     def prove(self, subject: Subject, folder: Path) -> Proof:
-        prompts = [list(record.prompt_ids) for record in subject.records]
-        checks = [
-            check_speech(subject.contract, folder),
-            check_tokenizer(subject.engine.model.folder, folder),
-            check_reloaded_prompts(prompts, subject.probes, folder, subject.contract),
-        ]
-        trained = living(subject)
-        with living_pairs(subject) as pairs:
-            if pairs is None:
-                checks.append(check_copied(subject.engine.model, folder))
-            else:
-                checks += check_adapter(subject, pairs, trained)
-                checks.append(_check_weights(subject, pairs, folder))
-        stored = self.stored(subject)
-        kept = rounding_of(stored)
-        found, noise = prove_readers(subject, folder, Promise(("danlu", "transformers"), matrices=kept, vectors=kept))
-        facts = {
-            "dtype": str(proof_dtype(subject.engine.model))[6:],
-            "files_dtype": str(stored)[6:],
-        }
-        return Proof(checks + found, noise.worst(trained.floor), facts)
-
-
-def _check_weights(subject: Subject, adapter_folder: Path, merged_folder: Path) -> Check:
-    model = subject.engine.model
-    onto = None
-    if subject.through != "none":
-        onto = dict(load_base_again(subject, torch.float32, "cpu").named_parameters())
-    return check_deltas(model, model.folder, merged_folder, read_pairs(adapter_folder, model), onto=onto)
+        return prove_merged(subject, folder, self.stored(subject), ("danlu", "transformers"))

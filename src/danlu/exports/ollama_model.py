@@ -16,14 +16,13 @@ from danlu.exports.export import Proof, Subject
 from danlu.exports.gguf.files import file_stem, prove_gguf, size_bytes, write_gguf
 from danlu.exports.gguf.tensors import Quantize
 from danlu.exports.gguf.write import adds_bos
+from danlu.exports.merging import context_of
 from danlu.exports.ollama.gotemplate import write_go
 from danlu.exports.ollama.modelfile import write_modelfile
 from danlu.exports.ollama.turns import Turns, learn
 from danlu.exports.parity import Check
 
 NAME = "Modelfile"
-USUAL_CONTEXT = 4096
-"""Room for a chat where the model was trained on shorter ones; all that a model takes would fill a laptop's memory."""
 
 
 class OllamaExport:
@@ -39,8 +38,7 @@ class OllamaExport:
         target = self._target(subject, folder)
         template = write_go(turns_of(subject))  # refused before gigabytes are written
         described = write_gguf(subject, folder, target, self.quantize)
-        trained = int(subject.facts.card.get("training", {}).get("context", 0))
-        context = min(described.context, max(USUAL_CONTEXT, trained))
+        context = min(described.context, context_of(subject))
         text = write_modelfile(target.name, template, subject.contract, context=context)
         write_text(folder / NAME, text)
 

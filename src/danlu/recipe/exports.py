@@ -10,12 +10,16 @@ from pydantic_core import PydanticCustomError
 from danlu.recipe.section import Section
 
 ExportKind = Literal["adapter", "merged", "gguf", "gguf-lora", "ollama", "lmstudio", "vllm", "vllm-lora"]
-Stored = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "fp8", "int8", "awq", "gptq"]
+Stored = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "fp8", "int8"]
 _GGUF = ("q8_0", "f32", "f16", "bf16", "q6_k", "q5_k_m", "q4_k_m")
 QUANTIZE: dict[str, tuple[str, ...]] = {
-    "gguf": _GGUF, "ollama": _GGUF, "lmstudio": _GGUF, "vllm": ("fp8", "int8", "awq", "gptq"),
+    "gguf": _GGUF, "ollama": _GGUF, "lmstudio": _GGUF, "vllm": ("fp8", "int8"),
 }  # fmt: skip
 """What each kind can be stored in; of the kinds of GGUF the first is what an empty `quantize` means."""
+
+
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values that vLLM's `max_lora_rank` takes."""
 
 
 class PushSection(Section):
@@ -40,7 +44,7 @@ class ExportSection(Section):
 
     quantize: Stored | None = None
     """How matrices are stored. GGUF: q8_0 when empty, f32, f16, bf16, q6_k, q5_k_m or q4_k_m. vllm: empty keeps the
-    base's, or fp8, int8, awq, gptq."""
+    base's, or fp8, int8."""
 
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """merged: in what the files are; auto keeps the base's."""

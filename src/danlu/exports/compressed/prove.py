@@ -1,0 +1,107 @@
+"""The proof of a checkpoint in eight bits: transformers, which reads it through the package `compressed-tensors`,
+against our own model of the very codes that rounds its inputs by the same rule; and that against what was trained.
+
+The cost of rounding weights and inputs is judged beside random rounding of the same size in both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from danlu.engines.native import NativeEngine
+from danlu.exports.compressed.schemes import Scheme, rounding_inputs
+from danlu.exports.compressed.write import SCALE, coded_layers
+from danlu.exports.export import Subject
+from danlu.exports.oracle import has
+from danlu.exports.parity import (
+    Check,
+    Difference,
+    check_answers,
+    compare,
+    dithered,
+    judge_logits,
+    margin_of,
+)  # fmt: skip
+from danlu.exports.proof import ROUNDING_FACTOR, Bench, Promise, ends_of, prove_reader, set_up
+from danlu.exports.readers import READERS
+from danlu.exports.reload import load_base_again, proof_dtype, witnessed
+from danlu.model.build import family_of
+from danlu.model.model import Model
+from danlu.model.shards import find_shards
+from danlu.model.weights import split
+
+PACKAGE = "compressed_tensors"
+
+
+def prove_compressed(subject: Subject, folder: Path, merged: Model, scheme: Scheme) -> tuple[list[Check], Difference]:
+    """Every tensor of the files, then the readers."""
+    promise = Promise(("transformers",))
+    model = load_base_again(subject, proof_dtype(subject.engine.model), subject.engine.model.device)
+    checks = [_check_tensors(model, merged, folder, scheme)]
+    engine = NativeEngine(model, subject.engine.encoder, name="expected")
+    layers = coded_layers(model)
+    with rounding_inputs(model, scheme, layers):
+        expected = witnessed(engine, subject)
+        bench = dataclasses.replace(set_up(subject, promise), expected=expected, ends=ends_of(expected), effects=None)
+        cost, noise = _check_cost(bench, scheme, layers, subject.max_new_tokens)
+        readers = ["transformers", *(["vllm"] if has("vllm") else [])]
+        for name in readers if has(PACKAGE) else []:
+            checks += prove_reader(READERS.load(name)(), subject, folder, bench)
+    if not has(PACKAGE):
+        checks.append(Check("transformers_logits", "not run", note=PACKAGE))
+    return checks + cost, noise
+
+
+def _check_tensors(model: Model, merged: Model, folder: Path, scheme: Scheme) -> Check:
+    """Each weight that the files hold against the merged one, within half a step of its row; `model` gets what the
+    files hold."""
+    weights, whole = dict(model.named_parameters()), dict(merged.named_parameters())
+    family, coded = family_of(model.config), {f"{name}.weight" for name in coded_layers(model)}
+    unseen, wrong, worst = set(weights), [], 0.0
+    with torch.no_grad():
+        for their_name, values in _stored(folder, scheme):
+            for name, part in split(their_name, values, family, model.spec):
+                weight = whole[name].detach().cpu().float()
+                unseen.discard(name)
+                weights[name].copy_(part)
+                steps = scheme.spacing(weight) if name in coded else None
+                # a scale is rounded to 8 bits of mantissa, and moves the largest codes by as much
+                allowed = 0.5 * steps + weight.abs() * 2**-8 if steps is not None else weight.abs() * 2**-8
+                excess = float(((part - weight).abs() - allowed).max())
+                worst = max(worst, excess)
+                if not excess <= 1e-6:
+                    wrong.append(name)
+    numbers = {"num_wrong_modules": len(wrong), "num_foreign_tensors": len(unseen), "worst_distance": worst}
+    limits = {"num_wrong_modules": 0, "num_foreign_tensors": 0}
+    return Check("file", "fail" if wrong or unseen else "pass", numbers, limits, "; ".join([*wrong, *unseen][:5]))
+
+
+def _stored(folder: Path, scheme: Scheme) -> list[tuple[str, Tensor]]:
+    """The files' tensors by their names, codes as the values that they stand for."""
+    found: list[tuple[str, Tensor]] = []
+    for path in find_shards(folder):
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names = set(file.keys())
+            for name in sorted(names):
+                if name.endswith(SCALE):
+                    continue
+                tensor = file.get_tensor(name)
+                scale = file.get_tensor(name + SCALE) if name + SCALE in names else None
+                found.append((name, tensor.float() if scale is None else scheme.values(tensor, scale)))
+    return found
+
+
+def _check_cost(bench: Bench, scheme: Scheme, layers: set[str], max_new_tokens: int) -> tuple[list[Check], Difference]:
+    trained, expected = bench.trained, bench.expected
+    weights = [trained.engine.model.get_parameter(f"{name}.weight") for name in sorted(layers)]
+    floor = trained.floor
+    with rounding_inputs(trained.engine.model, scheme, layers), dithered(weights, scheme.spacing, 0):
+        floor = floor.worst(compare(trained.records, trained.engine))
+    found = compare(trained.records, expected.engine)
+    answers = check_answers("rounding_answers", trained.records, expected.engine, margin_of(floor), max_new_tokens)
+    return [judge_logits("rounding_logits", found, floor, ROUNDING_FACTOR), answers], floor

@@ -1,0 +1,89 @@
+"""A merged model as a `compressed-tensors` checkpoint: codes and scales in place of the blocks' linear weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from danlu.adapters.lora import HEADS
+from danlu.adapters.peft_format import linears_of
+from danlu.core.errors import ExportError
+from danlu.core.files import sync_folder, write_json
+from danlu.exports.compressed.schemes import Scheme
+from danlu.model.build import family_of
+from danlu.model.decoder import Decoder
+from danlu.model.model import Model
+from danlu.model.shards import INDEX, SINGLE
+from danlu.model.weights import DTYPE_NAMES, SHARD_BYTES, fuse
+
+SCALE = "_scale"
+
+
+def write_compressed(model: Model, folder: Path, scheme: Scheme, stored: torch.dtype) -> None:
+    """config.json and weights; what is not a linear layer of the blocks lies in `stored`, and so do the scales."""
+    if not isinstance(model, Decoder):
+        raise ExportError("compressed.foreign", where="exports: vllm", given=model.config.get("model_type"))
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_shards(_tensors(model, scheme, stored), folder)
+    config = {key: item for key, item in model.config.items() if key not in ("torch_dtype", "dtype")}
+    config |= {"torch_dtype": DTYPE_NAMES[stored], "quantization_config": scheme.config(list(HEADS[:1]))}
+    write_json(folder / "config.json", config)
+
+
+def coded_layers(model: Model) -> set[str]:
+    """The layers whose weights become codes, by our names."""
+    return {name for name in linears_of(model) if name.rpartition(".")[2] not in HEADS}
+
+
+def _tensors(model: Decoder, scheme: Scheme, stored: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) as the file has them: fused layers whole."""
+    family = family_of(model.config)
+    layers = coded_layers(model)
+    ends = tuple(f".{fused.name}.weight" for fused in family.fused)
+    for name, weight in fuse({name: weight.detach() for name, weight in model.named_parameters()}, family).items():
+        if name.removesuffix(".weight") in layers or name.endswith(ends or ("\0",)):
+            codes, scale = scheme.codes(weight.cpu(), stored)
+            yield name, codes
+            yield name + SCALE, scale
+        else:
+            yield name, weight.to(device="cpu", dtype=stored).contiguous()
+
+
+def _write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
+    """Files of at most SHARD_BYTES, numbered when their number is known."""
+    places: dict[str, Path] = {}
+    parts: list[Path] = []
+    shard: dict[str, Tensor] = {}
+    total = 0
+
+    def flush() -> None:
+        part = folder / f".shard-{len(parts)}.tmp"
+        save_file(shard, part, metadata={"format": "pt"})
+        parts.append(part)
+        places.update(dict.fromkeys(shard, part))
+        shard.clear()
+
+    for name, tensor in tensors:
+        if shard and sum(map(num_bytes, shard.values())) + num_bytes(tensor) > SHARD_BYTES:
+            flush()
+        shard[name] = tensor
+        total += num_bytes(tensor)
+    flush()
+    names = [SINGLE] if len(parts) == 1 else [
+        f"model-{at:05d}-of-{len(parts):05d}.safetensors" for at in range(1, len(parts) + 1)
+    ]  # fmt: skip
+    named = dict(zip(parts, names, strict=True))
+    for part, name in named.items():
+        part.replace(folder / name)
+    if len(parts) > 1:
+        weight_map = {tensor: named[part] for tensor, part in places.items()}
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    sync_folder(folder)
+
+
+def num_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
