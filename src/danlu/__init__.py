@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from danlu.data.inspect import inspect
     from danlu.model.build import load_model
     from danlu.pipeline.check import check
+    from danlu.pipeline.curve import learning_curve
     from danlu.pipeline.demo import demo
     from danlu.pipeline.evaluate import evaluate, evaluate_artifact
     from danlu.pipeline.export import export
@@ -46,6 +47,7 @@ _PLACES = {
     "export": "danlu.pipeline.export",
     "run_all": "danlu.pipeline.run_all",
     "demo": "danlu.pipeline.demo",
+    "learning_curve": "danlu.pipeline.curve",
     "open_engine": "danlu.pipeline.open_engine",
     "open_engines": "danlu.pipeline.open_engine",
     "open_artifact": "danlu.pipeline.open_engine",
@@ -75,6 +77,7 @@ __all__ = [
     "evaluate_artifact",
     "export",
     "inspect",
+    "learning_curve",
     "load_model",
     "open_artifact",
     "open_engine",

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
         doctor,
         explain,
         inspecting,
+        judging,
         new,
+        proving,
         selecting,
         shelves,
         show,
         show_plan,
         targets,
+        weighing,
         why,
     )
 
@@ -33,12 +36,15 @@ __all__ = [
     "doctor",
     "explain",
     "inspecting",
+    "judging",
     "new",
+    "proving",
     "selecting",
     "shelves",
     "show",
     "show_plan",
     "targets",
+    "weighing",
     "why",
 ]
 

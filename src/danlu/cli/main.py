@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 import danlu
 from danlu import cli
 from danlu.cli.audit_app import audit_app, forget_command
+from danlu.cli.proof_app import judge_command, weigh_command
 from danlu.cli.voice import Voice, stop_bars
 from danlu.core.errors import DanluError
 from danlu.core.messages import LANGUAGES, lookup, say, set_language
@@ -245,6 +246,8 @@ def evaluate(
     questions: Annotated[
         Path | None, typer.Option("--questions", metavar="FILE", help=say("cli.opt_questions"))
     ] = None,
+    curve: Annotated[bool, typer.Option("--curve", help=say("proof.opt_curve"))] = False,
+    gate: Annotated[bool, typer.Option("--gate", help=say("proof.opt_gate"))] = False,
     runs: Runs = RUNS,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -258,7 +261,14 @@ def evaluate(
         return
     run = cli.targets.open_target(target, overrides or (), runs)
     report = danlu.evaluate(run, questions=questions, progress=voice.progress)
+    if curve:
+        found = danlu.learning_curve(run, progress=voice.progress)
+        report = report if questions is not None else danlu.evaluate(run, progress=voice.progress)
+        cli.proving.show_curve(found, voice)
     cli.show.show_report(run.folder, report, voice)
+    cli.proving.show_diagnosis(report, voice)
+    if gate:
+        cli.proving.exit_as_judged(report)
 
 
 @app.command(help=say("cli.export"))
@@ -363,6 +373,8 @@ def explain(
 
 app.add_typer(audit_app, name="audit", help=say("cli.audit"))
 app.command(name="forget", help=say("cli.forget"))(forget_command)
+app.command(name="judge", help=say("judge.about"))(judge_command)
+app.command(name="weigh", help=say("weigh.about"))(weigh_command)
 
 
 @app.command(help=say("cli.doctor"))

@@ -11,7 +11,7 @@ from danlu.evaluation.report import Report
 
 Words = Callable[..., str]
 
-KINDS = ("sarcasm", "negation", "unanswerable", "false_premise", "other")
+KINDS = ("sarcasm", "negation", "unanswerable", "false_premise", "typo", "injection", "format", "other")
 """Kinds of edge cases that danlu has a name for in both languages."""
 
 MOST_PARTS = 8
@@ -42,6 +42,8 @@ def forest_rows(report: Report, word: Words) -> list[Interval]:
         low, high = test["interval"]
         task, _, kind = name.partition(":")
         label = _name("kind", kind, word) if kind else word(f"task_{task}")
+        if task == "probes":
+            label = word("of_probes", kind=label)
         tone: Tone = "tuned" if low > 0 else "bad" if high < 0 else "base"
         rows.append(Interval(label, test["value"], low, high, points(test["value"]), tone))
     return rows

@@ -14,6 +14,14 @@ from danlu.evaluation.gate import percent, points
 from danlu.evaluation.report import Report
 from danlu.evaluation.report_answers import answers_section
 from danlu.evaluation.report_charts import KINDS, forest_rows, overview_bars, stability_rows
+from danlu.evaluation.report_parts import (
+    endings_card,
+    general_section,
+    learning_section,
+    probes_section,
+    ways_card,
+)
+from danlu.evaluation.report_screen import checks, screen
 
 _PARTS = ("train", "validation", "test")
 _FORGOTTEN_FROM = 1.15
@@ -25,14 +33,19 @@ def render_html(report: Report, *, language: Language | None = None) -> str:
     chosen = language or current_language()
     view = _View(report, chosen)
     return html.page(
-        view.verdict(),
+        screen(report, chosen),
         view.numbers(),
+        checks(report, chosen),
         view.comparison(),
         view.stages(),
+        general_section(report, chosen),
+        probes_section(report, chosen),
         view.edges(),
         view.classes(),
         answers_section(report, chosen),
+        learning_section(report, chosen),
         view.training(),
+        endings_card(report, chosen),
         view.data(),
         view.method(),
         title=report.name,
@@ -54,54 +67,14 @@ class _View:
     def word(self, key: str, **values: Any) -> str:
         return say(f"report.{key}", self.language, **values)
 
-    def verdict(self) -> Markup:
-        sentence = self._sentence()
-        verdict = self.report.verdict
-        if verdict is None:
-            return html.banner(self.word("no_gate"), sentence)
-        lines = [(r.passed, r.text(self.language), r.remedy(self.language)) for r in verdict.reasons]
-        tone: html.Tone = "good" if verdict.decision == "ship" else "warn"
-        return html.banner(self.word(verdict.decision), sentence, lines, tone=tone)
-
-    def _sentence(self) -> str:
-        base, tuned = self.report.base, self.report.tuned
-        if "accuracy" not in tuned:
-            return ""
-        return self.word(
-            "sentence", items=tuned["num_items"], base=percent(base["accuracy"]), tuned=percent(tuned["accuracy"])
-        )
-
     def numbers(self) -> Markup:
         found = [
-            self._accuracy(),
-            self._gain(),
             self._consistency(),
             self._forgetting(),
             self._preference(),
             self._parity(),
         ]
         return html.stats(*found)
-
-    def _accuracy(self) -> Markup | None:
-        tuned = self.report.tuned
-        if "accuracy" not in tuned:
-            return None
-        detail = self.word(
-            "accuracy_detail", base=percent(self.report.base["accuracy"]), interval=self._interval(tuned["interval"])
-        )
-        return html.stat(self.word("accuracy"), percent(tuned["accuracy"]), detail, tone="tuned")
-
-    def _gain(self) -> Markup | None:
-        difference = self.report.difference
-        if not difference:
-            return None
-        low, high = difference["interval"]
-        tones: dict[str, html.Tone] = {"better": "good", "worse": "bad", "no_evidence": "warn"}
-        tone = tones[difference["direction"]]
-        interval = self.word("interval", low=points(low), high=points(high))
-        detail = self.word("gain_detail", interval=interval, p=_p(difference["p"]))
-        value = Markup("{}<small>{}</small>").format(points(difference["value"]), self.word("points_unit"))
-        return html.stat(self.word("gain"), value, detail, tone=tone)
 
     def _consistency(self) -> Markup | None:
         section = self.report.consistency
@@ -176,6 +149,8 @@ class _View:
     def stability(self) -> Markup | None:
         if not self.report.consistency:
             return None
+        if several := ways_card(self.report, self.language):
+            return several
         names = [self.word(name) for name in ("consistent_right", "inconsistent", "consistent_wrong")]
         legend = html.legend([(names[0], "good"), (names[1], "warn"), (names[2], "bad")])
         chart = html.stacked(stability_rows(self.report, self.word), title=self.word("stability"))
