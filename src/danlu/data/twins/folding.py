@@ -77,11 +77,10 @@ class Folded:
     fine_at: Places
 
 
-def fold_all(texts: Sequence[str], *, quick: bool = False, laid: tuple[Units, Places] | None = None) -> Folded:
-    """`fold` and `fold_finely` of every text, as UTF-16 units. `quick`: by a compiled loop, which gives the same, and
-    on the texts' units and where the break behind each stands (`laid`), if those are known."""
+def fold_all(texts: Sequence[str], *, quick: bool = False) -> Folded:
+    """`fold` and `fold_finely` of every text, as UTF-16 units. `quick`: by a compiled loop, which gives the same."""
     if quick:
-        return _fold_quickly(texts, laid)
+        return _fold_quickly(texts)
     parts = [_fold_some(texts[at : at + _SOME]) for at in range(0, max(1, len(texts)), _SOME)]
     return Folded(
         np.concatenate([part.coarse for part in parts]),
@@ -91,10 +90,10 @@ def fold_all(texts: Sequence[str], *, quick: bool = False, laid: tuple[Units, Pl
     )
 
 
-def _fold_quickly(texts: Sequence[str], laid: tuple[Units, Places] | None) -> Folded:
+def _fold_quickly(texts: Sequence[str]) -> Folded:
     from danlu.data.twins.loops_fold import fold_texts  # compiled on the first call
 
-    units, ends = laid or _units_of(texts)
+    units, ends = _units_of(texts)
     points, kinds = _beyond(units)
     coarse, fine = np.empty(len(units), np.uint16), np.empty(len(units), np.uint16)
     coarse_at, fine_at = np.zeros(len(texts) + 1, np.int64), np.zeros(len(texts) + 1, np.int64)
