@@ -129,14 +129,22 @@ def show_report(place: Path, report: Report, voice: Voice) -> None:
     voice.result(report.to_json() | {"run": str(place)})
 
 
+def _metric_row(name: str, entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """A further metric in percent; BLEU and chrF are points of 100 already."""
+    share = 1 / entry.get("scale", 1)
+    value, low, high = (points(share * end) for end in (entry["difference"]["value"], *entry["difference"]["interval"]))
+    return name, percent(share * entry["base"]), percent(share * entry["tuned"]), f"{value} ({low} – {high})"
+
+
 def _report_rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
     """One row per measurement: its name, the base, the tuned model, the difference or interval."""
     if report.difference is not None:
         low, high = report.difference["interval"]
         change = f"{points(report.difference['value'])} ({points(low)} – {points(high)})"
         yield say("cli.row_domain"), percent(report.base["accuracy"]), percent(report.tuned["accuracy"]), change
-    if overlap := report.metrics.get("char_f1"):  # what moves first where answers are long
-        yield say("cli.row_char_f1"), percent(overlap["base"]), percent(overlap["tuned"]), ""
+    for name, entry in report.metrics.items():
+        if name not in ("exact", "contains"):  # what else was measured; char F1 moves first where answers are long
+            yield _metric_row(say("cli.row_char_f1") if name == "char_f1" else name, entry)
     if report.consistency is not None:
         base, tuned = (report.consistency[side]["consistent_right"] for side in ("base", "tuned"))
         yield say("cli.row_consistency"), percent(base), percent(tuned), ""

@@ -68,7 +68,7 @@ def corpus_beside(
             continue
         asked = [items[i] for i in at]
         corpora = [metric.corpus([_answer(side[i]) for i in at], asked) for side in (base, tuned)]
-        found = compare_tallies(corpora[0].tally, corpora[1].tally, clusters(asked))
+        found = compare_tallies(corpora[0].tally, corpora[1].tally, clusters(asked), span=100)
         told[name] = {
             "base": found.base, "tuned": found.tuned, "difference": found.to_json(),
             "signature": corpora[0].signature, "scale": 100,
@@ -87,7 +87,7 @@ def classes_beside(items: Sequence[Item], base: Sequence[Answered], tuned: Seque
     told = {}
     for score in CLASS_SCORES:
         tallies = [tally_of(true, side, classes, score) for side in named]
-        found = compare_tallies(tallies[0], tallies[1], groups)
+        found = compare_tallies(tallies[0], tallies[1], groups, span=2 if score == "mcc" else 1)
         told[score] = {"base": found.base, "tuned": found.tuned, "difference": found.to_json()}
     return told
 

@@ -7,6 +7,7 @@ so those of whole groups are swapped. The interval redraws groups, the same for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,10 +72,11 @@ def compare_tallies(
     tuned: Tally,
     groups: Sequence[Hashable] | None = None,
     *,
+    span: float = math.inf,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> CorpusComparison:
-    """The paired difference of a corpus score, its interval and its test."""
+    """The paired difference of a corpus score, its interval (never beyond `span` either way) and its test."""
     assert base.rows.shape == tuned.rows.shape and len(base.rows) > 0, "both answer the same items"
     keys, value = _keys(base, groups), base.value
     base_GK, tuned_GK = rows_by_group(base.rows, keys), rows_by_group(tuned.rows, keys)
@@ -92,7 +94,7 @@ def compare_tallies(
     is_grouped = len(base_GK) < len(base.rows)
     return CorpusComparison(
         base.total, tuned.total,
-        Estimate(difference, low, high, len(base.rows), len(base_GK)),
+        Estimate(difference, max(-span, low), min(span, high), len(base.rows), len(base_GK)),
         p=_randomise(base_GK, tuned_GK, value, difference, seed=seed, resamples=resamples),
         test="cluster-randomisation" if is_grouped else "randomisation",
         detectable=detectable_mean(1, float(drawn.std())),
