@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from danlu.data.flow.account import DUPLICATE, NEAR_DUPLICATE, Verdicts, fold
 from danlu.data.flow.conveyor import convey
 from danlu.data.flow.marks import Mark
 from danlu.data.flow.passing import Passing
-from danlu.data.flow.piece import num_rows, streamed
+from danlu.data.flow.piece import AnyPiece, joined, num_rows, streamed
 from danlu.data.flow.plan import plan_shards
 from danlu.data.flow.store import Store
 from danlu.data.identity import sample_id
-from danlu.data.ledger import Ledger
+from danlu.data.ledger import Entry, Ledger
 from danlu.data.privacy import PrivacyStage
 from danlu.data.sample import Sample, replace
 from danlu.data.sources import read
+from danlu.data.twins import decide
 from danlu.pipeline.passing import build_passing
 from danlu.recipe.data import DataSection
 
@@ -112,3 +114,41 @@ def test_rows_together_come_to_what_each_comes_to_alone(
     assert refused["bad_json"] == 1 and len(rows) + refused.total() == found.num_read
     station = found.funnel[-1]
     assert (station.rows_in, station.rows_out) == (len(rows), sum(row.sample is not None for row in rows))
+
+
+def test_stored_rows_are_accounted_for_as_rows_in_memory(path: Path, tmp_path: Path) -> None:
+    """Fates of twins are told from columns alone, marks are read of rows that have some."""
+    pytest.importorskip("pyarrow")
+    passing, twice = build(tmp_path), tmp_path / "again.jsonl"
+    twice.write_bytes(path.read_bytes())
+    told: list[tuple[list[Entry], dict[str, Any]]] = []
+    for engine in ("inline", "local"):
+        found = convey(plan_shards([path, twice]), passing, Store(tmp_path / "store"), engine=engine)
+        alive = joined(found.pieces, "alive")
+        decision = decide([piece.columns for piece in found.pieces], kept=alive)
+        for near in ("drop", "flag"):
+            verdicts = Verdicts.of(alive, decision, exact="drop", near=near)
+            ledger = found.ledger()
+            entries = list(fold(found.pieces, verdicts, ledger))
+            ledger.check()
+            assert ledger.reasons["duplicate"] > 5 and len(entries) == ledger.num_rejected
+            plainly = list(by_row(found.pieces, verdicts))
+            assert [(one.file, one.line, one.row, one.reason) for one in entries] == plainly
+            told.append((entries, ledger.to_json()))
+    for (here, one), (there, other) in zip(told[:2], told[2:], strict=True):
+        assert here == there
+        assert one == other
+
+
+def by_row(pieces: Sequence[AnyPiece], verdicts: Verdicts) -> Iterator[tuple[str, int, int, str]]:
+    """Who was refused, piece by piece, by looking at each row."""
+    number = 0
+    for piece in pieces:
+        yield from ((entry.file, entry.line, entry.row, entry.reason) for entry in piece.refused)
+        for _, row in piece.rows():
+            left_out = int(verdicts.left_out[number])
+            if left_out:
+                dropped = [mark.fate.reason for mark in row.marks if mark.fate.action == "drop"][-1:]
+                reason = {DUPLICATE: "duplicate", NEAR_DUPLICATE: "near_duplicate"}.get(left_out)
+                yield row.origin.file, row.origin.line, row.seat, reason or dropped[0]
+            number += 1
