@@ -16,9 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Origin, Preference, Sample
-from danlu.data.twins import compiled, signatures
+from danlu.data.split import split_columns
+from danlu.data.twins import KEEP, Decision, compiled, decide, signatures
 from danlu.data.twins.compiled import COLD_UNITS, WARM_UNITS, Purse
 from danlu.data.twins.folding import fold_all
+from danlu.data.twins.groups import in_order, ranked
+from danlu.data.twins.likeness import Texts, differ_in_figures_alone, jaccard
+from danlu.data.twins.linking import _repeated, _runs
+from danlu.data.twins.overlap import answers_in
 
 pytest.importorskip("numba", reason="the loops are optional")
 TROUBLE = "ab12９９+-#%.…， ：\n\t_Ａ好的é\u0301ß㎡①½😀👍🏽𠀀𝐀🄰٣가각ﾞﬁ\u200bİ\ud83d\ude00\ud840臺灣"
@@ -112,3 +117,111 @@ def test_little_data_does_not_wait_for_a_compiler(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(compiled, "has_numba", lambda: False)
     assert not purse.is_worth(10 * COLD_UNITS)
     assert np.array_equal(signatures([])["start"], [0])
+
+
+@given(st.lists(st.text("ab12", min_size=1, max_size=30), min_size=2, max_size=12), st.sampled_from([3, 5]))
+@settings(max_examples=150, deadline=None)
+def test_pairs_are_compared_alike(texts: list[str], gram: int) -> None:
+    found = Texts([signatures([Document(text, ORIGIN) for text in texts])])
+    left, right = (side.ravel() for side in np.meshgrid(np.arange(len(texts)), np.arange(len(texts))))
+    plain, quick = (jaccard(found, left, right, gram=gram, quick=way) for way in (False, True))
+    assert plain.dtype == quick.dtype and (plain == quick).all()
+    forms, quickly = (differ_in_figures_alone(found, left, right, quick=way) for way in (False, True))
+    assert (forms == quickly).all()
+    bare = ["".join(sign for sign in text if not sign.isdigit()) for text in texts]
+    assert forms.tolist() == [
+        bare[one] == bare[other] and texts[one] != texts[other] and _digits(texts[one]) != _digits(texts[other])
+        for one, other in zip(left, right, strict=True)
+    ]
+
+
+def _digits(text: str) -> str:
+    return "".join(sign for sign in text if sign.isdigit())
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3) | st.integers(2**63, 2**63 + 3)), max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_one_sort_gives_the_order_of_many(pairs: list[tuple[int, int]]) -> None:
+    codes, keys = np.array([pair[0] for pair in pairs], np.int64), np.array([pair[1] for pair in pairs], np.uint64)
+    assert in_order(keys).tolist() == np.argsort(keys, kind="stable").tolist()
+    assert in_order(keys, codes).tolist() == np.lexsort((keys, codes)).tolist()
+    small = (keys & np.uint64(3)).astype(np.int64)
+    assert ranked(codes, small).tolist() == np.lexsort((small, codes)).tolist()
+    wide = codes << 60
+    assert ranked(wide, wide).tolist() == np.argsort(wide, kind="stable").tolist()
+
+
+@given(st.lists(st.integers(0, 12), max_size=60), st.integers(2**27, 2**29))
+@settings(max_examples=150, deadline=None)
+def test_runs_of_equal_keys_are_those_of_a_dictionary(numbers: list[int], factor: int) -> None:
+    keys = np.array([number * factor % 2**32 for number in numbers], np.uint32)
+    members = 7 * np.arange(len(keys))
+    wanted = [members[keys == key].tolist() for key in sorted(set(keys.tolist())) if (keys == key).sum() > 1]
+    for own, of in (
+        (keys, members),
+        (keys[_repeated(keys)], members[_repeated(keys)]),
+        (keys.astype(np.uint64), members),
+    ):
+        found, run = _runs(own, of)
+        assert [found[run == number].tolist() for number in range(int(run.max(initial=-1)) + 1)] == wanted
+
+
+def _family(seed: int) -> list[Sample]:
+    """Chats and documents of all lengths, many of them edited copies, some of one form, of two sizes of grams."""
+    draw = random.Random(seed)
+    signs = [chr(code) for code in range(0x4E00, 0x4E00 + 1500)]
+    rows: list[Sample] = []
+    form = "".join(draw.choices(signs, k=80))
+    known = ["".join(draw.choices(signs, k=draw.choice([8, 40, 300, 480, 520, 700]))) for _ in range(60)]
+    for number in range(600):
+        text = draw.choice(known) if number % 4 else form + str(draw.randrange(40))
+        told = list(text)
+        for _ in range(draw.choice([0, 0, 1, 4, 30])):
+            told[draw.randrange(len(told))] = draw.choice([*signs[:5], "3"])
+        answer, origin = "".join(told), Origin("rows.jsonl", number)
+        turns = (Message("user", draw.choice(known)[:60]), Message("assistant", answer))
+        rows.append(Conversation(turns, origin) if draw.random() < 0.7 else Document(answer, origin))
+    return rows
+
+
+def _judged(rows: Sequence[Sample], size: int) -> tuple[Decision, np.ndarray, dict[str, object]]:
+    shards = [signatures(rows[at : at + size]) for at in range(0, len(rows), size)]
+    decision = decide(shards)
+    part, told = split_columns(shards, decision, kept=decision.verdict == KEEP, test=0.2, validation=0.1, seed=3)
+    return decision, part, told
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_twins_and_split_are_the_same_by_loops_and_in_any_shards(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = _family(seed)
+    monkeypatch.setattr(Purse, "is_worth", lambda self, num_units: False)
+    plain, part, told = _judged(rows, len(rows))
+    assert plain.counts["near"] > 50 and plain.counts["compared"] > 500
+    monkeypatch.setattr(Purse, "is_worth", lambda self, num_units: True)
+    quick, own_part, own_told = _judged(rows, 110)
+    for name in ("verdict", "twin", "similarity", "cluster"):
+        assert (getattr(plain, name) == getattr(quick, name)).all(), name
+    assert (plain.conflicts, plain.largest, plain.counts) == (quick.conflicts, quick.largest, quick.counts)
+    assert (part == own_part).all() and told == own_told
+
+
+@pytest.mark.parametrize("is_quick", [False, True])
+def test_an_answer_stands_in_one_text_and_not_across_two(is_quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grams that began in one row and ended in the next were counted, so the figure hung on the order of rows."""
+    monkeypatch.setattr(Purse, "is_worth", lambda self, num_units: is_quick)
+    draw = random.Random(5)
+    rows: list[Sample] = [Document("".join(draw.choices("abc", k=draw.randrange(60))), ORIGIN) for _ in range(300)]
+    held = ["".join(draw.choices("abc", k=20)) for _ in range(20)] + [rows[7].text + rows[8].text]  # type: ignore[union-attr]
+    rows += [Conversation((Message("user", "q"), Message("assistant", text)), ORIGIN) for text in held]
+    rows += [Document("".join(draw.choices("abc", k=700_000)), ORIGIN), Document("ab", ORIGIN)]
+    is_held = np.zeros(len(rows), bool)
+    is_held[300 : 300 + len(held)] = True
+    shards = [signatures(rows[:150], quick=False), signatures(rows[150:], quick=False)]
+    asked, shares = answers_in(shards, Texts(shards), is_held, ~is_held)
+    grams = {
+        row.text[at : at + 13] for row in rows if isinstance(row, Document) for at in range(len(row.text) - 12)
+    }  # fmt: skip
+    assert asked.tolist() == np.flatnonzero(is_held).tolist()
+    for text, share in zip(held, shares, strict=True):
+        own = [text[at : at + 13] for at in range(len(text) - 12)]
+        assert share == pytest.approx(sum(gram in grams for gram in own) / len(own))

@@ -29,7 +29,7 @@ from danlu.data.twins.columns import (
 )
 from danlu.data.twins.folding import Places
 from danlu.data.twins.forms import of_forms
-from danlu.data.twins.groups import Rows, Ties, kept_of
+from danlu.data.twins.groups import Rows, Ties, in_order, kept_of, ranked
 from danlu.data.twins.likeness import Ratios, Texts, differ_in_figures_alone, jaccard
 from danlu.data.twins.linking import Link
 from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM, Signed
@@ -61,8 +61,8 @@ class _Rows:
         self.texts = Texts(shards)
         self.num = len(self.texts.start)
         self.first = np.cumsum([0, *(len(shard["answer"]) for shard in shards)])
-        quality, length = self.column("quality"), self.column("length")
-        self.by_rank = np.lexsort((np.arange(self.num), -length, -quality))
+        quality, length = -self.column("quality"), self.column("length").astype(np.int64)
+        self.by_rank = ranked(np.searchsorted(np.unique(quality), quality), length.max(initial=0) - length)
         self.rank = np.empty(self.num, np.int64)
         self.rank[self.by_rank] = np.arange(self.num)
 
@@ -71,25 +71,33 @@ class _Rows:
         return np.concatenate(parts) if parts else np.zeros((0, 2) if name == "exact" else 0, np.uint64)
 
     def entries(self, view: int, rows: Mask) -> tuple[Rows, Signed]:
-        """Rows that have a signature of this view, best first, and these."""
-        found, bands, sketches = (
-            [np.zeros(0, np.int64)],
-            [np.zeros((0, NUM_BANDS), np.uint32)],
-            [np.zeros((0, 2), np.uint64)],
-        )
+        """Rows that have a signature of this view, best first, and these; the bands lie band by band."""
         asks_all = self.texts.asked == self.texts.length
+        found: list[Rows] = [np.zeros(0, np.int64)]
+        wanted: list[Rows] = []
         for first, shard in zip(self.first.tolist(), self.shards, strict=False):
             row, views = shard["entry_row"].astype(np.int64) + first, np.asarray(shard["entry_view"])
             is_wanted = views == view
             if view & QUESTION:  # the text to be judged is all that such a row has, and it is a question too
                 is_wanted |= (views == view - QUESTION) & asks_all[row]
-            is_wanted &= rows[row]
-            found.append(row[is_wanted])
-            bands.append(np.asarray(shard["bands"])[is_wanted])
-            sketches.append(np.asarray(shard["sketch"])[is_wanted])
+            wanted.append(np.flatnonzero(is_wanted & rows[row]))
+            found.append(row[wanted[-1]])
         row = np.concatenate(found)
-        order = np.argsort(self.rank[row], kind="stable")
-        return row[order], Signed(np.concatenate(bands)[order], np.concatenate(sketches)[order])
+        return _ordered(self.shards, wanted, row, self.rank[row])
+
+
+def _ordered(shards: Sequence[Columns], wanted: list[Rows], row: Rows, rank: Rows) -> tuple[Rows, Signed]:
+    order = ranked(rank)
+    bands, sketch = np.empty((NUM_BANDS, len(row)), np.uint32), np.empty((len(row), 2), np.uint64)
+    first = 0
+    for shard, at in zip(shards, wanted, strict=True):
+        last = first + len(at)
+        bands[:, first:last] = np.asarray(shard["bands"])[at].T
+        sketch[first:last] = np.asarray(shard["sketch"])[at]
+        first = last
+    for band in bands:
+        band[:] = band[order]
+    return row[order], Signed(bands.T, sketch[order])
 
 
 def decide(
@@ -102,11 +110,11 @@ def decide(
     is_in = np.ones(rows.num, bool) if kept is None else np.asarray(kept, bool)
     twin, is_exact = _exact(rows, is_in)
     counts: dict[str, int] = {"rows": int(is_in.sum()), "exact": int(is_exact.sum()), "compared": 0, "crowded": 0}
-    alike, is_kept, clashes = _near(rows, is_in & ~is_exact & link, settings, counts)
+    alike, twins, clashes, is_kept = _near(rows, is_in & ~is_exact & link, settings, counts)
     is_kept |= is_in & ~is_exact & (not link)
     similarity = np.ones(rows.num, np.float32)
     is_near = is_in & ~is_exact & ~is_kept
-    _choose_twins(rows, alike, is_kept, is_near, twin, similarity)
+    _choose_twins(rows, twins.where(is_near[twins.worse] & is_kept[twins.better]), twin, similarity)
     # an exact twin of a row that has a better near twin goes where that one goes
     moved = is_exact & is_near[twin]
     similarity[moved], twin[moved] = similarity[twin[moved]], twin[twin[moved]]
@@ -129,20 +137,64 @@ def _exact(rows: _Rows, is_in: Mask) -> tuple[Rows, Mask]:
     """For each row the best one with the same digest, and whether that is another."""
     twin, is_exact = np.arange(rows.num), np.zeros(rows.num, bool)
     members = rows.by_rank[is_in[rows.by_rank]]
-    exact = rows.column("exact")[members]
-    order = np.lexsort((exact[:, 1], exact[:, 0]))  # stable: within equal digests the best stays first
-    exact, members = exact[order], members[order]
-    is_first = np.ones(len(members), bool)
-    is_first[1:] = (exact[1:] != exact[:-1]).any(axis=1)
+    key, rest = rows.column("exact")[members].T
+    order = in_order(key)  # stable: within equal digests the best stays first
+    is_first = _differ(key[order], rest[order])
+    if (is_first[1:] & (key[order[1:]] == key[order[:-1]])).any():  # equal in one half of the digest
+        order = np.lexsort((rest, key))
+        is_first = _differ(key[order], rest[order])
+    members = members[order]
     twin[members] = members[is_first][np.cumsum(is_first) - 1] if len(members) else members
     is_exact[members] = ~is_first
     return twin, is_exact
 
 
-def _near(rows: _Rows, is_in: Mask, settings: Settings, counts: dict[str, int]) -> tuple[_Edges, Mask, _Edges]:
-    """Pairs that are alike, the rows that are kept of them, and the pairs that contradict each other."""
+def _differ(*columns: npt.NDArray[Any]) -> Mask:
+    """Which places differ from the one before in any column; the first one does."""
+    found = np.ones(len(columns[0]), bool)
+    found[1:] = columns[0][1:] != columns[0][:-1]
+    for column in columns[1:]:
+        found[1:] |= column[1:] != column[:-1]
+    return found
+
+
+class _Near(NamedTuple):
+    """Pairs that are alike, those of them of which one may go, pairs that contradict each other; the rows that stay."""
+
+    alike: _Edges
+    twins: _Edges
+    clashes: _Edges
+    is_kept: Mask
+
+
+class _Seen:
+    """Of pairs that were looked at whether they contradict each other, and whether they differ in figures alone."""
+
+    def __init__(self, rows: _Rows) -> None:
+        self.rows = rows
+        self.keys = np.zeros(0, np.uint64)
+        self.found = np.zeros((2, 0), bool)
+
+    def look(self, edges: _Edges) -> tuple[Mask, Mask]:
+        keys = edges.better.astype(np.uint64) << np.uint64(32) | edges.worse.astype(np.uint64)
+        fresh = edges.where(~np.isin(keys, self.keys)) if len(self.keys) else edges
+        if len(fresh.better):
+            found = np.stack([
+                _contradict(self.rows, fresh),
+                # rows of one form with other figures are kept apart in the split, but none of them is a copy
+                differ_in_figures_alone(self.rows.texts, fresh.better, fresh.worse),
+            ])  # fmt: skip
+            own = fresh.better.astype(np.uint64) << np.uint64(32) | fresh.worse.astype(np.uint64)
+            every = np.concatenate([self.keys, own])
+            self.keys, first = np.unique(every, return_index=True)
+            self.found = np.concatenate([self.found, found], axis=1)[:, first]
+        clash, is_form = self.found[:, np.searchsorted(self.keys, keys)]
+        return clash, is_form
+
+
+def _near(rows: _Rows, is_in: Mask, settings: Settings, counts: dict[str, int]) -> _Near:
     links = [(view, *_open(rows, view, is_in, settings.threshold)) for view in (TEXT, TEXT | 1)]
-    is_kept = is_in
+    is_kept, kind, seen = is_in, rows.column("kind"), _Seen(rows)
     num_edges = -1
     while True:
         for _, entries, link in links:
@@ -151,10 +203,7 @@ def _near(rows: _Rows, is_in: Mask, settings: Settings, counts: dict[str, int]) 
         if len(edges.better) == num_edges:
             break
         num_edges = len(edges.better)
-        clash = _contradict(rows, edges)
-        kind = rows.column("kind")
-        # rows of one form with other figures are kept apart in the split, but none of them is a copy
-        is_form = differ_in_figures_alone(rows.texts, edges.better, edges.worse)
+        clash, is_form = seen.look(edges)
         twins = edges.where(~clash & ~is_form & (kind[edges.better] == kind[edges.worse]))
         stays = kept_of(rows.num, rows.rank[twins.worse], rows.rank[twins.better])
         is_kept = is_in & stays[rows.rank]
@@ -164,7 +213,7 @@ def _near(rows: _Rows, is_in: Mask, settings: Settings, counts: dict[str, int]) 
     for *_, link in links:
         counts["compared"] += link.num_compared
         counts["crowded"] += link.num_crowded
-    return edges.where(~clash), is_kept, edges.where(clash)
+    return _Near(edges.where(~clash), twins, edges.where(clash), is_kept)
 
 
 def _open(rows: _Rows, view: int, is_in: Mask, threshold: float) -> tuple[Rows, Link]:
@@ -210,11 +259,8 @@ def _contradict(rows: _Rows, edges: _Edges) -> Mask:
     return clash
 
 
-def _choose_twins(rows: _Rows, alike: _Edges, is_kept: Mask, is_near: Mask, twin: Rows, similarity: Ratios) -> None:
+def _choose_twins(rows: _Rows, edges: _Edges, twin: Rows, similarity: Ratios) -> None:
     """Each row that is left out names the kept one that it is most like, of equally alike ones the best."""
-    kind = rows.column("kind")
-    edges = alike.where(is_near[alike.worse] & is_kept[alike.better] & (kind[alike.better] == kind[alike.worse]))
-    edges = edges.where(~differ_in_figures_alone(rows.texts, edges.better, edges.worse))
     order = np.lexsort((rows.rank[edges.better], -edges.ratio, edges.worse))
     worse, better, ratio = edges.worse[order], edges.better[order], edges.ratio[order]
     is_first = np.diff(worse, prepend=-1) != 0
@@ -245,19 +291,22 @@ def _conflicts(rows: _Rows, is_kept: Mask, clashes: _Edges) -> list[Conflict]:
     """Kept rows that answer one prompt differently; then pairs of nearly equal texts that do."""
     prompt, answer = rows.column("prompt"), rows.column("answer")
     members = np.flatnonzero(is_kept & (prompt != 0) & (answer != 0))
-    order = np.lexsort((members, answer[members], prompt[members]))
+    order = in_order(prompt[members])
     members = members[order]
-    is_new = np.ones(len(members), bool)
-    is_new[1:] = (prompt[members[1:]] != prompt[members[:-1]]) | (answer[members[1:]] != answer[members[:-1]])
-    members = members[is_new]  # the first row of each answer
-    same = np.flatnonzero(prompt[members[1:]] == prompt[members[:-1]])
-    breaks = np.flatnonzero(np.diff(same) > 1)
+    code = np.cumsum(_differ(prompt[members])) - 1
+    order = in_order(answer[members], code)
+    members, code = members[order], code[order]
+    is_new = _differ(code, answer[members])
+    members, code = members[is_new], code[is_new]  # the first row of each answer
+    begin = np.flatnonzero(_differ(code))
+    size = np.diff(begin, append=len(code))
+    smallest = np.minimum.reduceat(members, begin) if len(begin) else begin
+    wanted = np.flatnonzero(size > 1)
+    wanted = wanted[np.argsort(smallest[wanted])][:_MAX_CONFLICTS]
     found = [
-        Conflict(tuple(sorted(members[run[0] : run[-1] + 2].tolist())))
-        for run in np.split(same, breaks + 1)
-        if len(run)
+        Conflict(tuple(sorted(members[first : first + num].tolist())))
+        for first, num in zip(begin[wanted].tolist(), size[wanted].tolist(), strict=True)
     ]
-    found.sort(key=lambda conflict: conflict.rows)
     near = clashes.where(is_kept[clashes.better] & is_kept[clashes.worse])
     near = near.where(prompt[near.better] != prompt[near.worse])
     pairs = sorted({(min(pair), max(pair)) for pair in zip(near.better.tolist(), near.worse.tolist(), strict=True)})

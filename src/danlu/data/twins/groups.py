@@ -8,6 +8,8 @@ import numpy.typing as npt
 from danlu.data.twins.folding import Places
 
 Rows = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
+_LEAST_BITS = 8
 
 
 class Ties:
@@ -32,10 +34,51 @@ class Ties:
         rows = np.arange(len(keys)) if rows is None else rows
         has_key = keys != 0
         keys, rows = keys[has_key], rows[has_key]
-        order = np.argsort(keys, kind="stable")
+        order = in_order(keys)
         keys, rows = keys[order], rows[order]
         same = np.flatnonzero(keys[1:] == keys[:-1])
         self.join(rows[same], rows[same + 1])
+
+
+def in_order(keys: Keys, codes: Rows | None = None) -> Rows:
+    """The stable order by `codes` (small numbers from 0 on; none are all equal), then by key. One sort of code, the
+    key's highest bits and place in one number, which is several times as quick as sorting places; where those bits are
+    equal and keys are not, the few places concerned are ordered again."""
+    num = len(keys)
+    place_bits = max(num - 1, 0).bit_length()
+    code_bits = 0 if codes is None or not num else int(codes.max()).bit_length()
+    key_bits = 64 - place_bits - code_bits
+    if key_bits < _LEAST_BITS:
+        return np.lexsort((keys,) if codes is None else (keys, codes))
+    packed = keys >> np.uint64(64 - key_bits) << np.uint64(place_bits)
+    packed |= np.arange(num, dtype=np.uint64)
+    if codes is not None and code_bits:
+        packed |= codes.astype(np.uint64) << np.uint64(64 - code_bits)
+    packed.sort()
+    order = (packed & np.uint64((1 << place_bits) - 1)).astype(np.int64)
+    is_tied = np.flatnonzero((packed[1:] ^ packed[:-1]) >> np.uint64(place_bits) == 0)
+    is_wrong = keys[order[is_tied]] != keys[order[is_tied + 1]]
+    if is_wrong.any():
+        packed >>= np.uint64(place_bits)
+        wrong = np.unique(packed[is_tied[is_wrong]])
+        at = np.minimum(np.searchsorted(wrong, packed), len(wrong) - 1)
+        places = np.flatnonzero(wrong[at] == packed)
+        order[places] = order[places][np.lexsort((keys[order[places]], packed[places]))]
+    return order
+
+
+def ranked(*columns: Rows) -> Rows:
+    """The stable order by these small numbers from 0 on, the first one counting most."""
+    num = len(columns[0])
+    bits = [int(column.max()).bit_length() if num else 0 for column in (*columns, np.arange(num))]
+    if sum(bits) > 64:
+        return np.lexsort(columns[::-1])
+    packed = np.zeros(num, np.uint64)
+    for column, width in zip((*columns, np.arange(num)), bits, strict=True):
+        packed <<= np.uint64(width)
+        packed |= column.astype(np.uint64)
+    packed.sort()
+    return (packed & np.uint64((1 << bits[-1]) - 1)).astype(np.int64)
 
 
 def kept_of(num_rows: int, worse: Places, better: Places) -> npt.NDArray[np.bool_]:

@@ -14,12 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.data.twins.columns import Columns
+from danlu.data.twins.compiled import purse
 from danlu.data.twins.folding import Places, Units
 from danlu.data.twins.minhash import gram_keys
+from danlu.data.twins.threads import threaded
 
 Ratios = npt.NDArray[np.float32]
 _CELLS = 1 << 16
 """Cells of the matrix worked on at once: half a megabyte, to stay in the cache."""
+_SOME = 20_000
+"""Pairs whose texts are brought together at once."""
+_CHEAPER = 3
+"""How much less a unit of these costs in numpy than one that is signed."""
 _LAST = np.uint64(2**64 - 1)
 
 
@@ -50,10 +56,15 @@ class Texts:
         return [units[shard][begin:end] for shard, begin, end in places]
 
 
-def jaccard(texts: Texts, left: Places, right: Places, *, gram: int, part: str = "text") -> Ratios:
-    """The similarity of each pair of rows, of that part of their text, which is at least one unit long."""
+def jaccard(
+    texts: Texts, left: Places, right: Places, *, gram: int, part: str = "text", quick: bool | None = None
+) -> Ratios:
+    """The similarity of each pair of rows, of that part of their text, which is at least one unit long. `quick`: by a
+    compiled loop or without; by default where it pays. The similarity is the same."""
     sides = texts.spans(left, part), texts.spans(right, part)
     total = sides[0][1] + sides[1][1]
+    if purse.is_worth(int(total.sum()) // _CHEAPER) if quick is None else quick:
+        return _jaccard_quickly(texts, left, right, gram, part)
     order = np.argsort(total, kind="stable")
     found = np.empty(len(left), np.float32)
     for first, last in _batches(total[order] + 2 * gram):
@@ -64,8 +75,45 @@ def jaccard(texts: Texts, left: Places, right: Places, *, gram: int, part: str =
     return found
 
 
-def differ_in_figures_alone(texts: Texts, left: Places, right: Places) -> npt.NDArray[np.bool_]:
-    """Whether the texts of a pair are the same but for their digits: one form, two facts."""
+def _jaccard_quickly(texts: Texts, left: Places, right: Places, gram: int, part: str) -> Ratios:
+    from danlu.data.twins.loops_likeness import count_grams  # compiled on the first call
+
+    def compare(some: slice) -> Ratios:
+        shared, distinct = np.zeros((2, some.stop - some.start), np.int64)
+        count_grams(*_gathered(texts, left[some], right[some], part), gram, shared, distinct)
+        ratios: Ratios = (shared / distinct).astype(np.float32)
+        return ratios
+
+    return np.concatenate([np.zeros(0, np.float32), *threaded(compare, _some_of(len(left)))])
+
+
+def _some_of(num: int) -> list[slice]:
+    return [slice(at, min(at + _SOME, num)) for at in range(0, num, _SOME)]
+
+
+def _gathered(texts: Texts, left: Places, right: Places, part: str) -> tuple[Units, Places, Places, Places, Places]:
+    """The texts of these pairs end to end, where each begins, its length, and which of them each pair is of."""
+    rows, which = np.unique(np.concatenate([left, right]), return_inverse=True)
+    start, length = texts.spans(rows, part)
+    units = np.concatenate([np.zeros(0, np.uint16), *texts.slices(rows, start, length)])
+    return units, np.cumsum(length) - length, length, which[: len(left)], which[len(left) :]
+
+
+def differ_in_figures_alone(
+    texts: Texts, left: Places, right: Places, *, quick: bool | None = None
+) -> npt.NDArray[np.bool_]:
+    """Whether the texts of a pair are the same but for their digits: one form, two facts. `quick` as above."""
+    if not len(left):
+        return np.zeros(0, bool)
+    if purse.is_worth(int(texts.length[left].sum()) // _CHEAPER) if quick is None else quick:
+        from danlu.data.twins.loops_likeness import find_forms  # compiled on the first call
+
+        def compare(some: slice) -> npt.NDArray[np.bool_]:
+            found = np.zeros(some.stop - some.start, bool)
+            find_forms(*_gathered(texts, left[some], right[some], "text"), found)
+            return found
+
+        return np.concatenate(list(threaded(compare, _some_of(len(left)))))
     rows, at = np.unique(np.concatenate([left, right]), return_inverse=True)
     start, length = texts.spans(rows, "text")
     numbers: list[bytes] = []

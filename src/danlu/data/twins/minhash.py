@@ -67,8 +67,13 @@ def sign(units: Units, spans: Spans, gram: int, *, quick: bool = False) -> tuple
 
 def agreement(one: npt.NDArray[np.uint64], other: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """In how many of the bits each pair of sketches agrees."""
-    differing = np.ascontiguousarray(one ^ other).view(np.uint8).reshape(-1, NUM_PERMUTATIONS // 8)
-    agreed: npt.NDArray[np.int64] = NUM_BANDS * ROWS - _ONES[differing].sum(axis=1, dtype=np.int64)
+    differing = one ^ other
+    if hasattr(np, "bitwise_count"):  # numpy 2
+        num = np.bitwise_count(differing[:, 0]).astype(np.int64) + np.bitwise_count(differing[:, 1])
+    else:
+        octets = np.ascontiguousarray(differing).view(np.uint8).reshape(-1, NUM_PERMUTATIONS // 8)
+        num = _ONES[octets].sum(axis=1, dtype=np.int64)
+    agreed: npt.NDArray[np.int64] = NUM_BANDS * ROWS - num
     return agreed
 
 
