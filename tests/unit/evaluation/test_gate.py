@@ -71,3 +71,69 @@ def test_every_reason_has_words() -> None:
         entries = json.loads((folder / language / "evaluation.json").read_text(encoding="utf-8"))
         for side in ("gain_passed", "accuracy_passed", "consistency_passed", "forget_passed", "parity_passed"):
             assert f"gate_{side}" in entries
+
+
+def general(value: float, bounds: tuple[float, float], lost: int = 0, gained: int = 0) -> dict[str, Any]:
+    return {
+        "difference": {"value": value, "num_items": 360, "num_lost": lost, "num_gained": gained},
+        "bounds": list(bounds),
+    }
+
+
+STRICT = Gate(max_loss=0.02, max_category_loss=0.05, max_probe_loss=0.05)
+
+
+def test_a_loss_must_be_ruled_out_not_merely_not_found() -> None:
+    alike = general(0.0, (-0.0075, 0.0075)) | {"categories": {"code": general(0.0, (-0.04, 0.04))}}
+    assert codes(STRICT.judge(measured(general=alike))) == []
+    unsure = general(-0.003, (-0.025, 0.02), lost=9, gained=8) | {"categories": {}}
+    verdict = STRICT.judge(measured(general=unsure))
+    assert codes(verdict) == ["general_unproven"]
+    (reason,) = [reason for reason in verdict.reasons if not reason.passed]
+    assert int(reason.values["needed"]) > 360 and reason.values["needed"] in reason.remedy("zh")
+    fallen = general(-0.05, (-0.07, -0.03), lost=20, gained=2) | {"categories": {}}
+    assert codes(STRICT.judge(measured(general=fallen))) == ["general_lost"]
+    assert codes(STRICT.judge(measured())) == ["unmeasured"]
+
+
+def test_a_category_holds_alone_and_is_named_in_the_readers_language() -> None:
+    parts = {"code": general(-0.08, (-0.16, 0.0)), "safety": general(0.0, (-0.06, 0.06))}
+    section = general(0.0, (-0.01, 0.01)) | {"categories": parts}
+    verdict = STRICT.judge(measured(general=section))
+    assert codes(verdict) == ["category_lost"]
+    (reason,) = [reason for reason in verdict.reasons if not reason.passed]
+    assert "代码" in reason.text("zh") and "Code" in reason.text("en") and "安全" not in reason.text("zh")
+    parts["code"] = general(-0.02, (-0.08, 0.04))
+    assert codes(STRICT.judge(measured(general=section))) == []
+    proving = Gate(max_loss=0.02, max_category_loss=0.05, prove_categories=True)
+    assert codes(proving.judge(measured(general=section))) == ["category_unproven"]
+
+
+def test_a_probe_suite_holds_only_when_its_fall_is_beyond_doubt() -> None:
+    def probes(value: float, direction: str) -> dict[str, Any]:
+        return {"kinds": {"typo": {"difference": {"value": value, "direction": direction}}}}
+
+    ruled = general(0.0, (-0.01, 0.01)) | {"categories": {}}
+    assert codes(STRICT.judge(measured(general=ruled, probes=probes(-0.2, "worse")))) == ["probes_lost"]
+    assert codes(STRICT.judge(measured(general=ruled, probes=probes(-0.2, "no_evidence")))) == []
+    assert codes(STRICT.judge(measured(general=ruled, probes=probes(-0.04, "worse")))) == []
+
+
+def test_a_lost_end_token_holds() -> None:
+    def ends(base: int, tuned: int) -> dict[str, Any]:
+        sides = {"base": base, "tuned": tuned}
+        return {"domain": {side: {"num_answers": 100, "num_unended": n} for side, n in sides.items()}}
+
+    assert codes(Gate().judge(measured(endings=ends(2, 60)))) == ["endings_bad"]
+    assert codes(Gate().judge(measured(endings=ends(60, 40)))) == [], "the base rambles more"
+    assert codes(Gate().judge(measured(endings=ends(0, 5)))) == []
+
+
+def test_every_check_of_this_file_speaks_both_languages() -> None:
+    section = general(-0.05, (-0.07, -0.03)) | {"categories": {"code": general(-0.2, (-0.3, -0.1))}}
+    fallen = {"kinds": {"typo": {"difference": {"value": -0.2, "direction": "worse"}}}}
+    for gate in (STRICT, Gate(max_loss=0.02, max_category_loss=0.05, prove_categories=True)):
+        for reason in gate.judge(measured(general=section, probes=fallen)).reasons:
+            for language in ("zh", "en"):
+                said = reason.text(language) + reason.remedy(language)
+                assert said and "{" not in said

@@ -22,7 +22,7 @@ from danlu.evaluation.tasks.task import Result
 
 LONG_COPY = 20
 """Characters (Chinese) or words (Latin) in a row that are no coincidence."""
-_SHORTEST = 24
+_SHORTEST = 40
 """Words of a text from which it can be continued: half is given, half is looked for."""
 _CONTINUE = {"zh": "请接着往下写，一字不差：\n", "en": "Continue this text, word for word:\n"}
 
