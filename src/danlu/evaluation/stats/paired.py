@@ -1,8 +1,10 @@
 """Two answers to the same items: is the second better, by how much, how sure?
 
-Effect and interval first, p second. Without groups and with right-or-wrong answers the test is exact McNemar; with
-groups, or with scores in between, whole groups change sides (a permutation test). Not for corpus scores: `corpus.py`.
-Sources: McNemar 1947 (exact form); Fagerland, Lydersen & Laake 2013 (mid-p); Newcombe 1998 (square-and-add); Holm 1979.
+Effect and interval first, p second. Answers right or wrong, each on its own: exact McNemar and Tango's score interval,
+which stays honest where hardly any answer changed. With groups, or with scores in between: whole groups change sides (a
+permutation test), and the interval is a cluster bootstrap. Not for corpus scores: `corpus.py`.
+Sources: McNemar 1947 (exact form); Fagerland, Lydersen & Laake 2013 (mid-p); Tango 1998; Newcombe 1998
+(square-and-add); Holm 1979.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from danlu.evaluation.loss import loss_bounds
 from danlu.evaluation.stats.groups import RESAMPLES, Floats, by_group, chance, coins
 from danlu.evaluation.stats.intervals import Estimate, bootstrap, few_groups_ratio, proportion
 from danlu.evaluation.stats.power import detectable_difference, detectable_mean
@@ -143,13 +146,17 @@ def compare(
     differences = after - before
     keys: Sequence[Hashable] = range(len(differences)) if groups is None else list(groups)
     num_gained, num_lost = int((differences > 0).sum()), int((differences < 0).sum())
-    estimate = bootstrap(differences.tolist(), keys, seed=seed, resamples=resamples)
     is_binary = bool(np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all())
-    if is_binary and (np.ptp(differences) == 0):
-        estimate = _square_and_add(before, after, keys)
-    estimate = replace(estimate, low=max(-1.0, estimate.low), high=min(1.0, estimate.high))
     is_grouped = len(set(keys)) < len(differences)
     exact = is_binary and not is_grouped
+    if exact:
+        low, high = loss_bounds(num_gained, num_lost, len(differences), level=1 - ALPHA / 2)
+        estimate = Estimate(float(differences.mean()), low, high, len(differences), len(differences))
+    elif is_binary and np.ptp(differences) == 0:
+        estimate = _square_and_add(before, after, keys)
+    else:
+        estimate = bootstrap(differences.tolist(), keys, seed=seed, resamples=resamples)
+        estimate = replace(estimate, low=max(-1.0, estimate.low), high=min(1.0, estimate.high))
     flips: Test = "cluster-sign-flip" if is_grouped else "sign-flip"
     p = (
         mcnemar(num_gained, num_lost)
