@@ -12,6 +12,8 @@ to OUT/cases.jsonl, so a run that was stopped goes on; `table` sums up.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -35,8 +37,9 @@ import torch
 
 from danlu.core.errors import DanluError
 from danlu.exports.parity import Check
-from danlu.exports.proof import Bench, prove_reader, set_up
+from danlu.exports.proof import Bench, ask_all, prove_reader, set_up
 from danlu.exports.readers import READERS
+from danlu.exports.readers.reader import Place
 from sabotage_kit import (
     FAMILIES,
     HARMS,
@@ -70,19 +73,27 @@ class Trial:
             self._benches[kind] = set_up(self.pupil.subject, promise_of(self.pupil, kind, self.folder))
         return self._benches[kind]
 
-    def prove(self, kind: str, folder: Path, bench: Bench) -> list[Check]:
+    def prove(self, folder: Path, bench: Bench, *, until_failed: bool) -> list[Check]:
         reader = READERS.load(bench.promise.readers[0])()
-        return prove_reader(reader, self.pupil.subject, folder, bench)
+        if not until_failed:
+            return prove_reader(reader, self.pupil.subject, folder, bench)
+        checks: list[Check] = []
+        with contextlib.closing(reader.open(Place(folder, bench.promise.beside))) as reading:
+            for check in ask_all(reader, reading, self.pupil.subject, bench):
+                checks.append(check)
+                if check.verdict == "fail":
+                    break
+        return checks
 
     def honest(self, kind: str) -> dict[str, Any]:
         folder = self.folder / "honest" / kind
         try:
-            checks = self.prove(kind, write_honestly(self.pupil, kind, folder), self.bench(kind))
+            checks = self.prove(write_honestly(self.pupil, kind, folder), self.bench(kind), until_failed=False)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return told(checks)
 
-    def spoilt(self, kind: str, harm: Harm, name: str) -> dict[str, Any] | None:
+    def spoilt(self, kind: str, harm: Harm, name: str, *, until_failed: bool) -> dict[str, Any] | None:
         draft, bench, folder = draft_of(self.pupil), self.bench(kind), self.folder / "spoilt"
         if harm(draft) is False:
             return None
@@ -92,9 +103,9 @@ class Trial:
                 stranger = base_gguf(self.pupil, stranger, self.folder / "stranger.gguf")
             bench = replace(bench, promise=replace(bench.promise, beside=stranger))
         try:
-            return told(self.prove(kind, write(draft, kind, folder), bench))
-        except DanluError as error:  # the writer itself would not
-            return {"failed": ["writer"], "note": error.text[:200]}
+            return told(self.prove(write(draft, kind, folder), bench, until_failed=until_failed))
+        except DanluError as error:  # the reader, or the writer itself, would not
+            return {"failed": ["refused"], "note": error.text[:200]}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -168,11 +179,12 @@ def keys(act: str, family: str, seed: int) -> Iterator[tuple[Any, ...]]:
 
 
 def act_out(act: str, trial: Trial, key: tuple[Any, ...]) -> dict[str, Any]:
-    _, _, _, kind, name = key
+    _, family, _, kind, name = key
     if act == "honest":
         return trial.honest(kind)
     harm = HARMS[name] if act == "matrix" else one_module(0.9, int(name.split()[1]))
-    return trial.spoilt(kind, harm, name) or {"nothing": "nothing to spoil in this family"}
+    until_failed = act == "matrix" and family != MATRIX_FAMILIES[0]  # which checks see it is asked of one family
+    return trial.spoilt(kind, harm, name, until_failed=until_failed) or {"nothing": "nothing to spoil in this family"}
 
 
 def table(cases: Cases, folder: Path) -> None:
@@ -216,25 +228,24 @@ def noise(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def caught_by(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
-    """Harm to kind to the checks that failed in every family."""
-    found: dict[str, dict[str, list[set[str]]]] = defaultdict(lambda: defaultdict(list))
+    """Harm to kind to the checks that failed, in the family that was asked for all of them."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
     for row in rows:
-        found[row["harm"]][row["kind"]].append(set(row["failed"]))
-    return {
-        harm: {kind: ", ".join(sorted(set.intersection(*sets) or set.union(*sets))) for kind, sets in kinds.items()}
-        for harm, kinds in found.items()
-    }
+        if row["family"] == MATRIX_FAMILIES[0]:
+            found[row["harm"]][row["kind"]] = ", ".join(row["failed"])
+    return found
 
 
 def machine() -> dict[str, Any]:
     import peft
     import transformers
-    import xllamacpp
 
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(),
-            "torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__,
-            "xllamacpp": str(getattr(xllamacpp, "__version__", "")), "commit": commit.stdout.strip()}  # fmt: skip
+    return {
+        "cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "commit": commit.stdout.strip(),
+        "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+        "peft": peft.__version__, "xllamacpp": importlib.metadata.version("xllamacpp"),
+    }  # fmt: skip
 
 
 def main() -> None:

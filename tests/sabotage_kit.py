@@ -180,7 +180,11 @@ class Draft:
 
     def scale(self, factor: float, *names: str) -> None:
         for name in names:
-            self.pairs[name] = replace(self.pairs[name], scaling=self.pairs[name].scaling * factor)
+            pair = self.pairs[name]
+            if factor == 0.0:  # a scale of nothing is not what a file can say
+                self.pairs[name] = replace(pair, B=0.0 * pair.B)
+            else:
+                self.pairs[name] = replace(pair, scaling=pair.scaling * factor)
 
 
 Harm = Callable[[Draft], bool | None]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,7 +161,7 @@ def prove_reader(reader: Reader, subject: Subject, folder: Path, bench: Bench) -
     model = bench.expected.engine.model
     try:
         with contextlib.closing(reader.open(Place(folder, bench.promise.beside, model.dtype, model.device))) as reading:
-            return _ask_all(reader, reading, subject, bench)
+            return list(ask_all(reader, reading, subject, bench))
     except DanluError as error:
         return [Check(f"{reader.name}_logits", "fail", note=error.text)]
 
@@ -172,25 +172,22 @@ def packages_of(reader: Reader, subject: Subject) -> tuple[str, ...]:
     return (*reader.packages, *(("bitsandbytes", "accelerate") if has_codes else ()))
 
 
-def _ask_all(reader: Reader, reading: Reading, subject: Subject, bench: Bench) -> list[Check]:
+def ask_all(reader: Reader, reading: Reading, subject: Subject, bench: Bench) -> Iterator[Check]:
+    """One check after the other, for whoever only wants to know whether one fails."""
     name, expected = reader.name, bench.expected
     records = expected.records
-    heard = hear(records, reading)
     looks_up = reader.halves_gelu and expected.engine.model.spec.activation.startswith("gelu")
     honest = honest_paths(expected, reader.arithmetic(bench.promise.matrices), halves_gelu=looks_up)
     floor, factor = _floor(expected, honest)
-    found = distance(records, heard, is_partial=reading.is_partial)
-    checks = [
-        check_prompts(f"{name}_prompts", subject, reading),
-        judge_logits(f"{name}_logits", found, floor, factor),
-        check_answers(f"{name}_answers", records[-MAX_ANSWERS:], reading, margin_of(floor), subject.max_new_tokens),
-        check_stops(f"{name}_stops", bench, reading, margin_of(floor)),
-    ]
+    yield check_prompts(f"{name}_prompts", subject, reading)
+    heard = hear(records, reading)
+    yield judge_logits(f"{name}_logits", distance(records, heard, is_partial=reading.is_partial), floor, factor)
+    yield check_answers(f"{name}_answers", records[-MAX_ANSWERS:], reading, margin_of(floor), subject.max_new_tokens)
+    yield check_stops(f"{name}_stops", bench, reading, margin_of(floor))
     if bench.effects is not None:
-        checks.append(check_modules(f"{name}_modules", bench.effects, records, heard, honest))
+        yield check_modules(f"{name}_modules", bench.effects, records, heard, honest)
     if subject.quiz:
-        checks.append(check_questions(f"{name}_questions", bench.quiz, mark(subject, reading)))
-    return checks
+        yield check_questions(f"{name}_questions", bench.quiz, mark(subject, reading))
 
 
 def check_prompts(name: str, subject: Subject, reading: Reading) -> Check:
@@ -264,12 +261,15 @@ def honest_paths(expected: Reference, arithmetic: Rounding, *, halves_gelu: bool
     """The expected model by other ways that are right too: all texts in one batch, every weight moved by up to half a
     unit in its last place, and, where a program computes in coarser numbers, with its inputs rounded like that."""
     engine, records = expected.engine, expected.records
+    if (arithmetic, halves_gelu) in expected.honest:
+        return expected.honest[arithmetic, halves_gelu]
     paths = [hear(records, engine, is_together=True)]
     with dithered(list(engine.model.parameters()), engine.model.dtype, 0):
         paths.append(hear(records, engine))
     if arithmetic != "f32" or halves_gelu:
         with rounding_inputs(engine.model, arithmetic, halves_gelu=halves_gelu):
             paths.append(hear(records, engine))
+    expected.honest[arithmetic, halves_gelu] = paths
     return paths
 
 

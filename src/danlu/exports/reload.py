@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from danlu.adapters.lora import AttachedLoRA, LoRA
 from danlu.adapters.peft_format import Pair, read_pairs
@@ -48,6 +48,8 @@ class Reference:
     engine: NativeEngine
     records: list[Record]
     floor: Difference
+    honest: dict[tuple[str, bool], list[list[Tensor]]] = field(default_factory=dict)
+    """What it says by other ways that are right too, by the arithmetic in them (see `proof.honest_paths`)."""
 
     @property
     def margin(self) -> float:

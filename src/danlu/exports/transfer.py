@@ -26,6 +26,8 @@ from danlu.model.quantized import num_params
 
 STEP = 0.1
 """A module's update is made this much smaller to see what that does."""
+MAX_TEXTS = 12
+"""The last ones, which are those of the domain."""
 NUM_TOKENS = 64
 """The likeliest tokens of each position."""
 LEAST_LIMIT = 0.02
@@ -33,7 +35,7 @@ LEAST_LIMIT = 0.02
 NOISE_FACTOR = 4.0
 SHOWN = 0.08
 """A module is shown when its limit is below this: at 0.9 it would fail."""
-MAX_FLOPS = {"cpu": 2e13, "cuda": 5e15}
+MAX_FLOPS = {"cpu": 4e12, "cuda": 5e15}
 """What the directions may cost; beyond it neighbouring modules are taken together."""
 
 
@@ -49,6 +51,7 @@ class Effects:
     def read(self, records: Sequence[Record], heard: Sequence[Tensor]) -> Tensor:
         """missing_M: the part of each module's update that `heard` lacks beside `records`; negative: too much."""
         parts = []
+        records, heard = records[-len(self.tokens) :], heard[-len(self.tokens) :]
         for record_, logits_PV, ids_PK in zip(records, heard, self.tokens, strict=True):
             moved_PK = torch.full(ids_PK.shape, torch.nan, dtype=torch.float64)
             ours_PK, theirs_PK = _log_probs(record_.logits, ids_PK), _log_probs(logits_PV, ids_PK)
@@ -65,14 +68,15 @@ class Effects:
 def measure_effects(engine: NativeEngine, records: Sequence[Record]) -> Effects:
     """`engine` is what was trained, its pairs not merged; `records` give the texts."""
     assert isinstance(engine.adapter, AttachedLoRA), "an update that can be scaled"
+    records = records[-MAX_TEXTS:]
     groups = _groups(engine, engine.adapter, records)
-    before = hear(records, engine)
+    before = hear(records, engine, is_together=True)
     tokens = tuple(logits_PV.topk(min(NUM_TOKENS, logits_PV.shape[-1]), dim=-1).indices for logits_PV in before)
     whole_F = _figures(before, tokens)
     directions = []
     for group in groups.values():
         with scaled(group, 1 - STEP):
-            directions.append((whole_F - _figures(hear(records, engine), tokens)) / STEP)
+            directions.append((whole_F - _figures(hear(records, engine, is_together=True), tokens)) / STEP)
     return Effects(tuple(groups), tokens, torch.stack(directions))
 
 
