@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from danlu.pipeline.demo import demo
     from danlu.pipeline.evaluate import evaluate, evaluate_artifact
     from danlu.pipeline.export import export
+    from danlu.pipeline.judge import judge
     from danlu.pipeline.open_engine import open_artifact, open_engine, open_engines
     from danlu.pipeline.prepare import prepare
     from danlu.pipeline.run_all import run_all
     from danlu.pipeline.train import train
+    from danlu.pipeline.weigh import weigh
     from danlu.recipe.recipe import Recipe
     from danlu.run.run import Run
     from danlu.training.methods.dpo import DPO
@@ -48,6 +50,8 @@ _PLACES = {
     "run_all": "danlu.pipeline.run_all",
     "demo": "danlu.pipeline.demo",
     "learning_curve": "danlu.pipeline.curve",
+    "judge": "danlu.pipeline.judge",
+    "weigh": "danlu.pipeline.weigh",
     "open_engine": "danlu.pipeline.open_engine",
     "open_engines": "danlu.pipeline.open_engine",
     "open_artifact": "danlu.pipeline.open_engine",
@@ -77,6 +81,7 @@ __all__ = [
     "evaluate_artifact",
     "export",
     "inspect",
+    "judge",
     "learning_curve",
     "load_model",
     "open_artifact",
@@ -85,6 +90,7 @@ __all__ = [
     "prepare",
     "run_all",
     "train",
+    "weigh",
 ]
 
 

@@ -24,10 +24,12 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: turns (and tools) that end with the user's."""
+    """What is asked: turns (and tools) that end with the user's. `schema` is a JSON Schema that the answer should fit:
+    servers that can will hold the answer to it; nobody promises it."""
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, object], ...] = ()
+    schema: dict[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)

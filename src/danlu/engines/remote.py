@@ -76,6 +76,8 @@ class RemoteEngine:
         self.digest = sha256_json({"url": str(address), "model": endpoint.model})
         self._wire = Wire(address, key=endpoint.read_key(), timeout_s=endpoint.timeout_s, ca_file=endpoint.ca_file)
         self._jitter = random.SystemRandom()
+        self._is_schemaless = False
+        """The server refused a JSON Schema once; it is not sent again."""
 
     def generate(
         self, questions: Sequence[Question], sampling: Sampling, *, watch: Callable[[int], None] | None = None
@@ -166,6 +168,9 @@ class RemoteEngine:
             body["stop"] = list(sampling.stop)
         if question.tools:
             body["tools"] = list(question.tools)
+        if question.schema is not None:
+            named = {"name": "answer", "schema": question.schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
         return body
 
     @property
@@ -197,15 +202,23 @@ class RemoteEngine:
         return answer
 
     def _ask(self, body: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
-        """The parsed completion, tried again while that may help."""
-        content = dump_json(body, indent=False)
+        """The parsed completion, tried again while that may help; without the schema where a server knows none."""
         attempt = 0
+        is_bare = self._is_schemaless
         while True:
+            sent = {key: value for key, value in body.items() if key != "response_format" or not is_bare}
             try:
-                return parse_completion(self._wire.post(PATH, content))
+                completion = parse_completion(self._wire.post(PATH, dump_json(sent, indent=False)))
             except TransientError as fault:
                 self._pause(fault, attempt, stop)
-            attempt += 1
+                attempt += 1
+            except RefusedError:
+                if "response_format" not in sent:
+                    raise
+                is_bare = True
+            else:
+                self._is_schemaless = self._is_schemaless or (is_bare and "response_format" in body)
+                return completion
 
     def _pause(self, fault: TransientError, attempt: int, stop: threading.Event | None) -> None:
         """Wait before the next try: the server's own wish, else full jitter over a doubling span. Raises at the end."""

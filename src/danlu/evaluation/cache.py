@@ -129,7 +129,8 @@ def _read(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _spoken(question: Question) -> Any:
     """The question as JSON; asdict would copy tool schemas deeply for nothing."""
-    return [[asdict(turn) for turn in question.messages], list(question.tools)]
+    spoken: list[Any] = [[asdict(turn) for turn in question.messages], list(question.tools)]
+    return spoken if question.schema is None else [*spoken, question.schema]
 
 
 def _answer(kept: dict[str, Any]) -> Answer:

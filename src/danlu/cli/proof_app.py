@@ -1,0 +1,99 @@
+"""The words of `danlu judge` and `danlu weigh`: what may be said on the command line. Others answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from danlu import cli
+from danlu.cli.voice import Voice
+from danlu.core.errors import EngineError
+from danlu.core.messages import say
+
+Json = Annotated[bool, typer.Option("--json", help=say("cli.opt_json"))]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help=say("cli.opt_quiet"))]
+Lang = Annotated[str | None, typer.Option("--lang", metavar="en|zh", help=say("cli.opt_lang"))]
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help=say("cli.opt_runs"))]
+Target = Annotated[str, typer.Argument(metavar="RECIPE|RUN", help=say("cli.arg_target"))]
+KeyFile = Annotated[Path | None, typer.Option("--key-file", metavar="FILE", help=say("judge.opt_key_file"))]
+KeyVariable = Annotated[str | None, typer.Option("--key-variable", metavar="NAME", help=say("judge.opt_key_variable"))]
+Pair = tuple[str, str] | None
+RUNS = Path("runs")
+MAX_TEXT_BYTES = 100_000
+
+
+def judge_command(
+    target: Target,
+    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help=say("judge.opt_model"))] = None,
+    url: Annotated[str | None, typer.Option("--url", metavar="URL", help=say("judge.opt_url"))] = None,
+    key_file: KeyFile = None,
+    key_variable: KeyVariable = None,
+    prices: Annotated[
+        tuple[float, float] | None, typer.Option("--prices", metavar="SENT RECEIVED", help=say("judge.opt_prices"))
+    ] = None,
+    max_cost: Annotated[float | None, typer.Option("--max-cost", metavar="X", help=say("judge.opt_max_cost"))] = None,
+    levels: Annotated[list[str] | None, typer.Option("--level", help=say("judge.opt_level"))] = None,
+    rubric: Annotated[Path | None, typer.Option("--rubric", metavar="FILE", help=say("judge.opt_rubric"))] = None,
+    max_items: Annotated[int | None, typer.Option("--max-items", min=1, help=say("judge.opt_max_items"))] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help=say("judge.opt_rows"))] = 50,
+    read: Annotated[Path | None, typer.Option("--read", metavar="SHEET", help=say("judge.opt_read"))] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    voice = Voice(as_json=as_json, quiet=quiet)
+    run = cli.targets.open_target(target, (), runs)
+    if read is not None:
+        cli.judging.show_people(run, read, voice)
+        return
+    if not model:
+        raise EngineError("judge.no_model", where="--model")
+    seat = cli.judging.seat_of(model, url, key_file, key_variable, prices, max_cost, levels or ())
+    cli.judging.show_judgement(run, seat, voice, rubric=_text(rubric), max_items=max_items, rows=rows)
+
+
+def weigh_command(
+    target: Target,
+    documents: Annotated[list[Path] | None, typer.Option("--documents", help=say("weigh.opt_documents"))] = None,
+    questions: Annotated[
+        Path | None, typer.Option("--questions", metavar="FILE", help=say("weigh.opt_questions"))
+    ] = None,
+    passages: Annotated[int, typer.Option("--passages", min=1, help=say("weigh.opt_passages"))] = 4,
+    passage_tokens: Annotated[
+        int, typer.Option("--passage-tokens", min=16, help=say("weigh.opt_passage_tokens"))
+    ] = 200,
+    examples: Annotated[int, typer.Option("--examples", min=0, help=say("weigh.opt_examples"))] = 4,
+    instructions: Annotated[
+        Path | None, typer.Option("--instructions", metavar="FILE", help=say("weigh.opt_instructions"))
+    ] = None,
+    max_items: Annotated[int | None, typer.Option("--max-items", min=1, help=say("weigh.opt_max_items"))] = None,
+    prices: Annotated[
+        tuple[float, float] | None, typer.Option("--prices", metavar="ASKED ANSWERED", help=say("weigh.opt_prices"))
+    ] = None,
+    price: Annotated[float | None, typer.Option("--price", metavar="X", min=0, help=say("weigh.opt_price"))] = None,
+    embeddings: Annotated[
+        Pair, typer.Option("--embeddings", metavar="URL MODEL", help=say("weigh.opt_embeddings"))
+    ] = None,
+    rerank: Annotated[Pair, typer.Option("--rerank", metavar="URL MODEL", help=say("weigh.opt_rerank"))] = None,
+    key_file: KeyFile = None,
+    key_variable: KeyVariable = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    voice = Voice(as_json=as_json, quiet=quiet)
+    run = cli.targets.open_target(target, (), runs)
+    wishes = cli.weighing.wishes_of(
+        documents=documents or (), questions=questions, num_passages=passages, passage_tokens=passage_tokens,
+        num_examples=examples, instructions=_text(instructions), max_items=max_items, prices=prices, price_per_h=price,
+        embeddings=embeddings, rerank=rerank, key_file=key_file, key_variable=key_variable,
+    )  # fmt: skip
+    cli.weighing.show_weighed(run, wishes, voice)
+
+
+def _text(path: Path | None) -> str:
+    return path.read_text(encoding="utf-8-sig")[:MAX_TEXT_BYTES].strip() if path else ""
