@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from danlu.cli import (
+        advising,
         auditing,
         chat,
         checking,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "advising",
     "auditing",
     "chat",
     "checking",

@@ -1,0 +1,1 @@
+"""Advice: which base, method and numbers, and why; other opinions beside them. A prediction, no measurement."""

@@ -1,0 +1,147 @@
+"""Method and numbers for the data at hand, each with its range, its reason and what others say instead.
+
+Ranges and reasons of a knob are the recipe's own (`danlu explain`); here stands only what follows from the data: how
+many rows, how long, of which kinds.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from danlu.core.messages import current_language
+from danlu.planning.advice.words import Reason
+from danlu.recipe.defaults import USUAL_LR
+from danlu.recipe.knobs import all_knobs
+from danlu.recipe.recipe import Recipe
+
+FEW_ROWS, MANY_ROWS = 200, 20_000
+STEPS_AN_EPOCH = 50
+"""Fewer updates an epoch hardly move the weights; the schedule wants room to warm up and to cool down."""
+LEAST_BATCH, USUAL_BATCH = 2048, 16_384
+CONTEXTS = (512, 1024, 2048, 4096, 8192, 16_384, 32_768)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of the data; nothing where none was shown. Lengths are in tokens, as far as characters tell."""
+
+    kinds: dict[str, int] = field(default_factory=dict)
+    num_tokens: int = 0
+    longest_tokens: int = 0
+    num_duplicates: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        return sum(self.kinds.values())
+
+    @property
+    def context(self) -> int:
+        """The shortest usual context that holds the longest row; documents are cut at sentences and need none."""
+        longest = self.longest_tokens if set(self.kinds) - {"document"} else 0
+        wanted = next((size for size in CONTEXTS if size >= longest), CONTEXTS[-1])
+        return max(2048, wanted) if longest > 1024 or not longest else max(1024, wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    value: str
+    who: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """One knob's value for this data. `reason` is why it is this one; `opinions` are what others take."""
+
+    key: str
+    value: Any
+    bounds: str
+    reason: Reason
+    opinions: tuple[Opinion, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "key": self.key, "value": self.value, "range": self.bounds, "reason": self.reason.to_json(),
+            "others": [{"value": one.value, "who": one.who, "note": one.note} for one in self.opinions],
+        }  # fmt: skip
+
+
+def choose_stages(facts: Facts) -> tuple[tuple[str, ...], list[Reason]]:
+    """(methods in their order, reasons and warnings)."""
+    kinds, reasons = facts.kinds, []
+    stages: list[str] = []
+    if kinds.get("document"):
+        stages.append("pretrain")
+        reasons.append(Reason("method_pretrain", {"rows": kinds["document"]}))
+    if not kinds or set(kinds) & {"conversation", "label"}:
+        stages.append("sft")
+        rows = kinds.get("conversation", 0) + kinds.get("label", 0)
+        reasons.append(Reason("method_sft", {"rows": rows}) if rows else Reason("method_sft_unseen"))
+    if kinds.get("preference"):
+        if "sft" not in stages:
+            reasons.append(Reason("method_dpo_alone"))
+        stages.append("dpo")
+        reasons.append(Reason("method_dpo", {"rows": kinds["preference"]}))
+    if kinds and set(kinds) == {"document"}:
+        reasons.append(Reason("documents_alone"))
+    if kinds and 0 < facts.num_rows < FEW_ROWS and "document" not in kinds:
+        reasons.append(Reason("few_rows", {"rows": facts.num_rows}))
+    if facts.num_duplicates > facts.num_rows * 0.1:
+        reasons.append(Reason("duplicates", {"rows": facts.num_duplicates, "total": facts.num_rows}))
+    return tuple(stages or ["sft"]), reasons
+
+
+def choose_numbers(facts: Facts, stages: tuple[str, ...], context: int) -> list[Number]:
+    """The knobs that decide most, for the last stage that learns answers."""
+    method = "sft" if "sft" in stages else stages[-1]
+    rank = 64 if stages[0] == "pretrain" and facts.num_tokens > 20_000_000 else 16
+    batch = _batch(facts, context)
+    epochs = 1.0 if facts.num_rows > MANY_ROWS else 3.0
+    how = {"rows": facts.num_rows, "tokens": f"{facts.num_tokens:,}"}
+    found = [
+        ("adapter.rank", rank, Reason("rank_large" if rank > 16 else "rank", how)),
+        ("adapter.alpha", 2 * rank, Reason("alpha")),
+        ("adapter.targets", "all-linear", Reason("targets")),
+        ("adapter.dropout", 0.0, Reason("dropout")),
+        ("training.lr", USUAL_LR[method, "lora"], Reason("lr", {"method": method})),
+        ("training.epochs", epochs, Reason("epochs_many" if epochs < 3 else "epochs", how)),
+        ("training.batch_tokens", batch, Reason("batch_small" if batch < USUAL_BATCH else "batch", how)),
+        (
+            "training.context",
+            context,
+            Reason("context", {"longest": f"{facts.longest_tokens:,}"})
+            if facts.longest_tokens
+            else Reason("context_unseen"),
+        ),
+        ("data.replay.ratio", 0.1, Reason("replay")),
+    ]
+    if method == "sft":
+        found.append(("method.train_on", "assistant", Reason("train_on")))
+    knobs = all_knobs(Recipe)
+    return [Number(key, value, knobs[key].bounds, reason, opinions(key)) for key, value, reason in found]
+
+
+def _batch(facts: Facts, context: int) -> int:
+    """Tokens per step: the usual ones, fewer where an epoch would have too few steps. A power of two."""
+    wanted = USUAL_BATCH
+    if facts.num_tokens:
+        wanted = min(wanted, 2 ** int(math.log2(max(1, facts.num_tokens / STEPS_AN_EPOCH))))
+    return max(LEAST_BATCH, context, wanted)
+
+
+def opinions(key: str) -> tuple[Opinion, ...]:
+    """What others take for this knob."""
+    language = current_language()
+    return tuple(Opinion(one["value"], one["who"], one["note"][language]) for one in _opinions().get(key, ()))
+
+
+@functools.cache
+def _opinions() -> dict[str, list[dict[str, Any]]]:
+    path = resources.files("danlu.assets") / "advice" / "opinions.json"
+    told: dict[str, list[dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))["opinions"]
+    return told
