@@ -142,9 +142,9 @@ class Source:
         """A raw line, decoded."""
         return self._decoded(number, content)
 
-    def saw(self, lines: Sequence[bytes]) -> None:
+    def saw(self, lines: Sequence[bytes | str]) -> None:
         """These were valid UTF-8."""
-        if "utf-8" not in self.decoder.seen and not all(map(bytes.isascii, lines)):
+        if "utf-8" not in self.decoder.seen and not all(line.isascii() for line in lines):
             self.decoder.seen["utf-8"] += 1
 
     def _groups(self) -> Iterator[tuple[list[bytes] | list[str], bool]]:

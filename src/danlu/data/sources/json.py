@@ -26,10 +26,14 @@ MAX_ELEMENT_CHARS = 64 << 20
 MAX_MENDED_CHARS = 1 << 20
 COMMENT = ("//", "#")
 PEEKED_LINES = 20
+MAX_GATHERED = 256
+"""Rows taken together."""
 
 _DECODER = json.JSONDecoder(strict=False, object_pairs_hook=lambda pairs: _Pairs(pairs))
 _MARK = re.compile(r'["{}\[\],]')
 _MARK_BOTH = re.compile(r"[\"'{}\[\],]")
+_FLAT = re.compile(r"""\{(?:[^"'{}\[\]]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+\}""", re.DOTALL)
+"""A whole object without another one or a list inside, as most rows of an array are."""
 _STRING_END = {'"': re.compile(r'["\\]'), "'": re.compile(r"['\\]")}
 _OPENED = re.compile(r"\{.*:\s*[\[{]\s*$")
 """A first line that opens an object and, inside it, a list or another one, with rows on lines of their own to come."""
@@ -50,7 +54,7 @@ def read_json(source: Source, context: Context) -> Iterator[Item]:
     """Rows of a JSON file: by lines where lines are whole values, by brackets otherwise; of a file that is one object,
     the one list of rows inside it."""
     by_line = holds_a_value_per_line(source)
-    items = _by_line(source, context) if by_line else _by_bracket(source.lines(in_pieces=True))
+    items = _by_line(source, context) if by_line else _gathered(_by_bracket(source.lines(in_pieces=True)))
     head = list(islice(items, 2))
     if source.span is None and len(head) == 1 and (inside := _rows_inside(head[0], context)) is not None:
         yield from inside
@@ -75,7 +79,7 @@ def _rows_inside(item: Item, context: Context) -> Iterator[Item] | None:
     begin, end = place
     first = row.line + row.raw.count("\n", 0, begin)
     lines = row.raw[begin:end].split("\n")
-    return _by_bracket(Line(number, text) for number, text in enumerate(lines, first))
+    return _gathered(_by_bracket(Line(number, text) for number, text in enumerate(lines, first)))
 
 
 def holds_a_value_per_line(source: Source) -> bool:
@@ -175,6 +179,28 @@ def _in_runs(source: Source, comments: _Comments) -> Iterator[Item]:
             number += 1
         if run is not None:
             yield _seen(run, source)
+
+
+def _gathered(items: Iterator[Item]) -> Iterator[Item]:
+    """Objects that follow one another as `Rows`, where reading changed nothing in them."""
+    run: Rows | None = None
+    for item in items:
+        if isinstance(item, Row) and type(item.values) is dict and item.values and not item.changes and not item.place:
+            shape = tuple(item.values), tuple(map(type, item.values.values()))
+            if run is None or run.shape != shape or len(run.values) == MAX_GATHERED:
+                if run is not None:
+                    yield run
+                run = Rows(shape)
+            run.lines.append(item.line)
+            run.values.append(item.values)
+            run.raws.append(item.raw)
+            continue
+        if run is not None:
+            yield run
+            run = None
+        yield item
+    if run is not None:
+        yield run
 
 
 def _seen(run: Rows, source: Source) -> Rows:
@@ -350,6 +376,9 @@ class _Scanner:
                         self.single = _ahead(text, position)[:2] in ("{'", "['") or self.single
                         continue
                     self.single = _ahead(text, position)[:1] == "'"
+                elif self.array and self.depth == 1 and mark == "{" and (flat := _FLAT.match(text, position - 1)):
+                    position = flat.end()
+                    continue
                 elif self.array and self.depth == 1 and _ahead(text, position)[:1] == "'":
                     self.single = True
                 self.depth += 1

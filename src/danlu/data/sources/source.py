@@ -43,11 +43,13 @@ class Rows:
     shape: Shape
     lines: list[int] = field(default_factory=list)
     values: list[dict[str, Any]] = field(default_factory=list)
-    raws: list[bytes] = field(default_factory=list)
+    raws: list[bytes | str] = field(default_factory=list)
 
     def row(self, at: int) -> Row:
         """One of them as a record of its own."""
-        return Row(self.lines[at], self.values[at], self.raws[at].decode().strip().strip("\ufeff"))
+        raw = self.raws[at]
+        text = raw if isinstance(raw, str) else raw.decode().strip().strip("\ufeff")
+        return Row(self.lines[at], self.values[at], text)
 
 
 @dataclass(frozen=True, slots=True)
