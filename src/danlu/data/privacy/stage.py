@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -89,12 +89,14 @@ class PrivacyStage:
         self._scanner: Scanner | None = None
         self._read: dict[str, list[Finding]] = {}
         self._clean_tags: set[tuple[str, Any]] = set()
+        self._verdicts: dict[tuple[Level | None, tuple[str, ...]], tuple[Level, Level, tuple[Fate, ...]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {
             "_scanner": None,
             "_recognizers": [],
             "_read": {},
+            "_verdicts": {},
         }  # compiled patterns and models stay here
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -315,23 +317,31 @@ class PrivacyStage:
 
     def _told(self, masked: Sample, sample: Sample, seen: _Seen) -> Examined:
         """The row as it is now, graded, with what was done to it and its records."""
-        hits = seen.hits
-        kept = [hit for hit in hits if self.policy.actions[hit.kind] == "keep"]
-        base = grade([level_of(sample) or "public", self.policy.level])
-        level = grade([base, *(KINDS[hit.kind].level for hit in kept)])
-        before = level if len(kept) == len(hits) else grade([base, *(KINDS[hit.kind].level for hit in hits)])
-        masked = _tagged(masked, level, before, flags=bool(kept))
-        acted = [hit for hit in hits if self.policy.actions[hit.kind] != "keep"]
+        what = level_of(sample), tuple([hit.kind for hit in seen.hits])
+        if what not in self._verdicts:
+            if len(self._verdicts) > _REMEMBERED:
+                self._verdicts = {}
+            self._verdicts[what] = self._verdict(*what)
+        level, before, fates = self._verdicts[what]
+        masked = _tagged(masked, level, before, flags=fates[-1].action == "flag")
+        return Examined((masked, fates), self._records(masked, sample_id(masked), seen, None) + _derived(masked))
+
+    def _verdict(self, brought: Level | None, kinds: Sequence[str]) -> tuple[Level, Level, tuple[Fate, ...]]:
+        """The level of a row with findings of these kinds, as it is now and as it was, and what is told of it."""
+        kept = [kind for kind in kinds if self.policy.actions[kind] == "keep"]
+        acted = [kind for kind in kinds if self.policy.actions[kind] != "keep"]
+        base = grade([brought or "public", self.policy.level])
+        level, before = (grade([base, *(KINDS[kind].level for kind in some)]) for some in (kept, kinds))
         fates = [Fate("change", "privacy_masked", {"found": counted(acted)})] if acted else []
         fates += [Fate("flag", "privacy_found", {"found": counted(kept)})] if kept else []
-        return Examined((masked, tuple(fates)), self._records(masked, sample_id(masked), seen, None) + _derived(masked))
+        return level, before, tuple(fates)
 
     def _acts(self, hits: list[Finding]) -> bool:
         return any(self.policy.actions[hit.kind] != "keep" for hit in hits)
 
     def _dropped(self, sample: Sample, seen: _Seen, reason: str) -> Examined:
         mark = "x_" + self.keyring.mac("secret", sample_id(sample))
-        fate = Fate("drop", reason, {"found": counted(seen.hits)})
+        fate = Fate("drop", reason, {"found": counted([hit.kind for hit in seen.hits])})
         return Examined((None, (fate,)), self._records(sample, mark, seen, "drop"))
 
     def _rewritten(self, place: Place, hits: list[Finding]) -> str:
@@ -397,8 +407,6 @@ def _tagged(sample: Sample, level: Level, before: Level, *, flags: bool) -> Samp
     return with_tags(sample, tags)
 
 
-def counted(hits: Sequence[Finding]) -> str:
+def counted(kinds: Iterable[str]) -> str:
     """`mobile 2, name 1`: what a report may say of them."""
-    if len(hits) == 1:
-        return f"{hits[0].kind} 1"
-    return ", ".join(f"{kind} {count}" for kind, count in sorted(Counter(hit.kind for hit in hits).items()))
+    return ", ".join(f"{kind} {count}" for kind, count in sorted(Counter(kinds).items()))

@@ -57,11 +57,10 @@ class ChineseNames:
         f"(?:{_LABELS})[ \t]{{0,2}}[:：][ \t]{{0,2}}[\u4e00-\u9fff]|(?:{_LABELS}|{_WEAK}){_JOIN}[{_SURNAME_CLASS}]|"
         f"{_TITLES}|[·•‧・][\u4e00-\u9fff]"
     )
-    gate = (  # as `read_name` and `_is_full_name` want it: a surname, and what given names are made of
-        f"(?:{_LABELS}|{_WEAK}){_JOIN}(?:{_SURNAME}[{_GIVEN_CLASS}]|[\u4e00-\u9fff]{{2,8}}[·•‧・][\u4e00-\u9fff]{{2}})|"
+    gate = (  # as `read_name` wants it: a surname, and what given names are made of; titles are rare by themselves
+        f"(?:{_LABELS}|{_WEAK}){_JOIN}(?:{_SURNAME}[{_GIVEN_CLASS}]|[\u4e00-\u9fff]{{2,8}}[·•‧・][\u4e00-\u9fff])|"
         f"(?:(?:{_LABELS})[ \t]{{0,2}}[:：为][ \t]{{0,2}}|(?:{_CALLED}){_JOIN}){_SURNAME}[\u4e00-\u9fff]|"
-        f"{_SURNAME}[{_GIVEN_CLASS}]{{1,2}}(?:{_TITLES}|(?:{_OFFICES}){_JOIN}[{_SURNAME_CLASS}])|"
-        f"[{''.join(sorted(SURNAMES - _RISKY))}](?:{_TITLES})"
+        f"{_TITLES}|(?:{_OFFICES}){_JOIN}[{_SURNAME_CLASS}]"
     )
     opens = "·•‧・" + "".join(sorted({word[0] for word in f"{_LABELS}|{_WEAK}|{_TITLES}".split("|")}))
 
