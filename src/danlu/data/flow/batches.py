@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,14 +51,15 @@ def to_batch(rows: Sequence[Row]) -> Any:
     """A record batch of these rows; content is null where the row was dropped."""
     pa = arrow()
     packed = [_packed(row) for row in rows]
+    origins = [row.origin for row in rows]
     columns: dict[str, list[Any]] = {
         "id": [name for _, name in packed],
         "content": [content for content, _ in packed],
-        "group": [row.sample.group if row.sample else None for row in rows],
+        "group": [None if row.sample is None else row.sample.group for row in rows],
         "tags": _tags(rows),
         "marks": [(pack_marks(row.marks) or None) if row.marks else None for row in rows],
         "seat": [row.seat for row in rows],
-        **{place: [getattr(row.origin, place) for row in rows] for place in _PLACES},
+        **{place: list(map(attrgetter(place), origins)) for place in _PLACES},
     }
     form = schema()
     arrays = [pa.array(columns[one.name], type=_plain(one.type)) for one in form]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,18 +93,18 @@ def facts_of(rows: Sequence[Row]) -> dict[str, npt.NDArray[Any]]:
     `touched` (a stage left a mark), and where rows stand: `row_line`, `row_seat`, and `row_file` as a place in
     `row_files`."""
     num = len(rows)
-    names = [row.origin.file for row in rows]
+    origins, samples = [row.origin for row in rows], [row.sample for row in rows]
+    names = list(map(attrgetter("file"), origins))
     codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
-    file = np.zeros(num, np.int32) if len(codes) == 1 else np.array([codes[name] for name in names], np.int32)
-    samples = [row.sample for row in rows]
+    kinds = (0 if sample is None else _CODES[sample.kind] for sample in samples)
     return {
         "alive": np.fromiter((sample is not None for sample in samples), bool, num),
-        "row_kind": np.fromiter((_CODES[sample.kind] if sample else 0 for sample in samples), np.uint8, num),
+        "row_kind": np.fromiter(kinds, np.uint8, num),
         "row_level": _levels(samples),
         "touched": np.fromiter((bool(row.marks) for row in rows), bool, num),
-        "row_line": np.fromiter((row.origin.line for row in rows), np.int64, num),
-        "row_seat": np.fromiter((row.seat for row in rows), np.int64, num),
-        "row_file": file,
+        "row_line": np.fromiter(map(attrgetter("line"), origins), np.int64, num),
+        "row_seat": np.fromiter(map(attrgetter("seat"), rows), np.int64, num),
+        "row_file": np.fromiter(map(codes.__getitem__, names), np.int32, num),
         "row_files": np.array(list(codes), dtype=np.str_) if codes else np.zeros(0, "<U1"),
     }
 
