@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from danlu.core.files import sha256_json
 from danlu.data.twins.columns import Columns, Decision, Settings
+from danlu.data.twins.groups import in_order
 from danlu.data.twins.likeness import Texts
 from danlu.data.twins.overlap import Across, across, answers_in
 
@@ -69,7 +70,8 @@ def certify(
     used = part != UNUSED
     held_out, train = (part == VALIDATION) | (part == TEST), part == TRAIN
     exact = _column(shards, "exact").reshape(-1, 2)
-    sizes = np.unique(group[used], return_counts=True)[1]
+    sizes = np.bincount(group[used])
+    sizes = sizes[sizes > 0]
     told = {
         "version": VERSION,
         "threshold": decision.settings.threshold,
@@ -101,9 +103,16 @@ def _part(
     codes, counts = np.unique(label[is_in], return_counts=True)
     labels = {label_names[code]: count for code, count in zip(codes.tolist(), counts.tolist(), strict=True) if code}
     own = exact[is_in]
-    own = own[np.lexsort((own[:, 1], own[:, 0]))]
+    ordered = own[in_order(own[:, 0])]
+    is_tied = (ordered[1:, 0] == ordered[:-1, 0]) & (ordered[1:, 1] != ordered[:-1, 1])
+    own = own[np.lexsort((own[:, 1], own[:, 0]))] if is_tied.any() else ordered
     digest = hashlib.sha256(own.astype("<u8").tobytes()).hexdigest()
-    return {"samples": len(own), "groups": len(np.unique(group[is_in])), "labels": labels, "digest": digest}
+    return {"samples": len(own), "groups": _num_different(group[is_in]), "labels": labels, "digest": digest}
+
+
+def _num_different(group: npt.NDArray[np.int64]) -> int:
+    """Of groups named by the number of a row."""
+    return int(np.count_nonzero(np.bincount(group))) if len(group) else 0
 
 
 def _column(shards: Sequence[Columns], name: str) -> npt.NDArray[np.uint64]:
@@ -118,8 +127,9 @@ def _texts_key(shards: Sequence[Columns], exact: npt.NDArray[np.uint64]) -> npt.
         is_text = np.asarray(shard["entry_view"]) < 2
         row = np.asarray(shard["entry_row"])[is_text]
         mixed = np.diff(shard["start"])[row].astype(np.uint64)
-        for band in np.asarray(shard["bands"])[is_text].T:
-            mixed = (mixed ^ band) * np.uint64(0x9E3779B97F4A7C15)
+        for band in np.ascontiguousarray(np.asarray(shard["bands"])[is_text].T):
+            mixed ^= band
+            mixed *= np.uint64(0x9E3779B97F4A7C15)
             mixed ^= mixed >> np.uint64(29)
         keys[row.astype(np.int64) + first] = mixed  # of two ways of signing the same one, the later, for all alike
         first += len(shard["answer"])
@@ -130,9 +140,9 @@ def _across(keys: npt.NDArray[np.uint64], part: Parts) -> int:
     """How many keys are found in more than one part; 0 is no key."""
     wanted = (keys != 0) & (part != UNUSED)
     keys, part = keys[wanted], part[wanted]
-    order = np.lexsort((part, keys))
+    order = in_order(keys)
     keys, part = keys[order], part[order]
-    differs = (keys[1:] == keys[:-1]) & (part[1:] != part[:-1])
+    differs = (keys[1:] == keys[:-1]) & (part[1:] != part[:-1])  # somewhere among equal keys, if they are in two parts
     return len(np.unique(keys[1:][differs]))
 
 

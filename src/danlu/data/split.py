@@ -163,8 +163,10 @@ class _Groups:
         labels: _Labels,
     ) -> None:
         self.rows = np.flatnonzero(is_in)
-        _, number = np.unique(group[self.rows], return_inverse=True)
-        num = int(number.max()) + 1 if len(number) else 0
+        is_named = np.zeros(len(group), bool)  # groups are named by the smallest of their rows
+        is_named[group[self.rows]] = True
+        number = (np.cumsum(is_named) - 1)[group[self.rows]]
+        num = int(is_named.sum())
         lot = np.full(num, np.iinfo(np.uint64).max, np.uint64)
         np.minimum.at(lot, number, lots[self.rows])  # the smallest: a member added rarely moves its group
         codes, count = np.unique(number * len(labels.names) + labels.of[self.rows], return_counts=True)

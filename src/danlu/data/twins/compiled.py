@@ -9,7 +9,7 @@ much as the loops would have: never more than twice the best, whatever is still 
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,10 @@ def compiled(loop: _Loop) -> _Loop:
     """Compiled when it is first called, for the types of that call, and kept beside its source."""
     from numba import njit  # optional, and half a second to import: only modules of loops come here
 
-    return cast(_Loop, njit(cache=True, nogil=True)(loop))
+    try:
+        return cast(_Loop, njit(cache=True, nogil=True)(loop))
+    except RuntimeError:  # neither beside the source nor in the user's own folder can anything be written
+        return cast(_Loop, njit(nogil=True)(loop))
 
 
 def inlined(loop: _Loop) -> _Loop:
@@ -43,11 +46,9 @@ class Purse:
 
     def is_worth(self, num_units: int) -> bool:
         """Whether text of that many more units is for the loops."""
-        if not has_numba():
-            return False
         with self._lock:
             if self.num_units + num_units >= (WARM_UNITS if is_kept() else COLD_UNITS):
-                return True
+                return has_numba()
             self.num_units += num_units
             return False
 
@@ -57,7 +58,12 @@ purse = Purse()
 
 @functools.cache
 def has_numba() -> bool:
-    return importlib.util.find_spec("numba") is not None
+    """Is numba here, and does it get on with this numpy?"""
+    try:
+        importlib.import_module("numba")
+    except ImportError:
+        return False
+    return True
 
 
 @functools.cache

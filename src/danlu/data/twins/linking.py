@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from danlu.data.twins.compiled import purse
 from danlu.data.twins.folding import Places
+from danlu.data.twins.groups import in_order
 from danlu.data.twins.likeness import Ratios
 from danlu.data.twins.minhash import Hashes, agreement, distinct, least_agreement
 from danlu.data.twins.threads import threaded
@@ -158,7 +159,8 @@ class Link:
 
 
 def _runs(keys: npt.NDArray[np.unsignedinteger], members: Places) -> tuple[Places, npt.NDArray[np.int64]]:
-    """Members that share a key with another, run by run, ascending in each; and the number of their run."""
+    """Members that share a key with another, run by run; and the number of their run. Ascending in each, if `members`
+    of wide keys are so."""
     if keys.dtype == np.uint32:  # key and member in one number: one sort without an index
         packed = keys.astype(np.uint64)
         packed <<= _HALF
@@ -166,7 +168,7 @@ def _runs(keys: npt.NDArray[np.unsignedinteger], members: Places) -> tuple[Place
         packed.sort()
         second = np.flatnonzero((packed[1:] ^ packed[:-1]) < _ONE_KEY) + 1  # has the key of the one before
     else:
-        order = np.lexsort((members, keys))
+        order = in_order(keys)
         keys, packed = keys[order], members[order].astype(np.uint64)
         second = np.flatnonzero(keys[1:] == keys[:-1]) + 1
     begins = np.flatnonzero(np.diff(second, prepend=-1) != 1)  # the one before is the first of its run

@@ -72,19 +72,17 @@ def _rounds(block: Words, message: Words) -> None:
 @compiled
 def _read(units: npt.NDArray[np.uint16], at: int, left: int, lane: int, message: Words) -> None:
     """One block of a text into its lane of the message, zeros behind its end."""
-    if left >= BLOCK:
-        own = units[at : at + BLOCK]
-        for word in range(16):
-            message[word, lane] = (
-                np.uint64(own[4 * word]) | np.uint64(own[4 * word + 1]) << np.uint64(16)
-                | np.uint64(own[4 * word + 2]) << np.uint64(32) | np.uint64(own[4 * word + 3]) << np.uint64(48)
-            )  # fmt: skip
-        return
-    for word in range(16):
-        value = np.uint64(0)
-        for place in range(4 * word, min(4 * word + 4, left)):
-            value |= np.uint64(units[at + place]) << np.uint64(16 * (place & 3))
-        message[word, lane] = value
+    own = units[at : at + max(0, min(left, BLOCK))]
+    num_whole = len(own) // 4
+    for word in range(num_whole):
+        message[word, lane] = (
+            np.uint64(own[4 * word]) | np.uint64(own[4 * word + 1]) << np.uint64(16)
+            | np.uint64(own[4 * word + 2]) << np.uint64(32) | np.uint64(own[4 * word + 3]) << np.uint64(48)
+        )  # fmt: skip
+    for word in range(num_whole, 16):
+        message[word, lane] = 0
+    for place in range(4 * num_whole, len(own)):
+        message[num_whole, lane] |= np.uint64(own[place]) << np.uint64(16 * (place & 3))
 
 
 @compiled
