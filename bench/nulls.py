@@ -177,8 +177,8 @@ def scores_and_corpus(plan: Plan, trials: int) -> dict[str, Any]:
         ]
         classes = classes_of(true, *named)
         tallies = [tally_of(true, side, classes, "macro_f1") for side in named]
-        corpus = compare_tallies(tallies[0], tallies[1], drawn.groups.tolist(), seed=trial, resamples=RESAMPLES)
-        alone = compare_tallies(tallies[0], tallies[1], seed=trial, resamples=RESAMPLES)
+        corpus = compare_tallies(tallies[0], tallies[1], drawn.groups.tolist(), span=1, seed=trial, resamples=RESAMPLES)
+        alone = compare_tallies(tallies[0], tallies[1], span=1, seed=trial, resamples=RESAMPLES)
         claims["macro F1: danlu"] += corpus.direction != "no_evidence"
         claims["macro F1: naive randomisation"] += alone.p < 0.05
     return {name: round(count / trials, 4) for name, count in claims.items()}

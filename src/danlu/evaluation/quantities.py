@@ -23,7 +23,8 @@ Bound = Literal["", "most", "least"]
 @dataclass(frozen=True, slots=True)
 class Quantity:
     """low = high unless it is a range. `dimension` "" is a bare number, "#人" a measure word; `unit` is the factor of
-    the unit as written, `factor` with its scale word (万, million); `start`, `end`: where in the spelled-out text."""
+    the unit as written, `factor` with its scale word (万, million); `start`, `end`: where in the spelled-out text, of
+    which `text` is that piece."""
 
     low: Fraction
     high: Fraction
@@ -33,14 +34,14 @@ class Quantity:
     bound: Bound
     start: int
     end: int
+    text: str = ""
 
     @property
     def is_range(self) -> bool:
         return self.low != self.high
 
     def __str__(self) -> str:
-        ends = [f"{float(end):g}" for end in ((self.low, self.high) if self.is_range else (self.low,))]
-        return f"{'~'.join(ends)} {self.dimension}".strip()
+        return " ".join(self.text.split())
 
 
 def _any(words: Sequence[str]) -> str:
@@ -111,7 +112,8 @@ def quantities(text: str, *, keep_dates: bool = False) -> list[Quantity]:
     if not keep_dates:
         spelled = _DATES.sub(lambda date: " ; ", spelled)
     found = [_quantity(match, spelled) for match in _QUANTITY.finditer(spelled)]
-    return _joined([quantity for quantity in found if quantity is not None], spelled)
+    joined = _joined([quantity for quantity in found if quantity is not None], spelled)
+    return [replace(quantity, text=spelled[quantity.start : quantity.end]) for quantity in joined]
 
 
 def unit_asked(question: str) -> tuple[str, Fraction] | None:

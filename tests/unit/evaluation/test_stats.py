@@ -167,6 +167,11 @@ def test_intervals_hold_the_truth_where_hardly_any_answer_changed() -> None:
     assert held / 300 > 0.94
 
 
+def test_scores_that_all_moved_alike_are_not_certain_either() -> None:
+    moved = compare([0.25] * 10, [0.5] * 10)
+    assert moved.low < 0 < 0.25 < moved.high < 0.55 and moved.p == pytest.approx(2 / 1024)
+
+
 def test_not_inferior_needs_the_whole_interval_above_the_margin() -> None:
     base = [True] * 90 + [False] * 10
     one_lost, ten_lost = [False, *base[1:]], [False] * 10 + base[10:]
@@ -196,13 +201,16 @@ def test_a_corpus_score_is_compared_by_swapping_whole_documents() -> None:
     rng = np.random.default_rng(2)
     base = np.column_stack([rng.random(100) < 0.3, np.ones(100)]).astype(float)
     tuned = np.column_stack([rng.random(100) < 0.8, np.ones(100)]).astype(float)
-    alone = compare_tallies(Tally(base, _halves), Tally(tuned, _halves))
-    clustered = compare_tallies(Tally(base, _halves), Tally(tuned, _halves), [i // 50 for i in range(100)])
+    alone = compare_tallies(Tally(base, _halves), Tally(tuned, _halves), span=1)
+    clustered = compare_tallies(Tally(base, _halves), Tally(tuned, _halves), [i // 50 for i in range(100)], span=1)
     assert alone.direction == "better" and alone.test == "randomisation" and alone.p < 0.001
     assert clustered.direction == "no_evidence" and clustered.p == 0.5 and clustered.test == "cluster-randomisation"
     assert alone.estimate.value == pytest.approx(tuned[:, 0].mean() - base[:, 0].mean())
-    same = compare_tallies(Tally(base, _halves), Tally(base, _halves))
+    same = compare_tallies(Tally(base, _halves), Tally(base, _halves), span=1)
     assert (same.p, same.direction) == (1.0, "no_evidence")
+    assert same.estimate.low == pytest.approx(-(1.96**2) / (100 + 1.96**2), rel=1e-3), "no change is no certainty"
+    single = compare_tallies(Tally(base[:1], _halves), Tally(tuned[:1], _halves), span=1)
+    assert single.estimate.high - single.estimate.low > 0.7
 
 
 def test_a_corpus_score_that_is_a_mean_has_the_means_interval() -> None:

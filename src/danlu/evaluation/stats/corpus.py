@@ -7,7 +7,6 @@ so those of whole groups are swapped. The interval redraws groups, the same for 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from danlu.evaluation.stats.groups import RESAMPLES, Floats, chance, coins, redraw_counts, rows_by_group
-from danlu.evaluation.stats.intervals import BCA_BELOW, Estimate, interval_of
+from danlu.evaluation.stats.intervals import BCA_BELOW, Estimate, interval_of, unchanged
 from danlu.evaluation.stats.paired import Direction, Test, direction_of
 from danlu.evaluation.stats.power import detectable_mean
 
@@ -72,11 +71,11 @@ def compare_tallies(
     tuned: Tally,
     groups: Sequence[Hashable] | None = None,
     *,
-    span: float = math.inf,
+    span: float,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> CorpusComparison:
-    """The paired difference of a corpus score, its interval (never beyond `span` either way) and its test."""
+    """The paired difference of a corpus score, its interval, its test. `span`: the widest difference there can be."""
     assert base.rows.shape == tuned.rows.shape and len(base.rows) > 0, "both answer the same items"
     keys, value = _keys(base, groups), base.value
     base_GK, tuned_GK = rows_by_group(base.rows, keys), rows_by_group(tuned.rows, keys)
@@ -91,10 +90,11 @@ def compare_tallies(
     if 1 < len(base_GK) < BCA_BELOW:
         left_out = value(tuned_GK.sum(axis=0) - tuned_GK) - value(base_GK.sum(axis=0) - base_GK)
     low, high = interval_of(drawn, difference, left_out, num_groups=len(base_GK))
+    slack = span * unchanged(len(base_GK)) if np.ptp(drawn) < 1e-12 else 0.0
     is_grouped = len(base_GK) < len(base.rows)
     return CorpusComparison(
         base.total, tuned.total,
-        Estimate(difference, max(-span, low), min(span, high), len(base.rows), len(base_GK)),
+        Estimate(difference, max(-span, low - slack), min(span, high + slack), len(base.rows), len(base_GK)),
         p=_randomise(base_GK, tuned_GK, value, difference, seed=seed, resamples=resamples),
         test="cluster-randomisation" if is_grouped else "randomisation",
         detectable=detectable_mean(1, float(drawn.std())),

@@ -109,6 +109,13 @@ def interval_of(
     return float(low), float(high)
 
 
+def unchanged(num_groups: int, level: float = 0.95) -> float:
+    """How far the truth may lie from what all of so many groups agree on, as a share of the whole range: z²/(G + z²),
+    Tango's bound where no answer changed. A bootstrap sees no spread there and would claim certainty."""
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    return z * z / (num_groups + z * z)
+
+
 def expanded_tail(num_groups: int, level: float) -> float:
     """The share cut from each end. Plain percentiles are too narrow for few groups (Hesterberg 2015): this widens them
     to Student's t with num_groups - 1 degrees of freedom and to the unbiased variance."""

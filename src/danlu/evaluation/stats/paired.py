@@ -18,7 +18,7 @@ import numpy as np
 
 from danlu.evaluation.loss import loss_bounds
 from danlu.evaluation.stats.groups import RESAMPLES, Floats, by_group, chance, coins
-from danlu.evaluation.stats.intervals import Estimate, bootstrap, few_groups_ratio, proportion
+from danlu.evaluation.stats.intervals import Estimate, bootstrap, few_groups_ratio, proportion, unchanged
 from danlu.evaluation.stats.power import detectable_difference, detectable_mean
 
 Direction = Literal["better", "worse", "no_evidence"]
@@ -156,7 +156,8 @@ def compare(
         estimate = _square_and_add(before, after, keys)
     else:
         estimate = bootstrap(differences.tolist(), keys, seed=seed, resamples=resamples)
-        estimate = replace(estimate, low=max(-1.0, estimate.low), high=min(1.0, estimate.high))
+        slack = unchanged(estimate.num_groups) if np.ptp(differences) < 1e-12 else 0.0
+        estimate = replace(estimate, low=max(-1.0, estimate.low - slack), high=min(1.0, estimate.high + slack))
     flips: Test = "cluster-sign-flip" if is_grouped else "sign-flip"
     p = (
         mcnemar(num_gained, num_lost)
