@@ -7,6 +7,7 @@ Transport is the hubs' own clients (`huggingface_hub`, `modelscope_hub`), which 
 from __future__ import annotations
 
 import contextlib
+import io
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -43,9 +44,11 @@ class Pushed:
 class Remote(Protocol):
     """A repository on a hub, by the hub's client."""
 
-    def make(self, *, is_private: bool) -> bool:
-        """Make it where it is not yet; whether it is private now."""
+    def make(self, *, is_private: bool) -> None:
+        """Make it where it is not yet."""
         ...
+
+    def is_private(self) -> bool: ...
 
     def send(self, folder: Path, message: str) -> str:
         """All files of a folder; the revision after it."""
@@ -74,16 +77,23 @@ def push(
     _check_endpoint(endpoint)
     remote = _open(section.hub, section.repo, endpoint, token if token is not None else _token(section.hub, cache))
     told.start(say("push.sending", name=manifest.name, repo=section.repo), 3)
-    if not remote.make(is_private=section.private) and section.private:
-        raise HubError("push.is_public", where="exports.push.private", repo=section.repo)
+    remote.make(is_private=section.private)
+    _check_private(remote, section)
     told.advance()
     revision = remote.send(folder, f"{manifest.name}: {manifest.kind} {manifest.digest[:16]}")
+    _check_private(remote, section)
     told.advance()
     _check_sent(folder, manifest.files | {NAME: sha256_file(folder / NAME)}, remote.digests(), section.repo)
     told.advance()
     told.finish()
     url = f"{endpoint}/{'models/' if section.hub == 'modelscope' else ''}{section.repo}"
     return Pushed(section.hub, section.repo, url, section.private, revision, manifest.digest)
+
+
+def _check_private(remote: Remote, section: PushSection) -> None:
+    """Before anything is sent, and after: a client may make a repository that has vanished anew, as it likes."""
+    if section.private and not remote.is_private():
+        raise HubError("push.is_public", where="exports.push.private", repo=section.repo)
 
 
 def _check_sent(folder: Path, files: dict[str, str], there: dict[str, str], repo: str) -> None:
@@ -123,9 +133,12 @@ class HuggingFace:
         self._repo, self._api = repo, HfApi(endpoint=endpoint, token=token)
         self._faults = (HfHubHTTPError, OSError)
 
-    def make(self, *, is_private: bool) -> bool:
+    def make(self, *, is_private: bool) -> None:
         with _said(self._repo, self._faults):
             self._api.create_repo(self._repo, private=is_private, exist_ok=True)
+
+    def is_private(self) -> bool:
+        with _said(self._repo, self._faults):
             return bool(self._api.repo_info(self._repo).private)
 
     def send(self, folder: Path, message: str) -> str:
@@ -149,11 +162,15 @@ class ModelScope:
         self._repo, self._api = repo, HubApi(endpoint=endpoint, token=token)
         self._faults = (ModelScopeError, OSError)
 
-    def make(self, *, is_private: bool) -> bool:
+    def make(self, *, is_private: bool) -> None:
         with _said(self._repo, self._faults):
             if not self._api.repo_exists(self._repo, "model"):
                 self._api.create_repo(self._repo, "model", visibility="private" if is_private else "public")
-            return str(self._api.get_repo(self._repo, "model").visibility).lower().endswith("private")
+
+    def is_private(self) -> bool:
+        with _said(self._repo, self._faults):
+            visibility = self._api.get_repo(self._repo, "model").visibility
+        return getattr(visibility, "name", "") == "PRIVATE"  # what it does not tell counts as public
 
     def send(self, folder: Path, message: str) -> str:
         with _said(self._repo, self._faults):
@@ -171,8 +188,9 @@ class ModelScope:
 
 @contextlib.contextmanager
 def _said(repo: str, faults: tuple[type[BaseException], ...]) -> Iterator[None]:
-    """A client's exception as ours, with what the hub said."""
+    """A client's exception as ours, with what the hub said. What a client prints is not for our users."""
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
     except faults as error:
         raise HubError("push.refused", where=repo, said=" ".join(str(error).split())[:300]) from error

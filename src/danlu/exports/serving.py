@@ -64,9 +64,10 @@ def uniform(pairs: Mapping[str, Pair], fused: tuple[Fused, ...]) -> dict[str, Pa
     scaling = next(pairs[names[0]].scaling for stem, names in groups.items() if widths[stem] == rank)
     out: dict[str, Pair] = {}
     for stem, names in groups.items():
+        is_shared = _shares([pairs[name] for name in names])
         for at, name in enumerate(names):
             pair = pairs[name]
-            missing = rank - widths[stem] if at == 0 else 0
+            missing = rank - widths[stem] if at == 0 or is_shared else 0
             out[name] = _filled(pair, missing, scaling) if missing or pair.scaling != scaling else pair
     return {name: out[name] for name in pairs}
 
@@ -85,8 +86,11 @@ def _stacks(pairs: Mapping[str, Pair], fused: tuple[Fused, ...]) -> dict[str, li
 
 
 def _stacked_rank(pairs: list[Pair]) -> int:
-    is_shared = all(torch.equal(pair.A, pairs[0].A) for pair in pairs)
-    return len(pairs[0].A) if is_shared else sum(len(pair.A) for pair in pairs)
+    return len(pairs[0].A) if _shares(pairs) else sum(len(pair.A) for pair in pairs)
+
+
+def _shares(pairs: list[Pair]) -> bool:
+    return all(torch.equal(pair.A, pairs[0].A) for pair in pairs)
 
 
 def _filled(pair: Pair, missing: int, scaling: float) -> Pair:

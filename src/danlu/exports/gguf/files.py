@@ -30,7 +30,7 @@ BYTES: dict[str, float] = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 1.07, "q6_k": 
 """Of one weight, on average."""
 ROUNDINGS: dict[str, Rounding] = {"f32": "f32", "f16": "f16", "bf16": "bf16", "q8_0": "q8_0"}
 """Types with a rule of ours for what each weight becomes; the others' weights are read back from the file."""
-_NEAR = {"F32": 0.0, "F16": 2.0**-11, "BF16": 2.0**-8, "Q8_0": 0.004}
+_NEAR = {"F32": 0.0, "F16": 2.0**-11, "BF16": 2.0**-8, "Q8_0": 0.0045}
 """Most that rounding may move a weight, as a part of the largest one of its tensor."""
 _NEAR_MEAN = {"Q6_K": 0.03, "Q5_K": 0.06, "Q5_0": 0.06, "Q5_1": 0.06, "Q4_K": 0.12}
 """Most that a tensor may differ on the whole, root mean square, where scales of blocks are fitted."""
