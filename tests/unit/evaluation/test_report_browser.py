@@ -1,0 +1,51 @@
+"""The report in a real browser: five answers on one screen, on a desk and on a phone, in both languages."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from danlu.evaluation.report import Report
+from danlu.evaluation.report_html import render_html
+
+playwright = pytest.importorskip("playwright.sync_api", reason="no browser driver: pip install playwright")
+SCREENS = {"desk": (1280, 800), "phone": (390, 844)}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with playwright.sync_playwright() as driver:
+        try:
+            opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        except playwright.Error as error:
+            pytest.skip(f"no Chromium to look with: {str(error)[:80]}")
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_five_answers_fit_one_screen(report: Report, browser: Any, tmp_path: Path, language: Any, screen: str) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(render_html(report, language=language), encoding="utf-8")
+    width, height = SCREENS[screen]
+    page = browser.new_page(viewport={"width": width, "height": height})
+    faults: list[str] = []
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda request: faults.append(request.url) if not request.url.startswith("file:") else None)
+    page.goto(path.as_uri())
+    assert page.locator(".reply-question:visible").count() == 5
+    bottom = page.evaluate("document.querySelector('.replies').getBoundingClientRect().bottom")
+    assert bottom <= height, f"the answers end at {bottom:.0f} of {height}"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing is wider than the screen"
+    cut = page.evaluate(
+        "[...document.querySelectorAll('.reply *')].filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth).length"
+    )
+    assert cut == 0 and faults == []
+    page.close()
