@@ -151,6 +151,12 @@ def _report_rows(report: Report) -> Iterator[tuple[str, str, str, str]]:
     if report.edge is not None:
         base, tuned = (report.edge[side]["accuracy"] for side in ("base", "tuned"))
         yield say("cli.row_edge"), percent(base), percent(tuned), ""
+    for task in ("probes", "general"):
+        if (section := getattr(report, task)) is not None:
+            base, tuned = (section[side]["accuracy"] for side in ("base", "tuned"))
+            low, high = section["difference"]["interval"]
+            change = f"{points(section['difference']['value'])} ({points(low)} – {points(high)})"
+            yield say(f"proof.task_{task}"), percent(base), percent(tuned), change
     if report.preference is not None:
         reward = report.preference["implicit_reward"]
         low, high = reward["interval"]

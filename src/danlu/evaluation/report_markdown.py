@@ -8,6 +8,7 @@ from typing import Any
 from danlu.core.messages import Language, current_language, say
 from danlu.evaluation.gate import percent, points
 from danlu.evaluation.report import Report
+from danlu.evaluation.worse import losses_of
 
 MOST_LOST = 10
 """Lost answers that are quoted; report.html has every answer."""
@@ -26,8 +27,12 @@ def render_markdown(report: Report, *, language: Language | None = None) -> str:
     for reason in verdict.reasons if verdict else ():
         remedy = f" → {reason.remedy(chosen)}" if reason.remedy(chosen) else ""
         lines.append(f"- {'✓' if reason.passed else '✗'} {reason.text(chosen)}{remedy}")
+    losses = losses_of(report.to_json())
+    if losses:
+        lines += ["", f"**{say('proof.question_worse', chosen)}**", ""]
+        lines += [f"- {_plain(loss.text(chosen))}" for loss in losses]
     lines += ["", f"| | {word('base')} | {word('tuned')} |", "|---|---:|---:|"]
-    lines += [f"| {' | '.join(row)} |" for row in _numbers(report, word)]
+    lines += [f"| {' | '.join(row)} |" for row in _numbers(report, word, chosen)]
     lost = [row for row in report.items if row["base"]["right"] and not row["tuned"]["right"]]
     if lost:
         lines += ["", f"## {word('lost')} ({len(lost)})", ""]
@@ -35,7 +40,7 @@ def render_markdown(report: Report, *, language: Language | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _numbers(report: Report, word: Any) -> list[tuple[str, str, str]]:
+def _numbers(report: Report, word: Any, language: Language) -> list[tuple[str, str, str]]:
     rows = []
     if report.difference is not None:
         gain = f"{percent(report.tuned['accuracy'])} ({points(report.difference['value'])})"
@@ -43,6 +48,10 @@ def _numbers(report: Report, word: Any) -> list[tuple[str, str, str]]:
     if report.consistency is not None:
         sides = [percent(report.consistency[side]["consistent_right"]) for side in ("base", "tuned")]
         rows.append((word("consistency"), *sides))
+    for task in ("general", "probes"):
+        if (section := getattr(report, task)) is not None:
+            gain = f"{percent(section['tuned']['accuracy'])} ({points(section['difference']['value'])})"
+            rows.append((say(f"proof.task_{task}", language), percent(section["base"]["accuracy"]), gain))
     if report.forgetting is not None and "ratio" in report.forgetting:
         before, after = (report.forgetting[side]["perplexity"] for side in ("base", "tuned"))
         rows.append((word("forgetting"), f"{before:.1f}", f"{after:.1f} (×{report.forgetting['ratio']:.2f})"))
