@@ -207,6 +207,17 @@ def address_en(rng: random.Random) -> str:
     return f"{rng.randint(1, 999)} {road}"
 
 
+def birth_date(rng: random.Random) -> str:
+    year, month, day = rng.randint(1935, 2015), rng.randint(1, 12), rng.randint(1, 28)
+    return rng.choice([f"{year}年{month}月{day}日", f"{year}-{month:02d}-{day:02d}", f"{year}.{month}.{day}"])
+
+
+def birth_date_en(rng: random.Random) -> str:
+    year, month, day = rng.randint(1935, 2015), rng.randint(1, 12), rng.randint(1, 28)
+    named = rng.choice(["January", "May", "August", "Nov.", "Sep"])
+    return rng.choice([f"{named} {day}, {year}", f"{day} {named} {year}", f"{month:02d}/{day:02d}/{year}"])
+
+
 MAKERS: dict[str, Any] = {
     "resident_id": resident_id, "bank_card": bank_card, "uscc": uscc, "iban": iban, "imei": imei, "hk_id": hk_id,
     "mobile": mobile,
@@ -225,6 +236,7 @@ MAKERS: dict[str, Any] = {
     "api_key": lambda rng: "sk-" + "".join(rng.choice(string.ascii_letters + string.digits) for _ in range(40)),
     "password": lambda rng: rng.choice(["Spring", "Kx!", "hunter"]) + digits(rng, 4) + rng.choice("!@#") + "z",
     "name_zh": name_zh, "address_zh": address_zh, "name_en": name_en, "address_en": address_en,
+    "birth_date_zh": birth_date, "birth_date_en": birth_date_en,
 }  # fmt: skip
 WORDS: dict[str, list[str]] = {
     "resident_id": ["身份证号：{}，请核对。", "证件号码{}已登记", "申请人证件为 {} ，材料齐全", "His resident identity number is {}."],
@@ -251,6 +263,8 @@ WORDS: dict[str, list[str]] = {
     "name_zh": ["联系人：{}，下午有空", "患者{}，女，45岁", "{}先生已到店", "姓名：{}", "法定代表人为{}。", "昨天{}把材料交了"],
     "address_zh": ["家住{}。", "收货地址：{}，请尽快", "我们在{}见面", "地址是{}"],
     "name_en": ["My name is {}.", "Dear Mr. {},", "Please ask {} about it.", "Patient {} was seen today."],
+    "birth_date_zh": ["出生日期：{}", "生于{}，汉族", "患者，女，{}出生", "生日是{}。"],
+    "birth_date_en": ["DOB: {}", "Date of birth: {}.", "He was born on {} in Leeds."],
     "address_en": ["I live at {}.", "Ship it to {}, please.", "Our office: {}"],
 }  # fmt: skip
 FILLERS = [
@@ -288,6 +302,8 @@ def _hard_negative(rng: random.Random) -> str:
         lambda: f"网关 192.168.{rng.randint(0, 255)}.{rng.randint(1, 254)}，掩码 255.255.255.0",
         lambda: f"Order {d(rng, 16)} shipped; tracking number {d(rng, 18)}.",
         lambda: f"invoice {d(rng, 9)} dated 05/11/2024",
+        lambda: f"合同自{rng.randint(1990, 2025)}年5月3日生效，事故发生于2021年3月{rng.randint(1, 28)}日",
+        lambda: f"The meeting on May {rng.randint(1, 28)}, 2021 was moved.",
         lambda: f"我手机尾号{d(rng, 4)}，单号{d(rng, 15)}，13号之前能到吗？",
         lambda: "密码：<your_password>，token=${TOKEN}",
         lambda: "患者高血压十年，客户满意，老师和经理都在",

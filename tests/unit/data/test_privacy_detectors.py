@@ -73,6 +73,15 @@ def found(text: str, floor: float = 0.5) -> list[tuple[str, str]]:
         ("my name is John van der Berg.", "name", "John van der Berg"),
         ("家住北京市朝阳区建国路88号3栋502室。", "address", "北京市朝阳区建国路88号3栋502室"),
         ("at 12 Baker Street, London", "address", "12 Baker Street, London"),
+        ("出生日期：1985年5月18日，汉族", "birth_date", "1985年5月18日"),
+        ("张伟，男，1985年5月18日出生", "birth_date", "1985年5月18日"),
+        ("原告李某，女，1985年5月18日生，", "birth_date", "1985年5月18日"),
+        ("他生于1985-05-18", "birth_date", "1985-05-18"),
+        ("出生年月日 19850518", "birth_date", "19850518"),
+        ("DOB: 05/18/1985", "birth_date", "05/18/1985"),
+        ("Date of birth: 31.12.1985", "birth_date", "31.12.1985"),
+        ("born on May 18, 1985 in Leeds", "birth_date", "May 18, 1985"),
+        ("Born 3rd of Sept. 1990", "birth_date", "3rd of Sept. 1990"),
     ],
 )  # fmt: skip
 def test_personal_data_is_found_where_it_stands(text: str, kind: str, value: str) -> None:
@@ -103,6 +112,9 @@ def test_personal_data_is_found_where_it_stands(text: str, kind: str, value: str
         "请@小明 看一下",
         "被告人沈某某与户名为董某账户有关",
         "家住上海的王甲继承其父遗产房屋三间",
+        "事故发生于2020年3月4日，合同2020年5月3日生效，2020年5月3日生产",
+        "爱因斯坦1879年3月14日出生，出生日期：1985年13月18日，出生于1985年5月",
+        "the meeting is on May 18, 1985; reborn on May 1, 2001; born on Monday, born in 1985",
     ],
 )
 def test_what_only_looks_like_personal_data_is_left_alone(text: str) -> None:

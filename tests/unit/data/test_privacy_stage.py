@@ -161,9 +161,16 @@ def test_pseudonyms_can_never_be_real_and_a_second_pass_leaves_them_alone(keyrin
 NUMBERS = {
     "resident_id": "310115198605188368", "bank_card": "6222021878017598986", "uscc": "9133010625AH2A7B8E",
     "mobile": "17320926211", "iban": "GB82WEST12345698765432", "imei": "490154203237518", "us_ssn": "123-45-6789",
-    "landline": "010-88886666", "plate": "京A12345", "passport": "E12345678", "hk_id": "A123456(3)", "qq": "284210953",
+    "birth_date": "1986-05-18", "landline": "010-88886666", "plate": "京A12345", "passport": "E12345678", "hk_id": "A123456(3)", "qq": "284210953",
 }  # fmt: skip
-CUES = {"qq": "QQ号：", "passport": "护照号", "imei": "IMEI ", "us_ssn": "SSN ", "landline": "电话"}
+CUES = {
+    "qq": "QQ号：",
+    "passport": "护照号",
+    "imei": "IMEI ",
+    "us_ssn": "SSN ",
+    "landline": "电话",
+    "birth_date": "DOB ",
+}
 
 
 @given(st.sampled_from(sorted(NUMBERS)), st.integers(0, 10**9))

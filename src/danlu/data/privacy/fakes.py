@@ -290,9 +290,29 @@ def _address(shown: str, dice: Dice) -> str:
     return f"0{1 + dice.below(899)} {dice.pick(_STREETS)} Street"
 
 
+_DATE_PARTS = re.compile("[0-9]+|[A-Za-z]{3,}")
+
+
+def _birth_date(shown: str, dice: Dice) -> str:
+    """The 30th of February of another year: on no calendar, in the form in which the date was written."""
+    year = str(1950 + dice.below(55))
+    if shown.isdigit():
+        return year + "0230"
+    is_day_first = shown[:1].isdigit() and any(map(str.isalpha, shown)) and not _CJK.search(shown)
+    numbers = ["30"] if is_day_first or shown[:1].isalpha() else ["2", "30"]
+
+    def put(part: re.Match[str]) -> str:
+        if part[0].isdigit():
+            return year if len(part[0]) == 4 else numbers.pop(0).zfill(len(part[0]))
+        return part[0] if len(part[0]) < 3 or part[0] in ("of", "and") else "February"
+
+    return _DATE_PARTS.sub(put, shown)
+
+
 _WHOLE: dict[str, Callable[[str, Dice], str]] = {
     "email": lambda shown, dice: f"u{dice.below(16**8):08x}@mail.invalid",
     "wechat": lambda shown, dice: f"{OURS}{dice.below(16**8):08x}",
     "ip": _ip,
     "address": _address,
+    "birth_date": _birth_date,
 }

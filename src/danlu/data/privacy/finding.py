@@ -49,6 +49,7 @@ uk_nino         restricted   number 国民保险号 NINO
 medical_record  restricted   number 病历号 MEDICAL_RECORD
 insurance       restricted   number 保险号 INSURANCE_NUMBER
 name            confidential name   姓名 NAME
+birth_date      confidential words  出生日期 BIRTH_DATE
 address         confidential words  地址 ADDRESS
 mobile          confidential number 手机号 MOBILE
 landline        confidential number 电话 PHONE

@@ -18,6 +18,7 @@ DETECTORS: Registry[type[Rule]] = Registry(
         "links": "danlu.data.privacy.detectors.secrets:Links",
         "network": "danlu.data.privacy.detectors.network:Addresses",
         "email": "danlu.data.privacy.detectors.network:Email",
+        "birth_dates": "danlu.data.privacy.detectors.birth_dates:BirthDates",
         "accounts": "danlu.data.privacy.detectors.accounts:Accounts",
         "names_zh": "danlu.data.privacy.detectors.names_zh:ChineseNames",
         "names_en": "danlu.data.privacy.detectors.names_en:EnglishNames",
