@@ -8,10 +8,15 @@ from danlu.cli.voice import Voice
 from danlu.core.errors import RecipeError
 from danlu.core.messages import lookup, say
 from danlu.core.registry import nearest
+from danlu.data.privacy.finding import KINDS
+from danlu.data.privacy.level import LEVELS
 from danlu.recipe import Recipe
 from danlu.recipe.defaults import LR_FROM_SCRATCH, USUAL_LR
 from danlu.recipe.habits import HABITS
 from danlu.recipe.knobs import Knob, all_knobs
+
+_OF_KINDS = ("data.privacy.actions", "data.privacy.levels")
+"""Knobs whose keys, or what their keys stand for, are kinds of personal data."""
 
 
 def explain(key: str | None, voice: Voice) -> None:
@@ -40,6 +45,9 @@ def explain(key: str | None, voice: Voice) -> None:
     voice.say(what)
     voice.say(say("cli.allowed", kind=knob.kind, bounds=bounds, default=_default(knob)))
     voice.say(say("cli.reason", reason=why))
+    if knob.key in _OF_KINDS:
+        for level, names in _kinds().items():
+            voice.say(say("privacy.kinds", level=level, kinds=", ".join(names)))
     voice.result(explained(knob))
 
 
@@ -53,7 +61,14 @@ def explained(knob: Knob) -> dict[str, Any]:
         "help": what,
         "reason": why,
         "source": knob.section.__module__,
+        **({"kinds": _kinds()} if knob.key in _OF_KINDS else {}),
     }
+
+
+def _kinds() -> dict[str, list[str]]:
+    """What privacy looks for, by level, the most sensitive first."""
+    return {level: [name for name, kind in KINDS.items() if kind.level == level] for level in reversed(LEVELS)
+            if any(kind.level == level for kind in KINDS.values())}  # fmt: skip
 
 
 def _text(knob: Knob) -> tuple[str, str]:
