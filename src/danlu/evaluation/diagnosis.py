@@ -17,7 +17,8 @@ from danlu.evaluation.gate import percent, points
 ROSE = 1.05
 """Validation loss this much above its lowest has turned."""
 GAP = 1.5
-"""Validation loss over training loss from which rows are learnt rather than their matter."""
+"""Validation loss over training loss from which rows are learnt rather than their matter; LEAST_GAP nats apart."""
+LEAST_GAP = 0.1
 STILL_FALLING = 0.97
 """A last check this much below the one before: training stopped too early."""
 CARRIED_OVER = 0.3
@@ -77,7 +78,7 @@ def _losses(training: Mapping[str, Any]) -> Iterator[Finding]:
     elif last == best and last < STILL_FALLING * checks[-2][1]:
         yield Finding("still_falling", False, {"before": f"{checks[-2][1]:.3f}", "last": f"{last:.3f}"})
     tail = losses[-max(1, len(losses) // 10) :]
-    if tail and fmean(tail) > 0 and best > GAP * fmean(tail):
+    if tail and best > max(GAP * fmean(tail), fmean(tail) + LEAST_GAP):
         yield Finding("gap", False, {"train": f"{fmean(tail):.3f}", "validation": f"{best:.3f}"})
 
 

@@ -19,6 +19,8 @@ from danlu.evaluation.loss import kept
 from danlu.evaluation.report import Report
 
 _STATES: dict[str, Tone] = {"kept": "good", "unproven": "warn", "lost": "bad"}
+LITTLE_TO_LOSE = 0.1
+"""A base that answers fewer general questions than this has no general ability that could be lost."""
 _ENDINGS = ("cut", "looped", "empty", "control")
 
 
@@ -72,7 +74,9 @@ def general_section(report: Report, language: Language) -> Markup | None:
             _word("report.interval", language, low=points(low), high=points(high)),
             html.badge(_word(f"proof.state_{state}", language), tone=_STATES[state]),
         ])  # fmt: skip
-    card = html.card("", html.table(heads, rows))
+    base = report.general["base"]["accuracy"]
+    weak = _word("proof.general_weak", language, base=percent(base)) if base < LITTLE_TO_LOSE else ""
+    card = html.card("", html.table(heads, rows), note=weak)
     return html.section(_word("proof.sections_general", language), card, lead=_word("proof.general_lead", language))
 
 
@@ -146,15 +150,22 @@ def _heart_card(report: Report, language: Language) -> Markup | None:
     rows: list[list[Content]] = [
         [_word("proof.heart_gain", language), *(_estimate(section[f"{part}_gain"], language) for part in parts)],
         [_word("proof.heart_loss", language), *(f"{section['tuned'][part]['loss']:.3f}" for part in parts)],
-        [_word("proof.heart_longest", language), *(str(section["tuned"][part]["longest_copy"]) for part in parts)],
+        [_word("proof.heart_longest", language), *(_recited(section["tuned"][part], "longest_copy") for part in parts)],
         [_word("proof.heart_long", language, length=section["long_copy"]),
-         *(percent(section["tuned"][part]["long_copy_ratio"]) for part in parts)],
+         *(_recited(section["tuned"][part], "long_copy_ratio") for part in parts)],
     ]  # fmt: skip
     note = _word("proof.heart_note", language)
     if "carried_over" in section:
         carried = _word("proof.heart_carried", language, share=percent(max(0.0, section["carried_over"])))
         note = f"{carried} {note}" if language == "en" else f"{carried}{note}"
     return html.card(_word("proof.heart", language), html.table(heads, rows), note=note)
+
+
+def _recited(told: Mapping[str, Any], name: str) -> str:
+    """Rows too short to be cut in two were not asked to be continued."""
+    if not told["num_continued"]:
+        return "–"
+    return percent(told[name]) if name.endswith("_ratio") else str(told[name])
 
 
 def _estimate(told: Mapping[str, Any], language: Language) -> str:
