@@ -18,6 +18,43 @@ Keys = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
 
 
+_WORD, _MANY_OF = 1, 128  # as in folding.py
+
+
+@compiled
+def fold_words(
+    units: Units, ends: Places, table: npt.NDArray[np.int32], points: Places, point_kinds: npt.NDArray[np.uint8],
+    flat: Units, at: Places, is_hard: npt.NDArray[np.bool_],
+) -> None:  # fmt: skip
+    """The coarse half of `twins.loops_fold.fold_texts`: fills the last three. A text that is hard is empty here."""
+    num = first = 0
+    for text in range(len(ends)):
+        begin, place = num, first
+        while place < ends[text]:
+            entry = table[units[place]]
+            kind = entry >> 16
+            if kind & _MANY_OF == 0:  # no branch to guess: a mark is written over
+                flat[num] = entry & 0xFFFF
+                num += kind & _WORD
+                place += 1
+                continue
+            unit, other = units[place], units[place + 1]
+            kind = _MANY_OF
+            if unit >> 10 == 0x36 and other >> 10 == 0x37:
+                point = 0x10000 + ((np.int64(unit) & 0x3FF) << 10) + (np.int64(other) & 0x3FF)
+                kind = int(point_kinds[np.searchsorted(points, point)])
+            if kind & _MANY_OF:
+                is_hard[text] = True
+                num = begin
+                break
+            if kind & _WORD:
+                flat[num], flat[num + 1] = unit, other
+                num += 2
+            place += 2
+        at[text + 1] = num
+        first = ends[text] + 1
+
+
 @compiled
 def find_cues(units: Units, maybe: npt.NDArray[np.uint8], keys: Keys, found: Places) -> int:
     """Fills `found` with the places at which the four units, or the two, are one of `keys`, and returns how many.

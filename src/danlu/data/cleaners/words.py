@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.data.joined import Laid, Places, Units
+from danlu.data.twins import folding
 from danlu.data.twins.compiled import purse
-from danlu.data.twins.folding import fold, fold_all, fold_words
 
 Keys = npt.NDArray[np.uint64]
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -29,7 +29,7 @@ class Cues:
 
     def __init__(self, *beginnings: str) -> None:
         for text in beginnings:
-            assert fold(text) == text, f"{text} is not what a fold leaves"
+            assert folding.fold(text) == text, f"{text} is not what a fold leaves"
             assert len(text) > 3 or (len(text) > 1 and text[0] > "\u2e7f"), f"{text} is too short to be rare"
         self.beginnings = frozenset(text[:8] if len(text) > 3 else text[:2] for text in beginnings)
         self.number = len(_KNOWN)
@@ -62,10 +62,22 @@ class Words:
 
 def _folded(laid: Laid, *, quick: bool) -> tuple[Units, Places]:
     if quick:
-        folded = fold_all(laid.flat, quick=True, laid=(laid.units, laid.unit_ends))
-        return folded.coarse, folded.coarse_at
-    units, at = fold_words(laid.flat)  # each with a break behind, which nothing else folds to
+        return _folded_quickly(laid)
+    units, at = folding.fold_words(laid.flat)  # each with a break behind, which nothing else folds to
     return units[units != ord("\n")], at - np.arange(len(at))
+
+
+def _folded_quickly(laid: Laid) -> tuple[Units, Places]:
+    from danlu.data.cleaners.loops_words import fold_words  # compiled on the first call
+
+    units, ends = laid.units, laid.unit_ends
+    points, kinds = folding._beyond(units)
+    flat, at, is_hard = np.empty(len(units), np.uint16), np.zeros(len(ends) + 1, np.int64), np.zeros(len(ends), bool)
+    fold_words(units, ends, folding._joint_table(), points, kinds, flat, at, is_hard)
+    flat, hard = flat[: at[-1]], np.flatnonzero(is_hard).tolist()
+    if hard:
+        return folding._spliced(flat, at, hard, [folding.encode(folding._words(laid.flat[text])) for text in hard])
+    return flat, at
 
 
 class _Table:
