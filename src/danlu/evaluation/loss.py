@@ -16,9 +16,9 @@ Kept = Literal["kept", "lost", "unproven"]
 LEVEL = 0.95
 
 
-def loss_bounds(num_gained: int, num_lost: int, num_items: int, *, level: float = LEVEL) -> tuple[float, float]:
-    """(low, high) of tuned minus base, each a one-sided bound at `level`."""
-    assert num_items > 0 and num_gained + num_lost <= num_items, "changes among the items"
+def loss_bounds(num_gained: float, num_lost: float, num_items: float, *, level: float = LEVEL) -> tuple[float, float]:
+    """(low, high) of tuned minus base, each a one-sided bound at `level`. Counts may be effective ones, of clusters."""
+    assert num_items > 0 and num_gained + num_lost <= num_items * (1 + 1e-9), "changes among the items"
     z = NormalDist().inv_cdf(level)
     return _bound(num_gained, num_lost, num_items, -z), _bound(num_gained, num_lost, num_items, z)
 
@@ -42,7 +42,7 @@ def items_to_prove(num_gained: int, num_lost: int, num_items: int, margin: float
     return math.ceil(max(least, (z + z_power) ** 2 * churn / margin**2))
 
 
-def _bound(b: int, c: int, n: int, z: float) -> float:
+def _bound(b: float, c: float, n: float, z: float) -> float:
     """The difference at which the score statistic is -z (bisection; the statistic falls as the difference grows)."""
     low, high = (-1.0, (b - c) / n) if z < 0 else ((b - c) / n, 1.0)
     for _ in range(60):
@@ -54,7 +54,7 @@ def _bound(b: int, c: int, n: int, z: float) -> float:
     return (low + high) / 2
 
 
-def _score(b: int, c: int, n: int, delta: float) -> float:
+def _score(b: float, c: float, n: float, delta: float) -> float:
     """Tango's statistic for a true difference `delta`, with the nuisance probability at its restricted maximum."""
     first = 2 * n
     second = -b - c + (2 * n - b + c) * delta

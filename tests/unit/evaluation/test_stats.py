@@ -179,6 +179,8 @@ def test_not_inferior_needs_the_whole_interval_above_the_margin() -> None:
     assert compare(base, one_lost, margin=0.08).not_inferior is True
     assert compare(base, ten_lost, margin=0.05).not_inferior is False
     assert compare(base[-20:], base[-20:], margin=0.02).not_inferior is False  # twenty items show nothing that small
+    few = compare([True, False, False, True], [True] * 4, list("aabc"), margin=0.02)
+    assert few.not_inferior is False, "that none of three documents happened to lose is no proof"
     told = compare(base, one_lost, margin=0.08).to_json()
     assert (told["margin"], told["not_inferior"], told["test"]) == (0.08, True, "mcnemar-exact")
     assert told["p_mid"] <= told["p"]

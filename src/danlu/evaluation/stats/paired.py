@@ -3,13 +3,11 @@
 Effect and interval first, p second. Answers right or wrong, each on its own: exact McNemar and Tango's score interval,
 which stays honest where hardly any answer changed. With groups, or with scores in between: whole groups change sides (a
 permutation test), and the interval is a cluster bootstrap. Not for corpus scores: `corpus.py`.
-Sources: McNemar 1947 (exact form); Fagerland, Lydersen & Laake 2013 (mid-p); Tango 1998; Newcombe 1998
-(square-and-add); Holm 1979.
+Sources: McNemar 1947 (exact form); Fagerland, Lydersen & Laake 2013 (mid-p); Tango 1998; Holm 1979.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -18,7 +16,7 @@ import numpy as np
 
 from danlu.evaluation.loss import loss_bounds
 from danlu.evaluation.stats.groups import RESAMPLES, Floats, by_group, chance, coins
-from danlu.evaluation.stats.intervals import Estimate, bootstrap, few_groups_ratio, proportion, unchanged
+from danlu.evaluation.stats.intervals import Estimate, bootstrap, few_groups_ratio, unchanged
 from danlu.evaluation.stats.power import detectable_difference, detectable_mean
 
 Direction = Literal["better", "worse", "no_evidence"]
@@ -149,15 +147,7 @@ def compare(
     is_binary = bool(np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all())
     is_grouped = len(set(keys)) < len(differences)
     exact = is_binary and not is_grouped
-    if exact:
-        low, high = loss_bounds(num_gained, num_lost, len(differences), level=1 - ALPHA / 2)
-        estimate = Estimate(float(differences.mean()), low, high, len(differences), len(differences))
-    elif is_binary and np.ptp(differences) == 0:
-        estimate = _square_and_add(before, after, keys)
-    else:
-        estimate = bootstrap(differences.tolist(), keys, seed=seed, resamples=resamples)
-        slack = unchanged(estimate.num_groups) if np.ptp(differences) < 1e-12 else 0.0
-        estimate = replace(estimate, low=max(-1.0, estimate.low - slack), high=min(1.0, estimate.high + slack))
+    estimate = _paired_estimate(differences, keys, is_binary=is_binary, exact=exact, seed=seed, resamples=resamples)
     flips: Test = "cluster-sign-flip" if is_grouped else "sign-flip"
     p = (
         mcnemar(num_gained, num_lost)
@@ -184,13 +174,23 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def _square_and_add(before: Floats, after: Floats, groups: Sequence[Hashable]) -> Estimate:
-    """When every difference is the same a bootstrap sees no spread; the two Wilson intervals do (Newcombe 1998)."""
-    first, second = proportion((before == 1).tolist(), groups), proportion((after == 1).tolist(), groups)
-    value = second.value - first.value
-    low = value - math.hypot(second.value - second.low, first.high - first.value)
-    high = value + math.hypot(second.high - second.value, first.value - first.low)
-    return Estimate(value, max(-1.0, low), min(1.0, high), first.num_items, first.num_groups)
+def _paired_estimate(
+    differences: Floats, groups: Sequence[Hashable], *, is_binary: bool, exact: bool, seed: int, resamples: int
+) -> Estimate:
+    """Tango's interval; with groups the wider of it, at the sample size that the groups leave, and the bootstrap's, for
+    where no group happened to lose a bootstrap sees no loss."""
+    num_items, num_groups = len(differences), len(set(groups))
+    if is_binary:
+        size = _paired_size(differences, groups)
+        gained, lost = (float((side * differences > 0).mean()) * size for side in (1, -1))
+        low, high = loss_bounds(gained, lost, size, level=1 - ALPHA / 2)
+        if exact or np.ptp(differences) == 0:
+            return Estimate(float(differences.mean()), low, high, num_items, num_groups)
+    drawn = bootstrap(differences.tolist(), groups, seed=seed, resamples=resamples)
+    if not is_binary:
+        slack = unchanged(drawn.num_groups) if np.ptp(differences) < 1e-12 else 0.0
+        low, high = drawn.low - slack, drawn.high + slack
+    return replace(drawn, low=max(-1.0, min(low, drawn.low)), high=min(1.0, max(high, drawn.high)))
 
 
 def _detectable(differences: Floats, groups: Sequence[Hashable], *, is_binary: bool) -> float:
