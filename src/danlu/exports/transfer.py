@@ -32,7 +32,8 @@ NUM_TOKENS = 64
 """The likeliest tokens of each position."""
 LEAST_LIMIT = 0.02
 """What of an update may be missing for no reason."""
-NOISE_FACTOR = 4.0
+NOISE_FACTOR = 5.0
+"""Standard deviations: of a million modules that are right, none is called wrong."""
 SHOWN = 0.08
 """A module is shown when its limit is below this: at 0.9 it would fail."""
 MAX_FLOPS = {"cpu": 4e12, "cuda": 5e15}
@@ -50,19 +51,32 @@ class Effects:
 
     def read(self, records: Sequence[Record], heard: Sequence[Tensor]) -> Tensor:
         """missing_M: the part of each module's update that `heard` lacks beside `records`; negative: too much."""
-        parts = []
+        parts_XM, size_M = self._project(records, heard)
+        return -parts_XM.sum(0) / size_M
+
+    def noise(self, records: Sequence[Record], honest: Sequence[Tensor]) -> Tensor:
+        """noise_M: how far `read` strays where nothing is missing, as a standard deviation. One figure of one honest
+        path may be small by luck; its parts, text by text, are not all at once."""
+        parts_XM, size_M = self._project(records, honest)
+        return parts_XM.square().sum(0).sqrt() / size_M
+
+    def _project(self, records: Sequence[Record], heard: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Along each direction, what every text moved, [X, M], and the squared length of the direction, [M]."""
+        parts, size_M, start = [], torch.zeros(len(self.names), dtype=torch.float64), 0
         records, heard = records[-len(self.tokens) :], heard[-len(self.tokens) :]
+        num_told = 0
         for record_, logits_PV, ids_PK in zip(records, heard, self.tokens, strict=True):
             moved_PK = torch.full(ids_PK.shape, torch.nan, dtype=torch.float64)
             ours_PK, theirs_PK = _log_probs(record_.logits, ids_PK), _log_probs(logits_PV, ids_PK)
             moved_PK[-len(theirs_PK) :] = theirs_PK - ours_PK[-len(theirs_PK) :]
-            parts.append(moved_PK.flatten())
-        moved_F = torch.cat(parts)
-        told_F = ~moved_F.isnan()
-        if not bool(told_F.any()):
-            return torch.full((len(self.names),), torch.inf, dtype=torch.float64)
-        directions_MF = self.directions[:, told_F]
-        return -(directions_MF @ moved_F[told_F]) / directions_MF.square().sum(-1).clamp_min(1e-30)
+            told_F = ~moved_PK.flatten().isnan()
+            directions_MF = self.directions[:, start : start + ids_PK.numel()][:, told_F]
+            parts.append(directions_MF @ moved_PK.flatten()[told_F])
+            size_M += directions_MF.square().sum(-1)
+            start, num_told = start + ids_PK.numel(), num_told + int(told_F.sum())
+        if num_told == 0:  # what tells nothing has lost everything
+            return torch.full((1, len(self.names)), torch.inf, dtype=torch.float64), torch.ones_like(size_M)
+        return torch.stack(parts), size_M.clamp_min(1e-30)
 
 
 def measure_effects(engine: NativeEngine, records: Sequence[Record]) -> Effects:
@@ -98,7 +112,8 @@ def check_modules(
 ) -> Check:
     """`heard` is the program on trial, `honest` what the same path says when nothing is wrong."""
     missing_M = effects.read(records, heard)
-    noise_M = torch.stack([effects.read(records, each).abs() for each in honest]).amax(0)
+    as_told = [[ours[-len(theirs) :] for ours, theirs in zip(each, heard, strict=True)] for each in honest]
+    noise_M = torch.stack([effects.noise(records, each) for each in as_told]).amax(0)
     limits_M = (NOISE_FACTOR * noise_M).clamp_min(LEAST_LIMIT)
     wrong_M = ~(missing_M.abs() <= limits_M)  # what is not a number has not arrived
     order = (missing_M.abs() / limits_M).nan_to_num(torch.inf).argsort(descending=True).tolist()
