@@ -62,10 +62,34 @@ def to_batch(rows: Sequence[Row]) -> Any:
         **{place: list(map(attrgetter(place), origins)) for place in _PLACES},
     }
     form = schema()
-    arrays = [pa.array(columns[one.name], type=_plain(one.type)) for one in form]
-    arrays = [array.dictionary_encode() if pa.types.is_dictionary(one.type) else array
-              for array, one in zip(arrays, form, strict=True)]  # fmt: skip
-    return pa.record_batch(arrays, schema=form)
+    return pa.record_batch([_array(columns[one.name], one.type) for one in form], schema=form)
+
+
+def _array(values: list[Any], kind: Any) -> Any:
+    """An Arrow array, laid out here: `pa.array` asks of a list whether it is one of pandas', and loads pandas for it,
+    where that happens to be installed."""
+    pa = arrow()
+    there = [value for value in values if value is not None]
+    if not there and values:
+        return pa.nulls(len(values), kind)
+    if pa.types.is_dictionary(kind):
+        places = {value: place for place, value in enumerate(dict.fromkeys(there))}
+        indices = [None if value is None else places[value] for value in values]
+        return pa.DictionaryArray.from_arrays(_array(indices, kind.index_type), _array(list(places), kind.value_type))
+    is_there = None
+    if len(there) < len(values):
+        is_there = pa.py_buffer(np.packbits([value is not None for value in values], bitorder="little"))
+    if pa.types.is_integer(kind):
+        numbers = np.array([value or 0 for value in values] if is_there else values, kind.to_pandas_dtype())
+        return pa.Array.from_buffers(kind, len(values), [is_there, pa.py_buffer(numbers)])
+    if pa.types.is_string(kind):
+        values, there = [value and value.encode() for value in values], [value.encode() for value in there]
+    lengths = list(map(len, values)) if is_there is None else [len(value or b"") for value in values]
+    ends = np.cumsum([0, *lengths])
+    offsets = ends.astype(np.int64 if pa.types.is_large_binary(kind) else np.int32)
+    assert offsets[-1] == ends[-1], "more letters than the offsets of this kind can count"
+    buffers = [is_there, pa.py_buffer(offsets), pa.py_buffer(b"".join(there))]
+    return pa.Array.from_buffers(kind, len(values), buffers)
 
 
 def _packed(row: Row) -> tuple[bytes | None, str | None]:
@@ -160,8 +184,3 @@ def _open(path: Path, names: list[str] | None) -> Any:
             fields = [reader.schema.get_field_index(name) for name in names]
             reader = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields))
         return reader.read_all()
-
-
-def _plain(kind: Any) -> Any:
-    """Dictionaries are encoded after the array was made."""
-    return kind.value_type if arrow().types.is_dictionary(kind) else kind

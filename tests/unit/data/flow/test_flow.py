@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from danlu.core.errors import DataError
 from danlu.core.progress import Silent
 from danlu.data.flow.arrays import open_arrays, write_arrays
+from danlu.data.flow.batches import _array
 from danlu.data.flow.codec import pack_content, pack_json, pack_marks, unpack, unpack_json, unpack_marks
 from danlu.data.flow.conveyor import Conveyed, choose_engine, convey
 from danlu.data.flow.executors.local import Local
@@ -464,3 +465,21 @@ def test_a_shard_that_cannot_be_put_in_its_place_is_a_fault(tmp_path: Path) -> N
     store.folder.joinpath("shards", key[:2], key).write_text("a file stands where the folder has to be")
     with pytest.raises(OSError):
         convey(plan, Passing(), store, engine="local")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.one_of(st.none(), st.text(max_size=5)), max_size=20), st.lists(st.none() | st.integers(0, 2**31 - 1))
+)
+def test_arrays_laid_out_here_are_those_of_arrow(texts: list[str | None], numbers: list[int | None]) -> None:
+    """Arrow loaded pandas in every worker only to learn that a list is none of its own."""
+    pa = pytest.importorskip("pyarrow")
+    texts = [text and text.encode("utf-8", "replace").decode() for text in texts]
+    packed = [None if text is None else text.encode() for text in texts]
+    for values, kind in (
+        (texts, pa.string()), (packed, pa.binary()), (packed, pa.large_binary()), (numbers, pa.int64()),
+        (numbers, pa.int32()), (texts, pa.dictionary(pa.int32(), pa.string())),
+    ):  # fmt: skip
+        made = _array(list(values), kind)
+        made.validate(full=True)
+        assert made.type == kind and made.to_pylist() == values
