@@ -26,8 +26,8 @@ MAX_ELEMENT_CHARS = 64 << 20
 MAX_MENDED_CHARS = 1 << 20
 COMMENT = ("//", "#")
 PEEKED_LINES = 20
-MAX_GATHERED = 256
-"""Rows taken together."""
+MAX_GATHERED, GATHERED_CHARS = 256, 1 << 18
+"""Rows of an array taken together, and their text: what is more waits for the next ones."""
 
 _DECODER = json.JSONDecoder(strict=False, object_pairs_hook=lambda pairs: _Pairs(pairs))
 _MARK = re.compile(r'["{}\[\],]')
@@ -168,9 +168,7 @@ def _in_runs(source: Source, comments: _Comments) -> Iterator[Item]:
                     if run is not None:
                         yield _seen(run, source)
                     run = Rows(shape)
-                run.lines.append(number)
-                run.values.append(value)
-                run.raws.append(raw)
+                run.add(number, value, raw)
             elif raw:
                 if run is not None:
                     yield _seen(run, source)
@@ -184,16 +182,16 @@ def _in_runs(source: Source, comments: _Comments) -> Iterator[Item]:
 def _gathered(items: Iterator[Item]) -> Iterator[Item]:
     """Objects that follow one another as `Rows`, where reading changed nothing in them."""
     run: Rows | None = None
+    room = 0
     for item in items:
         if isinstance(item, Row) and type(item.values) is dict and item.values and not item.changes and not item.place:
             shape = tuple(item.values), tuple(map(type, item.values.values()))
-            if run is None or run.shape != shape or len(run.values) == MAX_GATHERED:
+            if run is None or run.shape != shape or room <= 0:
                 if run is not None:
                     yield run
-                run = Rows(shape)
-            run.lines.append(item.line)
-            run.values.append(item.values)
-            run.raws.append(item.raw)
+                run, room = Rows(shape), GATHERED_CHARS
+            run.add(item.line, item.values, item.raw)
+            room -= len(item.raw) + GATHERED_CHARS // MAX_GATHERED
             continue
         if run is not None:
             yield run

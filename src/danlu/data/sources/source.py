@@ -45,6 +45,11 @@ class Rows:
     values: list[dict[str, Any]] = field(default_factory=list)
     raws: list[bytes | str] = field(default_factory=list)
 
+    def add(self, line: int, values: dict[str, Any], raw: bytes | str) -> None:
+        self.lines.append(line)
+        self.values.append(values)
+        self.raws.append(raw)
+
     def row(self, at: int) -> Row:
         """One of them as a record of its own."""
         raw = self.raws[at]
