@@ -35,15 +35,14 @@ def overview_bars(report: Report, word: Words) -> list[tuple[str, list[Bar]]]:
 
 
 def forest_rows(report: Report, word: Words) -> list[Interval]:
-    """Every headline difference with its interval."""
+    """Every headline difference with its interval; those of the probes stand in their own section."""
     rows = []
-    for name in sorted(report.tests, key=lambda name: (":" in name, name != "domain", name)):
+    told = [name for name in report.tests if not name.startswith("probes:")]  # they have a table of their own
+    for name in sorted(told, key=lambda name: (":" in name, name != "domain", name)):
         test = report.tests[name]
         low, high = test["interval"]
         task, _, kind = name.partition(":")
         label = _name("kind", kind, word) if kind else word(f"task_{task}")
-        if task == "probes":
-            label = word("of_probes", kind=label)
         tone: Tone = "tuned" if low > 0 else "bad" if high < 0 else "base"
         rows.append(Interval(label, test["value"], low, high, points(test["value"]), tone))
     return rows

@@ -142,7 +142,7 @@ class _View:
         overview = html.card(self.word("accuracy_chart"), legend, html.bars(groups, title=self.word("accuracy_chart")))
         return html.section(
             self.word("comparison"),
-            html.grid(overview, html.column(forest, self.stability()), wide=True),
+            html.grid(html.column(overview, forest), html.column(self.stability()), wide=True),
             lead=self.word("comparison_lead"),
         )
 

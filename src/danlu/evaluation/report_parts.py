@@ -28,24 +28,29 @@ def probes_section(report: Report, language: Language) -> Markup | None:
     if not report.probes:
         return None
     heads = [_word(f"report.{name}", language) for name in ("edge_kind", "num_items", "base", "tuned")]
-    heads += [_word(f"proof.{name}", language) for name in ("change", "probe_special")]
+    heads.append(_word("proof.change", language))
     rows: list[list[Content]] = []
     for kind, part in sorted(report.probes["kinds"].items()):
-        changes = part["difference"]
         rows.append([
-            part_name(kind, language),
+            _kind(kind, _special(part["tuned"], language), language),
             str(part["tuned"]["num_items"]),
             percent(part["base"]["accuracy"]),
             percent(part["tuned"]["accuracy"]),
-            _change(changes, language),
-            ", ".join(_special(part["tuned"], language)) or "–",
+            _change(part["difference"], language),
         ])  # fmt: skip
     card = html.card("", html.table(heads, rows))
     return html.section(_word("proof.sections_probes", language), card, lead=_word("proof.probes_lead", language))
 
 
+def _kind(kind: str, special: list[str], language: Language) -> Markup:
+    """A suite's name, and below it what its accuracy hides."""
+    note = _word("report.list_comma", language).join(special)
+    below = tag("span", {"class": "cell-note"}, note) if note else Markup("")
+    return Markup("").join([tag("span", None, part_name(kind, language)), below])
+
+
 def _special(told: Mapping[str, Any], language: Language) -> list[str]:
-    """What a bare accuracy hides, in words."""
+    """What a bare accuracy of the tuned model hides, in words."""
     found = []
     for key, code in (("pair_accuracy", "pair"), ("macro_f1", "macro_f1"), ("refusal_f1", "refusal"),
                       ("leak_ratio", "leak"), ("loose", "loose")):  # fmt: skip

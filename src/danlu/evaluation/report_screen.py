@@ -126,7 +126,7 @@ def _sure(report: Report, language: Language) -> Reply | None:
     if not changes:
         return None
     low, high = changes["interval"]
-    p = report.tests.get("domain", changes).get("p_holm", changes["p"])
+    p = changes["p"]  # the one question of this screen; in the charts below it is corrected together with the others
     is_shown = changes["direction"] != "no_evidence"
     code: str = "sure_high" if is_shown and p < CERTAIN_P else "sure_good" if is_shown else "sure_low"
     tones: dict[str, Tone] = {"sure_high": "good", "sure_good": "good", "sure_low": "warn"}
