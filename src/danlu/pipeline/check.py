@@ -21,6 +21,7 @@ from danlu.data.privacy.policy import Policy
 from danlu.data.sources import READERS
 from danlu.data.templates import TEMPLATES
 from danlu.model.hub import find_base
+from danlu.pipeline.check_exports import servable
 from danlu.pipeline.plan import card_here
 from danlu.planning.bases import known_base
 from danlu.planning.plan import Plan, plan
@@ -51,6 +52,9 @@ def check(recipe: Recipe) -> dict[str, Any]:
         complaints.append(Complaint("model.base", recipe.model.base, error.text.removeprefix("model.base: ")))
     except (FileNotFoundError, orjson.JSONDecodeError):
         complaints.append(Complaint("model.base", recipe.model.base, say("pipeline.checkpoint_folder")))
+    unservable, remarks = servable(recipe, _folder_here(recipe))
+    complaints += unservable
+    warnings += remarks
     stages = recipe.plan_stages()
     return {
         "ok": not complaints,
@@ -87,6 +91,15 @@ def _local_folder(recipe: Recipe) -> Path:
         section.base, revision=section.revision, hub=section.hub, mirror=section.mirror, needs_weights=False,
         progress=Silent(), is_offline=True,
     )  # fmt: skip
+
+
+def _folder_here(recipe: Recipe) -> Path | None:
+    """The base's folder where it can be looked into; what is wrong with it otherwise is said above."""
+    try:
+        folder = _local_folder(recipe)
+        return folder if isinstance(read_json(folder / "config.json"), dict) else None
+    except (DanluError, FileNotFoundError, orjson.JSONDecodeError):
+        return None
 
 
 def _missing_sources(recipe: Recipe) -> list[Complaint]:

@@ -1,9 +1,9 @@
-"""What llama.cpp knows of each family: its name there, its header keys, and what it does otherwise or not at all.
+"""A model as llama.cpp describes it: header keys, and what it does otherwise or not at all.
 
 A checkpoint that llama.cpp would load and compute wrongly is refused here, by name. Where it computes only short texts
 as they were trained (it has no sliding window for some families, and one set of LongRoPE factors for all lengths) the
 file's context ends there, unless longer texts are asked for.
-Source: the GGUF specification, and llama.cpp's loaders of these architectures.
+Which family is what there stands in `planning/servable.py`. Source: the GGUF specification.
 """
 
 from __future__ import annotations
@@ -18,46 +18,9 @@ from torch import Tensor
 from danlu.core.errors import ExportError
 from danlu.model.spec import Spec
 from danlu.ops.rope import RopeSpec, yarn_attention_factor
+from danlu.planning.servable import ARCHITECTURES, Architecture
 
 Key = int | float | bool | str | list[bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """`turns_neighbours`: it rotates dimension 2i with 2i + 1, where checkpoints pair i with i + R/2, so rows of q and
-    k change places. `window_period` n: every n-th layer does not slide; None: it knows no windows."""
-
-    name: str
-    rope_kinds: frozenset[str]
-    biases: frozenset[str] = frozenset()
-    turns_neighbours: bool = False
-    window_period: int | None = None
-    heads_fill_width: bool = False
-    """It takes num_heads · head_size to be the width."""
-    scale_by_depth: tuple[int, ...] = ()
-    """Depths at which it scales scores by width / heads instead of by the head's size."""
-    activation: str = "silu"
-    needs_softcaps: bool = False
-
-
-_LLAMA = Architecture(
-    "llama", frozenset({"default", "linear", "llama3", "yarn"}), frozenset({"qkv", "o", "mlp"}), turns_neighbours=True
-)
-ARCHITECTURES: dict[str, Architecture] = {
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": Architecture("qwen2", frozenset({"default", "linear", "yarn"}), frozenset({"qkv"})),
-    "qwen3": Architecture("qwen3", frozenset({"default", "linear", "yarn"})),
-    "gemma2": Architecture(
-        "gemma2", frozenset({"default", "linear"}), activation="gelu_tanh", window_period=2, scale_by_depth=(46,),
-        needs_softcaps=True,
-    ),
-    "gemma3_text": Architecture(
-        "gemma3", frozenset({"default", "linear"}), activation="gelu_tanh", window_period=6, scale_by_depth=(62,)
-    ),
-    "phi3": Architecture("phi3", frozenset({"default", "linear", "longrope"}), heads_fill_width=True),
-}  # fmt: skip
-"""By `Spec.family`."""
 
 
 @dataclass(frozen=True, slots=True)

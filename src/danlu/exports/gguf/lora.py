@@ -18,13 +18,14 @@ from torch import Tensor
 from danlu.adapters.peft_format import Pair
 from danlu.core.errors import ExportError
 from danlu.core.progress import Progress, Silent
-from danlu.exports.gguf.architecture import Architecture, architecture_of, find_faults
+from danlu.exports.gguf.architecture import architecture_of, find_faults
 from danlu.exports.gguf.tensors import Entry, file_name, turned
 from danlu.exports.gguf.write import FILE_TYPES, About, plain_name, write_file
 from danlu.model.build import family_of
 from danlu.model.families.family import Fused
 from danlu.model.model import Model
 from danlu.model.spec import Spec
+from danlu.planning.servable import Architecture
 
 
 def write_lora(

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from danlu.core.errors import ExportError
-from danlu.exports.gguf.architecture import Architecture, Description
+from danlu.exports.gguf.architecture import Description
 from danlu.exports.gguf.kquants import quantize_rows
 from danlu.model.families.family import Fused
 from danlu.model.spec import Spec
+from danlu.planning.servable import Architecture
 
 Quantize = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
 QUANTIZE: tuple[Quantize, ...] = ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m")
