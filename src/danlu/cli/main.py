@@ -17,7 +17,8 @@ from typer.core import TyperGroup
 import danlu
 from danlu import cli
 from danlu.cli.audit_app import audit_app, forget_command
-from danlu.cli.proof_app import judge_command, weigh_command
+from danlu.cli.proof_app import examine_command, judge_command, weigh_command
+from danlu.cli.registry_app import registry_app
 from danlu.cli.voice import Voice, stop_bars
 from danlu.core.errors import DanluError
 from danlu.core.messages import LANGUAGES, lookup, say, set_language
@@ -372,7 +373,9 @@ def explain(
 
 
 app.add_typer(audit_app, name="audit", help=say("cli.audit"))
+app.add_typer(registry_app, name="registry", help=say("registry.about"))
 app.command(name="forget", help=say("cli.forget"))(forget_command)
+app.command(name="examine", help=say("harness.about"))(examine_command)
 app.command(name="judge", help=say("judge.about"))(judge_command)
 app.command(name="weigh", help=say("weigh.about"))(weigh_command)
 

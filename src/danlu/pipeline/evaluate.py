@@ -69,6 +69,11 @@ def gate_of(run: Run) -> Gate:
     )  # fmt: skip
 
 
+def current_report(run: Run) -> Report | None:
+    """The run's report, if it speaks of the weights, questions and demands of now; None where it has to be asked for."""
+    return _known_report(run, _inputs_digest(run))
+
+
 def _known_report(run: Run, inputs: str) -> Report | None:
     """The report of an evaluation on these very inputs, if it is there and whole."""
     if run.finished("evaluate", inputs) is None or not run.path("report.html").is_file():

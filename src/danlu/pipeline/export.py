@@ -25,7 +25,7 @@ from danlu.pipeline.evaluate import gate_of, save_report
 from danlu.pipeline.open_engine import (
     Engines,
     check_contract,
-    last_checkpoint,
+    checkpoint_digest,
     last_outcome,
     open_engines,
     trained_digest,
@@ -33,9 +33,7 @@ from danlu.pipeline.open_engine import (
 from danlu.pipeline.proofs import Chosen, choose_base, quiz_of
 from danlu.recipe.exports import QUANTIZE, ExportSection, PushSection
 from danlu.run.artifact import NAME, Manifest
-from danlu.run.kept import read_kept
 from danlu.run.run import Run
-from danlu.training.checkpoint import STATE
 from danlu.version import VERSION
 
 NUM_PROBES = 16
@@ -186,7 +184,7 @@ def artifacts_of(run: Run) -> list[Manifest]:
     found = []
     for path in sorted(run.path("artifacts").glob(f"*/{NAME}")):
         manifest = Manifest.read(path.parent)
-        if manifest.parents.get("checkpoint") == _checkpoint_digest(run):
+        if manifest.parents.get("checkpoint") == checkpoint_digest(run):
             found.append(manifest)
     return found
 
@@ -237,13 +235,9 @@ def _facts(run: Run) -> Facts:
     return Facts(
         name=run.recipe.name,
         base=base,
-        parents={"recipe": run.recipe.digest, "dataset": dataset, "checkpoint": _checkpoint_digest(run)},
+        parents={"recipe": run.recipe.digest, "dataset": dataset, "checkpoint": checkpoint_digest(run)},
         card=_card(run, prepared),
     )
-
-
-def _checkpoint_digest(run: Run) -> str:
-    return sha256_json(read_kept(last_checkpoint(run) / STATE)["digests"])
 
 
 def _card(run: Run, prepared: dict[str, Any]) -> dict[str, Any]:

@@ -107,6 +107,11 @@ def last_outcome(run: Run) -> dict[str, Any]:
     return outcome
 
 
+def checkpoint_digest(run: Run) -> str:
+    """Names the last stage's weights, as manifests do."""
+    return sha256_json(read_kept(last_checkpoint(run) / STATE)["digests"])
+
+
 def trained_digest(run: Run) -> str:
     """Names what was trained: weights, and the base below them."""
     digests = read_kept(last_checkpoint(run) / STATE)["digests"]

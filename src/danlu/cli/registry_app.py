@@ -1,0 +1,88 @@
+"""The words of `danlu registry …`: what may be said on the command line. `registering.py` answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from danlu import cli
+from danlu.cli.voice import Voice
+from danlu.core.messages import say
+
+Json = Annotated[bool, typer.Option("--json", help=say("cli.opt_json"))]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help=say("cli.opt_quiet"))]
+Lang = Annotated[str | None, typer.Option("--lang", metavar="en|zh", help=say("cli.opt_lang"))]
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help=say("cli.opt_runs"))]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help=say("cli.opt_reason"))]
+Named = Annotated[str, typer.Argument(metavar="NAME[:N|@ALIAS]", help=say("registry.arg_named"))]
+RUNS = Path("runs")
+registry_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@registry_app.command("add", help=say("registry.cmd_add"))
+def add(
+    target: Annotated[str, typer.Argument(metavar="RECIPE|RUN|ARTIFACT", help=say("cli.arg_target"))],
+    kind: Annotated[str | None, typer.Option("--kind", help=say("registry.opt_kind"))] = None,
+    alias: Annotated[str | None, typer.Option("--alias", help=say("registry.opt_alias"))] = None,
+    reason: Reason = "",
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    cli.registering.add(target, runs, Voice(as_json=as_json, quiet=quiet), kind=kind, alias=alias, reason=reason)
+
+
+@registry_app.command("list", help=say("registry.cmd_list"))
+def list_(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    cli.registering.show_versions(name, runs, Voice(as_json=as_json, quiet=quiet))
+
+
+@registry_app.command("show", help=say("registry.cmd_show"))
+def show(named: Named, runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
+    cli.registering.show_version(named, runs, Voice(as_json=as_json, quiet=quiet))
+
+
+@registry_app.command("alias", help=say("registry.cmd_alias"))
+def alias_(
+    named: Annotated[str, typer.Argument(metavar="NAME:N", help=say("registry.arg_named"))],
+    alias: str,
+    reason: Reason = "",
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    cli.registering.point(named, alias, runs, Voice(as_json=as_json, quiet=quiet), reason=reason)
+
+
+@registry_app.command("rollback", help=say("registry.cmd_rollback"))
+def rollback(
+    named: Annotated[str, typer.Argument(metavar="NAME@ALIAS", help=say("registry.arg_named"))],
+    reason: Reason = "",
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    cli.registering.roll_back(named, runs, Voice(as_json=as_json, quiet=quiet), reason=reason)
+
+
+@registry_app.command("withdraw", help=say("registry.cmd_withdraw"))
+def withdraw(
+    named: Annotated[str, typer.Argument(metavar="NAME:N", help=say("registry.arg_named"))],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help=say("cli.opt_reason"), prompt=False)] = "",
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    cli.registering.withdraw(named, runs, Voice(as_json=as_json, quiet=quiet), reason=reason)

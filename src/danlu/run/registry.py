@@ -1,0 +1,252 @@
+"""The registry: versions of what passed its gate, and the names (`prod`, `candidate`) that point at them.
+
+One append-only file, `registry.jsonl`, beside the runs: a line a deed (`added`, `pointed`, `withdrawn`), folded from
+the top each time it is asked. So who pointed what at which version, and when, stays readable, going back is pointing again,
+and a line torn by a crash is no line. The audit log (`audit.jsonl`) is told of each deed in its own words.
+
+Weights stay where they were exported; a version holds their digest, and is not resolved once that does not fit.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from danlu.core.errors import RunError
+from danlu.core.files import dump_json, sync_folder
+from danlu.run.artifact import Manifest
+from danlu.run.audit import NAME as AUDIT_LOG
+from danlu.run.audit import AuditLog, who
+from danlu.run.lock import locked
+
+NAME = "registry.jsonl"
+_ALIAS = re.compile(r"[a-z][a-z0-9_\-]{0,31}")
+_NAMED = re.compile(r"(?P<name>[\w][\w.\-]{0,63})(?:@(?P<alias>[a-z][a-z0-9_\-]{0,31})|:(?P<number>[1-9]\d{0,8}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What shipped under one number. `artifact` is relative to the registry's folder where it lies below it."""
+
+    name: str
+    number: int
+    artifact: str
+    digest: str
+    kind: str
+    run: str
+    created: str
+    actor: str
+    parents: dict[str, str] = field(default_factory=dict)
+    """Digests of recipe, dataset, base, report and checkpoint, by role: where it came from."""
+    measured: dict[str, Any] = field(default_factory=dict)
+    """What its gate saw: accuracy, gain with its interval, parity."""
+    reason: str = ""
+    is_withdrawn: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}:{self.number}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """A line of the file."""
+
+    time: str
+    actor: str
+    deed: str
+    name: str
+    number: int
+    alias: str = ""
+    reason: str = ""
+    version: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All deeds folded: versions by name, aliases by (name, alias)."""
+
+    versions: dict[str, list[Version]]
+    aliases: dict[tuple[str, str], int]
+    deeds: tuple[Deed, ...]
+
+    def aliases_of(self, version: Version) -> list[str]:
+        return sorted(
+            a for (name, a), number in self.aliases.items() if (name, number) == (version.name, version.number)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """The registry in the folder of runs. Several processes may use it: writers take turns."""
+
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        return self.folder / NAME
+
+    def read(self) -> State:
+        """All of it; a torn last line is left out. RunError where a line before the last cannot be read."""
+        versions: dict[str, list[Version]] = {}
+        aliases: dict[tuple[str, str], int] = {}
+        deeds = tuple(self._deeds())
+        for deed in deeds:
+            known = versions.setdefault(deed.name, [])
+            if deed.deed == "added" and deed.version is not None:
+                known.append(Version(**deed.version))
+            elif deed.deed == "pointed":
+                aliases[deed.name, deed.alias] = deed.number
+            elif deed.deed == "withdrawn":
+                known[deed.number - 1] = replace(known[deed.number - 1], is_withdrawn=True)
+        return State(versions, aliases, deeds)
+
+    def add(self, version: Version) -> Version:
+        """Give it the next number. Who called has seen that it passed; the same artefact twice keeps its number."""
+        with self._alone():
+            state = self.read()
+            for known in state.versions.get(version.name, []):
+                if known.digest == version.digest and not known.is_withdrawn:
+                    return known
+            number = len(state.versions.get(version.name, [])) + 1
+            fresh = replace(version, number=number, created=_now(), actor=who())
+            self._write("added", fresh.name, number, reason=version.reason, version=fresh.to_json())
+        return fresh
+
+    def point(self, name: str, alias: str, number: int, *, reason: str = "") -> Version:
+        """Let `alias` mean this version from now on."""
+        if not _ALIAS.fullmatch(alias):
+            raise RunError("registry.bad_alias", where=alias, given=alias)
+        with self._alone():
+            version = self._version(self.read(), name, number)
+            if version.is_withdrawn:
+                raise RunError("registry.is_withdrawn", where=version.label, given=version.label)
+            self._write("pointed", name, number, alias=alias, reason=reason)
+        return version
+
+    def roll_back(self, name: str, alias: str, *, reason: str = "") -> Version:
+        """Let `alias` mean what it meant before; versions withdrawn since are passed over."""
+        with self._alone():
+            state = self.read()
+            now = state.aliases.get((name, alias))
+            past = [
+                deed.number for deed in state.deeds if (deed.deed, deed.name, deed.alias) == ("pointed", name, alias)
+            ]
+            for number in reversed(past):
+                version = self._version(state, name, number)
+                if number != now and not version.is_withdrawn:
+                    self._write("pointed", name, number, alias=alias, reason=reason or "rollback")
+                    return version
+        raise RunError("registry.nothing_before", where=f"{name}@{alias}", given=f"{name}@{alias}")
+
+    def withdraw(self, name: str, number: int, *, reason: str) -> Version:
+        """It is not to be used any more. Refused while an alias points at it."""
+        with self._alone():
+            state = self.read()
+            version = self._version(state, name, number)
+            if used := state.aliases_of(version):
+                raise RunError("registry.in_use", where=version.label, given=version.label, aliases=", ".join(used))
+            if not version.is_withdrawn:
+                self._write("withdrawn", name, number, reason=reason)
+        return replace(version, is_withdrawn=True)
+
+    def resolve(self, named: str) -> Version:
+        """The version of `name@alias`, `name:number`, or the newest of `name`."""
+        match = _NAMED.fullmatch(named)
+        if match is None:
+            raise RunError("registry.bad_name", where=named, given=named)
+        state, name = self.read(), match["name"]
+        if match["number"]:
+            return self._version(state, name, int(match["number"]))
+        if match["alias"]:
+            number = state.aliases.get((name, match["alias"]))
+            if number is None:
+                known = ", ".join(f"{n}@{a}" for n, a in sorted(state.aliases)) or "-"
+                raise RunError("registry.no_alias", where=named, given=named, known=known)
+            return self._version(state, name, number)
+        usable = [version for version in state.versions.get(name, []) if not version.is_withdrawn]
+        if not usable:
+            raise RunError("registry.no_version", where=named, given=named, known=_known(state))
+        return usable[-1]
+
+    def open(self, version: Version) -> Path:
+        """The artefact's folder, its files being those that were registered."""
+        if version.is_withdrawn:
+            raise RunError("registry.is_withdrawn", where=version.label, given=version.label)
+        folder = self.folder / version.artifact
+        manifest = Manifest.read(folder)
+        if manifest.digest != version.digest:
+            raise RunError(
+                "registry.changed", where=str(folder), given=manifest.digest[:12], expected=version.digest[:12]
+            )
+        manifest.check_files(folder)
+        return folder
+
+    # ---- the file
+
+    def _version(self, state: State, name: str, number: int) -> Version:
+        known = state.versions.get(name, [])
+        if not 1 <= number <= len(known):
+            raise RunError(
+                "registry.no_version", where=f"{name}:{number}", given=f"{name}:{number}", known=_known(state)
+            )
+        return known[number - 1]
+
+    def _deeds(self) -> Iterator[Deed]:
+        if not self.path.is_file():
+            return
+        lines = self.path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            if not line:
+                continue
+            try:
+                yield Deed(**orjson.loads(line))
+            except (orjson.JSONDecodeError, TypeError) as error:
+                if number == len(lines):  # torn by a crash: it was never said
+                    return
+                raise RunError("registry.damaged", where=f"{self.path}:{number}", given=str(error)) from error
+
+    def _write(self, deed: str, name: str, number: int, **rest: Any) -> None:
+        self._mend()
+        entry = Deed(time=_now(), actor=who(), deed=deed, name=name, number=number, **rest)
+        told = {"name": name, "number": number} | ({"alias": entry.alias} if entry.alias else {})
+        if entry.version is not None:
+            told["digest"] = entry.version["digest"]
+        AuditLog(self.folder / AUDIT_LOG).append(f"registry.{deed}", told, reason=entry.reason)
+        is_new = not self.path.exists()
+        with self.path.open("ab") as file:
+            file.write(dump_json(asdict(entry), indent=False) + b"\n")
+            file.flush()
+        if is_new:
+            sync_folder(self.folder)
+
+    def _mend(self) -> None:
+        """Cut off what a crash has torn, so that the next line begins at its beginning."""
+        if not self.path.is_file():
+            return
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):
+            with self.path.open("r+b") as file:
+                file.truncate(whole)
+
+    def _alone(self) -> Any:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return locked(self.folder / f".{NAME}.lock")
+
+
+def _known(state: State) -> str:
+    return ", ".join(f"{name} (1–{len(found)})" for name, found in sorted(state.versions.items()) if found) or "-"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
