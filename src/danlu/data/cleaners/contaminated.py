@@ -54,6 +54,7 @@ class Contaminated:
             _Index.of([row for row in rows if len(row[0]) >= _LONG_FROM], _LONG, _HALF),
             _Index.of([row for row in rows if _SHORT_FROM <= len(row[0]) < _LONG_FROM], _SHORT, _MOST),
         )
+        self.gate = _gate([units for units, _ in rows], self.indices[1])
         self.tiny = {units.tobytes(): name for units, name in rows if 0 < len(units) < _SHORT_FROM}
         self.digest = sha256_json(sorted(hashlib.sha256(units.tobytes()).hexdigest() for units, _ in rows))
 
@@ -62,10 +63,10 @@ class Contaminated:
 
     def judge(self, batch: Batch) -> Mapping[int, Finding]:
         found: dict[int, Finding] = {}
-        words = batch.words
-        for index in self.indices:
-            for row, share, name in index.held_by(words.units, words.at[::2], quick=words.is_quick):
-                found.setdefault(row, Finding("contaminated", {"share": round(100 * share), "item": name}))
+        rows, units, start = self._suspects(batch.words)
+        for index in self.indices if rows else ():
+            for row, share, name in index.held_by(units, start, quick=batch.words.is_quick):
+                found.setdefault(rows[row], Finding("contaminated", {"share": round(100 * share), "item": name}))
         if self.tiny:
             length = np.where(batch.is_answer_of, batch.folded_asked.length, batch.folded_body.length)
             for row in np.flatnonzero((length > 0) & (length < _SHORT_FROM)).tolist():
@@ -74,67 +75,39 @@ class Contaminated:
                     found.setdefault(row, Finding("contaminated", {"share": 100, "item": item}))
         return found
 
+    def _suspects(self, words: Words) -> tuple[list[int], Units, Places]:
+        """Rows that may hold an item, their units end to end, and where each begins and the last ends."""
+        at = words.at[::2]
+        places, _ = self.gate.find(words.units, quick=words.is_quick)
+        rows: list[int] = np.unique(np.searchsorted(at, places, "right") - 1).tolist()
+        parts = [words.units[at[row] : at[row + 1]] for row in rows]
+        start = np.cumsum([0, *map(len, parts)])
+        return rows, np.concatenate([np.zeros(0, np.uint16), *parts]), start
+
 
 @dataclass(frozen=True, slots=True)
-class _Index:
-    """`keys` sorted; the items of key i are `owners[first[i] : first[i + 1]]`; `total` pieces of each item. `maybe` has
-    two bits for each key, of its upper bits (those above `shift`) and of those that follow."""
+class _Pieces:
+    """`keys` of pieces of `gram` units, sorted. `maybe` has two bits for each, of its upper bits (those above `shift`)
+    and of those that follow."""
 
     gram: int
-    least: float
-    names: list[str]
     keys: Keys
-    first: npt.NDArray[np.int64]
-    owners: npt.NDArray[np.int64]
-    total: npt.NDArray[np.int64]
     maybe: npt.NDArray[np.uint8]
     shift: np.uint64
 
     @classmethod
-    def of(cls, items: Sequence[tuple[Units, str]], gram: int, least: float) -> _Index:
-        own = [np.unique(_keys(units, gram)) for units, _ in items]
-        keys = np.concatenate([np.zeros(0, np.uint64), *own])
-        owner = np.repeat(np.arange(len(items)), [len(found) for found in own])
-        distinct, number, count = np.unique(keys, return_inverse=True, return_counts=True)
-        is_rare = count[number] <= max(_SHARED, len(items) // 100)
-        num_rare = np.bincount(owner, weights=is_rare, minlength=len(items))
-        is_wanted = is_rare | (num_rare[owner] == 0)  # an item that is nothing but a form's words keeps them
-        keys, owner = keys[is_wanted], owner[is_wanted]
-        order = np.argsort(keys, kind="stable")
-        distinct, first = np.unique(keys[order], return_index=True)
-        num_bits = max(16, (len(distinct) * _FILTER_SPARSE).bit_length())
+    def of(cls, keys: Keys, gram: int) -> _Pieces:
+        num_bits = max(16, (len(keys) * _FILTER_SPARSE).bit_length())
         shift = np.uint64(64 - num_bits)
         maybe = np.zeros(1 << num_bits, np.uint8)
-        for bit in (distinct >> shift, distinct << _SECOND >> shift):
+        for bit in (keys >> shift, keys << _SECOND >> shift):
             maybe[bit.astype(np.int64)] = 1
-        total = np.bincount(owner, minlength=len(items))
-        names = [name for _, name in items]
-        bits = np.packbits(maybe, bitorder="little")
-        return cls(gram, least, names, distinct, np.append(first, len(keys)), owner[order], total, bits, shift)
+        return cls(gram, keys, np.packbits(maybe, bitorder="little"), shift)
 
-    def held_by(self, units: Units, start: Places, *, quick: bool = False) -> Iterable[tuple[int, float, str]]:
-        """(row, share, item) of the item that each row holds most of, where that is enough. Row i is `units[start[i] :
-        start[i + 1]]`."""
-        if not len(self.keys):
-            return
-        places, at = self._pieces(units, quick=quick)
-        row = np.searchsorted(start, places, "right") - 1
-        is_own = places + self.gram <= start[row + 1]  # not those that reach into the next row
-        row, at = row[is_own], at[is_own]
-        pairs = _counted(row * len(self.keys) + at)[0]  # a piece counts once for a row
-        row, at = pairs // len(self.keys), pairs % len(self.keys)
-        num = self.first[at + 1] - self.first[at]
-        flat = np.repeat(self.first[at] - (np.cumsum(num) - num), num) + np.arange(num.sum())
-        both, count = _counted(np.repeat(row, num) * len(self.names) + self.owners[flat])
-        row, item = both // len(self.names), both % len(self.names)
-        share = count / self.total[item]
-        order = np.lexsort((item, -share, row))
-        for place in order[np.diff(row[order], prepend=-1) != 0].tolist():
-            if share[place] > self.least:
-                yield int(row[place]), float(share[place]), self.names[item[place]]
-
-    def _pieces(self, units: Units, *, quick: bool) -> tuple[Places, Places]:
+    def find(self, units: Units, *, quick: bool) -> tuple[Places, Places]:
         """Where one of `keys` stands, and which."""
+        if not len(self.keys):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
         if quick:
             from danlu.data.cleaners.loops_words import find_pieces  # compiled on the first call
 
@@ -148,6 +121,91 @@ class _Index:
         at = np.minimum(np.searchsorted(self.keys, keys[places]), len(self.keys) - 1)
         is_hit = self.keys[at] == keys[places]
         return places[is_hit], at[is_hit]
+
+
+def _gate(items: Sequence[Units], short: _Index) -> _Pieces:
+    """Short pieces of which every row that holds an item has one, however it came to hold it: of a long item one in
+    every piece of its own, of a short one more than it may lack. Those that look rarest, so few other rows have one."""
+    items = [units for units in items if len(units) >= _SHORT_FROM]
+    threes = [_keys(units, 3) for units in items]
+    joined = np.concatenate([np.zeros(0, np.uint64), *threes])
+    _, number, count = np.unique(joined, return_inverse=True, return_counts=True)
+    weights = np.split(np.log(count)[number], np.cumsum([len(own) for own in threes])[:-1])
+    scores = [own[:-3] + own[1:-2] + own[2:-1] + own[3:] for own in weights] if items else []
+    sixes = [_keys(units, _SHORT) for units in items]
+    chosen = [
+        keys[_one_in_each(score, _LONG - _SHORT + 1)]
+        for units, keys, score in zip(items, sixes, scores, strict=True)
+        if len(units) >= _LONG_FROM
+    ]
+    if len(short.pieces.keys):
+        known, place = np.unique(np.concatenate(sixes), return_index=True)
+        key = np.repeat(short.pieces.keys, np.diff(short.first))
+        score = np.concatenate(scores)[place[np.searchsorted(known, key)]]
+        order = np.lexsort((score, short.owners))
+        owner = short.owners[order]
+        rank = np.arange(len(owner)) - np.searchsorted(owner, owner)
+        chosen.append(key[order][rank <= (1 - short.least) * short.total[owner]])
+    return _Pieces.of(np.unique(np.concatenate([np.zeros(0, np.uint64), *chosen])), _SHORT)
+
+
+def _one_in_each(score: npt.NDArray[np.float64], size: int) -> Places:
+    """Places such that one lies in each `size` places that follow each other, of low score each."""
+    places, at = [], 0
+    while at + size <= len(score):
+        places.append(at + int(np.argmin(score[at : at + size])))
+        at = places[-1] + 1
+    return np.array(places, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """The items of key i of `pieces` are `owners[first[i] : first[i + 1]]`; `total` pieces of each item."""
+
+    pieces: _Pieces
+    least: float
+    names: list[str]
+    first: npt.NDArray[np.int64]
+    owners: npt.NDArray[np.int64]
+    total: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, items: Sequence[tuple[Units, str]], gram: int, least: float) -> _Index:
+        own = [np.unique(_keys(units, gram)) for units, _ in items]
+        keys = np.concatenate([np.zeros(0, np.uint64), *own])
+        owner = np.repeat(np.arange(len(items)), [len(found) for found in own])
+        distinct, number, count = np.unique(keys, return_inverse=True, return_counts=True)
+        is_rare = count[number] <= max(_SHARED, len(items) // 100)
+        num_rare = np.bincount(owner, weights=is_rare, minlength=len(items))
+        is_wanted = is_rare | (num_rare[owner] == 0)  # an item that is nothing but a form's words keeps them
+        keys, owner = keys[is_wanted], owner[is_wanted]
+        order = np.argsort(keys, kind="stable")
+        distinct, first = np.unique(keys[order], return_index=True)
+        total = np.bincount(owner, minlength=len(items))
+        names = [name for _, name in items]
+        return cls(_Pieces.of(distinct, gram), least, names, np.append(first, len(keys)), owner[order], total)
+
+    def held_by(self, units: Units, start: Places, *, quick: bool = False) -> Iterable[tuple[int, float, str]]:
+        """(row, share, item) of the item that each row holds most of, where that is enough. Row i is `units[start[i] :
+        start[i + 1]]`."""
+        num_keys = len(self.pieces.keys)
+        if not num_keys:
+            return
+        places, at = self.pieces.find(units, quick=quick)
+        row = np.searchsorted(start, places, "right") - 1
+        is_own = places + self.pieces.gram <= start[row + 1]  # not those that reach into the next row
+        row, at = row[is_own], at[is_own]
+        pairs = _counted(row * num_keys + at)[0]  # a piece counts once for a row
+        row, at = pairs // num_keys, pairs % num_keys
+        num = self.first[at + 1] - self.first[at]
+        flat = np.repeat(self.first[at] - (np.cumsum(num) - num), num) + np.arange(num.sum())
+        both, count = _counted(np.repeat(row, num) * len(self.names) + self.owners[flat])
+        row, item = both // len(self.names), both % len(self.names)
+        share = count / self.total[item]
+        order = np.lexsort((item, -share, row))
+        for place in order[np.diff(row[order], prepend=-1) != 0].tolist():
+            if share[place] > self.least:
+                yield int(row[place]), float(share[place]), self.names[item[place]]
 
 
 def _counted(numbers: Places) -> tuple[Places, Places]:
