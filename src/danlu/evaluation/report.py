@@ -37,6 +37,7 @@ from typing import Any, Literal
 from danlu.core.errors import EvaluationError
 from danlu.core.files import read_json, write_json
 from danlu.engines.engine import Engine
+from danlu.evaluation.clusters import clusters
 from danlu.evaluation.diagnosis import diagnose
 from danlu.evaluation.endings import count_endings
 from danlu.evaluation.gate import Gate, GateVerdict
@@ -224,12 +225,13 @@ def _tests(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def _rows(section: Section) -> list[dict[str, Any]]:
     rows = []
+    groups = iter(clusters([item for item in section.items if isinstance(item, Item)]))
     for item, base, tuned in zip(section.items, section.base, section.tuned, strict=True):
         if isinstance(item, Item):
             rows.append(
                 {
                     "id": item.id, "task": section.name, "question": item.text, "reference": item.reference,
-                    "values": list(item.values), "kind": item.kind, "control": item.control, "group": item.cluster,
+                    "values": list(item.values), "kind": item.kind, "control": item.control, "group": next(groups),
                     "category": item.category, "language": item.language, "document": item.document,
                     "base": base.to_json(), "tuned": tuned.to_json(),
                 }

@@ -23,6 +23,7 @@ from danlu.engines.remote import Endpoint, RemoteEngine
 from danlu.engines.self_test import self_test
 from danlu.engines.wire import Address
 from danlu.evaluation.cache import CachedEngine
+from danlu.evaluation.clusters import clusters
 from danlu.evaluation.items import Item, load_questions
 from danlu.evaluation.judge.judge import Judge
 from danlu.evaluation.judge.sheet import NUM_ROWS, Judged, read_sheet, write_sheet
@@ -94,7 +95,7 @@ def judge(
         verdicts = asked.compare(items, base, tuned, watch=told.advance)
         rated_base, rated_tuned = (asked.rate(items, answers, watch=told.advance) for answers in (base, tuned))
         told.finish()
-        clusters = [item.cluster for item in items]
+        groups = clusters(items)
         lengths = [(len(one), len(other)) for one, other in zip(base, tuned, strict=True)]
         judged = [
             Judged(item, one, other, verdict, (first, second))
@@ -106,8 +107,8 @@ def judge(
         sheet = write_sheet(run.folder, judged, num_rows=sheet_rows)
         found = {
             "judge": engine.name, "family": family_of(seat.model), "warnings": warnings, "self_test": tested,
-            "pairs": pair_summary(verdicts, lengths, clusters),
-            "scores": rating_summary(rated_base, rated_tuned, clusters),
+            "pairs": pair_summary(verdicts, lengths, groups),
+            "scores": rating_summary(rated_base, rated_tuned, groups),
             "reading": asked.reading.to_json(), "cost": bill.to_json(), "sheet": str(sheet),
             "sheet_rows": min(sheet_rows, num_differing),
             "withheld": num_all - len(rows),

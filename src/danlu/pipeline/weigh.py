@@ -30,6 +30,7 @@ from danlu.evaluation.arms.mix import Measured, recommend
 from danlu.evaluation.arms.retrieval import Embedder, Found, Passage, Reranker, Retriever
 from danlu.evaluation.arms.wishes import PAGE, Wishes
 from danlu.evaluation.cache import CachedEngine
+from danlu.evaluation.clusters import clusters
 from danlu.evaluation.fold import find, fold
 from danlu.evaluation.items import Item, choose_items, load_questions
 from danlu.evaluation.stats import compare, holm
@@ -56,13 +57,13 @@ def weigh(run: Run, wishes: Wishes, *, device: str = "auto", progress: Progress 
         told.note(say("weigh.told", items=len(items), passages=len(retriever.passages)))
         scale = _Scale(run, engines, wishes, items, retriever, told)
         measured = {name: scale.measure(name) for name in ARMS}
-        clusters = [item.cluster for item in items]
+        groups = clusters(items)
         weighed = {
             "arms": {name: arm.to_json(items) for name, arm in measured.items()},
-            "comparisons": comparisons({name: arm.results for name, arm in measured.items()}, clusters),
+            "comparisons": comparisons({name: arm.results for name, arm in measured.items()}, groups),
             "recommended": recommend(
                 {name: Measured(tuple(r.right for r in arm.results), arm.cost) for name, arm in measured.items()},
-                [found.certainty for found in scale.found], clusters,
+                [found.certainty for found in scale.found], groups,
             ),
             "retrieval": scale.retrieval(), "upkeep": _upkeep(run, retriever), "unit": scale.unit,
             "items": _rows(items, measured), "num_items": len(items),

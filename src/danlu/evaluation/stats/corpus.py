@@ -7,6 +7,7 @@ so those of whole groups are swapped. The interval redraws groups, the same for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,12 @@ def estimate_tally(
     sums_GK = rows_by_group(tally.rows, _keys(tally, groups))
     rng = np.random.default_rng(seed)
     drawn = np.concatenate([tally.value(counts @ sums_GK) for counts in redraw_counts(len(sums_GK), rng, resamples)])
+    drawn = drawn[~np.isnan(drawn)]  # a kappa has no value where only one class was drawn
+    if len(drawn) == 0:
+        return Estimate(tally.total, math.nan, math.nan, len(tally.rows), len(sums_GK))
     left_out = tally.value(sums_GK.sum(axis=0) - sums_GK) if 1 < len(sums_GK) < BCA_BELOW else None
+    if left_out is not None and np.isnan(left_out).any():
+        left_out = None
     low, high = interval_of(drawn, tally.total, left_out, num_groups=len(sums_GK))
     return Estimate(tally.total, low, high, len(tally.rows), len(sums_GK))
 
