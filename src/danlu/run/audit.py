@@ -14,7 +14,6 @@ import datetime
 import getpass
 import os
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,13 +23,12 @@ import orjson
 
 from danlu.core.errors import RunError
 from danlu.core.files import dump_json, sha256_bytes, sha256_json, sync_folder
-from danlu.run.lock import locked
+from danlu.run.lock import in_turn
 
 NAME = "audit.jsonl"
 START = "0" * 64
 """What stands for the hash before the first entry."""
 RECOVERED = "recovered"
-WAIT_S = 30.0
 _TAIL_BYTES = 1 << 16
 _THREADS = threading.Lock()
 
@@ -181,21 +179,9 @@ class AuditLog:
             file.seek(-1, os.SEEK_END)
             return file.read(1) == b"\n"
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the log's lock; wait for another process that holds it. RunError when it does not let go."""
-        until = time.monotonic() + WAIT_S
-        while True:
-            with contextlib.ExitStack() as stack:
-                try:
-                    stack.enter_context(locked(self.path.with_name(f".{self.path.name}.lock")))
-                except RunError:
-                    if time.monotonic() > until:
-                        raise
-                else:
-                    yield
-                    return
-            time.sleep(0.002)
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the log's lock; wait for another process that holds it."""
+        return in_turn(self.path.with_name(f".{self.path.name}.lock"))
 
 
 def facts_of(run: str, record: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +18,7 @@ from danlu.core.errors import RunError
 
 _HELD: set[Path] = set()
 """Locks of this process: acts nest."""
+WAIT_S = 30.0
 
 
 @contextlib.contextmanager
@@ -38,6 +40,23 @@ def locked(path: Path) -> Iterator[None]:
         finally:
             _HELD.discard(key)
             file.truncate(0)
+
+
+@contextlib.contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """`locked`, waiting for another process that has it; RunError when it does not let go."""
+    until = time.monotonic() + WAIT_S
+    while True:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(path))
+            except RunError:
+                if time.monotonic() > until:
+                    raise
+            else:
+                yield
+                return
+        time.sleep(0.002)
 
 
 if sys.platform == "win32":

@@ -1,8 +1,8 @@
 """The registry: versions of what passed its gate, and the names (`prod`, `candidate`) that point at them.
 
 One append-only file, `registry.jsonl`, beside the runs: a line a deed (`added`, `pointed`, `withdrawn`), folded from
-the top each time it is asked. So who pointed what at which version, and when, stays readable, going back is pointing again,
-and a line torn by a crash is no line. The audit log (`audit.jsonl`) is told of each deed in its own words.
+the top each time it is asked. So who pointed what at which version, and when, stays readable; going back is pointing
+again; a line torn by a crash is no line. The audit log (`audit.jsonl`) is told of each deed in its own words.
 
 Weights stay where they were exported; a version holds their digest, and is not resolved once that does not fit.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from danlu.core.files import dump_json, sync_folder
 from danlu.run.artifact import Manifest
 from danlu.run.audit import NAME as AUDIT_LOG
 from danlu.run.audit import AuditLog, who
-from danlu.run.lock import locked
+from danlu.run.lock import in_turn
 
 NAME = "registry.jsonl"
 _ALIAS = re.compile(r"[a-z][a-z0-9_\-]{0,31}")
@@ -204,15 +205,11 @@ class Registry:
     def _deeds(self) -> Iterator[Deed]:
         if not self.path.is_file():
             return
-        lines = self.path.read_bytes().split(b"\n")
+        *lines, _torn = self.path.read_bytes().split(b"\n")  # what has no end was never said
         for number, line in enumerate(lines, start=1):
-            if not line:
-                continue
             try:
                 yield Deed(**orjson.loads(line))
             except (orjson.JSONDecodeError, TypeError) as error:
-                if number == len(lines):  # torn by a crash: it was never said
-                    return
                 raise RunError("registry.damaged", where=f"{self.path}:{number}", given=str(error)) from error
 
     def _write(self, deed: str, name: str, number: int, **rest: Any) -> None:
@@ -239,9 +236,9 @@ class Registry:
             with self.path.open("r+b") as file:
                 file.truncate(whole)
 
-    def _alone(self) -> Any:
+    def _alone(self) -> AbstractContextManager[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        return locked(self.folder / f".{NAME}.lock")
+        return in_turn(self.folder / f".{NAME}.lock")
 
 
 def _known(state: State) -> str:

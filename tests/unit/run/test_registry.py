@@ -1,0 +1,151 @@
+"""The registry: numbers, aliases, the way back, and what becomes of it when something breaks."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from danlu.core.errors import DanluError, RunError
+from danlu.run.artifact import Manifest
+from danlu.run.audit import NAME as AUDIT_LOG
+from danlu.run.audit import AuditLog
+from danlu.run.registry import NAME, Registry, Version
+
+
+def artifact(runs: Path, run: str, content: str) -> Manifest:
+    folder = runs / run / "artifacts" / "merged"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "weights.txt").write_text(content)
+    facts = Manifest("merged", "law", {"name": "ember", "digest": "b"}, {}, {}, (), {"verdict": "pass"}, "2026-01-01")
+    return facts.write(folder)
+
+
+def version_of(runs: Path, run: str, content: str, name: str = "law") -> Version:
+    manifest = artifact(runs, run, content)
+    return Version(name, 0, f"{run}/artifacts/merged", manifest.digest, "merged", run, "", "")
+
+
+def registry_of(runs: Path, num: int = 3) -> Registry:
+    registry = Registry(runs)
+    for number in range(1, num + 1):
+        assert registry.add(version_of(runs, f"law-{number}", f"weights {number}")).number == number
+    return registry
+
+
+def test_numbers_rise_and_the_same_artefact_keeps_its_own(tmp_path: Path) -> None:
+    registry = registry_of(tmp_path)
+    again = registry.add(version_of(tmp_path, "law-2", "weights 2"))
+    assert again.number == 2
+    assert registry.resolve("law").number == 3
+    assert registry.resolve("law:1").run == "law-1"
+    assert registry.add(version_of(tmp_path, "med-1", "other", name="med")).label == "med:1"
+
+
+def test_aliases_and_the_way_back(tmp_path: Path) -> None:
+    registry = registry_of(tmp_path)
+    for number in (1, 2, 3):
+        registry.point("law", "prod", number)
+    assert registry.resolve("law@prod").number == 3
+    assert registry.roll_back("law", "prod").number == 2
+    assert registry.resolve("law@prod").number == 2
+    registry.point("law", "prod", 3)
+    registry.point("law", "candidate", 1)
+    assert registry.read().aliases_of(registry.resolve("law:1")) == ["candidate"]
+    with pytest.raises(RunError) as caught:
+        registry.roll_back("law", "candidate")
+    assert caught.value.key == "registry.nothing_before"
+
+
+def test_what_is_withdrawn_is_not_gone_back_to(tmp_path: Path) -> None:
+    registry = registry_of(tmp_path)
+    for number in (1, 2, 3):
+        registry.point("law", "prod", number)
+    with pytest.raises(RunError) as caught:
+        registry.withdraw("law", 3, reason="leaks")
+    assert caught.value.key == "registry.in_use"
+    registry.withdraw("law", 2, reason="leaks")
+    assert registry.roll_back("law", "prod").number == 1
+    with pytest.raises(RunError):
+        registry.point("law", "prod", 2)
+    with pytest.raises(RunError):
+        registry.open(registry.resolve("law:2"))
+    registry.withdraw("law", 3, reason="late")
+    assert registry.resolve("law").number == 1
+
+
+def test_files_that_changed_are_not_opened(tmp_path: Path) -> None:
+    registry = registry_of(tmp_path, 1)
+    version = registry.resolve("law")
+    assert registry.open(version).is_dir()
+    (tmp_path / version.artifact / "weights.txt").write_text("others")
+    with pytest.raises(DanluError):
+        registry.open(version)
+    artifact(tmp_path, "law-1", "others")  # a manifest of its own does not help
+    with pytest.raises(RunError) as caught:
+        registry.open(version)
+    assert caught.value.key == "registry.changed"
+
+
+def test_a_line_torn_by_a_crash_is_no_line(tmp_path: Path) -> None:
+    registry = registry_of(tmp_path, 2)
+    registry.point("law", "prod", 1)
+    content = (tmp_path / NAME).read_bytes()
+    for cut in range(len(content) - 1, content.rfind(b"\n", 0, len(content) - 1) + 1, -7):
+        (tmp_path / NAME).write_bytes(content[:cut])
+        assert registry.read().aliases == {}
+        assert registry.resolve("law").number == 2
+    registry.point("law", "prod", 2)
+    assert registry.resolve("law@prod").number == 2
+    assert (tmp_path / NAME).read_bytes().count(b"\n") == 3
+
+
+def test_damage_in_the_middle_is_said(tmp_path: Path) -> None:
+    registry = registry_of(tmp_path, 2)
+    content = (tmp_path / NAME).read_bytes()
+    (tmp_path / NAME).write_bytes(b"{broken\n" + content)
+    with pytest.raises(RunError) as caught:
+        registry.read()
+    assert caught.value.key == "registry.damaged" and caught.value.where.endswith(":1")
+
+
+def test_the_audit_log_knows_every_deed(tmp_path: Path) -> None:
+    registry = registry_of(tmp_path, 2)
+    registry.point("law", "prod", 1, reason="first")
+    registry.point("law", "prod", 2)
+    registry.roll_back("law", "prod")
+    log = AuditLog(tmp_path / AUDIT_LOG)
+    assert log.verify().is_whole
+    assert log.verify().num_entries == 5
+
+
+def _add(runs: str, number: int) -> None:
+    folder = Path(runs)
+    Registry(folder).add(version_of(folder, f"run-{number}", f"weights {number}"))
+
+
+def test_writers_beside_each_other_lose_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_add, args=(str(tmp_path), number)) for number in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    versions = Registry(tmp_path).read().versions["law"]
+    assert sorted(version.run for version in versions) == ["run-0", "run-1", "run-2"]
+    assert [version.number for version in versions] == [1, 2, 3]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=40))
+def test_any_name_is_answered(tmp_path_factory: pytest.TempPathFactory, named: str) -> None:
+    with pytest.raises(RunError):
+        Registry(tmp_path_factory.getbasetemp() / "none").resolve(named)
+
+
+@pytest.mark.parametrize("alias", ["", "Prod", "../x", "a b", "1st", "x" * 40])
+def test_aliases_are_plain_words(tmp_path: Path, alias: str) -> None:
+    registry = registry_of(tmp_path, 1)
+    with pytest.raises(RunError):
+        registry.point("law", alias, 1)
