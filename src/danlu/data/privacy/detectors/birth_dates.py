@@ -34,7 +34,7 @@ _FORMS = [
 ]
 _CUE = re.compile(f"(?P<zh>{_CUES_ZH})|{_CUES_EN}")
 _BEHIND = re.compile(r" ?(?:出生|生(?![\u4e00-\u9fff]))")
-_BEFORE = "[0-9]{4}年[0-9]{1,2}月[0-9]{1,2}[日号] ?(?:出生|生)"
+_BEFORE = "[0-9]{4}[年./-][0-9]{1,2}[月./-][0-9]{1,2}[日号]? ?(?:出生|生)"
 _NOBODY = frozenset("发产诞新衍滋萌派催寄共丛野写再伴降")
 """发生于, 产生于: what comes to be there is no person."""
 
