@@ -18,7 +18,7 @@ from danlu.data.twins.compiled import purse
 from danlu.data.twins.folding import Places
 from danlu.data.twins.groups import in_order
 from danlu.data.twins.likeness import Ratios
-from danlu.data.twins.minhash import Hashes, agreement, distinct, least_agreement
+from danlu.data.twins.minhash import NUM_VALUES, Hashes, agreement, distinct, least_agreement
 from danlu.data.twins.threads import threaded
 
 Keys = npt.NDArray[np.uint64]
@@ -74,11 +74,10 @@ class Link:
         num_runs = 0
 
         def meet(band: int) -> tuple[Keys, Places, Places]:
-            keys, own = self.bands[:, band] if is_all else self.bands[entries, band], entries
+            keys = self.bands[:, band] if is_all else self.bands[entries, band]
             if quick:
-                places = _repeated(keys)
-                keys, own = keys[places], own[places]
-            members, run = _runs(keys, own)
+                return self._met_quickly(keys, entries)
+            members, run = _runs(keys, entries)
             is_small = np.bincount(run, minlength=1)[run] <= _CROWD
             pairs = _all_pairs(members[is_small], run[is_small])
             return pairs[self._may_be_close(pairs)], members[~is_small], run[~is_small]
@@ -95,6 +94,18 @@ class Link:
             bands, members, run = (np.concatenate(part) for part in zip(*crowds, strict=True))
             self.in_crowd[members] = True
             self._part(bands, members, run)
+
+    def _met_quickly(self, keys: Hashes, entries: Places) -> tuple[Keys, Places, Places]:
+        """Pairs of one band that may be close, and the members of its crowds and their runs."""
+        from danlu.data.twins.loops_linking import count_members, meet  # compiled on the first call
+
+        places = _repeated(keys)
+        packed = _packed(keys[places], entries[places])
+        num_pairs, num_crowded = count_members(packed, _CROWD)
+        pairs, (members, run) = np.empty(num_pairs, np.uint64), np.empty((2, num_crowded), np.int64)
+        most = NUM_VALUES - self._least
+        num_pairs = meet(packed, _CROWD, self.sketch, most, pairs, members, run)
+        return pairs[:num_pairs].copy(), members, run
 
     def _may_be_close(self, keys: Keys) -> npt.NDArray[np.bool_]:
         """Most chance meetings are far apart, and their bits say so."""
@@ -162,10 +173,7 @@ def _runs(keys: npt.NDArray[np.unsignedinteger], members: Places) -> tuple[Place
     """Members that share a key with another, run by run; and the number of their run. Ascending in each, if `members`
     of wide keys are so."""
     if keys.dtype == np.uint32:  # key and member in one number: one sort without an index
-        packed = keys.astype(np.uint64)
-        packed <<= _HALF
-        packed |= members.astype(np.uint64)
-        packed.sort()
+        packed = _packed(keys, members)
         second = np.flatnonzero((packed[1:] ^ packed[:-1]) < _ONE_KEY) + 1  # has the key of the one before
     else:
         order = in_order(keys)
@@ -178,12 +186,21 @@ def _runs(keys: npt.NDArray[np.unsignedinteger], members: Places) -> tuple[Place
     return (packed[places] & _LOW).astype(np.int64), np.cumsum(is_first) - 1
 
 
+def _packed(keys: npt.NDArray[np.unsignedinteger], members: Places) -> Keys:
+    """Key and member in one number, in order."""
+    packed: Keys = keys.astype(np.uint64)
+    packed <<= _HALF
+    packed |= members.astype(np.uint64)
+    packed.sort()
+    return packed
+
+
 def _repeated(keys: Hashes) -> Places:
     """Where keys stand that may stand elsewhere too: what is left to sort is a fraction."""
     from danlu.data.twins.loops_linking import find_repeated  # compiled on the first call
 
     places = np.empty(len(keys) + 1, np.int64)
-    seen = np.zeros(1 << min(22, len(keys).bit_length() + 2), np.uint8)
+    seen = np.zeros(1 << min(24, len(keys).bit_length() + 2), np.uint8)
     return places[: find_repeated(keys, seen, places)]
 
 

@@ -23,21 +23,32 @@ Places = npt.NDArray[np.int64]
 
 
 @compiled
-def _unit(units: Units, at: int) -> np.uint64:
-    return np.uint64(units[at]) if at < len(units) else np.uint64(0)
+def _grams(units: Units, gram: int, keys: Words) -> Words:
+    """A number for each gram of a text, as `minhash.gram_keys`, 63 bits of a long one. A text that is shorter than a
+    gram is one, with zeros behind its end."""
+    num = len(units) - gram + 1
+    if num < 1:
+        filled = np.zeros(5, np.uint16)
+        filled[: len(units)] = units
+        return _grams_of(filled, 1, gram, keys)
+    return _grams_of(units, num, gram, keys)
 
 
 @compiled
-def _gram(units: Units, at: int, gram: int) -> np.uint64:
-    """A number for the gram from there on, zeros behind the end: as `minhash.gram_keys`, 63 bits of a long one."""
-    key = _unit(units, at) | _unit(units, at + 1) << _S16 | _unit(units, at + 2) << _S32
+def _grams_of(units: Units, num: int, gram: int, keys: Words) -> Words:
+    second, third = units[1:], units[2:]
     if gram == 3:
-        return key
-    key *= ODD
-    key ^= key >> _S29
-    key += (_unit(units, at + 3) | _unit(units, at + 4) << _S16) * OTHER
-    key ^= key >> _S32
-    return (key * ODD) & _EVEN
+        for at in range(num):
+            keys[at] = np.uint64(units[at]) | np.uint64(second[at]) << _S16 | np.uint64(third[at]) << _S32
+        return keys[:num]
+    fourth, fifth = units[3:], units[4:]
+    for at in range(num):
+        key = (np.uint64(units[at]) | np.uint64(second[at]) << _S16 | np.uint64(third[at]) << _S32) * ODD
+        key ^= key >> _S29
+        key += (np.uint64(fourth[at]) | np.uint64(fifth[at]) << _S16) * OTHER
+        key ^= key >> _S32
+        keys[at] = (key * ODD) & _EVEN
+    return keys[:num]
 
 
 @compiled
@@ -63,13 +74,13 @@ def count_grams(
     while size < 4 * longest:
         size *= 2
     keys, stamps, met = np.zeros(size, np.uint64), np.zeros(size, np.int64), np.zeros(size, np.int64)
+    grams = np.empty(longest, np.uint64)
     of_left = num_left = 0
     for pair in range(len(left)):
         if pair == 0 or left[pair] != left[pair - 1]:
             of_left, num_left = 2 * pair + 1, 0
             own = units[start[left[pair]] : start[left[pair]] + length[left[pair]]]
-            for at in range(max(len(own) - gram + 1, 1)):
-                key = _gram(own, at, gram)
+            for key in _grams(own, gram, grams):
                 slot = _find(keys, stamps, key, of_left, of_left)
                 if stamps[slot] != of_left:
                     stamps[slot], keys[slot] = of_left, key
@@ -77,8 +88,7 @@ def count_grams(
         of_right = 2 * pair + 2
         num_shared, num = 0, num_left
         own = units[start[right[pair]] : start[right[pair]] + length[right[pair]]]
-        for at in range(max(len(own) - gram + 1, 1)):
-            key = _gram(own, at, gram)
+        for key in _grams(own, gram, grams):
             slot = _find(keys, stamps, key, of_left, of_right)
             if stamps[slot] == of_left:
                 if met[slot] != of_right:

@@ -23,6 +23,7 @@ Hashes = npt.NDArray[np.uint32]
 _BLOCK = 1 << 16
 """Gram hashes worked on at once: two such arrays of 4 bytes stay in a core's cache."""
 SHORT_GRAM, LONG_GRAM = 3, 5
+NUM_VALUES = NUM_BANDS * ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +74,13 @@ def agreement(one: npt.NDArray[np.uint64], other: npt.NDArray[np.uint64]) -> npt
     else:
         octets = np.ascontiguousarray(differing).view(np.uint8).reshape(-1, NUM_PERMUTATIONS // 8)
         num = _ONES[octets].sum(axis=1, dtype=np.int64)
-    agreed: npt.NDArray[np.int64] = NUM_BANDS * ROWS - num
+    agreed: npt.NDArray[np.int64] = NUM_VALUES - num
     return agreed
 
 
 def least_agreement(threshold: float) -> int:
     """Bits in which texts of that similarity agree, but for three pairs in a million."""
-    num, ratio = NUM_BANDS * ROWS, (1 + threshold) / 2
+    num, ratio = NUM_VALUES, (1 + threshold) / 2
     return int(num * ratio - 4.5 * (num * ratio * (1 - ratio)) ** 0.5)
 
 
