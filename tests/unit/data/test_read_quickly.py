@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import danlu.data.sources.json
 from danlu.data.ledger import Ledger
 from danlu.data.opening import Source
+from danlu.data.plans import put_back_suspects
 from danlu.data.sample import Conversation, Message, Origin, line_origin, plain_conversation, plain_message
 from danlu.data.sources import FileReport, SourceSpec, read
 from danlu.data.suspects import suspect_texts
@@ -147,16 +148,13 @@ def test_rows_of_one_shape_take_the_quick_way(
     path = tmp_path / "rows.jsonl"
     rows = [{"question": f"问 {number}?", "answer": f"答：{number}", "topic": "x"} for number in range(50)]
     path.write_text("".join(json.dumps(row, ensure_ascii=ensure_ascii) + "\n" for row in rows))
-    from danlu.data.sources import reading
-
     seen: list[int] = []
-    inner = reading._put_back_suspects
 
     def counted(values: Any, *rest: Any) -> int:
         seen.append(len(values))
-        return inner(values, *rest)
+        return put_back_suspects(values, *rest)
 
-    monkeypatch.setattr(reading, "_put_back_suspects", counted)
+    monkeypatch.setattr("danlu.data.sources.reading.put_back_suspects", counted)
     assert len(list(read([path], Ledger()))) == 50 and seen == [49]
 
 

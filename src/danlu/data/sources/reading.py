@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import PurePath
 from typing import Any, cast
 
@@ -20,17 +19,16 @@ from danlu.data import columns
 from danlu.data.enclosed import MAX_DEPTH, Room
 from danlu.data.finding import Found
 from danlu.data.formats import FORMATS, Format, choose, load_format
-from danlu.data.formats.format import Plan, Planned, kept_out, other_answers
+from danlu.data.formats.format import Plan, kept_out, other_answers
 from danlu.data.kinds import Kind, kind_of_file
 from danlu.data.ledger import Ledger
-from danlu.data.mend import SUSPECT, MojibakeError, mend
+from danlu.data.mend import MojibakeError, mend
 from danlu.data.ocr.recogniser import Recogniser
 from danlu.data.opening import Source, open_source
+from danlu.data.plans import num_chars_of, plan_of, put_back_suspects
 from danlu.data.rows import Changes, RowError, kind_of
-from danlu.data.sample import BETWEEN, Conversation, Document, Origin, Sample, line_origin
+from danlu.data.sample import BETWEEN, Document, Origin, Sample, line_origin
 from danlu.data.sources.source import Context, Enclosed, Fault, Item, Passage, Reader, Row, Rows, Shape
-from danlu.data.suspects import suspect_texts
-from danlu.data.texts import messages_of, texts_of
 
 OWN_READERS = ("json", "csv", "text")
 """Readers of ours, which raise nothing; the others stand on parsers of other people."""
@@ -242,7 +240,7 @@ class _FileReading:
             return
         name, values, lines = self.found.name, rows.values[at:], rows.lines[at:]
         made = [plan.make(row, line_origin(name, line)) for row, line in zip(values, lines, strict=True)]
-        num_chars = _put_back_suspects(values, made, rows.shape[1], plan)
+        num_chars = put_back_suspects(values, made, rows.shape[1], plan)
         begin = 0
         for end in [*(number for number, sample in enumerate(made) if sample is None), len(made)]:
             if end > begin:
@@ -270,7 +268,7 @@ class _FileReading:
             return None
         known = self._format_now.name, rows.shape
         if known not in self.plans:
-            self.plans[known] = _plan_of(self._format_now, rows.values[0])
+            self.plans[known] = plan_of(self._format_now, rows.values[0])
         return self.plans[known]
 
     def _fits(self, row: dict[str, Any]) -> bool:
@@ -393,61 +391,3 @@ def _guarded(items: Iterator[Item], ours: bool) -> Iterator[Item]:
             yield Fault(0, "unreadable", {"detail": detail})
             return
         yield item
-
-
-def _plan_of(fmt: Format, row: dict[str, Any]) -> Plan | None:
-    if not isinstance(fmt, Planned) or any(SUSPECT.search(name) for name in row):
-        return None
-    if "answer" in fmt.parts and len(columns.answers(row)) > 1:  # each row may give two that differ
-        return None
-    return fmt.plan(row)
-
-
-def _put_back_suspects(
-    values: Sequence[dict[str, Any]], made: list[Sample | None], types: Sequence[type], plan: Plan
-) -> int:
-    """Take out the samples of rows with letters that `mend` would touch. How many letters there are in all."""
-    if all(kind is str for kind in types):
-        letters, per_row = list(chain.from_iterable(map(dict.values, values))), len(types)
-        owners: Sequence[int] = range(0)
-    else:
-        own = [_letters_of(row, sample, plan.spoken) for row, sample in zip(values, made, strict=True)]
-        letters, per_row = list(chain.from_iterable(own)), 0
-        owners = [row for row, texts in enumerate(own) for _ in texts]
-    for number in suspect_texts(letters):
-        if SUSPECT.search(letters[number]):
-            made[number // per_row if per_row else owners[number]] = None
-    return sum(map(len, letters))
-
-
-def _letters_of(row: dict[str, Any], sample: Sample | None, spoken: str) -> list[str]:
-    """All strings of a row. Of turns that became a sample only what is said: the rest was known."""
-    found: list[str] = []
-    for name, value in row.items():
-        if isinstance(value, str):
-            found.append(value)
-        elif isinstance(value, dict | list) and value:
-            if name == spoken and sample is not None:
-                found += [turn.content for turn in messages_of(sample)]
-            else:
-                found += _strings(value)
-    return found
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            yield name
-            yield from _strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
-
-
-def num_chars_of(sample: Sample) -> int:
-    """About how much text it is: enough to know when a piece is full."""
-    if isinstance(sample, Conversation):
-        return sum([len(turn.content) for turn in sample.messages])
-    return sum(map(len, texts_of(sample)))

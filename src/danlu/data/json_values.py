@@ -1,0 +1,113 @@
+"""The JSON values that a text holds, one or several, mended where there is one clear meaning; what is left is a fault.
+
+What RFC 8259 forbids but means one thing is read and said: values glued together, trailing commas, single quotes, raw
+control characters. A key given twice with two values is refused, for nobody can know which was meant.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from danlu.data.sources.source import Change, Fault, Item, Row
+
+MAX_MENDED_CHARS = 1 << 20
+DECODER = json.JSONDecoder(strict=False, object_pairs_hook=lambda pairs: _Pairs(pairs))
+_LONG_NUMBER = re.compile(r"\d{19}")
+_TRAILING_COMMA = re.compile(r",(\s*[}\]])")
+
+
+class _Pairs(dict[str, Any]):
+    """An object that remembers keys given twice with different values."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.twice = sorted({key for key, value in pairs if self[key] is not value and self[key] != value})
+
+
+def parse_values(text: str, line: int, changes: tuple[Change, ...] = (), *, clean: bool = False) -> Iterator[Item]:
+    """The value or values written in `text`, mended where there is one clear meaning; what is left becomes a fault."""
+    try:
+        value = orjson.loads(text)
+    except (ValueError, RecursionError):
+        yield from _parse_loosely(text, line, changes)
+        return
+    if isinstance(value, dict) and (_may_be_twice(value, text) or _lost_digits(value, text)):
+        yield from _parse_loosely(text, line, changes)
+    else:
+        yield Row(line, value, text, changes, clean=clean)
+
+
+def _may_be_twice(row: dict[str, Any], text: str) -> bool:
+    """Whether a key may be given twice: each has its colon, so with as many colons as keys none is."""
+    return text.count(":") != len(row) and any(text.count(f'"{key}"') > 1 for key in row)
+
+
+def _lost_digits(row: dict[str, Any], text: str) -> bool:
+    """Whether a whole number beyond 64 bits (an account, a card) was read as a float: orjson does that, Python not."""
+    return any(isinstance(value, float) for value in row.values()) and _LONG_NUMBER.search(text) is not None
+
+
+def _parse_loosely(text: str, line: int, changes: tuple[Change, ...]) -> Iterator[Item]:
+    """Python's decoder accepts control characters and half surrogates, tells of twice-given keys, and where it
+    stopped."""
+    position, num = 0, 0
+    while position < len(text):
+        try:
+            value, end = DECODER.raw_decode(text, position)
+        except (ValueError, RecursionError) as error:
+            yield _mended(text[position:], line, changes, error)
+            return
+        num += 1
+        glued: tuple[Change, ...] = (("values_glued", {"num": num}),) if num > 1 else ()
+        twice = value.twice if isinstance(value, _Pairs) else []
+        if twice:
+            yield Fault(line, "duplicate_key", {"keys": ", ".join(twice)}, text[position:end])
+        else:
+            yield Row(line, value, text[position:end], changes + glued)
+        position = end
+        while position < len(text) and text[position] in " \t\r\n,\x00":
+            position += 1
+
+
+def _mended(text: str, line: int, changes: tuple[Change, ...], error: Exception) -> Item:
+    """Trailing commas and Python-style quotes have one meaning; anything else is a fault that says where."""
+    if len(text) <= MAX_MENDED_CHARS:
+        without = _without_trailing_commas(text)
+        if without != text:
+            try:
+                return Row(line, orjson.loads(without), text, (*changes, ("json_trailing_comma", {})))
+            except ValueError:
+                pass
+        if "'" in text:
+            try:
+                value = ast.literal_eval(text)
+            except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+                pass
+            else:
+                if isinstance(value, dict | list):
+                    return Row(line, value, text, (*changes, ("json_single_quotes", {})))
+    return json_fault(text, line, error)
+
+
+def json_fault(text: str, line: int, error: Exception) -> Fault:
+    """Cut short, or broken at a column; the excerpt shows the spot."""
+    if isinstance(error, json.JSONDecodeError):
+        unfinished = error.pos >= len(text.rstrip()) - 1 or error.msg.startswith("Unterminated string")
+        if text[:1] in "{[" and unfinished:
+            return Fault(line, "json_cut", {"end": text[-24:]}, text)
+        near = text[max(0, error.pos - 12) : error.pos + 12]
+        return Fault(line, "bad_json", {"column": error.pos + 1, "near": near, "detail": error.msg}, text)
+    return Fault(line, "bad_json", {"column": 1, "near": text[:24], "detail": type(error).__name__}, text)
+
+
+def _without_trailing_commas(text: str) -> str:
+    """Commas before a closing bracket taken out, strings left alone."""
+    parts = re.split(r'("(?:[^"\\]|\\.)*")', text)
+    parts[::2] = [_TRAILING_COMMA.sub(r"\1", part) for part in parts[::2]]
+    return "".join(parts)
