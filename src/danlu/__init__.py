@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from danlu.pipeline.curve import learning_curve
     from danlu.pipeline.demo import demo
     from danlu.pipeline.evaluate import evaluate, evaluate_artifact
+    from danlu.pipeline.examine import examine
     from danlu.pipeline.export import export
     from danlu.pipeline.judge import judge
     from danlu.pipeline.open_engine import open_artifact, open_engine, open_engines
@@ -46,6 +47,7 @@ _PLACES = {
     "train": "danlu.pipeline.train",
     "evaluate": "danlu.pipeline.evaluate",
     "evaluate_artifact": "danlu.pipeline.evaluate",
+    "examine": "danlu.pipeline.examine",
     "export": "danlu.pipeline.export",
     "run_all": "danlu.pipeline.run_all",
     "demo": "danlu.pipeline.demo",
@@ -79,6 +81,7 @@ __all__ = [
     "demo",
     "evaluate",
     "evaluate_artifact",
+    "examine",
     "export",
     "inspect",
     "judge",

@@ -136,7 +136,7 @@ def shelves() -> dict[str, dict[str, str]]:
 def test_law_4_every_shelf_is_found() -> None:
     assert {shelf.rpartition(".")[2] for shelf in shelves()} == {
         "adapters", "augment", "cleaners", "detectors", "engines", "executors", "exports", "families", "formats",
-        "methods", "metrics", "ocr", "quantizers", "readers", "sources", "tasks", "templates",
+        "harnesses", "methods", "metrics", "ocr", "quantizers", "readers", "sources", "tasks", "templates",
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The words of `danlu judge` and `danlu weigh`: what may be said on the command line. Others answer."""
+"""The words of `danlu judge`, `danlu weigh` and `danlu examine`: their command lines. Others answer."""
 
 from __future__ import annotations
 
@@ -93,6 +93,31 @@ def weigh_command(
         embeddings=embeddings, rerank=rerank, key_file=key_file, key_variable=key_variable,
     )  # fmt: skip
     cli.weighing.show_weighed(run, wishes, voice)
+
+
+def examine_command(
+    target: Target,
+    harness: Annotated[str, typer.Option("--with", metavar="SUITE", help=say("harness.opt_with"))],
+    python: Annotated[Path, typer.Option("--python", metavar="FILE", help=say("harness.opt_python"))],
+    tasks: Annotated[list[str], typer.Option("--task", metavar="NAME", help=say("harness.opt_task"))],
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help=say("harness.opt_limit"))] = None,
+    scores: Annotated[bool, typer.Option("--likelihoods", help=say("harness.opt_scores"))] = False,
+    include: Annotated[Path | None, typer.Option("--include", metavar="DIR", help=say("harness.opt_include"))] = None,
+    url: Annotated[str | None, typer.Option("--url", metavar="URL", help=say("harness.opt_url"))] = None,
+    models: Annotated[
+        tuple[str, str], typer.Option("--models", metavar="BASE TUNED", help=say("harness.opt_models"))
+    ] = ("base", "tuned"),
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    voice = Voice(as_json=as_json, quiet=quiet)
+    run = cli.targets.open_target(target, (), runs)
+    cli.examining.show_examined(
+        run, voice, harness=harness, python=python, tasks=tuple(tasks), limit=limit, scores=scores, include=include,
+        url=url, models=models,
+    )  # fmt: skip
 
 
 def _text(path: Path | None) -> str:

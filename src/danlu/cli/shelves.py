@@ -22,6 +22,7 @@ SHELVES = {
     "quantizers": "danlu.model.quantizers:QUANTIZERS",
     "metrics": "danlu.evaluation.metrics:METRICS",
     "tasks": "danlu.evaluation.tasks:TASKS",
+    "harnesses": "danlu.evaluation.harnesses:HARNESSES",
     "adapters": "danlu.adapters:ADAPTERS",
     "engines": "danlu.engines:ENGINES",
     "exports": "danlu.exports:EXPORTS",

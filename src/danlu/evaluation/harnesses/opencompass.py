@@ -1,0 +1,113 @@
+"""OpenCompass (Shanghai AI Laboratory), 0.5: a configuration written for it, items from its predictions and details.
+
+It pins old versions of what others need new, so it always lives in an environment of its own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from danlu.core.errors import EvaluationError
+from danlu.core.files import write_text
+from danlu.evaluation.harnesses.harness import Answered, Order, distinct, key_of, nothing_read, text_of
+
+_RIGHT = ("correct", "is_correct", "score")
+
+
+class OpenCompass:
+    name = "opencompass"
+    program = "opencompass"
+
+    def command(self, order: Order) -> list[str]:
+        if order.scores:
+            raise EvaluationError("harness.no_scores", where=order.url, given=self.name)
+        path = order.folder / "danlu_config.py"
+        write_text(path, config_of(order))
+        words = [str(order.python), "-m", "opencompass.cli.main", str(path), "--work-dir", str(order.folder),
+                 "--dump-eval-details", "--max-num-workers", "1", "--mode", "all"]  # fmt: skip
+        for name, value in order.options.items():
+            words += [f"--{name}", value]
+        return words
+
+    def read(self, folder: Path) -> list[Answered]:
+        """Of the newest run only: each has a folder of its own, named by the time."""
+        runs = sorted({path.parents[2] for path in folder.rglob("predictions/*/*.json")})
+        rows = [] if not runs else [
+            row for path in sorted(runs[-1].glob("predictions/*/*.json")) for row in self._rows(path)
+        ]  # fmt: skip
+        if not rows:
+            raise nothing_read(self.name, folder)
+        return distinct(rows)
+
+    def _rows(self, path: Path) -> list[Answered]:
+        predictions = _object(path)
+        results = _object(path.parents[2] / "results" / path.parent.name / path.name)
+        details = results.get("details")
+        found = []
+        for number, (name, row) in enumerate(predictions.items()):
+            detail = details.get(name) if isinstance(details, dict) else None
+            if isinstance(details, list) and number < len(details):
+                detail = details[number]
+            question, reference = _question(row.get("origin_prompt")), text_of(row.get("gold"))
+            answer = text_of(row.get("prediction"))
+            value = _value(detail)
+            if value is None:
+                continue
+            task = path.stem.removesuffix("_0")
+            key = key_of(question, reference)
+            found.append(Answered(task, key, question, reference, answer, value, "correct"))
+        return found
+
+
+def config_of(order: Order) -> str:
+    """A configuration file: the model at its URL, the data sets by their own configurations' names."""
+    given = {"path": order.model, "openai_api_base": f"{order.url}/chat/completions", "key": "EMPTY"}
+    names = [(f"datasets_{n}", *task.rpartition(":")[::2]) for n, task in enumerate(order.tasks)]
+    for _, module, _ in names:
+        if not module.replace(".", "").replace("_", "").isalnum():
+            raise EvaluationError("harness.bad_task", where="--tasks", given=module, expected="package.module:datasets")
+    imports = "\n".join(f"    from {module} import {what} as {name}" for name, module, what in names)
+    test_range = (
+        f"\nfor dataset in datasets:\n    dataset['reader_cfg']['test_range'] = '[0:{order.limit}]'"
+        if order.limit
+        else ""
+    )
+    return (
+        "from mmengine.config import read_base\nfrom opencompass.models import OpenAI\n\n"
+        f"with read_base():\n{imports}\n\n"
+        f"datasets = [*{', *'.join(name for name, _, _ in names)}]{test_range}\n"
+        f"models = [dict(type=OpenAI, abbr={order.model!r}, path={given['path']!r}, key={given['key']!r},\n"
+        f"               openai_api_base={given['openai_api_base']!r}, query_per_second={order.num_parallel},\n"
+        f"               max_out_len={order.max_new_tokens}, max_seq_len=4096, batch_size={order.num_parallel},\n"
+        "               temperature=0.0, retry=3)]\n"
+    )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        value = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _value(detail: Any) -> float | None:
+    if not isinstance(detail, dict):
+        return None
+    for name in _RIGHT:
+        value = detail.get(name)
+        if isinstance(value, list):
+            value = sum(map(bool, value)) / len(value) if value else None
+        if isinstance(value, bool | int | float):
+            return float(value) / (100 if float(value) > 1 else 1)
+    return None
+
+
+def _question(prompt: Any) -> str:
+    if isinstance(prompt, list):
+        turns = [turn for turn in prompt if isinstance(turn, dict) and turn.get("role") in ("HUMAN", "user")]
+        return text_of(turns[-1].get("prompt") or turns[-1].get("content")) if turns else ""
+    return text_of(prompt)
