@@ -342,9 +342,15 @@ def runs_(folder: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang
 
 @app.command(help=say("cli.compare"))
 def compare(
-    first: str, second: str, runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang: Lang = None
+    first: str,
+    second: str,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help=say("compare.opt_html"))] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
 ) -> None:
-    cli.show.show_comparison(first, second, runs, Voice(as_json=as_json, quiet=quiet))
+    cli.comparing.compare(first, second, runs, Voice(as_json=as_json, quiet=quiet), html=html)
 
 
 @app.command(name="list", help=say("cli.list"))

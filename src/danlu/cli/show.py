@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
 from danlu.core.messages import current_language, say
 from danlu.data.dataset import Dataset
-from danlu.evaluation.compare import compare_reports
 from danlu.evaluation.gate import percent, points
 from danlu.evaluation.report import Report
 from danlu.run.artifact import Manifest
@@ -288,19 +286,6 @@ def show_runs(runs: Path, voice: Voice) -> None:
             ],
         )  # fmt: skip
     voice.result(found)
-
-
-def show_comparison(first: str, second: str, runs: Path, voice: Voice) -> None:
-    paths = [open_target(name, (), runs).path("report.json") for name in (first, second)]
-    reports = [Report.from_json(read_kept(path), where=str(path)) for path in paths]
-    found = compare_reports(*reports)
-    low, high = (found.comparison.estimate.low, found.comparison.estimate.high)
-    voice.table(
-        ["", first, second, "Δ (95 %)"],
-        [(say("cli.row_domain"), percent(reports[0].tuned["accuracy"]), percent(reports[1].tuned["accuracy"]),
-          f"{points(found.comparison.estimate.value)} ({points(low)} – {points(high)})")],
-    )  # fmt: skip
-    voice.result(asdict(found))
 
 
 def _percent(value: float | None) -> str:
