@@ -12,6 +12,7 @@ Shapes: P positions of a text, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ PARTS = ("prompts", "logits", "answers", "stops", "modules", "questions")
 """What is looked at through each program; a check is named `<reader>_<part>`."""
 ARITHMETIC_FACTOR = 3.0
 """A program that rounds its inputs, against our model that does so in the same places."""
+MAX_FLOOR_KL = 0.02
+"""Nats a token. Through a noisier program nothing can be shown: what passes there is not proven."""
 ROUNDING_FACTOR = 3.0
 """Rounded weights, against other roundings of the same size drawn at random."""
 MAX_ANSWERS = 8
@@ -159,11 +162,19 @@ def prove_reader(reader: Reader, subject: Subject, folder: Path, bench: Bench) -
     if missing := [package for package in packages_of(reader, subject) if not has(package)]:
         return [Check(f"{reader.name}_{part}", "not run", note=", ".join(missing)) for part in PARTS[:3]]
     model = bench.expected.engine.model
+    place = Place(folder, bench.promise.beside, model.dtype, model.device, longest_text(subject, bench))
     try:
-        with contextlib.closing(reader.open(Place(folder, bench.promise.beside, model.dtype, model.device))) as reading:
+        with contextlib.closing(reader.open(place)) as reading:
             return list(ask_all(reader, reading, subject, bench))
     except DanluError as error:
         return [Check(f"{reader.name}_logits", "fail", note=error.text)]
+
+
+def longest_text(subject: Subject, bench: Bench) -> int:
+    """In tokens, with room for what is answered."""
+    told = [len(record.text_ids) for record in bench.expected.records] + [len(text) for text, _ in bench.ends]
+    asked = [len(subject.engine.prompt_ids(each.question)) for each in subject.quiz]
+    return max(512, *told, *asked) + MAX_QUIZ_TOKENS + subject.max_new_tokens
 
 
 def packages_of(reader: Reader, subject: Subject) -> tuple[str, ...]:
@@ -181,7 +192,8 @@ def ask_all(reader: Reader, reading: Reading, subject: Subject, bench: Bench) ->
     floor, factor = _floor(expected, honest)
     yield check_prompts(f"{name}_prompts", subject, reading)
     heard = hear(records, reading)
-    yield judge_logits(f"{name}_logits", distance(records, heard, is_partial=reading.is_partial), floor, factor)
+    found = distance(records, heard, is_partial=reading.is_partial)
+    yield bounded(judge_logits(f"{name}_logits", found, floor, factor), floor)
     yield check_answers(f"{name}_answers", records[-MAX_ANSWERS:], reading, margin_of(floor), subject.max_new_tokens)
     yield check_stops(f"{name}_stops", bench, reading, margin_of(floor))
     if bench.effects is not None:
@@ -271,6 +283,14 @@ def honest_paths(expected: Reference, arithmetic: Rounding, *, halves_gelu: bool
             paths.append(hear(records, engine))
     expected.honest[arithmetic, halves_gelu] = paths
     return paths
+
+
+def bounded(check: Check, floor: Difference) -> Check:
+    """The same, unless the floor itself is too high for passing to mean anything."""
+    limits = check.limits | {"floor_mean_kl": MAX_FLOOR_KL}
+    if check.verdict == "pass" and not floor.mean_kl <= MAX_FLOOR_KL:
+        return dataclasses.replace(check, verdict="not run", limits=limits, note="too much noise to prove anything")
+    return dataclasses.replace(check, limits=limits)
 
 
 def _floor(expected: Reference, honest: Sequence[Sequence[Tensor]]) -> tuple[Difference, float]:

@@ -16,11 +16,13 @@ from danlu.exports.parity import (
     Record,
     difference,
     dithered,
+    judge_logits,
     lead_at_parting,
     limits_of,
     sum_up,
     ulp,
 )
+from danlu.exports.proof import bounded
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -121,3 +123,29 @@ def test_a_number_lost_in_merging_is_wrong() -> None:
     merged = (base.float() + 2.0 * (pair.B @ pair.A)).bfloat16()
     merged[3, 3] = float("nan")
     assert compare_delta("q", base, merged, pair).num_wrong == 1
+
+
+def test_what_passes_in_too_much_noise_is_not_proven() -> None:
+    floor = Difference(num_positions=4, max_abs=2.0, mean_abs=1.0, mean_kl=0.5)
+    check = judge_logits("x_logits", floor, floor, 3.0)
+    assert check.verdict == "pass" and bounded(check, floor).verdict == "not run"
+    quiet = Difference(num_positions=4, max_abs=1e-5, mean_abs=1e-6, mean_kl=1e-12)
+    assert bounded(judge_logits("x_logits", quiet, quiet, 3.0), quiet).verdict == "pass"
+    assert bounded(judge_logits("x_logits", floor, quiet, 3.0), quiet).verdict == "fail"
+
+
+@given(st.integers(0, 10_000), st.integers(1, 29))
+@settings(max_examples=40, deadline=None)
+def test_what_a_program_does_not_tell_is_left_out_and_counted_as_one_token(seed: int, num_told: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    ours, theirs = (torch.randn(6, 30, generator=generator) for _ in range(2))
+    log_probs = theirs.log_softmax(-1)
+    least = log_probs.topk(num_told, dim=-1).values[:, -1:]
+    partial = log_probs.masked_fill(log_probs < least, float("nan"))
+    whole, part = difference(ours, theirs), difference(ours, partial, is_partial=True)
+    assert 0 <= part.mean_kl <= whole.mean_kl + 1e-6, "tokens taken together differ less"
+    assert part.num_flips == whole.num_flips and part.max_abs <= whole.max_abs + 1e-6
+    assert difference(ours, partial[-2:], is_partial=True).num_positions == 2
+    assert difference(ours, partial).max_abs == float("inf"), "a program that tells everything may lose nothing"
+    nothing = torch.full((6, 30), float("nan"))
+    assert difference(ours, nothing, is_partial=True).max_abs == float("inf")

@@ -27,7 +27,6 @@ from danlu.engines.engine import Question
 from danlu.exports.oracle import turn_of
 from danlu.exports.readers.reader import Place, Rounding
 
-CONTEXT = 2048
 NUM_PLACES = 16
 """Rows told of each text, its last ones."""
 MAX_TOLD = 1024
@@ -41,9 +40,9 @@ class LlamaCpp:
     name = "llamacpp"
     is_partial = True
 
-    def __init__(self, model: Path, adapter: Path | None = None, *, threads: int = 1) -> None:
+    def __init__(self, model: Path, adapter: Path | None = None, *, context: int = 2048, threads: int = 1) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the child
-        command = [sys.executable, "-m", "danlu.exports.readers.llamacpp_child", str(model), str(CONTEXT), str(threads)]
+        command = [sys.executable, "-m", "danlu.exports.readers.llamacpp_child", str(model), str(context), str(threads)]
         self._child = subprocess.Popen(  # noqa: S603 - our own module and files that were just written
             [*command, *([str(adapter)] if adapter else [])], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=self._said, text=True,
@@ -148,7 +147,9 @@ class LlamaCppReader:
     def open(self, place: Place) -> LlamaCpp:
         files = sorted(place.folder.glob("*.gguf"))
         assert len(files) == 1, "one GGUF file in the folder"
-        return LlamaCpp(files[0]) if place.beside is None else LlamaCpp(place.beside, files[0])
+        if place.beside is None:
+            return LlamaCpp(files[0], context=place.context)
+        return LlamaCpp(place.beside, files[0], context=place.context)
 
     def arithmetic(self, files: Rounding) -> Rounding:
         """ggml's products round their inputs to what the weights lie in."""

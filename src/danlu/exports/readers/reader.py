@@ -29,6 +29,8 @@ class Place:
     beside: Path | None = None
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    context: int = 2048
+    """Tokens of the longest text that will be asked for."""
 
 
 class Reading(Protocol):
