@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from json import dumps
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.core.errors import EvaluationError
+from danlu.data.ledger import Ledger
+from danlu.data.sources import read
 from danlu.evaluation.form import RULES, broken_rules, loosened, num_sentences
 from danlu.evaluation.items import Item, load_questions
 from danlu.evaluation.jsons import NoJsonError, find_json, read_json
@@ -139,9 +144,7 @@ def test_hostile_json_is_no_json_and_ends_soon(text: str) -> None:
     )
 )
 def test_json_in_prose_and_fences_is_found_again(value: object) -> None:
-    import json
-
-    written = json.dumps(value, ensure_ascii=False, indent=1)
+    written = dumps(value, ensure_ascii=False, indent=1)
     assert read_json(written) == value
     assert find_json(f"当然，如下：\n```json\n{written}\n```\n希望有用。") == value
     if isinstance(value, dict | list) and value:
@@ -202,3 +205,19 @@ def test_json_says_why_it_failed() -> None:
     assert fenced.details["parse_failure"] and fenced.details["loose"]
     item = Item("1", (), "", rules={"schema": {"properties": {"金额": {"type": "string"}}}})
     assert metric.score(JSON, item).details == {"schema_faults": ["$.金额: type"]}
+
+
+def test_rules_survive_the_readers_of_files(tmp_path: Path) -> None:
+    """A schema is longer than the short columns that are carried along, and an object."""
+    schema = {"type": "object", "properties": {f"field_{i}": {"type": "string"} for i in range(12)}}
+    rows = tmp_path / "questions.jsonl"
+    rows.write_text(
+        dumps({"question": "JSON?", "answer": "-", "match": "format", "rules": {"schema": schema}}), "utf-8"
+    )
+    table = tmp_path / "questions.csv"
+    table.write_text('question,answer,match,rules\n三点？,-,format,"{""bullets"": 3}"\n', "utf-8")
+    items = load_questions(read([rows, table], Ledger())).items
+    assert sorted(map(dumps, (item.rules for item in items))) == sorted(
+        [dumps({"schema": schema}), dumps({"bullets": 3})]
+    )
+    assert {item.metric for item in items} == {"format"}
