@@ -131,9 +131,9 @@ def test_a_schema_fetches_nothing() -> None:
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 50_000, "1" * 10_000, "{" * 3000, "```json\n" * 500, ""])
 def test_hostile_json_is_no_json_and_ends_soon(text: str) -> None:
-    for read in (read_json, find_json):
+    for reader in (read_json, find_json):
         with pytest.raises(NoJsonError):
-            read(text)
+            reader(text)
 
 
 @given(
