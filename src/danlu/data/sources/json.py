@@ -150,12 +150,14 @@ def _in_runs(source: Source, comments: _Comments) -> Iterator[Item]:
         for raw in group:
             value = _object_of(raw)
             if value is not None:
-                shape = tuple(value), tuple(map(type, value.values()))
-                if run is None or run.shape != shape:
+                names, types = tuple(value), tuple(map(type, value.values()))
+                if run is None or names != run.shape[0] or types != run.shape[1]:
                     if run is not None:
                         yield _seen(run, source)
-                    run = Rows(shape)
-                run.add(number, value, raw)
+                    run = Rows((names, types))
+                run.lines.append(number)
+                run.values.append(value)
+                run.raws.append(raw)
             elif raw:
                 if run is not None:
                     yield _seen(run, source)
@@ -201,10 +203,13 @@ def _object_of(raw: bytes) -> dict[str, Any] | None:
         return None
     if type(value) is not dict or not value or len(raw) >= MAX_LINE_BYTES:
         return None
-    if raw.count(b":") != len(value) and any(raw.count(f'"{key}"'.encode()) > 1 for key in value):
-        return None
-    if float in map(type, value.values()) and _LONG_NUMBER.search(raw):
-        return None
+    if raw.count(b":") != len(value):  # a key may be given twice
+        for key in value:
+            if raw.count(b'"%b"' % key.encode()) > 1:
+                return None
+    for one in value.values():
+        if type(one) is float and _LONG_NUMBER.search(raw):
+            return None
     return value
 
 
