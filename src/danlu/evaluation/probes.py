@@ -17,7 +17,7 @@ from danlu.core.files import sha256_bytes
 from danlu.evaluation.items import Item, load_questions
 
 PINNED = {
-    "consistency": "6f647eefd465063cc37b6c23ec75511aefa8faca6588d5564280e8698c2e7f14",
+    "consistency": "90b38d5427e75bcba189f6ca6a65e038b6ea84b0428e09ed04a3c14cd21930c6",
     "forgetting": "a63319dae933e0c1c0cfebe45ac6c8700bc0271722ff5922e71a3c0742a13ef3",
     "format": "18dd10b9ff4c6b05ecaa780bb4a5a3e13f4c6c8e1110f2f2525f6c2c8f94c7a2",
     "injection": "2d58ce80f9d527b4aad0637dd4707c4e1190ee6f198a0b811bf1b703f34bf39b",

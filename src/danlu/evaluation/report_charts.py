@@ -11,7 +11,7 @@ from danlu.evaluation.report import Report
 
 Words = Callable[..., str]
 
-KINDS = ("sarcasm", "negation", "unanswerable", "false_premise", "typo", "injection", "format", "other")
+KINDS = ("sarcasm", "negation", "unanswerable", "false_premise", "typo", "paraphrase", "injection", "format", "other")
 """Kinds of edge cases that danlu has a name for in both languages."""
 
 MOST_PARTS = 8

@@ -56,6 +56,8 @@ def _special(told: Mapping[str, Any], language: Language) -> list[str]:
                       ("leak_ratio", "leak"), ("loose", "loose")):  # fmt: skip
         if key in told:
             found.append(say(f"proof.special_{code}", language, share=percent(told[key])))
+    if "wordings" in told:
+        found.append(say("proof.special_wordings", language, share=percent(told["wordings"]["consistent_right"])))
     if "control_gap" in told:
         found.append(say("proof.special_control_gap", language, points=points(-told["control_gap"])))
     return found

@@ -9,7 +9,7 @@ from pydantic import Field
 from danlu.recipe.section import Section
 
 TaskName = Literal["domain", "consistency", "edge", "probes", "preference", "forgetting", "memorisation"]
-SuiteName = Literal["sarcasm", "negation", "typo", "unanswerable", "injection", "format"]
+SuiteName = Literal["sarcasm", "negation", "typo", "consistency", "unanswerable", "injection", "format"]
 
 
 class EvaluationSection(Section):
@@ -22,7 +22,9 @@ class EvaluationSection(Section):
     edge: str | None = None
     """File of edge cases: sarcasm, negation, unanswerable questions, with their kinds."""
 
-    probes: tuple[SuiteName, ...] = ("sarcasm", "negation", "typo", "unanswerable", "injection", "format")
+    probes: tuple[SuiteName, ...] = (
+        "sarcasm", "negation", "typo", "consistency", "unanswerable", "injection", "format",
+    )  # fmt: skip
     """Which of danlu's own suites of edge cases the task `probes` asks."""
 
     preference: str | None = None

@@ -15,11 +15,12 @@ from danlu.evaluation.items import Item, choose_whole, load_questions
 from danlu.evaluation.metrics.declines import declines
 from danlu.evaluation.metrics.guarded import Guarded, leaks
 from danlu.evaluation.probes import load_suite
-from danlu.evaluation.tasks.consistency import Consistency, wordings_of
+from danlu.evaluation.tasks.consistency import Consistency
 from danlu.evaluation.tasks.general import General
 from danlu.evaluation.tasks.memorisation import Excerpt, Memorisation, longest_run
 from danlu.evaluation.tasks.probes import Probes
 from danlu.evaluation.tasks.task import Result
+from danlu.evaluation.wordings import wordings_of
 
 
 def answering(items: tuple[Item, ...], answer: Callable[[Item], str]) -> TableEngine:
@@ -32,7 +33,7 @@ def summary(items: tuple[Item, ...], answer: Callable[[Item], str]) -> dict:
 
 
 def test_the_key_is_right_everywhere() -> None:
-    for name in ("sarcasm", "negation", "typo", "unanswerable", "format"):
+    for name in ("sarcasm", "negation", "typo", "consistency", "unanswerable", "format"):
         kinds = summary(load_suite(name), lambda item: item.reference)
         assert all(part["tuned"]["accuracy"] == 1.0 for part in kinds.values()), name
 
@@ -50,6 +51,16 @@ def test_one_who_ignores_not_gets_half_of_the_answers_and_no_pair() -> None:
     items = load_suite("negation")
     told = summary(items, lambda item: "是" if item.language == "zh" else "Yes")["negation"]["tuned"]
     assert told["accuracy"] == 0.5 and told["pair_accuracy"] == 0.0
+
+
+def test_one_who_knows_only_the_usual_wording_is_found_out() -> None:
+    items = load_suite("consistency")
+    told = summary(items, lambda item: item.reference if item.id.endswith("-1") else f"? {item.id}")["paraphrase"][
+        "tuned"
+    ]
+    assert told["accuracy"] == 0.25 and told["wordings"] == {
+        "consistent_right": 0.0, "consistent_wrong": 0.0, "inconsistent": 1.0, "num_items": 30,
+    }  # fmt: skip
 
 
 def test_one_who_refuses_everything_fails_the_controls() -> None:

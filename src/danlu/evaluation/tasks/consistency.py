@@ -9,18 +9,16 @@ Only the first is "consistent": three equal wrong answers are no virtue.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 from danlu.engines.engine import Answer, Engine, Sampling
-from danlu.evaluation.fold import agree, fold
 from danlu.evaluation.items import Item, choose_items
 from danlu.evaluation.tasks.task import Result, ask, judge, paired, shown
+from danlu.evaluation.wordings import CLASSES, class_of, shares, wordings_of
 
-CLASSES = ("consistent_right", "consistent_wrong", "inconsistent")
 WAYS = ("sampled", "greedy", "wordings")
 GREEDY_ITEMS = 60
 """So many questions show whether a server is steady at temperature 0."""
@@ -67,46 +65,25 @@ class Consistency:
         section = paired(items, base, tuned)
         ways: dict[str, dict[str, Any]] = {way: {} for way in WAYS}
         for side, results in (("base", base), ("tuned", tuned)):
-            ways["sampled"][side] = _shares([str(result.details["class"]) for result in results])
+            ways["sampled"][side] = shares([str(result.details["class"]) for result in results])
             for way in WAYS[1:]:
-                ways[way][side] = _shares([r.details[way]["class"] for r in results if way in r.details])
+                ways[way][side] = shares([r.details[way]["class"] for r in results if way in r.details])
             section[side] |= {name: ways["sampled"][side][name] for name in CLASSES}
         told = {way: sides for way, sides in ways.items() if sides["tuned"]["num_items"]}
         return section | {"repeats": self.repeats, "temperature": self.sampling.temperature, "ways": told}
-
-
-def wordings_of(items: Sequence[Item]) -> list[list[Item]]:
-    """Items that are the same question in other words: one group, one language, one key; two or more."""
-    found: dict[tuple[Any, ...], list[Item]] = {}
-    for item in items:
-        if item.group and not item.control:
-            key = item.group, item.language, fold(item.reference), item.values, item.kind
-            found.setdefault(key, []).append(item)
-    return [wordings for wordings in found.values() if len(wordings) > 1]
-
-
-def _shares(classes: Sequence[str]) -> dict[str, Any]:
-    counts = Counter(classes)
-    return {name: counts[name] / max(1, len(classes)) for name in CLASSES} | {"num_items": len(classes)}
 
 
 def _told(answers: Sequence[Answer], items: Sequence[Item]) -> dict[str, Any]:
     verdicts = [judge(answer, item) for answer, item in zip(answers, items, strict=True)]
     texts = [shown(answer) for answer in answers]
     rights = [verdict.right for verdict in verdicts]
-    return {"class": _class(rights, texts), "rights": rights, "answers": texts}
-
-
-def _class(rights: Sequence[bool], texts: Sequence[str]) -> str:
-    if all(rights):
-        return "consistent_right"
-    return "consistent_wrong" if not any(rights) and agree(texts) else "inconsistent"
+    return {"class": class_of(rights, texts), "rights": rights, "answers": texts}
 
 
 def _result(answers: Sequence[Answer], item: Item) -> Result:
     verdicts = [judge(answer, item) for answer in answers]
     texts = tuple(shown(answer) for answer in answers)
     rights = [verdict.right for verdict in verdicts]
-    details: dict[str, Any] = {"class": _class(rights, texts), "rights": rights}
+    details: dict[str, Any] = {"class": class_of(rights, texts), "rights": rights}
     details |= {fault: True for fault in ("error", "cut") if any(verdict.details.get(fault) for verdict in verdicts)}
     return Result(item.id, fmean(verdict.value for verdict in verdicts), all(rights), texts, details)

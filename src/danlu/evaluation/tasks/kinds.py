@@ -14,6 +14,7 @@ from danlu.evaluation.confusion import Confusion
 from danlu.evaluation.items import Item
 from danlu.evaluation.metrics.refusal import says_not_stated
 from danlu.evaluation.tasks.task import Result, ask, judge, paired, shown, totals
+from danlu.evaluation.wordings import class_of, shares, wordings_of
 
 MOST_CATEGORIES = 12
 """A kind with more categories than this names words, not parts."""
@@ -60,11 +61,21 @@ def _compare_kind(kind: str, items: Sequence[Item], base: Sequence[Result], tune
             told["macro_f1"] = Confusion.of([item.reference for item in items], named).score("macro_f1")
         if kind == "format":
             told["loose"] = fmean(result.right or bool(result.details.get("loose")) for result in results)
+        if wordings := _wordings(items, results):
+            told["wordings"] = wordings
         if (pairs := _pair_accuracy(items, results)) is not None:
             told["pair_accuracy"] = pairs
         if categories := _by_category([items[i] for i in edges], [results[i] for i in edges]):
             told["categories"] = categories
     return section
+
+
+def _wordings(items: Sequence[Item], results: Sequence[Result]) -> dict[str, Any]:
+    """Of questions asked in several wordings: how many were answered alike, and right; {} where there are none."""
+    by_id = {result.item: result for result in results}
+    asked = [[by_id[item.id] for item in wordings] for wordings in wordings_of(items)]
+    told = [class_of([r.right for r in some], [r.answers[0] if r.answers else "" for r in some]) for some in asked]
+    return shares(told) if told else {}
 
 
 def _by_category(items: Sequence[Item], results: Sequence[Result]) -> dict[str, float]:
