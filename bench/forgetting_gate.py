@@ -2,8 +2,8 @@
 
     python bench/forgetting_gate.py        # seconds; writes bench/results/forgetting-gate.json
 
-`churn` is the share of answers that change; `loss` what is truly lost. Why a category is not asked for the same proof as
-the whole: with sixty questions no model would ever pass it.
+`churn` is the share of answers that change; `loss` what is truly lost. Why a category is not asked for the same proof
+as the whole: with sixty questions no model would ever pass it.
 """
 
 from __future__ import annotations
