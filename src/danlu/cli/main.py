@@ -306,6 +306,19 @@ def run(
         raise typer.Exit(1)
 
 
+@app.command(name="round", help=say("round.about"))
+def round_(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    if not cli.rounding.show_round(recipe, overrides or (), runs, Voice(as_json=as_json, quiet=quiet)):
+        raise typer.Exit(1)
+
+
 @app.command(help=say("cli.chat"))
 def chat(
     target: Target,

@@ -20,6 +20,7 @@ from danlu.recipe.exports import ExportSection
 from danlu.recipe.method import MethodSection, SFTSection, StageSection
 from danlu.recipe.model import ModelSection
 from danlu.recipe.overrides import anchor_paths, apply_overrides
+from danlu.recipe.round import RoundSection
 from danlu.recipe.rules import broken_rules
 from danlu.recipe.section import Section
 from danlu.recipe.training import TrainingSection
@@ -67,6 +68,9 @@ class Recipe(Section):
 
     exports: tuple[ExportSection, ...] = (ExportSection(kind="adapter"), ExportSection(kind="merged"))
     """What is shipped."""
+
+    round: RoundSection = RoundSection()
+    """What the next training is held against, and promoted to."""
 
     @model_validator(mode="before")
     @classmethod

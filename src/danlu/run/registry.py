@@ -4,13 +4,17 @@ One append-only file, `registry.jsonl`, beside the runs: a line a deed (`added`,
 the top each time it is asked. So who pointed what at which version, and when, stays readable; going back is pointing
 again; a line torn by a crash is no line. The audit log (`audit.jsonl`) is told of each deed in its own words.
 
-Weights stay where they were exported; a version holds their digest, and is not resolved once that does not fit.
+A version's files stand under `registry/<name>/<number>/`, as hard links where the disk knows them: danlu replaces files
+and never writes into them, so a run that goes on takes nothing from a version. A version holds their digest, and is not
+opened once that does not fit.
 """
 
 from __future__ import annotations
 
 import datetime
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
@@ -27,13 +31,15 @@ from danlu.run.audit import AuditLog, who
 from danlu.run.lock import in_turn
 
 NAME = "registry.jsonl"
+KEPT = "registry"
+"""Folder of the versions' files."""
 _ALIAS = re.compile(r"[a-z][a-z0-9_\-]{0,31}")
 _NAMED = re.compile(r"(?P<name>[\w][\w.\-]{0,63})(?:@(?P<alias>[a-z][a-z0-9_\-]{0,31})|:(?P<number>[1-9]\d{0,8}))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What shipped under one number. `artifact` is relative to the registry's folder where it lies below it."""
+    """What shipped under one number. `artifact` is relative to the registry's folder."""
 
     name: str
     number: int
@@ -112,14 +118,16 @@ class Registry:
         return State(versions, aliases, deeds)
 
     def add(self, version: Version) -> Version:
-        """Give it the next number. Who called has seen that it passed; the same artefact twice keeps its number."""
+        """Give it the next number and keep its files. Who called has seen that it passed; the same artefact twice keeps
+        its number."""
         with self._alone():
             state = self.read()
             for known in state.versions.get(version.name, []):
                 if known.digest == version.digest and not known.is_withdrawn:
                     return known
             number = len(state.versions.get(version.name, [])) + 1
-            fresh = replace(version, number=number, created=_now(), actor=who())
+            kept = self._keep(self.folder / version.artifact, f"{KEPT}/{version.name}/{number}")
+            fresh = replace(version, number=number, artifact=kept, created=_now(), actor=who())
             self._write("added", fresh.name, number, reason=version.reason, version=fresh.to_json())
         return fresh
 
@@ -192,6 +200,17 @@ class Registry:
         manifest.check_files(folder)
         return folder
 
+    def _keep(self, folder: Path, place: str) -> str:
+        """The artefact's files at `place`, there whole or not at all."""
+        target = self.folder / place
+        fresh = target.with_name(f".{target.name}")
+        for leftover in (target, fresh):  # of a kill before the line was written
+            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.copytree(folder, fresh, copy_function=_link)
+        fresh.rename(target)
+        sync_folder(target.parent)
+        return place
+
     # ---- the file
 
     def _version(self, state: State, name: str, number: int) -> Version:
@@ -239,6 +258,13 @@ class Registry:
     def _alone(self) -> AbstractContextManager[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         return in_turn(self.folder / f".{NAME}.lock")
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copy2(source, target)
 
 
 def _known(state: State) -> str:

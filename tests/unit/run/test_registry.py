@@ -1,6 +1,7 @@
 """The registry: numbers, aliases, the way back, and what becomes of it when something breaks."""
 
 import multiprocessing
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.core.errors import DanluError, RunError
+from danlu.core.files import write_text
 from danlu.run.artifact import Manifest
 from danlu.run.audit import NAME as AUDIT_LOG
 from danlu.run.audit import AuditLog
@@ -79,13 +81,24 @@ def test_files_that_changed_are_not_opened(tmp_path: Path) -> None:
     registry = registry_of(tmp_path, 1)
     version = registry.resolve("law")
     assert registry.open(version).is_dir()
-    (tmp_path / version.artifact / "weights.txt").write_text("others")
+    kept = tmp_path / version.artifact
+    (kept / "weights.txt").unlink()
+    (kept / "weights.txt").write_text("others")
     with pytest.raises(DanluError):
         registry.open(version)
-    artifact(tmp_path, "law-1", "others")  # a manifest of its own does not help
-    with pytest.raises(RunError) as caught:
+    Manifest("merged", "law", {"name": "ember", "digest": "b"}, {}, {}, (), {}, "2026-01-01").write(kept)
+    with pytest.raises(RunError) as caught:  # a manifest of its own does not help
         registry.open(version)
     assert caught.value.key == "registry.changed"
+
+
+def test_a_run_that_goes_on_takes_nothing_from_a_version(tmp_path: Path) -> None:
+    """danlu replaces files; it never writes into them."""
+    registry = registry_of(tmp_path, 1)
+    folder = tmp_path / "law-1" / "artifacts" / "merged"
+    write_text(folder / "weights.txt", "trained again")
+    shutil.rmtree(folder)
+    assert (registry.open(registry.resolve("law")) / "weights.txt").read_text() == "weights 1"
 
 
 def test_a_line_torn_by_a_crash_is_no_line(tmp_path: Path) -> None:
