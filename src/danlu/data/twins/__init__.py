@@ -28,6 +28,7 @@ EXACT and NEAR say what was found; whether such rows are dropped, flagged or kep
 folding.py      what two copies of a text share, by table over UTF-16 units
 minhash.py      grams, MinHash, bands                  digests.py     of the fine fold: exact twins, equal questions
 compiled.py     when compiled loops pay; they are in loops_*.py and give what the numpy code beside them gives
+threads.py      bands and pairs on all cores            draws.py       the numbers that MinHash multiplies with
 signatures.py   samples to columns                      linking.py    bands to verified pairs, crowds too
 likeness.py     exact Jaccard of pairs                  groups.py     who hangs together, who stays
 decide.py       all of it over all rows                 overlap.py    what two parts share, for the certificate
