@@ -7,7 +7,7 @@ latency is measured one question at a time, cost from the time or the tokens of 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def weigh(run: Run, wishes: Wishes, *, device: str = "auto", progress: Progress 
             "retrieval": scale.retrieval(), "upkeep": _upkeep(run, retriever), "unit": scale.unit,
             "items": _rows(items, measured), "num_items": len(items),
             "footer": {
-                "recipe": run.recipe.digest, "code": f"danlu {VERSION}", "command": f"danlu weigh {run.name}",
+                "recipe": run.recipe.digest[:12], "code": f"danlu {VERSION}", "command": f"danlu weigh {run.name}",
                 "hardware": describe_hardware(engines.tuned.model.device.type),
             },
         }  # fmt: skip
@@ -183,12 +183,12 @@ class _Scale:
                 "reranker": self.wishes.reranker.model if self.wishes.reranker else None}  # fmt: skip
 
 
-def comparisons(results: dict[Name, list[Result]], clusters: Sequence[str]) -> list[dict[str, Any]]:
+def comparisons(results: dict[Name, list[Result]], groups: Sequence[Hashable]) -> list[dict[str, Any]]:
     """Every pair of arms, paired by item; p adjusted for looking at all of them (Holm)."""
     pairs = [(one, other) for place, one in enumerate(results) for other in list(results)[place + 1 :]]
     found = {
         f"{one} {other}": compare(
-            [result.right for result in results[one]], [result.right for result in results[other]], clusters
+            [result.right for result in results[one]], [result.right for result in results[other]], groups
         ).to_json()
         for one, other in pairs
     }

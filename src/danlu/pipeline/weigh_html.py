@@ -29,10 +29,10 @@ def render_weighed(weighed: dict[str, Any], name: str, language: Language) -> st
             html.stat(words("best"), words.way(best), percent(best["accuracy"])),
             html.stat(words("questions"), f"{weighed['num_items']:,}"),
         ),
-        html.section(words("arms"), html.grid(_table(weighed, words), _bars(weighed, words), wide=True)),
-        html.section(words("compared"), _pairs(weighed, words), lead=words("compared_lead")),
+        html.section(words("arms"), _table(weighed, words)),
+        html.section(words("compared"), html.grid(_bars(weighed, words), _retrieval(weighed, words), wide=True)),
+        html.section("", _pairs(weighed, words), lead=words("compared_lead")),
         html.section(words("ways"), _ways(weighed, words), lead=words("ways_lead")),
-        html.section(words("retrieval"), _retrieval(weighed, words)),
         html.section(words("examples"), _examples(weighed, words)),
         title=words("title", name=name), language=language, kicker=words("kicker"), lead=words("lead"),
         footer=" · ".join(str(value) for value in weighed["footer"].values()),
@@ -136,7 +136,7 @@ def _retrieval(weighed: dict[str, Any], words: _Words) -> Markup:
     ]
     pairs.append((words("search_time"), f"{1000 * found['seconds'].get('p50', 0):.1f} ms"))
     pairs.append((words("search_by"), " + ".join(n for n in ("BM25", found["embedder"], found["reranker"]) if n)))
-    return html.card("", html.facts(pairs, spread=True))
+    return html.card(words("retrieval"), html.facts(pairs))
 
 
 def _examples(weighed: dict[str, Any], words: _Words) -> Markup:

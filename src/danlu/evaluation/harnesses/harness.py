@@ -12,6 +12,7 @@ import orjson
 from danlu.core.errors import EvaluationError
 from danlu.core.files import sha256_json
 from danlu.data.sample import Message
+from danlu.evaluation.clusters import clusters
 from danlu.evaluation.items import Item
 from danlu.evaluation.stats import compare
 from danlu.evaluation.tasks.task import Result, paired
@@ -91,7 +92,7 @@ def section_of(items: Sequence[Item], base: Sequence[Result], tuned: Sequence[Re
     section = paired(items, base, tuned) | {"metric": base[0].details["metric"]}
     values = [[result.value for result in side] for side in (base, tuned)]
     if any(value not in (0.0, 1.0) for side in values for value in side):
-        section["difference"] = compare(values[0], values[1], [item.cluster for item in items]).to_json()
+        section["difference"] = compare(values[0], values[1], clusters(items)).to_json()
         for side, mean in zip(("base", "tuned"), (sum(side) / len(side) for side in values), strict=True):
             section[side]["mean"] = mean
     return section
