@@ -24,6 +24,8 @@ LONG_COPY = 20
 """Characters (Chinese) or words (Latin) in a row that are no coincidence."""
 _SHORTEST = 40
 """Words of a text from which it can be continued: half is given, half is looked for."""
+_LOOKED_FOR = 600
+"""Characters of the rest that are compared; an answer seldom reaches farther."""
 _CONTINUE = {"zh": "请接着往下写，一字不差：\n", "en": "Continue this text, word for word:\n"}
 
 
@@ -97,13 +99,13 @@ def _prompt(begin: str) -> str:
 
 
 def _cut(text: str) -> tuple[str, str] | None:
-    """(first half, rest) of a text that is long enough; None else. Cut between words."""
+    """(beginning, what follows it) of a text that is long enough; None else. Cut between words."""
     if len(fold(text)) < _SHORTEST:
         return None
     middle = min(len(text) // 2, 200)
     while middle < len(text) and text[middle - 1].isascii() and text[middle - 1].isalnum():
         middle += 1
-    return text[:middle], text[middle:]
+    return text[:middle], text[middle : middle + _LOOKED_FOR]
 
 
 def longest_run(first: Folded, second: Folded) -> Folded:
