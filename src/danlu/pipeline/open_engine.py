@@ -16,6 +16,7 @@ from danlu.data.encode import Encoder
 from danlu.engines.native import NativeEngine
 from danlu.exports.export import Facts, check_base
 from danlu.exports.replay import replay
+from danlu.exports.usage import nature_of
 from danlu.exports.verify import unproven, verify
 from danlu.model.quantized import keep_dequantized_if_room
 from danlu.pipeline.base import Base, load_base, open_base
@@ -132,7 +133,9 @@ def open_artifact(
     spoken = open_base(
         ModelSection(base=str(folder), init="random", system=contract["system"], thinking=contract["thinking"])
     )
-    is_adapter = manifest.kind == "adapter"
+    if nature_of(manifest.kind).library == "gguf":
+        raise ExportError("gguf.no_engine", where=str(folder), kind=manifest.kind)
+    is_adapter = nature_of(manifest.kind).relation == "adapter"
     section = ModelSection(
         base=str(facts["name"]) if is_adapter else str(folder),
         revision=facts.get("revision") if is_adapter else None,
