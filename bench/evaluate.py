@@ -233,7 +233,8 @@ def main() -> None:
         "tuning": tried,
         "versions": {"danlu": VERSION, "torch": torch.__version__, "transformers": transformers.__version__,
                      "python": platform.python_version()},
-        "hardware": cpu_name(), "load_average": [round(load, 1) for load in os.getloadavg()], "command": "python bench/evaluate.py " + " ".join(sys.argv[1:]),
+        "hardware": cpu_name(), "load_average": [round(load, 1) for load in os.getloadavg()],
+        "command": "python bench/evaluate.py " + " ".join(sys.argv[1:]),
         "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }  # fmt: skip

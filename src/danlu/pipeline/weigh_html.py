@@ -10,6 +10,7 @@ from markupsafe import Markup
 from danlu.core import html
 from danlu.core.html.charts import Bar
 from danlu.core.messages import Language, say
+from danlu.evaluation.arms.asking import ARMS
 from danlu.evaluation.gate import percent, points
 
 TONES: dict[str, html.Tone] = {"prompt": "base", "rag": "soft", "tuned": "tuned", "both": "accent"}
@@ -30,8 +31,8 @@ def render_weighed(weighed: dict[str, Any], name: str, language: Language) -> st
             html.stat(words("questions"), f"{weighed['num_items']:,}"),
         ),
         html.section(words("arms"), _table(weighed, words)),
-        html.section(words("compared"), html.grid(_bars(weighed, words), _retrieval(weighed, words), wide=True)),
-        html.section("", _pairs(weighed, words), lead=words("compared_lead")),
+        html.section(words("accuracy"), html.grid(_bars(weighed, words), _retrieval(weighed, words), wide=True)),
+        html.section(words("compared"), _pairs(weighed, words), lead=words("compared_lead")),
         html.section(words("ways"), _ways(weighed, words), lead=words("ways_lead")),
         html.section(words("examples"), _examples(weighed, words)),
         title=words("title", name=name), language=language, kicker=words("kicker"), lead=words("lead"),
@@ -86,9 +87,14 @@ def _table(weighed: dict[str, Any], words: _Words) -> Markup:
         (words(name), f"{percent(arm['accuracy'])} ({percent(arm['interval'][0])}–{percent(arm['interval'][1])})",
          _seconds(arm, "p50"), _seconds(arm, "p95"), f"{arm['prompt_tokens']:,.0f}", f"{arm['answer_tokens']:,.0f}",
          words.cost(arm["cost_per_1000"], weighed["unit"]))
-        for name, arm in weighed["arms"].items()
+        for name, arm in _ordered(weighed)
     ]  # fmt: skip
     return html.card("", html.table(heads, rows), note=words("cost_note"))
+
+
+def _ordered(weighed: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The arms in their own order, also when they were read back from a file."""
+    return [(name, weighed["arms"][name]) for name in ARMS if name in weighed["arms"]]
 
 
 def _seconds(arm: dict[str, Any], name: str) -> str:
@@ -99,7 +105,7 @@ def _seconds(arm: dict[str, Any], name: str) -> str:
 def _bars(weighed: dict[str, Any], words: _Words) -> Markup:
     groups = [
         (words(name), [Bar(arm["accuracy"], low, high, percent(arm["accuracy"]), TONES[name])])
-        for name, arm in weighed["arms"].items()
+        for name, arm in _ordered(weighed)
         for low, high in (arm["interval"],)
     ]
     return html.card(words("accuracy"), html.bars(groups, title=words("accuracy")))
