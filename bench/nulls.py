@@ -1,6 +1,6 @@
 """Does the gate cry wolf, and what can it find? Base and tuned model simulated, the truth known, our tests asked.
 
-    python bench/nulls.py                     # about six minutes on one core; writes bench/results/nulls.json
+    python bench/nulls.py                     # about seven minutes on a quiet core; writes bench/results/nulls.json
 
 Questions come in documents. A document is hard or easy for both models, and one of the two may happen to do better on
 it; under a true null these turns cancel out over documents (`even`: each way alike; `skewed`: one document in ten gains
@@ -258,6 +258,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/nulls.json"))
     given = parser.parse_args()
     started = time.perf_counter()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     few = max(1, given.trials // 4)
     gains = [0.02, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2]
     told: dict[str, Any] = {"false_alarms": {}, "coverage": {}, "power": {}}
@@ -277,7 +278,6 @@ def main() -> None:
         rows = power(plan, few, gains)
         told["power"][plan.name] = {"curve": rows, "found_4_of_5_at": found_at(rows)}
         print(plan.name, told["power"][plan.name], flush=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     told |= {
         "trials": given.trials, "resamples": RESAMPLES,
         "standard_error_at_5_percent": round((0.05 * 0.95 / given.trials) ** 0.5, 4),

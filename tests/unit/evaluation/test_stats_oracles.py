@@ -311,5 +311,7 @@ def test_randomisation_of_sums_is_every_swap_counted() -> None:
             first = np.where(np.asarray(swap)[:, None], tuned, base).sum(axis=0)
             second = np.where(np.asarray(swap)[:, None], base, tuned).sum(axis=0)
             hits.append(abs(ratio(second) - ratio(first)) >= seen - 1e-9)
-        got = compare_tallies(Tally(base.astype(float), ratio), Tally(tuned.astype(float), ratio), span=9, resamples=200)
+        got = compare_tallies(
+            Tally(base.astype(float), ratio), Tally(tuned.astype(float), ratio), span=9, resamples=200
+        )
         assert got.p == pytest.approx(np.mean(hits), abs=1e-9)
