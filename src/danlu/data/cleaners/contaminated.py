@@ -54,7 +54,7 @@ class Contaminated:
             _Index.of([row for row in rows if len(row[0]) >= _LONG_FROM], _LONG, _HALF),
             _Index.of([row for row in rows if _SHORT_FROM <= len(row[0]) < _LONG_FROM], _SHORT, _MOST),
         )
-        self.gate = _gate([units for units, _ in rows], self.indices[1])
+        self.gate = _gate([units for units, _ in rows], *self.indices)
         self.tiny = {units.tobytes(): name for units, name in rows if 0 < len(units) < _SHORT_FROM}
         self.digest = sha256_json(sorted(hashlib.sha256(units.tobytes()).hexdigest() for units, _ in rows))
 
@@ -123,9 +123,9 @@ class _Pieces:
         return places[is_hit], at[is_hit]
 
 
-def _gate(items: Sequence[Units], short: _Index) -> _Pieces:
+def _gate(items: Sequence[Units], long: _Index, short: _Index) -> _Pieces:
     """Short pieces of which every row that holds an item has one, however it came to hold it: of a long item one in
-    every piece of its own, of a short one more than it may lack. Those that look rarest, so few other rows have one."""
+    each of more pieces than it may lack, of a short one so many themselves. The rarest, so few other rows have one."""
     items = [units for units in items if len(units) >= _SHORT_FROM]
     threes = [_keys(units, 3) for units in items]
     joined = np.concatenate([np.zeros(0, np.uint64), *threes])
@@ -133,10 +133,11 @@ def _gate(items: Sequence[Units], short: _Index) -> _Pieces:
     weights = np.split(np.log(count)[number], np.cumsum([len(own) for own in threes])[:-1])
     scores = [own[:-3] + own[1:-2] + own[2:-1] + own[3:] for own in weights] if items else []
     sixes = [_keys(units, _SHORT) for units in items]
+    longs = [(keys, score, units) for units, keys, score in zip(items, sixes, scores, strict=True)
+             if len(units) >= _LONG_FROM]  # fmt: skip
     chosen = [
-        keys[_one_in_each(score, _LONG - _SHORT + 1)]
-        for units, keys, score in zip(items, sixes, scores, strict=True)
-        if len(units) >= _LONG_FROM
+        keys[_enough(score, _wanted(_keys(units, _LONG), long, item), (1 - long.least) * long.total[item])]
+        for item, (keys, score, units) in enumerate(longs)
     ]
     if len(short.pieces.keys):
         known, place = np.unique(np.concatenate(sixes), return_index=True)
@@ -149,13 +150,29 @@ def _gate(items: Sequence[Units], short: _Index) -> _Pieces:
     return _Pieces.of(np.unique(np.concatenate([np.zeros(0, np.uint64), *chosen])), _SHORT)
 
 
-def _one_in_each(score: npt.NDArray[np.float64], size: int) -> Places:
-    """Places such that one lies in each `size` places that follow each other, of low score each."""
-    places, at = [], 0
-    while at + size <= len(score):
-        places.append(at + int(np.argmin(score[at : at + size])))
-        at = places[-1] + 1
-    return np.array(places, np.int64)
+def _wanted(keys: Keys, index: _Index, item: int) -> list[int]:
+    """Of each place the number of its piece in the index, -1 where the item does not count it."""
+    at = np.minimum(np.searchsorted(index.pieces.keys, keys), len(index.pieces.keys) - 1)
+    own = set(np.flatnonzero(index.owners == item).tolist())
+    first = index.first
+    is_own = {place for place in set(at.tolist()) if not own.isdisjoint(range(first[place], first[place + 1]))}
+    is_known = index.pieces.keys[at] == keys
+    return [place if known and place in is_own else -1 for place, known in zip(at.tolist(), is_known, strict=True)]
+
+
+def _enough(score: npt.NDArray[np.float64], wanted: Sequence[int], least: float) -> list[int]:
+    """Places of short pieces, of low score, that lie in more than `least` of the long pieces wanted, or in all."""
+    all_wanted = {number for number in wanted if number >= 0}
+    places: list[int] = []
+    met: set[int] = set()
+    for place in np.argsort(score, kind="stable").tolist():
+        if len(met) > least or len(met) == len(all_wanted):
+            break
+        around = {number for number in wanted[max(0, place - (_LONG - _SHORT)) : place + 1] if number >= 0}
+        if not around <= met:
+            met |= around
+            places.append(place)
+    return places
 
 
 @dataclass(frozen=True, slots=True)
