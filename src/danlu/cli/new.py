@@ -48,7 +48,7 @@ training:
 
 evaluation:
   # questions: questions.jsonl     # your own questions and answers; else the held-out part is asked
-  tasks: [domain, consistency, forgetting]
+  tasks: [domain, consistency, probes, forgetting, memorisation]
 
 gate: {{min_gain: 0.05, max_forget: 0.15}}
 
@@ -89,7 +89,7 @@ training:
 
 evaluation:
   # questions: questions.jsonl     # 您自己的问答；不写则用留出的部分
-  tasks: [domain, consistency, forgetting]
+  tasks: [domain, consistency, probes, forgetting, memorisation]
 
 gate: {{min_gain: 0.05, max_forget: 0.15}}
 

@@ -72,7 +72,7 @@ def demo_recipe(*, full: bool) -> Recipe:
         "training": {"epochs": 7, "lr": 3e-3, "context": 256, "batch_tokens": 2048, "eval_every": 1.0, "patience": 0,
                      "schedule": "cosine"},
         "evaluation": {
-            "tasks": ["domain", "consistency", "edge", "preference", "forgetting"],
+            "tasks": ["domain", "consistency", "edge", "probes", "preference", "forgetting", "memorisation"],
             "questions": str(folder / "test.jsonl"),
             "edge": str(folder / "edge.jsonl"),
             "preference": str(folder / "preference_test.jsonl"),
