@@ -196,7 +196,9 @@ def _words(text: str) -> str:
 
 def _units_of(texts: Sequence[str]) -> tuple[Units, Places]:
     """All texts, each closed by a line break, and where those breaks stand."""
-    flat = encode("\n".join([*texts, ""]))
+    # some at a time: one character beyond U+FFFF makes Python hold all letters around it in twice the bytes
+    some = ("\n".join([*texts[at : at + _SOME], ""]) for at in range(0, len(texts), _SOME))
+    flat = np.frombuffer(b"".join([text.encode("utf-16-le", "surrogatepass") for text in some]), np.uint16)
     ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1) - 1
     num_beyond = len(flat) - (int(ends[-1]) + 1 if len(texts) else 0)
     if num_beyond:
