@@ -3,8 +3,9 @@
 Top-level keys (absent tasks leave null):
 `base`, `tuned`  {name, digest, accuracy, interval [low, high], num_items, num_groups, num_right, faults}
 `difference`     tuned − base: {value, interval, p, test, num_gained, num_lost, detectable, direction}
-`metrics`        mean of exact / contains / char_f1 on both sides; `by` the same per language, document, kind;
-`classes`        labels only: confusion counts and macro F1
+`metrics`        {name: {base, tuned, difference, signature, scale}} of further metrics; BLEU and chrF have scale 100
+`by`             the comparison per language, document, kind
+`classes`        labels only: confusion counts, parse failures under "", scores overall and per class
 `consistency`    {base, tuned: {consistent_right, consistent_wrong, inconsistent, interval, ...}, repeats, temperature}
                  `ways` the same three shares for sampled, greedy and wordings
 `edge`, `probes` {base, tuned, difference, kinds {sarcasm, negation, unanswerable, ...: {..., base.control, ...}}}:
