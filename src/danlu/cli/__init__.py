@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         show,
         show_plan,
         targets,
+        tracking,
         weighing,
         why,
     )
@@ -54,6 +55,7 @@ __all__ = [
     "show",
     "show_plan",
     "targets",
+    "tracking",
     "weighing",
     "why",
 ]

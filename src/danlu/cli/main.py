@@ -331,6 +331,19 @@ def chat(
     cli.chat.talk(target, runs, Voice(as_json=as_json, quiet=quiet), allow_unproven=allow_unproven)
 
 
+@app.command(help=say("track.about"))
+def track(
+    target: Target,
+    to: Annotated[str, typer.Option("--to", help=say("track.opt_to"))] = "mlflow",
+    place: Annotated[str, typer.Option("--place", help=say("track.opt_place"))] = "",
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
+    cli.tracking.track(target, to, place, runs, Voice(as_json=as_json, quiet=quiet))
+
+
 @app.command(help=say("cli.why"))
 def why(
     sample: Annotated[str, typer.Argument(metavar="SAMPLE", help=say("cli.arg_sample"))],

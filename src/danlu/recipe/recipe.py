@@ -23,6 +23,7 @@ from danlu.recipe.overrides import anchor_paths, apply_overrides
 from danlu.recipe.round import RoundSection
 from danlu.recipe.rules import broken_rules
 from danlu.recipe.section import Section
+from danlu.recipe.tracking import TrackingSection
 from danlu.recipe.training import TrainingSection
 
 
@@ -68,6 +69,9 @@ class Recipe(Section):
 
     exports: tuple[ExportSection, ...] = (ExportSection(kind="adapter"), ExportSection(kind="merged"))
     """What is shipped."""
+
+    tracking: TrackingSection = TrackingSection()
+    """Who is shown a run while it works; no part of what a run is."""
 
     round: RoundSection = RoundSection()
     """What the next training is held against, and promoted to."""
@@ -141,7 +145,8 @@ class Recipe(Section):
 
     @property
     def digest(self) -> str:
-        return sha256_json(self.resolved())
+        """Of everything that decides what comes out."""
+        return sha256_json({name: chapter for name, chapter in self.resolved().items() if name != "tracking"})
 
 
 def _whole_stage(stage: Any) -> Any:

@@ -30,6 +30,7 @@ from danlu.run.events import Events
 from danlu.run.kept import read_kept
 from danlu.run.lock import locked
 from danlu.run.migrate import FORMAT, migrate
+from danlu.run.mirror import following
 from danlu.version import VERSION
 
 
@@ -45,7 +46,11 @@ class Run:
         """The run of this recipe under `runs`: the same recipe finds its run again, a changed one gets a new folder."""
         folder = runs / f"{recipe.name}-{recipe.digest[:8]}"
         if (folder / "run.json").exists():
-            return cls.open(folder)
+            known = cls.open(folder)
+            if known.recipe.tracking != recipe.tracking:  # whoever looks on makes no other run
+                write_json(folder / "recipe.json", recipe.resolved())
+                known = cls.open(folder)
+            return known
         (folder / "acts").mkdir(parents=True, exist_ok=True)
         write_json(folder / "recipe.json", recipe.resolved())
         # run.json last: a folder without it was never a run
@@ -114,7 +119,8 @@ class Run:
         with locked(self.folder / ".lock"):
             self.events.append("started", act=act)
             try:
-                yield
+                with following(self):
+                    yield
             except BaseException as error:
                 self.events.append("stopped", act=act, error=type(error).__name__, message=str(error)[:2000])
                 raise
