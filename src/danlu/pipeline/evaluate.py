@@ -70,7 +70,7 @@ def gate_of(run: Run) -> Gate:
 
 
 def current_report(run: Run) -> Report | None:
-    """The run's report, if it speaks of the weights, questions and demands of now; None where it has to be asked for."""
+    """The run's report, if it speaks of the weights, questions and demands of now; None where it must be made."""
     return _known_report(run, _inputs_digest(run))
 
 
