@@ -6,7 +6,9 @@ The cost of rounding weights and inputs is judged beside random rounding of the 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 from pathlib import Path
 
 import torch
@@ -50,8 +52,9 @@ def prove_compressed(subject: Subject, folder: Path, merged: Model, scheme: Sche
         bench = dataclasses.replace(set_up(subject, promise), expected=expected, ends=ends_of(expected), effects=None)
         cost, noise = _check_cost(bench, scheme, layers, subject.max_new_tokens)
         readers = ["transformers", *(["vllm"] if has("vllm") else [])]
-        for name in readers if has(PACKAGE) else []:
-            checks += prove_reader(READERS.load(name)(), subject, folder, bench)
+        with contextlib.redirect_stderr(io.StringIO()):  # the package draws progress bars of its own
+            for name in readers if has(PACKAGE) else []:
+                checks += prove_reader(READERS.load(name)(), subject, folder, bench)
     if not has(PACKAGE):
         checks.append(Check("transformers_logits", "not run", note=PACKAGE))
     return checks + cost, noise
