@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from danlu.pipeline.judge import judge
     from danlu.pipeline.open_engine import open_artifact, open_engine, open_engines
     from danlu.pipeline.prepare import prepare
+    from danlu.pipeline.round import play_round
     from danlu.pipeline.run_all import run_all
     from danlu.pipeline.train import train
     from danlu.pipeline.weigh import weigh
@@ -49,6 +50,7 @@ _PLACES = {
     "evaluate_artifact": "danlu.pipeline.evaluate",
     "examine": "danlu.pipeline.examine",
     "export": "danlu.pipeline.export",
+    "play_round": "danlu.pipeline.round",
     "run_all": "danlu.pipeline.run_all",
     "demo": "danlu.pipeline.demo",
     "learning_curve": "danlu.pipeline.curve",
@@ -90,6 +92,7 @@ __all__ = [
     "open_artifact",
     "open_engine",
     "open_engines",
+    "play_round",
     "prepare",
     "run_all",
     "train",

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import danlu
 from danlu.cli.voice import FAULT, Voice
 from danlu.core.messages import say
 from danlu.evaluation.gate import points
-from danlu.pipeline.round import play_round
 from danlu.recipe import Recipe
 
 
 def show_round(recipe: Path, overrides: Sequence[str], runs: Path, voice: Voice) -> bool:
     """Whether the round was promoted."""
-    found = play_round(Recipe.load(recipe, overrides), runs, progress=voice.progress)
+    found = danlu.play_round(Recipe.load(recipe, overrides), runs, progress=voice.progress)
     if found.comparison is not None:
         told = found.comparison.comparison
         voice.say(say("round.beside", version=found.before.label if found.before else "-", value=points(told.value),

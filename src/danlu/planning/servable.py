@@ -101,7 +101,8 @@ def rope_kind(config: Config) -> str:
     table: Config = config.get("rope_parameters") or config.get("rope_scaling") or {}
     table = table.get("full_attention", table)
     kind = str(table.get("rope_type", table.get("type", "default")))
-    return "longrope" if kind == "su" or kind in _LONG.get(str(config.get("model_type")), ()) else kind
+    long_names = _LONG.get(str(config.get("model_type")), ())
+    return "longrope" if kind == "su" or kind in long_names else kind
 
 
 def coarser_rows(config: Config, quantize: str) -> Iterator[Fault]:

@@ -11,15 +11,14 @@ import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from danlu.core.errors import RunError
 from danlu.core.files import read_json, write_json
+from danlu.recipe.recipe import Recipe
+from danlu.run.events import Events
 from danlu.run.trackers import TRACKERS
 from danlu.run.trackers.tracker import Point, Tracker
-
-if TYPE_CHECKING:
-    from danlu.run.run import Run
 
 NAME = "trackers.json"
 EVERY_S = 10.0
@@ -28,10 +27,21 @@ _FOLLOWED: set[Path] = set()
 _FIGURES = ("loss", "lr", "grad_norm", "tokens_per_s", "num_supervised_tokens", "replay_share")
 
 
+class Followed(Protocol):
+    """A run, as far as a mirror looks at it."""
+
+    folder: Path
+    recipe: Recipe
+    events: Events
+
+    @property
+    def name(self) -> str: ...
+
+
 class Mirror:
     """Follows one run into one tracker."""
 
-    def __init__(self, run: Run, kind: str, place: str = "") -> None:
+    def __init__(self, run: Followed, kind: str, place: str = "") -> None:
         self.run, self.kind = run, kind
         self._known = _read(run.folder).get(kind, {})
         self._sent = int(self._known.get("events", 0))
@@ -55,10 +65,10 @@ class Mirror:
         """The last figures, those of the report and the page that people read, too."""
         self.catch_up()
         reported = str(self._known.get("report", ""))
-        path = self.run.path("report.json")
+        path = self.run.folder / "report.json"
         if path.is_file() and (stamp := str(path.stat().st_mtime_ns)) != reported:
             self._tracker.points(list(_report_points(read_json(path), path.stat().st_mtime)))
-            page = self.run.path("report.html")
+            page = self.run.folder / "report.html"
             self._tracker.files([page] if page.is_file() else [])
             self._known = {**self._known, "report": stamp}
         self._write(is_over=is_over)
@@ -67,11 +77,11 @@ class Mirror:
     def _write(self, *, is_over: bool) -> None:
         kept = self._known | self._tracker.state() | {"events": self._sent, "is_over": is_over}
         self._known = kept
-        write_json(self.run.path(NAME), _read(self.run.folder) | {self.kind: kept})
+        write_json(self.run.folder / NAME, _read(self.run.folder) | {self.kind: kept})
 
 
 @contextlib.contextmanager
-def following(run: Run) -> Iterator[None]:
+def following(run: Followed) -> Iterator[None]:
     """The recipe's trackers see what is done here as it happens. RunError before anything is done where one that is
     asked for is not installed."""
     section = run.recipe.tracking
@@ -93,7 +103,7 @@ def following(run: Run) -> Iterator[None]:
 class Follower:
     """Mirrors while an act works. What goes wrong in a tracker is an event of the run, and ends that mirror alone."""
 
-    def __init__(self, run: Run, kinds: Mapping[str, str]) -> None:
+    def __init__(self, run: Followed, kinds: Mapping[str, str]) -> None:
         self.run = run
         self._mirrors: list[Mirror] = []
         self._over = threading.Event()

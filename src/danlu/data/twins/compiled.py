@@ -9,7 +9,6 @@ much as the loops would have: never more than twice the best, whatever is still 
 from __future__ import annotations
 
 import functools
-import importlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +59,7 @@ purse = Purse()
 def has_numba() -> bool:
     """Is numba here, and does it get on with this numpy?"""
     try:
-        importlib.import_module("numba")
+        import numba  # noqa: F401 - slow to load, and only asked after where it would pay
     except ImportError:
         return False
     return True
