@@ -6,7 +6,7 @@ merged folder by transformers, GGUF and LoRA-GGUF by llama.cpp. `honest` counts 
 would have found besides is not counted); `modules` takes a tenth from each module in turn. One line of JSON a case goes
 to OUT/cases.jsonl, so a run that was stopped goes on; `table` sums up.
 
-    python bench/sabotage.py honest|matrix|modules|table OUT [--families N] [--seeds N]
+    python bench/sabotage.py honest|matrix|modules|table OUT [--families N] [--skip N] [--seeds N]
 """
 
 from __future__ import annotations
@@ -253,6 +253,7 @@ def main() -> None:
     parser.add_argument("act", choices=["honest", "matrix", "modules", "table"])
     parser.add_argument("out", type=Path)
     parser.add_argument("--families", type=int, default=0, help="only the first so many")
+    parser.add_argument("--skip", type=int, default=0, help="not the first so many")
     parser.add_argument("--seeds", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -260,7 +261,7 @@ def main() -> None:
     known = {"honest": FAMILIES, "matrix": MATRIX_FAMILIES, "modules": MATRIX_FAMILIES[:1]}
     if given.act != "table":
         families = list(known[given.act])
-        go(given.act, cases, families[: given.families or len(families)], given.seeds)
+        go(given.act, cases, families[given.skip : given.families or len(families)], given.seeds)
     table(cases, given.out)
 
 
