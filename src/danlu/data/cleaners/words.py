@@ -71,12 +71,12 @@ def _folded_quickly(laid: Laid) -> tuple[Units, Places]:
     from danlu.data.cleaners.loops_words import fold_words  # compiled on the first call
 
     units, ends = laid.units, laid.unit_ends
-    points, kinds = folding._beyond(units)
+    points, kinds = folding.points_beyond(units)
     flat, at, is_hard = np.empty(len(units), np.uint16), np.zeros(len(ends) + 1, np.int64), np.zeros(len(ends), bool)
-    fold_words(units, ends, folding._joint_table(), points, kinds, flat, at, is_hard)
+    fold_words(units, ends, folding.joint_table(), points, kinds, flat, at, is_hard)
     flat, hard = flat[: at[-1]], np.flatnonzero(is_hard).tolist()
     if hard:
-        return folding._spliced(flat, at, hard, [folding.encode(folding._words(laid.flat[text])) for text in hard])
+        return folding.spliced(flat, at, hard, [folding.encode(folding.words_of(laid.flat[text])) for text in hard])
     return flat, at
 
 

@@ -94,17 +94,17 @@ def _fold_quickly(texts: Sequence[str]) -> Folded:
     from danlu.data.twins.loops_fold import fold_texts  # compiled on the first call
 
     units, ends = _units_of(texts)
-    points, kinds = _beyond(units)
+    points, kinds = points_beyond(units)
     coarse, fine = np.empty(len(units), np.uint16), np.empty(len(units), np.uint16)
     coarse_at, fine_at = np.zeros(len(texts) + 1, np.int64), np.zeros(len(texts) + 1, np.int64)
     is_hard = np.zeros(len(texts), bool)
-    fold_texts(units, ends, _joint_table(), points, kinds, coarse, coarse_at, fine, fine_at, is_hard)
+    fold_texts(units, ends, joint_table(), points, kinds, coarse, coarse_at, fine, fine_at, is_hard)
     bare = np.flatnonzero((np.diff(coarse_at) == 0) & (np.diff(ends, prepend=-1) > 1) & ~is_hard).tolist()
     folded = Folded(coarse[: coarse_at[-1]], coarse_at, fine[: fine_at[-1]], fine_at)
     return _mended(texts, folded, np.flatnonzero(is_hard).tolist(), bare)
 
 
-def _beyond(units: Units) -> tuple[Places, npt.NDArray[np.uint8]]:
+def points_beyond(units: Units) -> tuple[Places, npt.NDArray[np.uint8]]:
     """The characters beyond U+FFFF that occur, sorted, and their kinds."""
     first = _first_of_pairs(units)
     points = np.unique(_points(units, first))
@@ -117,7 +117,8 @@ def _points(units: Units, first: Places) -> Places:
 
 
 @functools.cache
-def _joint_table() -> npt.NDArray[np.int32]:
+def joint_table() -> npt.NDArray[np.int32]:
+    """For each UTF-16 unit what it folds to, its kind 16 bits higher: what the compiled loops look up."""
     folds, kinds = _tables()
     return folds.astype(np.int32) | kinds.astype(np.int32) << np.int32(16)
 
@@ -140,9 +141,9 @@ def _mended(texts: Sequence[str], folded: Folded, hard: Sequence[int], bare: Seq
     """With the folds of texts that the table does not do, and the fine ones of marks alone."""
     coarse, coarse_at, fine, fine_at = folded.coarse, folded.coarse_at, folded.fine, folded.fine_at
     if hard:
-        coarse, coarse_at = _spliced(coarse, coarse_at, hard, [encode(_words(texts[index])) for index in hard])
+        coarse, coarse_at = spliced(coarse, coarse_at, hard, [encode(words_of(texts[index])) for index in hard])
     if special := sorted({*hard, *bare}):
-        fine, fine_at = _spliced(fine, fine_at, special, [encode(fold_finely(texts[at]) + "\n") for at in special])
+        fine, fine_at = spliced(fine, fine_at, special, [encode(fold_finely(texts[at]) + "\n") for at in special])
     return Folded(coarse, coarse_at, fine, fine_at)
 
 
@@ -156,7 +157,7 @@ def fold_words(texts: Sequence[str]) -> tuple[Units, Places]:
     places = np.flatnonzero(keep)
     flat, at = folded[places], _bounds(np.searchsorted(places, ends, "right"))
     if hard:
-        flat, at = _spliced(flat, at, hard, [encode(_words(texts[index]) + "\n") for index in hard])
+        flat, at = spliced(flat, at, hard, [encode(words_of(texts[index]) + "\n") for index in hard])
     return flat, at
 
 
@@ -190,7 +191,8 @@ def encode(text: str) -> Units:
     return np.frombuffer(text.encode("utf-16-le", "surrogatepass"), np.uint16)
 
 
-def _words(text: str) -> str:
+def words_of(text: str) -> str:
+    """The coarse fold; empty for a text of marks alone."""
     return _MARKS.sub("", plain_of(text))
 
 
@@ -253,7 +255,7 @@ def _bounds(ends: npt.NDArray[Any]) -> Places:
     return np.concatenate([[0], ends]).astype(np.int64)
 
 
-def _spliced(flat: Units, bounds: Places, at: Sequence[int], texts: Sequence[Units]) -> tuple[Units, Places]:
+def spliced(flat: Units, bounds: Places, at: Sequence[int], texts: Sequence[Units]) -> tuple[Units, Places]:
     """`flat` with the texts at these places replaced."""
     lengths, pieces, last = np.diff(bounds), [], 0
     for index, text in zip(at, texts, strict=True):
