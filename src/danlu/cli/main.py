@@ -256,6 +256,7 @@ def evaluate(
 ) -> None:
     voice = Voice(as_json=as_json, quiet=quiet)
     if questions is not None and cli.targets.is_artifact(target):
+        cli.targets.refuse_overrides(target, overrides or ())
         cli.show.show_report(
             Path(target), danlu.evaluate_artifact(Path(target), questions, progress=voice.progress), voice
         )

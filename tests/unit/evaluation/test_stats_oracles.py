@@ -256,7 +256,7 @@ def test_krippendorffs_own_example() -> None:
 
 def test_f1_and_mcc_are_scikit_learns_with_parse_failures_as_wrong() -> None:
     dice = random.Random(12)
-    for number in range(CASES):
+    for _ in range(CASES):
         classes = "甲乙丙丁ab"[: dice.randint(2, 6)]
         size = dice.randint(5, 60)
         true = [dice.choice(classes) for _ in range(size)]
@@ -265,14 +265,12 @@ def test_f1_and_mcc_are_scikit_learns_with_parse_failures_as_wrong() -> None:
         labels = sorted({*true, *told} - {"(none)"})
         confusion = Confusion.of(true, named)
         kinds = {"macro_f1": "macro", "micro_f1": "micro", "weighted_f1": "weighted"}
-        for ours, theirs in kinds.items() if number % 3 == 0 else [("macro_f1", "macro")]:
+        for ours, theirs in kinds.items():
             wanted = sklearn_metrics.f1_score(true, told, labels=labels, average=theirs, zero_division=0)
             assert confusion.score(ours) == pytest.approx(wanted, abs=1e-9), (ours, true, told)
         assert confusion.score("accuracy") == pytest.approx(sklearn_metrics.accuracy_score(true, told), abs=1e-9)
         assert confusion.score("mcc") == pytest.approx(sklearn_metrics.matthews_corrcoef(true, told), abs=1e-9)
         assert confusion.num_parse_failures == named.count(None)
-        if number % 3:
-            continue
         per_class = confusion.per_class()
         wanted = sklearn_metrics.precision_recall_fscore_support(true, told, labels=labels, zero_division=0)
         for place, name in enumerate(labels):

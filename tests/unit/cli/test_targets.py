@@ -1,0 +1,30 @@
+"""What a command line may name: overrides belong to a recipe file and are refused, not dropped, beside anything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from danlu.cli.targets import open_target
+from danlu.core.errors import RunError
+from danlu.core.messages import lookup
+
+RECIPE = "name: small\nmodel: {base: ember}\ndata: {sources: [{path: rows.jsonl}]}\n"
+
+
+def test_overrides_on_a_run_are_refused_and_the_way_out_is_named(tmp_path: Path) -> None:
+    """`danlu evaluate RUN gate.min_gain=0` judged by the run's own gate, and said nothing."""
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    run = open_target(str(recipe), (), tmp_path)
+    for name in (str(run.folder), run.folder.name, "small"):
+        assert open_target(name, (), tmp_path).folder == run.folder
+        with pytest.raises(RunError, match="gate.min_gain=0") as refused:
+            open_target(name, ["gate.min_gain=0"], tmp_path)
+        assert refused.value.key == "cli.overrides_on_run" and refused.value.where == name
+        for language in ("en", "zh"):
+            text, fix = lookup(refused.value.key, language)  # type: ignore[arg-type]
+            assert "{given}" in text and "RECIPE.yaml {given}" in fix
+    other = open_target(str(recipe), ["gate.min_gain=0"], tmp_path)
+    assert other.folder != run.folder and other.recipe.gate.min_gain == 0
