@@ -49,3 +49,36 @@ def test_a_gate_that_holds_holds_the_round(company: Path, tmp_path: Path) -> Non
     assert danlu("registry", "list", *where).json == []
     refused = danlu("registry", "add", str(tmp_path / "runs" / held.json["run"]), *where)
     assert refused.code == 2 and refused.json["error"] == "registry.held"
+
+
+def test_a_round_is_finished_after_a_kill_and_undoes_nobody(company: Path, tmp_path: Path) -> None:
+    """Killed between version and alias; then people take the version out of use, and rounds go on every night."""
+    runs = tmp_path / "runs"
+    where = ["--runs", str(runs), "--json"]
+    wishes = [*LENIENT, "round.max_loss=1", "round.start=adapter"]
+    first = danlu("round", "recipe.yaml", *wishes, *where)
+    assert first.code == 0, first.err
+    registry = Registry(runs)
+    path = runs / "registry.jsonl"
+    *kept, _pointed = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(kept))
+    (runs / first.json["run"] / "round.json").unlink()
+    again = danlu("round", "recipe.yaml", *wishes, *where)
+    assert again.json["promoted"]["number"] == 1 and registry.resolve("tiny@prod").number == 1
+    told = (runs / first.json["run"] / "round.json").read_bytes()
+    same = danlu("round", "recipe.yaml", *wishes, *where)
+    assert same.json["run"] == first.json["run"], "going on from itself would train again each night"
+    assert (runs / first.json["run"] / "round.json").read_bytes() == told, "the verdict stays"
+
+    (source,) = [path for path in company.rglob("*.jsonl") if "answer" in path.read_text()][:1]
+    with source.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"question": "Who feeds the fish?", "answer": "Mrs Lim does."}) + "\n")
+    second = danlu("round", "recipe.yaml", *wishes, *where)
+    assert second.json["promoted"]["number"] == 2 and second.json["run"] != first.json["run"]
+    danlu("registry", "rollback", "tiny@prod", *where)
+    held = danlu("round", "recipe.yaml", *wishes, *where)
+    assert held.code == 1 and held.json["run"] == second.json["run"]
+    assert registry.resolve("tiny@prod").number == 1, "a rollback is not undone by the next night's round"
+    assert danlu("registry", "withdraw", "tiny:2", "--reason", "invents", *where).code == 0
+    assert danlu("round", "recipe.yaml", *wishes, *where).code == 1
+    assert len(registry.read().versions["tiny"]) == 2, "nor is a withdrawal"

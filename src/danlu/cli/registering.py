@@ -9,15 +9,19 @@ from danlu.cli.targets import open_target
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
 from danlu.core.messages import say
-from danlu.run.registry import Registry, Version
+from danlu.run.registry import Registry, Version, check_alias
 
 
 def add(target: str, runs: Path, voice: Voice, *, kind: str | None, alias: str | None, reason: str) -> None:
     from danlu.pipeline.register import register  # opens a run's weights, which needs torch; the others do not
 
     run = open_target(target, (), runs)
-    version = register(run, kind=kind, reason=reason)
     registry = Registry(run.folder.parent)
+    if alias is not None:
+        check_alias(alias)
+    if registry.folder.resolve() != runs.resolve():
+        voice.progress.note(say("registry.elsewhere", given=registry.folder, runs=runs))
+    version = register(run, kind=kind, reason=reason)
     if alias is not None:
         registry.point(version.name, alias, version.number, reason=reason)
     aliases = registry.read().aliases_of(version)
@@ -53,7 +57,8 @@ def show_version(named: str, runs: Path, voice: Voice) -> None:
         voice.say(say("registry.source", path=path))
     history = [deed for deed in registry.read().deeds if deed.name == version.name and deed.number == version.number]
     for deed in history:
-        voice.say(f"{deed.time}  {deed.actor}  {deed.deed} {deed.alias} {deed.reason}".rstrip())
+        what = say(f"registry.deed_{deed.deed}", alias=deed.alias)
+        voice.say(f"{deed.time[:19].replace('T', ' ')}  {deed.actor}  {what}  {deed.reason}".rstrip())
     voice.result(told | {"history": [_deed(deed) for deed in history]})
 
 
@@ -69,7 +74,9 @@ def roll_back(named: str, runs: Path, voice: Voice, *, reason: str) -> None:
     name, _, alias = named.partition("@")
     if not alias:
         raise RunError("registry.bad_name", where=named, given=named)
-    _tell_alias(Registry(runs).roll_back(name, alias, reason=reason), alias, voice)
+    registry = Registry(runs)
+    registry.open(registry.before(name, alias))
+    _tell_alias(registry.roll_back(name, alias, reason=reason), alias, voice)
 
 
 def withdraw(named: str, runs: Path, voice: Voice, *, reason: str) -> None:

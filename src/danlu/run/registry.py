@@ -1,8 +1,8 @@
 """The registry: versions of what passed its gate, and the names (`prod`, `candidate`) that point at them.
 
-One append-only file, `registry.jsonl`, beside the runs: a line a deed (`added`, `pointed`, `withdrawn`), folded from
-the top each time it is asked. So who pointed what at which version, and when, stays readable; going back is pointing
-again; a line torn by a crash is no line. The audit log (`audit.jsonl`) is told of each deed in its own words.
+One append-only file, `registry.jsonl`, beside the runs: a line a deed (`added`, `pointed`, `returned`, `withdrawn`),
+folded from the top each time it is asked. So who pointed what at which version, and when, stays readable; a line torn
+by a crash is no line. The audit log (`audit.jsonl`) is told of each deed in its own words.
 
 A version's files stand under `registry/<name>/<number>/`, as hard links where the disk knows them: danlu replaces files
 and never writes into them, so a run that goes on takes nothing from a version. A version holds their digest, and is not
@@ -91,6 +91,22 @@ class State:
             a for (name, a), number in self.aliases.items() if (name, number) == (version.name, version.number)
         )
 
+    def way_back(self, name: str, alias: str) -> list[int]:
+        """Versions the alias left and was not taken back from, the oldest first: going back twice goes back two."""
+        past: list[int] = []
+        for deed in self.deeds:
+            if (deed.name, deed.alias) != (name, alias):
+                continue
+            if deed.deed == "returned":
+                while past and past.pop() != deed.number:
+                    pass
+            past.append(deed.number)
+        return past[:-1]
+
+    def has_pointed(self, version: Version, alias: str) -> bool:
+        """Whether the alias ever meant this version."""
+        return any((deed.name, deed.number, deed.alias) == (version.name, version.number, alias) for deed in self.deeds)
+
 
 @dataclass(frozen=True, slots=True)
 class Registry:
@@ -107,11 +123,13 @@ class Registry:
         versions: dict[str, list[Version]] = {}
         aliases: dict[tuple[str, str], int] = {}
         deeds = tuple(self._deeds())
-        for deed in deeds:
+        for line, deed in enumerate(deeds, start=1):
             known = versions.setdefault(deed.name, [])
             if deed.deed == "added" and deed.version is not None:
                 known.append(Version(**deed.version))
-            elif deed.deed == "pointed":
+            if deed.number != len(known) if deed.deed == "added" else not 1 <= deed.number <= len(known):
+                raise RunError("registry.damaged", where=f"{self.path}:{line}", given=f"{deed.name}:{deed.number}")
+            if deed.deed in ("pointed", "returned"):
                 aliases[deed.name, deed.alias] = deed.number
             elif deed.deed == "withdrawn":
                 known[deed.number - 1] = replace(known[deed.number - 1], is_withdrawn=True)
@@ -133,8 +151,7 @@ class Registry:
 
     def point(self, name: str, alias: str, number: int, *, reason: str = "") -> Version:
         """Let `alias` mean this version from now on."""
-        if not _ALIAS.fullmatch(alias):
-            raise RunError("registry.bad_alias", where=alias, given=alias)
+        check_alias(alias)
         with self._alone():
             version = self._version(self.read(), name, number)
             if version.is_withdrawn:
@@ -142,20 +159,22 @@ class Registry:
             self._write("pointed", name, number, alias=alias, reason=reason)
         return version
 
-    def roll_back(self, name: str, alias: str, *, reason: str = "") -> Version:
-        """Let `alias` mean what it meant before; versions withdrawn since are passed over."""
-        with self._alone():
-            state = self.read()
-            now = state.aliases.get((name, alias))
-            past = [
-                deed.number for deed in state.deeds if (deed.deed, deed.name, deed.alias) == ("pointed", name, alias)
-            ]
-            for number in reversed(past):
-                version = self._version(state, name, number)
-                if number != now and not version.is_withdrawn:
-                    self._write("pointed", name, number, alias=alias, reason=reason or "rollback")
-                    return version
+    def before(self, name: str, alias: str) -> Version:
+        """What `alias` meant before; versions withdrawn since are passed over."""
+        state = self.read()
+        now = state.aliases.get((name, alias))
+        for number in reversed(state.way_back(name, alias)):
+            version = self._version(state, name, number)
+            if number != now and not version.is_withdrawn:
+                return version
         raise RunError("registry.nothing_before", where=f"{name}@{alias}", given=f"{name}@{alias}")
+
+    def roll_back(self, name: str, alias: str, *, reason: str = "") -> Version:
+        """Let `alias` mean what it meant before."""
+        with self._alone():
+            version = self.before(name, alias)
+            self._write("returned", name, version.number, alias=alias, reason=reason)
+        return version
 
     def withdraw(self, name: str, number: int, *, reason: str) -> Version:
         """It is not to be used any more. Refused while an alias points at it."""
@@ -242,6 +261,7 @@ class Registry:
         with self.path.open("ab") as file:
             file.write(dump_json(asdict(entry), indent=False) + b"\n")
             file.flush()
+            os.fsync(file.fileno())
         if is_new:
             sync_folder(self.folder)
 
@@ -258,6 +278,12 @@ class Registry:
     def _alone(self) -> AbstractContextManager[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         return in_turn(self.folder / f".{NAME}.lock")
+
+
+def check_alias(alias: str) -> None:
+    """RunError where a word cannot be an alias."""
+    if not _ALIAS.fullmatch(alias):
+        raise RunError("registry.bad_alias", where=alias, given=alias)
 
 
 def _link(source: str, target: str) -> None:

@@ -162,3 +162,26 @@ def test_aliases_are_plain_words(tmp_path: Path, alias: str) -> None:
     registry = registry_of(tmp_path, 1)
     with pytest.raises(RunError):
         registry.point("law", alias, 1)
+
+
+def test_going_back_twice_goes_back_two(tmp_path: Path) -> None:
+    """The second step back once led to the very version that the first had left."""
+    registry = registry_of(tmp_path)
+    for number in (1, 2, 3):
+        registry.point("law", "prod", number)
+    assert [registry.roll_back("law", "prod").number for _ in range(2)] == [2, 1]
+    with pytest.raises(RunError):
+        registry.roll_back("law", "prod")
+    registry.point("law", "prod", 3)
+    assert registry.roll_back("law", "prod").number == 1
+
+
+def test_a_version_that_lost_its_line_is_said(tmp_path: Path) -> None:
+    registry = registry_of(tmp_path, 2)
+    registry.point("law", "prod", 2)
+    lines = (tmp_path / NAME).read_bytes().splitlines(keepends=True)
+    for gone in (0, 1):
+        (tmp_path / NAME).write_bytes(b"".join(line for at, line in enumerate(lines) if at != gone))
+        with pytest.raises(RunError) as caught:
+            registry.read()
+        assert caught.value.key == "registry.damaged"
