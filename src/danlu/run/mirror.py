@@ -43,11 +43,22 @@ class Mirror:
 
     def __init__(self, run: Followed, kind: str, place: str = "") -> None:
         self.run, self.kind = run, kind
-        self._known = _read(run.folder).get(kind, {})
-        self._sent = int(self._known.get("events", 0))
-        self._tracker: Tracker = TRACKERS.load(kind, where="tracking.to")(place, run.name, run.folder, self._known)
-        if not self._known:
+        known = _read(run.folder).get(kind, {})
+        self._tracker: Tracker = TRACKERS.load(kind, where="tracking.to")(place, run.name, run.folder, known)
+        found = self._tracker.state()
+        if not found.items() <= known.items():
+            known = {}  # another place, or what was told there is gone: told from the beginning
+        self._known = known | found
+        self._sent = int(known.get("events", 0))
+        self._write(is_over=False)  # a kill from here on opens no second one
+        if not known.get("has_settings"):
             self._tracker.settings(_flat(run.recipe.resolved()))
+            self._known["has_settings"] = True
+
+    @property
+    def look(self) -> str:
+        """The command that shows what was sent; "" where there is none."""
+        return self._tracker.look()
 
     def catch_up(self) -> int:
         """Send what is new; how many figures that were."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import shutil
+import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,9 @@ class Kept:
     def state(self) -> dict[str, Any]:
         return {"place": self.place}
 
+    def look(self) -> str:
+        return ""
+
     def close(self, *, is_over: bool) -> None: ...
 
 
@@ -65,6 +71,34 @@ def test_figures_are_sent_once_each_at_their_step(run: Run) -> None:
     assert losses == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert [point.value for point in SENT["a"] if point.name == "1-sft/validation_loss"] == [0.5]
     assert Mirror(run, "kept", "a").catch_up() == 0
+
+
+def test_another_place_is_told_from_the_beginning(run: Run) -> None:
+    """Once only what was new went there: half a curve."""
+    step(run, 1)
+    assert Mirror(run, "kept", "a").catch_up() == 2
+    assert Mirror(run, "kept", "b").catch_up() == 2
+
+
+def test_a_server_that_is_not_there_is_said_at_once(run: Run) -> None:
+    """MLflow tries again for minutes, and a training would wait for it."""
+    pytest.importorskip("mlflow", reason="the extra track")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, not listening
+        began = time.monotonic()
+        with pytest.raises(OSError):
+            Mirror(run, "mlflow", f"http://127.0.0.1:{taken.getsockname()[1]}")
+    assert time.monotonic() - began < 10
+
+
+def test_a_run_that_moved_without_its_database_is_told_anew(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("mlflow", reason="the extra track")
+    step(run, 1)
+    assert Mirror(run, "mlflow").catch_up() == 2
+    assert Mirror(run, "mlflow").catch_up() == 0
+    elsewhere = tmp_path / "elsewhere" / run.name
+    shutil.copytree(run.folder, elsewhere)
+    assert Mirror(Run.open(elsewhere), "mlflow").catch_up() == 2
 
 
 def test_acts_are_followed_and_a_broken_tracker_does_no_harm(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,8 @@ from danlu.run.trackers.tracker import Point
 EXPERIMENT, BATCH, LONGEST = "danlu", 1000, 6000
 """A batch of MLflow's holds a thousand figures, a setting so many characters."""
 
+KNOCK_S = 5.0
+
 
 class MLflow:
     def __init__(self, place: str, run: str, folder: Path, known: Mapping[str, Any]) -> None:
@@ -19,9 +25,24 @@ class MLflow:
             from mlflow.tracking import MlflowClient  # an extra
         except ImportError as error:
             raise RunError("track.missing", where="tracking.to", given="mlflow", package="danlu[track]") from error
-        database = (folder.parent / "mlflow.db").resolve()
-        self._client: Any = MlflowClient(tracking_uri=place or f"sqlite:///{database}")
-        self._run = known.get("run_id") or self._create(run, folder)
+        _knock(place)
+        self._place = place
+        self._address = place or f"sqlite:///{(folder.parent / 'mlflow.db').resolve()}"
+        self._client: Any = MlflowClient(tracking_uri=self._address)
+        known_run = str(known.get("run_id", ""))
+        self._run = known_run if known_run and self._is_there(known_run) else self._create(run, folder)
+
+    def _is_there(self, run: str) -> bool:
+        """Runs are copied without the database beside them, and databases are deleted."""
+        from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+        try:
+            return bool(self._client.get_run(run).info.lifecycle_stage == "active")
+        except MlflowException as error:
+            if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                return False
+            raise
 
     def _create(self, run: str, folder: Path) -> str:
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
@@ -49,8 +70,21 @@ class MLflow:
             self._client.log_artifact(self._run, str(path))
 
     def state(self) -> dict[str, Any]:
-        return {"run_id": self._run}
+        return {"run_id": self._run, "place": self._place}
+
+    def look(self) -> str:
+        return "" if self._place else f"mlflow ui --backend-store-uri {shlex.quote(self._address)}"
 
     def close(self, *, is_over: bool) -> None:
         if is_over:
             self._client.set_terminated(self._run)
+
+
+def _knock(place: str) -> None:
+    """OSError where nobody listens: MLflow itself would try again for minutes before it says so."""
+    url = urllib.parse.urlsplit(place)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        return
+    if url.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(url.hostname):
+        return  # reached through another machine
+    socket.create_connection((url.hostname, url.port or {"http": 80, "https": 443}[url.scheme]), KNOCK_S).close()

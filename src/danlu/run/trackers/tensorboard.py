@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ class TensorBoard:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter  # an extra
         except ImportError as error:
             raise RunError("track.missing", where="tracking.to", given="tensorboard", package="danlu[track]") from error
-        self._writer: Any = EventFileWriter(place or str(folder / "tensorboard"))
+        self._place, self._folder = place, place or str(folder / "tensorboard")
+        self._writer: Any = EventFileWriter(self._folder)
 
     def settings(self, values: Mapping[str, str]) -> None:
         """None: TensorBoard has no place for them that others read."""
@@ -33,7 +35,10 @@ class TensorBoard:
         """None."""
 
     def state(self) -> dict[str, Any]:
-        return {}
+        return {"place": self._place}
+
+    def look(self) -> str:
+        return f"tensorboard --logdir {shlex.quote(self._folder)}"
 
     def close(self, *, is_over: bool) -> None:
         self._writer.close()

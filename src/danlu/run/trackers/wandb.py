@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from danlu.core.errors import RunError
 from danlu.run.trackers.tracker import Point
@@ -19,9 +20,10 @@ class WandB:
             raise RunError("track.missing", where="tracking.to", given="wandb", package="danlu[track]") from error
         keeps = folder / "wandb"
         keeps.mkdir(exist_ok=True)
-        self._id = known.get("id") or run
+        self._id, self._keeps = known.get("id") or run, keeps
+        self._mode: Literal["online", "offline"] = "online" if place == "online" else "offline"
         settings = wandb.Settings(
-            mode="online" if place == "online" else "offline", console="off", disable_git=True, disable_code=True,
+            mode=self._mode, console="off", disable_git=True, disable_code=True,
             x_disable_meta=True, x_disable_stats=True, silent=True,
         )  # fmt: skip
         self._run: Any = wandb.init(
@@ -40,7 +42,10 @@ class WandB:
         """None: reports hold questions and answers, and stay in the run."""
 
     def state(self) -> dict[str, Any]:
-        return {"id": self._id}
+        return {"id": self._id, "place": self._mode}
+
+    def look(self) -> str:
+        return f"wandb sync {shlex.quote(str(self._keeps))}/wandb/offline-run-*" if self._mode == "offline" else ""
 
     def close(self, *, is_over: bool) -> None:
         self._run.finish()
