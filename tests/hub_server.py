@@ -29,7 +29,7 @@ class Hub:
     """Method, path, Authorization."""
     url: str = ""
     status: int = 0
-    """Refuse every commit with it."""
+    """Refuse every commit with it, and tell the token back, as some proxies do."""
     damages: bool = False
     remakes: bool = False
     """A repository that is made a second time is another one, as public as it is asked to be."""
@@ -129,7 +129,7 @@ def huggingface(handler: Any, hub: Hub, path: str, query: dict[str, list[str]], 
         return handler.answer(200, {"files": modes})
     if rest[:1] == ["commit"]:
         if hub.status:
-            return handler.answer(hub.status, {"error": "you may not"})
+            return handler.answer(hub.status, {"error": f"you may not: {handler.headers.get('Authorization')}"})
         for line in content.splitlines():
             step = json.loads(line)
             value = step["value"]

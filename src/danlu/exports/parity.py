@@ -19,14 +19,13 @@ import torch
 from torch import Tensor
 
 from danlu.core.errors import EngineError
+from danlu.run.artifact import verdict_of
 
 MAX_POSITIONS = 32
 """Of one probe, counted from the end: the prompt's tail and the answer."""
 ROUND_OFF = 64.0
 """A floor below this many units of fp32 round-off at the logits' own size is taken to be that: tiny models give exact
 zeros on one machine and the last bits on the next."""
-
-Verdict = Literal["pass", "fail", "incomplete"]
 
 
 class Witness(Protocol):
@@ -302,7 +301,6 @@ def check_ids(name: str, expected: Sequence[Sequence[int]], found: Sequence[Sequ
 
 
 def sum_up(checks: Sequence[Check], **facts: Any) -> dict[str, Any]:
-    """The manifest's `parity`: fail if anything failed, incomplete if anything was not run."""
-    verdicts = {check.verdict for check in checks}
-    verdict: Verdict = "fail" if "fail" in verdicts else "incomplete" if "not run" in verdicts else "pass"
+    """The manifest's `parity`."""
+    verdict = verdict_of({check.verdict for check in checks})
     return {"verdict": verdict, "checks": [asdict(check) for check in checks], **facts}

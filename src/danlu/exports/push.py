@@ -7,6 +7,7 @@ Transport is the hubs' own clients (`huggingface_hub`, `modelscope_hub`), which 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import urllib.parse
 from collections.abc import Iterator
@@ -75,7 +76,8 @@ def push(
         raise ExportError("push.not_proven", where=str(folder), verdict=manifest.parity["verdict"])
     endpoint = (section.endpoint or ENDPOINTS[section.hub]).rstrip("/")
     _check_endpoint(endpoint)
-    remote = _open(section.hub, section.repo, endpoint, token if token is not None else _token(section.hub, cache))
+    secret = token if token is not None else read_token(section.hub, cache)
+    remote = _open(section.hub, section.repo, endpoint, secret)
     told.start(say("push.sending", name=manifest.name, repo=section.repo), 3)
     remote.make(is_private=section.private)
     _check_private(remote, section)
@@ -104,17 +106,27 @@ def _check_sent(folder: Path, files: dict[str, str], there: dict[str, str], repo
 
 
 def _check_endpoint(endpoint: str) -> None:
-    """A token travels with each request: in the clear only within this machine."""
+    """A token travels with each request: in the clear only within this machine. The address is told in events and
+    reports, so nothing secret may stand in it."""
     parts = urllib.parse.urlsplit(endpoint)
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise HubError("push.secret_address", where="exports.push.endpoint", given=parts.hostname)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
         raise HubError("push.in_the_clear", where="exports.push.endpoint", given=endpoint)
 
 
-def _token(hub: Hub, cache: Path) -> str:
-    path = cache.expanduser() / f"{hub}.token"
-    token = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+def token_file(hub: Hub, cache: Path = CACHE) -> Path:
+    return cache.expanduser() / f"{hub}.token"
+
+
+def read_token(hub: Hub, cache: Path) -> str:
+    """One line that fits a header; what a client says of one that does not would quote it."""
+    path = token_file(hub, cache)
+    token = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
     if not token:
         raise HubError("push.no_token", where="exports.push", hub=hub, file=str(path))
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise HubError("push.bad_token", where=str(path), hub=hub)
     return token
 
 
@@ -131,25 +143,26 @@ class HuggingFace:
         from huggingface_hub.errors import HfHubHTTPError
 
         self._repo, self._api = repo, HfApi(endpoint=endpoint, token=token)
-        self._faults = (HfHubHTTPError, OSError)
+        # its transport's faults and the system's; names that it will not take
+        self._said = functools.partial(_said, repo, (*HfHubHTTPError.__bases__, ValueError), token)
 
     def make(self, *, is_private: bool) -> None:
-        with _said(self._repo, self._faults):
+        with self._said():
             self._api.create_repo(self._repo, private=is_private, exist_ok=True)
 
     def is_private(self) -> bool:
-        with _said(self._repo, self._faults):
+        with self._said():
             return bool(self._api.repo_info(self._repo).private)
 
     def send(self, folder: Path, message: str) -> str:
-        with _said(self._repo, self._faults):
+        with self._said():
             sent = self._api.upload_folder(
                 repo_id=self._repo, folder_path=folder, commit_message=message, delete_patterns="*"
             )
             return str(sent.oid)
 
     def digests(self) -> dict[str, str]:
-        with _said(self._repo, self._faults):
+        with self._said():
             files = self._api.repo_info(self._repo, files_metadata=True).siblings or []
         return {file.rfilename: file.lfs.sha256 if file.lfs else "" for file in files}
 
@@ -160,20 +173,20 @@ class ModelScope:
         from modelscope_hub.errors import HubError as ModelScopeError
 
         self._repo, self._api = repo, HubApi(endpoint=endpoint, token=token)
-        self._faults = (ModelScopeError, OSError)
+        self._said = functools.partial(_said, repo, (ModelScopeError, OSError, ValueError), token)
 
     def make(self, *, is_private: bool) -> None:
-        with _said(self._repo, self._faults):
+        with self._said():
             if not self._api.repo_exists(self._repo, "model"):
                 self._api.create_repo(self._repo, "model", visibility="private" if is_private else "public")
 
     def is_private(self) -> bool:
-        with _said(self._repo, self._faults):
+        with self._said():
             visibility = self._api.get_repo(self._repo, "model").visibility
         return getattr(visibility, "name", "") == "PRIVATE"  # what it does not tell counts as public
 
     def send(self, folder: Path, message: str) -> str:
-        with _said(self._repo, self._faults):
+        with self._said():
             self._api.upload_folder(
                 self._repo, "model", folder, commit_message=message, disable_tqdm=True, sync_remote_repo=True,
                 use_cache=False,
@@ -181,16 +194,18 @@ class ModelScope:
         return REVISIONS["modelscope"]
 
     def digests(self) -> dict[str, str]:
-        with _said(self._repo, self._faults):
+        with self._said():
             files = self._api.list_repo_files(self._repo, "model", recursive=True)
         return {str(file.path): str(file.sha256 or "") for file in files if file.type != "tree"}
 
 
 @contextlib.contextmanager
-def _said(repo: str, faults: tuple[type[BaseException], ...]) -> Iterator[None]:
-    """A client's exception as ours, with what the hub said. What a client prints is not for our users."""
+def _said(repo: str, faults: tuple[type[BaseException], ...], token: str) -> Iterator[None]:
+    """A client's exception as ours, with what the hub said; the exception itself holds the request and its token, and
+    is let go. What a client prints is not for our users."""
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield
     except faults as error:
-        raise HubError("push.refused", where=repo, said=" ".join(str(error).split())[:300]) from error
+        said = " ".join(str(error).split()).replace(token, "***")  # a hub, or what stands between, may tell it back
+        raise HubError("push.refused", where=repo, said=said[:300]) from None

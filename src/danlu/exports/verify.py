@@ -13,7 +13,7 @@ from danlu.core.files import read_json
 from danlu.data.contract import Contract, make_contract
 from danlu.data.template import Template
 from danlu.data.tokenizer import Tokenizer
-from danlu.run.artifact import NAME, Manifest
+from danlu.run.artifact import NAME, Manifest, verdict_of
 
 
 def verify(folder: Path, *, allow_unproven: bool = False) -> Manifest:
@@ -46,8 +46,11 @@ def _read(folder: Path) -> Manifest:
     try:
         manifest = Manifest.read(folder)
         recorded: Any = read_json(folder / NAME)["digest"]
+        told, verdicts = manifest.parity["verdict"], {check["verdict"] for check in manifest.parity["checks"]}
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # not JSON, or not of this shape
         raise ExportError("export.bad_manifest", where=str(folder / NAME), said=str(error)[:200]) from error
     if recorded != manifest.digest:
         raise ExportError("run.tampered", where=str(folder / NAME), expected=recorded, given=manifest.digest)
+    if told != verdict_of(verdicts):
+        raise ExportError("export.bad_manifest", where=str(folder / NAME), said=f"verdict {told!r}, {sorted(verdicts)}")
     return manifest

@@ -6,6 +6,7 @@ the digest of that list, so it names the content. Canaries are prompts with the 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,11 @@ class Manifest:
             found = sha256_file(folder / name) if name in present else None
             if found != self.files.get(name):
                 raise ExportError("run.tampered", where=str(folder / name), expected=self.files.get(name), given=found)
+
+
+def verdict_of(verdicts: Collection[str]) -> str:
+    """Of all checks: fail if anything failed, incomplete if anything was not run."""
+    return "fail" if "fail" in verdicts else "incomplete" if "not run" in verdicts else "pass"
 
 
 def _fields(manifest: Manifest) -> dict[str, Any]:

@@ -236,6 +236,20 @@ def test_a_failed_proof_is_kept_and_refused(shipped: dict[str, Path], tmp_path: 
     assert verify(folder, allow_unproven=True).kind == "merged"
 
 
+@pytest.mark.parametrize("verdict", ["pass", "sure"])
+def test_a_verdict_that_its_checks_do_not_give_is_refused(
+    verdict: str, shipped: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "artifact"
+    shutil.copytree(shipped["merged"], folder)
+    tree = json.loads((folder / "artifact.json").read_text())
+    tree["parity"]["verdict"], tree["parity"]["checks"][0]["verdict"] = verdict, "fail"
+    (folder / "artifact.json").write_text(json.dumps(tree))
+    with pytest.raises(ExportError) as caught:
+        verify(folder, allow_unproven=True)
+    assert caught.value.key == "export.bad_manifest"
+
+
 def test_an_edited_contract_is_refused(shipped: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
     shutil.copytree(shipped["merged"], folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def artifact(folder: Path, *, verdict: str = "pass") -> Path:
     out.mkdir()
     write_speech(contract, folder / "base", out)
     (out / "model.safetensors").write_bytes(b"weights" * 1000)
-    parity = {"verdict": verdict, "checks": [], "noise": {}, "living_dtype": "float32", "canary_log_probs": []}
+    checks = [{"name": "weights", "verdict": "pass" if verdict == "pass" else "not run"}]
+    parity = {"verdict": verdict, "checks": checks, "noise": {}, "living_dtype": "float32", "canary_log_probs": []}
     Manifest("merged", "tiny", {"name": "base"}, {}, contract.to_json(), (), parity, "2026-01-01").write(out)
     return out
 
@@ -114,8 +116,43 @@ def test_damage_on_the_way_is_found(kind: str, hub: Hub, tmp_path: Path) -> None
 @both
 def test_a_refusal_says_what_the_hub_said(kind: str, hub: Hub, tmp_path: Path) -> None:
     hub.status = 403
-    with pytest.raises(HubError, match="may"):
+    with pytest.raises(HubError, match="may") as caught:
         push(artifact(tmp_path), section(hub, kind), token="secret")
+    assert "secret" not in str(caught.value) + str(caught.value.to_json()), "a hub may tell back what it was sent"
+
+
+@pytest.mark.parametrize("kind", ["huggingface", pytest.param("modelscope", marks=pytest.mark.slow)])  # it tries again
+def test_a_hub_that_cannot_be_reached_is_no_traceback(kind: str, tmp_path: Path) -> None:
+    """huggingface_hub's transport raises what is no OSError."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        with pytest.raises(HubError) as caught:
+            push(artifact(tmp_path), section(Hub(url=address), kind), token="secret")
+    assert caught.value.key == "push.refused" and "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["hf_one\nhf_two\n", "hf_…abc", "Bearer hf_abc"])
+def test_what_is_no_token_is_not_quoted(content: str, tmp_path: Path) -> None:
+    (tmp_path / "huggingface.token").write_text(content, encoding="utf-8")
+    with pytest.raises(HubError) as caught:
+        push(artifact(tmp_path), PushSection(repo="me/tiny"), cache=tmp_path)
+    assert caught.value.key == "push.bad_token" and "abc" not in str(caught.value) and "hf_" not in str(caught.value)
+
+
+def test_an_address_with_a_password_would_stand_in_events(tmp_path: Path) -> None:
+    endpoint = "https://me:hunter2@hub.example"
+    with pytest.raises(HubError) as caught:
+        push(artifact(tmp_path), PushSection(repo="me/tiny", endpoint=endpoint), token="secret")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "repo", ["../x/y", "me/..", "me/../you", "/etc/passwd", "me", "me/x/y", "me/x y", "me/x\n", "-/x"]
+)
+def test_a_repository_is_one_name_below_another(repo: str) -> None:
+    with pytest.raises(ValueError, match="repo"):
+        PushSection(repo=repo)
 
 
 def test_a_changed_artefact_is_not_sent(hub: Hub, tmp_path: Path) -> None:
