@@ -21,13 +21,17 @@ from danlu.exports.proof import Promise, prove_readers
 from danlu.exports.reload import check_adapter, living, living_pairs, load_base_again, proof_dtype, stored_dtype
 from danlu.exports.rounding import rounding_of
 from danlu.exports.speech import check_reloaded_prompts, check_speech, check_tokenizer, write_speech
+from danlu.model.quantized import num_params
 
 
 class GGUFLoRAExport:
     kind: Literal["gguf-lora"] = "gguf-lora"
 
     def size_bytes(self, subject: Subject) -> int:
-        return 4 * sum(weight.numel() for weight in _adapter(subject).parameters().values()) + 2**24
+        """With the base that the proof writes."""
+        model = subject.engine.model
+        pairs = 4 * sum(weight.numel() for weight in _adapter(subject).parameters().values())
+        return pairs + num_params(model) * stored_dtype(model).itemsize + 2**25
 
     def write(self, subject: Subject, folder: Path) -> None:
         _adapter(subject)
@@ -50,7 +54,7 @@ class GGUFLoRAExport:
             assert pairs is not None, "there is an adapter"
             checks += check_adapter(subject, pairs, trained)
         kept = rounding_of(stored_dtype(subject.engine.model))
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".danlu-base-") as name:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".base-") as name:  # goes with the folder if we are killed
             base = Path(name) / "base.gguf"
             model = load_base_again(subject, stored_dtype(subject.engine.model), "cpu")
             assert kept != "q8_0", "a checkpoint's own dtype"

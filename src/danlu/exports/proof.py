@@ -114,13 +114,17 @@ def prove_readers(subject: Subject, folder: Path, promise: Promise) -> tuple[lis
     return checks, noise
 
 
-def set_up(subject: Subject, promise: Promise) -> Bench:
+def set_up(subject: Subject, promise: Promise, *, expected: Reference | None = None) -> Bench:
+    """`expected` is given where codes are searched for and no rule says what each weight becomes. Such codes hide what
+    single modules do to logits; the caller holds each of them to its weights in the file instead."""
+    has_rule = expected is None
     with living_pairs(subject) as pairs:
         trained = witnessed(trained_wide(subject, pairs), subject)
-        is_same = not promise.is_rounded and not promise.is_merged
-        expected = trained if is_same else witnessed(expected_engine(subject, promise, pairs), subject)
-    has_pairs = isinstance(trained.engine.adapter, AttachedLoRA)
-    effects = measure_effects(trained.engine, expected.records) if has_pairs else None
+        if expected is None:
+            is_same = not promise.is_rounded and not promise.is_merged
+            expected = trained if is_same else witnessed(expected_engine(subject, promise, pairs), subject)
+    looks_at_modules = has_rule and isinstance(trained.engine.adapter, AttachedLoRA)
+    effects = measure_effects(trained.engine, expected.records) if looks_at_modules else None
     return Bench(trained, expected, effects, promise, mark(subject, trained.engine), ends_of(expected))
 
 

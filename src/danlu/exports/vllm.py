@@ -14,7 +14,6 @@ from danlu.exports.compressed.schemes import SCHEMES
 from danlu.exports.compressed.write import write_compressed
 from danlu.exports.export import Proof, Subject
 from danlu.exports.merging import context_of, merged_model, prove_merged, prove_speech, write_merged
-from danlu.exports.oracle import has
 from danlu.exports.reload import living, proof_dtype, stored_dtype
 from danlu.exports.serving import write_serving
 from danlu.exports.speech import write_speech
@@ -45,8 +44,7 @@ class VLLMExport:
 
     def prove(self, subject: Subject, folder: Path) -> Proof:
         if self.quantize is None:
-            readers = ("danlu", "transformers", *(("vllm",) if has("vllm") else ()))
-            return prove_merged(subject, folder, stored_dtype(subject.engine.model), readers)
+            return prove_merged(subject, folder, stored_dtype(subject.engine.model), ("danlu", "transformers"))
         checks = prove_speech(subject, folder)
         merged = merged_model(subject, where="exports: vllm")
         found, noise = prove_compressed(subject, folder, merged, SCHEMES[self.quantize])

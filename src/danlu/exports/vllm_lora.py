@@ -12,7 +12,6 @@ from danlu.core.errors import ExportError
 from danlu.core.files import read_json, write_json
 from danlu.exports.export import Proof, Subject
 from danlu.exports.merging import context_of, prove_speech
-from danlu.exports.oracle import has
 from danlu.exports.parity import Check
 from danlu.exports.proof import Promise, prove_readers
 from danlu.exports.reload import check_adapter, living, living_pairs, proof_dtype
@@ -47,8 +46,7 @@ class VLLMLoRAExport:
         checks = [*prove_speech(subject, folder), check_servable(folder)]
         trained = living(subject)
         checks += check_adapter(subject, folder, trained)
-        readers = ("danlu", "peft", *(("vllm",) if has("vllm") else ()))
-        promise = Promise(readers, is_merged=False, beside=subject.engine.model.folder)
+        promise = Promise(("danlu", "peft"), is_merged=False, beside=subject.engine.model.folder)
         found, noise = prove_readers(subject, folder, promise)
         return Proof(checks + found, noise.worst(trained.floor), {"dtype": str(proof_dtype(subject.engine.model))[6:]})
 

@@ -7,7 +7,6 @@ The cost of rounding weights and inputs is judged beside random rounding of the 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from danlu.exports.parity import (
     judge_logits,
     margin_of,
 )  # fmt: skip
-from danlu.exports.proof import ROUNDING_FACTOR, Bench, Promise, ends_of, prove_reader, set_up
+from danlu.exports.proof import ROUNDING_FACTOR, Bench, Promise, prove_reader, set_up
 from danlu.exports.readers import READERS
 from danlu.exports.reload import load_base_again, proof_dtype, witnessed
 from danlu.model.build import family_of
@@ -49,14 +48,13 @@ def prove_compressed(subject: Subject, folder: Path, merged: Model, scheme: Sche
     layers = coded_layers(model)
     with rounding_inputs(model, scheme, layers):
         expected = witnessed(engine, subject)
-        bench = dataclasses.replace(set_up(subject, promise), expected=expected, ends=ends_of(expected), effects=None)
+        bench = set_up(subject, promise, expected=expected)
         cost, noise = _check_cost(bench, scheme, layers, subject.max_new_tokens)
-        readers = ["transformers", *(["vllm"] if has("vllm") else [])]
-        with contextlib.redirect_stderr(io.StringIO()):  # the package draws progress bars of its own
-            for name in readers if has(PACKAGE) else []:
-                checks += prove_reader(READERS.load(name)(), subject, folder, bench)
-    if not has(PACKAGE):
-        checks.append(Check("transformers_logits", "not run", note=PACKAGE))
+        if has(PACKAGE):
+            with contextlib.redirect_stderr(io.StringIO()):  # the package draws progress bars of its own
+                checks += prove_reader(READERS.load("transformers")(), subject, folder, bench)
+        else:
+            checks.append(Check("transformers_logits", "not run", note=PACKAGE))
     return checks + cost, noise
 
 

@@ -7,7 +7,6 @@ beside random noise of the same number of steps in each block.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from danlu.exports.gguf.architecture import architecture_of
 from danlu.exports.gguf.tensors import Quantize, file_name, restored, type_of
 from danlu.exports.gguf.write import package
 from danlu.exports.parity import Check, Difference, check_answers, compare, judge_logits, margin_of, measure_floor
-from danlu.exports.proof import ROUNDING_FACTOR, Promise, ends_of, prove_reader, set_up
+from danlu.exports.proof import ROUNDING_FACTOR, Promise, prove_reader, set_up
 from danlu.exports.readers import READERS
 from danlu.exports.reload import Reference, load_base_again, proof_dtype, witnessed
 from danlu.model.build import family_of
@@ -35,8 +34,7 @@ _BLOCK = 32
 def prove_coarse(subject: Subject, target: Path, quantize: Quantize) -> tuple[list[Check], Difference]:
     promise = Promise(("llamacpp",), matrices="q8_0")  # what enters llama.cpp's products has eight bits
     expected = witnessed(_as_decoded(subject, target), subject)
-    # Codes of four bits hide what single modules do to logits; each of them is held to its weights in the file instead.
-    bench = dataclasses.replace(set_up(subject, promise), expected=expected, ends=ends_of(expected), effects=None)
+    bench = set_up(subject, promise, expected=expected)
     checks, noise = _check_cost(bench.trained, expected, quantize, subject.max_new_tokens)
     return checks + prove_reader(READERS.load("llamacpp")(), subject, target.parent, bench), noise
 

@@ -81,11 +81,7 @@ def write_model(
 
 def general(about: About, vocabulary: Vocabulary) -> dict[str, Any]:
     """Keys `general.*`."""
-    name = about.name
-    for word in _MEANT:
-        name = (
-            name.lower().replace(word, word.replace("-", "").replace("phi", "phi ")) if word in name.lower() else name
-        )
+    name = plain_name(about.name)
     if vocabulary.strips_after_control:
         name = f"{name} phi-3"
     told: dict[str, Any] = {"general.type": "model", "general.name": name, "general.license": about.licence}
