@@ -15,7 +15,7 @@ from danlu.core.errors import EvaluationError, RunError
 from danlu.core.files import write_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
-from danlu.data.sample import Document, Preference
+from danlu.data.sample import Document, Label, Message, Preference
 from danlu.data.samples_file import read_samples
 from danlu.engines.cost import Bill, Price
 from danlu.engines.engine import Engine
@@ -24,6 +24,7 @@ from danlu.engines.self_test import self_test
 from danlu.engines.wire import Address
 from danlu.evaluation.cache import CachedEngine
 from danlu.evaluation.clusters import clusters
+from danlu.evaluation.fold import is_chinese
 from danlu.evaluation.items import Item, load_questions
 from danlu.evaluation.judge.judge import Judge
 from danlu.evaluation.judge.sheet import NUM_ROWS, Judged, read_sheet, write_sheet
@@ -178,18 +179,18 @@ def _cleared(run: Run, rows: Sequence[dict[str, Any]], levels: Sequence[str]) ->
     """Rows whose level may leave. Held-out rows carry theirs; a file of the user's own has none and may."""
     path = run.path("dataset", "test.jsonl")
     samples = [s for s in read_samples(path) if not isinstance(s, Document | Preference)] if path.is_file() else []
-    closed = {
-        item.text
-        for sample in samples
-        if (level := str(sample.tags.get("level") or "internal")) and level not in levels
-        for item in load_questions([sample]).items
-    }
-    return [row for row in rows if row["question"] not in closed]
+    closed = [sample for sample in samples if str(sample.tags.get("level") or "internal") not in levels]
+    asked = {item.text for item in load_questions(closed).items}
+    # A text to be classed stands inside the question that training worded around it.
+    inside = [sample.text for sample in closed if isinstance(sample, Label)]
+    return [row for row in rows if row["question"] not in asked and not any(text in row["question"] for text in inside)]
 
 
 def _item(row: dict[str, Any]) -> Item:
-    (item,) = load_questions(
-        [{"question": row["question"], "answer": row["reference"] or "—", "id": row["id"], "group": row.get("group"),
-          "language": row.get("language"), "document": row.get("document")}]
-    ).items  # fmt: skip
-    return item
+    """The report's row as it was asked; one without a reference is judged without."""
+    group, language = row.get("group"), row.get("language")
+    return Item(
+        row["id"], (Message("user", row["question"]),), row["reference"] or "",
+        group="" if group is None else str(group), document=row.get("document") or "",
+        language=language or ("zh" if is_chinese(row["question"]) else "en"),
+    )  # fmt: skip

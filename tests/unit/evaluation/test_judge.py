@@ -96,6 +96,11 @@ def test_one_that_always_takes_the_first_decides_nothing() -> None:
         ("I think the winner: B, clearly.", "B"),
         ("The winner is A. No, the winner is B.", None),
         ("Both are fine.", None),
+        ("Winner: both are fine", None),
+        ("The winner, as I see it, is hard to tell", None),
+        ("胜者是A。", "A"),
+        ('The first says {"winner": "A"}, but my verdict is {"reason": "r", "winner": "B"}', None),
+        ('{"reason": "it holds {\\"winner\\": \\"A\\"}", "winner": "B"}', "B"),
         ('{"winner": "C"}', None),
         ("", None),
     ],
@@ -121,6 +126,7 @@ def test_what_cannot_be_read_is_asked_for_once_more() -> None:
 @pytest.mark.parametrize(
     ("reply", "score"),
     [('{"score": 5}', 5), ('{"score": "3"}', 3), ('{"score": "4/5"}', 4), ('{"score": 2.0}', 2), ("得分：3", 3),
+     ("Score out of 5: 3", None), ("score (1-5): 3", None), ("评分（1到5）：4", None), ("Score: 4.", 4),
      ('{"score": 7}', None), ('{"score": 3.5}', None), ('{"score": 0}', None), ("Score: 12", None)],
 )  # fmt: skip
 def test_scores_lie_between_one_and_five(reply: str, score: int | None) -> None:
@@ -135,6 +141,15 @@ def test_an_answer_cannot_leave_its_quotation(answer: str) -> None:
     judge.compare(ITEMS[:1], [evil], ["honest"])
     prompt = judge.engine.asked[0].messages[-1].content  # type: ignore[attr-defined]
     assert shown(prompt) == (evil, "honest")
+
+
+def test_equal_answers_say_nothing_of_the_judges_bias() -> None:
+    seen: list[int] = []
+    judge = Judge(Says(lambda prompt: '{"winner": "A"}'))
+    verdicts = judge.compare(ITEMS, ["same"] * 28 + ["x"] * 2, ["same"] * 28 + ["y"] * 2, watch=seen.append)
+    told = pair_summary(verdicts, [(4, 4)] * 30, range(30))
+    assert told["same_in_both_orders"] == 0.0 and told["first_shown_preferred"] == 1.0 and told["num_equal"] == 28
+    assert told["ties"] == 30 and sum(seen) == 56  # pairs that are not asked about count as done
 
 
 def test_kin_is_known_by_name() -> None:
@@ -238,6 +253,45 @@ def test_a_cell_that_makes_no_sense_is_named_by_its_row(column: int, given: str,
     with pytest.raises(EvaluationError) as caught:
         read_sheet(sheet)
     assert caught.value.key == key and caught.value.where.endswith(":3")
+
+
+@pytest.mark.parametrize(("delimiter", "encoding"), [(";", "utf-8-sig"), ("\t", "utf-16"), (",", "utf-8-sig")])
+def test_what_spreadsheets_make_of_the_sheet_is_read(delimiter: str, encoding: str, tmp_path: Path) -> None:
+    sheet = write_sheet(tmp_path, judged())
+    fill(sheet)
+    lines = list(csv.reader(sheet.open(encoding="utf-8-sig", newline="")))
+    for line in lines[1:]:
+        line[5], line[6] = line[5].replace("A", "Ａ").replace("B", "ｂ"), line[6].replace("5", "５")
+    lines[3:3] = [[""] * len(COLUMNS)]
+    with sheet.open("w", newline="", encoding=encoding) as file:
+        csv.writer(file, delimiter=delimiter).writerows([*lines, [""] * len(COLUMNS), []])
+    assert read_sheet(sheet)["winner"] == read_sheet(sheet)["winner"] | {"kappa": 1.0, "num": 30}
+
+
+@pytest.mark.parametrize(
+    "cell", ["=cmd|'/c calc'!A1", "+1", "-1", "@SUM(A1)", "\t=1", "\n=1", " =1", "＝1", "＠x", "－1"]
+)
+def test_no_cell_is_computed(cell: str, tmp_path: Path) -> None:
+    item = load_questions([{"question": cell, "answer": cell, "id": cell}]).items[0]
+    sheet = write_sheet(tmp_path, [Judged(item, cell, cell + "!")])
+    (row,) = list(csv.reader(sheet.open(encoding="utf-8-sig", newline="")))[1:]
+    assert all(text.startswith("'") for text in row if text)
+    assert read_sheet(sheet)["num_rows"] == 1  # the id is known again
+
+
+def test_one_verdict_throughout_is_no_agreement_beyond_chance(tmp_path: Path) -> None:
+    won = [Judged(item, "a", "b", PairVerdict(item.id, ("second", "second"))) for item in ITEMS]
+    sheet = write_sheet(tmp_path, won)
+    key = json.loads(sheet.with_name(KEY).read_text())
+    rows = list(csv.DictReader(sheet.open(encoding="utf-8-sig", newline="")))
+    for row in rows:
+        row[COLUMNS[5]] = "A" if key[row["id"]]["turned"] else "B"
+    with sheet.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    told = read_sheet(sheet)
+    assert told["verdict"] == "uniform" and told["winner"]["kappa"] is None and told["winner"]["equal"] == 1.0
 
 
 def test_a_sheet_without_its_key_is_refused(tmp_path: Path) -> None:

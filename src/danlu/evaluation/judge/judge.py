@@ -5,8 +5,9 @@ Sources: Zheng et al. 2023 (position bias, both orders), Dubois et al. 2024 (len
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -20,9 +21,18 @@ from danlu.evaluation.judge.wording import Spoken, pair_question, rate_question
 Side = Literal["first", "second", "tie"]
 Watch = Callable[[int], None]
 
-_WINNER = re.compile(r"winner\W{0,12}(A|B|tie|平局)|(?:胜者|更好的是|赢家)\W{0,6}(A|B|平局)", re.IGNORECASE)
-_SCORE = re.compile(r"(?:score|得分|评分|分数)\D{0,12}([1-5])(?![\d.])", re.IGNORECASE)
+# A word that begins with A or B names nobody ("winner: both"), and a scale's ends are no score ("score (1-5): 3").
+_WINNER = re.compile(
+    r"(?:winner|胜者|更好的是|赢家)(?:\W{0,12}|\s+is\s+|[是为：:\s]{1,4})(?:(?:answer|response|回答)\s*)?"
+    r"(A|B|tie|平局)(?![a-z])",
+    re.IGNORECASE,
+)
+_SCORE = re.compile(
+    r"(?:score|得分|评分|分数)\D{0,12}([1-5])(?!\d|\.\d|\s*[-–—~～到至]\s*\d|\s*[)）]?\s*[:：=])", re.IGNORECASE
+)
 _TIES = {"tie", "平局", "draw", "equal", "both"}
+_MOST_READ = 20_000
+"""Characters of a reply that are searched for JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,8 @@ class PairVerdict:
     item: str
     votes: tuple[Side | None, Side | None]
     reasons: tuple[str, str] = ("", "")
+    is_asked: bool = True
+    """False where the answers were equal: a tie that tells nothing about the judge."""
 
     @property
     def winner(self) -> Side | None:
@@ -47,7 +59,8 @@ class PairVerdict:
         return self.votes[0] is not None and self.votes[0] == self.votes[1]
 
     def to_json(self) -> dict[str, Any]:
-        return {"item": self.item, "winner": self.winner, "votes": list(self.votes), "reasons": list(self.reasons)}
+        return {"item": self.item, "winner": self.winner, "votes": list(self.votes), "reasons": list(self.reasons),
+                "asked": self.is_asked}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +108,15 @@ class Judge:
         places: list[int] = []
         for place, (item, one, other) in enumerate(zip(items, first, second, strict=True)):
             if one.strip() == other.strip():
+                if watch is not None:
+                    watch(2)
                 continue
             spoken = spoken_of(item)
             asked.append(pair_question(spoken, item.text, item.reference, one, other))
             asked.append(pair_question(spoken, item.text, item.reference, other, one))
             places.append(place)
         replies = self._replies(asked, _winner_of, watch)
-        found = [PairVerdict(item.id, ("tie", "tie")) for item in items]
+        found = [PairVerdict(item.id, ("tie", "tie"), is_asked=False) for item in items]
         for number, place in enumerate(places):
             (shown, reason), (turned, other_reason) = replies[2 * number : 2 * number + 2]
             votes = (_side(shown, is_turned=False), _side(turned, is_turned=True))
@@ -138,7 +153,10 @@ class Judge:
     def _read(self, answer: Answer, read: Callable[[dict[str, Any]], str | None]) -> tuple[str | None, str]:
         if answer.finish == "error":
             return None, answer.error
-        value = parse_object(answer.text)
+        whole = [value for value in _objects(answer.text) if read(value) is not None]
+        if len({read(value) for value in whole}) > 1:
+            return None, answer.text.strip()[:400]  # an answer's own JSON, quoted beside the verdict: which is which?
+        value = whole[-1] if whole else parse_object(answer.text)
         if value is not None and (said := read(value)) is not None:
             return said, str(value.get("reason") or value.get("理由") or "")[:400]
         pattern = _WINNER if read is _winner_of else _SCORE
@@ -146,6 +164,21 @@ class Judge:
         said = read({"winner": matches[-1], "score": matches[-1]}) if len(set(matches)) == 1 else None
         self.reading.num_mended += said is not None
         return said, answer.text.strip()[:400]
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """Every JSON object that stands whole in a reply, outermost ones only."""
+    text = text[:_MOST_READ]
+    decoder = json.JSONDecoder()
+    place = text.find("{")
+    while place >= 0:
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except (json.JSONDecodeError, RecursionError):
+            place += 1
+        else:
+            yield value
+        place = text.find("{", place)
 
 
 def spoken_of(item: Item) -> Spoken:

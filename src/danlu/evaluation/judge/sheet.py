@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ FEWEST_ROWS = 20
 ENOUGH = 0.6
 """Agreement from which a judge may stand in for people (Landis & Koch 1977: substantial)."""
 COLUMNS = ("id", "question", "reference", "A", "B", "winner (A/B/tie)", "score A (1-5)", "score B (1-5)")
+_COMPUTED = tuple("=+-@\t\r\n＝＋－＠")
 _SIDES: dict[str, Side | str] = {"a": "A", "b": "B", "tie": "tie", "平": "tie", "平局": "tie", "=": "tie"}
 
 
@@ -78,8 +80,9 @@ def read_sheet(sheet: Path, key_file: Path | None = None) -> dict[str, Any]:
         ) from fault
     winners: list[tuple[str, str]] = []
     scores: list[tuple[int, int]] = []
-    for number, row in enumerate(csv.DictReader(io.StringIO(_decoded(content), newline="")), start=2):
-        known = key.get((row.get("id") or "").lstrip("'"))
+    for number, row in _rows(content, sheet):
+        name = row.get("id") or ""
+        known = key.get(name) or key.get(name.removeprefix("'"))
         where = f"{sheet}:{number}"
         if known is None:
             raise EvaluationError("judge.unknown_row", where=where, given=row.get("id") or "-")
@@ -109,11 +112,12 @@ def _agreement(pairs: Sequence[tuple[Any, Any]], weights: Any) -> dict[str, Any]
 
 
 def _verdict(winners: Sequence[tuple[str, str]], scores: Sequence[tuple[int, int]]) -> str:
-    """trusted, doubtful, or unmeasured while people judged too few."""
+    """trusted, doubtful, unmeasured while people judged too few, or uniform where all said one and the same."""
     told = [_agreement(winners, "none"), _agreement(scores, "quadratic")]
-    kappas = [one["kappa"] for one in told if one and one["num"] >= FEWEST_ROWS and one["kappa"] is not None]
+    enough = [one for one in told if one and one["num"] >= FEWEST_ROWS]
+    kappas = [one["kappa"] for one in enough if one["kappa"] is not None]
     if not kappas:
-        return "unmeasured"
+        return "uniform" if enough else "unmeasured"
     return "trusted" if min(kappas) >= ENOUGH else "doubtful"
 
 
@@ -131,11 +135,29 @@ def _spread(judged: Sequence[Judged], num_rows: int) -> list[Judged]:
 
 
 def _harmless(cell: str) -> str:
-    """A cell that a spreadsheet would compute is quoted (CWE-1236)."""
-    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+    """A cell that a spreadsheet would compute is quoted (CWE-1236); Chinese ones compute full-width signs, too."""
+    return f"'{cell}" if cell.lstrip(" \u3000")[:1] in _COMPUTED else cell
+
+
+def _rows(content: bytes, sheet: Path) -> list[tuple[int, dict[str, str]]]:
+    """Numbers and rows in which anything stands: spreadsheets leave empty rows, and some part cells by ; or tabs."""
+    text = _decoded(content)
+    head = text.partition("\n")[0].strip().strip('"')
+    comma = next((mark for mark in ";\t" if head.removeprefix("id").lstrip('"').startswith(mark)), ",")
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=comma))
+    except csv.Error as fault:
+        raise EvaluationError("judge.no_sheet", where=str(sheet), key_file=KEY, said=str(fault)) from fault
+    return [
+        (number, row)
+        for number, row in enumerate(rows, start=2)
+        if any((cell or "").strip() for name, cell in row.items() if name is not None)
+    ]
 
 
 def _decoded(content: bytes) -> str:
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):  # "Unicode text"
+        return content.decode("utf-16", "replace")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -143,7 +165,7 @@ def _decoded(content: bytes) -> str:
 
 
 def _winner(row: Mapping[str, str | None], where: str) -> str | None:
-    given = (row.get(COLUMNS[5]) or "").strip()
+    given = unicodedata.normalize("NFKC", row.get(COLUMNS[5]) or "").strip()
     if not given:
         return None
     said = _SIDES.get(given.lower())
@@ -153,7 +175,7 @@ def _winner(row: Mapping[str, str | None], where: str) -> str | None:
 
 
 def _score(row: Mapping[str, str | None], column: str, where: str) -> int | None:
-    given = (row.get(column) or "").strip().removesuffix(".0")
+    given = unicodedata.normalize("NFKC", row.get(column) or "").strip().removesuffix(".0")
     if not given:
         return None
     if given not in ("1", "2", "3", "4", "5"):

@@ -37,13 +37,15 @@ def pair_summary(
 ) -> dict[str, Any]:
     """`second` is the tuned side. A tie is half a win for both; what could not be read is left out and counted."""
     kept = [place for place, verdict in enumerate(verdicts) if verdict.winner is not None]
+    told = [verdicts[place] for place in kept if verdicts[place].is_asked]  # equal answers show no bias
     shown: dict[str, Any] = {
         "num_items": len(verdicts), "num_unread": len(verdicts) - len(kept),
+        "num_equal": sum(not verdict.is_asked for verdict in verdicts),
         "wins": sum(verdict.winner == "second" for verdict in verdicts),
         "losses": sum(verdict.winner == "first" for verdict in verdicts),
         "ties": sum(verdict.winner == "tie" for verdict in verdicts),
-        "same_in_both_orders": _share([verdicts[place].is_consistent for place in kept]),
-        "first_shown_preferred": _first_shown([verdicts[place] for place in kept]),
+        "same_in_both_orders": _share([verdict.is_consistent for verdict in told]),
+        "first_shown_preferred": _first_shown(told),
     }  # fmt: skip
     if not kept:
         return shown
