@@ -8,10 +8,12 @@ not give likelihoods. Writes examine.json beside the harness's own output.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,9 @@ from danlu.run.run import Run
 
 EXAMINED = "examine.json"
 TAIL_CHARS = 1500
+_OURS = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+"""What would make another environment's Python load this one's packages."""
+_SECRETS = ("_API_KEY", "_SECRET", "_SECRET_KEY", "_SECRET_ACCESS_KEY", "_PASSWORD", "_ACCESS_TOKEN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,9 @@ def examine(run: Run, hall: Hall, *, device: str = "auto", progress: Progress | 
     """Both models through the harness; the JSON that is kept as examine.json."""
     told = progress or Silent()
     harness = HARNESSES.load(hall.harness, where="--with")()
+    for task in hall.tasks:
+        if not task.strip() or task.startswith("-"):
+            raise EvaluationError("harness.no_task", where="--task", given=task)
     check_python(harness, hall.python)
     with run.acting("examine"), _served(run, hall, device, told) as (url, tokenizer):
         answered: dict[str, list[Answered]] = {}
@@ -69,13 +77,15 @@ def examine(run: Run, hall: Hall, *, device: str = "auto", progress: Progress | 
                 hall.include, run.recipe.evaluation.max_new_tokens,
             )  # fmt: skip
             told.start(say("harness.asking", harness=harness.name, model=model), None)
-            ask(harness, order, timeout_s=hall.timeout_s)
+            ask(harness, order, timeout_s=hall.timeout_s, environment=environment(os.environ, hall.url))
             told.finish()
             answered[side] = harness.read(folder)
         sections = {
             task: section_of(items, base, tuned)
             for task, (items, base, tuned) in paired_items(answered["base"], answered["tuned"]).items()
         }
+        if not sections:
+            raise EvaluationError("harness.none_shared", where=str(run.path("examined")), given=harness.name)
         adjusted = holm({task: section["difference"]["p"] for task, section in sections.items()})
         for task, section in sections.items():
             section["p_adjusted"] = adjusted[task]
@@ -91,28 +101,52 @@ def check_python(harness: Harness, python: Path) -> None:
     code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
     try:
         # the user's own interpreter, named on the command line; no shell
-        is_there = subprocess.run([str(python), "-c", code], capture_output=True, timeout=120).returncode == 0  # noqa: S603
+        is_there = subprocess.run(  # noqa: S603
+            [str(python), "-c", code], capture_output=True, timeout=120, stdin=subprocess.DEVNULL,
+            env=environment(os.environ, None),
+        ).returncode == 0  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         is_there = False
     if not is_there:
         raise EvaluationError("harness.not_installed", where=str(python), given=harness.name, program=harness.program)
 
 
-def ask(harness: Harness, order: Order, *, timeout_s: float) -> None:
-    """Run it. What it said lies in `danlu.log` under the folder; its last words are in the error."""
+def environment(given: Mapping[str, str], url: str | None) -> dict[str, str]:
+    """What of the environment a suite gets: neither this Python's paths nor, but for what a server of the user's and
+    data sets may want, keys; the loopback is reached without a proxy."""
+    found = {
+        name: value
+        for name, value in given.items()
+        if name not in _OURS and (not name.upper().endswith(_SECRETS) or (url is not None and name == "OPENAI_API_KEY"))
+    }
+    around = ",".join(filter(None, (found.get("no_proxy") or found.get("NO_PROXY"), "127.0.0.1,localhost")))
+    return found | {"no_proxy": around, "NO_PROXY": around} | ({"OPENAI_API_KEY": "EMPTY"} if url is None else {})
+
+
+def ask(harness: Harness, order: Order, *, timeout_s: float, environment: Mapping[str, str] | None = None) -> None:
+    """Run it, with everything it starts. What it said lies in `danlu.log` under the folder; its last words are in the
+    error."""
     order.folder.mkdir(parents=True, exist_ok=True)
     words = harness.command(order)
     log = order.folder / "danlu.log"
     began = time.monotonic()
     with log.open("wb") as file:
+        asking = subprocess.Popen(  # noqa: S603 - the user's own interpreter; no shell, and nobody to answer its questions
+            words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            env=None if environment is None else dict(environment),
+        )  # fmt: skip
         try:
-            done = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, timeout=timeout_s)  # noqa: S603
+            code = asking.wait(timeout_s)
         except subprocess.TimeoutExpired as fault:
             raise EvaluationError("harness.too_slow", where=str(log), given=harness.name, limit=timeout_s) from fault
-    if done.returncode != 0:
+        finally:  # too slow or Ctrl-C: its workers would go on asking
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(asking.pid, signal.SIGKILL)
+            asking.wait()
+    if code != 0:
         tail = log.read_text(encoding="utf-8", errors="replace")[-TAIL_CHARS:]
         raise EvaluationError(
-            "harness.failed", where=str(log), given=harness.name, code=done.returncode, said=tail,
+            "harness.failed", where=str(log), given=harness.name, code=code, said=tail,
             seconds=f"{time.monotonic() - began:.0f}",
         )  # fmt: skip
 

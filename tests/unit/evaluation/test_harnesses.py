@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import stat
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from danlu.evaluation.harnesses.evalscope import EvalScope
 from danlu.evaluation.harnesses.harness import Answered, Order, paired_items, section_of
 from danlu.evaluation.harnesses.lm_eval import LMEval
 from danlu.evaluation.harnesses.opencompass import OpenCompass, config_of
-from danlu.pipeline.examine import ask, check_python
+from danlu.pipeline.examine import ask, check_python, environment
 
 OUTPUTS = Path(__file__).parent / "harness_outputs"
 URL = "http://127.0.0.1:9/v1"
@@ -143,3 +144,52 @@ def test_a_suite_that_is_not_there_or_fails_says_how_to_go_on(tmp_path: Path) ->
     with pytest.raises(EvaluationError) as caught:
         ask(LMEval(), order(tmp_path / "out", python=script), timeout_s=0.2)
     assert caught.value.key == "harness.too_slow"
+
+
+@pytest.mark.parametrize("task", ["a.b:x\nimport os", "a.b:x as y, z", ".a:b", "a.b", "1a:b", "a.b:", "模块:x"])
+def test_opencompass_tasks_are_a_module_and_a_name(task: str, tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError) as caught:
+        config_of(order(tmp_path, tasks=(task,)))
+    assert caught.value.key == "harness.bad_task"
+
+
+def test_a_comma_in_a_name_is_no_further_setting(tmp_path: Path) -> None:
+    for changes in ({"model": "tuned,base_url=http://elsewhere"}, {"scores": True, "tokenizer": Path("/runs/a,b")}):
+        with pytest.raises(EvaluationError) as caught:
+            LMEval().command(order(tmp_path, **changes))
+        assert caught.value.key == "harness.comma"
+
+
+def test_a_suite_gets_no_keys_no_paths_of_ours_and_no_proxy_before_the_loopback() -> None:
+    given = {"PATH": "/bin", "HF_TOKEN": "h", "HF_ENDPOINT": "https://mirror", "http_proxy": "http://p:1", "NO_PROXY": "x",
+             "OPENAI_API_KEY": "sk", "AWS_SECRET_ACCESS_KEY": "s", "PYTHONPATH": "/ours", "VIRTUAL_ENV": "/ours"}  # fmt: skip
+    here, theirs = environment(given, None), environment(given, "https://host/v1")
+    assert here["OPENAI_API_KEY"] == "EMPTY" and theirs["OPENAI_API_KEY"] == "sk"
+    for found in (here, theirs):
+        assert not {"AWS_SECRET_ACCESS_KEY", "PYTHONPATH", "VIRTUAL_ENV"} & set(found)
+        assert found["no_proxy"] == found["NO_PROXY"] == "x,127.0.0.1,localhost"
+        assert {"PATH", "HF_TOKEN", "HF_ENDPOINT", "http_proxy"} <= set(found)
+
+
+def test_a_suites_workers_end_with_it_and_nobody_waits_for_an_answer(tmp_path: Path) -> None:
+    script, pid = tmp_path / "python", tmp_path / "pid"
+    script.write_text(f"#!/bin/sh\nsleep 300 & echo $! > {pid}\nread line || echo nobody there\nwait\n")
+    script.chmod(0o755)
+    out = tmp_path / "out"
+    with pytest.raises(EvaluationError) as caught:
+        ask(LMEval(), order(out, python=script), timeout_s=1.0)
+    assert caught.value.key == "harness.too_slow"
+    assert "nobody there" in (out / "danlu.log").read_text()
+    assert is_gone(int(pid.read_text()))
+
+
+def is_gone(pid: int) -> bool:
+    """Ended, or ended and not yet collected by whoever inherited it."""
+    for _ in range(100):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False

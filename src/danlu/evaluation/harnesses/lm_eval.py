@@ -34,7 +34,11 @@ class LMEval:
             kind = "local-chat-completions"
             args |= {"base_url": f"{order.url}/chat/completions", "tokenized_requests": "False",
                      "tokenizer_backend": "None"}  # fmt: skip
-        told = ",".join(f"{key}={value}" for key, value in (args | dict(order.options)).items())
+        args |= dict(order.options)
+        for value in args.values():
+            if "," in value:  # it would be read as further settings
+                raise EvaluationError("harness.comma", where=value, given=self.name)
+        told = ",".join(f"{key}={value}" for key, value in args.items())
         words = [str(order.python), "-m", "lm_eval", "run", "--model", kind, "--model_args", told,
                  "--tasks", *order.tasks, "--log_samples", "--output_path", str(order.folder)]  # fmt: skip
         words += [] if order.scores else ["--apply_chat_template"]
@@ -64,9 +68,10 @@ class LMEval:
             if metric is None or not isinstance(sample.get(metric), int | float):
                 continue
             doc, arguments = sample.get("doc") or {}, sample.get("arguments") or {}
+            doc = doc if isinstance(doc, dict) else {}
             question = _question(arguments) or str(doc.get("question") or "")
             key = str(sample.get("doc_hash") or key_of(question, text_of(sample.get("target"))))
-            group = str(doc.get("document") or doc.get("group") or "") if isinstance(doc, dict) else ""
+            group = str(doc.get("document") or doc.get("group") or "")
             found.append(Answered(task, key, question, text_of(sample.get("target")), _answer(sample),
                                   float(sample[metric]), metric, group))  # fmt: skip
         return found

@@ -5,6 +5,7 @@ It pins old versions of what others need new, so it always lives in an environme
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from danlu.core.errors import EvaluationError
 from danlu.core.files import write_text
 from danlu.evaluation.harnesses.harness import Answered, Order, distinct, key_of, nothing_read, text_of
 
+_NAMED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _RIGHT = ("correct", "is_correct", "score")
 
 
@@ -65,10 +67,10 @@ class OpenCompass:
 def config_of(order: Order) -> str:
     """A configuration file: the model at its URL, the data sets by their own configurations' names."""
     given = {"path": order.model, "openai_api_base": f"{order.url}/chat/completions", "key": "EMPTY"}
+    for task in order.tasks:
+        if not _NAMED.fullmatch(task):
+            raise EvaluationError("harness.bad_task", where="--task", given=task, expected="package.module:datasets")
     names = [(f"datasets_{n}", *task.rpartition(":")[::2]) for n, task in enumerate(order.tasks)]
-    for _, module, _ in names:
-        if not module.replace(".", "").replace("_", "").isalnum():
-            raise EvaluationError("harness.bad_task", where="--tasks", given=module, expected="package.module:datasets")
     imports = "\n".join(f"    from {module} import {what} as {name}" for name, module, what in names)
     test_range = (
         f"\nfor dataset in datasets:\n    dataset['reader_cfg']['test_range'] = '[0:{order.limit}]'"
