@@ -23,7 +23,12 @@ _TOKEN = re.compile(
     rf"|[^\W\d_{CJK}]+"
     rf"|[$€£°~<>≤≥±^+/]"
 )
-_THINKING = re.compile(r"<think>.*?</think>|^.*?</think>", re.DOTALL)
+# The last alternative is a trace that the limit of tokens cut: nothing was answered yet.
+_THINKING = re.compile(
+    r"<think(?:ing)?>.*?</think(?:ing)?>|^.*?</think(?:ing)?>|<think(?:ing)?>.*$", re.DOTALL | re.IGNORECASE
+)
+_SUBSCRIPT = re.compile(r"(?<=[A-Za-z)])(?:<sub>(\d+)</sub>|_\{?(\d+)\}?(?![\w]))|(?<=[A-Za-z)])_(\d)(?=[A-Z])")
+_TEX_TEXT = re.compile(r"\\(?:text|mathrm|mathbf|ce)\s*\{([^{}]*)\}")
 # Separators are read before NFKC, which would make the Chinese comma of a list ("100，200") look like one.
 _THOUSANDS = re.compile(
     r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,]*\d)"
@@ -49,7 +54,10 @@ _ARTICLES = {"the"}
 _SINGULAR = {
     f"{word}s": word for word in ("day", "week", "month", "year", "hour", "minute", "night", "time", "page", "item")
 }
-_FOUND_NEGATED = (("不", "是"), ("并", "非"), ("而", "非"), ("并", "不", "是"), ("not",), ("isn't",), ("非",))
+_FOUND_NEGATED = (
+    ("不", "是"), ("并", "非"), ("而", "非"), ("并", "不", "是"), ("not",), ("isn't",), ("非",),
+    ("不", "在"), ("不", "叫"), ("not", "in"), ("not", "at"),
+)  # fmt: skip
 
 
 def fold(text: str) -> Folded:
@@ -122,6 +130,7 @@ def is_chinese(text: str) -> bool:
 
 def plain(text: str) -> str:
     """Width, case, dashes and notation of numbers made one: digits for words, no separators, % for percent."""
+    text = _SUBSCRIPT.sub(lambda low: low[1] or low[2] or low[3], _TEX_TEXT.sub(r"\1", text))  # H_2O and H<sub>2</sub>O
     text = _THOUSANDS.sub(lambda number: re.sub("[,，]", "", number[0]), text)
     text = _SPACED_THOUSANDS.sub("", text)
     text = _FRACTION.sub(" ", _SUPERSCRIPT.sub(r"^\1", text))  # 10² is not 102, 1½ is not 11/2
@@ -145,7 +154,7 @@ def _spell(text: str) -> str:
 def _number(token: str) -> str:
     """80.00 is 80 and 09:00 is 9:00; 3.10 stays, for it may be a section; 007 stays, for it may be a code."""
     if not token.lstrip("-")[:1].isdigit():
-        return token
+        return token.removesuffix("'s")  # Paris's
     percent = "%" if token.endswith("%") else ""
     body = re.sub(r"^(-?\d+)\.0+$", r"\1", token.rstrip("%"))
     return re.sub(r"^(-?)0(\d)(?!\d)", r"\1\2", body) + percent

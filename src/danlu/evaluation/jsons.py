@@ -30,7 +30,8 @@ def read_json(text: str) -> Any:
 
 
 def find_json(text: str) -> Any:
-    """The value of a text that is JSON, or holds it in a fence or between prose. Raises NoJsonError."""
+    """The value of a text that is JSON, or holds it in a fence or between prose: of several the longest, for "[1]" is a
+    source. Raises NoJsonError."""
     candidates = [text, *(match[1] for match in _FENCE.finditer(text))]
     for candidate in candidates:
         try:
@@ -38,12 +39,19 @@ def find_json(text: str) -> Any:
         except NoJsonError:
             continue
     decoder = json.JSONDecoder(object_pairs_hook=_no_twins, parse_constant=_no_constant)
+    found: list[tuple[int, Any]] = []
+    end = 0
     for opening in list(_OPENING.finditer(text))[:200]:
+        if opening.start() < end:
+            continue
         try:
-            return decoder.raw_decode(text, opening.start())[0]
+            value, end = decoder.raw_decode(text, opening.start())
         except (ValueError, RecursionError):
             continue
-    raise NoJsonError("no JSON in the answer")
+        found.append((end - opening.start(), value))
+    if not found:
+        raise NoJsonError("no JSON in the answer")
+    return max(found, key=lambda one: one[0])[1]
 
 
 def faults_of(value: Any, schema: Any, *, where: str) -> list[str]:

@@ -35,6 +35,8 @@ class Quantity:
     start: int
     end: int
     text: str = ""
+    is_denied: bool = False  # not 80, but 100
+    is_aside: bool = False  # in brackets: 72 (18 × 4)
 
     @property
     def is_range(self) -> bool:
@@ -97,6 +99,8 @@ _DATES = re.compile(
 _LATEX = re.compile(r"\$([^$\n]*[\\^][^$\n]*|-?\d+(?:\.\d+)?)\$")
 _FRACTION_TEX = re.compile(r"\\d?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}")
 _TEX = re.compile(r"\\(?:text|mathrm|textbf|mathbf|rm|operatorname|boxed)\s*|\\[,;! ]|\\(?=%)|\{~|[{}]|\\left|\\right")
+_BOLD = re.compile(r"(?<![0-9A-Za-z)*])\*{1,2}(?=[^\s*])([^*\n]*[^\s*])\*{1,2}(?!\*)")
+_DENIED = re.compile(r"(?:不是|并非|而非|不等于|不应该?[是为]|\bnot|\bisn't|\brather than)\s*$")
 _SHARES = re.compile(
     r"(?<![零〇一二两三四五六七八九十百千万\d])([零〇一二两三四五六七八九十百千万\d]+)分之([零〇一二两三四五六七八九十百千万\d]+)"
 )
@@ -113,7 +117,21 @@ def quantities(text: str, *, keep_dates: bool = False) -> list[Quantity]:
         spelled = _DATES.sub(lambda date: " ; ", spelled)
     found = [_quantity(match, spelled) for match in _QUANTITY.finditer(spelled)]
     joined = _joined([quantity for quantity in found if quantity is not None], spelled)
-    return [replace(quantity, text=spelled[quantity.start : quantity.end]) for quantity in joined]
+    return [
+        replace(
+            quantity,
+            text=spelled[quantity.start : quantity.end],
+            is_denied=_DENIED.search(spelled[: quantity.start]) is not None,
+            is_aside=_is_aside(spelled[: quantity.start]),
+        )
+        for quantity in joined
+    ]
+
+
+def _is_aside(before: str) -> bool:
+    """In brackets, and not the result of a sum there: 6 × 14 (= 84)."""
+    opened = before.rpartition("(")
+    return bool(opened[1]) and ")" not in opened[2] and "=" not in opened[2]
 
 
 def unit_asked(question: str) -> tuple[str, Fraction] | None:
@@ -128,7 +146,8 @@ def unit_asked(question: str) -> tuple[str, Fraction] | None:
 
 
 def _spell(text: str) -> str:
-    """One spelling: digits for words, LaTeX and fractions in words unwrapped."""
+    """One spelling: digits for words, LaTeX and fractions in words and Markdown's emphasis unwrapped."""
+    text = _BOLD.sub(r"\1", text)
     text = _LATEX.sub(lambda math: f" {math[1]} ", text)
     text = _TEX.sub("", _FRACTION_TEX.sub(r"\1/\2", text))
     text = _SHARES.sub(_share, text)

@@ -20,7 +20,7 @@ def test_overrides_on_a_run_are_refused_and_the_way_out_is_named(tmp_path: Path)
     run = open_target(str(recipe), (), tmp_path)
     for name in (str(run.folder), run.folder.name, "small"):
         assert open_target(name, (), tmp_path).folder == run.folder
-        with pytest.raises(RunError, match="gate.min_gain=0") as refused:
+        with pytest.raises(RunError, match=r"gate\.min_gain=0") as refused:
             open_target(name, ["gate.min_gain=0"], tmp_path)
         assert refused.value.key == "cli.overrides_on_run" and refused.value.where == name
         for language in ("en", "zh"):

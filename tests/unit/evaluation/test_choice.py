@@ -17,6 +17,8 @@ READ = [
     ("I think it's C", "C"), ("C is correct because of the rule", "C"), ("Answer: $\\boxed{A}$", "A"),
     ("\\boxed{\\text{D}}", "D"), ("选项A错误，选项B正确，故选B", "B"), ("A不对；B也不对。所以选C", "C"),
     ("The answer is not A but C", "C"), ("答案不是A，而是B", "B"), ("Let me think. A is cheap. The answer is D.", "D"),
+    ("a", "A"), ("b.", "B"), ("正确的是B", "B"), ("A is incorrect. B is correct.", "B"), ("我认为是B。", "B"),
+    ("A、C、D 都不对，只有 B 正确", "B"), ("A and C are wrong, so B.", "B"), ("I would choose B because A is wrong.", "B"),
     ("正确选项为A、C。", "AC"), ("因此选AC", "AC"), ("A, C and D", "ACD"), ("BCD", "BCD"),
 ]  # fmt: skip
 UNREAD = [
@@ -25,7 +27,7 @@ UNREAD = [
     "A good answer needs thought.",
     "The answer is a good one",
     "I",
-    "a",
+    "A or B",
     "F = ma",
     "不知道",
     "12",

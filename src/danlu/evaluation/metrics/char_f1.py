@@ -1,7 +1,7 @@
 """Overlap with the reference: F1 over Chinese characters and Latin words, the best of the accepted references.
 
 An answer counts as right when it overlaps by 0.6 or more and carries every number of the reference: a fluent sentence
-with the wrong amount is wrong.
+with the wrong amount is wrong. What it does not see: a "not" more or less, and who did what to whom.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 Which number of the answer counts: the first after a word of conclusion (答案是, the answer is, ####, \\boxed), else the
 last that has the kind of unit asked for, for reasoning ends in its result; `rules: {"take": "first"}` or "any" say
-otherwise. Numbers that only repeat the question do not count. A bare number is taken in the unit that the question
-asks in («多少万元»), else it is right only where the reference is bare, too. Opposite bounds (至少 / 最多) are wrong,
-a range is right where both ends are. No number at all is a parse failure.
+otherwise. Not counted are numbers that only repeat the question, denied ones (不是80元), and those in brackets where
+others stand outside (72 (18 × 4)). A bare number is taken in the unit that the question asks in («多少万元»), else it is
+right only where the reference is bare, too. Opposite bounds (至少 / 最多) are wrong, a range is right where both ends
+are. No number at all is a parse failure.
 
 `rules`: "tolerance": 0.5 (in the reference's unit: 元, not 万元) or "1%" · "within": true (the reference is a range,
 any value inside is right) · "take": last | first | any.
@@ -78,9 +79,11 @@ def _candidates(answer: str, wanted: Sequence[Quantity], question: str, *, keep_
     found = [
         quantity
         for quantity in quantities(answer, keep_dates=keep_dates)
-        if "" in kinds or not quantity.dimension or quantity.dimension in kinds or _is_ratio(quantity, kinds)
-        or any(_is_count(quantity.dimension, kind) for kind in kinds)
+        if not quantity.is_denied
+        and ("" in kinds or not quantity.dimension or quantity.dimension in kinds or _is_ratio(quantity, kinds)
+        or any(_is_count(quantity.dimension, kind) for kind in kinds))
     ]  # fmt: skip
+    found = [quantity for quantity in found if not quantity.is_aside] or found
     due = {_written(quantity) for quantity in wanted}
     echoed = {(_written(quantity), quantity.dimension) for quantity in quantities(question)}
     fresh = [one for one in found if (_written(one), one.dimension) not in echoed or _written(one) in due]
