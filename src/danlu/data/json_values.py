@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -18,7 +18,10 @@ from danlu.data.sources.source import Change, Fault, Item, Row
 
 MAX_MENDED_CHARS = 1 << 20
 DECODER = json.JSONDecoder(strict=False, object_pairs_hook=lambda pairs: _Pairs(pairs))
-_LONG_NUMBER = re.compile(r"\d{19}")
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
+_ESCAPED_KEY = re.compile(rb'"[^"\\]{0,99}\\(?:[^"\\]|\\.){0,99}"\s*:')
+_MUCH = 1 << 24
+"""Bytes to look through, over all keys of an object, from which Python's decoder is the shorter way."""
 _TRAILING_COMMA = re.compile(r",(\s*[}\]])")
 
 
@@ -37,20 +40,36 @@ def parse_values(text: str, line: int, changes: tuple[Change, ...] = (), *, clea
     except (ValueError, RecursionError):
         yield from _parse_loosely(text, line, changes)
         return
-    if isinstance(value, dict) and (_may_be_twice(value, text) or _lost_digits(value, text)):
+    if isinstance(value, dict) and needs_care(value, text.encode()):
         yield from _parse_loosely(text, line, changes)
     else:
         yield Row(line, value, text, changes, clean=clean)
 
 
-def _may_be_twice(row: dict[str, Any], text: str) -> bool:
-    """Whether a key may be given twice: each has its colon, so with as many colons as keys none is."""
-    return text.count(":") != len(row) and any(text.count(f'"{key}"') > 1 for key in row)
+def needs_care(row: dict[str, Any], raw: bytes) -> bool:
+    """Whether what orjson read may not be all that is written: a key may be given twice, or a whole number beyond 64
+    bits (an account, a card) was read as a float. Python's decoder tells."""
+    if raw.count(b":") != len(row) and _may_be_twice(row, raw):  # each key has its colon
+        return True
+    return _has_float(row.values()) and _LONG_NUMBER.search(raw) is not None
 
 
-def _lost_digits(row: dict[str, Any], text: str) -> bool:
-    """Whether a whole number beyond 64 bits (an account, a card) was read as a float: orjson does that, Python not."""
-    return any(isinstance(value, float) for value in row.values()) and _LONG_NUMBER.search(text) is not None
+def _may_be_twice(row: dict[str, Any], raw: bytes) -> bool:
+    if len(row) * len(raw) > _MUCH or (b"\\" in raw and _ESCAPED_KEY.search(raw)):
+        return True
+    return any(raw.count(b'"%b"' % key.encode()) > 1 for key in row)
+
+
+def _has_float(values: Iterable[Any]) -> bool:
+    waiting = [values]  # no recursion: orjson reads deeper than Python calls
+    while waiting:
+        for value in waiting.pop():
+            kind = type(value)
+            if kind is float:
+                return True
+            if kind is list or kind is dict:
+                waiting.append(value if kind is list else value.values())
+    return False
 
 
 def _parse_loosely(text: str, line: int, changes: tuple[Change, ...]) -> Iterator[Item]:

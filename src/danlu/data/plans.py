@@ -58,15 +58,16 @@ def _letters_of(row: dict[str, Any], sample: Sample | None, spoken: str) -> list
 
 
 def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            yield name
-            yield from _strings(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
+    waiting = [value]  # no recursion: orjson reads deeper than Python calls
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            yield from one
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
 
 
 def num_chars_of(sample: Sample) -> int:

@@ -94,9 +94,7 @@ def count_repeats(
     for text in range(len(begins)):
         longest = max(longest, ends[text] - begins[text])
     keys, other = np.empty(longest + 1, np.uint64), np.empty(longest + 1, np.uint64)
-    size = 16
-    while size < 2 * longest:
-        size *= 2
+    size = 1 << 10
     slots, owner = np.empty(size, np.uint64), np.full(size, -1, np.int64)  # open addressing; whose a slot is
     seen = np.empty(1 << 14, np.uint64)
     for text in range(len(begins)):
@@ -114,8 +112,13 @@ def count_repeats(
             keys, other = other, keys
         found = again = 0
         for at in range(num):
+            found += keys[at] < below
+        if size < 2 * found:  # room for the grams that are chosen, not for all of a long text
+            while size < 2 * found:
+                size *= 2
+            slots, owner = np.empty(size, np.uint64), np.full(size, -1, np.int64)
+        for at in range(num):
             if keys[at] < below:
-                found += 1
                 key = keys[at] & mask
                 slot = np.int64(key & np.uint64(size - 1))
                 while owner[slot] == text and slots[slot] != key:

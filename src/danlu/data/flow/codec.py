@@ -1,7 +1,7 @@
 """A row as bytes and back, nothing lost: content, tags and marks as JSON, the rest as plain values.
 
 The content is the very JSON that the id is a digest of, wherever no user's object lies in it; those keep the order of
-their keys, for the order reaches the model. What JSON cannot hold (half surrogates, huge numbers) is written by
+their keys, for the order reaches the model. What JSON cannot hold (half surrogates, huge numbers, NaN) is written by
 Python's own encoder behind a blank, the sign to read it by Python's decoder.
 """
 
@@ -38,8 +38,8 @@ def pack_content(sample: Sample) -> tuple[bytes, str]:
         return packed, _name_of(packed)
     content = content_of(sample)
     try:
-        packed = orjson.dumps(content)
-    except TypeError:
+        packed = _plainly(content)
+    except (TypeError, ValueError):
         return b" " + json.dumps(content).encode(), sample_id(sample)
     return packed, sample_id(sample) if has_nested(sample) else _name_of(packed)
 
@@ -99,9 +99,17 @@ def pack_json(value: Any) -> bytes:
     if not value:
         return b""
     try:
-        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-    except TypeError:
+        return _plainly(value, orjson.OPT_SERIALIZE_NUMPY)
+    except (TypeError, ValueError):
         return b" " + json.dumps(value, default=str).encode()
+
+
+def _plainly(value: Any, option: int | None = None) -> bytes:
+    """By orjson. TypeError, ValueError for what it cannot write, or writes as null: a number that is none."""
+    packed = orjson.dumps(value, option=option)
+    if b"null" in packed:
+        json.dumps(value, default=str, allow_nan=False)
+    return packed
 
 
 def unpack_json(packed: bytes) -> Any:

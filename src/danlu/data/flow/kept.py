@@ -21,7 +21,7 @@ import numpy.typing as npt
 import orjson
 
 from danlu.core.files import read_json, write_bytes, write_json, writing
-from danlu.data.flow.codec import pack_content, pack_marks, unpack, unpack_marks
+from danlu.data.flow.codec import pack_content, pack_json, pack_marks, unpack, unpack_json, unpack_marks
 from danlu.data.flow.piece import AnyPiece, Row
 from danlu.data.flow.store import Store, StoredPiece
 from danlu.data.ledger import Entry
@@ -148,14 +148,16 @@ def _line(row: Row) -> bytes:
     if row.sample is not None and row.sample.group is not None:
         value["group"] = row.sample.group
     if row.sample is not None and row.sample.tags:
-        value["tags"] = row.sample.tags
+        value["tags"] = pack_json(row.sample.tags).decode()
     return orjson.dumps(value) + b"\n"
 
 
 def _row(value: dict[str, Any]) -> Row:
     origin = Origin(*value["origin"])
     packed = value["content"].encode()
-    sample = unpack(packed, origin, value.get("group"), value.get("tags", {})) if packed else None
+    tags = value.get("tags", {})
+    tags = unpack_json(tags.encode()) if isinstance(tags, str) else tags  # runs of old hold an object
+    sample = unpack(packed, origin, value.get("group"), tags) if packed else None
     return Row(sample, origin, value["id"], unpack_marks(value["marks"].encode()), value["seat"])
 
 

@@ -28,7 +28,7 @@ from danlu.data.twins.columns import VERSION as TWINS_VERSION
 from danlu.data.twins.signatures import signatures
 from danlu.version import VERSION
 
-FLOW_VERSION = 3
+FLOW_VERSION = 4
 """Of reading and of this folder; what stages change is said by their own keys."""
 PIECE_ROWS = 20_000
 PIECE_CHARS = 16 << 20

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from danlu.data.containers import at_path, path_to_rows, place_of
-from danlu.data.json_values import DECODER, parse_values
+from danlu.data.json_values import DECODER, needs_care, parse_values
 from danlu.data.opening import HEAD_BYTES, MAX_LINE_BYTES, Line, Source
 from danlu.data.sources.source import Change, Context, Fault, Item, Row, Rows, changes_of, fault_of
 
@@ -34,7 +34,6 @@ _FLAT = re.compile(r"""\{(?:[^"'{}\[\]]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+\}""", r
 _STRING_END = {'"': re.compile(r'["\\]'), "'": re.compile(r"['\\]")}
 _OPENED = re.compile(r"\{.*:\s*[\[{]\s*$")
 """A first line that opens an object and, inside it, a list or another one, with rows on lines of their own to come."""
-_LONG_NUMBER = re.compile(rb"\d{19}")
 
 
 def read_json(source: Source, context: Context) -> Iterator[Item]:
@@ -203,14 +202,7 @@ def _object_of(raw: bytes) -> dict[str, Any] | None:
         return None
     if type(value) is not dict or not value or len(raw) >= MAX_LINE_BYTES:
         return None
-    if raw.count(b":") != len(value):  # a key may be given twice
-        for key in value:
-            if raw.count(b'"%b"' % key.encode()) > 1:
-                return None
-    for one in value.values():
-        if type(one) is float and _LONG_NUMBER.search(raw):
-            return None
-    return value
+    return None if needs_care(value, raw) else value
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ by all rows, they would make all of them alike.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -141,7 +142,10 @@ def _joined(turns: Sequence[Message]) -> str:
 
 
 def _exactly(value: Any) -> str:
-    return orjson.dumps(value, default=str, option=orjson.OPT_SORT_KEYS).decode()
+    try:
+        return orjson.dumps(value, default=str, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError:  # whole numbers beyond 64 bits
+        return json.dumps(value, default=str, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def _frame_of(kind: str, turns: Sequence[Message], tools: Sequence[Any]) -> bytes:
