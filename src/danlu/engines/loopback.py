@@ -106,7 +106,10 @@ class Loopback:
         messages = body.get("messages")
         if not isinstance(messages, list) or not messages:
             raise BadRequestError("messages")
-        question = Question(tuple(_message(turn) for turn in messages), tuple(body.get("tools") or ()))
+        tools = body.get("tools") or ()
+        if not isinstance(tools, list | tuple) or not all(isinstance(tool, dict) for tool in tools):
+            raise BadRequestError("tools")
+        question = Question(tuple(_message(turn) for turn in messages), tuple(tools))
         answer = self._ask(body, ("chat", question), _sampling(body))
         choice = {"index": 0, "message": {"role": "assistant", "content": answer.text}, "finish_reason": answer.finish}
         return _reply("chat.completion", engine.name, [choice], answer.num_prompt_tokens, answer.num_tokens)
@@ -143,9 +146,9 @@ class Loopback:
 
     def _engine(self, body: dict[str, Any]) -> Speaking:
         name = body.get("model")
-        if name not in self.engines:
+        if not isinstance(name, str) or name not in self.engines:
             raise BadRequestError(f"model {name!r}; served: {', '.join(self.engines)}")
-        return self.engines[str(name)]
+        return self.engines[name]
 
     def _ask(self, body: dict[str, Any], what: tuple[Any, ...], how: Sampling) -> Any:
         order = _Order(str(body["model"]), what, how)
@@ -228,9 +231,9 @@ def _prompts(prompt: Any, encoder: Encoder) -> list[list[int]]:
         raise BadRequestError("prompt")
     if all(isinstance(token, int) for token in prompt):
         prompt = [prompt]
-    found = [
-        encoder.tokenizer.encode_text(one) if isinstance(one, str) else [int(token) for token in one] for one in prompt
-    ]
+    if not all(isinstance(one, str) or (isinstance(one, list) and all(type(n) is int for n in one)) for one in prompt):
+        raise BadRequestError("prompt: neither texts nor ids")
+    found = [encoder.tokenizer.encode_text(one) if isinstance(one, str) else one for one in prompt]
     size = encoder.tokenizer.vocab_size
     if not all(ids and all(0 <= token < size for token in ids) for ids in found):
         raise BadRequestError("prompt: nothing, or an id outside the vocabulary")
@@ -239,14 +242,17 @@ def _prompts(prompt: Any, encoder: Encoder) -> list[list[int]]:
 
 def _sampling(body: dict[str, Any]) -> Sampling:
     stop = body.get("stop") or ()
+    stops = [stop] if isinstance(stop, str) else stop
+    if not isinstance(stops, list | tuple) or not all(isinstance(one, str) for one in stops):
+        raise BadRequestError("stop")
     try:
         return Sampling(
             max_new_tokens=max(1, int(body.get("max_completion_tokens") or body.get("max_tokens") or 256)),
             temperature=float(body.get("temperature") or 0.0), top_p=float(body.get("top_p") or 1.0),
             seed=abs(int(body.get("seed") or 0)),
-            stop=tuple(s for s in ([stop] if isinstance(stop, str) else stop) if s),
+            stop=tuple(filter(None, stops)),
         )  # fmt: skip
-    except (TypeError, ValueError) as fault:
+    except (TypeError, ValueError, OverflowError) as fault:
         raise BadRequestError(str(fault)) from fault
 
 
@@ -263,13 +269,14 @@ def _door(server: Loopback) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             path = self.path.rstrip("/")
             ways = {"/v1/chat/completions": server.chat, "/v1/completions": server.complete}
-            length = int(self.headers.get("Content-Length") or 0)
-            content = self.rfile.read(min(length, MAX_BODY_BYTES))
+            told = self.headers.get("Content-Length") or "0"
+            length = int(told) if told.isdecimal() else MAX_BODY_BYTES + 1
             if path not in ways or length > MAX_BODY_BYTES:
+                self.close_connection = True  # its body stays unread
                 self._send(404, {"error": {"message": "not here"}})
                 return
             try:
-                body = orjson.loads(content)
+                body = orjson.loads(self.rfile.read(length))
                 if not isinstance(body, dict):
                     raise BadRequestError("the body is no JSON object")
                 self._send(200, ways[path](body))

@@ -30,6 +30,7 @@ from danlu.engines.wire import Address, RefusedError, TransientError, Wire
 
 PATH = "/chat/completions"
 MAX_WAIT_S = 60.0
+MAX_QUOTED_BYTES = 4096
 THINK, END_THINK = "<think>", "</think>"
 
 
@@ -73,7 +74,8 @@ class RemoteEngine:
         self.endpoint, self.cache, self.bill = endpoint, cache, bill or Bill()
         self.name = name or endpoint.model
         address = Address.parse(endpoint.url)
-        self.digest = sha256_json({"url": str(address), "model": endpoint.model})
+        parts: dict[str, Any] = {"url": str(address), "model": endpoint.model}
+        self.digest = sha256_json(parts | ({"thinking": True} if endpoint.keep_thinking else {}))
         self._wire = Wire(address, key=endpoint.read_key(), timeout_s=endpoint.timeout_s, ca_file=endpoint.ca_file)
         self._jitter = random.SystemRandom()
         self._is_schemaless = False
@@ -128,7 +130,7 @@ class RemoteEngine:
         reserved = self._reserve(body)
         settled = False
         try:
-            reply = _Streamed(self.endpoint.keep_thinking)
+            reply = _Streamed(self.endpoint.keep_thinking, self._wire.scrub)
             for attempt in range(self.endpoint.num_retries + 1):
                 try:
                     for data in self._wire.stream(PATH, dump_json(self._streaming(body), indent=False)):
@@ -136,7 +138,7 @@ class RemoteEngine:
                             yield piece
                     break
                 except TransientError as fault:
-                    if reply.is_begun:
+                    if reply.is_begun or (fault.reached and attempt == self.endpoint.num_retries):
                         raise EngineError("engine.stream_cut", where=self._where, said=fault.reason) from fault
                     self._pause(fault, attempt, None)
                 except RefusedError as fault:
@@ -208,7 +210,7 @@ class RemoteEngine:
         while True:
             sent = {key: value for key, value in body.items() if key != "response_format" or not is_bare}
             try:
-                completion = parse_completion(self._wire.post(PATH, dump_json(sent, indent=False)))
+                completion = parse_completion(self._wire.post(PATH, dump_json(sent, indent=False)), self._wire.scrub)
             except TransientError as fault:
                 self._pause(fault, attempt, stop)
                 attempt += 1
@@ -240,7 +242,7 @@ class RemoteEngine:
         choice = completion["choices"][0]
         message = choice["message"]
         calls = "".join(call_text(call) for call in message.get("tool_calls") or ())
-        return (message.get("content") or "") + calls, "length" if choice.get("finish_reason") == "length" else "stop"
+        return content_text(message) + calls, "length" if choice.get("finish_reason") == "length" else "stop"
 
     def _reserve(self, body: dict[str, Any]) -> float:
         # A byte-level token holds at least one byte, so the request's bytes bound its tokens.
@@ -249,8 +251,10 @@ class RemoteEngine:
     @staticmethod
     def _tokens(body: dict[str, Any], usage: Any, text: str) -> tuple[int, int]:
         """(prompt, answer) tokens by the server's count, or a cautious estimate of one token per two bytes."""
-        if isinstance(usage, dict) and isinstance(usage.get("prompt_tokens"), int):
-            return usage["prompt_tokens"], int(usage.get("completion_tokens") or 0)
+        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
+        asked, made = (n if type(n) is int and n >= 0 else None for n in (counts or (None, None)))
+        if asked is not None and (made is not None or counts[1] is None):
+            return asked, made or 0
         return len(dump_json(body["messages"], indent=False)) // 2, len(text.encode()) // 2
 
     def _streaming(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -278,7 +282,8 @@ class RemoteEngine:
 class _Streamed:
     """A streamed answer being put together: text, finish reason, usage."""
 
-    def __init__(self, keep_thinking: bool) -> None:
+    def __init__(self, keep_thinking: bool, scrub: Callable[[str], str]) -> None:
+        self._scrub = scrub
         self._dropper = None if keep_thinking else ThinkingDropper()
         self._shown: list[str] = []
         self.raw, self.is_begun = "", False
@@ -289,14 +294,14 @@ class _Streamed:
         """What one event lets us show."""
         try:
             event = orjson.loads(data)
-            choices = event["choices"] if isinstance(event, dict) else None
+            choices = event["choices"]
             delta = choices[0].get("delta") or {} if choices else {}
+            piece = content_text(delta)
         except (orjson.JSONDecodeError, KeyError, AttributeError, TypeError) as fault:
-            raise TransientError(f"a stream event is not a chat chunk: {data[:80]!r}") from fault
+            raise TransientError(f"a stream event is not a chat chunk: {self._scrub(data)[:80]!r}") from fault
         self.usage = event.get("usage") or self.usage
         if choices and choices[0].get("finish_reason") == "length":
             self._finish = "length"
-        piece = delta.get("content") or ""
         self.raw += piece
         piece = self._dropper.feed(piece) if self._dropper else piece
         return self._show(piece)
@@ -354,15 +359,29 @@ def drop_thinking(text: str) -> str:
     return dropper.feed(text) + dropper.close()
 
 
-def parse_completion(content: bytes) -> dict[str, Any]:
-    """A chat completion with at least one choice, or TransientError: servers under load cut or garble replies."""
+def parse_completion(content: bytes, scrub: Callable[[str], str] = str) -> dict[str, Any]:
+    """A chat completion whose first choice can be read, or TransientError: servers under load cut or garble replies.
+    `scrub` takes the key out of what is quoted."""
     try:
-        completion = orjson.loads(content)
-        if isinstance(completion["choices"][0]["message"], dict):
-            return completion  # type: ignore[no-any-return]
-    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError):
-        pass
-    raise TransientError(f"the reply is not a chat completion: {content[:80]!r}")
+        completion: dict[str, Any] = orjson.loads(content)
+        message = completion["choices"][0]["message"]
+        content_text(message)
+        for call in message.get("tool_calls") or ():
+            call_text(call)
+        return completion
+    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
+        said = scrub(content[:MAX_QUOTED_BYTES].decode("utf-8", "replace"))
+        raise TransientError(f"the reply is not a chat completion: {said[:80]!r}") from None
+
+
+def content_text(message: dict[str, Any]) -> str:
+    """A turn's text: a string, nothing, or parts of which the texts count. TypeError for anything else."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type") == "text")
+    if content is not None and not isinstance(content, str):
+        raise TypeError("content is no text")
+    return content or ""
 
 
 def wire_message(message: Message) -> dict[str, Any]:

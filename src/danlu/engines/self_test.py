@@ -96,12 +96,16 @@ def self_test(endpoint: Endpoint, *, num_tokens: Callable[[Question], int] | Non
 def _models(wire: Wire, model: str) -> Finding:
     try:
         listed = orjson.loads(wire.get("/models"))
-        names = [str(entry["id"]) for entry in listed["data"]]
+        names = [wire.scrub(str(entry["id"])) for entry in listed["data"]]
     except (EngineError, TransientError, RefusedError, orjson.JSONDecodeError, KeyError, TypeError) as fault:
         return Finding("models", "unknown", say("self_test.models_unknown", said=str(fault)[:120]))
     if model in names:
         return Finding("models", "pass", say("self_test.models_pass", model=model, num=len(names)))
-    return Finding("models", "fail", say("self_test.models_fail", model=model, known=", ".join(names[:8]) or "-"))
+    return Finding(
+        "models",
+        "fail",
+        say("self_test.models_fail", model=model, known=", ".join(name[:60] for name in names[:8]) or "-"),
+    )
 
 
 def _answers(engine: RemoteEngine) -> tuple[Finding, list[list[Answer]]]:
@@ -179,12 +183,13 @@ def echoed(wire: Wire, model: str, prompt: str | Sequence[int]) -> list[float]:
         log_probs = choice["logprobs"]["token_logprobs"]
         num_prompt = (reply.get("usage") or {}).get("prompt_tokens")
         is_list = isinstance(log_probs, list) and all(p is None or isinstance(p, float | int) for p in log_probs)
+        shown = choice.get("text") or ""
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as fault:
         raise EchoError("shape") from fault
-    if not is_list:
+    if not is_list or not isinstance(shown, str):
         raise EchoError("shape")
     num_prompt = len(prompt) if not isinstance(prompt, str) else num_prompt
-    is_shown = choice.get("text", "").startswith(prompt) if isinstance(prompt, str) else True
+    is_shown = shown.startswith(prompt) if isinstance(prompt, str) else True
     num_wanted = num_prompt if isinstance(num_prompt, int) else 3
     if len(log_probs) < num_wanted or len(log_probs) < 2 or not is_shown:
         raise EchoError("ignored")

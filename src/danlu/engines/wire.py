@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import ssl
 import threading
 import time
@@ -21,6 +22,7 @@ from danlu.core.errors import EngineError
 
 MAX_REPLY_BYTES = 32 * 2**20
 MAX_QUOTE_CHARS = 300
+_PASSWORD = re.compile(r"//.*@", re.DOTALL)
 
 
 class TransientError(Exception):
@@ -46,19 +48,21 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             port = parts.port
-        except ValueError:
-            port = -1
+            (parts.hostname or "").encode("idna")
+        except ValueError as fault:  # a port, an IPv6 address or a host name that is none
+            raise EngineError("engine.bad_url", given=_PASSWORD.sub("//…@", url)) from fault
         plain = not (parts.username or parts.password or parts.query or parts.fragment)
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1 or not plain:
-            shown = f"{parts.scheme}://…@{parts.hostname}" if parts.username or parts.password else url
-            raise EngineError("engine.bad_url", given=shown)
+        is_path = parts.path.isascii() and parts.path.isprintable() and " " not in parts.path
+        if parts.scheme not in ("http", "https") or not parts.hostname or not plain or not is_path:
+            raise EngineError("engine.bad_url", given=_PASSWORD.sub("//…@", url))
         return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/"))
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.host}{f':{self.port}' if self.port else ''}{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}{f':{self.port}' if self.port else ''}{self.path}"
 
 
 class Wire:
@@ -90,7 +94,12 @@ class Wire:
             if kind != "text/event-stream":
                 self._close()
                 raise TransientError(f"expected text/event-stream, got {kind}")
+            size = 0
             while line := response.readline(MAX_REPLY_BYTES):
+                size += len(line)
+                if size > MAX_REPLY_BYTES:
+                    self._close()
+                    raise RefusedError(f"the stream is larger than {MAX_REPLY_BYTES} bytes")
                 text = line.decode("utf-8", errors="replace").rstrip("\r\n")
                 if not text.startswith("data:"):
                     continue  # comments, event names, the blank line between events
@@ -104,6 +113,7 @@ class Wire:
     def scrub(self, text: str) -> str:
         """A server's words, short and without the key."""
         text = text.replace(self._key, "***") if self._key else text
+        text = "".join(c if c.isprintable() or c in "\n\t" else " " for c in text)  # no commands to a terminal
         return text if len(text) <= MAX_QUOTE_CHARS else text[:MAX_QUOTE_CHARS] + "…"
 
     def _send(self, path: str, body: bytes | None) -> http.client.HTTPResponse:

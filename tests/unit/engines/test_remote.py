@@ -255,7 +255,7 @@ def test_a_key_that_could_split_a_header_is_refused(server: Server, tmp_path: Pa
     assert caught.value.key == "engine.no_key_file"
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://h/v1", "host/v1", "http://", "http://me:pass@h/v1", "http://h:99999/v1", "http://h/v1?k=1"])  # fmt: skip
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://h/v1", "host/v1", "http://", "http://me:pass@h/v1", "http://h:99999/v1", "http://h/v1?k=1", "http://[::1/v1", "http://me:pass@[::1/v1", "http://h/模型/v1", "http://h/a b/v1", f"http://{'x' * 70}.cn/v1"])  # fmt: skip
 def test_other_addresses_are_refused(url: str) -> None:
     with pytest.raises(EngineError) as caught:
         Address.parse(url)
@@ -264,6 +264,57 @@ def test_other_addresses_are_refused(url: str) -> None:
 
 def test_address_is_kept_without_a_trailing_slash() -> None:
     assert str(Address.parse("https://h:8443/v1/")) == "https://h:8443/v1"
+    assert str(Address.parse("http://[::1]:8000/v1")) == "http://[::1]:8000/v1"
+
+
+LYING = [
+    {"choices": [{"message": {"content": 7}}]}, {"choices": [{"message": {"content": {"a": 1}}}]}, {"choices": {"0": 1}},
+    {"choices": [{"message": {"content": "", "tool_calls": [{"function": {}}]}}]}, [], "text", None, {"choices": []},
+    {"choices": [{"message": {"content": [7]}}]}, {"choices": [{"message": None}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("reply", LYING)
+def test_a_reply_of_another_shape_spoils_one_answer_only(server: Server, reply: object) -> None:
+    server.acts = [status(200, json.dumps(reply).encode())] * 2
+    first, second = server.engine(num_retries=1, num_parallel=1).generate([ask("a"), ask("b")], SAMPLING)
+    assert first.finish == "error" and "not a chat completion" in first.error and second.finish == "stop"
+
+
+@pytest.mark.parametrize("usage", [[1], "x", {"prompt_tokens": -5}, {"prompt_tokens": 3, "completion_tokens": "many"},
+                                   {"prompt_tokens": True}, {"prompt_tokens": 3, "completion_tokens": -1}])  # fmt: skip
+def test_counts_that_are_none_are_estimated(server: Server, usage: object) -> None:
+    reply = {"choices": [{"message": {"content": [{"type": "text", "text": "四个字呀"}]}}], "usage": usage}
+    server.acts = [status(200, json.dumps(reply).encode())]
+    (answer,) = server.engine().generate([ask("a")], SAMPLING)
+    assert answer.text == "四个字呀" and answer.num_prompt_tokens > 0 and answer.num_tokens == 6
+
+
+def test_a_reply_that_repeats_the_key_is_not_quoted(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(KEY)
+    for filler in (b"", b"x" * 70):  # also where the quotation would end amid the key
+        server.acts = [status(200, filler + f"\x1b[2JBearer {KEY}".encode())]
+        (answer,) = server.engine(key_file=tmp_path / "key", num_retries=0).generate([ask("a")], SAMPLING)
+        assert answer.finish == "error" and KEY[:6] not in answer.error and "\x1b" not in answer.error
+
+
+@pytest.mark.parametrize("event", ["[]", "7", '{"choices": [{"delta": {"content": 7}}]}', '{"choices": [7]}'])
+def test_a_stream_of_another_shape_is_a_fault_in_words(server: Server, event: str) -> None:
+    def stream(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(f"data: {event}\n\n".encode())
+        handler.close_connection = True
+
+    server.acts = [stream]
+    with pytest.raises(EngineError, match="not a chat chunk"):
+        list(server.engine(num_retries=0).stream(ask("a"), SAMPLING))
+
+
+def test_keeping_thinking_is_another_engine(server: Server) -> None:
+    assert server.engine().digest != server.engine(keep_thinking=True).digest
 
 
 def test_a_stopped_run_asks_only_what_is_missing(server: Server, tmp_path: Path) -> None:

@@ -133,7 +133,13 @@ def test_senseless_requests_are_refused_one_by_one(server: Loopback) -> None:
         ("/chat/completions", b'{"model":"tiny","messages":[{"role":"boss","content":"x"}]}'),
         ("/chat/completions", b'{"model":"no","messages":[{"role":"user","content":"x"}]}'),
         ("/chat/completions", b"[1]"), ("/chat/completions", b"{"),
+        ("/completions", b'{"model":"tiny","prompt":["a",1]}'), ("/completions", b'{"model":"tiny","prompt":[["a"]]}'),
+        ("/completions", b'{"model":["tiny"],"prompt":"x"}'), ("/completions", b'{"model":"tiny","prompt":[{}]}'),
+        ("/chat/completions", b'{"model":"tiny","stop":[["x"]],"messages":[{"role":"user","content":"x"}]}'),
+        ("/chat/completions", b'{"model":"tiny","tools":7,"messages":[{"role":"user","content":"x"}]}'),
         ("/chat/completions", b'{"model":"tiny","temperature":"hot","messages":[{"role":"user","content":"x"}]}'),
     ):  # fmt: skip
         with pytest.raises(RefusedError):
             wire.post(path, body)
+    # and what computes is still alive
+    assert wire.post("/chat/completions", b'{"model":"tiny","max_tokens":1,"messages":[{"role":"user","content":"x"}]}')
