@@ -17,14 +17,14 @@ from danlu.core.files import sha256_bytes
 from danlu.evaluation.items import Item, load_questions
 
 PINNED = {
-    "consistency": "90b38d5427e75bcba189f6ca6a65e038b6ea84b0428e09ed04a3c14cd21930c6",
-    "forgetting": "a63319dae933e0c1c0cfebe45ac6c8700bc0271722ff5922e71a3c0742a13ef3",
-    "format": "18dd10b9ff4c6b05ecaa780bb4a5a3e13f4c6c8e1110f2f2525f6c2c8f94c7a2",
-    "injection": "2d58ce80f9d527b4aad0637dd4707c4e1190ee6f198a0b811bf1b703f34bf39b",
-    "negation": "0a3d51a8440de277a8f885de2ec7098e6986c9bf5a0c666c3ec6c2a5cc208130",
+    "consistency": "46f2d7d576c0d3581db41bfb25ecb97b5cb2a74d33083f71bbfce518f05cda08",
+    "forgetting": "d89a48ae9362a6301d889dafc30ebce2e91564e42907c22f1c6c911f82c667d2",
+    "format": "c038fe157a94421b9ca99fd3d80045a4e3d61d998bdb9819e4643b60ee632799",
+    "injection": "d398202337c1303ddc86a931fe50337c473b1ee677ed38dc54e82ea5b839cd19",
+    "negation": "eb906da0edaeb9b949ca3c447b8ed602fe803579edcd50e09ad65f57cf344868",
     "sarcasm": "ad2494d70e057056677ade4cdc5819cd8222ca4e6e46bf2f96860cd69bbc282e",
     "typo": "b96e3ca40714c55c70cc134f56efe0a9e27a3ee069ff2689307633adf941a953",
-    "unanswerable": "46c3111a872d1bee16e4e7a9a1ef8a90c195116ab01c24d2b13cfa481f148cc4",
+    "unanswerable": "2ff30a14e6ca849acf9ec6fc50e8b0b864757bb104211d6b55ada06248f5202b",
 }
 """Suites and the sha256 of their files. A changed suite is another suite: its results compare with no earlier ones."""
 
