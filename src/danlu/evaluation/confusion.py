@@ -31,7 +31,8 @@ class Confusion:
 
     @classmethod
     def of(cls, references: Sequence[str], answers: Sequence[str | None]) -> Confusion:
-        """Counts of pairs; None or "" is a parse failure."""
+        """Counts of pairs, at least one; None or "" is a parse failure."""
+        assert len(references) > 0, "at least one pair"
         classes = classes_of(references, answers)
         return cls(classes, rows_of(references, answers, classes).sum(axis=0).reshape(len(classes), -1))
 

@@ -1,9 +1,10 @@
 """The gate: ship or hold, each check with its reason and, where it fails, its remedy. Pure arithmetic on a report.
 
 A check that is asked for but was not measured holds: silence is no proof. Thresholds of 0 for accuracy and consistency
-mean "not asked for". A gain counts only when its interval leaves out zero. For what may be forgotten the burden is
-turned round: over all general questions a loss beyond the margin must be ruled out (`loss.py`). In a category, where
-sixty questions rule out little, the measured loss counts, unless `prove_categories` asks for the same proof.
+mean "not asked for". A gain counts only when its interval leaves out zero and its test agrees. For what may be
+forgotten the burden is turned round: over all general questions a loss beyond the margin must be ruled out (`loss.py`).
+In a category, where sixty questions rule out little, the measured loss counts, unless `prove_categories` asks for the
+same proof.
 """
 
 from __future__ import annotations
@@ -101,6 +102,8 @@ class Gate:
             return [Reason("gain_small", False, values)]
         if self.min_gain > 0 and low <= 0:
             return [Reason("gain_uncertain", False, values)]
+        if self.min_gain > 0 and difference["direction"] != "better":
+            return [Reason("gain_by_chance", False, values | {"p": f"{difference['p']:.2f}"})]
         return [Reason("gain_passed", True, values)]
 
     def _accuracy(self, report: Mapping[str, Any]) -> list[Reason]:

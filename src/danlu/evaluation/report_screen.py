@@ -13,6 +13,7 @@ from markupsafe import Markup
 from danlu.core import html
 from danlu.core.html.tag import Tone, join, tag
 from danlu.core.messages import Language, say
+from danlu.evaluation.clusters import LEAST_DOCUMENTS
 from danlu.evaluation.gate import Reason, percent, points
 from danlu.evaluation.report import Report
 from danlu.evaluation.worse import losses_of
@@ -135,11 +136,19 @@ def _sure(report: Report, language: Language) -> Reply | None:
         "sure_detail" if is_grouped else "sure_detail_plain", language,
         low=points(low), high=points(high), items=changes["num_items"], groups=changes["num_groups"],
     )  # fmt: skip
-    details: tuple[str, ...] = (detail,)
+    details = [detail]
     if not is_shown:
-        weak = _say("sure_weak", language, detectable=points(changes["detectable"]).lstrip("+"))
-        details = (detail, weak)
-    return Reply(_say("question_sure", language), _say(code, language), details, tones[code])
+        details.append(_say("sure_weak", language, detectable=points(changes["detectable"]).lstrip("+")))
+    if num_documents := _few_documents(report):
+        details.append(_say("sure_documents_one" if num_documents == 1 else "sure_documents", language,
+                            num=num_documents))  # fmt: skip
+    return Reply(_say("question_sure", language), _say(code, language), tuple(details), tones[code])
+
+
+def _few_documents(report: Report) -> int:
+    """How many documents the questions are on, where they are too few to speak for others; 0 where they are not."""
+    documents = {row["document"] for row in report.items if row["task"] == "domain"}
+    return len(documents) if "" not in documents and len(documents) < LEAST_DOCUMENTS else 0
 
 
 def _worse(report: Report, language: Language) -> Reply:

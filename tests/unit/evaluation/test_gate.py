@@ -8,13 +8,14 @@ from typing import Any
 
 import danlu.core.messages as messages
 from danlu.evaluation.gate import Gate, GateVerdict
+from danlu.evaluation.stats import compare
 
 
 def measured(**changes: Any) -> dict[str, Any]:
     return {
         "base": {"accuracy": 0.05, "num_items": 100, "faults": {}},
         "tuned": {"accuracy": 0.85, "num_items": 100, "faults": {}},
-        "difference": {"value": 0.8, "interval": [0.7, 0.9], "detectable": 0.1},
+        "difference": {"value": 0.8, "interval": [0.7, 0.9], "detectable": 0.1, "direction": "better", "p": 0.001},
         "consistency": {"tuned": {"consistent_right": 0.75}, "repeats": 3},
         "forgetting": {"ratio": 1.05, "interval": [1.02, 1.08]},
     } | changes
@@ -44,6 +45,17 @@ def test_each_threshold_holds_alone() -> None:
 def test_a_gain_that_chance_explains_does_not_ship() -> None:
     lucky = measured(difference={"value": 0.1, "interval": [-0.02, 0.22], "detectable": 0.2})
     assert codes(Gate().judge(lucky)) == ["gain_uncertain"]
+
+
+def test_an_interval_alone_does_not_ship_where_the_test_disagrees() -> None:
+    """Four answers won and none lost of eight: the interval leaves out zero, and yet p is 0.13."""
+    few = compare([0] * 8, [1] * 4 + [0] * 4)
+    assert few.low > 0 and few.direction == "no_evidence"
+    verdict = Gate().judge(measured(difference=few.to_json()))
+    assert codes(verdict) == ["gain_by_chance"]
+    assert all(
+        "0.12" in reason.text(language) for reason in verdict.reasons if not reason.passed for language in ("zh", "en")
+    )
 
 
 def test_what_was_not_measured_is_no_proof() -> None:

@@ -108,3 +108,18 @@ def test_a_curve_reaches_the_page(report: Report) -> None:
     for language, words in (("zh", "学习曲线"), ("en", "Learning curve")):
         assert words in render_html(Report.from_json(told.to_json()), language=language)
     assert "more_data" in [finding["code"] for finding in told.diagnosis]
+
+
+@pytest.mark.parametrize(
+    ("num", "told"), [(1, "on one document"), (2, "on 2 documents"), (7, "on 7 documents"), (8, ""), (0, "")]
+)
+def test_few_documents_speak_for_themselves_only(report: Report, num: int, told: str) -> None:
+    """With fewer than eight documents the questions are the clusters, and the page did not say what that costs."""
+    rows = [
+        row | {"document": f"{place % num}.pdf" if num else ""} if row["task"] == "domain" else row
+        for place, row in enumerate(report.items * 4)
+    ]
+    for language, word in (("en", "not of others like"), ("zh", "不代表同类的其他文档")):
+        text = said(replace(report, items=rows), language)
+        assert (word in text) is bool(told)
+        assert language == "zh" or told in text

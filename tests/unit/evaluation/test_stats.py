@@ -235,3 +235,15 @@ def test_the_bias_correction_moves_a_skewed_interval_outwards() -> None:
     plain = np.quantile(np.random.default_rng(0).binomial(20, 0.05, 10_000) / 20, [0.025, 0.975])
     corrected = bootstrap(values)
     assert corrected.high > plain[1]
+
+
+def test_two_groups_that_agree_are_no_certainty() -> None:
+    """Both documents gained 0.1 on average: the interval was [0.1, 0.1]."""
+    told = compare([0.1, 0.5] * 10, [0.3, 0.5] * 10, ["a"] * 10 + ["b"] * 10)
+    assert told.low < 0 < told.high and told.direction == "no_evidence"
+
+
+def test_a_score_that_is_no_number_is_refused() -> None:
+    """p was 0.0."""
+    with pytest.raises(AssertionError, match="number"):
+        compare([0.1, math.nan], [0.3, 0.5])

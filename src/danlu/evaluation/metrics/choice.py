@@ -1,9 +1,10 @@
 """Choice: which of the lettered options the answer takes. Several where the reference is several ("AC").
 
 Read in this order: a letter after a word of decision («答案是 B», "the answer is (B)", a LaTeX box), the last one not
-taken back; the one called right; an answer that is letters alone or begins with one ("B.", "(B) Paris"); a letter on its
-own at the end; the one option whose text stands in the answer (`rules: {"options": ["Paris", "Rome"]}`). "A good answer"
-names no A, "A or B" neither. Nothing read is a parse failure: wrong, and counted apart. Letters are A to H (I is a word).
+taken back; the one called right; an answer that is letters alone or begins with one ("B.", "(B) Paris"); a letter on
+its own at the end; the one option whose text stands in the answer (`rules: {"options": ["Paris", "Rome"]}`). "A good
+answer" names no A, "A or B" neither. Nothing read is a parse failure: wrong, and counted apart. Letters are A to H (I
+is a word).
 """
 
 from __future__ import annotations

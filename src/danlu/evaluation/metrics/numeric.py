@@ -3,9 +3,9 @@
 Which number of the answer counts: the first after a word of conclusion (答案是, the answer is, ####, \\boxed), else the
 last that has the kind of unit asked for, for reasoning ends in its result; `rules: {"take": "first"}` or "any" say
 otherwise. Not counted are numbers that only repeat the question, denied ones (不是80元), and those in brackets where
-others stand outside (72 (18 × 4)). A bare number is taken in the unit that the question asks in («多少万元»), else it is
-right only where the reference is bare, too. Opposite bounds (至少 / 最多) are wrong, a range is right where both ends
-are. No number at all is a parse failure.
+others stand outside (72 (18 × 4)). A bare number is taken in the unit that the question asks in («多少万元»), else it
+is right only where the reference is bare, too. Opposite bounds (至少 / 最多) are wrong, a range is right where both
+ends are. No number at all is a parse failure.
 
 `rules`: "tolerance": 0.5 (in the reference's unit: 元, not 万元) or "1%" · "within": true (the reference is a range,
 any value inside is right) · "take": last | first | any.

@@ -26,7 +26,7 @@ def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable], *, weight
 
 def cohen_tally(first: Sequence[Hashable], second: Sequence[Hashable], *, weights: Weights = "none") -> Tally:
     """The same as sums per item, for an interval (`estimate_tally`)."""
-    assert len(first) == len(second), "both rate the same items"
+    assert len(first) == len(second) > 0, "both rate the same items, at least one"
     classes = _classes([*first, *second], sort=weights != "none")
     num_classes = len(classes)
     rows = np.zeros((len(first), num_classes * num_classes))

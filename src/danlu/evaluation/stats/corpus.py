@@ -59,6 +59,7 @@ def estimate_tally(
     tally: Tally, groups: Sequence[Hashable] | None = None, *, seed: int = 0, resamples: int = _INTERVAL_RESAMPLES
 ) -> Estimate:
     """A corpus score with its clustered interval."""
+    assert len(tally.rows) > 0, "at least one item"
     sums_GK = rows_by_group(tally.rows, _keys(tally, groups))
     rng = np.random.default_rng(seed)
     drawn = np.concatenate([tally.value(counts @ sums_GK) for counts in redraw_counts(len(sums_GK), rng, resamples)])

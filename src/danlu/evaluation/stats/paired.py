@@ -142,6 +142,7 @@ def compare(
     assert len(base) == len(tuned) > 0, "both answer the same items, at least one"
     before, after = np.asarray(base, dtype=np.float64), np.asarray(tuned, dtype=np.float64)
     differences = after - before
+    assert np.isfinite(differences).all(), "every score is a number"
     keys: Sequence[Hashable] = range(len(differences)) if groups is None else list(groups)
     num_gained, num_lost = int((differences > 0).sum()), int((differences < 0).sum())
     is_binary = bool(np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all())
@@ -188,7 +189,8 @@ def _paired_estimate(
             return Estimate(float(differences.mean()), low, high, num_items, num_groups)
     drawn = bootstrap(differences.tolist(), groups, seed=seed, resamples=resamples)
     if not is_binary:
-        slack = unchanged(drawn.num_groups) if np.ptp(differences) < 1e-12 else 0.0
+        # groups that all agree show no spread to redraw, which is not certainty
+        slack = unchanged(drawn.num_groups) if drawn.high - drawn.low < 1e-12 else 0.0
         low, high = drawn.low - slack, drawn.high + slack
     return replace(drawn, low=max(-1.0, min(low, drawn.low)), high=min(1.0, max(high, drawn.high)))
 
