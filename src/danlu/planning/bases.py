@@ -105,11 +105,17 @@ def near_bases(base: str) -> list[str]:
     return get_close_matches(_plain(base), BASES, n=4, cutoff=0.5)
 
 
-def _plain(base: str) -> str:
-    name = base.rpartition("/")[2].lower()
+def bare_name(base: str) -> str:
+    """Without organisation, folder, endings and capitals: names of one checkpoint in its variants."""
+    name = base.rstrip("/").rpartition("/")[2].lower()
     while name not in BASES and name not in _OTHER_NAMES:
         shorter = _ENDINGS.sub("", name)
         if shorter == name:
             break
         name = shorter
+    return name
+
+
+def _plain(base: str) -> str:
+    name = bare_name(base)
     return _OTHER_NAMES.get(name, name)

@@ -204,3 +204,22 @@ def test_any_text_is_answered(text: str) -> None:
         review_script(text)
     except RecipeError as error:
         assert error.key in ("advice.not_python", "advice.script_too_long")
+
+
+@pytest.mark.parametrize(
+    ("name", "licence"),
+    [
+        ("meta-llama/Meta-Llama-3-8B", "Meta Llama 3 Community License"),
+        ("meta-llama/Meta-Llama-3.1-8B-Instruct", "Llama 3.1 Community License"),
+        ("meta-llama/Llama-3.3-70B-Instruct", "Llama 3.3 Community License"),
+        ("deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "Llama 3.3 Community License"),
+        ("Qwen/Qwen2-72B-Instruct", "Tongyi Qianwen License"),
+        ("Qwen/Qwen2-7B", "Apache-2.0"),
+        ("models/Qwen2.5-3B-Instruct/", "Qwen Research License"),
+        ("Qwen/Qwen2.5-Coder-3B", "Qwen Research License"),
+        ("mistralai/Codestral-22B-v0.1", "Mistral AI Non-Production License"),
+    ],
+)
+def test_the_same_shape_is_not_the_same_licence(name: str, licence: str) -> None:
+    found = bases.find(name)
+    assert found is not None and found.licence.name == licence

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from danlu.core.messages import current_language
 from danlu.planning.advice.words import Reason
-from danlu.planning.bases import BASES, known_base
+from danlu.planning.bases import bare_name, known_base
 from danlu.planning.cards import Card
 from danlu.planning.plan import Limits, Plan, plan_stage
 from danlu.planning.shapes import Shapes
@@ -110,7 +110,7 @@ def table() -> tuple[Base, ...]:
     return tuple(
         Base(
             row["name"], row["ids"], _licence(row["licence"]), tuple(row["strong"]), tuple(row["good"]),
-            row["context"], row["released"], BASES[row["name"]],
+            row["context"], row["released"], known_base(row["name"]),
         )
         for row in told["bases"]
     )  # fmt: skip
@@ -122,18 +122,13 @@ def about() -> str:
 
 def find(name: str) -> Base | None:
     """The base of this name or hub id; None where the table has none."""
-    shapes = known_base(name)
-    plain = name.rpartition("/")[2].lower()
-    for base in table():
-        if base.shapes is shapes or plain in (
-            base.name,
-            *(one.rpartition("/")[2].lower() for one in base.ids.values()),
-        ):
+    plain = bare_name(name)
+    others = [Base(row["name"], row["ids"], _licence(row["licence"])) for row in _told()["known_by_licence_only"]]
+    for base in (*table(), *others):
+        if plain in (base.name, *map(bare_name, base.ids.values())):
             return base
-    for row in _told()["known_by_licence_only"]:
-        if plain in (row["name"], *(one.rpartition("/")[2].lower() for one in row["ids"].values())):
-            return Base(row["name"], row["ids"], _licence(row["licence"]))
-    return None
+    shapes = known_base(name)  # the same shape under another name: Qwen2 and Qwen2.5
+    return next((base for base in table() if base.shapes is shapes), None)
 
 
 def rank(wish: Wish, card: Card, limits: Limits) -> list[Candidate]:
