@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from danlu.cli.targets import open_target
 from danlu.cli.voice import Voice
 from danlu.core.files import write_text
 from danlu.core.messages import say
-from danlu.evaluation.compare import side_by_side
-from danlu.evaluation.compare_html import render_comparison
-from danlu.evaluation.gate import percent, points
+from danlu.evaluation.compare import SideBySide, side_by_side
+from danlu.evaluation.compare_html import render_comparison, task_rows
+from danlu.evaluation.gate import percent
 from danlu.evaluation.report import Report
 from danlu.run.kept import read_kept
 from danlu.run.registry import Registry
@@ -21,31 +22,44 @@ def compare(first: str, second: str, runs: Path, voice: Voice, *, html: Path | N
     found_runs = [_run_of(name, runs) for name in (first, second)]
     paths = [run.path("report.json") for run in found_runs]
     reports = [Report.from_json(read_kept(path), where=str(path)) for path in paths]
-    found = side_by_side(*reports)
+    found = side_by_side(reports[0], reports[1], names=_names(found_runs, (first, second)))
     head = found.headline.comparison
-    voice.say(say(f"compare.{head.direction}", first=first, second=second), "bold")
-    heads = [say(f"compare.col_{name}") for name in ("task", "change", "interval", "p", "items", "sides")]
-    rows = [
-        (
-            one.task, points(one.comparison.value), f"{points(one.comparison.low)} … {points(one.comparison.high)}",
-            f"{one.p_holm:.3g}", str(one.num_shared), f"+{len(one.gained)} −{len(one.lost)}",
-        )
-        for one in found.tasks
-    ]  # fmt: skip
-    voice.table(heads, rows, title=f"{_accuracy(reports[0])} → {_accuracy(reports[1])}")
+    voice.say(say(f"compare.{head.direction}", first=found.names[0], second=found.names[1]), "bold")
+    voice.table(*task_rows(found), title=f"{_accuracy(reports[0])} → {_accuracy(reports[1])}")
     for change in found.changes:
         voice.say(f"{say(f'compare.what_{change.what}')}: {change.first[:16]} → {change.second[:16]}", "dim")
     page = html or found_runs[1].path(f"compare-{found_runs[0].name}.html")
-    write_text(page, render_comparison(found))
+    voice.result(found.to_json() | {"page": _written(page, found, voice, is_asked=html is not None)})
+
+
+def _written(page: Path, found: SideBySide, voice: Voice, *, is_asked: bool) -> str | None:
+    """The page's path; None where nobody named one and the run's folder takes none."""
+    try:
+        write_text(page, render_comparison(found))
+    except OSError as error:
+        if is_asked:
+            raise
+        voice.say(say("compare.no_page", path=page, why=error.strerror or type(error).__name__))
+        return None
     voice.say(say("compare.wrote", path=page))
-    voice.result(found.to_json() | {"page": str(page)})
+    return str(page)
+
+
+def _names(runs: Sequence[Run], said: tuple[str, str]) -> tuple[str, str]:
+    """Versions as they were named, runs by their own names; whatever was said where that is the same twice."""
+    first, second = (name if _is_version(name) else run.name for name, run in zip(said, runs, strict=True))
+    return (first, second) if first != second else said
 
 
 def _run_of(name: str, runs: Path) -> Run:
     """A version's run, or whatever else a target may be."""
-    if ("@" in name or ":" in name) and not Path(name).exists():
+    if _is_version(name):
         return Run.open(runs / Registry(runs).resolve(name).run)
     return open_target(name, (), runs)
+
+
+def _is_version(name: str) -> bool:
+    return ("@" in name or ":" in name) and not Path(name).exists()
 
 
 def _accuracy(report: Report) -> str:

@@ -73,7 +73,7 @@ def point(named: str, alias: str, runs: Path, voice: Voice, *, reason: str) -> N
 def roll_back(named: str, runs: Path, voice: Voice, *, reason: str) -> None:
     name, _, alias = named.partition("@")
     if not alias:
-        raise RunError("registry.bad_name", where=named, given=named)
+        raise RunError("registry.wants_alias", where=named, given=named)
     registry = Registry(runs)
     registry.open(registry.before(name, alias))
     _tell_alias(registry.roll_back(name, alias, reason=reason), alias, voice)

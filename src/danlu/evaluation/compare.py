@@ -58,6 +58,8 @@ class SideBySide:
     second: Report
     tasks: tuple[ReportComparison, ...]
     changes: tuple[Change, ...]
+    names: tuple[str, str]
+    """What the two are called beside each other: reports of one recipe all bear its name."""
 
     @property
     def headline(self) -> ReportComparison:
@@ -65,7 +67,8 @@ class SideBySide:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "first": _side(self.first), "second": _side(self.second), "tasks": [one.to_json() for one in self.tasks],
+            "first": _side(self.first, self.names[0]), "second": _side(self.second, self.names[1]),
+            "tasks": [one.to_json() for one in self.tasks],
             "changes": [{"what": one.what, "first": one.first, "second": one.second} for one in self.changes],
         }  # fmt: skip
 
@@ -93,16 +96,19 @@ def compare_reports(
     )
 
 
-def side_by_side(first: Report, second: Report, *, margin: float | None = None) -> SideBySide:
+def side_by_side(
+    first: Report, second: Report, *, names: tuple[str, str] | None = None, margin: float | None = None
+) -> SideBySide:
     """Every task that both have asked of right-or-wrong questions. EvaluationError where there is none."""
     asked = dict.fromkeys([DOMAIN, *(row["task"] for row in first.items)])
     both = [task for task in asked if _items(first, task).keys() & _items(second, task).keys()]
+    called = names or (first.name, second.name)
     if not both:
-        raise EvaluationError("evaluation.nothing_shared", given=f"{first.name}, {second.name}", where=DOMAIN)
+        raise EvaluationError("evaluation.nothing_shared", given=", ".join(called), where=DOMAIN)
     found = [compare_reports(first, second, task=task, margin=margin) for task in both]
     adjusted = holm({one.task: one.comparison.p for one in found})
     tasks = tuple(_with_holm(one, adjusted[one.task]) for one in found)
-    return SideBySide(first, second, tasks, tuple(_changes(first, second)))
+    return SideBySide(first, second, tasks, tuple(_changes(first, second)), called)
 
 
 def _with_holm(one: ReportComparison, p: float) -> ReportComparison:
@@ -120,10 +126,10 @@ def _changes(first: Report, second: Report) -> list[Change]:
     return [Change(*pair) for pair in pairs if pair[1] != pair[2]]
 
 
-def _side(report: Report) -> dict[str, Any]:
+def _side(report: Report, name: str) -> dict[str, Any]:
     gate = report.gate or {}
     return {
-        "name": report.name, "created": report.created, "accuracy": report.tuned.get("accuracy"),
+        "name": name, "created": report.created, "accuracy": report.tuned.get("accuracy"),
         "interval": report.tuned.get("interval"), "gate": gate.get("decision"), "recipe": report.footer.get("recipe"),
         "dataset": report.footer.get("dataset"),
     }  # fmt: skip

@@ -17,10 +17,19 @@ _TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "no_evidence": ""}
 MOST_ROWS = 2000
 
 
+_NAMES = {"domain": "report.task_domain", "consistency": "report.task_consistency", "edge": "report.edge",
+          "probes": "proof.task_probes", "general": "proof.task_general"}  # fmt: skip
+
+
+def task_name(task: str, language: Language | None = None) -> str:
+    """A task's name in the reader's language, where danlu knows one."""
+    return say(_NAMES[task], language) if task in _NAMES else task
+
+
 def render_comparison(found: SideBySide, language: Language | None = None) -> str:
     """One self-contained page."""
     spoken = language or current_language()
-    head, names = found.headline, (found.first.name, found.second.name)
+    head, names = found.headline, found.names
     direction = head.comparison.direction
     blocks = [
         banner(say(f"compare.{direction}", spoken, first=names[0], second=names[1]), _sentence(head, spoken),
@@ -32,8 +41,8 @@ def render_comparison(found: SideBySide, language: Language | None = None) -> st
             stat(say("compare.lost", spoken), str(len(head.lost)), say("compare.newly_wrong", spoken), tone="bad"),
         ),
         *_differing(found, spoken),
-        section(say("compare.tasks", spoken), forest(_intervals(found), title=say("compare.tasks", spoken)),
-                _task_table(found, spoken), lead=say("compare.tasks_lead", spoken)),
+        section(say("compare.tasks", spoken), forest(_intervals(found, spoken), title=say("compare.tasks", spoken)),
+                table(*task_rows(found, spoken)), lead=say("compare.tasks_lead", spoken)),
         section(say("compare.questions", spoken), _questions(found, spoken)),
     ]  # fmt: skip
     title = say("compare.title", spoken, first=names[0], second=names[1])
@@ -58,23 +67,30 @@ def _differing(found: SideBySide, language: Language) -> list[Markup]:
     return [section(say("compare.changes", language), grid(facts(pairs), paragraph(only), wide=True))]
 
 
-def _intervals(found: SideBySide) -> list[Interval]:
+def _intervals(found: SideBySide, language: Language) -> list[Interval]:
     return [
-        Interval(one.task, one.comparison.value, one.comparison.low, one.comparison.high, points(one.comparison.value))
+        Interval(
+            task_name(one.task, language),
+            one.comparison.value,
+            one.comparison.low,
+            one.comparison.high,
+            points(one.comparison.value),
+        )
         for one in found.tasks
     ]
 
 
-def _task_table(found: SideBySide, language: Language) -> Markup:
-    heads = [say(f"compare.col_{name}", language) for name in ("task", "change", "interval", "p", "items", "sides")]
-    rows = [
+def task_rows(found: SideBySide, language: Language | None = None) -> tuple[list[str], list[tuple[str, ...]]]:
+    """(columns, a row a task)"""
+    columns = [say(f"compare.col_{name}", language) for name in ("task", "change", "interval", "p", "items", "sides")]
+    return columns, [
         (
-            one.task, points(one.comparison.value), f"{points(one.comparison.low)} … {points(one.comparison.high)}",
+            task_name(one.task, language), points(one.comparison.value),
+            f"{points(one.comparison.low)} … {points(one.comparison.high)}",
             f"{one.p_holm:.3g}", str(one.num_shared), f"+{len(one.gained)} −{len(one.lost)}",
         )
         for one in found.tasks
     ]  # fmt: skip
-    return table(heads, rows)
 
 
 def _questions(found: SideBySide, language: Language) -> Markup:
@@ -87,7 +103,14 @@ def _questions(found: SideBySide, language: Language) -> Markup:
             for name in names:
                 old, new = before[one.task, name], after[one.task, name]
                 mark = badge(say(f"compare.{side}", language), tone="good" if side == "gained" else "bad")
-                cells = (mark, one.task, old["question"], old["reference"], _answer(old), _answer(new))
+                cells = (
+                    mark,
+                    task_name(one.task, language),
+                    old["question"],
+                    old["reference"],
+                    _answer(old),
+                    _answer(new),
+                )
                 rows.append(Row(cells, (side, one.task)))
     heads = [say(f"compare.col_{name}", language) for name in ("side", "task", "question", "reference", "was", "now")]
     filters = [Filter("", say("compare.all", language)), Filter("lost", say("compare.lost", language)),

@@ -8,6 +8,7 @@ from typing import Any
 
 from danlu.core.errors import RunError
 from danlu.core.files import sha256_file
+from danlu.evaluation.gate import GateVerdict
 from danlu.pipeline.evaluate import current_report
 from danlu.pipeline.open_engine import checkpoint_digest
 from danlu.run.artifact import NAME as ARTIFACT_FILE
@@ -93,9 +94,10 @@ def _passed(run: Run, manifest: Manifest) -> dict[str, Any]:
     if found is None:
         raise RunError("registry.not_evaluated", where=run.name, run=run.name)
     report = found.to_json()
-    gate = report.get("gate") or {}
-    if gate.get("decision") != "ship":
-        failed = ", ".join(reason["code"] for reason in gate.get("reasons", []) if not reason["passed"]) or "-"
+    gate = report.get("gate") or {"decision": "hold", "reasons": []}
+    if gate["decision"] != "ship":
+        told = [reason.text() for reason in GateVerdict.from_json(gate).reasons if not reason.passed]
+        failed = " ".join(told) or "-"
         raise RunError("registry.held", where=run.name, run=run.name, reasons=failed)
     verdict = manifest.parity.get("verdict")
     if verdict != "pass":
