@@ -6,7 +6,9 @@ import json
 import math
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,6 +101,12 @@ def test_chinese_is_read_in_pairs_and_spellings_meet() -> None:
     assert index.search(words("TRAVEL allowances?"), 1)[0][0] == 1 and index.search(words("你好"), 1) == []
 
 
+def test_no_pair_reaches_over_a_pause() -> None:
+    assert words("天气。很好，每天80元") == ["天气", "很好", "每天", "80", "元"]
+    assert words("出差：“补贴”") == ["出差", "补贴"]
+    assert words("共１，０００元") == words("共1,000元") == ["共", "1000", "元"]  # this comma parts no words
+
+
 def test_fusion_is_by_rank() -> None:
     assert fused([3, 1, 2], [1, 3, 9]) == [1, 3, 2, 9] or fused([3, 1, 2], [1, 3, 9]) == [3, 1, 2, 9]
     assert fused([1], [1], [2]) == [1, 2] and fused([], []) == []
@@ -146,6 +154,31 @@ def test_vectors_and_reranker_come_from_an_endpoint_and_are_paid_once(tmp_path: 
     assert caught.value.key == "arms.bad_reply"
     with serving(lambda body: Act(404, b"{}")) as server, pytest.raises(Exception, match="404"):
         Reranker(Endpoint(server.url, "x")).order("q", ["a"])
+
+
+@pytest.mark.parametrize("rows", [
+    [(0, [1.0, 2.0]), (1, [1.0]), (2, [1.0, 2.0])], [(0, [1.0]), (0, [1.0]), (2, [1.0])], [(0, [1.0]), (1, [2.0])],
+    [(0, []), (1, []), (2, [])], [(0, ["1e999"]), (1, [1.0]), (2, [1.0])],
+])  # fmt: skip
+def test_vectors_that_are_none_are_refused(rows: list[tuple[int, list[float]]]) -> None:
+    reply = json.dumps({"data": [{"index": index, "embedding": vector} for index, vector in rows]}).encode()
+    with serving(lambda body: Act(200, reply)) as server, pytest.raises(EvaluationError) as caught:
+        Retriever(PASSAGES, embedder=Embedder(Endpoint(server.url, "bge")))
+    assert caught.value.key == "arms.bad_reply"
+
+
+def test_a_model_changed_behind_its_name_is_told(tmp_path: Path) -> None:
+    def sized(num: int) -> Callable[[dict[str, Any]], Act]:
+        return lambda body: Act(200, json.dumps(
+            {"data": [{"index": n, "embedding": [1.0] * num} for n, _ in enumerate(body["input"])]}
+        ).encode())  # fmt: skip
+
+    with serving(sized(3)) as server:
+        Embedder(Endpoint(server.url, "bge"), tmp_path).vectors(["a", "b"])
+        server.script = sized(4)
+        with pytest.raises(EvaluationError) as caught:
+            Embedder(Endpoint(server.url, "bge"), tmp_path).vectors(["a", "c"])
+    assert caught.value.key == "arms.bad_reply"
 
 
 ITEM = load_questions([{"question": "餐补多少？", "answer": "80元", "system": "用中文回答"}]).items[0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -21,13 +22,20 @@ from danlu.evaluation.fold import fold, is_chinese
 K1, B = 1.2, 0.75
 
 Floats = npt.NDArray[np.float64]
+# A comma between full-width digits may part thousands.
+_PAUSE = re.compile("[。；：？！、…“”《》（）\n]|(?<![0-9０-９])，|，(?![0-9０-９])")
 
 
 def words(text: str) -> list[str]:
-    """Words, numbers, and pairs of neighbouring Chinese characters; a character that stands alone is a word."""
+    """Words, numbers, and pairs of neighbouring Chinese characters, none across a pause; a character that stands alone
+    is a word."""
+    return [word for part in _PAUSE.split(text) for word in _words(part)]
+
+
+def _words(part: str) -> list[str]:
     found: list[str] = []
     run: list[str] = []
-    for token in fold(text):
+    for token in fold(part):
         if len(token) == 1 and is_chinese(token):
             run.append(token)
             continue

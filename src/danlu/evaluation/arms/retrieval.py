@@ -7,6 +7,7 @@ content, so documents are sent once.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ class Embedder:
 
     def __init__(self, endpoint: Endpoint, folder: Path | None = None) -> None:
         self.endpoint, self.folder, self._wire = endpoint, folder, _wire(endpoint)
+        self._sizes: set[int] = set()
 
     def vectors(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors, one a text."""
@@ -115,16 +117,23 @@ class Embedder:
             try:
                 rows = sorted(reply["data"], key=lambda row: row["index"])
                 fresh = [[float(number) for number in row["embedding"]] for row in rows]
+                is_whole = [row["index"] for row in rows] == list(range(len(some)))
             except (KeyError, TypeError, ValueError) as fault:
-                raise EvaluationError("arms.bad_reply", where=str(self._wire.address), path="/embeddings") from fault
-            if len(fresh) != len(some):
-                raise EvaluationError("arms.bad_reply", where=str(self._wire.address), path="/embeddings")
+                raise self._bad_reply() from fault
+            if not is_whole or not all(math.isfinite(number) for vector in fresh for number in vector):
+                raise self._bad_reply()
             for place, vector in zip(some, fresh, strict=True):
                 found[place] = vector
                 self._keep(texts[place], vector)
+        self._sizes |= {len(vector) for vector in found.values()}
+        if len(self._sizes) > 1 or 0 in self._sizes:  # the server changed its model under the same name
+            raise self._bad_reply()
         vectors_ND = np.asarray([found[place] for place in range(len(texts))], dtype=np.float64)
         norms_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
         return np.asarray(vectors_ND / np.maximum(norms_N1, 1e-12))
+
+    def _bad_reply(self) -> EvaluationError:
+        return EvaluationError("arms.bad_reply", where=str(self._wire.address), path="/embeddings")
 
     def _place(self, text: str) -> Path | None:
         digest = sha256_json([str(self._wire.address), self.endpoint.model, text])
@@ -136,7 +145,8 @@ class Embedder:
             return None
         with contextlib.suppress(OSError, orjson.JSONDecodeError):
             value = orjson.loads(place.read_bytes())
-            return value if isinstance(value, list) else None
+            is_vector = isinstance(value, list) and all(isinstance(number, int | float) for number in value)
+            return value if is_vector and value else None
         return None
 
     def _keep(self, text: str, vector: list[float]) -> None:
@@ -158,6 +168,8 @@ class Reranker:
             scored = [(float(row["relevance_score"]), int(row["index"])) for row in reply["results"]]
         except (KeyError, TypeError, ValueError) as fault:
             raise EvaluationError("arms.bad_reply", where=str(self._wire.address), path="/rerank") from fault
+        if any(math.isnan(score) for score, _ in scored):
+            raise EvaluationError("arms.bad_reply", where=str(self._wire.address), path="/rerank")
         order = [place for _, place in sorted(scored, key=lambda row: (-row[0], row[1])) if 0 <= place < len(texts)]
         return list(dict.fromkeys([*order, *range(len(texts))]))
 

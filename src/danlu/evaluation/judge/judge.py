@@ -31,7 +31,7 @@ _SCORE = re.compile(
     r"(?:score|得分|评分|分数)\D{0,12}([1-5])(?!\d|\.\d|\s*[-–—~～到至]\s*\d|\s*[)）]?\s*[:：=])", re.IGNORECASE
 )
 _TIES = {"tie", "平局", "draw", "equal", "both"}
-_MOST_READ = 20_000
+_MOST_READ = 8_000
 """Characters of a reply that are searched for JSON."""
 
 
