@@ -27,6 +27,7 @@ from danlu.data.sample import Conversation, Document, Label, Message, Origin, Pr
 from danlu.data.sources import read
 from danlu.data.stage import Outcome
 from danlu.data.texts import texts_of
+from danlu.evaluation.probes import suite_path
 from danlu.recipe.cleaning import CleaningSection
 
 PROSE = "公司为员工提供带薪年假、病假和婚假。员工应当提前三天提出申请，由部门主管批准后生效。" * 1
@@ -524,3 +525,27 @@ def test_a_rule_that_nobody_brings_is_refused_with_its_key() -> None:
         build(CleaningSection(rules={"shouting": "drop"}))
     with pytest.raises(RecipeError, match=r"data\.cleaning\.echo"):
         build(CleaningSection(rules={"echo": "drop"}))
+
+
+def test_pieces_of_a_short_question_that_stand_all_over_a_book_are_not_the_question() -> None:
+    """ "Name the largest of the world's oceans." threw out a page of an almanac, a word of it here and one there."""
+    item = chat("Name the largest of the world's oceans.", "Pacific")
+    words = ["He can name the first,", "name the largest city,", "the largest of all,", "gest of the wor", "one of the world",
+             "the world's oldest", "in the world's oceans"]  # fmt: skip
+    apart = document(" ".join(f"{word} {PROSE}" for word in words))
+    near = document(PROSE + " Name the largest of the seven or so of the world's oceans. " + PROSE)
+    for quick in (False, None):
+        found = Contaminated([item]).judge(Batch([apart, near, item], quick=quick))
+        assert sorted(found) == [1, 2]
+        assert found[2].values["share"] == 100
+
+
+def test_a_row_that_holds_a_probe_is_told_by_the_name_that_all_machines_know() -> None:
+    path = suite_path("typo")
+    clean = build(CleaningSection(), [path])[-1]
+    (outcome,) = clean([chat("中国的首都是哪座城市？", "北京")])
+    (fate,) = outcome[1]
+    assert fate.reason == "contaminated" and fate.values["item"] == "danlu/probes/typo.jsonl:1"
+    assert not any(
+        rule.name == "contaminated" for rule, _ in build(CleaningSection(contaminated="keep"), [path])[-1].rules
+    )  # type: ignore[attr-defined]

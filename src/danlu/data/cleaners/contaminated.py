@@ -2,13 +2,15 @@
 
 An item is its question, and its question with its answer. Long ones are sought in pieces of 13 characters, as is usual
 for contamination (Brown et al., "Language Models are Few-Shot Learners", 2020), short ones in pieces of 6: a row that
-holds more than a half (of short ones four fifths) of an item's pieces holds the item. Pieces that many items share, the
-words of a form, count for none of them. Questions of a few characters must be the row's question to the letter.
+holds more than a half (of short ones four fifths) of an item's pieces holds the item. Those of a short one must stand
+near each other, for in a book all of them stand somewhere. Pieces that many items share, the words of a form, count for
+none of them. Questions of a few characters must be the row's question to the letter.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,8 @@ _LONG, _SHORT = 13, 6
 _LONG_FROM, _SHORT_FROM = 40, 9
 """Folded characters of an item from which it is sought in long and in short pieces."""
 _HALF, _MOST = 0.5, 0.8
+_NEAR = 2
+"""A short item's pieces are counted within this many times its own length."""
 _SHARED = 5
 """Items that may have a piece in common before it counts as a form's words; a hundredth of many items."""
 _FACTOR, _ODD = np.uint64(0xD6E8FEB86659FD93), np.uint64(0x9E3779B97F4A7C15)
@@ -51,15 +55,15 @@ class Contaminated:
         rows = [(words.units[begin:end], name) for begin, end, name in
                 zip(words.at[:-1], words.at[1:], texts.values(), strict=True)]  # fmt: skip
         self.indices = (
-            _Index.of([row for row in rows if len(row[0]) >= _LONG_FROM], _LONG, _HALF),
-            _Index.of([row for row in rows if _SHORT_FROM <= len(row[0]) < _LONG_FROM], _SHORT, _MOST),
+            _Index.of([row for row in rows if len(row[0]) >= _LONG_FROM], _LONG, _HALF, is_near=False),
+            _Index.of([row for row in rows if _SHORT_FROM <= len(row[0]) < _LONG_FROM], _SHORT, _MOST, is_near=True),
         )
         self.gate = _gate([units for units, _ in rows], *self.indices)
         self.tiny = {units.tobytes(): name for units, name in rows if 0 < len(units) < _SHORT_FROM}
         self.digest = sha256_json(sorted(hashlib.sha256(units.tobytes()).hexdigest() for units, _ in rows))
 
     def key(self) -> dict[str, Any]:
-        return {"version": 2, "items": self.digest}
+        return {"version": 3, "items": self.digest}
 
     def judge(self, batch: Batch) -> Mapping[int, Finding]:
         found: dict[int, Finding] = {}
@@ -177,17 +181,19 @@ def _enough(score: npt.NDArray[np.float64], wanted: Sequence[int], least: float)
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """The items of key i of `pieces` are `owners[first[i] : first[i + 1]]`; `total` pieces of each item."""
+    """The items of key i of `pieces` are `owners[first[i] : first[i + 1]]`; `total` pieces of each item.
+    `is_near`: they must stand near each other."""
 
     pieces: _Pieces
     least: float
+    is_near: bool
     names: list[str]
     first: npt.NDArray[np.int64]
     owners: npt.NDArray[np.int64]
     total: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, items: Sequence[tuple[Units, str]], gram: int, least: float) -> _Index:
+    def of(cls, items: Sequence[tuple[Units, str]], gram: int, least: float, *, is_near: bool) -> _Index:
         own = [np.unique(_keys(units, gram)) for units, _ in items]
         keys = np.concatenate([np.zeros(0, np.uint64), *own])
         owner = np.repeat(np.arange(len(items)), [len(found) for found in own])
@@ -200,7 +206,7 @@ class _Index:
         distinct, first = np.unique(keys[order], return_index=True)
         total = np.bincount(owner, minlength=len(items))
         names = [name for _, name in items]
-        return cls(_Pieces.of(distinct, gram), least, names, np.append(first, len(keys)), owner[order], total)
+        return cls(_Pieces.of(distinct, gram), least, is_near, names, np.append(first, len(keys)), owner[order], total)
 
     def held_by(self, units: Units, start: Places, *, quick: bool = False) -> Iterable[tuple[int, float, str]]:
         """(row, share, item) of the item that each row holds most of, where that is enough. Row i is `units[start[i] :
@@ -211,18 +217,43 @@ class _Index:
         places, at = self.pieces.find(units, quick=quick)
         row = np.searchsorted(start, places, "right") - 1
         is_own = places + self.pieces.gram <= start[row + 1]  # not those that reach into the next row
-        row, at = row[is_own], at[is_own]
-        pairs = _counted(row * num_keys + at)[0]  # a piece counts once for a row
+        places, all_rows, all_at = places[is_own], row[is_own], at[is_own]
+        pairs = _counted(all_rows * num_keys + all_at)[0]  # a piece counts once for a row
         row, at = pairs // num_keys, pairs % num_keys
         num = self.first[at + 1] - self.first[at]
         flat = np.repeat(self.first[at] - (np.cumsum(num) - num), num) + np.arange(num.sum())
         both, count = _counted(np.repeat(row, num) * len(self.names) + self.owners[flat])
         row, item = both // len(self.names), both % len(self.names)
         share = count / self.total[item]
+        is_held = share > self.least
+        row, item, share = row[is_held], item[is_held], share[is_held]
+        if self.is_near:
+            for number, (own_row, own_item) in enumerate(zip(row.tolist(), item.tolist(), strict=True)):
+                some = slice(*np.searchsorted(all_rows, [own_row, own_row + 1]).tolist())
+                share[number] = self._share_nearby(own_item, places[some], all_at[some])
         order = np.lexsort((item, -share, row))
         for place in order[np.diff(row[order], prepend=-1) != 0].tolist():
             if share[place] > self.least:
                 yield int(row[place]), float(share[place]), self.names[item[place]]
+
+    def _share_nearby(self, item: int, places: Places, at: Places) -> float:
+        """The largest share of the item's pieces that stand near each other; `at` says which stands at a place."""
+        own = np.isin(at, np.searchsorted(self.first, np.flatnonzero(self.owners == item), "right") - 1)
+        total = int(self.total[item])
+        reach = _NEAR * (total + self.pieces.gram)
+        met: Counter[int] = Counter()
+        waiting: deque[tuple[int, int]] = deque()
+        most = 0
+        for place, piece in zip(places[own].tolist(), at[own].tolist(), strict=True):
+            waiting.append((place, piece))
+            met[piece] += 1
+            while waiting[0][0] + reach < place:
+                gone = waiting.popleft()[1]
+                met[gone] -= 1
+                if not met[gone]:
+                    del met[gone]
+            most = max(most, len(met))
+        return most / total
 
 
 def _counted(numbers: Places) -> tuple[Places, Places]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from danlu.core.registry import Registry, nearest
 from danlu.data.cleaners.clean import Clean, Wish
 from danlu.data.cleaners.cleaner import Batch, Finding, Rule
 from danlu.data.ledger import Ledger
-from danlu.data.sample import Sample
+from danlu.data.sample import Sample, replace
 from danlu.data.sources import read
 from danlu.data.stage import RowStage
 from danlu.recipe.cleaning import Action, CleaningSection
@@ -33,6 +34,7 @@ _OURS = {
     "lengths": "danlu.data.cleaners.lengths:Lengths",
 }
 CLEANERS: Registry[type] = Registry("cleaners", _OURS)
+_ASSETS = Path(str(resources.files("danlu.assets")))
 
 
 class Foreign:
@@ -103,11 +105,20 @@ def _foreign(name: str) -> Rule:
     return Foreign(name, CLEANERS.load(name)())
 
 
+def _named(sample: Sample, path: Path | str) -> Sample:
+    """An item of danlu's own bears danlu's name: wherever the package lies, reports say the same."""
+    if not Path(path).is_relative_to(_ASSETS):
+        return sample
+    name = f"danlu/{Path(path).relative_to(_ASSETS).as_posix()}"
+    return replace(sample, origin=replace(sample.origin, file=name))
+
+
 def _items(paths: Sequence[Path | str], told: Progress) -> Iterator[Sample]:
     """What training must not hold. A set of which nothing can be read would keep nothing out, and nobody would know."""
     for path in paths:
         ledger = Ledger(most=1)
-        yield from read([path], ledger)
+        for sample in read([path], ledger):
+            yield _named(sample, path)
         reasons = "; ".join(str(first) for _, _, first in ledger.top_reasons(1))
         if not ledger.num_used:
             raise DataError("data.no_items", where=str(path), read=ledger.num_read, reasons=reasons or "-")
