@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import danlu.data.privacy.fakes as fakes
@@ -18,12 +18,12 @@ from danlu.data.privacy.level import Level, grade, level_of
 from danlu.data.privacy.mentions import complete
 from danlu.data.privacy.policy import Policy
 from danlu.data.privacy.records import Record
+from danlu.data.privacy.rewriting import Rewriting, Seen
 from danlu.data.privacy.scan import Scanner, open_recognizer, settle
-from danlu.data.privacy.sight import OURS, Place, as_before, cues_of, digest_of, is_plain, places_of, seen_again
-from danlu.data.privacy.structured import kept_valid
+from danlu.data.privacy.sight import OURS, Place, cues_of, is_plain, places_of
 from danlu.data.sample import Sample
 from danlu.data.stage import Fate, Outcome
-from danlu.data.texts import texts_of, with_tags, with_texts
+from danlu.data.texts import texts_of, with_tags
 
 VERSION = 3
 _REMEMBERED = 65_536
@@ -51,21 +51,6 @@ class Look(NamedTuple):
     tags: dict[str, Any]
 
 
-@dataclass(slots=True)
-class _Seen:
-    """A row as privacy reads it. `places` are those of `texts_of`, then those of `sight`; `found` one list for each,
-    counted in the place's text alone. `group` are findings in the group, which nothing but the group decides."""
-
-    places: list[Place]
-    num_texts: int
-    found: list[list[Finding]]
-    group: list[Finding]
-
-    @property
-    def hits(self) -> list[Finding]:
-        return [hit for hits in (*self.found, self.group) for hit in hits]
-
-
 class PrivacyStage:
     """See the package's docstring for the contract. `names`: known people; `recognizers`: names of plug-ins."""
 
@@ -81,6 +66,7 @@ class PrivacyStage:
         forgotten: Forgotten | None = None,
     ) -> None:
         self.policy, self.keyring = policy, keyring
+        self._rewriting = Rewriting(policy, keyring)
         self.forgotten = forgotten.under_current(keyring) if forgotten is not None else None
         self._known = KnownNames(names) if names else None
         self._recognizer_names = tuple(recognizers)
@@ -203,7 +189,7 @@ class PrivacyStage:
             if any(hits) or any(read) or group or self.forgotten is not None:
                 leads = cues[at] or [""] * len(texts[at])
                 places = [Place(cue, text) for cue, text in zip(leads, texts[at], strict=True)] + beside[at]
-                examined.append(self._examine(sample, _Seen(places, len(texts[at]), hits + read, group)))
+                examined.append(self._examine(sample, Seen(places, len(texts[at]), hits + read, group)))
             else:
                 if beside[at] and plain[at]:
                     self._clean_tags.update(item for item in sample.tags.items() if type(item[1]) is str)
@@ -271,7 +257,7 @@ class PrivacyStage:
         level = self.policy.level if brought is None else grade((brought, self.policy.level))
         return Examined((_tagged(sample, level, level, flags=False), ()), _derived(sample))
 
-    def _examine(self, sample: Sample, seen: _Seen) -> Examined:
+    def _examine(self, sample: Sample, seen: Seen) -> Examined:
         if any(seen.found):
             seen.found = complete([place.cue + place.text for place in seen.places], seen.found)
             seen.found = [_in_text(hits, place) for hits, place in zip(seen.found, seen.places, strict=True)]
@@ -284,13 +270,13 @@ class PrivacyStage:
             return self._clean(sample)
         if "drop" in actions:
             return self._dropped(sample, seen, "privacy_dropped")
-        return self._told(sample if actions == {"keep"} else self._masked(sample, seen), sample, seen)
+        return self._told(sample if actions == {"keep"} else self._rewriting.masked(sample, seen), sample, seen)
 
     def _is_ours(self, hit: Finding) -> bool:
         """A pseudonym of ours, or a surname alone, in a text that was made of masked text."""
         return fakes.is_own(hit, self.keyring) or (hit.kind == "name" and len(hit.value) == 1)
 
-    def _has_to_go(self, sample: Sample, seen: _Seen) -> bool:
+    def _has_to_go(self, sample: Sample, seen: Seen) -> bool:
         """By findings, by whole short values that no detector knows, and by names wherever they stand."""
         if self.forgotten is None:
             return False
@@ -302,20 +288,7 @@ class PrivacyStage:
         texts = [*(place.text for place in seen.places), sample.group or ""]
         return bool(self.forgotten.names) and any(self.forgotten.is_named_in(text, self.keyring) for text in texts)
 
-    def _masked(self, sample: Sample, seen: _Seen) -> Sample:
-        fresh = [
-            self._rewritten(place, hits) if hits else place.text
-            for place, hits in zip(seen.places, seen.found, strict=True)
-        ]
-        masked = with_texts(sample, fresh[: seen.num_texts])
-        if any(seen.found[seen.num_texts :]):
-            put = iter(fresh[seen.num_texts :])
-            masked = seen_again(masked, lambda cue, value, is_id: as_before(value, next(put)))
-        if sample.group and self._acts(seen.group):
-            masked = replace(masked, group=digest_of(sample.group, self.keyring.alias_bytes))
-        return masked
-
-    def _told(self, masked: Sample, sample: Sample, seen: _Seen) -> Examined:
+    def _told(self, masked: Sample, sample: Sample, seen: Seen) -> Examined:
         """The row as it is now, graded, with what was done to it and its records."""
         what = level_of(sample), tuple([hit.kind for hit in seen.hits])
         if what not in self._verdicts:
@@ -336,36 +309,15 @@ class PrivacyStage:
         fates += [Fate("flag", "privacy_found", {"found": counted(kept)})] if kept else []
         return level, before, tuple(fates)
 
-    def _acts(self, hits: list[Finding]) -> bool:
-        return any(self.policy.actions[hit.kind] != "keep" for hit in hits)
-
-    def _dropped(self, sample: Sample, seen: _Seen, reason: str) -> Examined:
+    def _dropped(self, sample: Sample, seen: Seen, reason: str) -> Examined:
         mark = "x_" + self.keyring.mac("secret", sample_id(sample))
         fate = Fate("drop", reason, {"found": counted([hit.kind for hit in seen.hits])})
         return Examined((None, (fate,)), self._records(sample, mark, seen, "drop"))
 
-    def _rewritten(self, place: Place, hits: list[Finding]) -> str:
-        text = place.text
-        if place.is_id and self._acts(hits):
-            return digest_of(text, self.keyring.alias_bytes)
-        puts = [(hit.start, hit.end, self._put(hit, text[hit.start : hit.end], place.cue + text)) for hit in hits]
-        return kept_valid(text, puts)
-
-    def _put(self, hit: Finding, shown: str, text: str) -> str:
-        match self.policy.actions[hit.kind]:
-            case "mask":
-                return fakes.mask(hit, shown)
-            case "token":
-                return fakes.type_token(hit.kind, text)
-            case "pseudonym":
-                return fakes.pseudonym(hit, shown, self.keyring)
-            case _:
-                return shown
-
     def _mac(self, hit: Finding) -> str:
         return self.keyring.mac(KINDS[hit.kind].family, hit.value)
 
-    def _records(self, sample: Sample, mark: str, seen: _Seen, action: str | None) -> tuple[Record, ...]:
+    def _records(self, sample: Sample, mark: str, seen: Seen, action: str | None) -> tuple[Record, ...]:
         return tuple(
             {
                 "sample": mark,
