@@ -7,6 +7,7 @@ Made numbers stand between spaces, so that they never melt into neighbouring dig
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 
@@ -30,8 +31,8 @@ _CHINESE_DECIMAL = re.compile(
     "(?<![零一二三四五六七八九十百])([零一二三四五六七八九十百]+)点([零一二三四五六七八九]+)(?=%|倍|元|万|亿|米|公里|个百分点)"
 )
 _PERCENT = re.compile(f"百分之({_RUN})(?:点([零〇一二三四五六七八九]+))?")
-_MIXED = re.compile(r"(?<![\d.])(?:\d+(?:\.\d+)?(?:[万亿]|千(?![克米瓦卡赫字])|百(?!分)))+\d*")
-_MIXED_PART = re.compile(r"(\d+(?:\.\d+)?)([百千万亿]?)")
+_MIXED = re.compile(r"(?<![\d.])(?:\d+(?:\.\d+)?(?:[十百千]?[万亿]|千(?![克米瓦卡赫字])|百(?!分)))+\d*")
+_MIXED_PART = re.compile(r"(\d+(?:\.\d+)?)([十百千]?[万亿]|[百千]?)")
 
 _WORD_RANGE = re.compile(f"(?<![第零〇一二两三四五六七八九十百千万亿])({_RUN})([至到~-]|--)({_RUN})(?=[{_UNITS}])")
 _SCALED_RANGE = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)(\s*[-~至到]\s*)(?=\d+(?:\.\d+)?([万亿]))(\d+(?:\.\d+)?[万亿])")
@@ -167,7 +168,7 @@ def _mixed(match: re.Match[str]) -> str:
     total, last = Decimal(0), Decimal(1)
     for number, name in _MIXED_PART.findall(match[0]):
         if name:
-            last = Decimal(_MYRIADS.get(name) or _PLACES[name])
+            last = Decimal(math.prod(_MYRIADS.get(char) or _PLACES[char] for char in name))
             total += Decimal(number) * last
         else:
             total += Decimal(number) * (last / 10 if len(number) == 1 else 1)

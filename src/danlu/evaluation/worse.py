@@ -53,7 +53,10 @@ def _perplexity(report: Mapping[str, Any]) -> Iterator[Loss]:
     section = report.get("forgetting") or {}
     if "ratio" not in section:
         return
-    rise, is_shown = section["ratio"] - 1, section["interval"][0] > 1
+    rise, is_shown = (
+        section["ratio"] - 1,
+        1 < section["interval"][0] < section["interval"][1],
+    )  # a single text has no spread
     if rise > 0 and (is_shown or rise >= NOTICEABLE):
         yield Loss("perplexity", rise, is_shown, {"rise": f"{100 * rise:.0f}" if rise >= 0.01 else f"{100 * rise:.1f}"})
 

@@ -24,7 +24,9 @@ from danlu.evaluation.items import Item
 from danlu.evaluation.metrics.metric import Verdict
 from danlu.evaluation.quantities import Quantity, quantities, unit_asked
 
-_CONCLUSION = re.compile(r"####|\\boxed|(?:最终)?答案(?:应?[是为]|[:：])|(?i:\b(?:final )?answer(?: is|:))")
+_CONCLUSION = re.compile(
+    r"####|\\boxed|(?:答案|最[终后]结果)(?:应?[是为]|[:：])|(?i:\b(?:final )?answer(?: is|:))"
+)
 _TAKES = ("last", "first", "any")
 
 
@@ -135,7 +137,9 @@ def _factor(said: Quantity, wanted: Quantity, asked: tuple[str, Fraction] | None
 
 
 def _is_count(one: str, other: str) -> bool:
-    """12个 is as good as 12人, and a bare 12 as good as either."""
+    """12个 is as good as 12人, and a bare 12 as good as either; 度 may be ℃ or an angle."""
+    if "#度" in (one, other) and {one, other} & {"temperature", "angle"}:
+        return True
     return one.startswith("#") and other.startswith("#") and (one == other or "#个" in (one, other))
 
 
