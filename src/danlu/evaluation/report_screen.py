@@ -132,16 +132,16 @@ def _sure(report: Report, language: Language) -> Reply | None:
     code: str = "sure_high" if is_shown and p < CERTAIN_P else "sure_good" if is_shown else "sure_low"
     tones: dict[str, Tone] = {"sure_high": "good", "sure_good": "good", "sure_low": "warn"}
     is_grouped = changes["num_groups"] < changes["num_items"]
-    detail = _say(
-        "sure_detail" if is_grouped else "sure_detail_plain", language,
-        low=points(low), high=points(high), items=changes["num_items"], groups=changes["num_groups"],
-    )  # fmt: skip
-    details = [detail]
+    num_documents = _few_documents(report)
+    form = f"documents_{min(num_documents, 2)}" if num_documents else "groups" if is_grouped else "plain"
+    details = [
+        _say(
+            f"sure_detail_{form}", language, low=points(low), high=points(high), items=changes["num_items"],
+            groups=changes["num_groups"], documents=num_documents,
+        )
+    ]  # fmt: skip
     if not is_shown:
         details.append(_say("sure_weak", language, detectable=points(changes["detectable"]).lstrip("+")))
-    if num_documents := _few_documents(report):
-        details.append(_say("sure_documents_one" if num_documents == 1 else "sure_documents", language,
-                            num=num_documents))  # fmt: skip
     return Reply(_say("question_sure", language), _say(code, language), tuple(details), tones[code])
 
 

@@ -119,7 +119,7 @@ def test_few_documents_speak_for_themselves_only(report: Report, num: int, told:
         row | {"document": f"{place % num}.pdf" if num else ""} if row["task"] == "domain" else row
         for place, row in enumerate(report.items * 4)
     ]
-    for language, word in (("en", "not of others like"), ("zh", "不代表同类的其他文档")):
+    for language, word in (("en", "says nothing of others"), ("zh", "不代表其他文档")):
         text = said(replace(report, items=rows), language)
         assert (word in text) is bool(told)
         assert language == "zh" or told in text
