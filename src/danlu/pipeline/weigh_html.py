@@ -131,7 +131,7 @@ def _ways(weighed: dict[str, Any], words: _Words) -> Markup:
          " · ".join(f"{words(name)} {percent(share)}" for name, share in way["shares"].items()))
         for way in weighed["recommended"]["ways"]
     ]  # fmt: skip
-    return html.card("", html.table(heads, rows, numeric=False))
+    return html.card("", html.table(heads, rows))
 
 
 def _retrieval(weighed: dict[str, Any], words: _Words) -> Markup:
