@@ -7,10 +7,10 @@ the whole in its place at once. Which probes, facts and parents are handed in; a
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from danlu.core.errors import ExportError
 from danlu.core.files import free_bytes, replacing_folder, sha256_json
@@ -27,6 +27,7 @@ from danlu.model.quantizers.quantizer import Quantize
 from danlu.run.artifact import NAME, Canary, Manifest
 
 MAX_CANARIES = 8
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,20 @@ class Quiz:
     is_right: Callable[[str], bool]
 
 
+class Once:
+    """What all exports of one engine, with the same probes and quiz, would find alike: made when first asked for. What
+    is read from files that an export wrote has no place here."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, Any] = {}
+
+    def __call__(self, key: Hashable, make: Callable[[], T]) -> T:
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What is being exported: the trained engine, its contract, and what it said to the probes. `quiz` is asked of
@@ -61,6 +76,7 @@ class Subject:
     max_new_tokens: int
     quiz: tuple[Quiz, ...] = ()
     through: Quantize = "none"
+    once: Once = field(default_factory=Once)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +121,22 @@ def export(
     max_new_tokens: int = 24,
     replace: bool = False,
     further: Callable[[Subject], list[Check]] | None = None,
+    once: Once | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Write `engine`'s model as an artefact. The verdict stands in the manifest's `parity`: a folder that failed is
     kept for inspection and refused by `verify`. An artefact already there is kept if it is the same, and replaced
     only if told so. Domain probes are added to the contract's golden conversations. `further` looks at what only the
-    caller can see, and its checks count like the export's own."""
+    caller can see, and its checks count like the export's own. Who makes several exports of one engine hands the same
+    `once` to each."""
     told = progress or Silent()
     check_base(engine, facts)
     told.start(say("export.exporting", kind=kind.kind), 4)
     questions = (*golden_prompts(contract, engine), *(Question(tuple(messages)) for messages in probes))
     prompts = [engine.prompt_ids(question) for question in questions]
-    records = tuple(record(engine, prompts, max_new_tokens=max_new_tokens))
-    subject = Subject(engine, contract, facts, questions, records, max_new_tokens, tuple(quiz), through)
+    shared = once or Once()
+    records = shared("records", lambda: tuple(record(engine, prompts, max_new_tokens=max_new_tokens)))
+    subject = Subject(engine, contract, facts, questions, records, max_new_tokens, tuple(quiz), through, shared)
     told.advance()
     check_space(kind.size_bytes(subject), folder)
     inputs = _inputs(kind, subject)

@@ -106,7 +106,8 @@ def reload_adapter(subject: Subject, folder: Path, dtype: torch.dtype, quantize:
 def living(subject: Subject) -> Reference:
     """The trained model itself."""
     engine, records = subject.engine, list(subject.records)
-    floor = measure_floor(records, engine, list(engine.model.parameters()), engine.model.dtype)
+    weights = list(engine.model.parameters())
+    floor = subject.once("living", lambda: measure_floor(records, engine, weights, engine.model.dtype))
     return Reference(engine, records, floor)
 
 
