@@ -24,6 +24,8 @@ from danlu.model.hub import CACHE, ENDPOINTS, REVISIONS, Hub
 from danlu.recipe.exports import PushSection
 from danlu.run.artifact import NAME
 
+CLIENTS: dict[Hub, str] = {"huggingface": "huggingface_hub", "modelscope": "modelscope_hub"}
+"""Packages."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,12 +76,17 @@ def nature_of(kind: str) -> Nature:
     return NATURES.get(kind, NATURES["merged"])
 
 
+def ollama_name(name: str) -> str:
+    """Ollama takes Latin letters, digits, `-`, `_` and `.` only."""
+    return re.sub(r"[^A-Za-z0-9_.\-]+", "-", name).strip("-_.")[:80] or "my-model"
+
+
 def usage(kind: str, folder: Path, language: Language, *, base: str, name: str) -> list[str]:
     """Markdown: with danlu first, then with each program that the kind is for."""
     file = next((path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.gguf"))), "-")
     nature = nature_of(kind)
     lines = [] if nature.library == "gguf" else [say("card.use_danlu", language), "", "```bash", "danlu chat .", "```"]
     for use in nature.uses:
-        code = use.code.replace("{base}", base).replace("{name}", name).replace("{file}", file)
+        code = use.code.replace("{base}", base).replace("{name}", ollama_name(name)).replace("{file}", file)
         lines += ["", say(f"card.{use.key}", language), "", f"```{use.language}", code, "```"]
     return lines[1:] if lines[0] == "" else lines

@@ -15,10 +15,12 @@ from typing import Any
 from danlu.core.errors import DanluError, DataError, ExportError, RecipeError
 from danlu.core.files import read_json
 from danlu.core.messages import say
+from danlu.core.progress import Progress
 from danlu.data.template import Template
 from danlu.data.tokenizer import Tokenizer
 from danlu.exports.gguf.vocabulary import read_vocabulary
 from danlu.exports.ollama.turns import learn
+from danlu.exports.push import CLIENTS, token_file
 from danlu.planning.servable import (
     Fault,
     adapter_faults,
@@ -55,11 +57,26 @@ def servable(recipe: Recipe, folder: Path | None) -> tuple[list[Complaint], list
     return complaints, warnings
 
 
+def refuse_unservable(recipe: Recipe, folder: Path | None, told: Progress) -> None:
+    """Before hours of training: RecipeError when they would end in an export that is refused; what only costs is
+    told."""
+    complaints, warnings = servable(recipe, folder)
+    if complaints:
+        lines = "\n".join(f"  {complaint}" for complaint in complaints)
+        raise RecipeError("recipe.invalid", where=complaints[0].key, count=len(complaints), list=lines)
+    for warning in warnings:
+        told.note(f"{warning['message']}\n  → {warning['fix']}")
+
+
 def _twice(recipe: Recipe) -> Iterator[Complaint]:
     folders = [section.folder for section in recipe.exports]
     for number, folder in enumerate(folders):
         if folder in folders[:number]:
             yield Complaint(f"exports.{number}", folder, say("serving.twice"))
+    repos = [(section.push.hub, section.push.repo) if section.push else None for section in recipe.exports]
+    for number, repo in enumerate(repos):
+        if repo is not None and repo in repos[:number]:  # what is sent takes the place of what lay there
+            yield Complaint(f"exports.{number}.push.repo", repo[1], say("serving.one_repo"))
 
 
 def _faults(recipe: Recipe, section: ExportSection, config: dict[str, Any] | None) -> Iterator[Fault]:
@@ -77,6 +94,12 @@ def _costs(recipe: Recipe, section: ExportSection, config: dict[str, Any] | None
     wanted = [name for name in (package, "xllamacpp" if package == "gguf" else None) if name]
     if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
         yield Fault("no_package", {"given": ", ".join(missing), "kind": section.kind})
+    if section.push is not None:
+        hub = section.push.hub
+        if importlib.util.find_spec(CLIENTS[hub]) is None:
+            yield Fault("no_client", {"given": CLIENTS[hub], "hub": hub})
+        if not token_file(hub).is_file():
+            yield Fault("no_token", {"hub": hub, "file": token_file(hub)})
 
 
 def _speech(

@@ -15,7 +15,7 @@ from danlu.core.registry import nearest
 from danlu.data.sample import Message
 from danlu.evaluation.report import Report, with_parity
 from danlu.exports import EXPORTS
-from danlu.exports.export import Facts, Subject
+from danlu.exports.export import Facts, Once, Subject
 from danlu.exports.export import export as write_artifact
 from danlu.exports.parity import Check
 from danlu.exports.push import push
@@ -60,12 +60,19 @@ NEED_ADAPTER = ("adapter", "gguf-lora", "vllm-lora")
 def export(
     run: Run, *, kinds: Sequence[str] | None = None, device: str = "auto", progress: Progress | None = None
 ) -> list[Exported]:
-    """Every export of the recipe (or only `kinds`, each `kind` or `kind:quantize`); a failed proof is returned with its
-    verdict, not hidden. What passed is sent to a hub where the recipe says so."""
+    """Every export of the recipe (or only `kinds`, each `kind` or `kind:quantize`, as the recipe describes them where
+    it does); a failed proof is returned with its verdict, not hidden. What passed is sent to a hub where the recipe
+    says so."""
     told = progress or Silent()
-    wanted = [_asked(kind) for kind in kinds] if kinds else list(run.recipe.exports)
-    is_full = run.recipe.adapter.kind == "full"
-    wanted = [section for section in wanted if not (is_full and section.kind in NEED_ADAPTER)]
+    wanted = [section for kind in kinds for section in _asked(kind, run)] if kinds else list(run.recipe.exports)
+    wanted = list({section.folder: section for section in wanted}.values())
+    if run.recipe.adapter.kind == "full":
+        for section in wanted:
+            if section.kind in NEED_ADAPTER:
+                if kinds:
+                    raise ExportError("export.no_adapter", where=f"--kind {section.kind}", given="full")
+                told.note(say("serving.no_adapter", given=section.kind).split("\n")[0])
+        wanted = [section for section in wanted if section.kind not in NEED_ADAPTER]
     if not wanted:
         return []
     with run.acting("export"):
@@ -106,6 +113,7 @@ class _Desk:
         self.run, self.device, self.told = run, device, told
         self.is_quantized = run.recipe.model.quantize != "none"
         self._engines: dict[bool, Engines] = {}
+        self._once: dict[bool, Once] = {True: Once(), False: Once()}
         self._chosen: Chosen | None = None
 
     def engines(self, *, is_whole: bool) -> Engines:
@@ -139,6 +147,7 @@ class _Desk:
             merging=merging.to_json() if merging is not None else None,
             replace=True,
             further=self._hold_to_trained if is_whole else None,
+            once=self._once[is_whole],
             progress=self.told,
         )
         self.run.events.append(
@@ -174,16 +183,20 @@ def _standing(run: Run, name: str, inputs: str, folder: Path) -> Manifest | None
     try:
         manifest = Manifest.read(folder)
         manifest.check_files(folder)
-    except (ExportError, ValueError, KeyError, TypeError):  # gone, damaged or torn: it is written again
+    except (ExportError, ValueError, KeyError, TypeError, AttributeError):  # gone, damaged or torn: it is written again
         return None
     return manifest if manifest.digest == record["digest"] and manifest.parity["verdict"] == "pass" else None
 
 
 def artifacts_of(run: Run) -> list[Manifest]:
-    """The manifests of what is exported from the weights that the run now holds."""
+    """The manifests of what is exported from the weights that the run now holds. Folders with a dot are what a killed
+    export left; what has no readable manifest is no artefact, and exporting it again replaces it."""
     found = []
-    for path in sorted(run.path("artifacts").glob(f"*/{NAME}")):
-        manifest = Manifest.read(path.parent)
+    for path in sorted(run.path("artifacts").glob(f"[!.]*/{NAME}")):
+        try:
+            manifest = Manifest.read(path.parent)
+        except (ExportError, ValueError, KeyError, TypeError, AttributeError):
+            continue
         if manifest.parents.get("checkpoint") == checkpoint_digest(run):
             found.append(manifest)
     return found
@@ -206,14 +219,16 @@ def _tell_report(run: Run) -> None:
         save_report(run, with_parity(report, parity, gate_of(run)))
 
 
-def _asked(word: str) -> ExportSection:
-    """`gguf` or `gguf:q4_k_m` as a section."""
+def _asked(word: str, run: Run) -> list[ExportSection]:
+    """`gguf` or `gguf:q4_k_m`: the recipe's own sections of that kind, or a new one."""
     kind, _, quantize = word.partition(":")
     if kind not in EXPORTS.names():
         raise RecipeError("core.unknown_name", where="--kind", given=kind, shelf="exports",
                           nearest=nearest(kind, EXPORTS.names()) or "-", known=", ".join(EXPORTS.names()))  # fmt: skip
+    own = [section for section in run.recipe.exports if section.kind == kind]
+    own = [section for section in own if not quantize or section.stored == quantize]
     try:
-        return ExportSection.model_validate({"kind": kind} | ({"quantize": quantize} if quantize else {}))
+        return own or [ExportSection.model_validate({"kind": kind} | ({"quantize": quantize} if quantize else {}))]
     except ValueError as error:
         known = ", ".join(QUANTIZE.get(kind, ())) or "-"
         raise RecipeError("core.unknown_name", where="--kind", given=quantize, shelf=f"exports: {kind}",

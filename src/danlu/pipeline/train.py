@@ -20,6 +20,7 @@ from danlu.data.dataset import Dataset
 from danlu.model.model import Model
 from danlu.model.quantized import num_params
 from danlu.pipeline.base import load_base
+from danlu.pipeline.check_exports import refuse_unservable
 from danlu.pipeline.device import choose_device, remarks_on, saying_when_memory_ends
 from danlu.pipeline.plan_training import keep_plan, kept_micro_tokens, plan_training
 from danlu.pipeline.prepare import Prepared, prepare
@@ -66,7 +67,9 @@ def train(
             name = data.name
             outcome = _finished(run, name, inputs)
             if outcome is None:
-                desk = desk or _Desk(run, device, told)
+                if desk is None:
+                    desk = _Desk(run, device, told)
+                    refuse_unservable(run.recipe, desk.model.folder, told)
                 _make_room(run, name, inputs, told)
                 with saying_when_memory_ends(f"training ({name})"):
                     outcome = desk.train_stage(name, stage, data.dataset, done[-1].folder if done else None)

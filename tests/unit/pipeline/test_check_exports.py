@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -10,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from danlu.core.errors import RecipeError
+from danlu.core.progress import Silent
 from danlu.pipeline.check import check
+from danlu.pipeline.check_exports import refuse_unservable
 from danlu.planning.servable import adapter_faults, coarser_rows, gguf_faults
 from danlu.recipe import Recipe
 from danlu.recipe.exports import VLLM_RANKS
@@ -139,3 +143,36 @@ def test_checking_needs_no_torch(tmp_path: Path) -> None:
         f"assert check(Recipe.load({str(tmp_path / 'r.yaml')!r}))['ok']; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_two_exports_into_one_repository(tmp_path: Path) -> None:
+    """What is sent second would take the place of the first."""
+    push = {"repo": "me/expert"}
+    errors, _ = checked(tmp_path, {"exports": [{"kind": "adapter", "push": push}, {"kind": "gguf", "push": push}]})
+    assert list(errors) == ["exports.1.push.repo"]
+
+
+def test_what_sending_needs_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("danlu.pipeline.check_exports.token_file", lambda hub: tmp_path / f"{hub}.token")
+    recipe = {"exports": [{"kind": "adapter", "push": {"repo": "me/expert"}}]}
+    assert "serving.no_token" in checked(tmp_path, recipe)[1]
+    (tmp_path / "huggingface.token").write_text("hf_abc")
+    assert "serving.no_token" not in checked(tmp_path, recipe)[1]
+
+
+@pytest.mark.parametrize("package", ["gguf", "xllamacpp", "compressed_tensors", "huggingface_hub", "modelscope_hub"])
+def test_a_missing_extra_is_told_before_training(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == package else find(name, *more))
+    pushes = [{"repo": "me/one"}, {"repo": "me/two", "hub": "modelscope"}]
+    exports = [{"kind": "gguf", "push": pushes[0]}, {"kind": "vllm", "quantize": "fp8", "push": pushes[1]}]
+    errors, warnings = checked(tmp_path, {"exports": exports})
+    assert not errors and ("serving.no_client" if package.endswith("hub") else "serving.no_package") in warnings
+
+
+def test_training_does_not_begin_where_its_export_would_be_refused(tmp_path: Path) -> None:
+    recipe = Recipe.from_tree({
+        "data": {"sources": ["qa.jsonl"]}, "adapter": {"kind": "lora", "rank": 1024}, "exports": ["merged", "vllm-lora"],
+    })  # fmt: skip
+    with pytest.raises(RecipeError, match="512"):
+        refuse_unservable(recipe, None, Silent())
