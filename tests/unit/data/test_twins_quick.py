@@ -5,8 +5,12 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -225,3 +229,35 @@ def test_an_answer_stands_in_one_text_and_not_across_two(is_quick: bool, monkeyp
     for text, share in zip(held, shares, strict=True):
         own = [text[at : at + 13] for at in range(len(text) - 12)]
         assert share == pytest.approx(sum(gram in grams for gram in own) / len(own))
+
+
+def test_machine_code_is_found_wherever_numba_keeps_it(tmp_path: Path) -> None:
+    """A package that root installed: numba writes to the user's folder, and every process took the cache for empty."""
+    pytest.importorskip("numba")
+    told = """
+import numpy
+from danlu.data.twins.compiled import COLD_UNITS, WARM_UNITS, Purse, is_kept
+before = Purse().is_worth(WARM_UNITS)
+from danlu.data.twins.loops_overlap import bits_of
+bits_of(numpy.zeros(1, numpy.uint64))
+is_kept.cache_clear()
+print(before, Purse().is_worth(WARM_UNITS), Purse().is_worth(WARM_UNITS - 1), Purse().is_worth(COLD_UNITS))
+"""
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    out = subprocess.run([sys.executable, "-c", told], env=env, capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["False", "True", "False", "True"]
+
+
+def test_without_numba_nothing_is_lost_but_time() -> None:
+    told = """
+import sys
+sys.modules["numba"] = None
+from danlu.data.twins.compiled import COLD_UNITS, Purse
+from danlu.data.twins import signatures
+from danlu.data.sample import Document, Origin
+assert not Purse().is_worth(2 * COLD_UNITS)
+print(signatures([Document("床前明月光，疑是地上霜。" * 9, Origin("a", 1))])["exact"][0].tolist())
+"""
+    out = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout
+    own = signatures([Document("床前明月光，疑是地上霜。" * 9, Origin("a", 1))])["exact"][0].tolist()
+    assert out.strip() == str(own)

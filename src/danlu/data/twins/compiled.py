@@ -46,9 +46,10 @@ class Purse:
     def is_worth(self, num_units: int) -> bool:
         """Whether text of that many more units is for the loops."""
         with self._lock:
-            if self.num_units + num_units >= (WARM_UNITS if is_kept() else COLD_UNITS):
+            spent = self.num_units + num_units
+            if spent >= COLD_UNITS or (spent >= WARM_UNITS and is_kept()):
                 return has_numba()
-            self.num_units += num_units
+            self.num_units = spent
             return False
 
 
@@ -67,5 +68,11 @@ def has_numba() -> bool:
 
 @functools.cache
 def is_kept() -> bool:
-    """Was machine code of the loops kept here by an earlier process? (Made for another version, it is made anew.)"""
-    return any((Path(__file__).parent / "__pycache__").glob("loops_*.nbi"))
+    """Was machine code of the loops kept by an earlier process? (Made for another version, it is made anew.) Numba says
+    where: of a package that this user cannot write to, in a folder of the user's own."""
+    if not has_numba():
+        return False
+    from danlu.data.twins.loops_sign import sign_texts  # loads numba: only where the loops would pay
+
+    folder = cast(Any, sign_texts).stats.cache_path
+    return folder is not None and any(Path(folder).glob("loops_*.nbi"))
