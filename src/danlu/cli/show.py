@@ -170,7 +170,8 @@ def show_artifacts(artifacts: Sequence[Exported], voice: Voice) -> bool:
         style = "green" if artifact.verdict == "pass" else "bold red"
         voice.say(f"{artifact.manifest.kind}: {artifact.folder} · parity {artifact.verdict}", style)
         for check in artifact.manifest.parity.get("checks", []):
-            voice.say(f"  {'✓' if check['verdict'] == 'pass' else '✗'} {check['name']}: {check['verdict']}", "dim")
+            why = f" · {check['note']}" if check["verdict"] != "pass" and check.get("note") else ""
+            voice.say(f"  {'✓' if check['verdict'] == 'pass' else '✗'} {check['name']}: {check['verdict']}{why}", "dim")
     voice.result([{"folder": str(a.folder)} | a.manifest.to_json() for a in artifacts])
     return all(artifact.verdict == "pass" for artifact in artifacts)
 
