@@ -189,6 +189,8 @@ def whole_report(*, gate: Gate | None = None) -> Report:
                 "largest_group": 12,
                 "twins_across": 0,
                 "near_twins_across": 0,
+                "forms_across": 3,
+                "tie": 0.8,
                 "parts": {"train": {"samples": 1010}, "validation": {"samples": 60}, "test": {"samples": 152}},
                 "questions_across": 0,
                 "documents_across": 0,

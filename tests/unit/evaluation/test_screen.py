@@ -123,3 +123,11 @@ def test_few_documents_speak_for_themselves_only(report: Report, num: int, told:
         text = said(replace(report, items=rows), language)
         assert (word in text) is bool(told)
         assert language == "zh" or told in text
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_every_fact_of_the_split_and_of_training_has_a_name(report: Report, language: Any) -> None:
+    """The page showed the bare keys forms_across, tie and stage."""
+    page = render_html(replace(report, training=report.training | {"stage": "1-sft"}), language=language)
+    told = re.sub(r"<[^>]+>", " ", page)
+    assert not re.search(r"forms_across|\btie\b|(?<!\w)stage\s+1-sft", told) and "1-sft" in told
