@@ -26,7 +26,7 @@ def show_advice(
         task=task, language=language, purpose=purpose, data=data, card=card, memory_gib=memory_gib, base=base,
         progress=voice.progress,
     )  # fmt: skip
-    voice.say(say("advice.card", card=advice.card.name, memory=f"{advice.card.memory_bytes / 2**30:.0f}"))
+    voice.say(say("advice.card", card=advice.card.name, memory=f"{advice.card.memory_bytes / 2**30:.3g}"))
     _show_bases(advice, voice)
     voice.say(say("advice.stages", stages=" → ".join(advice.stages)), "bold")
     for reason in advice.reasons:
@@ -35,7 +35,9 @@ def show_advice(
         bounds = f" ({number.bounds})" if number.bounds else ""
         voice.say(f"{number.key}: {_value(number.value)}{bounds}", "bold cyan")
         voice.say(f"  {number.reason.text()}")
-        others = "; ".join(f"{one.value} {one.who} ({one.note})" for one in number.opinions)
+        others = say("advice.list").join(
+            say("advice.other", value=one.value, who=one.who, note=one.note) for one in number.opinions
+        )
         voice.say("  " + say("advice.others", others=others), "dim")
     told = advice.to_json()
     if recipe is not None and advice.chosen is not None:
@@ -56,12 +58,13 @@ def _show_bases(advice: Advice, voice: Voice) -> None:
     best, out = [one for one in others if not one.against], [one for one in others if one.against]
     rows = ([chosen] if chosen else []) + best[: SHOWN - 1]
     columns = [say(f"advice.col_{name}") for name in ("base", "weights", "memory", "speed", "licence")]
-    voice.table(columns, [_row(one, is_chosen=one is chosen) for one in rows])
+    if rows:
+        voice.table(columns, [_row(one, is_chosen=one is chosen) for one in rows])
     if chosen is not None:
-        why = "; ".join(reason.text() for reason in (*chosen.against, *chosen.reasons))
+        why = say("advice.list").join(reason.text() for reason in (*chosen.against, *chosen.reasons))
         voice.say(say("advice.why", base=chosen.base.name, why=why), FAULT if chosen.against else "")
     for one in [one for one in out if any(reason.code == "licence_forbids" for reason in one.against)][:2]:
-        voice.say(f"  {one.base.name}: " + "; ".join(reason.text() for reason in one.against), "dim")
+        voice.say(f"  {one.base.name}: " + say("advice.list").join(reason.text() for reason in one.against), "dim")
 
 
 def _row(one: Candidate, *, is_chosen: bool) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from danlu.core.html.blocks import badge, banner, facts, grid, paragraph, section, stat, stats, table
+from danlu.core.html.blocks import badge, banner, card, facts, grid, paragraph, section, stat, stats, table
 from danlu.core.html.charts import Interval, forest
 from danlu.core.html.filter_table import Filter, Row, filter_table
 from danlu.core.html.page import page
@@ -41,8 +41,9 @@ def render_comparison(found: SideBySide, language: Language | None = None) -> st
             stat(say("compare.lost", spoken), str(len(head.lost)), say("compare.newly_wrong", spoken), tone="bad"),
         ),
         *_differing(found, spoken),
-        section(say("compare.tasks", spoken), forest(_intervals(found, spoken), title=say("compare.tasks", spoken)),
-                table(*task_rows(found, spoken)), lead=say("compare.tasks_lead", spoken)),
+        section(say("compare.tasks", spoken),
+                grid(card("", forest(_intervals(found, spoken), title=say("compare.tasks", spoken))),
+                     card("", table(*task_rows(found, spoken))), wide=True), lead=say("compare.tasks_lead", spoken)),
         section(say("compare.questions", spoken), _questions(found, spoken)),
     ]  # fmt: skip
     title = say("compare.title", spoken, first=names[0], second=names[1])
@@ -53,7 +54,7 @@ def _sentence(head: ReportComparison, language: Language) -> str:
     told = head.comparison
     return say(
         "compare.sentence", language, value=points(told.value), low=points(told.low), high=points(told.high),
-        p=f"{told.p:.3g}", items=head.num_shared, detectable=points(told.detectable),
+        p=f"{told.p:.3g}", items=head.num_shared, detectable=f"{100 * told.detectable:.1f}",
     )  # fmt: skip
 
 
@@ -63,8 +64,10 @@ def _differing(found: SideBySide, language: Language) -> list[Markup]:
     pairs = [
         (say(f"compare.what_{one.what}", language), f"{one.first[:16]} → {one.second[:16]}") for one in found.changes
     ]
-    only = say("compare.only", language, first=found.headline.num_only_first, second=found.headline.num_only_second)
-    return [section(say("compare.changes", language), grid(facts(pairs), paragraph(only), wide=True))]
+    head = found.headline
+    only = say("compare.only", language, first=head.num_only_first, second=head.num_only_second)
+    parts = ([facts(pairs)] if pairs else []) + [paragraph(only)] * bool(head.num_only_first or head.num_only_second)
+    return [section(say("compare.changes", language), grid(*parts, wide=True))]
 
 
 def _intervals(found: SideBySide, language: Language) -> list[Interval]:

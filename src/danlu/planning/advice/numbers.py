@@ -137,7 +137,14 @@ def _batch(facts: Facts, context: int) -> int:
 def opinions(key: str) -> tuple[Opinion, ...]:
     """What others take for this knob."""
     language = current_language()
-    return tuple(Opinion(one["value"], one["who"], one["note"][language]) for one in _opinions().get(key, ()))
+    return tuple(
+        Opinion(one["value"], _who(one["who"], language), one["note"][language]) for one in _opinions().get(key, ())
+    )
+
+
+def _who(told: str | dict[str, str], language: str) -> str:
+    """Names are the same everywhere; "tutorials" is a word."""
+    return told if isinstance(told, str) else told[language]
 
 
 @functools.cache
