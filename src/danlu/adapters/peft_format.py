@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from danlu.core.errors import ModelError
@@ -27,6 +27,7 @@ from danlu.model.build import family_of
 from danlu.model.families.family import Fused
 from danlu.model.model import Model
 from danlu.model.quantizers.quantizer import QuantizedLinear
+from danlu.model.tensor_file import write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -70,7 +71,7 @@ def write_pairs(folder: Path, pairs: Mapping[str, Pair], model: Model) -> None:
         for side, tensor in (("lora_A", pair.A), ("lora_B", pair.B))
     }
     with replacing_folder(folder) as fresh:
-        save_file(tensors, fresh / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(tensors, fresh / WEIGHTS)
         write_json(fresh / CONFIG, describe(theirs, {_module_name(name, model) for name in modules}))
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from danlu.core.errors import ModelError
@@ -28,6 +27,7 @@ from danlu.model.quantizers.quantizer import Quantize, QuantizedLinear
 from danlu.model.shards import INDEX, SINGLE, find_shards, read_header
 from danlu.model.spec import Spec
 from danlu.model.stored import Stored
+from danlu.model.tensor_file import write_tensors
 from danlu.ops.nf4 import NF4, dequantise, rows_of
 
 SHARD_BYTES = 5_000_000_000
@@ -244,7 +244,7 @@ def _write_shards(state: dict[str, Tensor], folder: Path, dtype: torch.dtype) ->
     for file_name, members in zip(names, shards, strict=True):
         tensors = {name: state[name].to(device="cpu", dtype=dtype).contiguous() for name in members}
         part = folder / f".{file_name}.tmp"
-        save_file(tensors, part, metadata={"format": "pt"})
+        write_tensors(tensors, part)
         part.replace(folder / file_name)
         sync_folder(folder)
     if len(shards) > 1:

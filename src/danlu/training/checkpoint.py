@@ -16,12 +16,12 @@ from typing import Any
 
 import orjson
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from danlu.adapters.load import WEIGHTS_FOLDER, load_trained
 from danlu.core.errors import TrainingError
 from danlu.core.files import free_bytes, read_json, replacing_folder, sha256_file, sha256_json, write_json
+from danlu.model.tensor_file import write_tensors
 
 __all__ = ["Checkpoint", "find_best", "find_last", "load_trained", "prune", "read_newest", "write_checkpoint"]
 
@@ -89,7 +89,7 @@ def write_checkpoint(
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """What was copied from the device for this is let go before weights are copied once more."""
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(flat, path, metadata={"format": "pt"})
+    write_tensors(flat, path)
 
 
 def check_space(folder: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from danlu.adapters.lora import HEADS
@@ -18,6 +17,7 @@ from danlu.model.build import family_of
 from danlu.model.decoder import Decoder
 from danlu.model.model import Model
 from danlu.model.shards import INDEX, SINGLE
+from danlu.model.tensor_file import write_tensors
 from danlu.model.weights import DTYPE_NAMES, SHARD_BYTES, fuse
 
 SCALE = "_scale"
@@ -62,7 +62,7 @@ def _write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
 
     def flush() -> None:
         part = folder / f".shard-{len(parts)}.tmp"
-        save_file(shard, part, metadata={"format": "pt"})
+        write_tensors(shard, part)
         parts.append(part)
         places.update(dict.fromkeys(shard, part))
         shard.clear()
