@@ -24,9 +24,7 @@ from danlu.evaluation.items import Item
 from danlu.evaluation.metrics.metric import Verdict
 from danlu.evaluation.quantities import Quantity, quantities, unit_asked
 
-_CONCLUSION = re.compile(
-    r"####|\\boxed|(?:答案|最[终后]结果)(?:应?[是为]|[:：])|(?i:\b(?:final )?answer(?: is|:))"
-)
+_CONCLUSION = re.compile(r"####|\\boxed|(?:答案|最[终后]结果)(?:应?[是为]|[:：])|(?i:\b(?:final )?answer(?: is|:))")
 _TAKES = ("last", "first", "any")
 
 
