@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,6 @@ from danlu.data.sample import Sample
 from danlu.data.twins import Columns, Decision, Settings, decide, fold, fold_finely, signatures
 from danlu.data.twins import groups as tied
 
-PartName = Literal["train", "validation", "test"]
 _MAX_DEALS = 5
 THRESHOLD = 0.8
 """Jaccard similarity of character 3-grams from which texts are near-identical."""
