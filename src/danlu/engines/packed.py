@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from danlu.adapters.lora import LoRALinear
 from danlu.model.cache import KVCache
-from danlu.model.decoder import Block, Decoder
+from danlu.model.decoder import Block, Decoder, RMSNorm
 from danlu.model.model import Model
 from danlu.model.spec import Spec
 from danlu.ops.attention import Bounds, padded_attention
-from danlu.ops.gated import gated
+from danlu.ops.gated import gated_forward
 from danlu.ops.rope import apply_rope
 
 MOST_BYTES = 2 * 2**30
@@ -116,6 +116,17 @@ def times(x_TD: Tensor, weight_ND: Tensor, bias_N: Tensor | None, *, is_packed: 
     return out
 
 
+def normed(x: Tensor, norm: nn.Module) -> Tensor:
+    """`ops.rms_norm` with one piece of fresh memory where that has five: of many tokens the memory is what costs."""
+    assert isinstance(norm, RMSNorm), "a decoder's norms are RMSNorms"
+    wide = x.float()
+    inverse = torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(norm.eps).rsqrt_()[..., None]
+    out = wide * inverse if wide is x else wide.mul_(inverse)  # never in the caller's memory
+    if norm.offset:
+        return out.mul_(norm.weight.float() + norm.offset).to(x.dtype)
+    return out.to(x.dtype).mul_(norm.weight.to(x.dtype))
+
+
 @dataclass(slots=True)
 class Layer:
     """One block's packed weights beside its norms."""
@@ -165,8 +176,7 @@ class Packed:
             None if reach_T is None else reach_T + start, meet, last_B,
         )  # fmt: skip
         cache.commit(Bounds.of([len(prompt) for prompt in prompts]))
-        out: Tensor = self.model.model.norm(hidden_BD)
-        return out
+        return normed(hidden_BD, self.model.model.norm)
 
     def _shared_by(self, prompts: list[Tensor]) -> Prefix | None:
         """What these prompts begin with, computed, or None where that is too short to pay. Kept for the next ones."""
@@ -194,8 +204,7 @@ class Packed:
 
         hidden_BD = self._through(ids_B, cache.lengths_B, cache.lengths_B + 1, meet, None)
         cache.advance()
-        out: Tensor = self.model.model.norm(hidden_BD)
-        return out
+        return normed(hidden_BD, self.model.model.norm)
 
     def _through(
         self, ids_T: Tensor, positions_T: Tensor, reach_T: Tensor | None, meet: Meet, wanted_B: Tensor | None
@@ -203,17 +212,17 @@ class Packed:
         """hidden before the final norm, of all tokens or of the wanted ones: the last layer's feed-forward computes no
         others."""
         spec = self.spec
-        x_TD = self.model.model.embed(ids_T)
+        x_TD = self.model.model.embed(ids_T)  # ours alone, and added to in place
         turns = self.model.model.turns(positions_T, x_TD.dtype, reach_T)
         num_q, num_kv = spec.num_heads, spec.num_kv_heads
         for number, (layer, rope) in enumerate(zip(self.layers, spec.ropes, strict=True)):
             block = layer.block
-            qkv_TN = layer.qkv(block.input_layernorm(x_TD))
+            qkv_TN = layer.qkv(normed(x_TD, block.input_layernorm))
             qkv_THD = qkv_TN.view(len(qkv_TN), num_q + 2 * num_kv, spec.head_size)
             v_TKD = qkv_THD[:, num_q + num_kv :]
             if spec.has_qk_norm:
-                q_THD = apply_rope(block.self_attn.q_norm(qkv_THD[:, :num_q]), turns[rope])
-                k_TKD = apply_rope(block.self_attn.k_norm(qkv_THD[:, num_q : num_q + num_kv]), turns[rope])
+                q_THD = apply_rope(normed(qkv_THD[:, :num_q], block.self_attn.q_norm), turns[rope])
+                k_TKD = apply_rope(normed(qkv_THD[:, num_q : num_q + num_kv], block.self_attn.k_norm), turns[rope])
             else:
                 turned = apply_rope(qkv_THD[:, : num_q + num_kv], turns[rope])
                 q_THD, k_TKD = turned[:, :num_q], turned[:, num_q:]
@@ -221,11 +230,10 @@ class Packed:
             if wanted_B is not None and number == spec.num_layers - 1:
                 met_TD, x_TD = met_TD[wanted_B], x_TD[wanted_B]
             mixed_TD = layer.out(met_TD)
-            x_TD = x_TD + (block.post_attention_layernorm(mixed_TD) if spec.has_sandwich_norms else mixed_TD)
+            x_TD.add_(normed(mixed_TD, block.post_attention_layernorm) if spec.has_sandwich_norms else mixed_TD)
             norm = block.pre_feedforward_layernorm if spec.has_sandwich_norms else block.post_attention_layernorm
-            gate_TG, up_TG = layer.gate_up(norm(x_TD)).chunk(2, dim=-1)
-            fed_TD = layer.down(gated(gate_TG, up_TG, block.mlp.activation))
-            x_TD = x_TD + (block.post_feedforward_layernorm(fed_TD) if spec.has_sandwich_norms else fed_TD)
+            fed_TD = layer.down(gated_forward(layer.gate_up(normed(x_TD, norm)), block.mlp.activation))
+            x_TD.add_(normed(fed_TD, block.post_feedforward_layernorm) if spec.has_sandwich_norms else fed_TD)
         return x_TD
 
 
