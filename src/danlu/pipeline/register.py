@@ -79,7 +79,7 @@ def lineage(registry: Registry, version: Version) -> dict[str, Any]:
 
 
 def _artifact(run: Run, kind: str | None) -> Path:
-    there = sorted(path.parent for path in run.path("artifacts").glob(f"[!.]*/{ARTIFACT_FILE}"))  # a dot: what a kill left
+    there = sorted(path.parent for path in run.path("artifacts").glob(f"[!.]*/{ARTIFACT_FILE}"))
     by_kind = {Manifest.read(folder).kind: folder for folder in there}
     wanted: Sequence[str] = [kind] if kind else [*PREFERRED, *by_kind]
     found = next((by_kind[name] for name in wanted if name in by_kind), None)
