@@ -28,6 +28,7 @@ TORCH_FREE = ("core", "recipe", "run", "planning", "data", "evaluation", "engine
 MAY_READ_ENVIRONMENT = {
     "core/messages/__init__.py",  # the terminal's language
     "engines/remote.py",  # the variable that the user named for the key
+    "pipeline/examine.py",  # what of it a suite's own process is given
     "pipeline/device.py",  # torch's own variable for its allocator: what the user chose stays
 }
 
