@@ -72,7 +72,10 @@ def is_kept() -> bool:
     where: of a package that this user cannot write to, in a folder of the user's own."""
     if not has_numba():
         return False
+    from numba.core import config
     from numba.misc.appdirs import AppDirs
 
-    own, users = Path(__file__).parent / "__pycache__", Path(AppDirs("numba", False).user_cache_dir)
-    return any(own.glob("loops_*.nbi")) or any(users.glob(f"{Path(__file__).parent.name}_*/loops_*.nbi"))
+    here = Path(__file__).parent
+    elsewhere = Path(config.CACHE_DIR or AppDirs("numba", False).user_cache_dir)
+    is_beside = not config.CACHE_DIR and any((here / "__pycache__").glob("loops_*.nbi"))
+    return is_beside or any(elsewhere.glob(f"{here.name}_*/loops_*.nbi"))
