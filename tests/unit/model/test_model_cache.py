@@ -55,7 +55,7 @@ def test_finished_rows_are_dropped_without_a_trace(model: Model) -> None:
     whole, kept = model.new_cache(3, 12), model.new_cache(3, 12)
     model.prefill(prompts, whole)
     model.prefill(prompts, kept)
-    kept.keep(torch.tensor([2, 1]))
+    assert kept.drop([0]) == [(2, 0)], "the last row took the place of the first"
     assert kept.num_rows == 2 and kept.longest == 4
     for ids_B in ids_of(6).view(2, 3):
         torch.testing.assert_close(model.step(ids_B[[2, 1]], kept), model.step(ids_B, whole)[[2, 1]])
