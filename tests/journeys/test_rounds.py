@@ -45,7 +45,7 @@ def test_a_gate_that_holds_holds_the_round(company: Path, tmp_path: Path) -> Non
     where = ["--runs", str(tmp_path / "runs"), "--json"]
     held = danlu("round", "recipe.yaml", *LENIENT, "gate.min_gain=0.9", *where)
     assert held.code == 1
-    assert held.json["decision"] == "hold" and "gain" in held.json["reason"]
+    assert held.json["decision"] == "hold" and "+90.0" in held.json["reason"]
     assert danlu("registry", "list", *where).json == []
     refused = danlu("registry", "add", str(tmp_path / "runs" / held.json["run"]), *where)
     assert refused.code == 2 and refused.json["error"] == "registry.held"

@@ -143,7 +143,7 @@ def test_what_a_program_does_not_tell_is_left_out_and_counted_as_one_token(seed:
     least = log_probs.topk(num_told, dim=-1).values[:, -1:]
     partial = log_probs.masked_fill(log_probs < least, float("nan"))
     whole, part = difference(ours, theirs), difference(ours, partial, is_partial=True)
-    assert 0 <= part.mean_kl <= whole.mean_kl + 1e-6, "tokens taken together differ less"
+    assert 0 <= part.mean_kl <= whole.mean_kl + 1e-5, "tokens taken together differ less"
     assert part.num_flips == whole.num_flips and part.max_abs <= whole.max_abs + 1e-6
     assert difference(ours, partial[-2:], is_partial=True).num_positions == 2
     assert difference(ours, partial).max_abs == float("inf"), "a program that tells everything may lose nothing"

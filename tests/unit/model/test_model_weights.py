@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from danlu.core.errors import ModelError
-from danlu.model import weights
+from danlu.model import tensor_file, weights
 from danlu.model.build import load_model, load_state, save_model
 from danlu.model.shards import INDEX, SINGLE, find_shards, read_header
 
@@ -86,7 +86,7 @@ def test_a_failed_save_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch:
     def full_disk(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights, "save_file", full_disk)
+    monkeypatch.setattr(tensor_file, "save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
         save_model(load_model(folder, dtype="fp32"), tmp_path / "new")
     assert not (tmp_path / "new").exists()
