@@ -51,7 +51,7 @@ def asked(num: int = NUM) -> list[Question]:
 def test_killed_at_any_moment_little_is_asked_again(tmp_path: Path) -> None:
     log, answers = tmp_path / "log", tmp_path / "answers"
     code = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import test_resume as t\n"
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import test_answers_resume as t\n"
         "t.CachedEngine(t.SlowEngine(Path(sys.argv[2])), Path(sys.argv[3])).generate(t.asked(), t.Sampling())\n"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), str(log), str(answers)])
