@@ -10,16 +10,11 @@ from typing import Annotated
 import typer
 
 from danlu import cli
+from danlu.cli.options import RUNS, Json, Lang, Quiet, Reason, Runs
 from danlu.cli.voice import Voice
 from danlu.core.messages import say
 
-Json = Annotated[bool, typer.Option("--json", help=say("cli.opt_json"))]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help=say("cli.opt_quiet"))]
-Lang = Annotated[str | None, typer.Option("--lang", metavar="en|zh", help=say("cli.opt_lang"))]
-Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help=say("cli.opt_runs"))]
 Keys = Annotated[Path | None, typer.Option("--keys", metavar="FILE", help=say("cli.opt_keys"))]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help=say("cli.opt_reason"))]
-RUNS = Path("runs")
 audit_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 

@@ -7,7 +7,6 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,51 +16,23 @@ from typer.core import TyperGroup
 import danlu
 from danlu import cli
 from danlu.cli.audit_app import audit_app, forget_command
+from danlu.cli.options import RUNS, Json, Lang, Quiet, Runs, Target, choose_language
 from danlu.cli.proof_app import examine_command, judge_command, weigh_command
 from danlu.cli.registry_app import registry_app
 from danlu.cli.voice import Voice, stop_bars
 from danlu.core.errors import DanluError
-from danlu.core.messages import LANGUAGES, lookup, say, set_language
+from danlu.core.messages import lookup, say
 from danlu.version import VERSION
 
-
-def _choose_language(words: Sequence[str]) -> None:
-    """--lang has to be known before anything is said; what it may be is checked with the other options."""
-    for index, word in enumerate(words):
-        value = word.partition("=")[2] if word.startswith("--lang=") else ""
-        if word == "--lang" and index + 1 < len(words):
-            value = words[index + 1]
-        for language in LANGUAGES:
-            if value == language:
-                set_language(language)
-
-
-_choose_language(sys.argv[1:])  # the help texts below are made once
-
-
-def _known_language(value: str | None) -> str | None:
-    if value is not None and value not in LANGUAGES:
-        raise typer.BadParameter(say("cli.unknown_language", given=value, known=", ".join(LANGUAGES)))
-    return value
-
-
-Json = Annotated[bool, typer.Option("--json", help=say("cli.opt_json"))]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help=say("cli.opt_quiet"))]
-Lang = Annotated[
-    str | None, typer.Option("--lang", metavar="en|zh", help=say("cli.opt_lang"), callback=_known_language)
-]
-Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help=say("cli.opt_runs"))]
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help=say("cli.arg_recipe"))]
-Target = Annotated[str, typer.Argument(metavar="RECIPE|RUN|ARTIFACT", help=say("cli.arg_target"))]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[a.b=c]...", help=say("cli.arg_overrides"))]
-RUNS = Path("runs")
 
 
 class Verbs(TyperGroup):
     """The group of commands. What a person can mend ends as text and fix (or JSON), never as a traceback."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        _choose_language(args)
+        choose_language(args)
         ctx.obj = Voice(as_json="--json" in args)
         return super().parse_args(ctx, args)
 

@@ -8,19 +8,15 @@ from typing import Annotated
 import typer
 
 from danlu import cli
+from danlu.cli.options import RUNS, Json, Lang, Quiet, Runs
 from danlu.cli.voice import Voice
 from danlu.core.errors import EngineError
 from danlu.core.messages import say
 
-Json = Annotated[bool, typer.Option("--json", help=say("cli.opt_json"))]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help=say("cli.opt_quiet"))]
-Lang = Annotated[str | None, typer.Option("--lang", metavar="en|zh", help=say("cli.opt_lang"))]
-Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help=say("cli.opt_runs"))]
 Target = Annotated[str, typer.Argument(metavar="RECIPE|RUN", help=say("cli.arg_target"))]
 KeyFile = Annotated[Path | None, typer.Option("--key-file", metavar="FILE", help=say("judge.opt_key_file"))]
 KeyVariable = Annotated[str | None, typer.Option("--key-variable", metavar="NAME", help=say("judge.opt_key_variable"))]
 Pair = tuple[str, str] | None
-RUNS = Path("runs")
 MAX_TEXT_BYTES = 100_000
 
 

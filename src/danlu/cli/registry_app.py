@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from danlu import cli
+from danlu.cli.options import RUNS, Json, Lang, Quiet, Reason, Runs
 from danlu.cli.voice import Voice
 from danlu.core.messages import say
 
-Json = Annotated[bool, typer.Option("--json", help=say("cli.opt_json"))]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help=say("cli.opt_quiet"))]
-Lang = Annotated[str | None, typer.Option("--lang", metavar="en|zh", help=say("cli.opt_lang"))]
-Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help=say("cli.opt_runs"))]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help=say("cli.opt_reason"))]
 Named = Annotated[str, typer.Argument(metavar="NAME[:N|@ALIAS]", help=say("registry.arg_named"))]
-RUNS = Path("runs")
 registry_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
