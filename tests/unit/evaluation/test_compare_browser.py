@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,21 +13,8 @@ from danlu.evaluation.compare import side_by_side
 from danlu.evaluation.compare_html import render_comparison
 from danlu.evaluation.report import Report
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no browser driver: pip install playwright")
 SCREENS = {"desk": (1280, 800), "phone": (390, 844)}
 NAMES = ("客服助手@prod", "客服助手-0123abcd")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with playwright.sync_playwright() as driver:
-        try:
-            opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium to look with: {str(error)[:80]}")
-        yield opened
-        opened.close()
 
 
 def changed(report: Report) -> Report:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +10,7 @@ import pytest
 from danlu.evaluation.report import Report
 from danlu.evaluation.report_html import render_html
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no browser driver: pip install playwright")
 SCREENS = {"desk": (1280, 800), "phone": (390, 844)}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with playwright.sync_playwright() as driver:
-        try:
-            opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium to look with: {str(error)[:80]}")
-        yield opened
-        opened.close()
 
 
 @pytest.mark.parametrize("screen", SCREENS)

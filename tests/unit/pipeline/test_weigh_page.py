@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +12,7 @@ from danlu.evaluation.arms.mix import Measured, recommend
 from danlu.evaluation.stats import compare
 from danlu.pipeline.weigh_html import render_weighed
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no browser driver: pip install playwright")
 EVIL = "<script>document.title='stolen'</script>" + "W" * 300
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with playwright.sync_playwright() as driver:
-        try:
-            opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium to look with: {str(error)[:80]}")
-        yield opened
-        opened.close()
 
 
 def weighed() -> dict[str, Any]:
