@@ -24,7 +24,7 @@ FLOORS = {
     "cli": 8,
 }  # fmt: skip
 ALLOWED_SIDEWAYS = {("exports", "engines")}  # parity asks engines; both stand on floor 5, engines know no exports
-TORCH_FREE = ("core", "recipe", "run", "planning", "data", "evaluation", "engines", "cli")
+TORCH_FREE = ("core", "recipe", "run", "planning", "data", "evaluation", "serving", "engines", "cli")
 MAY_READ_ENVIRONMENT = {
     "core/messages/__init__.py",  # the terminal's language
     "engines/remote.py",  # the variable that the user named for the key
