@@ -51,11 +51,11 @@ from danlu.exports.reload import (
     witnessed,
 )  # fmt: skip
 from danlu.exports.rounding import round_weights, rounding_inputs, spacing
-from danlu.exports.transfer import Effects, check_modules, measure_effects
+from danlu.exports.transfer import Effects, check_modules, check_weights, measure_effects, measure_weights
 from danlu.model.model import Model
 from danlu.model.stored import is_quantized
 
-PARTS = ("prompts", "logits", "answers", "stops", "modules", "questions")
+PARTS = ("prompts", "logits", "answers", "stops", "modules", "weights", "questions")
 """What is looked at through each program; a check is named `<reader>_<part>`."""
 ARITHMETIC_FACTOR = 3.0
 """A program that rounds its inputs, against our model that does so in the same places."""
@@ -97,6 +97,8 @@ class Bench:
     trained: Reference
     expected: Reference
     effects: Effects | None
+    weights: Effects | None
+    """What shrinking an update, or a whole weight, does; None where there is none, or where it is not asked."""
     promise: Promise
     quiz: tuple[bool, ...]
     """Which of the quiz's questions the trained model answers rightly."""
@@ -122,13 +124,15 @@ def set_up(subject: Subject, promise: Promise, *, expected: Reference | None = N
         if expected is None:
             is_same = not promise.is_rounded and not promise.is_merged
             expected = trained if is_same else witnessed(expected_engine(subject, promise, pairs), subject)
-    effects = None
+    effects = weights = None
+    records = expected.records
+    texts = tuple(told.text_ids for told in records)  # what is measured depends on nothing else of theirs
     if has_rule and isinstance(trained.engine.adapter, AttachedLoRA):
-        records = expected.records
-        texts = tuple(told.text_ids for told in records)  # what is measured depends on nothing else of theirs
         effects = subject.once(("effects", texts), lambda: measure_effects(trained.engine, records))
+    if has_rule and promise.is_merged:
+        weights = subject.once(("weights", texts), lambda: measure_weights(trained.engine, records))
     marks = subject.once("marks", lambda: mark(subject, trained.engine))
-    return Bench(trained, expected, effects, promise, marks, ends_of(expected))
+    return Bench(trained, expected, effects, weights, promise, marks, ends_of(expected))
 
 
 def trained_wide(subject: Subject, pairs: Path | None) -> NativeEngine:
@@ -205,6 +209,8 @@ def ask_all(reader: Reader, reading: Reading, subject: Subject, bench: Bench) ->
     yield check_stops(f"{name}_stops", bench, reading, margin_of(floor))
     if bench.effects is not None:
         yield check_modules(f"{name}_modules", bench.effects, records, heard, honest)
+    if bench.weights is not None:
+        yield check_weights(f"{name}_weights", bench.weights, records, heard, honest)
     if subject.quiz:
         yield check_questions(f"{name}_questions", bench.quiz, mark(subject, reading))
 

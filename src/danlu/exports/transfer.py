@@ -1,25 +1,28 @@
-"""How much of each module's update arrived, read from a program's logits alone.
+"""How much of each module's update, and of its whole weight, arrived, read from a program's logits alone.
 
 Logits hide a module at 0.9: one weight in thousands moves each of them a little. But we know in which direction. With
 one module's update made smaller, our own model says by how much each logit would move; along that direction even a
 small move adds up over all positions and tokens, and noise, which knows nothing of it, does not. What comes out is a
 figure per module: 1 arrived, 0.9 a tenth is missing, 0 it was lost. The same figure from an honest path (our model with
-its inputs rounded as the program rounds them) is its noise.
+its inputs rounded as the program rounds them) is its noise. Whole weights are read in the same way: what shrinking a
+layer's output does, bias left out, is what a weight at 0.9 would do, be it nearly all normed away again.
 
 Shapes: P positions of a text, V vocabulary, K likeliest tokens, F figures = all P and K of all texts, M modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from danlu.adapters.lora import AttachedLoRA, LoRALinear
+from danlu.adapters.lora import HEADS, AttachedLoRA, LoRALinear
+from danlu.adapters.peft_format import linears_of
 from danlu.engines.native import NativeEngine
 from danlu.exports.parity import Check, Record, hear
 from danlu.model.quantized import num_params
@@ -80,18 +83,39 @@ class Effects:
 
 
 def measure_effects(engine: NativeEngine, records: Sequence[Record]) -> Effects:
-    """`engine` is what was trained, its pairs not merged; `records` give the texts."""
+    """Of updates. `engine` is what was trained, its pairs not merged; `records` give the texts."""
     assert isinstance(engine.adapter, AttachedLoRA), "an update that can be scaled"
+    layers = engine.adapter.layers
+    groups = _groups(engine, list(layers), records[-MAX_TEXTS:])
+    return _measure(engine, records, {
+        label: functools.partial(scaled, [layers[name] for name in names], 1 - STEP) for label, names in groups.items()
+    })  # fmt: skip
+
+
+def measure_weights(engine: NativeEngine, records: Sequence[Record]) -> Effects:
+    """Of the blocks' whole weights, updates included."""
+    layers: dict[str, nn.Module] = {
+        name: layer for name, layer in linears_of(engine.model).items() if name.rpartition(".")[2] not in HEADS
+    }
+    groups = _groups(engine, list(layers), records[-MAX_TEXTS:])
+    return _measure(engine, records, {
+        label: functools.partial(shrunk, [layers[name] for name in names], 1 - STEP) for label, names in groups.items()
+    })  # fmt: skip
+
+
+def _measure(
+    engine: NativeEngine, records: Sequence[Record], shrinking: Mapping[str, Callable[[], AbstractContextManager[None]]]
+) -> Effects:
+    """What each block of `shrinking` does to the logits, by the step that it takes."""
     records = records[-MAX_TEXTS:]
-    groups = _groups(engine, engine.adapter, records)
     before = hear(records, engine, is_together=True)
     tokens = tuple(logits_PV.topk(min(NUM_TOKENS, logits_PV.shape[-1]), dim=-1).indices for logits_PV in before)
     whole_F = _figures(before, tokens)
     directions = []
-    for group in groups.values():
-        with scaled(group, 1 - STEP):
+    for shrink in shrinking.values():
+        with shrink():
             directions.append((whole_F - _figures(hear(records, engine, is_together=True), tokens)) / STEP)
-    return Effects(tuple(groups), tokens, torch.stack(directions))
+    return Effects(tuple(shrinking), tokens, torch.stack(directions))
 
 
 @contextmanager
@@ -107,10 +131,40 @@ def scaled(layers: Sequence[LoRALinear], factor: float) -> Iterator[None]:
             layer.scaling = scaling
 
 
+@contextmanager
+def shrunk(layers: Sequence[nn.Module], factor: float) -> Iterator[None]:
+    """Inside the block what these layers' weights give is `factor` times what it is; biases are left as they are."""
+
+    def after(layer: nn.Module, given: Any, out: Tensor) -> Tensor:
+        bias = layer.bias
+        return factor * out if bias is None else factor * out + (1 - factor) * bias.to(out.dtype)  # type: ignore[operator, union-attr]
+
+    hooks = [layer.register_forward_hook(after) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def check_modules(
     name: str, effects: Effects, records: Sequence[Record], heard: Sequence[Tensor], honest: Sequence[Sequence[Tensor]]
 ) -> Check:
     """`heard` is the program on trial, `honest` what the same path says when nothing is wrong."""
+    return _judge(name, "arrived", effects, records, heard, honest)
+
+
+def check_weights(
+    name: str, effects: Effects, records: Sequence[Record], heard: Sequence[Tensor], honest: Sequence[Sequence[Tensor]]
+) -> Check:
+    """The same of whole weights."""
+    return _judge(name, "size", effects, records, heard, honest)
+
+
+def _judge(
+    name: str, word: str, effects: Effects, records: Sequence[Record], heard: Sequence[Tensor],
+    honest: Sequence[Sequence[Tensor]],
+) -> Check:  # fmt: skip
     missing_M = effects.read(records, heard)
     as_told = [[ours[-len(theirs) :] for ours, theirs in zip(each, heard, strict=True)] for each in honest]
     noise_M = torch.stack([effects.noise(records, each) for each in as_told]).amax(0)
@@ -121,7 +175,7 @@ def check_modules(
     note = "; ".join(f"{effects.names[place]}: x{1 - float(missing_M[place]):.3f}" for place in worst)
     numbers: dict[str, Any] = {
         "num_modules": len(effects.names), "num_wrong_modules": int(wrong_M.sum()),
-        "least_arrived": 1 - float(missing_M.max()), "most_arrived": 1 - float(missing_M.min()),
+        f"least_{word}": 1 - float(missing_M.max()), f"most_{word}": 1 - float(missing_M.min()),
         "num_unshown": int((limits_M > SHOWN).sum()), "largest_noise": float(noise_M.max()),
     }  # fmt: skip
     limits = {"num_wrong_modules": 0, "largest_missing": float(limits_M.max()), "least_limit": LEAST_LIMIT}
@@ -140,16 +194,11 @@ def _log_probs(logits_PV: Tensor, ids_PK: Tensor) -> Tensor:
     return wide.gather(-1, ids_PK[-len(wide) :])
 
 
-def _groups(engine: NativeEngine, adapter: AttachedLoRA, records: Sequence[Record]) -> dict[str, list[LoRALinear]]:
+def _groups(engine: NativeEngine, names: Sequence[str], records: Sequence[Record]) -> dict[str, list[str]]:
     """Each module alone, or as many neighbours together as the cost demands."""
     num_tokens = sum(len(record.text_ids) for record in records)
     flops = 2.0 * num_params(engine.model) * num_tokens
     budget = MAX_FLOPS.get(engine.model.device.type, MAX_FLOPS["cuda"])
-    names = list(adapter.layers)
     size = -(-len(names) // max(1, min(len(names), int(budget / flops))))
-    found = {}
-    for start in range(0, len(names), size):
-        part = names[start : start + size]
-        label = part[0] if len(part) == 1 else f"{part[0]} … {part[-1]}"
-        found[label] = [adapter.layers[name] for name in part]
-    return found
+    parts = [list(names[start : start + size]) for start in range(0, len(names), size)]
+    return {part[0] if len(part) == 1 else f"{part[0]} … {part[-1]}": part for part in parts}

@@ -1,1 +1,1 @@
-"""The serving side: an OpenAI-shaped gateway with keys, limits, metering and audit before engine processes. No torch."""
+"""The serving side: an OpenAI-shaped gateway with keys, limits, metering and audit before engines. No torch."""
