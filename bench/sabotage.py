@@ -12,19 +12,16 @@ to OUT/cases.jsonl, so a run that was stopped goes on; `table` sums up.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,77 +34,23 @@ import torch
 
 from danlu.core.errors import DanluError
 from danlu.exports.parity import Check
-from danlu.exports.proof import Bench, ask_all, prove_reader, set_up
-from danlu.exports.readers import READERS
-from danlu.exports.readers.reader import Place
-from sabotage_kit import (
-    FAMILIES,
-    HARMS,
-    KINDS,
-    Harm,
-    Pupil,
-    applies,
-    base_gguf,
-    draft_of,
-    make_pupil,
-    one_module,
-    promise_of,
-    write,
-    write_honestly,
-)
+from sabotage_kit import FAMILIES, HARMS, KINDS, Harm, applies, one_module
+from sabotage_trial import Trial
 
 MATRIX_FAMILIES = ("llama2", "qwen2", "gemma2", "phi3")
 """Query and key of one shape, square outputs; biases; softcaps and shifted norms; fused weights."""
 
 
-class Trial:
-    """One trained model, its exports' promises, and what was found so far."""
+def honest(trial: Trial, kind: str) -> dict[str, Any]:
+    return told(trial.honest(kind))
 
-    def __init__(self, family: str, seed: int, folder: Path) -> None:
-        self.pupil: Pupil = make_pupil(family, folder / "pupil", seed=seed)
-        self.folder = folder
-        self._benches: dict[str, Bench] = {}
 
-    def bench(self, kind: str) -> Bench:
-        if kind not in self._benches:
-            self._benches[kind] = set_up(self.pupil.subject, promise_of(self.pupil, kind, self.folder))
-        return self._benches[kind]
-
-    def prove(self, folder: Path, bench: Bench, *, until_failed: bool) -> list[Check]:
-        reader = READERS.load(bench.promise.readers[0])()
-        if not until_failed:
-            return prove_reader(reader, self.pupil.subject, folder, bench)
-        checks: list[Check] = []
-        with contextlib.closing(reader.open(Place(folder, bench.promise.beside))) as reading:
-            for check in ask_all(reader, reading, self.pupil.subject, bench):
-                checks.append(check)
-                if check.verdict == "fail":
-                    break
-        return checks
-
-    def honest(self, kind: str) -> dict[str, Any]:
-        folder = self.folder / "honest" / kind
-        try:
-            checks = self.prove(write_honestly(self.pupil, kind, folder), self.bench(kind), until_failed=False)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return told(checks)
-
-    def spoilt(self, kind: str, harm: Harm, name: str, *, until_failed: bool) -> dict[str, Any] | None:
-        draft, bench, folder = draft_of(self.pupil), self.bench(kind), self.folder / "spoilt"
-        if harm(draft) is False:
-            return None
-        if name == "another base" and not bench.promise.is_merged:
-            stranger = self.pupil.stranger
-            if kind == "lora gguf":
-                stranger = base_gguf(self.pupil, stranger, self.folder / "stranger.gguf")
-            bench = replace(bench, promise=replace(bench.promise, beside=stranger))
-        try:
-            return told(self.prove(write(draft, kind, folder), bench, until_failed=until_failed))
-        except DanluError as error:  # the reader, or the writer itself, would not
-            return {"failed": ["refused"], "note": error.text[:200]}
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+def spoilt(trial: Trial, kind: str, harm: Harm, *, until_failed: bool) -> dict[str, Any]:
+    try:
+        checks = trial.spoilt(kind, harm, until_failed=until_failed)
+    except DanluError as error:  # the reader, or the writer itself, would not
+        return {"failed": ["refused"], "note": error.text[:200]}
+    return {"nothing": "nothing to spoil in this family"} if checks is None else told(checks)
 
 
 def told(checks: list[Check]) -> dict[str, Any]:
@@ -133,7 +76,11 @@ class Cases:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "cases.jsonl"
-        self.rows = [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.is_file() else []
+        said = self.path.read_bytes() if self.path.is_file() else b""
+        whole = said[: said.rfind(b"\n") + 1]  # a kill may have torn the last line
+        if whole != said:
+            self.path.write_bytes(whole)
+        self.rows = [json.loads(line) for line in whole.splitlines()]
         self.known = {self._key(row) for row in self.rows}
 
     @staticmethod
@@ -161,7 +108,7 @@ def go(act: str, cases: Cases, families: list[str], seeds: int) -> None:
             if not wanted:
                 continue
             with tempfile.TemporaryDirectory(prefix="danlu-sabotage-") as name:
-                trial = Trial(family, seed, Path(name))
+                trial = Trial(family, Path(name), seed=seed)
                 for key in wanted:
                     began = time.perf_counter()
                     result = act_out(act, trial, key)
@@ -181,10 +128,10 @@ def keys(act: str, family: str, seed: int) -> Iterator[tuple[Any, ...]]:
 def act_out(act: str, trial: Trial, key: tuple[Any, ...]) -> dict[str, Any]:
     _, family, _, kind, name = key
     if act == "honest":
-        return trial.honest(kind)
+        return honest(trial, kind)
     harm = HARMS[name] if act == "matrix" else one_module(0.9, int(name.split()[1]))
     until_failed = act == "matrix" and family != MATRIX_FAMILIES[0]  # which checks see it is asked of one family
-    return trial.spoilt(kind, harm, name, until_failed=until_failed) or {"nothing": "nothing to spoil in this family"}
+    return spoilt(trial, kind, harm, until_failed=until_failed)
 
 
 def table(cases: Cases, folder: Path) -> None:

@@ -6,28 +6,13 @@ that change on the way. The whole matrix over families and seeds, with its figur
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from danlu.exports.parity import Check
-from danlu.exports.proof import Bench, prove_reader, set_up
-from danlu.exports.readers import READERS
-from sabotage_kit import (
-    HARMS,
-    KINDS,
-    Harm,
-    Pupil,
-    applies,
-    base_gguf,
-    draft_of,
-    make_pupil,
-    one_module,
-    promise_of,
-    write,
-    write_honestly,
-)
+from sabotage_kit import HARMS, KINDS, applies, draft_of, one_module, write
+from sabotage_trial import Trial
 
 pytest.importorskip("gguf", reason="writing GGUF needs the package gguf")
 pytest.importorskip("xllamacpp", reason="llama.cpp comes with the package xllamacpp")
@@ -44,38 +29,14 @@ QUICK = {
 }
 
 
-class School:
-    """One trained model and, for each kind, what its readers are held to."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.pupil: Pupil = make_pupil("llama2", folder / "pupil")
-        self._benches: dict[str, Bench] = {}
-
-    def bench(self, kind: str) -> Bench:
-        if kind not in self._benches:
-            self._benches[kind] = set_up(self.pupil.subject, promise_of(self.pupil, kind, self.folder))
-        return self._benches[kind]
-
-    def prove(self, folder: Path, bench: Bench) -> dict[str, Check]:
-        reader = READERS.load(bench.promise.readers[0])()
-        checks = prove_reader(reader, self.pupil.subject, folder, bench)
-        return {check.name.partition("_")[2]: check for check in checks}
-
-    def spoil(self, harm: Harm, kind: str, folder: Path, name: str = "") -> dict[str, Check]:
-        draft, bench = draft_of(self.pupil), self.bench(kind)
-        assert harm(draft) is not False, "there is something to spoil"
-        if name == "another base" and not bench.promise.is_merged:
-            stranger = self.pupil.stranger
-            if kind == "lora gguf":
-                stranger = base_gguf(self.pupil, stranger, self.folder / "stranger.gguf")
-            bench = replace(bench, promise=replace(bench.promise, beside=stranger))
-        return self.prove(write(draft, kind, folder / "spoilt"), bench)
-
-
 @pytest.fixture(scope="module")
-def school(tmp_path_factory: pytest.TempPathFactory) -> School:
-    return School(tmp_path_factory.mktemp("school"))
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    return Trial("llama2", tmp_path_factory.mktemp("trial"))
+
+
+def by_part(checks: list[Check] | None) -> dict[str, Check]:
+    assert checks is not None, "there is something to spoil"
+    return {check.name.partition("_")[2]: check for check in checks}
 
 
 def failed(checks: dict[str, Check]) -> set[str]:
@@ -83,10 +44,11 @@ def failed(checks: dict[str, Check]) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_right_passes_with_its_noise_measured(kind: str, school: School, tmp_path: Path) -> None:
-    checks = school.prove(write_honestly(school.pupil, kind, tmp_path / "honest"), school.bench(kind))
+def test_what_is_right_passes_with_its_noise_measured(kind: str, trial: Trial) -> None:
+    checks = by_part(trial.honest(kind))
     assert not failed(checks), [check for check in checks.values() if check.verdict == "fail"]
-    assert set(checks) == {"prompts", "logits", "answers", "stops", "modules", "questions"}
+    asked = {"prompts", "logits", "answers", "stops", "modules", "questions"}
+    assert set(checks) == (asked | {"weights"} if trial.bench(kind).promise.is_merged else asked)
     logits, modules = checks["logits"].numbers, checks["modules"].numbers
     assert logits["floor_mean_kl"] < 5e-3, "the noise is bounded"
     assert modules["num_unshown"] == 0 and modules["num_modules"] == 21, "each module at 0.9 would show"
@@ -94,22 +56,28 @@ def test_what_is_right_passes_with_its_noise_measured(kind: str, school: School,
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in QUICK.items() for name in names])
-def test_what_is_broken_is_caught_by_its_reader_alone(kind: str, name: str, school: School, tmp_path: Path) -> None:
+def test_what_is_broken_is_caught_by_its_reader_alone(kind: str, name: str, trial: Trial) -> None:
     assert applies(name, kind)
-    checks = school.spoil(HARMS[name], kind, tmp_path, name)
+    checks = by_part(trial.spoilt(kind, HARMS[name]))
     assert failed(checks), f"{name} in {kind} passed: {[check.numbers for check in checks.values()]}"
 
 
-def test_the_module_at_fault_is_named_with_what_arrived(school: School, tmp_path: Path) -> None:
-    module = list(school.pupil.adapter.layers)[3]
-    checks = school.spoil(one_module(0.9, 3), "gguf q8_0", tmp_path)
+def test_the_module_at_fault_is_named_with_what_arrived(trial: Trial) -> None:
+    module = list(trial.pupil.adapter.layers)[3]
+    checks = by_part(trial.spoilt("gguf q8_0", one_module(0.9, 3)))
     assert checks["modules"].verdict == "fail" and checks["answers"].verdict == "pass", "greedy answers do not see it"
     assert checks["modules"].note.startswith(f"{module}: x0.9") or checks["modules"].note.startswith(f"{module}: x0.8")
 
 
-def test_a_file_that_llamacpp_cannot_bear_is_a_failed_check_and_no_crash(school: School, tmp_path: Path) -> None:
-    folder = write(draft_of(school.pupil), "gguf f32", tmp_path / "torn")
+def test_a_weight_that_is_nearly_normed_away_is_seen_through_eight_bits(tmp_path: Path) -> None:
+    """Gemma norms what its feed-forward gives: the gate at 0.9 moves logits less than 8 bits do."""
+    checks = by_part(Trial("gemma2", tmp_path).spoilt("gguf q8_0", HARMS["a whole weight at 0.9"]))
+    assert failed(checks) == {"weights"} and checks["weights"].note.startswith("model.layers.1.mlp.gate_proj: x0.9")
+
+
+def test_a_file_that_llamacpp_cannot_bear_is_a_failed_check_and_no_crash(trial: Trial, tmp_path: Path) -> None:
+    folder = write(draft_of(trial.pupil), "gguf f32", tmp_path / "torn")
     path = folder / "model.gguf"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    checks = school.prove(folder, school.bench("gguf f32"))
+    checks = by_part(trial.prove(folder, trial.bench("gguf f32")))
     assert failed(checks) and "llamacpp" in checks["logits"].note

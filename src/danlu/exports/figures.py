@@ -41,6 +41,7 @@ _NEEDED: dict[str, set[str]] = {
     "answers": {"num_answers", "num_equal"},
     "prompts": {"num_prompts", "num_equal"},
     "stops": {"num_stops", "num_lost"},
+    "sized": {"num_modules", "least_size", "most_size"},
     "arrived": {"num_modules", "least_arrived", "most_arrived"},
     "questions": {"num_questions", "num_right", "num_right_trained"},
     "kept": {"num_modules", "least_kept_ratio", "largest_kept_ratio"},

@@ -137,7 +137,7 @@ def shrunk(layers: Sequence[nn.Module], factor: float) -> Iterator[None]:
 
     def after(layer: nn.Module, given: Any, out: Tensor) -> Tensor:
         bias = layer.bias
-        return factor * out if bias is None else factor * out + (1 - factor) * bias.to(out.dtype)  # type: ignore[operator, union-attr]
+        return factor * out if bias is None else factor * out + (1 - factor) * bias.to(out.dtype)  # type: ignore[operator]
 
     hooks = [layer.register_forward_hook(after) for layer in layers]
     try:
@@ -169,13 +169,16 @@ def _judge(
     as_told = [[ours[-len(theirs) :] for ours, theirs in zip(each, heard, strict=True)] for each in honest]
     noise_M = torch.stack([effects.noise(records, each) for each in as_told]).amax(0)
     limits_M = (NOISE_FACTOR * noise_M).clamp_min(LEAST_LIMIT)
-    wrong_M = ~(missing_M.abs() <= limits_M)  # what is not a number has not arrived
+    # What is not a number has not arrived. Of what is normed away so far that all of it could be missing, nothing is
+    # said.
+    wrong_M = ~(missing_M.abs() <= limits_M) & (limits_M <= 1.0)
+    seen_M = missing_M[limits_M <= SHOWN] if bool((limits_M <= SHOWN).any()) else missing_M
     order = (missing_M.abs() / limits_M).nan_to_num(torch.inf).argsort(descending=True).tolist()
     worst = [place for place in order if bool(wrong_M[place])][:5]
     note = "; ".join(f"{effects.names[place]}: x{1 - float(missing_M[place]):.3f}" for place in worst)
     numbers: dict[str, Any] = {
         "num_modules": len(effects.names), "num_wrong_modules": int(wrong_M.sum()),
-        f"least_{word}": 1 - float(missing_M.max()), f"most_{word}": 1 - float(missing_M.min()),
+        f"least_{word}": 1 - float(seen_M.max()), f"most_{word}": 1 - float(seen_M.min()),
         "num_unshown": int((limits_M > SHOWN).sum()), "largest_noise": float(noise_M.max()),
     }  # fmt: skip
     limits = {"num_wrong_modules": 0, "largest_missing": float(limits_M.max()), "least_limit": LEAST_LIMIT}

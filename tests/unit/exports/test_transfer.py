@@ -9,7 +9,15 @@ from danlu.data.sample import Message
 from danlu.engines.engine import Question
 from danlu.engines.native import NativeEngine
 from danlu.exports.parity import Record, hear, record
-from danlu.exports.transfer import Effects, check_modules, measure_effects, scaled
+from danlu.exports.transfer import (
+    Effects,
+    check_modules,
+    check_weights,
+    measure_effects,
+    measure_weights,
+    scaled,
+    shrunk,
+)
 from tiny_chat import QUESTIONS, tuned_engine, write_base
 
 
@@ -77,3 +85,26 @@ def test_a_lost_number_has_not_arrived(tuned) -> None:
     heard = [torch.full_like(logits, torch.nan) for logits in hear(records, engine)]
     found = check_modules("lost", effects, records, heard, [hear(records, engine)])
     assert found.verdict == "fail" and found.numbers["num_wrong_modules"] == len(effects.names)
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+def test_a_whole_weight_that_is_too_small_is_named(tuned, factor: float) -> None:
+    engine, records, _ = tuned
+    weights = measure_weights(engine, records)
+    names = list(engine.adapter.layers)
+    honest = [hear(records, engine)]
+    for name in (names[0], names[9]):
+        with shrunk([engine.adapter.layers[name]], factor):
+            check = check_weights("weights", weights, records, hear(records, engine), honest)
+        assert check.verdict == "fail" and name in check.note, check
+    right = check_weights("weights", weights, records, honest[0], honest)
+    assert right.verdict == "pass" and right.numbers["num_modules"] == len(names)
+
+
+def test_shrinking_leaves_the_bias() -> None:
+    layer = torch.nn.Linear(3, 2)
+    x = torch.randn(4, 3)
+    with shrunk([layer], 0.5):
+        found = layer(x)
+    assert torch.allclose(found, 0.5 * (x @ layer.weight.T) + layer.bias)
+    assert not layer._forward_hooks
