@@ -4,8 +4,11 @@ read it, and a request keeps the one it began with; so an alias flips between tw
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import orjson
 
 State = Literal["ready", "draining", "down"]
 
@@ -25,7 +28,8 @@ class Lens:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """`address` is `http://127.0.0.1:port`, `unix:/path` or an upstream's URL; `secret` goes out as a bearer token."""
+    """`address` is `http://127.0.0.1:port`, `unix:/path` or an upstream's URL; `secret` goes out as a bearer token.
+    `draining` gets nothing new while its last answers end; `down` is being started."""
 
     name: str
     pool: str
@@ -48,7 +52,30 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Board:
+    """`number` grows by one with each board of a server process."""
+
     number: int
     models: tuple[Model, ...]
     lenses: tuple[Lens, ...]
     replicas: tuple[Replica, ...]
+
+    def to_bytes(self) -> bytes:
+        """One line of JSON. It holds the engines' secrets: it goes through the line and nowhere else."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Board:
+        return cls(
+            number=value["number"],
+            models=tuple(Model(m["name"], _pairs(m["lenses"]), m["created"]) for m in value["models"]),
+            lenses=tuple(Lens(**lens) for lens in value["lenses"]),
+            replicas=tuple(Replica(**(r | {"lenses": _pairs(r["lenses"])})) for r in value["replicas"]),
+        )
+
+
+EMPTY = Board(0, (), (), ())
+"""Before the first one came."""
+
+
+def _pairs(value: list[list[Any]]) -> tuple[tuple[Any, Any], ...]:
+    return tuple((first, second) for first, second in value)
