@@ -37,6 +37,17 @@ BASE = {
     "vocab_size": 152_064,
     "tie_word_embeddings": False,
 }
+_GEMMA = {"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256, "rope_theta": 10_000.0}
+GEMMA = {
+    "gemma-2": {
+        **_GEMMA, "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "sliding_window": 4096,
+        "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+    },
+    "gemma-3": {
+        **_GEMMA, "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "sliding_window": 512,
+        "sliding_window_pattern": 6, "rope_local_base_freq": 10_000.0, "rope_theta": 1_000_000.0,
+    },
+}  # fmt: skip
 SHAPES = {
     "qwen2.5-7b": {"hidden_size": 3584, "intermediate_size": 18_944, "num_hidden_layers": 28, "heads": (28, 4)},
     "qwen2.5-1.5b": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "heads": (12, 2)},
@@ -57,12 +68,13 @@ def config_of(name: str) -> dict[str, Any]:
     if name not in SHAPES:
         known = BASES[name]
         kind = "qwen3" if known.has_qk_norm else "qwen2" if known.has_qkv_bias else "llama"
+        gemma = GEMMA.get(name[:7], {})
         return BASE | {
             "architectures": [f"{kind.capitalize()}ForCausalLM"], "model_type": kind, "hidden_size": known.hidden,
             "intermediate_size": known.ffn, "num_hidden_layers": known.num_layers, "head_dim": known.head_dim,
             "num_attention_heads": known.num_heads, "num_key_value_heads": known.num_kv_heads,
             "vocab_size": known.vocab, "tie_word_embeddings": known.tied,
-        }  # fmt: skip
+        } | gemma  # fmt: skip
     shape = dict(SHAPES[name])
     heads, kv_heads = shape.pop("heads")
     return {**BASE, **shape, "num_attention_heads": heads, "num_key_value_heads": kv_heads}

@@ -22,16 +22,33 @@ SIZES = {  # hidden, ffn, heads, kv heads
     "0.5b": (896, 4864, 14, 2),
     "1.5b": (1536, 8960, 12, 2),
     "odd": (384, 1000, 6, 2),
+    "gemma-2b": (2304, 9216, 8, 4),
+    "gemma-1b": (1152, 6912, 4, 1),
 }
 
 
 LEANER = [*dict.fromkeys(lean for _, lean in LADDER), Policy.parse("all-split"), Policy.parse("all-host")]
 
 
+GEMMA2 = {
+    "model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"], "head_dim": 256, "query_pre_attn_scalar": 256,
+    "sliding_window": 512, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+    "hidden_activation": "gelu_pytorch_tanh",
+}  # fmt: skip
+GEMMA3 = {
+    **GEMMA2, "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "sliding_window_pattern": 2,
+    "rope_local_base_freq": 10000.0, "attn_logit_softcapping": None, "final_logit_softcapping": None,
+}  # fmt: skip
+OTHERS = {"gemma2": GEMMA2, "gemma3": GEMMA3}
+
+
 def adapted(folder, size, dtype=torch.bfloat16):
+    size, _, family = size.partition(" ")
     hidden, ffn, heads, kv_heads = SIZES[size]
     config = {
-        **QWEN2, "hidden_size": hidden, "intermediate_size": ffn, "num_attention_heads": heads,
+        **{key: value for key, value in QWEN2.items() if not family or key != "attention_bias"},
+        **OTHERS.get(family, {}),
+        "hidden_size": hidden, "intermediate_size": ffn, "num_attention_heads": heads,
         "num_key_value_heads": kv_heads, "initializer_range": 0.03, "max_position_embeddings": 4096,
     }  # fmt: skip
     model = tiny_model(folder, config, dtype=torch.bfloat16).to("cuda", dtype)
@@ -63,7 +80,7 @@ def distance(one, truth):
 
 
 @pytest.mark.parametrize("lengths", [[2048] * 4, [8192], [700, 1300, 90, 2000, 33, 4000, 1, 68]], ids=str)
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*SIZES, "gemma-2b gemma2", "gemma-1b gemma3"])
 def test_near_the_truth(size, lengths, tmp_path):
     batch = batch_of(lengths)
     wide = gradients(*adapted(tmp_path / "wide", size, torch.float32), batch)
