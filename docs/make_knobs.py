@@ -22,7 +22,8 @@ CHAPTERS = {
     "zh": {
         "": "配方本身", "model": "model · 模型", "adapter": "adapter · 训练哪些权重", "data": "data · 数据",
         "method": "method · 学什么", "training": "training · 训练循环", "evaluation": "evaluation · 评测",
-        "gate": "gate · 放行条件", "exports": "exports · 导出", "tracking": "tracking · 跟踪", "round": "round · 轮次",
+        "gate": "gate · 放行条件", "exports": "exports · 导出", "serving": "serving · 服务",
+        "tracking": "tracking · 跟踪", "round": "round · 轮次",
     },
 }  # fmt: skip
 WORDS = {

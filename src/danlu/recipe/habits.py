@@ -83,4 +83,13 @@ HABITS: dict[str, str] = {
     "random_state": "training.seed",
     "model_name": "model.base",
     "revision_of_model": "model.revision",
+    # vLLM, SGLang, llama.cpp, uvicorn
+    "max_model_len": "serving.context",
+    "n_ctx": "serving.context",
+    "max_num_seqs": "serving.slots",
+    "n_parallel": "serving.slots",
+    "ssl_certfile": "serving.tls.cert",
+    "ssl_keyfile": "serving.tls.key",
+    "data_parallel_size": "serving.replicas",
+    "served_model_name": "serving.models.name",
 }

@@ -34,6 +34,13 @@ PATH_KNOBS = (
     ("evaluation", "general"),
     ("adapter", "start"),
     ("model", "base"),
+    ("serving", "program"),
+    ("serving", "tls", "cert"),
+    ("serving", "tls", "key"),
+    ("serving", "store", "url_file"),
+    ("serving", "limits", "url_file"),
+    ("serving", "webhooks"),
+    ("serving", "models"),
 )
 
 
@@ -101,8 +108,27 @@ def anchor_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
             continue  # the same recipe on another account means that account's own keys
         if last == "pack" and not str(node[last]).endswith((".yaml", ".yml")):
             continue  # one that comes with danlu
+        if parents == ["serving"] and last in ("models", "webhooks"):
+            node[last] = _anchor_served(node[last], folder)
+            continue
         node[last] = _anchor(node[last], folder, is_model=last in ("base", "model"))
     return tree
+
+
+def _anchor_served(value: Any, folder: Path) -> Any:
+    """What is served or told, in every form that people write: targets that are folders, and files of keys."""
+    if isinstance(value, list):
+        return [_anchor_served(one, folder) for one in value]
+    if isinstance(value, str):
+        return _anchor(value, folder, is_model=True)
+    if not isinstance(value, dict):
+        return value
+    if not {"target", "url"} & value.keys():  # {law: path}
+        return {name: _anchor_served(one, folder) for name, one in value.items()}
+    paths = {
+        key: _anchor(value[key], folder, is_model=key == "target") for key in ("target", "key_file") if value.get(key)
+    }
+    return value | paths
 
 
 def _anchor(value: Any, folder: Path, *, is_model: bool) -> Any:

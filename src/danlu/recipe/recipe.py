@@ -23,8 +23,12 @@ from danlu.recipe.overrides import anchor_paths, apply_overrides
 from danlu.recipe.round import RoundSection
 from danlu.recipe.rules import broken_rules
 from danlu.recipe.section import Section
+from danlu.recipe.serving import ServingSection
 from danlu.recipe.tracking import TrackingSection
 from danlu.recipe.training import TrainingSection
+
+_OUTSIDE = ("tracking", "serving")
+"""Chapters that decide nothing of what comes out: who looks on, and who is answered afterwards."""
 
 
 class InvalidRecipeError(RecipeError):
@@ -69,6 +73,9 @@ class Recipe(Section):
 
     exports: tuple[ExportSection, ...] = (ExportSection(kind="adapter"), ExportSection(kind="merged"))
     """What is shipped."""
+
+    serving: ServingSection = ServingSection()
+    """How what is shipped is served; no part of what a run is."""
 
     tracking: TrackingSection = TrackingSection()
     """Who is shown a run while it works; no part of what a run is."""
@@ -146,7 +153,7 @@ class Recipe(Section):
     @property
     def digest(self) -> str:
         """Of everything that decides what comes out."""
-        return sha256_json({name: chapter for name, chapter in self.resolved().items() if name != "tracking"})
+        return sha256_json({name: chapter for name, chapter in self.resolved().items() if name not in _OUTSIDE})
 
 
 def _whole_stage(stage: Any) -> Any:

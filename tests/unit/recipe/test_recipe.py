@@ -169,11 +169,44 @@ def test_complaints_speak_chinese() -> None:
     assert "配方有 1 处错误" in str(caught.value) and "adapter.rank" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("tree", "key"),
+    [
+        ({"workers": 4}, "serving"),
+        ({"tls": {"cert": "a.pem"}}, "serving.tls"),
+        ({"limits": {"kind": "redis"}}, "serving.limits"),
+        ({"store": {"kind": "postgres"}}, "serving.store"),
+        ({"models": ["http://host/v1"]}, "serving.models.0"),
+        ({"models": [{"target": "a", "key_file": "b"}]}, "serving.models.0"),
+        ({"prices": {"law": [-1, 2]}}, "serving.prices"),
+    ],
+)
+def test_a_server_that_could_not_be_is_refused(tree: dict, key: str) -> None:
+    """Four workers that count apart grant four times the limit (litellm#40291)."""
+    with pytest.raises(InvalidRecipeError) as caught:
+        Recipe.from_tree({"serving": tree})
+    assert [complaint.key for complaint in caught.value.complaints] == [key]
+
+
+def test_what_is_served_is_seen_from_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    path = write(
+        tmp_path, "serving:\n  models: {law: runs, 中医: med@prod, far: {target: 'http://h/v1', key_file: k}}\n"
+    )
+    law, medicine, far = Recipe.load(path).serving.models
+    assert (law.target, medicine.target, medicine.name) == (str(tmp_path / "runs"), "med@prod", "中医")
+    assert (far.target, far.key_file) == ("http://h/v1", str(tmp_path / "k"))
+
+
+def test_how_it_is_served_makes_no_other_run() -> None:
+    assert Recipe.from_tree({"serving": {"port": 9000}}).digest == Recipe.from_tree({}).digest
+
+
 def test_knob_names_are_frozen() -> None:
     """A new knob is a visible decision: update knobs.txt in the commit that adds it, and give `explain` its reason."""
     snapshot = (HERE / "knobs.txt").read_text().split()
     assert list(all_knobs(Recipe)) == snapshot
-    assert len(snapshot) <= 150
+    assert len(snapshot) <= 190  # 37 of them are the server's
 
 
 def test_a_wrong_recipe_fails_fast_and_without_torch(tmp_path: Path) -> None:
