@@ -1,0 +1,62 @@
+"""Driver `native`: danlu's own engine, the one that models were trained and proven with. Many streams at once, adapters
+loaded and dropped while it runs, several of them in one batch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from danlu.core.errors import EngineError
+from danlu.serving.drivers.asking import demand, fresh_secret, is_good, socket_in
+from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare, ids_of
+
+
+class NativeDriver:
+    name = "native"
+    can = Can(loads_adapters=True, tools=True, prompt_ids=True)
+
+    def command(self, spec: EngineSpec, folder: Path) -> Command:
+        assert spec.folder is not None, "an engine of ours has a folder to load"
+        socket = socket_in(folder)
+        argv = [spec.python or sys.executable, "-m", "danlu.engines.server", str(spec.folder), "--socket", str(socket)]
+        argv += ["--name", spec.name, "--slots", str(spec.num_slots)]
+        for lens, place in spec.adapters.items():
+            argv += ["--adapter", f"{lens}={place}"]
+        wished = {
+            "--speech": spec.speech, "--context": spec.context, "--threads": spec.num_threads, "--device": spec.device,
+            "--dtype": spec.dtype if spec.dtype != "auto" else "",
+        }  # fmt: skip
+        for flag, value in wished.items():
+            argv += [flag, str(value)] if value else []
+        return Command(argv, {}, f"unix:{socket}", fresh_secret())
+
+    def where(self, spec: EngineSpec) -> tuple[str, str]:
+        raise EngineError("drivers.own_address", driver=self.name)
+
+    def engine_names(self, spec: EngineSpec) -> dict[str, str]:
+        return {"": spec.name} | {lens: lens for lens in spec.adapters}
+
+    def address_body(self, body: dict[str, Any], engine_name: str) -> dict[str, Any]:
+        if not body.get("stream"):
+            return body | {"model": engine_name}
+        told = body.get("stream_options") or {}
+        return body | {"model": engine_name, "stream_options": told | {"continuous_usage_stats": True}}
+
+    async def is_ready(self, address: str, secret: str) -> bool:
+        return await is_good(address, bare(address, "/ready"), secret)
+
+    async def load(self, address: str, secret: str, name: str, folder: Path) -> str:
+        place = str(folder.resolve())
+        await demand(address, bare(address, "/adapters"), secret, {"name": name, "folder": place}, timeout_s=300.0)
+        return name
+
+    async def drop(self, address: str, secret: str, engine_name: str) -> None:
+        await demand(address, bare(address, f"/adapters/{engine_name}"), secret, method="DELETE", timeout_s=60.0)
+
+    async def prompt_ids(
+        self, address: str, secret: str, body: Mapping[str, Any], engine_name: str
+    ) -> list[int] | None:
+        asked = dict(body) | {"model": engine_name}
+        return ids_of(await demand(address, bare(address, "/tokenize"), secret, asked), address)
