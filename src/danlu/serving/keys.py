@@ -1,13 +1,41 @@
 """Keys: a client's credential, kept as a peppered hash, with what it may use and how much.
 
 A key reads `dl-<id>-<secret>`: the id is looked up, the secret's hash compared in constant time. The secret is shown
-once, when it is made.
+once, when it is made. `KeyBook` makes and changes keys, directly on the store; `LiveKeys` answers from memory, which a
+thread renews as soon as the store changed, so a question never waits for a disk and a revocation is seen everywhere
+within a second. A wrong key costs two hashes and a look into a dictionary, whatever is wrong with it: there is nothing
+for a storm of them to fill or to slow down.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hmac
+import os
+import re
+import secrets
+import stat
+import string
+import threading
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
+
+from danlu.core.errors import RunError
+from danlu.core.files import sync_folder
+
+MARK = "dl"
+ID_LETTERS, SECRET_LETTERS = 12, 40
+"""Of 36 and of 62 letters: 62 and 238 bits."""
+_LETTERS = string.ascii_lowercase + string.digits
+_CREDENTIAL = re.compile(rf"{MARK}-([a-z0-9]{{{ID_LETTERS}}})-[A-Za-z0-9]{{{SECRET_LETTERS}}}", re.ASCII)
+_WRONG = f"{MARK}-{'0' * ID_LETTERS}-{'0' * SECRET_LETTERS}"
+"""Is hashed in place of what has not a key's form, so that it costs the same."""
+PEPPER = "pepper"
+LOOK_S = 0.25
+"""How often a worker asks whether the store changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +59,9 @@ class Key:
     def may_use(self, model: str) -> bool:
         return "*" in self.models or model in self.models
 
+    def is_good(self, now: float) -> bool:
+        return not self.revoked and (not self.expires or now < self.expires)
+
 
 class KeyStore(Protocol):
     """Where keys lie. `find` is asked on every request and must not wait for a disk: it answers from memory that is
@@ -39,3 +70,215 @@ class KeyStore(Protocol):
     def find(self, credential: str, now: float) -> Key | None:
         """The key, if the credential is right and the key is neither revoked nor past its time."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A key as it is stored: hashes alone. `previous` is the secret before a rotation, good until `previous_until`."""
+
+    key: Key
+    digest: bytes
+    previous: bytes = b""
+    previous_until: float = 0.0
+
+
+class Sealing(Protocol):
+    """What keys ask of a store (store.py)."""
+
+    where: str
+    errors: tuple[type[Exception], ...]
+
+    def put_key(self, sealed: Sealed) -> None: ...
+
+    def keys_since(self, change: int) -> tuple[int, list[Sealed]]: ...
+
+    def has_changed(self) -> bool: ...
+
+    def pin(self, name: str, value: str) -> str: ...
+
+
+class Pepper:
+    """32 random bytes beside the database, not in it: who has the database alone cannot try secrets."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    @classmethod
+    def open(cls, path: Path) -> Pepper:
+        """Read it, or make it once. RunError when others than its owner may read it."""
+        try:
+            return cls._read(path)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(32))
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(fresh, path)  # the first one stays, whoever comes second
+            except FileExistsError:
+                pass
+            finally:
+                fresh.unlink()
+            sync_folder(path.parent)
+            return cls._read(path)
+
+    @classmethod
+    def _read(cls, path: Path) -> Pepper:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            secret = file.read(64)
+        if os.name != "nt" and stat.S_IMODE(mode) & 0o077:
+            raise RunError("keys.pepper_open", where=str(path), mode=f"{stat.S_IMODE(mode):04o}")
+        if len(secret) != 32:
+            raise RunError("keys.pepper_bad", where=str(path), given=len(secret))
+        return cls(secret)
+
+    def seal(self, credential: str) -> bytes:
+        return hmac.digest(self._secret, credential.encode("utf-8", "surrogatepass"), "sha256")
+
+    @property
+    def mark(self) -> str:
+        """Tells two peppers apart, and nothing else of them."""
+        return self.seal("mark of the pepper").hex()[:16]
+
+
+class LiveKeys:
+    """The `KeyStore` of a worker: all keys in memory. `watch` starts the thread that keeps them fresh."""
+
+    def __init__(self, store: Sealing, pepper: Pepper) -> None:
+        check_pepper(store, pepper)
+        self._store, self._seal = store, pepper.seal
+        self._keys: dict[str, Sealed] = {}
+        self._seen = -1
+        self._nobody = Sealed(Key("", "", ()), os.urandom(32), os.urandom(32))
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._looked = 0.0
+        self.refresh()
+
+    def find(self, credential: str, now: float) -> Key | None:
+        """See `KeyStore`. Each of the two hashes is compared, whoever asks and whatever is found."""
+        formed = _CREDENTIAL.fullmatch(credential)
+        digest = self._seal(credential if formed else _WRONG)
+        sealed = self._keys.get(formed[1] if formed else "", self._nobody)
+        is_current = hmac.compare_digest(digest, sealed.digest)
+        is_previous = hmac.compare_digest(digest, sealed.previous) and now < sealed.previous_until
+        is_right = (is_current or is_previous) and formed is not None and sealed is not self._nobody
+        return sealed.key if is_right and sealed.key.is_good(now) else None
+
+    def refresh(self) -> None:
+        """Take over what changed in the store since last time: a question to the database, and a row a changed key."""
+        seen, changed = self._store.keys_since(self._seen)
+        if changed:
+            self._keys = self._keys | {sealed.key.id: sealed for sealed in changed}
+        self._seen, self._looked = seen, time.monotonic()
+
+    def watch(self, failed: Callable[[Exception], None] | None = None) -> None:
+        """Look from now on, each quarter of a second. A database that is away is told to `failed` and asked again;
+        until then what is known holds (`stale_s`)."""
+        assert self._thread is None, "watched already"
+        self._thread = threading.Thread(target=self._look, args=(failed,), name="keys", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def stale_s(self) -> float:
+        """For how long the store has not been seen."""
+        return time.monotonic() - self._looked
+
+    def _look(self, failed: Callable[[Exception], None] | None) -> None:
+        expected: tuple[type[Exception], ...] = (OSError, *self._store.errors)
+        while not self._stop.wait(LOOK_S):
+            try:
+                if self._store.has_changed():
+                    self.refresh()
+                else:
+                    self._looked = time.monotonic()
+            except expected as error:
+                if failed is not None:
+                    failed(error)
+
+
+class KeyBook:
+    """Makes, changes and shows keys, with or without a server running."""
+
+    def __init__(self, store: Sealing, pepper: Pepper) -> None:
+        check_pepper(store, pepper)
+        self.store, self.pepper = store, pepper
+
+    def create(
+        self, name: str, models: Sequence[str] = ("*",), *, now: float, limits: Key | None = None
+    ) -> tuple[Key, str]:
+        """A new key and its credential, which is nowhere kept. `limits`: a key that lends limits and expiry."""
+        lent = limits or Key("", "", ())
+        if not name.strip() or len(name) > 200 or not name.isprintable():
+            raise RunError("keys.bad_name", where=name[:40])
+        if not models:
+            raise RunError("keys.no_models", where=name)
+        if lent.expires and lent.expires <= now:
+            raise RunError("keys.past", where=name)
+        key = dataclasses.replace(lent, id=_word(_LETTERS, ID_LETTERS), name=name, models=tuple(models), created=now)
+        credential = self._credential(key.id)
+        self.store.put_key(Sealed(key, self.pepper.seal(credential)))
+        return key, credential
+
+    def rotate(self, named: str, *, now: float, overlap_s: float) -> tuple[Key, str]:
+        """A new secret for a key; the old one is good for `overlap_s` more. Limits and usage go on: the id stays."""
+        old = self.find(named)
+        if not old.key.is_good(now):
+            raise RunError("keys.not_good", where=named)
+        credential = self._credential(old.key.id)
+        self.store.put_key(Sealed(old.key, self.pepper.seal(credential), old.digest, now + overlap_s))
+        return old.key, credential
+
+    def revoke(self, named: str, *, now: float) -> Key:
+        """At once and for ever, the previous secret too."""
+        old = self.find(named)
+        if old.key.revoked:
+            return old.key
+        key = dataclasses.replace(old.key, revoked=now)
+        self.store.put_key(Sealed(key, old.digest))
+        return key
+
+    def find(self, named: str) -> Sealed:
+        """A key by its id, or by its name where one good key alone has it."""
+        known = {sealed.key.id: sealed for sealed in self.all()}
+        if named in known:
+            return known[named]
+        same = [sealed for sealed in known.values() if sealed.key.name == named]
+        same = [sealed for sealed in same if not sealed.key.revoked] or same
+        if not same:
+            raise RunError("keys.unknown", where=named)
+        if len(same) > 1:
+            raise RunError("keys.ambiguous", where=named, ids=", ".join(sealed.key.id for sealed in same))
+        return same[0]
+
+    def all(self) -> list[Sealed]:
+        """In the order they were made."""
+        return sorted(self.store.keys_since(-1)[1], key=lambda sealed: (sealed.key.created, sealed.key.id))
+
+    def _credential(self, id: str) -> str:
+        return f"{MARK}-{id}-{_word(string.ascii_letters + string.digits, SECRET_LETTERS)}"
+
+
+def check_pepper(store: Sealing, pepper: Pepper) -> None:
+    """RunError when the keys in the store were made with another pepper: none of them would be right."""
+    if store.pin("pepper", pepper.mark) != pepper.mark:
+        raise RunError("keys.other_pepper", where=store.where)
+
+
+def id_of(credential: str) -> str:
+    """The id in what looks like a key, or "": what a log may show of it."""
+    formed = _CREDENTIAL.fullmatch(credential)
+    return formed[1] if formed else ""
+
+
+def _word(letters: str, length: int) -> str:
+    return "".join(secrets.choice(letters) for _ in range(length))
