@@ -68,7 +68,8 @@ class StoreSection(Section):
 
 class LimitsSection(Section):
     kind: Literal["local", "redis"] = "local"
-    """Who counts requests and tokens against keys' limits. local: the one worker; redis: for several workers."""
+    """Where requests and tokens are counted against keys' limits. local: a table that all workers of this machine
+    share; redis: for several machines."""
 
     url_file: str | None = None
     """File that holds Redis' URL with its password, readable by its owner only."""
@@ -138,7 +139,7 @@ class ServingSection(Section):
     """Web pages that may call it from a browser, such as https://intranet.example; empty: none."""
 
     workers: int = Field(1, ge=1, le=64)
-    """Gateway processes on the one port. More than one needs `limits.kind: redis`."""
+    """Gateway processes on the one port."""
 
     engine: EngineName = "auto"
     """What computes answers: danlu's own, llama.cpp, vLLM, SGLang or a URL; auto chooses and says why."""
@@ -180,7 +181,10 @@ class ServingSection(Section):
     """Money per million tokens of prompts and of answers, by model: {law: [0.5, 2.0]}; "*" is every other."""
 
     metrics_port: int = Field(9464, ge=0, le=65_535)
-    """Port of Prometheus' figures, on this machine only; 0 shows none."""
+    """Port of Prometheus' figures; 0 shows none."""
+
+    metrics_host: str = Field("127.0.0.1", min_length=1, max_length=255)
+    """Address of Prometheus' figures. They need no key: beyond this machine only in a network of one's own."""
 
     traces: str | None = Field(None, pattern=r"^https?://")
     """Address of an OpenTelemetry collector (OTLP over HTTP); empty sends nothing."""
@@ -195,12 +199,6 @@ class ServingSection(Section):
         if isinstance(given, dict):
             given = [{"name": name, **_whole(value)} for name, value in given.items()]
         return [_whole(one) for one in given] if isinstance(given, list | tuple) else given
-
-    @model_validator(mode="after")
-    def _workers_count_together(self) -> Self:
-        if self.workers > 1 and self.limits.kind == "local":
-            raise _complaint("serve.workers_local", workers=self.workers)
-        return self
 
     @field_validator("prices")
     @classmethod

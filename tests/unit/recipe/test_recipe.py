@@ -172,7 +172,6 @@ def test_complaints_speak_chinese() -> None:
 @pytest.mark.parametrize(
     ("tree", "key"),
     [
-        ({"workers": 4}, "serving"),
         ({"tls": {"cert": "a.pem"}}, "serving.tls"),
         ({"limits": {"kind": "redis"}}, "serving.limits"),
         ({"store": {"kind": "postgres"}}, "serving.store"),
@@ -182,7 +181,6 @@ def test_complaints_speak_chinese() -> None:
     ],
 )
 def test_a_server_that_could_not_be_is_refused(tree: dict, key: str) -> None:
-    """Four workers that count apart grant four times the limit (litellm#40291)."""
     with pytest.raises(InvalidRecipeError) as caught:
         Recipe.from_tree({"serving": tree})
     assert [complaint.key for complaint in caught.value.complaints] == [key]
