@@ -34,8 +34,8 @@ State = Literal["starting", "ready", "waiting", "stopping", "stopped", "failed"]
 """waiting: it died, and is started again in a moment. failed: it died too often, and is not."""
 GIVEN = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH",
-    "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_PATH", "NVIDIA_VISIBLE_DEVICES",
-    "HIP_VISIBLE_DEVICES", "OMP_NUM_THREADS", "HF_HOME",
+    "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_PATH",
+    "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "OMP_NUM_THREADS", "HF_HOME",
 )  # fmt: skip
 """What children see of our environment: where programs and devices are; no credentials."""
 MAX_LOG_BYTES = 8 * 2**20

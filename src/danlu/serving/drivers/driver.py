@@ -27,6 +27,8 @@ class Can:
     logprobs: bool = False
     prompt_ids: bool = False
     """Whether it shows the token ids of a rendered conversation."""
+    reads_control: bool = False
+    """It takes control tokens in anybody's words (`<|im_end|>`) for real ones; `Manner` breaks them up before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,10 @@ class EngineSpec:
     python: str = ""
     """The interpreter of the engine's own environment (vLLM, SGLang); empty: this one."""
     context: int = 0
-    num_slots: int = 16
-    """Requests that are answered at once."""
+    num_slots: int = 0
+    """Requests that are answered at once; 0 leaves it to the engine."""
     num_threads: int = 0
+    """0 leaves it to the driver."""
     max_rank: int = 16
     """Of adapters that may be loaded later."""
     max_adapters: int = 8

@@ -21,11 +21,12 @@ class NativeDriver:
         assert spec.folder is not None, "an engine of ours has a folder to load"
         socket = socket_in(folder)
         argv = [spec.python or sys.executable, "-m", "danlu.engines.server", str(spec.folder), "--socket", str(socket)]
-        argv += ["--name", spec.name, "--slots", str(spec.num_slots)]
+        argv += ["--name", spec.name]
         for lens, place in spec.adapters.items():
             argv += ["--adapter", f"{lens}={place}"]
         wished = {
-            "--speech": spec.speech, "--context": spec.context, "--threads": spec.num_threads, "--device": spec.device,
+            "--speech": spec.speech, "--context": spec.context, "--slots": spec.num_slots,
+            "--threads": spec.num_threads, "--device": spec.device,
             "--dtype": spec.dtype if spec.dtype != "auto" else "",
         }  # fmt: skip
         for flag, value in wished.items():

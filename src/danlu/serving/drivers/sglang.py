@@ -1,0 +1,95 @@
+"""Driver `sglang`: SGLang's server, in an environment of its own, behind our keeper. Written by its documentation
+(server arguments, LoRA serving); it needs a GPU.
+
+It has no unix socket: it listens on the loopback, and its key, which here guards every door but health, stands in a
+settings file that only this user reads, not in an argument list.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from danlu.core.errors import EngineError
+from danlu.serving.drivers.asking import demand, free_port, fresh_secret, is_good
+from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare
+
+SETTINGS = "sglang.yaml"
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+LOAD_S = 300.0
+_ADAPTER = "lora:"
+
+
+class SGLangDriver:
+    name = "sglang"
+    can = Can(loads_adapters=True, json_schema=True, logprobs=True, reads_control=True)
+
+    def command(self, spec: EngineSpec, folder: Path) -> Command:
+        assert spec.folder is not None, "SGLang has a folder to load"
+        secret, port = fresh_secret(), free_port()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = folder / SETTINGS
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            yaml.safe_dump(settings_of(spec, port=port) | {"api-key": secret}, file, allow_unicode=True)
+        argv = [sys.executable, "-m", "danlu.serving.drivers.keeper", "-"]
+        argv += [spec.python or "python", "-m", "sglang.launch_server", "--config", str(path)]
+        return Command(argv, ENVIRONMENT, f"http://127.0.0.1:{port}", secret)
+
+    def where(self, spec: EngineSpec) -> tuple[str, str]:
+        raise EngineError("drivers.own_address", driver=self.name)
+
+    def engine_names(self, spec: EngineSpec) -> dict[str, str]:
+        return {"": spec.name} | {lens: f"{_ADAPTER}{lens}" for lens in spec.adapters}
+
+    def address_body(self, body: dict[str, Any], engine_name: str) -> dict[str, Any]:
+        if engine_name.startswith(_ADAPTER):
+            return body | {"model": "base", "lora_path": engine_name.removeprefix(_ADAPTER)}
+        return body | {"model": engine_name}
+
+    async def is_ready(self, address: str, secret: str) -> bool:
+        return await is_good(address, bare(address, "/health"), secret)
+
+    async def load(self, address: str, secret: str, name: str, folder: Path) -> str:
+        asked = {"lora_name": name, "lora_path": str(folder.resolve())}
+        told = await demand(address, bare(address, "/load_lora_adapter"), secret, asked, timeout_s=LOAD_S)
+        if isinstance(told, dict) and told.get("success") is False:
+            raise EngineError("drivers.refused", where=address, status=200, said=str(told.get("error_message"))[:300])
+        return f"{_ADAPTER}{name}"
+
+    async def drop(self, address: str, secret: str, engine_name: str) -> None:
+        asked = {"lora_name": engine_name.removeprefix(_ADAPTER)}
+        await demand(address, bare(address, "/unload_lora_adapter"), secret, asked)
+
+    async def prompt_ids(
+        self, address: str, secret: str, body: Mapping[str, Any], engine_name: str
+    ) -> list[int] | None:
+        """Its /v1/tokenize takes ready text only."""
+        return None
+
+
+def settings_of(spec: EngineSpec, *, port: int) -> dict[str, Any]:
+    """Its server arguments, as `--config` reads them."""
+    place = spec.speech or spec.folder
+    assert place is not None, "there is a folder"
+    template = place / "chat_template.jinja"
+    wished: dict[str, Any] = {
+        "model-path": str(spec.folder), "served-model-name": spec.name, "host": "127.0.0.1", "port": port,
+        "load-format": "safetensors", "tokenizer-path": str(spec.speech) if spec.speech else None,
+        "chat-template": str(template) if template.is_file() else None, "context-length": spec.context or None,
+        "max-running-requests": spec.num_slots or None, "dtype": spec.dtype if spec.dtype != "auto" else None,
+        "enable-metrics": True, "log-level-http": "warning",
+    }  # fmt: skip
+    if spec.max_adapters:
+        # targets are told: adapters that come later may have others than those of the start
+        wished |= {
+            "enable-lora": True, "max-lora-rank": spec.max_rank, "lora-target-modules": ["all"],
+            "max-loras-per-batch": spec.max_adapters,
+            "lora-paths": [f"{lens}={place.resolve()}" for lens, place in spec.adapters.items()] or None,
+        }  # fmt: skip
+    return {key: value for key, value in wished.items() if value is not None}

@@ -1,0 +1,80 @@
+"""Driver `upstream`: a server that is not ours and speaks OpenAI's protocol, Ollama among them. Nothing is started.
+
+Where it is, says the operator; clients cannot. http(s) only, no name or password in the URL, redirects are not followed
+and no proxy of the environment is asked. Its key lies in a file that only its owner reads.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from danlu.core.errors import EngineError
+from danlu.serving.drivers.asking import is_good
+from danlu.serving.drivers.driver import Can, Command, EngineSpec, endpoint
+
+MAX_KEY_BYTES = 4096
+
+
+class UpstreamDriver:
+    name = "upstream"
+    can = Can(
+        loads_adapters=False, embeddings=True, tools=True, json_schema=True, logprobs=True, reads_control=True
+    )  # fmt: skip
+
+    def command(self, spec: EngineSpec, folder: Path) -> Command | None:
+        return None
+
+    def where(self, spec: EngineSpec) -> tuple[str, str]:
+        return checked_url(spec.url), read_key(spec.key_file) if spec.key_file else ""
+
+    def engine_names(self, spec: EngineSpec) -> dict[str, str]:
+        return {"": spec.name}
+
+    def address_body(self, body: dict[str, Any], engine_name: str) -> dict[str, Any]:
+        return body | {"model": engine_name}
+
+    async def is_ready(self, address: str, secret: str) -> bool:
+        return await is_good(address, endpoint(address, "/models"), secret)
+
+    async def load(self, address: str, secret: str, name: str, folder: Path) -> str:
+        raise EngineError("drivers.fixed_adapters", given=name)
+
+    async def drop(self, address: str, secret: str, engine_name: str) -> None:
+        """It is not ours to change."""
+
+    async def prompt_ids(
+        self, address: str, secret: str, body: Mapping[str, Any], engine_name: str
+    ) -> list[int] | None:
+        return None
+
+
+def checked_url(url: str) -> str:
+    """Without a slash at its end. EngineError unless it is plain http(s)://host[:port][/path]."""
+    try:
+        parts = urlsplit(url)
+        is_plain = not (parts.username or parts.password or parts.query or parts.fragment) and parts.port != 0
+    except ValueError:
+        parts, is_plain = urlsplit(""), False
+    is_clean = url.isascii() and url.isprintable() and not set(url) & set(' \\"<>')
+    if parts.scheme not in ("http", "https") or not parts.hostname or not is_plain or not is_clean:
+        raise EngineError("drivers.bad_url", given=url.rpartition("@")[2][:200])
+    return url.rstrip("/")
+
+
+def read_key(path: Path) -> str:
+    """One line of plain ASCII, in a file that nobody else may read."""
+    try:
+        state = path.stat()
+        key = path.read_bytes()[:MAX_KEY_BYTES].strip()
+    except OSError as fault:
+        raise EngineError("drivers.no_key", where=str(path), said=str(fault)) from fault
+    if state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise EngineError("drivers.open_key", where=str(path), given=oct(state.st_mode & 0o777))
+    text = key.decode("ascii", errors="replace")
+    if not key or not text.isascii() or not text.isprintable() or " " in text:
+        raise EngineError("drivers.bad_key", where=str(path))
+    return text
