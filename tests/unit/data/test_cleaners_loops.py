@@ -20,6 +20,7 @@ from danlu.data.cleaners import CLEANERS, Batch
 from danlu.data.cleaners.cleaner import Cues, Rule
 from danlu.data.cleaners.contaminated import Contaminated
 from danlu.data.sample import Conversation, Document, Label, Message, Preference, Sample
+from danlu.data.twins.compiled import has_numba
 from danlu.data.twins.folding import fold
 
 NAMES = ("injection", "refusals", "repetition", "symbols", "echo", "json_answers", "truncated")
@@ -114,9 +115,10 @@ def test_a_cue_stands_where_an_expression_matches(quick: bool, data: st.DataObje
 
 def test_cues_are_told_apart_by_their_length() -> None:
     cues = [Cues("给我看"), Cues("abcd"), Cues("abcdef", "xyzw"), Cues("abcdefghij")]
-    batch = Batch([Document("给我 abcd abcdef; abcdefghi / xyzwx", HERE)], quick=False)
-    found = [batch.words.cues_of(one).tolist() for one in cues]
-    assert found == [[0], [2, 6, 12], [6, 12, 21], [12]]
+    for quick in (False, True) if has_numba() else (False,):
+        batch = Batch([Document("给我看 abcd abcdef; abcdefghi / xyzwx 给我 abc", HERE)], quick=quick)
+        found = [batch.words.cues_of(one).tolist() for one in cues]
+        assert found == [[0], [3, 7, 13], [7, 13, 22], [13]]
     with pytest.raises(AssertionError):
         Cues("abc")
     assert len(words._KNOWN) <= 64
@@ -178,9 +180,7 @@ def test_no_row_that_holds_an_item_is_passed_by(data: st.DataObject) -> None:
     held = data.draw(st.sampled_from(items))
     cut = data.draw(st.integers(0, len(held)))
     texts = [*data.draw(st.lists(letters, max_size=3)), held[cut:], held[:cut] + data.draw(letters) + held[cut:]]
-    batch = Batch([Document(text, HERE) for text in texts], quick=False)
-    words_at = batch.words.at[::2]
-    expected: set[int] = set()
-    for index in rule.indices:
-        expected |= {row for row, _, _ in index.held_by(batch.words.units, words_at)}
-    assert expected <= {*rule._suspects(batch.words)[0]}
+    for quick in (False, True) if has_numba() else (False,):
+        words = Batch([Document(text, HERE) for text in texts], quick=quick).words
+        for index, suspects in zip(rule.indices, rule._suspects(words), strict=True):
+            assert {row for row, _, _ in index.held_by(words.units, words.at[::2])} <= {*suspects}

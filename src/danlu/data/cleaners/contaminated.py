@@ -59,6 +59,7 @@ class Contaminated:
             _Index.of([row for row in rows if _SHORT_FROM <= len(row[0]) < _LONG_FROM], _SHORT, _MOST, is_near=True),
         )
         self.gate = _gate([units for units, _ in rows], *self.indices)
+        self.least, self.reach = self.indices[1].wanted_near(self.gate.keys)
         self.tiny = {units.tobytes(): name for units, name in rows if 0 < len(units) < _SHORT_FROM}
         self.digest = sha256_json(sorted(hashlib.sha256(units.tobytes()).hexdigest() for units, _ in rows))
 
@@ -67,10 +68,12 @@ class Contaminated:
 
     def judge(self, batch: Batch) -> Mapping[int, Finding]:
         found: dict[int, Finding] = {}
-        rows, units, start = self._suspects(batch.words)
-        for index in self.indices if rows else ():
-            for row, share, name in index.held_by(units, start, quick=batch.words.is_quick):
-                found.setdefault(rows[row], Finding("contaminated", {"share": round(100 * share), "item": name}))
+        words = batch.words
+        for index, rows in zip(self.indices, self._suspects(words), strict=True):
+            if rows:
+                units, start = _gathered(words, rows)
+                for row, share, name in index.held_by(units, start, quick=words.is_quick):
+                    found.setdefault(rows[row], Finding("contaminated", {"share": round(100 * share), "item": name}))
         if self.tiny:
             length = np.where(batch.is_answer_of, batch.folded_asked.length, batch.folded_body.length)
             for row in np.flatnonzero((length > 0) & (length < _SHORT_FROM)).tolist():
@@ -79,14 +82,51 @@ class Contaminated:
                     found.setdefault(row, Finding("contaminated", {"share": 100, "item": item}))
         return found
 
-    def _suspects(self, words: Words) -> tuple[list[int], Units, Places]:
-        """Rows that may hold an item, their units end to end, and where each begins and the last ends."""
-        at = words.at[::2]
-        places, _ = self.gate.find(words.units, quick=words.is_quick)
-        rows: list[int] = np.unique(np.searchsorted(at, places, "right") - 1).tolist()
-        parts = [words.units[at[row] : at[row + 1]] for row in rows]
-        start = np.cumsum([0, *map(len, parts)])
-        return rows, np.concatenate([np.zeros(0, np.uint16), *parts]), start
+    def _suspects(self, words: Words) -> tuple[list[int], list[int]]:
+        """Rows that may hold a long item, and a short one: those with a piece of the gate inside a piece of a long
+        item, or among as many pieces of short ones as an item with that piece needs."""
+        places, which = self.gate.find(words.units, quick=words.is_quick)
+        if not len(places):
+            return [], []
+        long, short = self.indices
+        is_short, at = self.least[which] > 0, words.at[::2]
+        near = places[is_short], self.least[which[is_short]], self.reach[which[is_short]]
+        if words.is_quick:
+            from danlu.data.cleaners.loops_words import is_inside, is_near  # compiled on the first call
+
+            inside = is_inside(words.units, places, _LONG - _SHORT, long.gram, _FACTOR, *long.pieces.sought)
+            among = is_near(words.units, *near, short.gram, _FACTOR, *short.pieces.sought)
+        else:
+            inside, among = _is_inside(words.units, places, long), _is_near(words.units, *near, short)
+        return _rows_at(at, places[inside]), _rows_at(at, near[0][among])
+
+
+def _rows_at(at: Places, places: Places) -> list[int]:
+    found: list[int] = np.unique(np.searchsorted(at, places, "right") - 1).tolist()
+    return found
+
+
+def _gathered(words: Words, rows: Sequence[int]) -> tuple[Units, Places]:
+    """The units of these rows end to end, and where each begins and the last ends."""
+    at = words.at[::2]
+    parts = [words.units[at[row] : at[row + 1]] for row in rows]
+    return np.concatenate([np.zeros(0, np.uint16), *parts]), np.cumsum([0, *map(len, parts)])
+
+
+def _is_inside(units: Units, places: Places, index: _Index) -> npt.NDArray[np.bool_]:
+    """Whether the short piece at each of these places lies within one of the index's, ends of rows left aside."""
+    known, _ = index.pieces.find(units, quick=False)
+    first = np.searchsorted(known, places - (index.gram - _SHORT))
+    inside: npt.NDArray[np.bool_] = first < np.searchsorted(known, places, "right")
+    return inside
+
+
+def _is_near(units: Units, places: Places, least: Places, reach: Places, index: _Index) -> npt.NDArray[np.bool_]:
+    """Whether so many of the index's pieces begin within reach of each place, ends of rows left aside."""
+    known, _ = index.pieces.find(units, quick=False)
+    num = np.searchsorted(known, places + reach, "right") - np.searchsorted(known, places - reach)
+    near: npt.NDArray[np.bool_] = num >= least
+    return near
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +148,11 @@ class _Pieces:
             maybe[bit.astype(np.int64)] = 1
         return cls(gram, keys, np.packbits(maybe, bitorder="little"), shift)
 
+    @property
+    def sought(self) -> tuple[npt.NDArray[np.uint8], np.uint64, Keys]:
+        """As the loops ask for it."""
+        return self.maybe, self.shift, self.keys
+
     def find(self, units: Units, *, quick: bool) -> tuple[Places, Places]:
         """Where one of `keys` stands, and which."""
         if not len(self.keys):
@@ -116,7 +161,7 @@ class _Pieces:
             from danlu.data.cleaners.loops_words import find_pieces  # compiled on the first call
 
             found, which = np.empty(len(units), np.int64), np.empty(len(units), np.int64)
-            num = find_pieces(units, self.gram, _FACTOR, self.maybe, self.shift, self.keys, found, which)
+            num = find_pieces(units, self.gram, _FACTOR, *self.sought, found, which)
             return found[:num], which[:num]
         keys = _keys(units, self.gram)
         bits = keys >> self.shift
@@ -208,6 +253,23 @@ class _Index:
         names = [name for _, name in items]
         return cls(_Pieces.of(distinct, gram), least, is_near, names, np.append(first, len(keys)), owner[order], total)
 
+    @property
+    def gram(self) -> int:
+        return self.pieces.gram
+
+    def wanted_near(self, keys: Keys) -> tuple[Places, Places]:
+        """For each of the keys of how many pieces it must be one for a row to hold an item of its, and how far from it
+        the others may stand; 0 for a key that is none of the index."""
+        num, least, reach = len(self.pieces.keys), np.zeros(len(keys), np.int64), np.zeros(len(keys), np.int64)
+        if num:
+            total = self.total[self.owners]
+            wanted = np.maximum(np.ceil(self.least * total - 1e-6).astype(np.int64), 1)
+            at = np.minimum(np.searchsorted(self.pieces.keys, keys), num - 1)
+            is_own = self.pieces.keys[at] == keys
+            least[is_own] = np.minimum.reduceat(wanted, self.first[:-1])[at[is_own]]
+            reach[is_own] = _NEAR * (np.maximum.reduceat(total, self.first[:-1])[at[is_own]] + self.gram)
+        return least, reach
+
     def held_by(self, units: Units, start: Places, *, quick: bool = False) -> Iterable[tuple[int, float, str]]:
         """(row, share, item) of the item that each row holds most of, where that is enough. Row i is `units[start[i] :
         start[i + 1]]`."""
@@ -216,7 +278,7 @@ class _Index:
             return
         places, at = self.pieces.find(units, quick=quick)
         row = np.searchsorted(start, places, "right") - 1
-        is_own = places + self.pieces.gram <= start[row + 1]  # not those that reach into the next row
+        is_own = places + self.gram <= start[row + 1]  # not those that reach into the next row
         places, all_rows, all_at = places[is_own], row[is_own], at[is_own]
         pairs = _counted(all_rows * num_keys + all_at)[0]  # a piece counts once for a row
         row, at = pairs // num_keys, pairs % num_keys
@@ -240,7 +302,7 @@ class _Index:
         """The largest share of the item's pieces that stand near each other; `at` says which stands at a place."""
         own = np.isin(at, np.searchsorted(self.first, np.flatnonzero(self.owners == item), "right") - 1)
         total = int(self.total[item])
-        reach = _NEAR * (total + self.pieces.gram)
+        reach = _NEAR * (total + self.gram)
         met: Counter[int] = Counter()
         waiting: deque[tuple[int, int]] = deque()
         most = 0

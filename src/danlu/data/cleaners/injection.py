@@ -64,7 +64,11 @@ _BEGUN = (("<", "|<s/e｜"), ("[", "I/"), ("#", "#"))
 _DRAWING = "reveal|print|show|repeat|output|leak|display|tell|give|expose|disclose"
 _OF_WHOM = "me|us|all|the|your|of|full|entire|exact|complete|hidden|secret|initial|original|whole|system"
 _CUES = Cues(
-    *("忽略", "忽视", "无视", "忘记", "忘掉", "忘却", "抛弃", "丢弃", "覆盖", "撤销", "绕过"),
+    *(
+        verb + what
+        for verb in ("忽略", "忽视", "无视", "忘记", "忘掉", "忘却", "抛弃", "丢弃", "覆盖", "撤销", "绕过")
+        for what in {*"掉了你您请在这那我收接得被", *(whose[0] for whose in _WHOSE.split("|"))}
+    ),
     *("不要理会", "不用理会", "别理会", "不必遵守", "不要遵守", "不再遵守"),
     *("ignore", "disregard", "forget", "override", "overlook", "bypass", "neglect", "discard"),
     *("donotfollow", "dontfollow", "stopfollow"),
@@ -73,13 +77,16 @@ _CUES = Cues(
         for verb in ("进入", "开启", "启用", "激活", "切换到")
         for mode in ("dan", "越狱", "上帝", "无限", "无审")
     ),
-    *("你现在", "解除", "绕过", "关闭", "突破", "取消", "移除", "无视"),
+    *("你现在", *(verb + whom for verb in ("解除", "绕过", "关闭", "突破", "取消", "移除", "无视") for whom in "你您")),
     *("doanythingnow", "gptwithdeveloper", *(mode + "mode" for mode in _MODES.split("|"))),
     *(verb + mode for verb in ("enter", "enable", "activate", "switchto", "turnon") for mode in _MODES.split("|")),
     *("youare", "pretend", "imagine", "actyou", "actthatyou", "actasifyou", "actlikeyou", "freefrom", "freedfrom"),
-    *(f"告诉我{whom}" for whom in "你您一出"),
-    *("给我看", "输出", "重复", "复述", "显示", "泄露", "打印", "透露", "说出", "公开"),
-    *("永远", "无限", "不停", "一直不停"),
+    *(
+        verb + what
+        for verb in ("告诉我", "给我看", "输出", "重复", "复述", "显示", "泄露", "打印", "透露", "说出", "公开")
+        for what in "一出你您"
+    ),
+    *(how + what for how in ("永远", "无限", "不停", "不停地", "一直不停") for what in "重输复地"),
     *(verb + whom for verb in _DRAWING.split("|") for whom in _OF_WHOM.split("|")),
     *(verb + what for verb in ("repeat", "say", "write", "print", "output") for what in ("the", "this")),
 )

@@ -77,6 +77,22 @@ def find_cues(units: Units, maybe: npt.NDArray[np.uint8], keys: Keys, found: Pla
 
 
 @compiled
+def masks_at(units: Units, places: Places, keys: Keys, masks: Keys, first: Places) -> Keys:
+    """Whose cues stand at these places: `words._Table._masks_at`."""
+    found = np.zeros(len(places), np.uint64)
+    for number in range(len(places)):
+        key = np.uint64(0)
+        for size in range(min(8, len(units) - places[number])):
+            unit = np.uint64(units[places[number] + size])
+            key = key | unit << np.uint64(16 * size) if size < 4 else key * _ODD + unit
+            own = keys[first[size] : first[size + 1]]
+            at = np.searchsorted(own, key)
+            if at < len(own) and own[at] == key:
+                found[number] |= masks[first[size] + at]
+    return found
+
+
+@compiled
 def _holds(keys: Keys, key: np.uint64) -> bool:
     at = np.searchsorted(keys, key)
     return bool(at < len(keys) and keys[at] == key)
@@ -191,3 +207,62 @@ def find_pieces(
         if at < len(coming):
             key = key * factor + (np.uint64(coming[at]) - gone * np.uint64(units[at]))
     return num
+
+
+@compiled
+def is_inside(
+    units: Units, places: Places, back: int, gram: int, factor: np.uint64, maybe: npt.NDArray[np.uint8],
+    shift: np.uint64, keys: Keys,
+) -> npt.NDArray[np.bool_]:  # fmt: skip
+    """Whether one of the `gram` units that begin up to `back` before each place is one of `keys`."""
+    inside = np.zeros(len(places), np.bool_)
+    for number in range(len(places)):
+        first = max(0, places[number] - back)
+        inside[number] = _num_pieces(units[first : places[number] + gram], gram, factor, maybe, shift, keys, 1) > 0
+    return inside
+
+
+@compiled
+def is_near(
+    units: Units, places: Places, least: Places, reach: Places, gram: int, factor: np.uint64,
+    maybe: npt.NDArray[np.uint8], shift: np.uint64, keys: Keys,
+) -> npt.NDArray[np.bool_]:  # fmt: skip
+    """Whether at least so many pieces begin up to its `reach` before or behind each place."""
+    near = np.zeros(len(places), np.bool_)
+    for number in range(len(places)):
+        far = reach[number]
+        own = units[max(0, places[number] - far) : places[number] + far + gram]
+        near[number] = _num_pieces(own, gram, factor, maybe, shift, keys, least[number]) >= least[number]
+    return near
+
+
+@compiled
+def _num_pieces(
+    units: Units, gram: int, factor: np.uint64, maybe: npt.NDArray[np.uint8], shift: np.uint64, keys: Keys, most: int
+) -> int:  # fmt: skip
+    """At how many places the `gram` units are one of `keys`; no further than `most`."""
+    if len(units) < gram:
+        return 0
+    num = 0
+    key, gone = np.uint64(0), np.uint64(1)
+    for at in range(gram):
+        key = key * factor + np.uint64(units[at])
+        gone *= factor
+    coming = units[gram:]
+    for at in range(len(coming) + 1):
+        mixed = key * _ODD
+        num += _is_piece(mixed, maybe, shift, keys)
+        if num == most:
+            return num
+        if at < len(coming):
+            key = key * factor + (np.uint64(coming[at]) - gone * np.uint64(units[at]))
+    return num
+
+
+@compiled
+def _is_piece(mixed: np.uint64, maybe: npt.NDArray[np.uint8], shift: np.uint64, keys: Keys) -> bool:
+    bit = mixed >> shift
+    other = mixed << _S20 >> shift
+    if maybe[bit >> _S3] >> np.uint8(bit & _SEVEN) & 1 and maybe[other >> _S3] >> np.uint8(other & _SEVEN) & 1:
+        return _holds(keys, mixed)
+    return False

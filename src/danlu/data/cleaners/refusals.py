@@ -30,10 +30,11 @@ _DECLINES = re.compile(
     r"|i(?:cant|cannot|wont|amunableto|munableto|amnotableto|mnotableto)(?:assist|help|fulfill|comply|provide|engage|create|generate)"
     r"(?:you)?(?:with)?(?:that|this|suchrequests?|yourrequest|withyour)"
 )
-_OF_MACHINES = Cues("作为", "asan", "asai", "asal", "iman", "imju", "imon",
+_OF_MACHINES = Cues(*(f"作为{what}" for what in "一由大智虚a人语自"), "asan", "asai", "asal", "iman", "imju", "imon",
                     "imme", "imaa", "imai", "iama", "iamj", "iamo", "iamm")  # fmt: skip
 _OF_DECLINES = Cues(
-    *("很抱歉", "抱歉", "对不起", "不好意思", "非常遗憾", "很遗憾", "请原谅", "我无法", "我不能"),
+    *("很抱歉", "抱歉", "对不起", "不好意思", "非常遗憾", "很遗憾", "请原谅"),
+    *(f"我{cannot}{what}" for cannot in ("无法", "不能") for what in ("回", "协", "满")),
     *(
         me + how
         for me in ("im", "iam")

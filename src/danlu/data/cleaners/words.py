@@ -25,13 +25,13 @@ _KNOWN: list[Cues] = []
 
 class Cues:
     """Beginnings that all matches of an expression have, so that it is tried only where one stands: up to eight
-    characters of a beginning, two where it is of two or three in Han."""
+    characters of a beginning; of two or three in Han, where four of other scripts are needed."""
 
     def __init__(self, *beginnings: str) -> None:
         for text in beginnings:
             assert folding.fold(text) == text, f"{text} is not what a fold leaves"
             assert len(text) > 3 or (len(text) > 1 and text[0] > "\u2e7f"), f"{text} is too short to be rare"
-        self.beginnings = frozenset(text[:8] if len(text) > 3 else text[:2] for text in beginnings)
+        self.beginnings = frozenset(text[:8] for text in beginnings)
         self.number = len(_KNOWN)
         _KNOWN.append(self)
 
@@ -81,8 +81,9 @@ def _folded_quickly(laid: Laid) -> tuple[Units, Places]:
 
 
 class _Table:
-    """All cues together. `keys` are the first four units of each, or its two, sorted: what is sought. `masks_of` says,
-    by a cue's length, whose it is."""
+    """All cues together. `keys` are the first four units of each, or two of one in Han, sorted: what is sought.
+    `masks_of` says, by a cue's length, whose it is; for the loops end to end: those of length n + 1 are
+    `of_all[first[n] : first[n + 1]]`."""
 
     def __init__(self, known: Sequence[Cues]) -> None:
         masks: dict[int, dict[int, int]] = {}
@@ -94,7 +95,12 @@ class _Table:
             size: (np.array(sorted(found), np.uint64), np.array([found[key] for key in sorted(found)], np.uint64))
             for size, found in masks.items()
         }
-        self.keys = np.array(sorted({_key(text[:4]) for cues in known for text in cues.beginnings}), np.uint64)
+        none = np.zeros(0, np.uint64)
+        sought = [self.masks_of.get(size, (none, none)) for size in range(1, 9)]
+        self.first = np.cumsum([0, *(len(keys) for keys, _ in sought)])
+        self.of_all = np.concatenate([keys for keys, _ in sought]), np.concatenate([own for _, own in sought])
+        begun = {text[:4] if len(text) > 3 else text[:2] for cues in known for text in cues.beginnings}
+        self.keys = np.array(sorted(map(_key, begun)), np.uint64)
         self.maybe = np.zeros(65536, np.uint8)
         is_pair = self.keys < 2**32
         self.maybe[_hash(self.keys[~is_pair])] |= 1
@@ -103,14 +109,15 @@ class _Table:
     def find(self, units: Units, *, quick: bool) -> tuple[Places, Keys]:
         """Where cues stand, and the masks that say whose they are."""
         if quick:
-            from danlu.data.cleaners.loops_words import find_cues  # compiled on the first call
+            from danlu.data.cleaners.loops_words import find_cues, masks_at  # compiled on the first call
 
             found = np.empty(len(units), np.int64)
             places = found[: find_cues(units, self.maybe, self.keys, found)]
+            masks = masks_at(units, places, *self.of_all, self.first)
         else:
             fours = _windows(units)
             places = np.flatnonzero(self.maybe[_hash(fours)] & 1 | self.maybe[_hash(fours & _PAIR)] & 2)
-        masks = self._masks_at(units, places)
+            masks = self._masks_at(units, places)
         return places[masks > 0], masks[masks > 0]
 
     def _masks_at(self, units: Units, places: Places) -> Keys:

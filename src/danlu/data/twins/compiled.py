@@ -29,11 +29,11 @@ def compiled(loop: _Loop) -> _Loop:
         return cast(_Loop, njit(nogil=True)(loop))
 
 
-def inlined(loop: _Loop) -> _Loop:
-    """Written out wherever a compiled loop calls it."""
+def woven(loop: _Loop) -> _Loop:
+    """Made part of whatever compiled loop calls it, as the compiler proper sees it: straight code stays straight."""
     from numba import njit
 
-    return cast(_Loop, njit(inline="always", nogil=True)(loop))
+    return cast(_Loop, njit(forceinline=True, nogil=True)(loop))
 
 
 class Purse:

@@ -79,9 +79,8 @@ class Folded:
 
 def fold_all(texts: Sequence[str], *, quick: bool = False) -> Folded:
     """`fold` and `fold_finely` of every text, as UTF-16 units. `quick`: by a compiled loop, which gives the same."""
-    if quick:
-        return _fold_quickly(texts)
-    parts = [_fold_some(texts[at : at + _SOME]) for at in range(0, max(1, len(texts)), _SOME)]
+    fold_some = _fold_some_quickly if quick else _fold_some
+    parts = [fold_some(texts[at : at + _SOME]) for at in range(0, max(1, len(texts)), _SOME)]
     return Folded(
         np.concatenate([part.coarse for part in parts]),
         _bounds(np.cumsum(np.concatenate([np.diff(part.coarse_at) for part in parts]))),
@@ -90,7 +89,7 @@ def fold_all(texts: Sequence[str], *, quick: bool = False) -> Folded:
     )
 
 
-def _fold_quickly(texts: Sequence[str]) -> Folded:
+def _fold_some_quickly(texts: Sequence[str]) -> Folded:
     from danlu.data.twins.loops_fold import fold_texts  # compiled on the first call
 
     units, ends = _units_of(texts)

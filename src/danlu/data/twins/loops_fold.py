@@ -8,7 +8,7 @@ import numpy.typing as npt
 from danlu.data.twins.compiled import compiled
 
 _WORD, _DECIMAL, _ALNUM, _SUFFIX, _SIGN, _MANY = 1, 2, 4, 8, 16, 128  # as in folding.py
-_RARE = _DECIMAL | _SUFFIX | _SIGN | _MANY
+_RARE = _SUFFIX | _SIGN | _MANY
 _BREAK, _STOP = 10, 46
 
 Units = npt.NDArray[np.uint16]
@@ -26,25 +26,24 @@ def fold_texts(
     for text in range(len(ends)):
         begin_coarse, begin_fine = num_coarse, num_fine
         kind = before = before_that = 0
-        behind = last = -1  # where `fine` goes on behind the last number, if no word came since; where that number is
+        is_number = 0  # whether the last word is a number's; then where it is, and where `fine` goes on behind it
+        last = behind = -1
         at = first
         while at < ends[text]:
             unit = units[at]
             entry = table[unit]
             before_that, before, kind = before, kind, entry >> 16
-            if kind & _RARE == 0:  # letters, and marks that part them: no branch to guess
-                coarse[num_coarse] = fine[num_fine] = entry & 0xFFFF
-                num_coarse += kind & _WORD
-                num_fine += kind & _WORD
-                behind = -1 if kind & _WORD else behind
-            elif kind & _WORD:
-                if behind >= 0 and last + 1 < at:  # marks part two numbers: one stop stands for them
+            if kind & _RARE == 0:  # letters, numbers and marks that part them: no branch to guess but one
+                is_word, is_decimal = kind & _WORD, kind & _DECIMAL
+                if is_decimal & is_number != 0 and last + 1 < at:  # marks part two numbers: one stop stands for them
                     fine[behind] = _STOP
                     num_fine = behind + 1
-                behind, last = num_fine + 1, at
                 coarse[num_coarse] = fine[num_fine] = entry & 0xFFFF
-                num_coarse += 1
-                num_fine += 1
+                num_coarse += is_word
+                num_fine += is_word
+                is_number = is_decimal if is_word else is_number
+                last = at if is_decimal else last
+                behind = num_fine if is_decimal else behind
             elif kind & _MANY:
                 kind = _MANY
                 other = units[at + 1]
@@ -56,14 +55,14 @@ def fold_texts(
                     num_coarse, num_fine = begin_coarse, begin_fine
                     break
                 if kind & _WORD:
-                    behind = -1
+                    is_number = 0
                     coarse[num_coarse] = fine[num_fine] = unit
                     coarse[num_coarse + 1] = fine[num_fine + 1] = other
                     num_coarse += 2
                     num_fine += 2
                 before = kind
                 at += 1
-            elif kind != 0:
+            else:
                 stays = kind & _SUFFIX != 0 and (
                     before & _ALNUM != 0 or (before & _SUFFIX != 0 and before_that & _ALNUM != 0)
                 )
