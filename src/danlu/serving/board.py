@@ -10,7 +10,10 @@ from typing import Any, Literal
 
 import orjson
 
+from danlu.serving.manner import Manner
+
 State = Literal["ready", "draining", "down"]
+PLAIN = Manner()
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,8 @@ class Lens:
     """`law:3`, where it is a version of the registry."""
     context: int = 0
     """Tokens of prompt and answer together; 0: not known."""
+    manner: Manner = PLAIN
+    """What is said around each conversation, as in training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +72,18 @@ class Board:
     def from_json(cls, value: Mapping[str, Any]) -> Board:
         return cls(
             number=value["number"],
-            models=tuple(Model(m["name"], _pairs(m["lenses"]), m["created"]) for m in value["models"]),
-            lenses=tuple(Lens(**lens) for lens in value["lenses"]),
-            replicas=tuple(Replica(**(r | {"lenses": _pairs(r["lenses"])})) for r in value["replicas"]),
+            models=tuple(Model(one["name"], _pairs(one["lenses"]), one["created"]) for one in value["models"]),
+            lenses=tuple(Lens(**(one | {"manner": _manner(one["manner"])})) for one in value["lenses"]),
+            replicas=tuple(Replica(**(one | {"lenses": _pairs(one["lenses"])})) for one in value["replicas"]),
         )
 
 
 EMPTY = Board(0, (), (), ())
 """Before the first one came."""
+
+
+def _manner(value: Mapping[str, Any]) -> Manner:
+    return Manner(**{name: tuple(item) if isinstance(item, list) else item for name, item in value.items()})
 
 
 def _pairs(value: list[list[Any]]) -> tuple[tuple[Any, Any], ...]:

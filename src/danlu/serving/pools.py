@@ -1,0 +1,328 @@
+"""Pools: one base, its replicas, and the lenses that they have loaded. In the server process; asks engines through
+their driver, knows nothing of models and weights (`rollout.py`).
+
+A lens is loaded on every replica and checked on every replica, or it is loaded on none. A replica that died comes back
+with all lenses of its pool before it is shown as ready. Engines that load nothing at run time are replaced one by one:
+a fresh process with all adapters, warm and checked, takes the place of the old one, which ends when its last answers
+have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from danlu.core.errors import DanluError, EngineError
+from danlu.run.artifact import Manifest
+from danlu.serving.board import Lens, Replica, State
+from danlu.serving.drivers import DRIVERS
+from danlu.serving.drivers.driver import Driver, EngineSpec
+from danlu.serving.processes import Child, Patience
+
+WATCH_S = 2.0
+"""How often an engine that is not ours is asked whether it is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPlan:
+    """What a pool shall be; equal names are the same pool. "" and 0 are: not known, no bound."""
+
+    name: str
+    driver: str
+    spec: EngineSpec
+    """Without adapters: they come one by one. `max_adapters` is how many stay loaded."""
+    takes: tuple[str, ...] = ()
+    """Kinds of adapter artefacts that the driver loads."""
+    base_digest: str = ""
+    template_digest: str = ""
+    max_rank: int = 0
+    num_replicas: int = 1
+
+
+class Loadable(Protocol):
+    """A lens with its files: `lenses.Glass`."""
+
+    @property
+    def lens(self) -> Lens: ...
+
+    @property
+    def folder(self) -> Path | None: ...
+
+    @property
+    def manifest(self) -> Manifest | None: ...
+
+
+Check = Callable[["Seat", Driver, Loadable], Awaitable[str]]
+"""Does this replica answer as this lens was proven to? A grade, or a DanluError."""
+
+
+@dataclass(slots=True)
+class Seat:
+    """One replica: a process of ours, or a URL (`child` is None)."""
+
+    name: str
+    address: str
+    secret: str
+    child: Child | None = None
+    state: State = "down"
+    loaded: dict[str, str] = field(default_factory=dict)
+    """Lens to what the engine calls it."""
+    since: float = field(default_factory=time.time)
+    problem: str = ""
+
+    def become(self, state: State) -> None:
+        if state != self.state:
+            self.state, self.since = state, time.time()
+
+
+class Pool:
+    """`changed` is called whenever what the board would say of this pool is another; it must not wait. `vacate` waits
+    until nothing is asked of a replica any more."""
+
+    def __init__(
+        self,
+        plan: PoolPlan,
+        home: Path,
+        *,
+        check: Check,
+        changed: Callable[[], None],
+        vacate: Callable[[str], Awaitable[None]],
+        patience: Patience | None = None,
+    ) -> None:
+        self.plan, self.home = plan, home
+        self.driver: Driver = DRIVERS.load(plan.driver)()
+        self.seats: list[Seat] = []
+        self.lenses: dict[str, Loadable] = {}
+        """What every replica shall have."""
+        self.grades: dict[str, str] = {}
+        self._check, self._changed, self._vacate = check, changed, vacate
+        self._patience = patience
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._num_started = 0
+        self._is_closing = False
+
+    @property
+    def adapters(self) -> list[str]:
+        return [name for name, glass in self.lenses.items() if not glass.lens.is_base]
+
+    @property
+    def is_started(self) -> bool:
+        return bool(self.seats)
+
+    def replicas(self) -> list[Replica]:
+        return [
+            Replica(
+                seat.name, self.plan.name, self.plan.driver, seat.address, seat.secret, seat.state,
+                tuple((lens, name) for lens, name in seat.loaded.items() if lens in self.lenses),
+            )
+            for seat in self.seats
+        ]  # fmt: skip
+
+    # ---- from nothing to answering, and back
+
+    async def start(self, glass: Loadable | None = None) -> None:
+        """All replicas, answering; with `glass` where it is the model itself. EngineError when one does not start: then
+        none is left running."""
+        fresh = [self._seat() for _ in range(self.plan.num_replicas)]
+        if glass is not None and glass.lens.is_base:
+            self.lenses[glass.lens.name] = glass
+        try:
+            await _all([self._raise(seat) for seat in fresh])
+            self.seats = fresh
+            if glass is not None and glass.lens.is_base:
+                await self._check_everywhere(glass, fresh)
+        except BaseException:
+            self.lenses.clear()
+            self.seats = []
+            await _all([self._end(seat) for seat in fresh])
+            raise
+        for seat in fresh:
+            seat.become("ready")
+        self._changed()
+
+    async def stop(self) -> None:
+        self._is_closing = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _all([self._end(seat) for seat in self.seats])
+        self.seats = []
+
+    # ---- lenses
+
+    async def load(self, glass: Loadable) -> None:
+        """Have it on every replica that is up, checked there. A failure anywhere takes it off again everywhere."""
+        name = glass.lens.name
+        if name in self.lenses:
+            return
+        if not any(seat.state == "ready" for seat in self.seats):
+            raise EngineError("rollout.nothing_up", where=self.plan.name, lens=name)
+        if self.driver.can.loads_adapters:
+            await self._load_running(glass)
+        else:
+            await self._renew(glass)
+        self._changed()
+
+    async def drop(self, name: str) -> None:
+        """Nothing may be asked of it any more: who calls has waited for that."""
+        self.lenses.pop(name, None)
+        self.grades.pop(name, None)
+        self._changed()
+        if self.driver.can.loads_adapters:  # the others lose it with their next renewal
+            await _all([self._unload(seat, name) for seat in self.seats if name in seat.loaded])
+
+    async def _load_running(self, glass: Loadable) -> None:
+        assert glass.folder is not None, "an adapter has files"
+        name, up = glass.lens.name, [seat for seat in self.seats if seat.state == "ready"]
+        self.lenses[name] = glass  # a replica that comes back meanwhile loads it too
+        try:
+            await _all([self._load_on(seat, glass) for seat in up])
+            await self._check_everywhere(glass, up)
+        except BaseException:
+            self.lenses.pop(name, None)
+            await _all([self._unload(seat, name) for seat in self.seats if name in seat.loaded])
+            raise
+
+    async def _load_on(self, seat: Seat, glass: Loadable) -> None:
+        assert glass.folder is not None, "an adapter has files"
+        seat.loaded[glass.lens.name] = await self.driver.load(seat.address, seat.secret, glass.lens.name, glass.folder)
+
+    async def _unload(self, seat: Seat, name: str) -> None:
+        engine_name = seat.loaded.pop(name)
+        try:
+            await self.driver.drop(seat.address, seat.secret, engine_name)
+        except EngineError as error:  # it is dying, and comes back without it
+            seat.problem = error.text
+
+    async def _check_everywhere(self, glass: Loadable, seats: list[Seat]) -> None:
+        grades = [await self._check(seat, self.driver, glass) for seat in seats]
+        if grades:
+            self.grades[glass.lens.name] = grades[0]
+
+    async def _renew(self, glass: Loadable) -> None:
+        """Fresh processes with one adapter more, each in the place of an old one."""
+        name, wanted = glass.lens.name, self.lenses | {glass.lens.name: glass}
+        for old in [seat for seat in self.seats if seat.state != "draining"]:
+            fresh = self._seat(wanted)
+            try:
+                await self._raise(fresh)
+                await self._check_everywhere(glass, [fresh])
+            except BaseException:
+                await self._end(fresh)
+                raise
+            fresh.become("ready")
+            old.become("draining")
+            self.seats = [*(fresh if seat is old else seat for seat in self.seats), old]
+            self._changed()
+            self._later(self._retire(old))
+        self.lenses[name] = glass
+
+    async def _retire(self, seat: Seat) -> None:
+        await self._vacate(seat.name)
+        await self._end(seat)
+        self.seats = [other for other in self.seats if other is not seat]
+        self._changed()
+
+    # ---- one replica
+
+    def _seat(self, lenses: Mapping[str, Loadable] | None = None) -> Seat:
+        name = f"{self.plan.name}-{self._num_started}"
+        self._num_started += 1
+        spec = self._spec(self.lenses if lenses is None else lenses)
+        command = self.driver.command(spec, self.home / name)
+        if command is None:
+            seat = Seat(name, *self.driver.where(spec))
+        else:
+            seat = Seat(name, command.address, command.secret)
+            seat.child = Child(
+                name, command, log=self.home / "logs" / f"{name}.log", patience=self._patience,
+                is_ready=lambda: self.driver.is_ready(seat.address, seat.secret),
+                on_change=lambda child: self._child_changed(seat, child),
+            )  # fmt: skip
+        names = self.driver.engine_names(spec)
+        seat.loaded = {lens: engine_name for lens, engine_name in names.items() if lens}
+        return seat
+
+    def _spec(self, lenses: Mapping[str, Loadable]) -> EngineSpec:
+        """With adapters for engines that take them at the start only."""
+        if self.driver.can.loads_adapters:
+            return self.plan.spec
+        files = {name: glass.folder for name, glass in lenses.items() if not glass.lens.is_base and glass.folder}
+        return replace(self.plan.spec, adapters=files)
+
+    async def _raise(self, seat: Seat) -> None:
+        """Started and fitted; `ready` is for the caller to say."""
+        if seat.child is not None:
+            await seat.child.start()
+        elif not await self.driver.is_ready(seat.address, seat.secret):
+            raise EngineError("rollout.no_answer", where=seat.address, name=seat.name)
+        else:
+            self._later(self._watch(seat))
+        await self._fit(seat)
+
+    async def _fit(self, seat: Seat) -> None:
+        """Give it what the pool's lenses are made of. A lens that it refuses is left out there, and said."""
+        names = self.driver.engine_names(self.plan.spec)
+        for name, glass in list(self.lenses.items()):
+            if glass.lens.is_base:
+                seat.loaded[name] = names[""]
+            elif self.driver.can.loads_adapters:
+                try:
+                    await self._load_on(seat, glass)
+                except EngineError as error:
+                    seat.problem = error.text
+
+    def _child_changed(self, seat: Seat, child: Child) -> None:
+        if child.state == "ready":
+            if child.facts.num_starts > 1:
+                self._later(self._come_back(seat))
+        elif seat.state == "ready":
+            seat.become("down")
+            self._changed()
+
+    async def _come_back(self, seat: Seat) -> None:
+        """After a death. Lenses first, then requests."""
+        if self.driver.can.loads_adapters:
+            seat.loaded.clear()
+        await self._fit(seat)
+        if seat.child is not None and seat.child.state == "ready" and seat.state == "down":
+            seat.become("ready")
+            self._changed()
+
+    async def _watch(self, seat: Seat) -> None:
+        """Of what we did not start: is it there?"""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            state: State = "ready" if await self.driver.is_ready(seat.address, seat.secret) else "down"
+            if seat.state != state and seat in self.seats:
+                seat.become(state)
+                self._changed()
+
+    async def _end(self, seat: Seat) -> None:
+        if seat.child is not None:
+            await seat.child.stop()
+
+    def _later(self, work: Any) -> None:
+        if self._is_closing:
+            work.close()
+            return
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _all(works: list[Any]) -> None:
+    """Together; the first fault is raised once none of them runs any more."""
+    found = await asyncio.gather(*works, return_exceptions=True)
+    for fault in found:
+        if isinstance(fault, BaseException):
+            raise fault
+
+
+def told(error: DanluError) -> str:
+    """One line for a status."""
+    return " ".join(error.text.split())[:400]

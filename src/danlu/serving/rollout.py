@@ -1,0 +1,433 @@
+"""Which version answers: models, the lenses they point at, and every change of that, one at a time. Server process.
+
+A change is: the artefact is looked at (`lenses.py`), loaded and checked on every replica (`pools.py`), then a new board
+is shown, and it is done when every worker goes by it. Until then, and whenever something fails, everything is as it
+was. Old versions stay loaded while there is room, so that going back is as quick as going on; the one that was used
+longest ago makes room, once its last answer has ended.
+
+What was changed by hand outlives the server process (`rollout.json`), unless the registry or the command line says
+something else by then. Each change, and each that failed, stands in the audit log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from danlu.core.errors import DanluError, EngineError
+from danlu.core.files import read_json, write_json
+from danlu.run.artifact import NAME as MANIFEST
+from danlu.run.artifact import Manifest
+from danlu.run.audit import NAME as AUDIT_LOG
+from danlu.run.audit import AuditLog
+from danlu.run.registry import Registry
+from danlu.serving.board import EMPTY, Board, Model
+from danlu.serving.lenses import Glass, open_glass, open_url
+from danlu.serving.line import Line
+from danlu.serving.pools import Check, Pool, PoolPlan, told
+from danlu.serving.processes import Patience
+
+KEPT = "rollout.json"
+AGREE_S = 10.0
+"""So long workers have to take a board; one that hangs does not keep the others from going on."""
+WAYS_BACK = 16
+Weights = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the command line or the recipe wants served: `target` is an artefact's folder, `law:3`, or `law@prod`, which
+    is followed; or `url` a pool of somebody else's engine."""
+
+    model: str
+    target: str
+    url: PoolPlan | None = None
+
+
+@dataclass(slots=True)
+class Served:
+    """A model as it stands, and the ways back."""
+
+    name: str
+    target: str
+    origin: str
+    """Digest that `target` meant when it was last looked up: by it a start knows whether changes by hand still hold."""
+    lenses: Weights
+    created: int
+    before: list[Weights] = field(default_factory=list)
+    problem: str = ""
+    """Of the last change that failed; empty after one that did not."""
+
+    @property
+    def follows(self) -> str:
+        return self.target if "@" in self.target else ""
+
+
+@dataclass(slots=True)
+class Use:
+    """How much a lens has been asked."""
+
+    num_leased: int = 0
+    last: float = 0.0
+
+
+class Rollout:
+    """`pool_for` says which pool an artefact belongs to; `check` whether an engine answers as it was proven to."""
+
+    def __init__(
+        self,
+        home: Path,
+        runs: Path,
+        line: Line,
+        *,
+        pool_for: Callable[[Path, Manifest], PoolPlan],
+        check: Check,
+        drain_s: float = 30.0,
+        answer_s: float = 600.0,
+        patience: Patience | None = None,
+    ) -> None:
+        """`drain_s`: so long a change waits for answers of a lens that shall make room; `answer_s`: so long an engine
+        that was replaced may finish its answers, while everything else goes on."""
+        self.home, self.registry, self.line = home, Registry(runs), line
+        self.models: dict[str, Served] = {}
+        self.pools: dict[str, Pool] = {}
+        self.glasses: dict[str, Glass] = {}
+        """Every lens that was ever looked at here, loaded or not."""
+        self.uses: dict[str, Use] = {}
+        self.targets: dict[str, str] = {}
+        """Lens to where it was found: a label of the registry, or a folder."""
+        self.drain_s, self.answer_s = drain_s, answer_s
+        self._pool_for, self._check, self._patience = pool_for, check, patience
+        self._audit = AuditLog(runs / AUDIT_LOG)
+        self._turn = asyncio.Lock()
+        self.board = EMPTY
+        self._is_open = False
+        self._ends: set[asyncio.Task[None]] = set()
+
+    # ---- what can be asked of it
+
+    async def open(self, offers: Sequence[Offer]) -> None:
+        """The first board. A DanluError of any offer ends it: a server that starts serves all it was told to."""
+        kept = _kept(self.home / KEPT)
+        async with self._turn:
+            for offer in offers:
+                await self._open(offer, kept.get(offer.model))
+            self._is_open = True
+            self._publish()
+        self._keep()
+        shown = {name: dict(served.lenses) for name, served in self.models.items()}
+        await self._write("serving.opened", {"models": shown}, "")
+
+    async def close(self) -> None:
+        for task in list(self._ends):
+            task.cancel()
+        await asyncio.gather(*(pool.stop() for pool in self.pools.values()), return_exceptions=True)
+
+    async def add(self, model: str, target: str, *, reason: str = "") -> dict[str, Any]:
+        """A new model while everything runs; of one that is there, `flip`."""
+        if model in self.models:
+            raise EngineError("rollout.model_there", where=model, given=model)
+        async with self._change("add", model, {"target": target}, reason) as facts:
+            glass = await self._ready(target)
+            self.models[model] = self._serve(model, target, glass)
+            facts["to"] = glass.lens.name
+            await self._agree(facts)
+        return facts
+
+    async def flip(self, model: str, target: str, *, reason: str = "") -> dict[str, Any]:
+        """Let the model be answered by this version from now on."""
+        return await self.split(model, {target: 1.0}, reason=reason, deed="flip")
+
+    async def split(
+        self, model: str, shares: Mapping[str, float], *, reason: str = "", deed: str = "split"
+    ) -> dict[str, Any]:
+        """Let several versions answer, each its share. Shares are of one: 0.9 and 0.1."""
+        served = self._served(model)
+        _check_shares(model, shares)
+        async with self._change(deed, model, {"target": dict(shares)}, reason) as facts:
+            found = [(await self._ready(self._whole(served, target)), share) for target, share in shares.items()]
+            lenses: dict[str, float] = {}
+            for glass, share in found:  # two words for one version
+                lenses[glass.lens.name] = lenses.get(glass.lens.name, 0.0) + share
+            facts |= {"from": dict(served.lenses), "to": lenses}
+            if tuple(lenses.items()) != served.lenses:
+                served.before = [*served.before, served.lenses][-WAYS_BACK:]
+            await self._point(served, tuple(lenses.items()), facts)
+        return facts
+
+    async def back(self, model: str, *, reason: str = "") -> dict[str, Any]:
+        """To what answered before the last change."""
+        served = self._served(model)
+        if not served.before:
+            raise EngineError("rollout.nothing_before", where=model, given=model)
+        async with self._change("back", model, {}, reason) as facts:
+            lenses = served.before[-1]
+            for name, _ in lenses:
+                await self._ready(name)
+            facts |= {"from": dict(served.lenses), "to": dict(lenses)}
+            served.before = served.before[:-1]
+            await self._point(served, lenses, facts)
+        return facts
+
+    async def drop(self, name: str, *, reason: str = "") -> dict[str, Any]:
+        """A model is no longer served; or a lens that no model points at leaves the engines."""
+        async with self._change("drop", name, {}, reason) as facts:
+            if name in self.models:
+                del self.models[name]
+                await self._agree(facts)
+            elif name in self.glasses and (pool := self._pool_with(name)) is not None:
+                if used := [served.name for served in self.models.values() if name in dict(served.lenses)]:
+                    raise EngineError("rollout.in_use", where=name, given=name, models=", ".join(used))
+                await self._let_go(pool, name)
+            else:
+                known = ", ".join(sorted({*self.models, *self.loaded()})) or "-"
+                raise EngineError("rollout.unknown", where=name, given=name, known=known)
+            facts["dropped"] = name
+            self._close_unused()
+        return facts
+
+    async def follow(self) -> None:
+        """Look at the registry: a name that was pointed elsewhere there is rolled out here. What fails stays as it was
+        and is tried again when the registry says something else, or by hand."""
+        for served in [served for served in self.models.values() if served.follows]:
+            try:
+                version = await asyncio.to_thread(self.registry.resolve, served.follows)
+                if version.digest == served.origin:
+                    continue
+                served.origin = version.digest
+                await self.flip(served.name, version.label, reason=f"registry: {served.follows} = {version.label}")
+            except DanluError as error:
+                served.problem = told(error)
+            self._keep()
+
+    def note_use(self) -> None:
+        """How often each lens was asked, as the workers tell."""
+        now = time.time()
+        for name in self.loaded():
+            count = sum(post.num_leased.get(name, 0) for post in self.line.posts.values())
+            use = self.uses.setdefault(name, Use())
+            if count != use.num_leased:
+                use.num_leased, use.last = count, now
+
+    # ---- one change
+
+    @contextlib.asynccontextmanager
+    async def _change(
+        self, deed: str, model: str, told_facts: dict[str, Any], reason: str
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Alone, in the audit log, and undone where it fails."""
+        facts = {"model": model} | asked
+        async with self._turn:
+            models = dict(self.models)
+            past = {name: (served.lenses, served.before) for name, served in models.items()}
+            try:
+                yield facts
+            except BaseException as fault:
+                self.models = models
+                for name, (lenses, before) in past.items():
+                    models[name].lenses, models[name].before = lenses, before
+                self._republish()
+                if isinstance(fault, DanluError):
+                    if model in models:
+                        models[model].problem = told(fault)
+                    await self._write(f"serving.{deed}_failed", facts | {"refused": told(fault)}, reason)
+                raise
+            if model in self.models:
+                self.models[model].problem = ""
+            self._keep()
+            await self._write(f"serving.{deed}", facts, reason)
+
+    async def _point(self, served: Served, lenses: Weights, facts: dict[str, Any]) -> None:
+        """The flip itself."""
+        served.lenses = lenses
+        await self._agree(facts)
+        self._close_unused()
+
+    async def _agree(self, facts: dict[str, Any]) -> None:
+        """Done when every worker goes by it. A worker that hangs is told of; it does not keep the others back."""
+        number = self._publish()
+        if not await self.line.agreed(number, within_s=AGREE_S):
+            facts["late"] = [post.name for post in self.line.posts.values() if post.board < number]
+
+    async def _open(self, offer: Offer, kept: Mapping[str, Any] | None) -> None:
+        """As it was left by hand, if what it was offered as still means the same; else as offered."""
+        if offer.url is not None:
+            glass = open_url(offer.model, offer.url)
+            self.glasses[glass.lens.name] = glass
+        else:
+            glass = await self._looked(offer.target)
+        served = self._serve(offer.model, offer.target, glass)
+        self.models[offer.model] = served
+        if kept is not None and (kept["target"], kept["origin"]) == (served.target, served.origin):
+            self.targets |= kept["targets"]
+            try:
+                for name, _ in kept["lenses"]:
+                    await self._ready(name)
+            except DanluError as error:  # it has been removed since
+                served.problem = told(error)
+            else:
+                served.lenses = _weights(kept["lenses"])
+                served.before = [_weights(way) for way in kept["before"]]
+                return
+        await self._load(glass)
+
+    def _serve(self, model: str, target: str, glass: Glass) -> Served:
+        origin = glass.manifest.digest if glass.manifest is not None else glass.lens.name
+        return Served(model, target, origin, ((glass.lens.name, 1.0),), int(time.time()))
+
+    async def _ready(self, target: str) -> Glass:
+        """What `target` means: looked at, loaded and checked on every replica."""
+        glass = await self._looked(target)
+        await self._load(glass)
+        return glass
+
+    async def _looked(self, target: str) -> Glass:
+        """A lens that is loaded needs no second look; one that is not is read again, whatever it was before."""
+        if target in self.loaded():
+            return self.glasses[target]
+        glass = await asyncio.to_thread(self._look, self.targets.get(target, target))
+        name = glass.lens.name
+        self.glasses[name] = glass if name not in self.loaded() else self.glasses[name]
+        self.targets[name] = glass.lens.label or str(glass.folder)
+        self.uses.setdefault(name, Use())
+        return self.glasses[name]
+
+    def _look(self, target: str) -> Glass:
+        """Runs in a thread: every byte is read."""
+        if (Path(target) / MANIFEST).is_file():
+            return open_glass(Path(target).resolve(), self._pool_for)
+        version = self.registry.resolve(target)
+        return open_glass(self.registry.open(version).resolve(), self._pool_for, label=version.label)
+
+    def _whole(self, served: Served, target: str) -> str:
+        """`3` of a model that comes from the registry is `law:3`; anything else is what it says."""
+        if not target.isdecimal():
+            return target
+        labels = [self.glasses[name].lens.label for name, _ in served.lenses]
+        name = next((label.partition(":")[0] for label in labels if label), served.target.partition("@")[0])
+        return f"{name}:{target}"
+
+    async def _load(self, glass: Glass) -> None:
+        pool = self.pools.get(glass.lens.pool)
+        if pool is None:
+            pool = self._pool(glass.pool)
+            await pool.start(glass)
+            self.pools[glass.pool.name] = pool
+        if glass.lens.name in pool.lenses:
+            return
+        assert not glass.lens.is_base, "a model comes with its pool"
+        await self._make_room(pool)
+        await pool.load(glass)
+
+    def _pool(self, plan: PoolPlan) -> Pool:
+        return Pool(
+            plan, self.home, check=self._check, changed=self._republish, vacate=self._vacate, patience=self._patience
+        )
+
+    async def _make_room(self, pool: Pool) -> None:
+        """The lens that was used longest ago, and that no model points at, leaves. EngineError where all are used."""
+        self.note_use()
+        used = {name for served in self.models.values() for name, _ in served.lenses}
+        spare = sorted((self.uses[name].last, name) for name in pool.adapters if name not in used)
+        while len(pool.adapters) >= pool.plan.spec.max_adapters:
+            if not spare:
+                most = pool.plan.spec.max_adapters
+                raise EngineError("rollout.full", where=pool.plan.name, most=most, used=", ".join(pool.adapters))
+            await self._let_go(pool, spare.pop(0)[1])
+
+    async def _let_go(self, pool: Pool, name: str) -> None:
+        """Out of the engines, once nothing is asked of it any more."""
+        if not await self.line.idle(name, self.board.number, within_s=self.drain_s):
+            raise EngineError("rollout.busy", where=name, given=name, num=self.line.outstanding(name))
+        await pool.drop(name)
+
+    async def _vacate(self, replica: str) -> None:
+        """A replica ends when its last answer has, or has had time to."""
+        await self.line.free(replica, self.board.number, within_s=self.answer_s)
+
+    def _close_unused(self) -> None:
+        """Pools of whole models that nothing points at hold memory for nothing: they end with their last answers."""
+        used = {self.glasses[name].lens.pool for served in self.models.values() for name, _ in served.lenses}
+        for name, pool in list(self.pools.items()):
+            if name not in used and any(glass.lens.is_base for glass in pool.lenses.values()):
+                del self.pools[name]
+                task = asyncio.create_task(self._end(pool))
+                self._ends.add(task)
+                task.add_done_callback(self._ends.discard)
+
+    async def _end(self, pool: Pool) -> None:
+        number = self._publish()
+        for lens in list(pool.lenses):
+            await self.line.idle(lens, number, within_s=self.answer_s)
+        await pool.stop()
+
+    # ---- boards
+
+    def _republish(self) -> None:
+        if self._is_open:
+            self._publish()
+
+    def _publish(self) -> int:
+        """Show what stands now, if it is not what was shown last."""
+        pools = list(self.pools.values())
+        fresh = Board(
+            number=self.board.number,
+            models=tuple(Model(s.name, s.lenses, s.created) for s in self.models.values()),
+            lenses=tuple(self.glasses[name].lens for pool in pools for name in pool.lenses),
+            replicas=tuple(replica for pool in pools for replica in pool.replicas()),
+        )
+        if fresh != self.board or not fresh.number:
+            self.board = Board(fresh.number + 1, fresh.models, fresh.lenses, fresh.replicas)
+            self.line.show(self.board)
+        return self.board.number
+
+    # ---- small things
+
+    def _served(self, model: str) -> Served:
+        if model not in self.models:
+            raise EngineError("rollout.unknown", where=model, given=model, known=", ".join(sorted(self.models)) or "-")
+        return self.models[model]
+
+    def loaded(self) -> list[str]:
+        return [name for pool in self.pools.values() for name in pool.lenses]
+
+    def _pool_with(self, lens: str) -> Pool | None:
+        return next((pool for pool in self.pools.values() if lens in pool.lenses), None)
+
+    async def _write(self, action: str, facts: Mapping[str, Any], reason: str) -> None:
+        await asyncio.to_thread(self._audit.append, action, dict(facts), reason=reason)
+
+    def _keep(self) -> None:
+        """For the next start."""
+        value = {
+            served.name: {
+                "target": served.target, "origin": served.origin, "lenses": served.lenses, "before": served.before,
+                "targets": {
+                    name: self.targets[name]
+                    for way in (served.lenses, *served.before) for name, _ in way if name in self.targets
+                },
+            }
+            for served in self.models.values()
+        }  # fmt: skip
+        write_json(self.home / KEPT, value)
+
+
+def _check_shares(model: str, shares: Mapping[str, float]) -> None:
+    is_whole = math.isclose(sum(shares.values()), 1.0, abs_tol=1e-6)
+    if not shares or not is_whole or any(not 0.0 < share <= 1.0 for share in shares.values()):
+        given = ", ".join(f"{name}={share:g}" for name, share in shares.items()) or "-"
+        raise EngineError("rollout.shares", where=model, given=given)
+
+
+def _weights(value: Sequence[Sequence[Any]]) -> Weights:
+    return tuple((str(name), float(share)) for name, share in value)
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    return dict(read_json(path)) if path.is_file() else {}

@@ -1,0 +1,243 @@
+"""The server process: engines, gateway workers, and the doors between them. No torch, and no request passes through it.
+
+    plan = Plan(home=…, runs=…, offers=(Offer("law", "law@prod"),), pool_for=…, worker=…, listener=socket)
+    await Server(plan).run()        # until SIGTERM or SIGINT; SIGHUP renews the workers
+
+What dies comes back: an engine with its lenses, a worker with the newest board. When this process dies, all of them end
+with it. Workers share one listening socket that is opened before they are, so none of their ends and beginnings loses a
+connection: a reload starts new ones, and ends the old ones when they have answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from danlu.core.errors import DanluError, EngineError
+from danlu.run.artifact import Manifest
+from danlu.run.registry import NAME as REGISTRY
+from danlu.serving import control
+from danlu.serving.contract import check_engine
+from danlu.serving.control import Control
+from danlu.serving.drivers.driver import Command, Driver
+from danlu.serving.line import MAX_PATH_BYTES, Line
+from danlu.serving.pools import Loadable, PoolPlan, Seat
+from danlu.serving.processes import Child, Patience
+from danlu.serving.rollout import Offer, Rollout
+from danlu.serving.standing import status_of
+
+LINE = "line.sock"
+LOOK_S = 0.5
+"""How often the registry's file is looked at, and use is noted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything the server needs to know; whoever makes it has read the recipe. `home` holds what it keeps and its
+    sockets, `runs` the registry and the audit log."""
+
+    home: Path
+    runs: Path
+    offers: tuple[Offer, ...]
+    pool_for: Callable[[Path, Manifest], PoolPlan]
+    """Which pool an artefact belongs to: base, driver, how many replicas. Asked for each that is added later too."""
+    worker: Callable[[str, int, Path], Command]
+    """(name, descriptor of the listening socket, path of the line) → how to start a gateway worker."""
+    listener: socket.socket
+    num_workers: int = 1
+    allow_unverified: bool = False
+    drain_s: float = 30.0
+    """How long answers under way may go on at the end, and hold up a lens that shall make room."""
+    answer_s: float = 600.0
+    """How long an engine that was replaced may finish its answers."""
+    patience: Patience = field(default_factory=Patience)
+    """With engines."""
+    on_event: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
+    """Told of `opened`, `flipped`, `refused`, `engine`, `worker`; must not wait."""
+
+
+class Server:
+    """One a home. `counters` are the workers', by name, as they last told them."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.line = Line(_line_path(plan.home))
+        self.rollout = Rollout(
+            plan.home, plan.runs, self.line, pool_for=plan.pool_for, check=self._check, drain_s=plan.drain_s,
+            answer_s=plan.answer_s, patience=plan.patience,
+        )  # fmt: skip
+        self.control = Control(plan.home, self.answer)
+        self.workers: list[Child] = []
+        self.ended = asyncio.Event()
+        self._num_workers_started = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def counters(self) -> dict[str, dict[str, Any]]:
+        return {name: post.counters for name, post in self.line.posts.items()}
+
+    async def run(self) -> None:
+        """Until `ended` is set (signals do)."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.ended.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._later(self._reload_aloud()))
+        try:
+            await self.open()
+            await self.ended.wait()
+        finally:
+            await self.close()
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    async def open(self) -> None:
+        """Doors first, so that a second server on one home is refused before it starts engines."""
+        self.plan.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await self.control.open()
+        await self.line.open()
+        await self.rollout.open(self.plan.offers)
+        self.workers = await self._start_workers(self.plan.num_workers)
+        self._later(self._look_around())
+        self.plan.on_event("opened", {"models": sorted(self.rollout.models)})
+
+    async def close(self) -> None:
+        """Workers finish their answers, then the engines end."""
+        await self.control.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(child.stop() for child in self.workers))
+        await self.rollout.close()
+        await self.line.close()
+
+    async def reload(self) -> dict[str, Any]:
+        """New workers on the same socket; the old ones stop accepting, finish, and end. Settings that workers read are
+        read again. Where the new ones do not come up, the old ones stay."""
+        old = self.workers
+        self.workers = await self._start_workers(self.plan.num_workers)
+        for child in old:
+            self._later(child.stop())
+        return {"workers": [child.name for child in self.workers], "draining": [child.name for child in old]}
+
+    async def answer(self, request: control.Request) -> dict[str, Any]:
+        """What came through the control socket."""
+        rollout = self.rollout
+        match request:
+            case control.Status():
+                return status_of(rollout) | {"children": [_facts(child) for child in self.workers]}
+            case control.Reload():
+                return await self.reload()
+            case control.Add(model=model, to=to, reason=reason):
+                done = await rollout.add(model, to, reason=reason)
+            case control.Flip(model=model, to=to, reason=reason):
+                done = await rollout.flip(model, to, reason=reason)
+            case control.Split(model=model, shares=shares, reason=reason):
+                done = await rollout.split(model, shares, reason=reason)
+            case control.Back(model=model, reason=reason):
+                done = await rollout.back(model, reason=reason)
+            case control.Drop(name=name, reason=reason):
+                done = await rollout.drop(name, reason=reason)
+        self.plan.on_event("changed", {"deed": request.do} | done)
+        return done
+
+    # ---- workers
+
+    async def _start_workers(self, num: int) -> list[Child]:
+        fresh = [self._worker() for _ in range(num)]
+        try:
+            await asyncio.gather(*(child.start() for child in fresh))
+        except BaseException:
+            await asyncio.gather(*(child.stop() for child in fresh), return_exceptions=True)
+            raise
+        return fresh
+
+    def _worker(self) -> Child:
+        name = f"w{self._num_workers_started}"
+        self._num_workers_started += 1
+        descriptor = self.plan.listener.fileno()
+
+        async def is_ready() -> bool:
+            """It has a line, and goes by a board that it was shown."""
+            post = self.line.posts.get(name)
+            return post is not None and post.writer is not None and post.board > 0
+
+        return Child(
+            name, self.plan.worker(name, descriptor, self.line.path), log=self.plan.home / "logs" / f"{name}.log",
+            is_ready=is_ready, pass_fds=(descriptor,), death_signal=signal.SIGTERM, on_change=self._worker_changed,
+            patience=Patience(ready_s=60.0, ask_every_s=0.5, drain_s=self.plan.drain_s, term_s=self.plan.drain_s + 5.0),
+        )  # fmt: skip
+
+    def _worker_changed(self, child: Child) -> None:
+        """A change of lenses waits for workers that live: the dead hold nothing back."""
+        if child.state == "ready":
+            self._later(self.line.expect(child.name))
+        elif child.state in ("waiting", "stopped", "failed"):
+            self._later(self.line.forget(child.name))
+        self.plan.on_event("worker", {"name": child.name, "state": child.state, "last_end": child.facts.last_end})
+
+    async def _reload_aloud(self) -> None:
+        try:
+            self.plan.on_event("reloaded", await self.reload())
+        except EngineError as error:
+            self.plan.on_event("refused", {"deed": "reload", "why": error.text})
+
+    # ---- around the clock
+
+    async def _look_around(self) -> None:
+        path = self.plan.runs / REGISTRY
+        seen: tuple[int, ...] = ()
+        while True:
+            self.rollout.note_use()
+            state = _state(path)
+            if state != seen:
+                seen = state
+                try:
+                    await self.rollout.follow()
+                except (DanluError, OSError) as error:  # an unreadable registry, a full disk: looked at again
+                    self.plan.on_event("refused", {"deed": "follow", "why": str(error)})
+            await asyncio.sleep(LOOK_S)
+
+    async def _check(self, seat: Seat, driver: Driver, glass: Loadable) -> str:
+        """The door between engine and clients: nothing is shown on a board before it has been through it."""
+        if glass.manifest is None or glass.folder is None:
+            if not self.plan.allow_unverified:
+                raise EngineError("rollout.unverified", where=seat.address, lens=glass.lens.name)
+            return "unverified"
+        grade = await check_engine(
+            driver, seat.address, seat.secret, glass.manifest, seat.loaded[glass.lens.name], glass.folder,
+            allow_unverified=self.plan.allow_unverified,
+        )  # fmt: skip
+        return grade.level
+
+    def _later(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _facts(child: Child) -> dict[str, Any]:
+    facts = child.facts
+    return {"name": facts.name, "state": facts.state, "pid": facts.pid, "num_starts": facts.num_starts,
+            "since": facts.since, "last_end": facts.last_end}  # fmt: skip
+
+
+def _line_path(home: Path) -> Path:
+    """In `home`; where its path is too long for a socket's name, in a private folder of its own."""
+    path = home.resolve() / LINE
+    if len(str(path).encode()) > MAX_PATH_BYTES:
+        path = Path(tempfile.mkdtemp(prefix="danlu-")) / LINE
+    return path
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    with contextlib.suppress(FileNotFoundError):
+        found = path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+    return ()

@@ -1,0 +1,66 @@
+"""How everything stands, as JSON for `danlu serving status`: models, lenses with their use (the working set), replicas,
+workers. It only reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from danlu.serving.pools import Pool, Seat
+from danlu.serving.rollout import Rollout, Served
+
+
+def status_of(rollout: Rollout) -> dict[str, Any]:
+    rollout.note_use()
+    return {
+        "board": rollout.board.number,
+        "models": [_model(rollout, served) for served in rollout.models.values()],
+        "pools": [_pool(rollout, pool) for pool in rollout.pools.values()],
+        "workers": [
+            {
+                "name": post.name, "has_line": post.writer is not None, "board": post.board,
+                "outstanding": sum(post.on_lens.values()),
+            }
+            for post in rollout.line.posts.values()
+        ],
+    }  # fmt: skip
+
+
+def _model(rollout: Rollout, served: Served) -> dict[str, Any]:
+    lenses = [
+        {"name": name, "share": share, "label": rollout.glasses[name].lens.label} for name, share in served.lenses
+    ]
+    return {
+        "name": served.name, "target": served.target, "follows": served.follows, "lenses": lenses,
+        "before": [dict(way) for way in reversed(served.before)], "problem": served.problem,
+    }  # fmt: skip
+
+
+def _pool(rollout: Rollout, pool: Pool) -> dict[str, Any]:
+    pointed = {name for served in rollout.models.values() for name, _ in served.lenses}
+    lenses = []
+    for name, glass in pool.lenses.items():
+        use = rollout.uses[name]
+        lenses.append(
+            {
+                "name": name, "label": glass.lens.label, "is_base": glass.lens.is_base,
+                "is_pointed_at": name in pointed,
+                "grade": pool.grades.get(name, ""), "num_replicas": sum(name in seat.loaded for seat in pool.seats),
+                "outstanding": rollout.line.outstanding(name), "num_leased": use.num_leased, "last_used": use.last,
+            }
+        )  # fmt: skip
+    return {
+        "name": pool.plan.name, "driver": pool.plan.driver, "num_loaded": len(pool.adapters),
+        "most_loaded": pool.plan.spec.max_adapters, "lenses": lenses,
+        "replicas": [_replica(rollout, seat) for seat in pool.seats],
+    }  # fmt: skip
+
+
+def _replica(rollout: Rollout, seat: Seat) -> dict[str, Any]:
+    told = {
+        "name": seat.name, "state": seat.state, "since": seat.since, "problem": seat.problem,
+        "outstanding": sum(post.on_replica.get(seat.name, 0) for post in rollout.line.posts.values()),
+    }  # fmt: skip
+    if seat.child is not None:
+        facts = seat.child.facts
+        told |= {"pid": facts.pid, "num_starts": facts.num_starts, "last_end": facts.last_end}
+    return told
