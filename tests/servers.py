@@ -1,0 +1,169 @@
+"""Real servers for tests: Redis and Postgres on free loopback ports, as nobody's root. Skipped, with the reason, where
+their programs are absent.
+
+Postgres refuses to run as root: it is started as the user `postgres` there, in a folder of its own. A test gets a
+database of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+_DEBIAN = Path("/usr/lib/postgresql")
+_START_S = 30.0
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class RedisServer:
+    """One that a test may stop, freeze and start again; it keeps nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.program = shutil.which("redis-server")
+        if self.program is None:
+            pytest.skip("no redis-server here: apt-get install redis-server")
+        self.folder, self.port = folder, free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.child: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        assert self.program is not None
+        self.child = _child(
+            [self.program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+             "--dir", str(self.folder), "--daemonize", "no"], self.folder / "redis.log",
+        )  # fmt: skip
+        _await_port(self.port, self.child, self.folder / "redis.log")
+
+    def stop(self) -> None:
+        assert self.child is not None
+        self.child.kill()
+        self.child.wait()
+
+    def freeze(self) -> None:
+        assert self.child is not None
+        self.child.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self.child is not None
+        self.child.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def running_redis() -> Iterator[RedisServer]:
+    with tempfile.TemporaryDirectory(prefix="danlu-redis-") as folder:
+        server = RedisServer(Path(folder))
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty database of a Redis that all tests share."""
+    redis = pytest.importorskip("redis", reason="no Redis client: pip install redis")
+    with redis.Redis(port=redis_server.port) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a server, as its superuser; its database is `postgres`."""
+    pytest.importorskip("psycopg", reason="no Postgres client: pip install psycopg[binary]")
+    initdb, postgres = _program("initdb"), _program("postgres")
+    user = getpass.getuser() if os.getuid() else "postgres"
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        pytest.skip("Postgres does not run as root, and there is no user postgres here")
+    folder = Path(tempfile.mkdtemp(prefix="danlu-pg-"))
+    child = None
+    try:
+        os.chown(folder, account.pw_uid, account.pw_gid)
+        data, log, port = folder / "data", folder / "log", free_port()
+        made = subprocess.run(
+            [initdb, "-D", str(data), "-A", "trust", "-U", "danlu", "-E", "UTF8", "--no-sync", "--no-instructions"],
+            capture_output=True, text=True, cwd=folder, **_as(account),
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        child = _child(
+            [postgres, "-D", str(data), "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off",
+             "-c", f"unix_socket_directories={folder}"], log, **_as(account),
+        )  # fmt: skip
+        _await_port(port, child, log)
+        yield f"postgresql://danlu@127.0.0.1:{port}/postgres"
+    finally:
+        if child is not None:
+            child.send_signal(signal.SIGINT)  # fast shutdown
+            child.wait(_START_S)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """A fresh database."""
+    import psycopg
+
+    name = f"t{secrets.token_hex(6)}"
+    until = time.monotonic() + _START_S
+    while True:
+        try:
+            with psycopg.connect(postgres_server, autocommit=True) as link:
+                link.execute(f"CREATE DATABASE {name}")
+            break
+        except psycopg.OperationalError:  # the port answers a little before the server does
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+    return postgres_server.removesuffix("postgres") + name
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name) or next(map(str, sorted(_DEBIAN.glob(f"*/bin/{name}"), reverse=True)), None)
+    if found is None:
+        pytest.skip(f"no {name} here: apt-get install postgresql")
+    return found
+
+
+def _as(account: pwd.struct_passwd) -> dict[str, int | list[int]]:
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
+
+
+def _child(argv: Sequence[str], log: Path, **account: int | list[int]) -> subprocess.Popen[bytes]:
+    with log.open("ab") as file:
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd=log.parent, **account)
+
+
+def _await_port(port: int, child: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + _START_S
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        assert child.poll() is None and time.monotonic() < until, log.read_text(errors="replace")[-2000:]
+        time.sleep(0.05)
