@@ -25,6 +25,8 @@ class Ask:
     """Estimated from above, for the reservation; the engine's own count settles it."""
     most_tokens: int
     """Of the answer, after the cap, all choices together."""
+    ignored: tuple[str, ...] = ()
+    """Fields that were sent and have no effect here; the client is told."""
 
     @property
     def reserve_tokens(self) -> int:

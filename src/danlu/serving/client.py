@@ -1,0 +1,69 @@
+"""HTTP to engines: one pool of connections a worker, over TCP, TLS or unix sockets. Nothing is followed, decoded or
+kept: a redirect is an answer like any other, there are no cookies, and the one header of ours is the secret.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from danlu.serving.ask import Kind
+
+PATHS: dict[Kind, str] = {"chat": "/chat/completions", "completion": "/completions", "embedding": "/embeddings"}
+CONNECT_S = 5.0
+KEEP_S = 4.0
+"""Idle connections are closed before engines do it (uvicorn, and so vLLM: 5 s): no request meets a dying one."""
+
+
+class Client:
+    """Sessions are made on first use, inside the loop that uses them."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._urls: dict[tuple[str, Kind], str] = {}
+
+    async def post(self, address: str, kind: Kind, body: bytes, secret: str) -> aiohttp.ClientResponse:
+        """The engine's answer, its headers read and its body not. aiohttp.ClientError, OSError."""
+        url = self._urls.get((address, kind))
+        if url is None:
+            url = self._urls[address, kind] = url_of(address, kind)
+        headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        if secret:
+            headers["authorization"] = f"Bearer {secret}"
+        return await self._session(address).post(url, data=body, headers=headers, allow_redirects=False)
+
+    async def close(self) -> None:
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
+
+    def _session(self, address: str) -> aiohttp.ClientSession:
+        where = address if address.startswith("unix:") else ""
+        session = self._sessions.get(where)
+        if session is None:
+            session = self._sessions[where] = _session(where)
+        return session
+
+
+def url_of(address: str, kind: Kind) -> str:
+    """`http://127.0.0.1:9100` is the root of an API at `/v1`; an address with a path is the API itself."""
+    if address.startswith("unix:"):
+        return "http://engine/v1" + PATHS[kind]
+    has_path = urlsplit(address).path.rstrip("/")
+    return address.rstrip("/") + ("" if has_path else "/v1") + PATHS[kind]
+
+
+def _session(where: str) -> aiohttp.ClientSession:
+    connector: aiohttp.BaseConnector
+    if where:
+        connector = aiohttp.UnixConnector(where.removeprefix("unix:"), limit=0, keepalive_timeout=KEEP_S)
+    else:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S, ttl_dns_cache=30)
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        skip_auto_headers=("user-agent", "accept"),
+    )

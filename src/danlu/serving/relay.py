@@ -1,0 +1,312 @@
+"""From an engine to the client: bytes, as they come. Another replica is asked as long as the client has seen nothing;
+after the first byte an error is an event of the stream. Who hangs up stops the engine's work at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+
+from danlu.serving.account import Account
+from danlu.serving.ask import Ask
+from danlu.serving.caps import Caps
+from danlu.serving.client import Client
+from danlu.serving.door import Call, GoneError
+from danlu.serving.events import BrokenError, Events, Usage, renamer, usage_of
+from danlu.serving.journal import Outcome
+from danlu.serving.replies import JSON_TYPE, RefusedError, error_event, retry_after
+from danlu.serving.router import Router
+from danlu.serving.watch import Reason, Watch
+
+DRAIN_S = 1.0
+"""After `[DONE]`, for the end of the engine's message, so that its connection can be used again."""
+MOST_SAID_BYTES = 64 * 2**10
+MOST_SAID_CHARS = 300
+MOST_KEPT_BYTES = 2**20
+"""Of an answer whose key keeps bodies."""
+_PATHS_IN_TEXT = re.compile(r"(?:/[\w.@-]+){2,}/?")
+_STREAM_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+_DECLINED = frozenset((400, 413, 415, 422))
+_BUSY = frozenset((429, 503))
+_WORTH_ANOTHER = frozenset((404, 429, 502, 503, 504))
+"""Not 500: what broke one engine would break the next."""
+
+
+class _StatusError(Exception):
+    """An engine's answer other than 200."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(str(status))
+        self.status = status
+
+
+class Relay:
+    """Carries answers. One a worker; what belongs to one answer is in `_Passage`."""
+
+    def __init__(self, client: Client, router: Router, caps: Caps) -> None:
+        self.client, self.router, self.caps = client, router, caps
+
+    async def carry(self, call: Call, ask: Ask, account: Account) -> bytes:
+        """Ask, pass on, settle. What was passed on is returned where the key keeps bodies. RefusedError while the
+        client can still be told; GoneError where it cannot."""
+        passage = _Passage(self, call, ask, account)
+        try:
+            await (passage.stream() if ask.is_stream else passage.whole())
+        except asyncio.CancelledError as cancelled:
+            await passage.interrupted(passage.watch.took(cancelled))
+        except (aiohttp.ClientError, OSError, BrokenError, _StatusError) as fault:
+            await passage.broken(fault)
+        except RefusedError as refused:  # the engine declined
+            await passage.fail(refused)
+        finally:
+            passage.close()
+        return b"".join(passage.kept)
+
+
+class _Passage:
+    """One answer on its way."""
+
+    def __init__(self, relay: Relay, call: Call, ask: Ask, account: Account) -> None:
+        self.relay, self.call, self.ask, self.account = relay, call, ask, account
+        self.watch = Watch(call, relay.caps, is_stream=ask.is_stream)
+        self.response: aiohttp.ClientResponse | None = None
+        self.events = self._new_events()
+        self.kept: list[bytes] = []
+        self._num_kept = 0
+        self._is_sending = False
+        self._names: tuple[tuple[bytes, bytes], ...] = ()
+        """In a whole answer: the engine's id and model, and ours."""
+
+    # ---- the two kinds of answers
+
+    async def whole(self) -> None:
+        body = await self._begun()
+        ask, account = self.ask, self.account
+        for old, new in self._names:
+            body = body.replace(old, new)
+        usage = usage_of(body)
+        self.watch.end()
+        found = usage or Usage(ask.num_prompt_tokens, min(ask.most_tokens, self._tokens_in(body)))
+        await account.settle("done", 200, found, is_counted=usage is not None, whole_s=self.call.since())
+        self._keep(body)
+        await self.call.begin(200, [JSON_TYPE, *self._headers(), (b"content-length", b"%d" % len(body))])
+        await self._end(body)
+
+    async def stream(self) -> None:
+        data = await self._begun()
+        assert self.response is not None, "an answer that began has a response"
+        content, events, watch = self.response.content, self.events, self.watch
+        await self.call.begin(200, [*_STREAM_HEADERS, *self._headers()])
+        while not events.is_done:
+            if data:
+                self._keep(data)
+                self._is_sending = True
+                await self.call.more(data)
+                self._is_sending = False
+            if events.fault:
+                raise BrokenError(events.fault)
+            piece = await content.readany()
+            if not piece:
+                raise BrokenError("the stream ended before [DONE]")
+            watch.seen()
+            data = events.feed(piece)
+        watch.end()
+        self._keep(data)
+        await self._settle_stream("done", 200)
+        await self._end(data)
+        await self._drain()
+
+    async def _begun(self) -> bytes:
+        """An answer that has begun well: of a stream the first events, else all of it."""
+        while True:
+            lease = self.account.lease
+            try:
+                self.response = await self.relay.client.post(lease.address, self.ask.kind, lease.body, lease.secret)
+                await self._check_status(self.response)
+                data = await self._first(self.response)
+            except (aiohttp.ClientError, OSError, BrokenError, _StatusError) as fault:
+                if not self._again(fault):
+                    raise
+            else:
+                self.account.tally.first_s = self.call.since()
+                return data
+
+    def _again(self, fault: Exception) -> bool:
+        if self.response is not None:
+            self.response.close()
+            self.response = None
+        status = fault.status if isinstance(fault, _StatusError) else 0
+        if status and status not in _WORTH_ANOTHER:
+            return False
+        self.events = self._new_events()
+        outcome: Outcome = "refused" if status == 429 else "failed"
+        return self.account.again(self.relay.router, self.relay.caps, fault, outcome)
+
+    async def _first(self, response: aiohttp.ClientResponse) -> bytes:
+        content, caps = response.content, self.relay.caps
+        wanted = "text/event-stream" if self.ask.is_stream else "application/json"
+        if response.content_type != wanted:
+            raise BrokenError(f"{response.content_type} instead of {wanted}")
+        if self.ask.is_stream:
+            while piece := await content.readany():
+                self.watch.seen()
+                if data := self.events.feed(piece):
+                    return data
+                if self.events.fault:
+                    break
+            raise BrokenError(self.events.fault or "the stream ended before it began")
+        parts, size = [], 0
+        while piece := await content.readany():
+            parts.append(piece)
+            size += len(piece)
+            if size > caps.most_reply_bytes:
+                raise BrokenError(f"an answer of more than {caps.most_reply_bytes} bytes")
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._names = renamer(_checked(body, self.ask), self.ask.id, self.account.lease.lens.name)
+        return body
+
+    async def _check_status(self, response: aiohttp.ClientResponse) -> None:
+        status = response.status
+        if status == 200:
+            return
+        if status in _DECLINED:
+            said = _said(await response.content.read(MOST_SAID_BYTES), self.account.lease.secret)
+            raise RefusedError("gateway.engine_declined", status=400, said=said)
+        raise _StatusError(status)
+
+    # ---- how it can end otherwise
+
+    async def interrupted(self, reason: Reason) -> None:
+        """By the watch."""
+        self.close()
+        if reason == "gone" or self._is_sending:  # or it takes nothing any more
+            self.account.tally.code = "client_gone" if reason == "gone" else "client_stalled"
+            if not self.call.is_begun:
+                self.call.tally.status = 499
+            await self._settle_aborted()
+            raise GoneError
+        caps = self.relay.caps
+        most_s = {"first": caps.first_s, "between": caps.between_s}.get(reason, caps.whole_s)
+        await self.fail(RefusedError("gateway.engine_timeout", status=504, what=reason, most_s=most_s))
+
+    async def broken(self, fault: Exception) -> None:
+        """By the engine."""
+        status = fault.status if isinstance(fault, _StatusError) else 0
+        if status in _BUSY:
+            refused = RefusedError("gateway.engine_busy", status=503, headers=retry_after(1.0))
+        else:
+            refused = RefusedError("gateway.engine_failed", status=502)
+        await self.fail(refused)
+
+    async def fail(self, refused: RefusedError) -> None:
+        """Settle, and tell the client as long as it can be told: by the reply, or by the stream's last event."""
+        self.watch.end()
+        self.account.tally.code = refused.code
+        refused.headers += tuple(self._headers())
+        if not self.call.is_begun:
+            outcome: Outcome = "refused" if refused.status == 400 else "failed"
+            nothing = Usage(0, 0)
+            await self.account.settle(outcome, refused.status, nothing, is_counted=False, whole_s=self.call.since())
+            raise refused
+        await self._settle_stream("failed", 200)
+        await self._end(error_event(refused))
+
+    def close(self) -> None:
+        """Let the engine go: a connection that is not at its end is closed, and that stops its work."""
+        self.watch.end()
+        if self.response is not None:
+            if self.response.content.at_eof():
+                self.response.release()
+            else:
+                self.response.close()
+
+    # ---- settling
+
+    async def _settle_stream(self, outcome: Outcome, status: int) -> None:
+        usage = self.events.usage
+        found = usage or Usage(self.ask.num_prompt_tokens, self.events.num_tokens)
+        self.account.tally.num_events = self.events.num_tokens
+        await self.account.settle(outcome, status, found, is_counted=usage is not None, whole_s=self.call.since())
+
+    async def _settle_aborted(self) -> None:
+        """What an engine did for an answer that nobody waited for is unknown without a stream: as reserved."""
+        if self.ask.is_stream:
+            await self._settle_stream("aborted", 200 if self.call.is_begun else 499)
+            return
+        most = Usage(self.ask.num_prompt_tokens, self.ask.most_tokens)
+        await self.account.settle("aborted", 499, most, is_counted=False, whole_s=self.call.since())
+
+    async def _drain(self) -> None:
+        assert self.response is not None, "an answer that was sent has a response"
+        content = self.response.content
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                while not content.at_eof() and await content.readany():
+                    pass
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            self.response.close()
+
+    # ---- small things
+
+    async def _end(self, data: bytes) -> None:
+        """The last bytes. Nothing watches any more, so a client that does not take them is left here."""
+        try:
+            async with asyncio.timeout(self.relay.caps.between_s):
+                await self.call.end(data)
+        except TimeoutError:
+            raise GoneError from None
+
+    def _new_events(self) -> Events:
+        lens = self.account.lease.lens.name
+        caps = self.relay.caps
+        return Events(self.ask.id, lens, wants_usage=self.ask.wants_usage, most_bytes=caps.most_event_bytes)
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        found = [(b"x-danlu-lens", quote(self.account.lease.lens.name, safe="@:").encode())]
+        if self.ask.ignored:
+            found.append((b"x-danlu-ignored", ", ".join(self.ask.ignored).encode()))
+        return found + list(self.account.admission.headers)
+
+    def _keep(self, data: bytes) -> None:
+        if self.account.admission.key.keeps_bodies and self._num_kept < MOST_KEPT_BYTES:
+            self.kept.append(data[: MOST_KEPT_BYTES - self._num_kept])
+            self._num_kept += len(data)
+
+    def _tokens_in(self, body: bytes) -> int:
+        return math.ceil(len(body) / self.relay.caps.bytes_per_token)
+
+
+def _checked(body: bytes, ask: Ask) -> dict[str, Any]:
+    """The answer as JSON: an object with what its kind must have. BrokenError."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise BrokenError("an answer that is no JSON") from None
+    if type(value) is not dict or ("data" if ask.kind == "embedding" else "choices") not in value:
+        raise BrokenError("an answer without choices")
+    return value
+
+
+def _said(body: bytes, secret: str) -> str:
+    """An engine's own words about a request, for the client: short, on one line, without paths and secrets."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return "it gives no reason"
+    for name in ("error", "message", "detail"):
+        while type(value) is dict and name in value:
+            value = value[name]
+    text = value if type(value) is str else "it gives no reason"
+    text = text.replace(secret, "***") if secret else text
+    text = _PATHS_IN_TEXT.sub("…", "".join(c if c.isprintable() else " " for c in text))
+    return text[:MOST_SAID_CHARS]

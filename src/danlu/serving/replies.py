@@ -1,0 +1,107 @@
+"""What the gateway itself says: errors in OpenAI's shape, small JSON answers, and the headers of both.
+
+Clients parse errors, so `message` is English and `code` is the machine's word for it; the texts of both languages lie
+in the catalogues, where the documentation takes them from.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from danlu.core.messages import say
+from danlu.serving.limits import Refusal
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+JSON_TYPE = (b"content-type", b"application/json")
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+MOST_QUOTE_CHARS = 120
+
+
+class RefusedError(Exception):
+    """A request that gets an error for an answer. `key` is a catalogue's; its last part is the client's `code`."""
+
+    def __init__(
+        self, key: str, *, status: int = 400, param: str | None = None, headers: Headers = (), **values: Any
+    ) -> None:
+        super().__init__(key)
+        self.key, self.status, self.param, self.headers, self.values = key, status, param, headers, values
+
+    @property
+    def code(self) -> str:
+        return self.key.rpartition(".")[2]
+
+    def to_json(self) -> dict[str, Any]:
+        kind = _TYPES.get(self.status) or ("invalid_request_error" if self.status < 500 else "server_error")
+        message = say(self.key, "en", **self.values).replace("\n  → ", " ")
+        return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer."""
+
+    status: int
+    body: bytes
+    headers: Headers = (JSON_TYPE,)
+
+
+def new_id(prefix: str) -> str:
+    """Not to be guessed: feedback is given by it."""
+    return prefix + os.urandom(12).hex()
+
+
+def json_reply(value: Any, headers: Headers = ()) -> Reply:
+    return Reply(200, orjson.dumps(value), (JSON_TYPE, *headers))
+
+
+def error_reply(refused: RefusedError) -> Reply:
+    return Reply(refused.status, orjson.dumps(refused.to_json()), (JSON_TYPE, *refused.headers))
+
+
+def error_event(refused: RefusedError) -> bytes:
+    """The last event of a stream that broke: OpenAI's clients raise it, and no `[DONE]` follows."""
+    return b"data: " + orjson.dumps(refused.to_json()) + b"\n\n"
+
+
+def limit_error(refusal: Refusal) -> RefusedError:
+    """What a limiter's refusal is to a client. `x-should-retry: false` keeps OpenAI's client from trying in vain."""
+    headers = refusal.headers
+    if refusal.what == "store":
+        return RefusedError(
+            "gateway.limits_unavailable", status=503, headers=headers + retry_after(refusal.retry_s or 1)
+        )
+    if refusal.what == "quota":
+        headers += ((b"x-should-retry", b"false"),)
+        return RefusedError("gateway.insufficient_quota", status=429, headers=headers, limit=refusal.limit)
+    if refusal.retry_s <= 0:
+        headers += ((b"x-should-retry", b"false"),)
+        key = "gateway.request_too_large"
+    else:
+        headers += retry_after(refusal.retry_s)
+        key = "gateway.rate_limit_exceeded"
+    return RefusedError(key, status=429, headers=headers, what=refusal.what, limit=refusal.limit)
+
+
+def retry_after(seconds: float) -> Headers:
+    return (
+        (b"retry-after", b"%d" % max(1, math.ceil(seconds))),
+        (b"retry-after-ms", b"%d" % max(1, math.ceil(seconds * 1000))),
+    )
+
+
+def quoted(value: Any) -> str:
+    """A client's own value, short, on one line, for a message to that client."""
+    text = repr(value) if not isinstance(value, list | dict) else type(value).__name__
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return text if len(text) <= MOST_QUOTE_CHARS else text[: MOST_QUOTE_CHARS - 1] + "…"
+
+
+def listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
