@@ -19,6 +19,7 @@ from danlu.cli.audit_app import audit_app, forget_command
 from danlu.cli.options import RUNS, Json, Lang, Quiet, Runs, Target, choose_language
 from danlu.cli.proof_app import examine_command, judge_command, weigh_command
 from danlu.cli.registry_app import registry_app
+from danlu.cli.serving_app import serving_app
 from danlu.cli.voice import Voice, stop_bars
 from danlu.core.errors import DanluError
 from danlu.core.messages import lookup, say
@@ -378,6 +379,7 @@ def explain(
 
 app.add_typer(audit_app, name="audit", help=say("cli.audit"))
 app.add_typer(registry_app, name="registry", help=say("registry.about"))
+app.add_typer(serving_app, name="serving", help=say("rollout.about"))
 app.command(name="forget", help=say("cli.forget"))(forget_command)
 app.command(name="examine", help=say("harness.about"))(examine_command)
 app.command(name="judge", help=say("judge.about"))(judge_command)

@@ -83,7 +83,8 @@ EMPTY = Board(0, (), (), ())
 
 
 def _manner(value: Mapping[str, Any]) -> Manner:
-    return Manner(**{name: tuple(item) if isinstance(item, list) else item for name, item in value.items()})
+    plain: dict[str, Any] = {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
+    return Manner(**plain)
 
 
 def _pairs(value: list[list[Any]]) -> tuple[tuple[Any, Any], ...]:

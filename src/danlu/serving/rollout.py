@@ -218,9 +218,7 @@ class Rollout:
     # ---- one change
 
     @contextlib.asynccontextmanager
-    async def _change(
-        self, deed: str, model: str, told_facts: dict[str, Any], reason: str
-    ) -> AsyncIterator[dict[str, Any]]:
+    async def _change(self, deed: str, model: str, asked: dict[str, Any], reason: str) -> AsyncIterator[dict[str, Any]]:
         """Alone, in the audit log, and undone where it fails."""
         facts = {"model": model} | asked
         async with self._turn:
