@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from danlu.core.errors import EngineError
 from danlu.serving.drivers.asking import demand, fresh_secret, is_good, socket_in
@@ -54,7 +55,9 @@ class NativeDriver:
         return name
 
     async def drop(self, address: str, secret: str, engine_name: str) -> None:
-        await demand(address, bare(address, f"/adapters/{engine_name}"), secret, method="DELETE", timeout_s=60.0)
+        await demand(
+            address, bare(address, f"/adapters/{quote(engine_name, safe='')}"), secret, method="DELETE", timeout_s=60.0
+        )
 
     async def prompt_ids(
         self, address: str, secret: str, body: Mapping[str, Any], engine_name: str

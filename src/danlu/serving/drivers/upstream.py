@@ -1,11 +1,12 @@
 """Driver `upstream`: a server that is not ours and speaks OpenAI's protocol, Ollama among them. Nothing is started.
 
 Where it is, says the operator; clients cannot. http(s) only, no name or password in the URL, redirects are not followed
-and no proxy of the environment is asked. Its key lies in a file that only its owner reads.
+and no proxy of the environment is asked. Its key lies in a file that only its owner (or our own group) reads.
 """
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from danlu.core.errors import EngineError
-from danlu.serving.drivers.asking import is_good
-from danlu.serving.drivers.driver import Can, Command, EngineSpec, endpoint
+from danlu.serving.drivers.asking import ask, is_good
+from danlu.serving.drivers.driver import Can, Command, EngineSpec, endpoint, ids_of
 
 MAX_KEY_BYTES = 4096
 
@@ -49,7 +50,12 @@ class UpstreamDriver:
     async def prompt_ids(
         self, address: str, secret: str, body: Mapping[str, Any], engine_name: str
     ) -> list[int] | None:
-        return None
+        """vLLM and danlu's own show them beside `/v1`; others have no such door, or another one."""
+        root = urlsplit(address)._replace(path="").geturl()
+        kept = {key: body[key] for key in ("messages", "tools", "chat_template_kwargs") if key in body}
+        asked = kept | {"model": engine_name, "add_generation_prompt": True}
+        reply = await ask(address, f"{root}/tokenize", secret, asked)
+        return ids_of(reply.value, address) if reply.is_good else None
 
 
 def checked_url(url: str) -> str:
@@ -66,13 +72,15 @@ def checked_url(url: str) -> str:
 
 
 def read_key(path: Path) -> str:
-    """One line of plain ASCII, in a file that nobody else may read."""
+    """One line of plain ASCII, in a file that nobody but its owner or a group of ours may read: secrets that a cluster
+    mounts belong to root and our group."""
     try:
         state = path.stat()
         key = path.read_bytes()[:MAX_KEY_BYTES].strip()
     except OSError as fault:
         raise EngineError("drivers.no_key", where=str(path), said=str(fault)) from fault
-    if state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    is_ours = state.st_gid in {os.getgid(), *os.getgroups()}
+    if state.st_mode & stat.S_IRWXO or (state.st_mode & stat.S_IRWXG and not is_ours):
         raise EngineError("drivers.open_key", where=str(path), given=oct(state.st_mode & 0o777))
     text = key.decode("ascii", errors="replace")
     if not key or not text.isascii() or not text.isprintable() or " " in text:
