@@ -1,8 +1,8 @@
 """The engine of this process: batched generation with a KV cache, streaming and scoring over a `Model`.
 
 A row that is done gives its seat to the next question (`decoding.py`); on a CPU weights are packed for the time of the
-answers (`packed.py`). No paging, no speculation; serving many users is another engine's work. `base()` answers with the
-adapter switched off.
+answers (`packed.py`). No speculation; serving many users at once is `live.py`. `base()` answers with the adapter
+switched off.
 
 Shapes: B rows, V vocabulary, D hidden, T tokens laid end to end, N supervised ones.
 """
@@ -23,9 +23,11 @@ from danlu.core.errors import EngineError
 from danlu.core.files import sha256_json
 from danlu.data.encode import Encoder
 from danlu.data.tokens import Tokens
-from danlu.engines.decoding import Decoding, Forward, Row, runs
+from danlu.engines.decoding import Decoding
 from danlu.engines.engine import Answer, Question, Sampling, Score
-from danlu.engines.packed import packed
+from danlu.engines.packed import Packed, packed
+from danlu.engines.plain import Plain
+from danlu.engines.rows import Row
 from danlu.engines.sampling import check_sampling, draws
 from danlu.engines.telling import Teller
 from danlu.model.model import Model
@@ -38,6 +40,8 @@ FEWEST_TO_PACK = 8
 BATCH_TOKENS = 32_768
 """Bound of rows times (longest prompt + answer), which is what the cache holds."""
 SCORE_TOKENS = 8_192
+REFILL_SHARE = 0.25
+"""So many of the seats are free before prompts are computed for them: a prompt alone costs nearly what many do."""
 
 
 class NativeEngine:
@@ -94,7 +98,7 @@ class NativeEngine:
         if isinstance(row, EngineError):
             raise row
         assert row.teller is not None, "a streamed row has a teller"
-        for _ in self._decoding(self.model, [row], sampling).run():
+        for _ in self._decoded([row], None):
             if piece := row.teller.tell():
                 yield piece
         if piece := row.teller.tell(is_last=True):
@@ -124,7 +128,7 @@ class NativeEngine:
             if isinstance(row, EngineError):
                 raise row
             rows.append(row)
-        for _ in self._decode(self.model, rows, sampling):
+        for _ in self._decoded(rows, None):
             pass
         return [row.ids for row in rows]
 
@@ -155,8 +159,9 @@ class NativeEngine:
                 yield number, Answer("", "error", error=row.text)
             else:
                 rows.append(row)
-        for row in self._decode(self._forward(rows), rows, sampling):
-            yield row.number, self._answer(row)
+        for done in self._decoded(rows, self._forward(rows)):
+            for row in done:
+                yield row.number, self._answer(row)
 
     def _weights(self) -> AbstractContextManager[None]:
         if self._is_base:
@@ -171,34 +176,43 @@ class NativeEngine:
         if len(prompt) >= context:
             return EngineError("engine.prompt_too_long", where=self.name, num_tokens=len(prompt),
                                max_new_tokens=sampling.max_new_tokens, context=context)  # fmt: skip
-        row = Row(number, prompt, min(sampling.max_new_tokens, context - len(prompt)))
+        row = Row(number, prompt, min(sampling.max_new_tokens, context - len(prompt)), sampling)
         if sampling.temperature > 0:
             row.draws = draws(sampling, prompt, row.num_free)
         if needs_text:
             row.teller = Teller(self.encoder.answer_text, sampling.stop)
         return row
 
-    def _forward(self, rows: Sequence[Row]) -> Forward:
-        """What computes these rows: the model, or its weights packed for them where that pays."""
+    def _forward(self, rows: Sequence[Row]) -> Packed | None:
+        """The weights packed for these rows, where that pays."""
         if len(rows) < FEWEST_TO_PACK:
-            return self.model
-        return packed(self.model, with_adapter=not self._is_base) or self.model
+            return None
+        return packed(self.model, with_adapter=not self._is_base)
 
-    def _decode(self, forward: Forward, rows: Sequence[Row], sampling: Sampling) -> Iterator[Row]:
-        """The rows, each when it is done."""
-        for some in runs(rows, max_rows=self.max_rows, max_tokens=BATCH_TOKENS):
-            for done in self._decoding(forward, some, sampling).run():
-                yield from done
+    def _decoded(self, rows: Sequence[Row], forward: Packed | None) -> Iterator[list[Row]]:
+        """The rows that each step has finished, often none. Longest first, so that what does not fit into memory
+        fails at once."""
+        order = sorted(rows, key=lambda row: row.most_tokens, reverse=True)
+        if forward is not None:
+            yield from self._steps(forward, order, self.max_rows)
+            return
+        for some, num_seats in _runs(order, max_rows=self.max_rows, max_tokens=BATCH_TOKENS):
+            yield from self._steps(Plain(self.model, num_seats, some[0].most_tokens, self._weights), some, num_seats)
 
-    def _decoding(self, forward: Forward, rows: Sequence[Row], sampling: Sampling) -> Decoding:
-        switched = self._weights if forward is self.model else contextlib.nullcontext
-        return Decoding(
-            forward, rows, sampling, stop_ids=frozenset(self.encoder.stop_ids), device=self.model.device,
-            max_rows=self.max_rows, max_tokens=BATCH_TOKENS, switched=switched, name=self.name,
+    def _steps(self, forward: Packed | Plain, rows: Sequence[Row], num_seats: int) -> Iterator[list[Row]]:
+        decoding = Decoding(
+            forward, stop_ids=frozenset(self.encoder.stop_ids), max_rows=num_seats, max_tokens=BATCH_TOKENS,
+            name=self.name, refill=max(1, int(REFILL_SHARE * num_seats)),
         )  # fmt: skip
+        decoding.add(rows)
+        for done in decoding.run():
+            for row in done:
+                if row.fault is not None:
+                    raise row.fault
+            yield done
 
     def _answer(self, row: Row) -> Answer:
-        assert row.finish is not None, "a row leaves when it is done"
+        assert row.finish in ("stop", "length"), "a row leaves when it is done"
         text = row.teller.text if row.teller is not None else self.encoder.answer_text(row.ids)
         return Answer(text, row.finish, len(row.prompt), len(row.ids), tuple(row.ids), row.seconds)
 
@@ -217,6 +231,18 @@ class NativeEngine:
             raise EngineError("engine.non_finite", where=self.name, step=0, dtype=str(self.model.dtype))
         ends = np.cumsum([sample.num_supervised for sample in samples])[:-1]
         return [Score(tuple(part)) for part in np.split(np.asarray(log_probs, dtype=np.float64), ends)]
+
+
+def _runs(order: Sequence[Row], *, max_rows: int, max_tokens: int) -> Iterator[tuple[list[Row], int]]:
+    """Rows, longest first, that share seats, and how many seats. Where the longest leave no room for all seats, rows
+    of half their length get seats of their own."""
+    start = 0
+    while start < len(order):
+        longest, end = order[start].most_tokens, len(order)
+        if max_tokens // longest < max_rows:
+            end = next((n for n in range(start, end) if 2 * order[n].most_tokens < longest), end)
+        yield list(order[start:end]), max(1, min(max_rows, max_tokens // longest, end - start))
+        start = end
 
 
 def _by_length(order: list[int], samples: Sequence[Tokens]) -> Iterator[list[int]]:

@@ -1,39 +1,42 @@
-"""Our decoder's forward for answering on a CPU: the same sums as `model/decoder.py`, in fewer and better laid out
-pieces. Torch only; no compiler is needed.
+"""Our decoder's forward for answering: the same sums as `model/decoder.py`, in fewer and better laid out pieces, over a
+flat row of tokens in which rows that write and prompts that are read stand side by side. Torch only; no compiler is
+needed.
 
-Projections that read the same input are one product (q, k, v; gate and up), a low-rank pair's A lies below its weight
-in that product, and weights are laid out once as the CPU's matrix kernels want them (oneDNN does it at every call
-otherwise, which for a small model costs more than the product). What many prompts begin with is computed once.
-`packed` copies the weights as they are now; whoever changes them packs again.
+Weights are packed (`products.py`); the residual stream, rotations and scores are fp32 whatever the weights are. What
+many prompts begin with is computed once. `packed` copies the weights as they are now; whoever changes them packs again.
 
-Shapes: T tokens end to end, B rows, D hidden, H query heads, K key/value heads, N outputs, R ranks side by side,
-P shared tokens, L padded length.
+Shapes: T tokens end to end, D hidden, H query heads, K key/value heads, N outputs, R ranks side by side, P shared
+tokens, S tokens whose hidden is wanted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor, nn
 
 from danlu.adapters.lora import LoRALinear
-from danlu.model.cache import KVCache
-from danlu.model.decoder import Block, Decoder, RMSNorm
+from danlu.engines.lenses import Lens, Lensing, Permute, Stacks
+from danlu.engines.meeting import Fill, Look, Prefix
+from danlu.engines.products import Layer, Norm, head_order, lay_out, make_layer, order_of, times
+from danlu.engines.rows import Row, Span
+from danlu.engines.tables import AHEAD, Table, Tables
+from danlu.model.decoder import Decoder
 from danlu.model.model import Model
 from danlu.model.spec import Spec
-from danlu.ops.attention import Bounds, padded_attention
 from danlu.ops.gated import gated_forward
-from danlu.ops.rope import apply_rope
+from danlu.ops.rope import RopeSpec, rotation
 
 MOST_BYTES = 2 * 2**30
 """A second copy of larger weights is not made."""
-SHARED_FROM = 4
-"""Tokens that prompts must have in common before those are computed apart."""
-LENGTH_STEP = 32
-"""Attention looks at the cache in steps of so many places: each length is a kernel of its own to oneDNN."""
+SHARED_FROM, SEATED_FROM = 4, 32
+"""Tokens that prompts must have in common before those are computed apart; and with a row in a seat, whose keys and
+values are only copied, but kept."""
+MOST_PREFIXES = 16
+WIDE = torch.float32
 
 
 def packed(model: Model, *, with_adapter: bool) -> Packed | None:
@@ -47,310 +50,261 @@ def packed(model: Model, *, with_adapter: bool) -> Packed | None:
     is_plain = all(type(linear) in (nn.Linear, LoRALinear) and linear.weight is not None for linear in linears)
     num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     has_all = sum(isinstance(module, nn.Linear) for module in model.model.modules()) == 7 * model.spec.num_layers
-    if not is_plain or not has_all or num_bytes > MOST_BYTES:
+    turns_alike = len({rope.rotary_size for rope in model.spec.ropes}) == 1 and model.spec.head_size % 2 == 0
+    if not is_plain or not has_all or not turns_alike or num_bytes > MOST_BYTES:
         return None
     with torch.inference_mode():
         return Packed(model, with_adapter=with_adapter)
 
 
-class Product:
-    """x [T, D] times the weights of layers that read the same input, side by side: [T, N]."""
-
-    def __init__(self, layers: Sequence[nn.Module], *, with_adapter: bool) -> None:
-        linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
-        assert len(linears) == len(layers), "packed weights come from linear layers"
-        self.num_outputs = sum(linear.out_features for linear in linears)
-        weights = [linear.weight for linear in linears]
-        dtype = weights[0].dtype
-        biases = [linear.bias for linear in linears]
-        pairs = [linear if with_adapter and isinstance(linear, LoRALinear) else None for linear in linears]
-        self.B_RN: Tensor | None = None
-        if any(pairs):
-            weights += [pair.lora_A.to(dtype) for pair in pairs if pair is not None]
-            self.B_RN = _blocks(linears, pairs, dtype)
-        weight_ND = torch.cat(weights)
-        bias_N = None
-        if any(bias is not None for bias in biases):
-            filled = [
-                torch.zeros(linear.out_features, dtype=dtype) if bias is None else bias
-                for linear, bias in zip(linears, biases, strict=True)
-            ]
-            bias_N = torch.cat([*filled, torch.zeros(len(weight_ND) - self.num_outputs, dtype=dtype)])
-        self.bias_N = bias_N
-        self.weight_ND, self.is_packed = lay_out(weight_ND)
-
-    def __call__(self, x_TD: Tensor) -> Tensor:
-        out_TN = times(x_TD, self.weight_ND, self.bias_N, is_packed=self.is_packed)
-        if self.B_RN is None:
-            return out_TN
-        own_TN = out_TN[:, : self.num_outputs]
-        return own_TN.addmm_(out_TN[:, self.num_outputs :], self.B_RN)
-
-
-def _blocks(linears: Sequence[nn.Linear], pairs: Sequence[LoRALinear | None], dtype: torch.dtype) -> Tensor:
-    """B_RN: each pair's scaled B where its ranks meet its layer's outputs, zeros elsewhere."""
-    num_ranks = sum(pair.lora_A.shape[0] for pair in pairs if pair is not None)
-    B_RN = torch.zeros(num_ranks, sum(linear.out_features for linear in linears), dtype=dtype)
-    rank = output = 0
-    for linear, pair in zip(linears, pairs, strict=True):
-        if pair is not None:
-            size = pair.lora_A.shape[0]
-            B_RN[rank : rank + size, output : output + linear.out_features] = (pair.scaling * pair.lora_B.T).to(dtype)
-            rank += size
-        output += linear.out_features
-    return B_RN
-
-
-def lay_out(weight_ND: Tensor) -> tuple[Tensor, bool]:
-    """The weight as oneDNN reads it fastest, and whether it is: builds of torch without it keep it as it is."""
-    if not torch._C._has_mkldnn:
-        return weight_ND, False
-    with torch.inference_mode(False), torch.no_grad():
-        return torch.ops.mkldnn._reorder_linear_weight(weight_ND.clone()), True
-
-
-def times(x_TD: Tensor, weight_ND: Tensor, bias_N: Tensor | None, *, is_packed: bool) -> Tensor:
-    if not is_packed:
-        return F.linear(x_TD, weight_ND, bias_N)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x_TD, weight_ND, bias_N, "none", [], "")
-    return out
-
-
-def normed(x: Tensor, norm: nn.Module) -> Tensor:
-    """`ops.rms_norm` with one piece of fresh memory where that has five: of many tokens the memory is what costs."""
-    assert isinstance(norm, RMSNorm), "a decoder's norms are RMSNorms"
-    wide = x.float()
-    inverse = torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(norm.eps).rsqrt_()[..., None]
-    out = wide * inverse if wide is x else wide.mul_(inverse)  # never in the caller's memory
-    if norm.offset:
-        return out.mul_(norm.weight.float() + norm.offset).to(x.dtype)
-    return out.to(x.dtype).mul_(norm.weight.to(x.dtype))
-
-
-@dataclass(slots=True)
-class Layer:
-    """One block's packed weights beside its norms."""
-
-    block: Block
-    qkv: Product
-    out: Product
-    gate_up: Product
-    down: Product
-
-
 class Packed:
-    """A `decoding.Forward`."""
+    """A `rows.Forward`."""
+
+    splits = True
 
     def __init__(self, model: Decoder, *, with_adapter: bool) -> None:
-        self.model, self.spec = model, model.spec
-        self.layers: list[Layer] = []
-        for block in model.model.layers:
-            assert isinstance(block, Block), "a decoder is made of blocks"
-            at, mlp = block.self_attn, block.mlp
-            parts = ([at.q_proj, at.k_proj, at.v_proj], [at.o_proj], [mlp.gate_proj, mlp.up_proj], [mlp.down_proj])
-            self.layers.append(Layer(block, *(Product(part, with_adapter=with_adapter) for part in parts)))
+        self.model, self.spec, self.dtype = model, model.spec, model.dtype
+        order_D = [head_order(rope, self.spec.head_size) for rope in self.spec.ropes]
+        self.layers = [
+            make_layer(block, order, self.spec, with_adapter=with_adapter)
+            for block, order in zip(model.model.layers, order_D, strict=True)
+        ]
+        self.norm = Norm(model.model.norm)
         self.head_VD, self.is_head_packed = lay_out(model.head_weight.detach())
-        self._prefix: Prefix | None = None
+        self.stacks = Stacks()
+        self.clear()
 
-    def new_cache(self, num_rows: int, max_tokens: int) -> KVCache:
-        """In fp32: a CPU's products of small bf16 matrices are slower than those of fp32."""
+    def clear(self) -> None:
+        """No row, and no memory held for any."""
+        self.tables = Tables(self.spec, dtype=WIDE, device=self.model.device)
+        self.laps: dict[int, tuple[Row, Table]] = {}
+        """Prompts that are not complete yet, each in a table of its own, by the row's identity."""
+        self.prefixes: list[Prefix] = []
+        self._chosen: dict[int, Prefix] = {}
+
+    @property
+    def permute(self) -> Permute:
+        """How q and k are laid out here; layers must agree for adapters to be told it by name."""
         spec = self.spec
-        places = -(-max_tokens // LENGTH_STEP) * LENGTH_STEP
-        sizes = (spec.num_layers, num_rows, spec.num_kv_heads, places, spec.head_size)
-        return KVCache(*sizes, dtype=torch.float32, device=torch.device("cpu"))
+        order_D = head_order(spec.ropes[0], spec.head_size)
+        orders = {"q_proj": order_of(order_D, spec.num_heads), "k_proj": order_of(order_D, spec.num_kv_heads)}
+        return Permute(orders)
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         logits_NV = times(hidden_ND, self.head_VD, None, is_packed=self.is_head_packed)
         cap = self.spec.logit_softcap
         return logits_NV if cap is None else torch.tanh(logits_NV / cap) * cap
 
-    def prefill(self, prompts: list[Tensor], cache: KVCache) -> Tensor:
-        shared = self._shared_by(prompts)
-        start = shared.length if shared else 0
-        bounds = Bounds.of([len(prompt) - start for prompt in prompts])
-        meet = _Own(self.spec, bounds, cache) if shared is None else _Shared(self.spec, bounds, cache, shared)
-        reach_T = self.model.reaches(bounds, torch.device("cpu"))
-        last_B = torch.tensor(bounds.cu_seqlens[1:]) - 1
-        hidden_BD = self._through(
-            torch.cat([prompt[start:] for prompt in prompts]), bounds.positions() + start,
-            None if reach_T is None else reach_T + start, meet, last_B,
+    # ---- rows come and go
+
+    def begin(self, rows: Sequence[Row]) -> None:
+        """What these prompts share with one another, or with a row in a seat, is theirs already."""
+        if any(rope.long_factors for rope in self.spec.ropes):
+            return  # a token's angles hang on its whole document's length
+        for lens, group in groupby(sorted(rows, key=lambda row: id(row.lens)), key=lambda row: row.lens):
+            some = list(group)
+            self._learn(lens, some)
+            for row in some:
+                fitting = [prefix for prefix in self.prefixes if prefix.fits(row.prompt, lens)]
+                if fitting:
+                    prefix = max(fitting, key=lambda prefix: prefix.length)
+                    self._chosen[id(row)] = prefix
+                    row.num_done = prefix.length
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        self.tables.drop(rows)
+        for row in rows:
+            self.laps.pop(id(row), None)
+            self._chosen.pop(id(row), None)
+
+    def run(self, spans: Sequence[Span]) -> tuple[list[Row], Tensor]:
+        self.tables.make_room()
+        flat = Flat(self.spec)
+        for table in self.tables:
+            flat.look(table)
+        for table, first, some, prefix in self._placed(spans):
+            flat.fill(table, first, some, prefix)
+        wanted = [place for place, row in flat.due if row is not None]
+        hidden_SD = self._through(flat, wanted)
+        done = [span for span in spans if span.is_last and id(span.row) in self.laps]
+        for span in spans:
+            span.row.num_done = span.end
+            self._chosen.pop(id(span.row), None)
+        for span in done:
+            _, lap = self.laps.pop(id(span.row))
+            self.tables.table_for(len(span.row.prompt) + AHEAD).adopt(lap, [0])
+        return [row for _, row in flat.due if row is not None], self.norm(hidden_SD).to(self.dtype)
+
+    def _placed(self, spans: Sequence[Span]) -> Iterator[tuple[Table, int, list[Span], Prefix | None]]:
+        """Spans in groups: rows side by side in one table, of like length, that go on from the same place."""
+        whole = []
+        for span in spans:
+            prefix = self._chosen.get(id(span.row))
+            is_first = span.start == (prefix.length if prefix else 0)
+            if is_first and span.is_last:
+                whole.append(span)
+                continue
+            if is_first:
+                size = -(-len(span.row.prompt) // AHEAD) * AHEAD
+                self.laps[id(span.row)] = span.row, self.tables.new(size)
+                self.laps[id(span.row)][1].seat([span.row])
+            yield self.laps[id(span.row)][1], 0, [span], prefix if is_first else None
+
+        def kind(span: Span) -> tuple[int, int, int]:
+            count = span.end - span.start
+            prefix = self._chosen.get(id(span.row))
+            table = self.tables.table_for(span.end + AHEAD)
+            return table.size, id(prefix) if prefix else 0, max(count, 16).bit_length()
+
+        for (size, _, _), group in groupby(sorted(whole, key=kind), key=kind):
+            some, table = list(group), self.tables.by_size[size]
+            yield table, table.seat([span.row for span in some]), some, self._chosen.get(id(some[0].row))
+
+    def _learn(self, lens: Lens | None, rows: Sequence[Row]) -> None:
+        """Find what these prompts begin with, where no known prefix says nearly as much."""
+        prompts = [row.prompt for row in rows]
+        known = max((prefix.length for prefix in self.prefixes
+                     if all(prefix.fits(prompt, lens) for prompt in prompts)), default=0)  # fmt: skip
+        if len(prompts) > 1:
+            length = min(_common(prompts[0], prompt) for prompt in prompts[1:])
+            length = min(length, min(map(len, prompts)) - 1)  # a prompt has a token of its own left
+            if length >= max(SHARED_FROM, 2 * known):
+                self._remember(self._computed(prompts[0][:length], lens))
+                known = length
+        best = max(
+            ((_common(prompts[0], row.prompt), table, place) for table in self.tables
+             for place, row in enumerate(table.rows) if row.lens is lens),
+            key=lambda found: found[0], default=None,
         )  # fmt: skip
-        cache.commit(Bounds.of([len(prompt) for prompt in prompts]))
-        return normed(hidden_BD, self.model.model.norm)
+        if best is not None:
+            length = min(best[0], len(prompts[0]) - 1)
+            if length >= max(SEATED_FROM, known + SEATED_FROM):
+                prefix = Prefix(prompts[0][:length], lens)
+                prefix.keep(best[1], best[2])
+                self._remember(prefix)
 
-    def _shared_by(self, prompts: list[Tensor]) -> Prefix | None:
-        """What these prompts begin with, computed, or None where that is too short to pay. Kept for the next ones."""
-        known = self._prefix
-        if self.spec.attention_softcap is not None or any(rope.long_factors for rope in self.spec.ropes):
-            return None
-        if known and all(len(p) > known.length and torch.equal(p[: known.length], known.ids_P) for p in prompts):
-            return known
-        if len(prompts) < 2:
-            return None
-        shortest = min(map(len, prompts)) - 1  # a prompt has a token of its own left
-        differs_P = (torch.stack([prompt[:shortest] for prompt in prompts]) != prompts[0][:shortest]).any(0)
-        length = int(differs_P.nonzero()[0]) if bool(differs_P.any()) else shortest
-        if length < SHARED_FROM:
-            return None
-        self._prefix = Prefix(prompts[0][:length].clone())
-        self._through(self._prefix.ids_P, torch.arange(length), None, self._prefix.keep(self.spec), None)
-        return self._prefix
+    def _remember(self, prefix: Prefix) -> None:
+        self.prefixes = [*self.prefixes[1 - MOST_PREFIXES :], prefix]
+        while sum(prefix.length for prefix in self.prefixes) > max(self.spec.context, prefix.length):
+            del self.prefixes[0]
 
-    def step(self, ids_B: Tensor, cache: KVCache) -> Tensor:
-        look = Look(cache, self.spec.windows)
+    def _computed(self, ids: Sequence[int], lens: Lens | None) -> Prefix:
+        prefix, row = Prefix(ids, lens), Row(-1, list(ids), 0, lens=lens)
+        table = self.tables.new(-(-len(ids) // AHEAD) * AHEAD)
+        flat = Flat(self.spec)
+        flat.fill(table, table.seat([row]), [Span(row, 0, len(ids))], None)
+        with torch.inference_mode():
+            self._through(flat, [0])
+        prefix.keep(table, 0)
+        return prefix
 
-        def meet(layer: int, q_BHD: Tensor, k_BKD: Tensor, v_BKD: Tensor) -> Tensor:
-            return look.at(layer, q_BHD, k_BKD, v_BKD, self.spec.attention_scale, self.spec.attention_softcap)
+    def forget(self, lens: Lens) -> None:
+        """The lens is gone: nothing of it is kept but what its rows in seats still need."""
+        self.prefixes = [prefix for prefix in self.prefixes if prefix.lens is not lens]
+        self.stacks.forget()
 
-        hidden_BD = self._through(ids_B, cache.lengths_B, cache.lengths_B + 1, meet, None)
-        cache.advance()
-        return normed(hidden_BD, self.model.model.norm)
+    # ---- the sums
 
-    def _through(
-        self, ids_T: Tensor, positions_T: Tensor, reach_T: Tensor | None, meet: Meet, wanted_B: Tensor | None
-    ) -> Tensor:
-        """hidden before the final norm, of all tokens or of the wanted ones: the last layer's feed-forward computes no
-        others."""
-        spec = self.spec
-        x_TD = self.model.model.embed(ids_T)  # ours alone, and added to in place
-        turns = self.model.model.turns(positions_T, x_TD.dtype, reach_T)
-        num_q, num_kv = spec.num_heads, spec.num_kv_heads
+    def _through(self, flat: Flat, wanted: list[int]) -> Tensor:
+        """hidden_SD before the final norm of the wanted tokens: the last layer's feed-forward computes no others."""
+        spec, device = self.spec, self.model.device
+        ids_T, positions_T = torch.tensor(flat.ids, device=device), torch.tensor(flat.positions, device=device)
+        turns = self._turns(positions_T, flat.reaches)
+        lensing = self.stacks.lensing(flat.lenses, self.dtype, device)
+        x_TD = self.model.model.embed(ids_T).to(WIDE)
+        if x_TD.data_ptr() == self.model.model.embed_tokens.weight.data_ptr():
+            x_TD = x_TD.clone()  # it is added to in place
+        wanted_S = None if len(wanted) == len(flat.ids) else torch.tensor(wanted, device=device)
         for number, (layer, rope) in enumerate(zip(self.layers, spec.ropes, strict=True)):
-            block = layer.block
-            qkv_TN = layer.qkv(normed(x_TD, block.input_layernorm))
-            qkv_THD = qkv_TN.view(len(qkv_TN), num_q + 2 * num_kv, spec.head_size)
-            v_TKD = qkv_THD[:, num_q + num_kv :]
-            if spec.has_qk_norm:
-                q_THD = apply_rope(normed(qkv_THD[:, :num_q], block.self_attn.q_norm), turns[rope])
-                k_TKD = apply_rope(normed(qkv_THD[:, num_q : num_q + num_kv], block.self_attn.k_norm), turns[rope])
-            else:
-                turned = apply_rope(qkv_THD[:, : num_q + num_kv], turns[rope])
-                q_THD, k_TKD = turned[:, :num_q], turned[:, num_q:]
-            met_TD = meet(number, q_THD, k_TKD, v_TKD).flatten(-2)
-            if wanted_B is not None and number == spec.num_layers - 1:
-                met_TD, x_TD = met_TD[wanted_B], x_TD[wanted_B]
-            mixed_TD = layer.out(met_TD)
-            x_TD.add_(normed(mixed_TD, block.post_attention_layernorm) if spec.has_sandwich_norms else mixed_TD)
-            norm = block.pre_feedforward_layernorm if spec.has_sandwich_norms else block.post_attention_layernorm
-            fed_TD = layer.down(gated_forward(layer.gate_up(normed(x_TD, norm)), block.mlp.activation))
-            x_TD.add_(normed(fed_TD, block.post_feedforward_layernorm) if spec.has_sandwich_norms else fed_TD)
-        return x_TD
+            met_TD = self._attend(flat, number, layer, layer.norm_in(x_TD).to(self.dtype), turns[rope], lensing)
+            if wanted_S is not None and number == spec.num_layers - 1:
+                if not wanted:
+                    break  # a prompt's middle: its keys and values are all that was to be computed
+                met_TD, x_TD = met_TD[wanted_S], x_TD[wanted_S]
+                if lensing is not None:
+                    lensing.only(wanted_S)
+            mixed_TD = self._times(number, 1, met_TD, lensing)
+            x_TD.add_(layer.norm_mixed(mixed_TD.to(WIDE)) if layer.norm_mixed else mixed_TD)
+            wide_TE = self._times(number, 2, layer.norm_fed(x_TD).to(self.dtype), lensing)
+            fed_TD = self._times(number, 3, gated_forward(wide_TE, layer.activation), lensing)
+            x_TD.add_(layer.norm_out(fed_TD.to(WIDE)) if layer.norm_out else fed_TD)
+        for meeting in flat.meetings:
+            meeting.done()
+        return x_TD if wanted else x_TD[:0]
 
+    def _times(self, number: int, product: int, x_TD: Tensor, lensing: Lensing | None) -> Tensor:
+        out_TN = self.layers[number].products[product](x_TD)
+        if lensing is not None:
+            lensing.add(number, product, x_TD, out_TN)
+        return out_TN
 
-Meet = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""How the queries of layer n meet keys and values: (n, q_THD, k_TKD, v_TKD) -> out_THD."""
-
-
-class Prefix:
-    """Tokens that many prompts begin with, and their keys and values in each layer, [P, K, D]."""
-
-    def __init__(self, ids_P: Tensor) -> None:
-        self.ids_P, self.length = ids_P, len(ids_P)
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-
-    def keep(self, spec: Spec) -> Meet:
-        """The prefix computes itself and is kept on the way."""
-        bounds = Bounds.of([self.length])
-
-        def meet(layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
-            self.keys.append(k_TKD.clone())
-            self.values.append(v_TKD.clone())
-            return padded_attention(
-                q_THD, k_TKD, v_TKD, bounds, scale=spec.attention_scale, window=spec.windows[layer]
-            )  # fmt: skip
-
-        return meet
-
-
-class _Own:
-    """Prompts that share nothing."""
-
-    def __init__(self, spec: Spec, bounds: Bounds, cache: KVCache) -> None:
-        self.spec, self.bounds, self.cache = spec, bounds, cache
-
-    def __call__(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
-        self.cache.fill(layer, k_TKD, v_TKD, self.bounds)
-        spec = self.spec
-        return padded_attention(
-            q_THD, k_TKD, v_TKD, self.bounds,
-            scale=spec.attention_scale, window=spec.windows[layer], softcap=spec.attention_softcap,
-        )  # fmt: skip
-
-
-class _Shared:
-    """Prompts behind a prefix, padded on the right to the longest: padding comes after every real key."""
-
-    def __init__(self, spec: Spec, bounds: Bounds, cache: KVCache, prefix: Prefix) -> None:
-        self.spec, self.cache, self.prefix = spec, cache, prefix
-        self.num_rows, self.longest = bounds.num_documents, bounds.max_length
-        starts = (row * self.longest + torch.arange(length) for row, length in enumerate(bounds.lengths))
-        self.slots_T = torch.cat(list(starts))
-        behind = prefix.length + torch.arange(self.longest)[:, None] - torch.arange(prefix.length + self.longest)
-        self.seen = {
-            window: (behind >= 0) if window is None else (behind >= 0) & (behind < window)
-            for window in dict.fromkeys(spec.windows)
-        }
-
-    def __call__(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
-        q_NHLD = self._padded(q_THD).transpose(1, 2)
-        k_NKLD, v_NKLD = (
-            torch.cat((first[layer].expand(self.num_rows, -1, -1, -1), self._padded(own)), dim=1).transpose(1, 2)
-            for first, own in ((self.prefix.keys, k_TKD), (self.prefix.values, v_TKD))
-        )
-        self.cache.keys[layer][:, :, : k_NKLD.shape[2]] = k_NKLD
-        self.cache.values[layer][:, :, : v_NKLD.shape[2]] = v_NKLD
-        out_NHLD = F.scaled_dot_product_attention(
-            q_NHLD, k_NKLD, v_NKLD, attn_mask=self.seen[self.spec.windows[layer]], scale=self.spec.attention_scale,
-            enable_gqa=self.spec.num_heads > self.spec.num_kv_heads,
-        )  # fmt: skip
-        return out_NHLD.transpose(1, 2).reshape(-1, *q_THD.shape[1:])[self.slots_T]
-
-    def _padded(self, x_THD: Tensor) -> Tensor:
-        """[N, L, heads, D]"""
-        out = x_THD.new_zeros(self.num_rows * self.longest, *x_THD.shape[1:])
-        return out.index_copy_(0, self.slots_T, x_THD).view(self.num_rows, self.longest, *x_THD.shape[1:])
-
-
-class Look:
-    """How one step's queries look at the cache: what is the same in every layer is made once."""
-
-    def __init__(self, cache: KVCache, windows: Sequence[int | None]) -> None:
-        assert cache.longest < cache.max_tokens, f"the cache's {cache.max_tokens} places are full"
-        self.cache, self.windows = cache, windows
-        num_rows, (_, num_kv, places, _) = cache.num_rows, cache.keys[0].shape
-        first_BK = torch.arange(num_rows * num_kv).view(num_rows, num_kv) * places
-        self.slots_N = (first_BK + cache.lengths_B[:, None]).flatten()
-        self.length = min(places, -(-(cache.longest + 1) // LENGTH_STEP) * LENGTH_STEP)
-        self.hiding = {window: self._hiding(window, num_kv) for window in dict.fromkeys(windows)}
-
-    def _hiding(self, window: int | None, num_kv: int) -> Tensor:
-        """[B K, 1, M] to add to scores: -inf where a row holds nothing, or a window does not reach."""
-        places_M = torch.arange(self.length)
-        last_B1 = self.cache.lengths_B[:, None]
-        is_hidden_BM = places_M > last_B1
-        if window is not None:
-            is_hidden_BM |= places_M <= last_B1 - window
-        hiding_BM = torch.zeros(is_hidden_BM.shape).masked_fill_(is_hidden_BM, float("-inf"))
-        return hiding_BM[:, None].expand(-1, num_kv, -1).reshape(-1, 1, self.length)
-
-    def at(
-        self, layer: int, q_BHD: Tensor, k_BKD: Tensor, v_BKD: Tensor, scale: float, softcap: float | None
+    def _attend(
+        self, flat: Flat, number: int, layer: Layer, x_TD: Tensor, turn_TF: Tensor, lensing: Lensing | None
     ) -> Tensor:
-        """Append one key and value per row and let the query see its row. out_BHD. Query heads that share a key head
-        are rows of one product."""
-        num_rows, (_, num_kv, places, size) = self.cache.num_rows, self.cache.keys[layer].shape
-        for held, fresh in ((self.cache.keys[layer], k_BKD), (self.cache.values[layer], v_BKD)):
-            held.view(-1, size).index_copy_(0, self.slots_N, fresh.reshape(-1, size).float())
-        keys, values = (
-            held.view(-1, places, size)[: num_rows * num_kv, : self.length]
-            for held in (self.cache.keys[layer], self.cache.values[layer])
-        )
-        rows = q_BHD.float().reshape(num_rows * num_kv, -1, size)
-        hiding = self.hiding[self.windows[layer]]
-        if softcap is None:
-            scores = torch.baddbmm(hiding, rows, keys.transpose(1, 2), alpha=scale)
-        else:
-            scores = torch.tanh(rows @ keys.transpose(1, 2) * (scale / softcap)) * softcap + hiding
-        out = torch.bmm(scores.softmax(-1), values)
-        return out.view(q_BHD.shape).to(q_BHD.dtype)
+        """What attention says, before the output projection, in the weights' dtype."""
+        num_q, num_kv = self.spec.num_heads, self.spec.num_kv_heads
+        qkv_TN = self._times(number, 0, x_TD, lensing)
+        qkv_THD = qkv_TN.to(WIDE).view(len(qkv_TN), num_q + 2 * num_kv, self.spec.head_size)
+        v_TKD = qkv_THD[:, num_q + num_kv :]
+        turned_THD = qkv_THD[:, : num_q + num_kv]
+        if layer.norm_q is not None and layer.norm_k is not None:
+            turned_THD = torch.cat((layer.norm_q(turned_THD[:, :num_q]), layer.norm_k(turned_THD[:, num_q:])), dim=1)
+        torch.view_as_complex(turned_THD.view(*turned_THD.shape[:-1], -1, 2)).mul_(turn_TF[:, None])
+        q_THD, k_TKD = turned_THD[:, :num_q], turned_THD[:, num_q:]
+        out_TD = x_TD.new_empty(len(x_TD), num_q * self.spec.head_size)
+        for part in flat.meetings:
+            own = slice(part.begin, part.end)
+            part.append(number, k_TKD[own], v_TKD[own])
+            out_TD[own] = part.at(number, q_THD[own])
+        return out_TD
+
+    def _turns(self, positions_T: Tensor, reaches: list[int]) -> dict[RopeSpec, Tensor]:
+        """turn_TF, complex, for each kind of layer; numbers that do not turn are multiplied by one."""
+        found = {}
+        for rope in dict.fromkeys(self.spec.ropes):
+            reach_T = torch.tensor(reaches, device=positions_T.device) if rope.long_factors else None
+            turn, half = rotation(rope, positions_T, WIDE, reach_T), rope.rotary_size // 2
+            turn_TF = torch.complex(turn.cos[:, :half].contiguous(), turn.sin[:, :half].contiguous())
+            found[rope] = F.pad(turn_TF, (0, self.spec.head_size // 2 - half), value=1.0)
+        return found
+
+
+class Flat:
+    """One step's tokens end to end: ids, positions, lens of each, how they meet keys, and whose next token is due."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.reaches: list[int] = []
+        self.lenses: list[Lens | None] = []
+        self.due: list[tuple[int, Row | None]] = []
+        self.meetings: list[Look | Fill] = []
+
+    def look(self, table: Table) -> None:
+        self.meetings.append(Look(self.spec, table, len(self.ids)))
+        self.due += enumerate(table.rows, start=len(self.ids))
+        self.ids += [row.ids[-1] for row in table.rows]
+        self.positions += table.lengths
+        self.reaches += [length + 1 for length in table.lengths]
+        self.lenses += [row.lens for row in table.rows]
+
+    def fill(self, table: Table, first: int, spans: Sequence[Span], prefix: Prefix | None) -> None:
+        counts = [span.end - span.start for span in spans]
+        self.meetings.append(Fill(self.spec, table, first, counts, spans[0].start, len(self.ids), prefix))
+        for span, count in zip(spans, counts, strict=True):
+            self.ids += span.row.prompt[span.start : span.end]
+            self.positions += range(span.start, span.end)
+            self.reaches += [len(span.row.prompt)] * count
+            self.lenses += [span.row.lens] * count
+            if span.is_last:
+                self.due.append((len(self.ids) - 1, span.row))
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens that two prompts begin with."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low

@@ -10,6 +10,8 @@ Shapes: B rows, V vocabulary, K candidates kept.
 from __future__ import annotations
 
 import hashlib
+import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +21,11 @@ from torch import Tensor
 
 from danlu.core.errors import EngineError
 from danlu.engines.engine import Sampling
+from danlu.engines.rows import Row, Taste, Told
 
+PIECE = 128
+"""Tokens of the vocabulary that are looked through together: torch finds a piece's highest three times as fast as a
+whole row's place of it."""
 NUM_CANDIDATES = 512  # enough for nearly every nucleus; a wider one is found by sorting the whole vocabulary
 
 
@@ -43,6 +49,69 @@ def draws(sampling: Sampling, prompt_ids: Sequence[int], num_draws: int) -> npt.
     prompt = hashlib.sha256(np.asarray(prompt_ids, dtype="<i8").tobytes()).digest()
     key = np.array([sampling.seed % 2**64, int.from_bytes(prompt[:8], "little")], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).random(num_draws)
+
+
+def choose_each(logits_BV: Tensor, rows: Sequence[Row]) -> tuple[list[int], set[int], dict[int, Told]]:
+    """Each row's next token, as its sampling and taste will have it; the rows (by identity) whose logits are no
+    numbers; and what those who asked are told of theirs."""
+    asked = [place for place, row in enumerate(rows) if row.taste.num_likeliest is not None]
+    whole = {place: logits_BV[place].double().log_softmax(-1) for place in asked}  # as the model said it
+    if any(not row.taste.is_plain for row in rows):
+        logits_BV = logits_BV.float()
+        for place, row in enumerate(rows):
+            if not row.taste.is_plain:
+                logits_BV[place] = seasoned(logits_BV[place], row)
+    best_B, peak_B = highest(logits_BV)
+    ids, is_sound = best_B.tolist(), peak_B.isfinite().tolist()
+    drawn: dict[tuple[float, float, int], list[int]] = {}
+    for place, row in enumerate(rows):
+        if row.sampling.temperature > 0 and is_sound[place]:
+            drawn.setdefault((row.sampling.temperature, row.sampling.top_p, row.sampling.top_k), []).append(place)
+    for places in drawn.values():
+        numbers = torch.tensor([_draw(rows[place]) for place in places], dtype=torch.float64, device=logits_BV.device)
+        chosen_B, _ = choose(logits_BV[places].float(), rows[places[0]].sampling, numbers)
+        for place, token in zip(places, chosen_B.tolist(), strict=True):
+            ids[place] = token
+    told = {}
+    for place in asked:
+        tops, tokens = whole[place].topk(rows[place].taste.num_likeliest or 1)
+        pairs = tuple(zip(tokens.tolist(), tops.tolist(), strict=True)) if rows[place].taste.num_likeliest else ()
+        told[id(rows[place])] = Told(float(whole[place][ids[place]]), pairs)
+    return ids, {id(row) for row, sound in zip(rows, is_sound, strict=True) if not sound}, told
+
+
+def _draw(row: Row) -> float:
+    assert row.draws is not None, "drawing needs numbers to draw with"
+    return float(row.draws[len(row.ids)])
+
+
+def highest(logits_BV: Tensor) -> tuple[Tensor, Tensor]:
+    """(ids_B, peak_B): where each row is highest, the first of several; and how high, which is NaN when any is."""
+    num_rows, vocab_size = logits_BV.shape
+    if vocab_size % PIECE or logits_BV.device.type != "cpu":
+        peak_B, best_B = logits_BV.max(-1)
+        return best_B, peak_B
+    pieces_BCP = logits_BV.view(num_rows, -1, PIECE)
+    peak_B, piece_B = pieces_BCP.amax(-1).max(-1)
+    place_B = pieces_BCP[torch.arange(num_rows), piece_B].max(-1).indices
+    return piece_B * PIECE + place_B, peak_B
+
+
+def seasoned(logits_V: Tensor, row: Row) -> Tensor:
+    """One row's logits with its penalties taken off, and what is too unlikely taken out."""
+    taste: Taste = row.taste
+    if taste.repetition != 1 and (seen := sorted({*row.prompt, *row.ids})):
+        own = logits_V[seen]
+        logits_V[seen] = torch.where(own > 0, own / taste.repetition, own * taste.repetition)
+    if row.ids and (taste.presence or taste.frequency):
+        counted = Counter(row.ids)
+        costs = [taste.presence + taste.frequency * count for count in counted.values()]
+        logits_V[list(counted)] -= torch.tensor(costs, device=logits_V.device)
+    if taste.min_p and row.sampling.temperature > 0:
+        # p_i >= min_p * p_max, where p is of the tempered logits
+        floor = logits_V.max() + row.sampling.temperature * math.log(taste.min_p)
+        logits_V = logits_V.masked_fill(logits_V < floor, float("-inf"))
+    return logits_V
 
 
 def choose(logits_BV: Tensor, sampling: Sampling, draws_B: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,6 @@ from danlu.data.template import Template
 from danlu.data.tokenizer import Tokenizer
 from danlu.data.tokens import Tokens
 from danlu.engines import decoding, native
-from danlu.engines.decoding import Row
 from danlu.engines.engine import Question, Sampling
 from danlu.engines.native import NativeEngine
 from danlu.model.build import load_model
@@ -95,9 +94,9 @@ def test_questions_take_the_seats_of_those_that_are_done(engine: NativeEngine, m
     wanted = [engine.generate([question], GREEDY)[0].ids for question in questions()]
     engine.max_rows = 3
     widths: list[int] = []
-    chosen = decoding.choose
+    chosen = decoding.choose_each
     monkeypatch.setattr(
-        decoding, "choose", lambda logits, *rest: (widths.append(len(logits)), chosen(logits, *rest))[1]
+        decoding, "choose_each", lambda logits, rows: (widths.append(len(logits)), chosen(logits, rows))[1]
     )
     order = [number for number, _ in engine.answers(questions(), GREEDY)]
     assert sorted(order) == list(range(20)) and order != sorted(order) and max(widths) == 3
@@ -122,13 +121,13 @@ def test_rows_leave_when_they_are_done(engine: NativeEngine, monkeypatch: pytest
     usual = engine.generate(questions(), GREEDY)
     monkeypatch.setattr(engine.encoder, "stop_ids", frozenset({0, 2, *(a.ids[1] for a in usual[:8])}))
     sizes: list[int] = []
-    forward = engine._forward([Row(0, [1], 1)])
-    step = forward.step
-    monkeypatch.setattr(forward, "step", lambda ids, cache: (sizes.append(len(ids)), step(ids, cache))[1])
-    monkeypatch.setattr(engine, "_forward", lambda rows: forward)
+    step = decoding.Decoding.step
+    monkeypatch.setattr(
+        decoding.Decoding, "step", lambda self: (lambda rows: (sizes.append(len(rows)), rows)[1])(step(self))
+    )
     seen: list[int] = []
     answers = engine.generate(questions(), GREEDY, watch=seen.append)
-    assert sum(seen) == 20 and len(sizes) <= 11 and min(sizes) < sizes[0] <= 20, sizes
+    assert sum(seen) == 20 and len(sizes) <= 12 and min(sizes) < sizes[0] <= 20, sizes
     for answer, longer in zip(answers, usual, strict=True):
         assert longer.ids[: len(answer.ids)] == answer.ids
         assert (answer.finish == "stop") == (answer.ids[-1] in engine.encoder.stop_ids)

@@ -1,0 +1,171 @@
+"""Lenses: adapters on one base, several of them in one batch. Nothing is merged and nothing is laid out anew: beside
+the base's products stand the low-rank pairs of the lenses that a step needs, side by side, and each token keeps only
+its own lens's ranks. So a step costs two small products more, however many lenses its rows have.
+
+Shapes: T tokens, D input width, N output width, R ranks side by side, L lenses.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own habit
+from torch import Tensor
+
+from danlu.adapters.peft_format import Pair, linears_of, read_pairs
+from danlu.core.errors import EngineError
+from danlu.model.decoder import Decoder
+
+PRODUCTS = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.down_proj",),
+)
+"""What reads the same input is one product."""
+Sides = tuple[Tensor, Tensor] | None
+"""(A_RD, B_RN with the scale in it), or nothing where a lens leaves the product alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lens:
+    """An adapter's pairs as products want them: `sides[layer][product]`."""
+
+    name: str
+    sides: tuple[tuple[Sides, ...], ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(side.nbytes for layer in self.sides for pair in layer if pair is not None for side in pair)
+
+
+def load_lens(name: str, folder: Path, model: Decoder, permute: Permute | None = None) -> Lens:
+    """From a PEFT folder; ModelError where it does not fit this base, EngineError where it changes what has no product
+    here. `permute` reorders a product's outputs as the base's were."""
+    pairs = read_pairs(folder, model)
+    known = {f"model.layers.{layer}.{part}" for layer in range(model.spec.num_layers) for p in PRODUCTS for part in p}
+    if odd := sorted(set(pairs) - known):
+        raise EngineError("engine.lens_module", where=str(folder), given=odd[0])
+    widths = {name: linear.out_features for name, linear in linears_of(model).items()}
+    layers = []
+    for layer in range(model.spec.num_layers):
+        prefix = f"model.layers.{layer}."
+        layers.append(tuple(_sides(prefix, product, pairs, widths, model, permute) for product in PRODUCTS))
+    return Lens(name, tuple(layers))
+
+
+class Permute:
+    """New order of a linear layer's outputs, by the layer's last name."""
+
+    def __init__(self, orders: dict[str, Tensor]) -> None:
+        self.orders = orders
+
+    def __call__(self, part: str, tensor: Tensor) -> Tensor:
+        order = self.orders.get(part.rpartition(".")[2])
+        return tensor if order is None else tensor[order]
+
+
+def _sides(
+    prefix: str,
+    product: Sequence[str],
+    pairs: dict[str, Pair],
+    widths_of: dict[str, int],
+    model: Decoder,
+    permute: Permute | None,
+) -> Sides:
+    own = [pairs.get(prefix + part) for part in product]
+    if not any(own):
+        return None
+    widths = [widths_of[prefix + part] for part in product]
+    ranks = sum(pair.A.shape[0] for pair in own if pair is not None)
+    B_RN = torch.zeros(ranks, sum(widths))
+    rank = output = 0
+    for part, pair, width in zip(product, own, widths, strict=True):
+        if pair is not None:
+            B_NR = pair.B if permute is None else permute(part, pair.B)
+            size = pair.A.shape[0]
+            B_RN[rank : rank + size, output : output + width] = pair.scaling * B_NR.T
+            rank += size
+        output += width
+    A_RD = torch.cat([pair.A for pair in own if pair is not None])
+    return A_RD.to(model.device, model.dtype), B_RN.to(model.device, model.dtype)
+
+
+class Stack:
+    """The pairs of some lenses side by side."""
+
+    def __init__(self, lenses: Sequence[Lens]) -> None:
+        self.lenses = tuple(lenses)
+        self.sides: list[list[Sides]] = []
+        self.ranks: list[list[list[int]]] = []
+        """[layer][product][lens]"""
+        for parts in zip(*(lens.sides for lens in lenses), strict=True):
+            row: list[Sides] = []
+            counts = []
+            for several in zip(*parts, strict=True):
+                there = [sides for sides in several if sides is not None]
+                row.append(_beside(there) if there else None)
+                counts.append([0 if sides is None else len(sides[0]) for sides in several])
+            self.sides.append(row)
+            self.ranks.append(counts)
+
+
+def _beside(sides: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    if len(sides) == 1:
+        return sides[0]
+    return torch.cat([A_RD for A_RD, _ in sides]), torch.cat([B_RN for _, B_RN in sides])
+
+
+class Stacks:
+    """The last stacks, found by their lenses: steps that follow one another mostly want the same."""
+
+    def __init__(self) -> None:
+        self._stack = functools.lru_cache(maxsize=4)(Stack)
+
+    def lensing(self, lenses_T: Sequence[Lens | None], dtype: torch.dtype, device: torch.device) -> Lensing | None:
+        """For tokens with these lenses; None where there is none at all."""
+        present = {id(lens): lens for lens in lenses_T if lens is not None}
+        if not present:
+            return None
+        lenses = tuple(sorted(present.values(), key=lambda lens: lens.name))
+        return Lensing(self._stack(lenses), lenses_T, dtype, device)
+
+    def forget(self) -> None:
+        self._stack.cache_clear()
+
+
+class Lensing:
+    """One step's lenses: adds to a product's output what each token's lens adds."""
+
+    def __init__(self, stack: Stack, lenses_T: Sequence[Lens | None], dtype: torch.dtype, device: torch.device) -> None:
+        self.stack = stack
+        number = {id(lens): place for place, lens in enumerate(stack.lenses)}
+        self.is_uniform = len(stack.lenses) == 1 and None not in lenses_T
+        owner_T = torch.tensor([number.get(id(lens), -1) for lens in lenses_T], device=device)
+        self.own_TL = (owner_T[:, None] == torch.arange(len(stack.lenses), device=device)).to(dtype)
+        self._masks: dict[tuple[int, ...], Tensor] = {}
+
+    def only(self, tokens_S: Tensor) -> None:
+        """From here on only these tokens are computed."""
+        self.own_TL = self.own_TL[tokens_S]
+        self._masks.clear()
+
+    def add(self, layer: int, product: int, x_TD: Tensor, out_TN: Tensor) -> None:
+        sides = self.stack.sides[layer][product]
+        if sides is None:
+            return
+        down_TR = F.linear(x_TD, sides[0])
+        if not self.is_uniform:
+            down_TR.mul_(self._mask(tuple(self.stack.ranks[layer][product])))
+        out_TN.addmm_(down_TR, sides[1])
+
+    def _mask(self, ranks: tuple[int, ...]) -> Tensor:
+        """[T, R]: one where the rank is of the token's lens."""
+        if ranks not in self._masks:
+            repeats = torch.tensor(ranks, device=self.own_TL.device)
+            self._masks[ranks] = self.own_TL.repeat_interleave(repeats, dim=1)
+        return self._masks[ranks]

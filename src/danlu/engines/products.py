@@ -1,0 +1,158 @@
+"""Weights packed for answering: products side by side, laid out for the CPU's kernels, and norms in fp32.
+
+Projections that read the same input are one product (q, k, v; gate and up), a low-rank pair's A lies below its weight
+in that product, and weights are laid out once as the CPU's matrix kernels want them (oneDNN does it at every call
+otherwise, which for a small model costs more than the product). Query and key heads are laid out so that the two
+numbers that turn together lie together: a rotation is one product of complex numbers, and as both are laid out alike,
+no score changes.
+
+Shapes: T tokens end to end, D inputs or a head's size, N outputs, R ranks side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own habit
+from torch import Tensor, nn
+
+from danlu.adapters.lora import LoRALinear
+from danlu.engines.lenses import PRODUCTS
+from danlu.model.decoder import Block, RMSNorm
+from danlu.model.spec import Spec
+from danlu.ops.gated import Activation
+from danlu.ops.rope import RopeSpec
+
+
+class Product:
+    """x [T, D] times the weights of layers that read the same input, side by side: [T, N]. `orders` is a new order of
+    the outputs of each layer, or None."""
+
+    def __init__(self, layers: Sequence[nn.Module], orders: Sequence[Tensor | None], *, with_adapter: bool) -> None:
+        linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
+        assert len(linears) == len(layers), "packed weights come from linear layers"
+        self.num_outputs = sum(linear.out_features for linear in linears)
+        weights = [_ordered(linear.weight, order) for linear, order in zip(linears, orders, strict=True)]
+        dtype = weights[0].dtype
+        biases = [linear.bias for linear in linears]
+        pairs = [linear if with_adapter and isinstance(linear, LoRALinear) else None for linear in linears]
+        self.B_RN: Tensor | None = None
+        if any(pairs):
+            weights += [pair.lora_A.to(dtype) for pair in pairs if pair is not None]
+            self.B_RN = _blocks(linears, pairs, orders, dtype)
+        weight_ND = torch.cat(weights)
+        self.bias_N = None
+        if any(bias is not None for bias in biases):
+            filled = [
+                torch.zeros(linear.out_features, dtype=dtype) if bias is None else _ordered(bias, order)
+                for linear, bias, order in zip(linears, biases, orders, strict=True)
+            ]
+            self.bias_N = torch.cat([*filled, torch.zeros(len(weight_ND) - self.num_outputs, dtype=dtype)])
+        self.weight_ND, self.is_packed = lay_out(weight_ND)
+
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        out_TN = times(x_TD, self.weight_ND, self.bias_N, is_packed=self.is_packed)
+        if self.B_RN is None:
+            return out_TN
+        own_TN = out_TN[:, : self.num_outputs]
+        return own_TN.addmm_(out_TN[:, self.num_outputs :], self.B_RN)
+
+
+def _ordered(tensor: Tensor, order: Tensor | None) -> Tensor:
+    return tensor if order is None else tensor[order]
+
+
+def _blocks(
+    linears: Sequence[nn.Linear], pairs: Sequence[LoRALinear | None], orders: Sequence[Tensor | None],
+    dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    """B_RN: each pair's scaled B where its ranks meet its layer's outputs, zeros elsewhere."""
+    num_ranks = sum(pair.lora_A.shape[0] for pair in pairs if pair is not None)
+    B_RN = torch.zeros(num_ranks, sum(linear.out_features for linear in linears), dtype=dtype)
+    rank = output = 0
+    for linear, pair, order in zip(linears, pairs, orders, strict=True):
+        if pair is not None:
+            size = pair.lora_A.shape[0]
+            scaled_RN = (pair.scaling * _ordered(pair.lora_B, order).T).to(dtype)
+            B_RN[rank : rank + size, output : output + linear.out_features] = scaled_RN
+            rank += size
+        output += linear.out_features
+    return B_RN
+
+
+def lay_out(weight_ND: Tensor) -> tuple[Tensor, bool]:
+    """The weight as oneDNN reads it fastest, and whether it is: builds of torch without it keep it as it is."""
+    if not torch._C._has_mkldnn:
+        return weight_ND, False
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.ops.mkldnn._reorder_linear_weight(weight_ND.clone()), True
+
+
+def times(x_TD: Tensor, weight_ND: Tensor, bias_N: Tensor | None, *, is_packed: bool) -> Tensor:
+    if not is_packed:
+        return F.linear(x_TD, weight_ND, bias_N)
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x_TD, weight_ND, bias_N, "none", [], "")
+    return out
+
+
+class Norm:
+    """RMSNorm of fp32 rows, its weight in fp32; rounded once, at the end."""
+
+    def __init__(self, norm: nn.Module, order: Tensor | None = None) -> None:
+        assert isinstance(norm, RMSNorm), "a decoder's norms are RMSNorms"
+        self.weight, self.eps = _ordered(norm.weight, order).float() + norm.offset, norm.eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+@dataclass(slots=True)
+class Layer:
+    """One block's packed weights and norms. The two last norms are Gemma's, on the way out."""
+
+    products: list[Product]
+    norm_in: Norm
+    norm_fed: Norm
+    norm_q: Norm | None
+    norm_k: Norm | None
+    norm_mixed: Norm | None
+    norm_out: Norm | None
+    activation: Activation
+
+
+def make_layer(block: nn.Module, order_D: Tensor, spec: Spec, *, with_adapter: bool) -> Layer:
+    assert isinstance(block, Block), "a decoder is made of blocks"
+    orders = {"q_proj": order_of(order_D, spec.num_heads), "k_proj": order_of(order_D, spec.num_kv_heads)}
+    products = [
+        Product(
+            [block.get_submodule(part) for part in parts],
+            [orders.get(part.rpartition(".")[2]) for part in parts],
+            with_adapter=with_adapter,
+        )
+        for parts in PRODUCTS
+    ]
+    has_qk, is_sandwich = spec.has_qk_norm, spec.has_sandwich_norms
+    after = block.post_attention_layernorm
+    return Layer(
+        products,
+        Norm(block.input_layernorm),
+        Norm(block.pre_feedforward_layernorm if is_sandwich else after),
+        Norm(block.self_attn.q_norm, order_D) if has_qk else None,
+        Norm(block.self_attn.k_norm, order_D) if has_qk else None,
+        Norm(after) if is_sandwich else None,
+        Norm(block.post_feedforward_layernorm) if is_sandwich else None,
+        block.mlp.activation,
+    )
+
+
+def head_order(rope: RopeSpec, head_size: int) -> Tensor:
+    """A head's numbers with those that turn together side by side: 0, R/2, 1, R/2 + 1, …, and the rest behind."""
+    half = rope.rotary_size // 2
+    turning = torch.stack((torch.arange(half), torch.arange(half, 2 * half)), dim=1).flatten()
+    return torch.cat((turning, torch.arange(2 * half, head_size)))
+
+
+def order_of(order_D: Tensor, num_heads: int) -> Tensor:
+    return (torch.arange(num_heads)[:, None] * len(order_D) + order_D).flatten()

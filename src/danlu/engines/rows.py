@@ -1,0 +1,127 @@
+"""Row: one question being answered, and Forward: what computes rows. Knows tokens and stops; what a token means is the
+engine's.
+
+Shapes: R rows, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from danlu.core.errors import EngineError
+from danlu.engines.engine import Sampling
+from danlu.engines.lenses import Lens
+from danlu.engines.telling import Teller
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Taste:
+    """What of drawing not every engine can do, so that it is no part of `Sampling`. The penalties are OpenAI's (per
+    token said, of the answer) and Keskar et al.'s (2019; prompt and answer); `min_p` leaves what is at least so likely
+    as this share of the likeliest. `num_likeliest` None: no log-probabilities; else the chosen token's and so many
+    others'."""
+
+    presence: float = 0.0
+    frequency: float = 0.0
+    repetition: float = 1.0
+    min_p: float = 0.0
+    num_likeliest: int | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        return self.presence == self.frequency == self.min_p == 0 and self.repetition == 1
+
+
+PLAIN = Taste()
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Natural log-probabilities at one token's place: its own, and the likeliest (id, log p) of all."""
+
+    log_prob: float
+    likeliest: tuple[tuple[int, float], ...]
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One question being answered. `lens` is the adapter it is answered with; None: what the forward itself holds."""
+
+    number: int
+    prompt: list[int]
+    num_free: int
+    """Tokens that the context, and the sampling, still allow."""
+    sampling: Sampling = GREEDY
+    taste: Taste = PLAIN
+    lens: Lens | None = None
+    draws: npt.NDArray[np.float64] | None = None
+    teller: Teller | None = None
+    ids: list[int] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+    """One for each id, where the taste asks for them."""
+    num_done: int = 0
+    """Tokens of the prompt that are computed."""
+    finish: Literal["stop", "length", "error"] | None = None
+    fault: EngineError | None = None
+    seconds: float = 0.0
+    """This row's share of the time."""
+
+    @property
+    def most_tokens(self) -> int:
+        return len(self.prompt) + self.num_free
+
+    def take(self, token: int, stop_ids: frozenset[int]) -> None:
+        """Add a token to the answer."""
+        self.ids.append(token)
+        is_end = token in stop_ids
+        if self.teller is not None and self.teller.hear(self.ids):
+            is_end = True
+        if is_end:
+            self.finish = "stop"
+        elif len(self.ids) >= self.num_free:
+            self.finish = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens [start, end) of a row's prompt, to be computed now."""
+
+    row: Row
+    start: int
+    end: int
+
+    @property
+    def is_last(self) -> bool:
+        return self.end == len(self.row.prompt)
+
+
+class Forward(Protocol):
+    """What computes, and keeps the keys and values of, rows."""
+
+    @property
+    def splits(self) -> bool:
+        """Whether a prompt may come in several spans."""
+        ...
+
+    def begin(self, rows: Sequence[Row]) -> None:
+        """These prompts come next. Sets `num_done` of those whose beginning is computed already."""
+        ...
+
+    def run(self, spans: Sequence[Span]) -> tuple[list[Row], Tensor]:
+        """One more token for every row in a seat, and these spans. Rows whose next token is due, with their
+        hidden_RD; a row whose prompt is complete has a seat from then on."""
+        ...
+
+    def leave(self, rows: Sequence[Row]) -> None:
+        """These rows are done, or given up, wherever they are."""
+        ...
+
+    def logits(self, hidden_ND: Tensor) -> Tensor: ...
