@@ -42,18 +42,12 @@ class Account:
         except NoReplicaError as none:
             raise RefusedError("gateway.no_engine", status=503, headers=retry_after(none.retry_s)) from None
         tally.lens, tally.replica, tally.before_s, tally.num_tries = lease.lens.name, lease.replica.name, since_s, 1
-        self._journal.opened(
-            Opening(
-                id=ask.id,
-                time=time.time(),
-                key=self.admission.key.id,
-                model=ask.model,
-                lens=lease.lens.name,
-                replica=lease.replica.name,
-                reserved_tokens=ask.reserve_tokens,
-                kind=ask.kind,
-            )
-        )
+        try:
+            self._journal.opened(self._opening(lease))
+        except OSError:  # what cannot be written down is not answered
+            lease.release("refused")
+            self._lease = None
+            raise RefusedError("gateway.journal_unavailable", status=503, headers=retry_after(1.0)) from None
 
     def again(self, router: Router, caps: Caps, fault: Exception, outcome: Outcome) -> bool:
         """Lease another replica of the same lens after a fault that the client has seen nothing of. A connection that
@@ -88,6 +82,19 @@ class Account:
         finally:  # a disk that is full keeps nobody's reservation
             num_tokens = usage.prompt_tokens + usage.answer_tokens
             await self._limiter.settle(self.admission, num_tokens, time.time())
+
+    def _opening(self, lease: Lease) -> Opening:
+        ask = self.ask
+        return Opening(
+            id=ask.id,
+            time=time.time(),
+            key=self.admission.key.id,
+            model=ask.model,
+            lens=lease.lens.name,
+            replica=lease.replica.name,
+            reserved_tokens=ask.reserve_tokens,
+            kind=ask.kind,
+        )
 
     def _closing(self, status: int, whole_s: float) -> Closing:
         tally = self.tally

@@ -4,11 +4,10 @@ kept: a redirect is an answer like any other, there are no cookies, and the one 
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 import aiohttp
 
 from danlu.serving.ask import Kind
+from danlu.serving.drivers.driver import endpoint
 
 PATHS: dict[Kind, str] = {"chat": "/chat/completions", "completion": "/completions", "embedding": "/embeddings"}
 CONNECT_S = 5.0
@@ -27,7 +26,7 @@ class Client:
         """The engine's answer, its headers read and its body not. aiohttp.ClientError, OSError."""
         url = self._urls.get((address, kind))
         if url is None:
-            url = self._urls[address, kind] = url_of(address, kind)
+            url = self._urls[address, kind] = endpoint(address, PATHS[kind])
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if secret:
             headers["authorization"] = f"Bearer {secret}"
@@ -44,14 +43,6 @@ class Client:
         if session is None:
             session = self._sessions[where] = _session(where)
         return session
-
-
-def url_of(address: str, kind: Kind) -> str:
-    """`http://127.0.0.1:9100` is the root of an API at `/v1`; an address with a path is the API itself."""
-    if address.startswith("unix:"):
-        return "http://engine/v1" + PATHS[kind]
-    has_path = urlsplit(address).path.rstrip("/")
-    return address.rstrip("/") + ("" if has_path else "/v1") + PATHS[kind]
 
 
 def _session(where: str) -> aiohttp.ClientSession:

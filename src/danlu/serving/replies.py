@@ -25,7 +25,8 @@ MOST_QUOTE_CHARS = 120
 
 
 class RefusedError(Exception):
-    """A request that gets an error for an answer. `key` is a catalogue's; its last part is the client's `code`."""
+    """A request that gets an error for an answer. `key` is a catalogue's; its last part is the client's `code`, but for
+    the second wordings of one fault (`unknown_parameter_near`)."""
 
     def __init__(
         self, key: str, *, status: int = 400, param: str | None = None, headers: Headers = (), **values: Any
@@ -35,7 +36,7 @@ class RefusedError(Exception):
 
     @property
     def code(self) -> str:
-        return self.key.rpartition(".")[2]
+        return self.key.rpartition(".")[2].removesuffix("_near")
 
     def to_json(self) -> dict[str, Any]:
         kind = _TYPES.get(self.status) or ("invalid_request_error" if self.status < 500 else "server_error")
@@ -72,28 +73,22 @@ def error_event(refused: RefusedError) -> bytes:
 
 def limit_error(refusal: Refusal) -> RefusedError:
     """What a limiter's refusal is to a client. `x-should-retry: false` keeps OpenAI's client from trying in vain."""
-    headers = refusal.headers
-    if refusal.what == "store":
-        return RefusedError(
-            "gateway.limits_unavailable", status=503, headers=headers + retry_after(refusal.retry_s or 1)
-        )
-    if refusal.what == "quota":
-        headers += ((b"x-should-retry", b"false"),)
-        return RefusedError("gateway.insufficient_quota", status=429, headers=headers, limit=refusal.limit)
-    if refusal.retry_s <= 0:
-        headers += ((b"x-should-retry", b"false"),)
-        key = "gateway.request_too_large"
-    else:
+    headers, never = refusal.headers, (b"x-should-retry", b"false")
+    if refusal.retry_s > 0 and not any(name == b"retry-after" for name, _ in headers):
         headers += retry_after(refusal.retry_s)
+    if refusal.what == "store":
+        return RefusedError("gateway.limits_unavailable", status=503, headers=headers)
+    if refusal.what == "quota":
+        return RefusedError("gateway.insufficient_quota", status=429, headers=(*headers, never), limit=refusal.limit)
+    if refusal.retry_s <= 0:
+        key, headers = "gateway.request_too_large", (*headers, never)
+    else:
         key = "gateway.rate_limit_exceeded"
     return RefusedError(key, status=429, headers=headers, what=refusal.what, limit=refusal.limit)
 
 
 def retry_after(seconds: float) -> Headers:
-    return (
-        (b"retry-after", b"%d" % max(1, math.ceil(seconds))),
-        (b"retry-after-ms", b"%d" % max(1, math.ceil(seconds * 1000))),
-    )
+    return ((b"retry-after", b"%d" % max(1, math.ceil(seconds))),)
 
 
 def quoted(value: Any) -> str:

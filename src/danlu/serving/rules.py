@@ -113,6 +113,22 @@ class OneOf:
 
 
 @dataclass(frozen=True, slots=True)
+class Alias:
+    """A value that is another's newer name: it is taken, and `canonical` goes on."""
+
+    value: str
+    canonical: str
+
+    def check(self, value: Any, where: str) -> str:
+        if value != self.value:
+            raise wrong(where, value, "one_of", values=self.value)
+        return self.canonical
+
+    def schema(self) -> Schema:
+        return {"type": "string", "enum": [self.value]}
+
+
+@dataclass(frozen=True, slots=True)
 class ListOf:
     rule: Rule
     least: int = 0

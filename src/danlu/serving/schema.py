@@ -19,6 +19,7 @@ from danlu.serving.caps import Caps
 from danlu.serving.drivers.driver import Can
 from danlu.serving.replies import RefusedError, new_id
 from danlu.serving.rules import (
+    Alias,
     Anything,
     ByField,
     Either,
@@ -243,7 +244,8 @@ def _messages() -> ByField:
         name: Anything()
         for name in ("refusal", "audio", "annotations", "function_call", "reasoning_content", "reasoning")
     }
-    role = {role: OneOf((role,)) for role in ("system", "developer", "user", "assistant", "tool")}
+    role: dict[str, Rule] = {role: OneOf((role,)) for role in ("system", "user", "assistant", "tool")}
+    role["developer"] = Alias("developer", "system")  # OpenAI's newer name; templates know the older one
     plain = {
         told: Record({"role": role[told], "content": content, "name": _NAME}, ("role", "content"))
         for told in ("system", "developer", "user")
