@@ -138,8 +138,9 @@ class Child:
         if drain is not None and self.pid:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(drain(), self._patience.drain_s)
-        await self._end()
         await self._watch
+        await self._end()
+        await self._reap()
         self._become("stopped")
 
     async def kill(self) -> None:
@@ -166,7 +167,8 @@ class Child:
                     return
                 await self._wait()
         finally:
-            await self._reap()
+            if not self._ending.is_set():  # else it may still drain: `stop` reaps
+                await self._reap()
             self._settle_first(self._error())
 
     async def _spawn(self) -> None:

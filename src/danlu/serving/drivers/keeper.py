@@ -15,6 +15,7 @@ import sys
 import threading
 
 GRACE_S = 8.0
+_ENDING = threading.Event()
 
 
 def main(variable: str, *argv: str) -> int:
@@ -24,7 +25,9 @@ def main(variable: str, *argv: str) -> int:
     signal.signal(signal.SIGTERM, lambda *_: _end(child))
     threading.Thread(target=_watch, args=(child,), daemon=True).start()
     code = child.wait()
-    return code if code >= 0 else 128 - code
+    if _ENDING.is_set():
+        _sweep()
+    return code if code >= 0 else 128 - code  # our own parent sweeps
 
 
 def _watch(child: subprocess.Popen[bytes]) -> None:
@@ -34,11 +37,17 @@ def _watch(child: subprocess.Popen[bytes]) -> None:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Asked first; after a while this whole session is killed, ourselves included."""
+    """Asked first, and not asked for ever."""
+    _ENDING.set()
     child.terminate()
-    last = threading.Timer(GRACE_S, os.killpg, (os.getpgrp(), signal.SIGKILL))
+    last = threading.Timer(GRACE_S, _sweep)
     last.daemon = True
     last.start()
+
+
+def _sweep() -> None:
+    """All that is left of this session, ourselves included."""
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 if __name__ == "__main__":
