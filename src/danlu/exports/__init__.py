@@ -21,6 +21,8 @@ EXPORTS: Registry[type[Export]] = Registry(
         "gguf-lora": "danlu.exports.gguf_lora:GGUFLoRAExport",
         "ollama": "danlu.exports.ollama_model:OllamaExport",
         "lmstudio": "danlu.exports.lmstudio:LMStudioExport",
+        "awq": "danlu.exports.awq_file:AWQExport",
+        "gptq": "danlu.exports.gptq_file:GPTQExport",
         "vllm": "danlu.exports.vllm:VLLMExport",
         "vllm-lora": "danlu.exports.vllm_lora:VLLMLoRAExport",
     },

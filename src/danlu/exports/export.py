@@ -77,6 +77,8 @@ class Subject:
     quiz: tuple[Quiz, ...] = ()
     through: Quantize = "none"
     once: Once = field(default_factory=Once)
+    texts: Callable[[], Sequence[Sequence[int]]] = tuple
+    """Token ids of what was trained on, for exports that round on texts. Never what is tested on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ def export(
     replace: bool = False,
     further: Callable[[Subject], list[Check]] | None = None,
     once: Once | None = None,
+    texts: Callable[[], Sequence[Sequence[int]]] = tuple,
     progress: Progress | None = None,
 ) -> Manifest:
     """Write `engine`'s model as an artefact. The verdict stands in the manifest's `parity`: a folder that failed is
@@ -136,7 +139,7 @@ def export(
     prompts = [engine.prompt_ids(question) for question in questions]
     shared = once or Once()
     records = shared("records", lambda: tuple(record(engine, prompts, max_new_tokens=max_new_tokens)))
-    subject = Subject(engine, contract, facts, questions, records, max_new_tokens, tuple(quiz), through, shared)
+    subject = Subject(engine, contract, facts, questions, records, max_new_tokens, tuple(quiz), through, shared, texts)
     told.advance()
     check_space(kind.size_bytes(subject), folder)
     inputs = _inputs(kind, subject)

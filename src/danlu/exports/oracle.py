@@ -31,14 +31,20 @@ def has(package: str) -> bool:
 
 
 class Transformers:
-    """A Hugging Face folder as transformers reads it; with `adapter`, PEFT's reading of that folder on top."""
+    """A Hugging Face folder as transformers reads it; with `adapter`, PEFT's reading of that folder on top; with
+    `has_codes`, four-bit codes as auto-round multiplies with them."""
 
     is_partial = False
 
-    def __init__(self, folder: Path, *, dtype: torch.dtype, device: torch.device, adapter: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, dtype: torch.dtype, device: torch.device, adapter: Path | None = None,
+        has_codes: bool = False,
+    ) -> None:  # fmt: skip
         import transformers  # seconds to import, and optional
 
-        self.name = "transformers" if adapter is None else "peft"
+        self.name = "autoround" if has_codes else "transformers" if adapter is None else "peft"
+        # so that its layers are those of auto-round, whichever packages for these formats are here
+        further: dict[str, Any] = {"quantization_config": transformers.AutoRoundConfig()} if has_codes else {}
         self._device = device
         try:
             with quiet():
@@ -46,7 +52,12 @@ class Transformers:
                     adapter or folder, local_files_only=True, trust_remote_code=False
                 )
                 model, told = transformers.AutoModelForCausalLM.from_pretrained(
-                    folder, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
+                    folder,
+                    dtype=dtype,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                    **further,
                 )
                 if adapter is not None:
                     import peft  # optional as well

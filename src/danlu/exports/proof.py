@@ -14,12 +14,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from danlu.adapters.lora import AttachedLoRA, LoRA
 from danlu.core.errors import DanluError
@@ -83,6 +84,9 @@ class Promise:
     pairs: Rounding = "f32"
     is_merged: bool = True
     beside: Path | None = None
+    inputs: Callable[[nn.Module], AbstractContextManager[None]] | None = None
+    """Where the format itself says how inputs of products are rounded: our model doing so, inside the block. Two right
+    programs differ by as much: a last place flips a code, and that flips others in each layer after it."""
 
     @property
     def is_rounded(self) -> bool:
@@ -199,7 +203,8 @@ def ask_all(reader: Reader, reading: Reading, subject: Subject, bench: Bench) ->
     name, expected = reader.name, bench.expected
     records = expected.records
     looks_up = reader.halves_gelu and expected.engine.model.spec.activation.startswith("gelu")
-    honest = honest_paths(expected, reader.arithmetic(bench.promise.matrices), halves_gelu=looks_up)
+    arithmetic = reader.arithmetic(bench.promise.matrices)
+    honest = honest_paths(expected, arithmetic, halves_gelu=looks_up, inputs=bench.promise.inputs)
     floor, factor = _floor(expected, honest)
     yield check_prompts(f"{name}_prompts", subject, reading)
     heard = hear(records, reading)
@@ -282,7 +287,13 @@ def _lead(expected: NativeEngine, text: Sequence[int], stop: int, answer: Sequen
 # ---- noise
 
 
-def honest_paths(expected: Reference, arithmetic: Rounding, *, halves_gelu: bool) -> list[list[Tensor]]:
+def honest_paths(
+    expected: Reference,
+    arithmetic: Rounding,
+    *,
+    halves_gelu: bool,
+    inputs: Callable[[nn.Module], AbstractContextManager[None]] | None = None,
+) -> list[list[Tensor]]:
     """The expected model by other ways that are right too: all texts in one batch, every weight moved by up to half a
     unit in its last place, and, where a program computes in coarser numbers, with its inputs rounded like that."""
     engine, records = expected.engine, expected.records
@@ -293,6 +304,9 @@ def honest_paths(expected: Reference, arithmetic: Rounding, *, halves_gelu: bool
         paths.append(hear(records, engine))
     if arithmetic != "f32" or halves_gelu:
         with rounding_inputs(engine.model, arithmetic, halves_gelu=halves_gelu):
+            paths.append(hear(records, engine))
+    if inputs is not None:
+        with inputs(engine.model):
             paths.append(hear(records, engine))
     expected.honest[arithmetic, halves_gelu] = paths
     return paths

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from danlu.core.files import read_json
 from danlu.core.messages import Language, say
 
 
@@ -66,6 +67,8 @@ NATURES: Mapping[str, Nature] = {
         ("gguf", "ollama"),
     ),
     "lmstudio": Nature("gguf", "quantized", (Use("use_lmstudio", "bash", "lms import {file}"),), ("gguf", "lmstudio")),
+    "awq": Nature("transformers", "quantized", (_VLLM, _SGLANG), ("awq", "4-bit", "vllm", "sglang")),
+    "gptq": Nature("transformers", "quantized", (_VLLM, _SGLANG), ("gptq", "4-bit", "vllm", "sglang")),
     "vllm": Nature("transformers", "finetune", (_VLLM, _SGLANG), ("vllm", "sglang")),
     "vllm-lora": Nature("peft", "adapter", (_VLLM, _SGLANG), ("lora", "vllm", "sglang")),
 }  # fmt: skip
@@ -81,11 +84,18 @@ def ollama_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.\-]+", "-", name).strip("-_.")[:80] or "my-model"
 
 
+def _has_codes(folder: Path) -> bool:
+    """Weights that danlu writes and does not read."""
+    config = folder / "config.json"
+    return config.is_file() and bool(read_json(config).get("quantization_config"))
+
+
 def usage(kind: str, folder: Path, language: Language, *, base: str, name: str) -> list[str]:
     """Markdown: with danlu first, then with each program that the kind is for."""
     file = next((path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.gguf"))), "-")
     nature = nature_of(kind)
-    lines = [] if nature.library == "gguf" else [say("card.use_danlu", language), "", "```bash", "danlu chat .", "```"]
+    is_ours = nature.library != "gguf" and not _has_codes(folder)
+    lines = [] if not is_ours else [say("card.use_danlu", language), "", "```bash", "danlu chat .", "```"]
     for use in nature.uses:
         code = use.code.replace("{base}", base).replace("{name}", ollama_name(name)).replace("{file}", file)
         lines += ["", say(f"card.{use.key}", language), "", f"```{use.language}", code, "```"]

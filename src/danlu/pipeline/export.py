@@ -30,7 +30,7 @@ from danlu.pipeline.open_engine import (
     open_engines,
     trained_digest,
 )
-from danlu.pipeline.proofs import Chosen, choose_base, quiz_of
+from danlu.pipeline.proofs import Chosen, choose_base, quiz_of, training_texts
 from danlu.recipe.exports import QUANTIZE, ExportSection, PushSection
 from danlu.run.artifact import NAME, Manifest
 from danlu.run.run import Run
@@ -148,6 +148,7 @@ class _Desk:
             replace=True,
             further=self._hold_to_trained if is_whole else None,
             once=self._once[is_whole],
+            texts=lambda: training_texts(self.run),
             progress=self.told,
         )
         self.run.events.append(

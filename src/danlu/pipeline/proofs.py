@@ -7,11 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from danlu.adapters.load import load_trained
 from danlu.core.errors import EvaluationError
 from danlu.core.files import sha256_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
+from danlu.data.dataset import Dataset
 from danlu.data.encode import Encoder
 from danlu.data.sample import Message
 from danlu.engines.engine import Answer, Question
@@ -31,6 +34,8 @@ NUM_QUESTIONS = 24
 NUM_DECIDING = 200
 """Asked of our own engine, where two ways of merging are compared."""
 MAX_NEW_TOKENS = 24
+NUM_TEXTS = 2048
+"""For exports that round on texts; what they take of them is theirs to say."""
 
 
 def quiz_of(run: Run, encoder: Encoder, most: int = NUM_QUESTIONS) -> tuple[Quiz, ...]:
@@ -45,6 +50,15 @@ def quiz_of(run: Run, encoder: Encoder, most: int = NUM_QUESTIONS) -> tuple[Quiz
 
 def _judge_of(item: Item) -> Callable[[str], bool]:
     return lambda text: judge(Answer(text, "stop"), item).right
+
+
+def training_texts(run: Run, most: int = NUM_TEXTS) -> list[list[int]]:
+    """Token ids of items that the last stage was trained on, in an order that the recipe's seed draws. Of a pair of
+    answers the one that was preferred."""
+    stage = (run.outcome("prepare") or {})["stages"][-1]
+    part = Dataset.open(run.path("dataset", stage)).part("train")
+    order = np.random.default_rng(run.recipe.data.split.seed).permutation(len(part))[:most]
+    return [part[int(item)][0].ids.tolist() for item in order]
 
 
 @dataclass(frozen=True, slots=True)

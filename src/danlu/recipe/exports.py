@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from danlu.recipe.section import Section
 
-ExportKind = Literal["adapter", "merged", "gguf", "gguf-lora", "ollama", "lmstudio", "vllm", "vllm-lora"]
+ExportKind = Literal["adapter", "merged", "gguf", "gguf-lora", "ollama", "lmstudio", "awq", "gptq", "vllm", "vllm-lora"]
 Stored = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "fp8", "int8"]
 _GGUF = ("q8_0", "f32", "f16", "bf16", "q6_k", "q5_k_m", "q4_k_m")
 QUANTIZE: dict[str, tuple[str, ...]] = {
@@ -39,8 +39,9 @@ class PushSection(Section):
 class ExportSection(Section):
     kind: ExportKind
     """adapter: a PEFT folder; merged: a Hugging Face folder that needs nothing beside it; gguf: one file for llama.cpp;
-    gguf-lora: the adapter for llama.cpp; ollama: gguf with a Modelfile; lmstudio: gguf laid out for LM Studio; vllm:
-    merged, ready for vLLM and SGLang; vllm-lora: the adapter, ready for them."""
+    gguf-lora: the adapter for llama.cpp; ollama: gguf with a Modelfile; lmstudio: gguf laid out for LM Studio; awq,
+    gptq: four bits a weight, rounded on the training texts, for vLLM and SGLang; vllm: merged, ready for them;
+    vllm-lora: the adapter, ready for them."""
 
     quantize: Stored | None = None
     """How matrices are stored. GGUF: q8_0 when empty, f32, f16, bf16, q6_k, q5_k_m or q4_k_m. vllm: empty keeps the

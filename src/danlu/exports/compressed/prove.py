@@ -1,12 +1,14 @@
 """The proof of a checkpoint in eight bits: transformers, which reads it through the package `compressed-tensors`,
-against our own model of the very codes that rounds its inputs by the same rule; and that against what was trained.
+against our own model of the very codes; and that, its inputs rounded by the format's rule, against what was trained.
 
-The cost of rounding weights and inputs is judged beside random rounding of the same size in both.
+What rounding inputs does to our model is the noise to expect of a program that does so too. The cost of rounding both
+is judged beside random rounding of the same size.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from pathlib import Path
 
@@ -41,20 +43,18 @@ PACKAGE = "compressed_tensors"
 
 def prove_compressed(subject: Subject, folder: Path, merged: Model, scheme: Scheme) -> tuple[list[Check], Difference]:
     """Every tensor of the files, then the readers."""
-    promise = Promise(("transformers",))
     model = load_base_again(subject, proof_dtype(subject.engine.model), subject.engine.model.device)
     checks = [_check_tensors(model, merged, folder, scheme)]
-    engine = NativeEngine(model, subject.engine.encoder, name="expected")
     layers = coded_layers(model)
-    with rounding_inputs(model, scheme, layers):
-        expected = witnessed(engine, subject)
-        bench = set_up(subject, promise, expected=expected)
-        cost, noise = _check_cost(bench, scheme, layers, subject.max_new_tokens)
-        if has(PACKAGE):
-            with contextlib.redirect_stderr(io.StringIO()):  # the package draws progress bars of its own
-                checks += prove_reader(READERS.load("transformers")(), subject, folder, bench)
-        else:
-            checks.append(Check("transformers_logits", "not run", note=PACKAGE))
+    promise = Promise(("transformers",), inputs=functools.partial(rounding_inputs, scheme=scheme, names=layers))
+    expected = witnessed(NativeEngine(model, subject.engine.encoder, name="expected"), subject)
+    bench = set_up(subject, promise, expected=expected)
+    cost, noise = _check_cost(bench, scheme, layers, subject.max_new_tokens)
+    if has(PACKAGE):
+        with contextlib.redirect_stderr(io.StringIO()):  # the package draws progress bars of its own
+            checks += prove_reader(READERS.load("transformers")(), subject, folder, bench)
+    else:
+        checks.append(Check("transformers_logits", "not run", note=PACKAGE))
     return checks + cost, noise
 
 
@@ -103,6 +103,7 @@ def _check_cost(bench: Bench, scheme: Scheme, layers: set[str], max_new_tokens: 
     floor = trained.floor
     with rounding_inputs(trained.engine.model, scheme, layers), dithered(weights, scheme.spacing, 0):
         floor = floor.worst(compare(trained.records, trained.engine))
-    found = compare(trained.records, expected.engine)
-    answers = check_answers("rounding_answers", trained.records, expected.engine, margin_of(floor), max_new_tokens)
+    with rounding_inputs(expected.engine.model, scheme, layers):
+        found = compare(trained.records, expected.engine)
+        answers = check_answers("rounding_answers", trained.records, expected.engine, margin_of(floor), max_new_tokens)
     return [judge_logits("rounding_logits", found, floor, ROUNDING_FACTOR), answers], floor

@@ -28,7 +28,7 @@ def write_compressed(model: Model, folder: Path, scheme: Scheme, stored: torch.d
     if not isinstance(model, Decoder):
         raise ExportError("compressed.foreign", where="exports: vllm", given=model.config.get("model_type"))
     folder.mkdir(parents=True, exist_ok=True)
-    _write_shards(_tensors(model, scheme, stored), folder)
+    write_shards(_tensors(model, scheme, stored), folder)
     config = {key: item for key, item in model.config.items() if key not in ("torch_dtype", "dtype")}
     config |= {"torch_dtype": DTYPE_NAMES[stored], "quantization_config": scheme.config(list(HEADS[:1]))}
     write_json(folder / "config.json", config)
@@ -53,7 +53,7 @@ def _tensors(model: Decoder, scheme: Scheme, stored: torch.dtype) -> Iterator[tu
             yield name, weight.to(device="cpu", dtype=stored).contiguous()
 
 
-def _write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
+def write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
     """Files of at most SHARD_BYTES, numbered when their number is known."""
     places: dict[str, Path] = {}
     parts: list[Path] = []

@@ -18,6 +18,7 @@ READERS: Registry[type[Reader]] = Registry(
         "danlu": "danlu.exports.readers.own:OwnReader",
         "transformers": "danlu.exports.readers.hf:TransformersReader",
         "peft": "danlu.exports.readers.peft:PeftReader",
+        "autoround": "danlu.exports.readers.autoround:AutoRoundReader",
         "llamacpp": "danlu.exports.readers.llamacpp:LlamaCppReader",
     },
 )

@@ -1,0 +1,115 @@
+"""The proof of four-bit codes: every weight that they stand for, by our own decoding, beside the merged one; programs
+that read them, against our model of just these weights; and that model against what was trained.
+
+Codes were searched for, so no rule says what each should be. A layer's codes are held to its weight as a whole: no
+farther from it than rounding to nearest is by much, and of its size. What they cost is judged beside random rounding.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from danlu.engines.native import NativeEngine
+from danlu.exports.calibrated.schemes import PARTS, Scheme
+from danlu.exports.compressed.write import coded_layers
+from danlu.exports.export import Subject
+from danlu.exports.parity import Check, Difference, check_answers, compare, judge_logits, margin_of, measure_floor
+from danlu.exports.proof import ROUNDING_FACTOR, Promise, prove_reader, set_up
+from danlu.exports.readers import READERS
+from danlu.exports.reload import Reference, load_base_again, proof_dtype, witnessed
+from danlu.model.build import family_of
+from danlu.model.model import Model
+from danlu.model.shards import find_shards
+from danlu.model.weights import split
+
+MAX_ERROR_RATIO = 1.6
+"""A layer's distance from its weight, over that of rounding to nearest: a search for the best answers moves single
+weights farther, and clips."""
+MAX_SIZE_CHANGE = 0.06
+"""Codes are a little small for their weight where they clip; a layer at 0.9 is none of that."""
+
+
+def prove_calibrated(
+    subject: Subject, folder: Path, merged: Model, scheme: Scheme, group: int, readers: tuple[str, ...]
+) -> tuple[list[Check], Difference]:
+    model = load_base_again(subject, proof_dtype(subject.engine.model), subject.engine.model.device)
+    checks = [check_codes(model, merged, folder, scheme, group)]
+    expected = witnessed(NativeEngine(model, subject.engine.encoder, name="expected"), subject)
+    bench = set_up(subject, Promise(readers), expected=expected)
+    cost, noise = _check_cost(bench.trained, expected, scheme, group, subject.max_new_tokens)
+    for name in readers:
+        checks += prove_reader(READERS.load(name)(), subject, folder, bench)
+    return checks + cost, noise
+
+
+def check_codes(model: Model, merged: Model, folder: Path, scheme: Scheme, group: int) -> Check:
+    """Each weight that the files hold against the merged one; `model` gets what the files hold."""
+    weights, whole = dict(model.named_parameters()), dict(merged.named_parameters())
+    coded = {f"{name}.weight" for name in coded_layers(model)}
+    unseen, wrong = set(weights), []
+    ratios, sizes = [1.0], [1.0]
+    with torch.no_grad():
+        for their_name, values in stored(folder, scheme):
+            for name, part in split(their_name, values, family_of(model.config), model.spec):
+                weight = whole[name].detach().cpu().float()
+                unseen.discard(name)
+                weights[name].copy_(part)
+                if name in coded:
+                    ratio, size = _fit(weight, part, scheme, group)
+                    ratios.append(ratio)
+                    sizes.append(size)
+                    is_right = ratio <= MAX_ERROR_RATIO and abs(1 - size) <= MAX_SIZE_CHANGE
+                else:
+                    is_right = bool(((part - weight).abs() <= weight.abs() * 2**-8 + 1e-7).all())
+                if not is_right:
+                    wrong.append(name)
+    numbers = {
+        "num_wrong_modules": len(wrong), "num_foreign_tensors": len(unseen), "group": group,
+        "largest_error_ratio": max(ratios), "least_size": min(sizes), "most_size": max(sizes),
+        "num_modules": len(sizes) - 1, "num_unshown": 0,
+    }  # fmt: skip
+    limits = {"num_wrong_modules": 0, "num_foreign_tensors": 0, "largest_error_ratio": MAX_ERROR_RATIO,
+              "largest_size_change": MAX_SIZE_CHANGE}  # fmt: skip
+    return Check("file", "fail" if wrong or unseen else "pass", numbers, limits, "; ".join([*wrong, *unseen][:5]))
+
+
+def _fit(weight_ND: Tensor, found_ND: Tensor, scheme: Scheme, group: int) -> tuple[float, float]:
+    """How far the codes' values are from the weight, in distances of rounding to nearest; and how large they are along
+    it."""
+    steps = scheme.spacing(weight_ND, group).double()
+    nearest = (steps.square().sum() / 12).sqrt()  # a weight lies anywhere between two codes
+    apart = (found_ND.double() - weight_ND.double()).norm()
+    size = (found_ND.double() * weight_ND.double()).sum() / weight_ND.double().square().sum().clamp_min(1e-30)
+    return float(apart / nearest.clamp_min(1e-30)), float(size)
+
+
+def stored(folder: Path, scheme: Scheme) -> list[tuple[str, Tensor]]:
+    """The files' tensors by their names in fp32, codes as the values that they stand for."""
+    found: list[tuple[str, Tensor]] = []
+    parts: dict[str, dict[str, Tensor]] = {}
+    for path in find_shards(folder):
+        with safe_open(path, framework="pt", device="cpu") as file:
+            for name in sorted(file.keys()):
+                stem, _, part = name.rpartition(".")
+                if part in PARTS:
+                    parts.setdefault(stem, {})[part] = file.get_tensor(name)
+                else:
+                    found.append((name, file.get_tensor(name).float()))
+    return found + [(f"{stem}.weight", scheme.values(each)) for stem, each in sorted(parts.items())]
+
+
+def _check_cost(
+    trained: Reference, expected: Reference, scheme: Scheme, group: int, max_new_tokens: int
+) -> tuple[list[Check], Difference]:
+    engine = trained.engine
+    weights = [engine.model.get_parameter(f"{name}.weight") for name in sorted(coded_layers(engine.model))]
+    steps = functools.partial(scheme.spacing, group=group)
+    floor = trained.floor.worst(measure_floor(trained.records, engine, weights, steps))
+    found = compare(trained.records, expected.engine)
+    answers = check_answers("rounding_answers", trained.records, expected.engine, margin_of(floor), max_new_tokens)
+    return [judge_logits("rounding_logits", found, floor, ROUNDING_FACTOR), answers], floor

@@ -1,0 +1,11 @@
+"""Export `gptq`: four bits a weight in AutoGPTQ's layout, rounded on the run's own training texts."""
+
+from __future__ import annotations
+
+from danlu.exports.calibrated.export import Calibrated
+from danlu.exports.calibrated.schemes import SCHEMES
+
+
+class GPTQExport(Calibrated):
+    def __init__(self) -> None:
+        super().__init__("gptq", SCHEMES["gptq"])
