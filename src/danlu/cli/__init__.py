@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from danlu.cli import (
         advising,
         auditing,
+        bundling,
         chat,
         checking,
         comparing,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "advising",
     "auditing",
+    "bundling",
     "chat",
     "checking",
     "comparing",

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 import danlu
 from danlu import cli
 from danlu.cli.audit_app import audit_app, forget_command
+from danlu.cli.bundle_app import bundle_command
 from danlu.cli.options import RUNS, Json, Lang, Quiet, Runs, Target, choose_language
 from danlu.cli.proof_app import examine_command, judge_command, weigh_command
 from danlu.cli.registry_app import registry_app
@@ -384,6 +385,7 @@ app.command(name="forget", help=say("cli.forget"))(forget_command)
 app.command(name="examine", help=say("harness.about"))(examine_command)
 app.command(name="judge", help=say("judge.about"))(judge_command)
 app.command(name="weigh", help=say("weigh.about"))(weigh_command)
+app.command(name="bundle", help=say("bundle.about"))(bundle_command)
 
 
 @app.command(help=say("advice.about"))
