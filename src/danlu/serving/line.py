@@ -41,6 +41,8 @@ class Post:
     name: str
     writer: asyncio.StreamWriter | None = None
     """None while it has no line."""
+    is_expected: bool = False
+    """Somebody watches over it, and will say when it is gone."""
     board: int = 0
     on_lens: dict[str, int] = field(default_factory=dict)
     on_replica: dict[str, int] = field(default_factory=dict)
@@ -71,7 +73,7 @@ class Line:
 
     async def expect(self, name: str) -> None:
         """This worker lives: what is to be agreed upon waits for it, whether it has a line or not."""
-        self.posts.setdefault(name, Post(name))
+        self.posts.setdefault(name, Post(name)).is_expected = True
         await self._tell_change()
 
     async def forget(self, name: str) -> None:
@@ -130,9 +132,11 @@ class Line:
         except (ConnectionError, ValueError, KeyError):  # gone, or it does not speak this language
             pass
         finally:
+            writer.close()
             if post is not None and post.writer is writer:
                 post.writer = None
-            writer.close()
+                if not post.is_expected:
+                    await self.forget(post.name)
 
     def _greet(self, name: str, writer: asyncio.StreamWriter) -> Post:
         post = self.posts.setdefault(name, Post(name))
@@ -148,7 +152,7 @@ class Line:
             if post.writer is None or (to and post.name != to):
                 continue
             if post.writer.transport.get_write_buffer_size() > MAX_LINE_BYTES:
-                post.writer.close()  # it has not read for long; when it comes again it is shown the newest
+                post.writer.transport.abort()  # it has not read for long; when it comes again it is shown the newest
             else:
                 post.writer.write(line)
 

@@ -13,7 +13,6 @@ from typing import Any
 import aiohttp
 import numpy as np
 from safetensors.numpy import save_file
-from tiny_chat import write_tokenizer
 
 from danlu.data.contract import Contract, make_contract
 from danlu.data.encode import Encoder
@@ -27,6 +26,7 @@ from danlu.serving.drivers.driver import EngineSpec
 from danlu.serving.lenses import is_adapter
 from danlu.serving.pools import PoolPlan
 from danlu.serving.processes import Patience
+from tiny_chat import write_tokenizer
 
 SIZE, RANK = 32, 4
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj")
