@@ -5,10 +5,11 @@
     python bench/furnace.py --juicer PYTHON --rows 100000    # data-juicer in its own environment, the stages both have
 
 Rows come from furnace_rows.py (seeded; known shares of exact twins, near twins, planted PII). Memory is the sum of
-proportional set sizes (Pss) of this process and all its children, sampled twice a second, so pages shared by several
-processes count once; mapped files count as far as they are in memory. Every size runs in a process of its own. CPU time
-is that of all processes; what the look at their memory costs itself is told beside (`watch_cpu_s`) and not part of it.
-The load of the machine is printed with each figure: wall time means something on a quiet machine only.
+proportional set sizes (Pss) of this process and all its children, sampled twice a second, or as often as takes a
+fiftieth of a core (a look walks over all pages), so pages shared by several processes count once; mapped files count
+as far as they are in memory. Every size runs in a process of its own. CPU time is that of all processes; what the look
+at their memory costs itself is told beside (`watch_cpu_s`) and not part of it. The load of the
+machine is printed with each figure: wall time means something on a quiet machine only.
 """
 
 from __future__ import annotations
@@ -66,9 +67,12 @@ class Watch:
         threading.Thread(target=self._look, daemon=True).start()
 
     def _look(self) -> None:
-        while not self.stopped.wait(0.5):
+        took = 0.0
+        while not self.stopped.wait(max(0.5, 50 * took)):
+            before = self.cpu_s
             self.peak_bytes = max(self.peak_bytes, sum(map(_pss, _family(os.getpid()))))
             self.cpu_s = time.thread_time()
+            took = self.cpu_s - before
 
     def used_s(self) -> tuple[float, float]:
         """(user, system) seconds of this process and of children that have ended, without its own."""

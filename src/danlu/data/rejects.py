@@ -12,7 +12,6 @@ from danlu.core.errors import DataError
 from danlu.core.files import writing
 from danlu.core.messages import say
 from danlu.data.ledger import Entry, Ledger
-from danlu.data.quality.masking import veil
 
 
 def write_rejects(rejects: Ledger | Iterable[Entry], path: Path) -> None:
@@ -47,6 +46,8 @@ def _reason(entry: Entry) -> str:
 
 def veiled(entry: Entry) -> Entry:
     """A refused row never came to privacy: its text is not kept, and excerpts in the reason are hidden coarsely."""
+    from danlu.data.quality.masking import veil  # all of quality with it, which a worker mostly needs nothing of
+
     values = {name: veil(value, 200) if isinstance(value, str) else value for name, value in entry.values.items()}
     return replace(entry, raw="", values=values)
 

@@ -5,6 +5,7 @@ import pickle
 import random
 import re
 from pathlib import Path
+from typing import get_args
 
 import orjson
 import pytest
@@ -12,13 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from danlu.core.errors import DanluError, DataError, RecipeError
+from danlu.data.formats import format as formats
 from danlu.data.identity import sample_id
 from danlu.data.privacy import (
     Keyring,
     Policy,
     PrivacyStage,
     grade,
+    level,
     level_of,
+    policy,
     read_records,
     write_records,
 )
@@ -28,6 +32,7 @@ from danlu.data.privacy.finding import KINDS, SECRETS, Finding
 from danlu.data.privacy.forgotten import Forgotten, macs_of
 from danlu.data.privacy.known import load_names
 from danlu.data.sample import Conversation, Document, Message, Origin, Preference, Sample, replace
+from danlu.recipe import privacy as recipe_privacy
 from danlu.recipe.privacy import PrivacySection
 
 ROW = (
@@ -387,3 +392,10 @@ def test_a_surname_alone_is_the_person_of_the_full_name(keyring: Keyring) -> Non
         stage_of(keyring, **all_of("token")), "Mr. John Smith called. Smith was admitted; Smithfield is a place."
     )
     assert masked == "Mr. <NAME> called. <NAME> was admitted; Smithfield is a place."
+
+
+def test_words_of_the_recipe_are_those_of_the_rows() -> None:
+    """They stand twice, so that a worker needs no recipe."""
+    assert get_args(recipe_privacy.Action) == policy.ACTIONS
+    assert get_args(recipe_privacy.Level) == level.LEVELS
+    assert get_args(recipe_privacy.Level)[1:] == formats._CLOSED

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from danlu.core.errors import DataError, RecipeError
 from danlu.core.messages import say
@@ -17,7 +17,9 @@ from danlu.data.ledger import Ledger
 from danlu.data.sample import Sample, replace
 from danlu.data.sources import read
 from danlu.data.stage import RowStage
-from danlu.recipe.cleaning import Action, CleaningSection
+
+if TYPE_CHECKING:  # workers are sent stages and need no recipe
+    from danlu.recipe.cleaning import Action, CleaningSection
 
 _OURS = {
     "normalise": "danlu.data.cleaners.normalise:Normalise",
@@ -85,7 +87,11 @@ def _rules(section: CleaningSection, questions: Sequence[Path | str], told: Prog
     rules: list[tuple[Rule, Wish]] = [
         (CLEANERS.load(name)(), action) for name, action in actions.items() if action != "keep"
     ]
-    rules += [(_foreign(name), action) for name, action in section.rules.items() if action != "keep"]
+    rules += [
+        (_foreign(name, type(section).model_fields), action)
+        for name, action in section.rules.items()
+        if action != "keep"
+    ]
     if questions and section.contaminated != "keep":
         rules.append((CLEANERS.load("contaminated")(_items(questions, told)), section.contaminated))
     if section.languages:
@@ -95,11 +101,11 @@ def _rules(section: CleaningSection, questions: Sequence[Path | str], told: Prog
     return rules
 
 
-def _foreign(name: str) -> Rule:
+def _foreign(name: str, own_keys: Collection[str]) -> Rule:
     """RecipeError for a name that no other package brings, ours among them: those have keys of their own."""
     known = foreign_rules()
     if name not in known:
-        close = f"data.cleaning.{name}" if name in CleaningSection.model_fields else nearest(name, known) or "-"
+        close = f"data.cleaning.{name}" if name in own_keys else nearest(name, known) or "-"
         raise RecipeError("core.unknown_name", where=f"data.cleaning.rules.{name}", given=name,
                           shelf=CLEANERS.shelf, nearest=close, known=", ".join(known) or "-")  # fmt: skip
     return Foreign(name, CLEANERS.load(name)())

@@ -7,6 +7,7 @@ places of a file, so rows added at its end leave the shards before them as they 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from danlu.core.errors import DataError
 from danlu.core.messages import say
@@ -29,6 +32,7 @@ SHARD_BYTES = 8 << 20
 second, which is as long as another may stand idle at the end."""
 _BLOCK_BYTES = 1 << 20
 _BLOCKS_WAITING = 4
+_LINE_END = 0x0A
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,25 +130,29 @@ def _cut(found: Found, shard_bytes: int) -> list[Shard]:
     whole, part = hashlib.sha256(), hashlib.sha256()
     spans: list[tuple[Span, str]] = []
     start, line, position, num_lines = 0, 1, 0, 0
-    with found.path.open("rb") as file, ThreadPoolExecutor(1) as beside:
+    rooms = itertools.cycle([memoryview(bytearray(_BLOCK_BYTES)) for _ in range(_BLOCKS_WAITING + 1)])
+    with found.path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as beside:
         waiting: deque[Future[None]] = deque()
-        while block := file.read(_BLOCK_BYTES):
-            if len(waiting) == _BLOCKS_WAITING:
+        while size := file.readinto(room := next(rooms)):
+            block = room[:size]
+            if len(waiting) == _BLOCKS_WAITING:  # so the room that comes next is free again
                 waiting.popleft().result()
             waiting.append(beside.submit(whole.update, block))
+            ends = np.flatnonzero(np.frombuffer(block, np.uint8) == _LINE_END) + 1
             begin = 0
-            while position + len(block) > (goal := start + shard_bytes - start % shard_bytes):
-                end = block.find(b"\n", max(begin, goal - position)) + 1
-                if not end:
+            while position + size > (goal := start + shard_bytes - start % shard_bytes):
+                first = np.searchsorted(ends, max(begin, goal - position), "right")
+                if first == len(ends):
                     break
-                part.update(memoryview(block)[begin:end])
-                num_lines += block.count(b"\n", begin, end)
+                end = int(ends[first])
+                part.update(block[begin:end])
+                num_lines += int(first + 1 - np.searchsorted(ends, begin, "right"))
                 spans.append((Span(start, position + end, line), part.hexdigest()))
                 start, line, begin, part = position + end, line + num_lines, end, hashlib.sha256()
                 num_lines = 0
-            part.update(memoryview(block)[begin:])
-            num_lines += block.count(b"\n", begin)
-            position += len(block)
+            part.update(block[begin:])
+            num_lines += len(ends) - int(np.searchsorted(ends, begin, "right"))
+            position += size
     if position > start:
         spans.append((Span(start, position, line), part.hexdigest()))
     document = whole.hexdigest()

@@ -7,12 +7,11 @@ dropped in silence. `held` is that promise, checked on each row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, get_args, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from danlu.data import columns
 from danlu.data.rows import Changes, RowError
 from danlu.data.sample import Conversation, Feedback, Origin, Sample, replace
-from danlu.recipe.privacy import Level
 
 Row = Mapping[str, Any]
 
@@ -58,7 +57,7 @@ RESERVED = frozenset({"masked", "level", "level_found", "made_by", "parents", "f
 """Tags that danlu sets and goes by: whether a text may leave this machine, whose it is, what was found in it."""
 _PEOPLE = ("human", "functions")
 """Who may be named as maker: their rows are examined like all others."""
-_CLOSED = get_args(Level)[1:]
+_CLOSED = ("internal", "confidential", "restricted")
 """Levels that a file may claim for its rows, for they only close them."""
 
 

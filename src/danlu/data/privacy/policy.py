@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,10 +16,12 @@ from danlu.core.errors import RecipeError
 from danlu.core.registry import nearest
 from danlu.data.privacy.finding import KINDS, SECRETS, kind_named
 from danlu.data.privacy.level import LEVELS, Level
-from danlu.recipe.privacy import Action, PrivacySection
+
+if TYPE_CHECKING:  # workers are sent a policy and need no recipe
+    from danlu.recipe.privacy import Action, PrivacySection
 
 PACKS = ("minimal", "finance", "medical", "legal")
-ACTIONS: tuple[Action, ...] = get_args(Action)
+ACTIONS: tuple[Action, ...] = ("keep", "mask", "token", "pseudonym", "drop")
 _KEYS = {"title", "notice", "min_score", "levels", "actions"}
 
 

@@ -268,17 +268,16 @@ def spliced(flat: Units, bounds: Places, at: Sequence[int], texts: Sequence[Unit
 def _tables() -> tuple[Units, npt.NDArray[np.uint8]]:
     """For each UTF-16 unit what it folds to, and what it is (bits above)."""
     folds, kinds = np.full(65536, ord("."), np.uint16), np.zeros(65536, np.uint8)
-    joining = joining_characters()
-    for unit in range(65536):
-        plain = plain_of(chr(unit))
-        if 0xD800 <= unit < 0xE000 or any(char in joining or unicodedata.combining(char) for char in plain):
-            kinds[unit] = _MANY
-        elif len(plain) == 1 and ord(plain) < 65536:
-            kinds[unit] = _kind(plain)
-            if kinds[unit]:
-                folds[unit] = ord(plain)
-        elif not plain or any(char.isalnum() or char in "+-#%" for char in plain):  # "…" is three marks like any other
-            kinds[unit] = _MANY
+    odd = joining_characters() | {char for char in map(chr, range(0x20000)) if unicodedata.combining(char)}
+    # all at once: nothing melts into a line break, and of single characters only the break itself has one
+    units = [*range(_BREAK), *range(_BREAK + 1, 0xD800), *range(0xE000, 65536)]
+    for unit, plain in zip(units, plain_of("\n".join(map(chr, units))).split("\n"), strict=True):
+        if len(plain) == 1 and ord(plain) < 65536 and plain not in odd:
+            if kind := _kind(plain):
+                kinds[unit], folds[unit] = kind, ord(plain)
+        elif not plain or any(char.isalnum() or char in "+-#%" or char in odd for char in plain):
+            kinds[unit] = _MANY  # "…" is three marks like any other
+    kinds[0xD800:0xE000] = _MANY
     return folds, kinds
 
 
@@ -288,11 +287,10 @@ def _kind(char: str) -> int:
     return _SUFFIX * (char in "+#%") | _SIGN * (char in "+-")
 
 
-def joining_characters() -> set[str]:
+@functools.cache
+def joining_characters() -> frozenset[str]:
     """Characters that may melt into the one before them when a text is normalised."""
-    found = {chr(code) for code in [*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)]}
-    for code in range(0x30000):  # nothing beyond decomposes into two
-        parts = unicodedata.decomposition(chr(code)).split()
-        if len(parts) == 2 and not parts[0].startswith("<"):
-            found.add(chr(int(parts[1], 16)))
-    return found
+    parts = map(unicodedata.decomposition, map(chr, range(0x30000)))  # nothing beyond decomposes into two
+    seconds = [found[1] for found in map(str.split, filter(None, parts)) if len(found) == 2 and found[0][0] != "<"]
+    medials_and_finals = [*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)]
+    return frozenset(map(chr, [*medials_and_finals, *(int(code, 16) for code in seconds)]))
