@@ -1,0 +1,115 @@
+"""Events on their way through: whatever the cuts, the same bytes; usage kept, its chunk held back, names rewritten."""
+
+import orjson
+import pytest
+from gateway_kit import LENS, NUM_PROMPT, WORDS, chunk, events, usage
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danlu.serving.events import BrokenError, Events, Usage, usage_of
+
+ID = "chatcmpl-0123456789abcdef01234567"
+
+
+def through(pieces: list[bytes], *, wants_usage: bool = False) -> tuple[bytes, Events]:
+    found = Events(ID, LENS, wants_usage=wants_usage, most_bytes=4096)
+    return b"".join(found.feed(piece) for piece in pieces), found
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    edges = [0, *sorted({place % len(data) for place in places}), len(data)]
+    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b]
+
+
+def decoded(data: bytes) -> list[dict[str, object]]:
+    return [orjson.loads(part[6:]) for part in data.split(b"\n\n") if part.startswith(b"data: {")]
+
+
+@given(st.lists(st.integers(0, 10**6), max_size=30), st.booleans())
+def test_cuts_change_nothing(places: list[int], wants_usage: bool) -> None:
+    whole = b"".join(events())
+    expected, _ = through([whole], wants_usage=wants_usage)
+    found, stream = through(cut(whole, places), wants_usage=wants_usage)
+    assert found == expected and stream.is_done
+    assert stream.usage == Usage(NUM_PROMPT, len(WORDS)) and stream.num_tokens >= len(WORDS)
+
+
+@given(st.lists(st.integers(0, 10**6), max_size=30))
+def test_lines_may_end_with_a_carriage_return(places: list[int]) -> None:
+    whole = b"".join(events()).replace(b"\n", b"\r\n")
+    found, stream = through(cut(whole, places))
+    assert stream.is_done and stream.usage == Usage(NUM_PROMPT, len(WORDS))
+    assert found.count(b"data:") == len(events()) - 1
+
+
+@given(st.lists(st.binary(max_size=60), max_size=12))
+def test_whatever_an_engine_sends_is_passed_on_or_told_broken(pieces: list[bytes]) -> None:
+    stream = Events(ID, LENS, wants_usage=False, most_bytes=256)
+    try:
+        for piece in pieces:
+            assert isinstance(stream.feed(piece), bytes)
+    except BrokenError:
+        pass
+
+
+def test_the_usage_chunk_is_kept_from_who_did_not_ask_for_it() -> None:
+    without, _ = through(events())
+    with_it, _ = through(events(), wants_usage=True)
+    assert all("usage" not in one for one in decoded(without))
+    assert decoded(with_it)[-1]["usage"] == usage(len(WORDS)) and decoded(with_it)[-1]["choices"] == []
+    assert without.endswith(b"data: [DONE]\n\n")
+
+
+def test_usage_beside_a_choice_stays() -> None:
+    last = b"data: " + orjson.dumps(chunk({}, "stop", usage=usage(5))) + b"\n\n"
+    found, stream = through([*events()[:-2], last, b"data: [DONE]\n\n"])
+    assert decoded(found)[-1]["choices"] and stream.usage == Usage(NUM_PROMPT, 5)
+
+
+def test_a_null_usage_in_each_chunk_is_not_the_last_word() -> None:
+    said = [b"data: " + orjson.dumps(chunk({"content": word}, usage=None)) + b"\n\n" for word in WORDS]
+    _, stream = through([*said, *events()[-2:]])
+    assert stream.usage == Usage(NUM_PROMPT, len(WORDS))
+
+
+def test_running_usage_settles_a_stream_that_ends_early() -> None:
+    said = [b"data: " + orjson.dumps(chunk({"content": w}, usage=usage(n + 1))) + b"\n\n" for n, w in enumerate(WORDS)]
+    _, stream = through(said[:3])
+    assert stream.usage == Usage(NUM_PROMPT, 3)
+
+
+def test_the_id_and_the_model_are_ours_in_every_event() -> None:
+    found, _ = through(events())
+    assert {(one["id"], one["model"]) for one in decoded(found)} == {(ID, LENS)}
+
+
+def test_what_the_text_says_is_never_rewritten() -> None:
+    """A quote inside a JSON string is always escaped, so text cannot look like a key."""
+    nasty = '"id":"engine-1","usage":{"prompt_tokens":999,"completion_tokens":9},"model":"/srv/models/x" data: [DONE]\n\n'
+    said = [b"data: " + orjson.dumps(chunk({"content": nasty})) + b"\n\n", *events()[-2:]]
+    found, stream = through(said)
+    assert decoded(found)[0]["choices"][0]["delta"]["content"] == nasty  # type: ignore[index]
+    assert stream.usage == Usage(NUM_PROMPT, len(WORDS))
+
+
+def test_tokens_are_counted_without_role_and_end() -> None:
+    _, stream = through(events()[:-2])
+    assert stream.num_tokens == len(WORDS) and stream.usage is None
+
+
+def test_an_engines_error_is_not_shown_and_ends_the_stream() -> None:
+    found, stream = through([events()[1], b'data: {"error": {"message": "CUDA at /srv/x"}}\n\n' + events()[2]])
+    assert "CUDA" in stream.fault and b"CUDA" not in found and len(decoded(found)) == 1
+
+
+@pytest.mark.parametrize("first", [b"data: {no json}\n\n", b"data: [1]\n\n", b'data: {"error": "no"}\n\n', b"x" * 5000])
+def test_a_stream_that_begins_badly_is_broken(first: bytes) -> None:
+    with pytest.raises(BrokenError):
+        through([first])
+
+
+def test_usage_of_an_answer_is_its_own() -> None:
+    body = b'{"choices":[{"message":{"content":"\\"usage\\":{"}}],"usage":{"completion_tokens":3,"prompt_tokens":4,"prompt_tokens_details":{"cached_tokens":2}}}'
+    assert usage_of(body) == Usage(4, 3)
+    assert usage_of(b'{"usage": {"prompt_tokens": 7, "total_tokens": 7}}') == Usage(7, 0)
+    assert usage_of(b'{"usage": null}') is None
