@@ -264,9 +264,9 @@ async def listen(
 
     async def mine_only(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if peer_uid(writer) in (os.geteuid(), 0, None):
-            await serve(reader, writer)
-        else:
-            writer.close()
+            with contextlib.suppress(asyncio.CancelledError):  # the loop ends; above us there is nobody to be told
+                await serve(reader, writer)
+        writer.close()
 
     return await asyncio.start_unix_server(mine_only, sock=fresh, limit=MAX_LINE_BYTES)
 

@@ -64,10 +64,10 @@ class Stub:
         return app
 
     @web.middleware
-    async def guard(self, request: web.Request, answer: Any) -> web.StreamResponse:
+    async def guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
         if request.headers.get("Authorization") != f"Bearer {self.secret}":
             return web.json_response({"error": {"message": "who are you?"}}, status=401)
-        return await answer(request)
+        return await handler(request)
 
     async def ready(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "ready"})

@@ -1,0 +1,351 @@
+"""Changing which version answers, over two stub engines: all or nothing, back in one step, shares, room, the registry,
+and what outlives a restart."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from lens_kit import (
+    QUICK,
+    ask,
+    habits,
+    lens_of,
+    make_adapter,
+    make_base,
+    make_merged,
+    mark_of,
+    plan_for,
+    register,
+    stub_python,
+    until,
+)  # fmt: skip
+
+from danlu.core.errors import DanluError
+from danlu.run.audit import AuditLog
+from danlu.run.registry import Registry
+from danlu.serving.ask import Ask
+from danlu.serving.contract import check_engine
+from danlu.serving.line import Line, WorkerLine
+from danlu.serving.rollout import Offer, Rollout
+from danlu.serving.router import Router
+from danlu.serving.standing import status_of
+
+QUESTION = Ask("c", "chat", "law", {"messages": [{"role": "user", "content": "hello?"}]}, False, False, 1, 1)
+
+
+class House:
+    """A rollout with engines and one worker's router, as the server puts them together."""
+
+    def __init__(self, runs: Path, base: Path, num_replicas: int, max_adapters: int, drain_s: float) -> None:
+        self.base, self.home = base, runs / "serving"
+        self.line = Line(self.home / "line.sock")
+        self.router = Router()
+        plan = plan_for(base, stub_python(base), num_replicas=num_replicas, max_adapters=max_adapters)
+
+        async def check(seat: Any, driver: Any, glass: Any) -> str:
+            found = await check_engine(
+                driver, seat.address, seat.secret, glass.manifest, seat.loaded[glass.lens.name], glass.folder
+            )
+            return found.level
+
+        self.rollout = Rollout(
+            self.home, runs, self.line, pool_for=plan, check=check, drain_s=drain_s, answer_s=2.0, patience=QUICK
+        )
+
+    async def said(self, model: str = "law") -> tuple[str, str]:
+        """(the lens that was leased, the mark in the answer)."""
+        lease = self.router.lease(model, QUESTION)
+        text = await ask(lease.address, lease.body, lease.secret)
+        lease.release("done")
+        return lease.lens.name, text.split()[0]
+
+
+Story = Callable[[House], Awaitable[None]]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return make_base(tmp_path / "base")
+
+
+@pytest.fixture
+def run(tmp_path: Path, base: Path) -> Callable[..., None]:
+    """Tell a story in a house that serves `offers`."""
+
+    @asynccontextmanager
+    async def house(offers: tuple[Offer, ...], num_replicas: int, max_adapters: int, drain_s: float) -> Any:
+        built = House(tmp_path, base, num_replicas, max_adapters, drain_s)
+        await built.line.open()
+        worker = asyncio.create_task(WorkerLine(built.line.path, built.router, "w0").run())
+        await built.line.expect("w0")
+        try:
+            await built.rollout.open(offers)
+            await until(lambda: built.router.board.number > 0)
+            yield built
+        finally:
+            worker.cancel()
+            await built.rollout.close()
+            await built.line.close()
+
+    def tell(story: Story, *offers: Offer, num_replicas: int = 2, max_adapters: int = 3, drain_s: float = 2.0) -> None:
+        async def whole() -> None:
+            async with asyncio.timeout(60), house(offers, num_replicas, max_adapters, drain_s) as built:
+                await story(built)
+
+        asyncio.run(whole())
+
+    return tell
+
+
+def deeds(runs: Path) -> list[str]:
+    return [entry.action for entry in AuditLog(runs / "audit.jsonl").entries()]
+
+
+def test_a_flip_and_the_way_back(tmp_path: Path, base: Path, run: Callable[..., None]) -> None:
+    first, second = make_adapter(tmp_path / "a", base), make_adapter(tmp_path / "b", base, seed=1)
+
+    async def story(house: House) -> None:
+        rollout = house.rollout
+        assert await house.said() == (lens_of(first), mark_of(first))
+        done = await rollout.flip("law", str(second), reason="better")
+        assert done["to"] == {lens_of(second): 1.0} and "late" not in done
+        assert await house.said() == (lens_of(second), mark_of(second))
+        assert house.router.board.number == rollout.board.number, "done means: every worker goes by it"
+        await rollout.back("law")
+        assert await house.said() == (lens_of(first), mark_of(first))
+        with pytest.raises(DanluError) as refusal:
+            await rollout.back("law")
+        assert refusal.value.key == "rollout.nothing_before"
+        seats = rollout.pools["tiny"].seats
+        assert len(seats) == 2 and all(set(seat.loaded) == {lens_of(first), lens_of(second)} for seat in seats)
+        assert rollout.pools["tiny"].grades[lens_of(second)] == "ids"
+
+    run(story, Offer("law", str(first)))
+    assert deeds(tmp_path) == ["serving.opened", "serving.flip", "serving.back"]
+    assert AuditLog(tmp_path / "audit.jsonl").verify().is_whole
+
+
+@pytest.mark.parametrize("fault", ["refuses", "sings_wrong", "misrenders", "nan", "gone"])
+def test_a_failure_on_any_replica_is_no_flip(tmp_path: Path, base: Path, run: Callable[..., None], fault: str) -> None:
+    def spoil(tensors: dict[str, Any]) -> dict[str, Any]:
+        tensors[next(iter(tensors))][0, 0] = float("nan")
+        return tensors
+
+    first = make_adapter(tmp_path / "a", base)
+    second = make_adapter(tmp_path / "b", base, seed=1, change=spoil if fault == "nan" else None)
+
+    async def story(house: House) -> None:
+        rollout = house.rollout
+        before = rollout.board
+        values = {"refuses": {lens_of(second): "tiny-1"}} if fault == "refuses" else {fault: True}
+        habits(base, **(values if fault not in ("nan", "gone") else {}))
+        with pytest.raises(DanluError) as refusal:
+            await rollout.flip("law", str(tmp_path / "nothing") if fault == "gone" else str(second))
+        assert rollout.board.models == before.models and await house.said() == (lens_of(first), mark_of(first))
+        assert all(set(seat.loaded) == {lens_of(first)} for seat in rollout.pools["tiny"].seats)
+        assert rollout.models["law"].problem and refusal.value.text
+        assert status_of(rollout)["models"][0]["problem"]
+        if fault not in ("nan", "gone"):  # and when the engines have thought better of it
+            habits(base)
+            await rollout.flip("law", str(second))
+            assert await house.said() == (lens_of(second), mark_of(second)) and not rollout.models["law"].problem
+
+    run(story, Offer("law", str(first)))
+    assert "serving.flip_failed" in deeds(tmp_path)
+    failed = next(e for e in AuditLog(tmp_path / "audit.jsonl").entries() if e.action == "serving.flip_failed")
+    assert failed.object["refused"]
+
+
+def test_shares(tmp_path: Path, base: Path, run: Callable[..., None]) -> None:
+    artifacts = [make_adapter(tmp_path / "runs" / str(n), base, seed=n) for n in range(2)]
+    for artifact in artifacts:
+        register(tmp_path, artifact)
+
+    async def story(house: House) -> None:
+        await house.rollout.split("law", {"1": 0.75, "law:2": 0.25})
+        said = [await house.said() for _ in range(8)]
+        assert sorted(said) == sorted([(lens_of(artifacts[0]), mark_of(artifacts[0]))] * 6
+                                      + [(lens_of(artifacts[1]), mark_of(artifacts[1]))] * 2)  # fmt: skip
+        for shares in ({"1": 0.5}, {"1": 1.5, "2": -0.5}, {}, {"1": float("nan"), "2": 0.5}):
+            with pytest.raises(DanluError) as refusal:
+                await house.rollout.split("law", shares)
+            assert refusal.value.key == "rollout.shares"
+        await house.rollout.back("law")
+        assert {(await house.said())[0] for _ in range(6)} == {lens_of(artifacts[0])}
+
+    run(story, Offer("law", "law:1"))
+
+
+def test_the_registry_is_followed(tmp_path: Path, base: Path, run: Callable[..., None]) -> None:
+    registry = Registry(tmp_path)
+    artifacts = [make_adapter(tmp_path / "runs" / str(n), base, seed=n) for n in range(3)]
+    for artifact in artifacts:
+        register(tmp_path, artifact)
+    registry.point("law", "prod", 1)
+
+    async def story(house: House) -> None:
+        rollout = house.rollout
+        registry.point("law", "prod", 2)
+        await rollout.follow()
+        assert (await house.said())[1] == mark_of(artifacts[1])
+        registry.roll_back("law", "prod")
+        await rollout.follow()
+        assert (await house.said())[1] == mark_of(artifacts[0])
+        await rollout.flip("law", "3")  # by hand: the registry still says 1, and is not asked again
+        await rollout.follow()
+        assert (await house.said())[1] == mark_of(artifacts[2])
+        habits(base, refuses={lens_of(artifacts[1]): "*"})
+        await rollout.drop(lens_of(artifacts[1]))
+        registry.point("law", "prod", 2)
+        await rollout.follow()
+        assert (await house.said())[1] == mark_of(artifacts[2]) and "no room" in rollout.models["law"].problem
+        num = len(deeds(tmp_path))
+        await rollout.follow()
+        assert len(deeds(tmp_path)) == num, "it does not try over and over"
+
+    run(story, Offer("law", "law@prod"))
+
+
+def test_what_was_changed_by_hand_outlives_the_server(tmp_path: Path, base: Path, run: Callable[..., None]) -> None:
+    registry = Registry(tmp_path)
+    artifacts = [make_adapter(tmp_path / "runs" / str(n), base, seed=n) for n in range(3)]
+    for artifact in artifacts:
+        register(tmp_path, artifact)
+    registry.point("law", "prod", 1)
+
+    async def change(house: House) -> None:
+        await house.rollout.flip("law", "2")
+        await house.rollout.split("law", {"2": 0.5, "3": 0.5})
+
+    async def as_left(house: House) -> None:
+        assert {(await house.said())[1] for _ in range(4)} == {mark_of(artifacts[1]), mark_of(artifacts[2])}
+        await house.rollout.back("law")
+        assert (await house.said())[1] == mark_of(artifacts[1])
+        await house.rollout.back("law")
+        assert (await house.said())[1] == mark_of(artifacts[0])
+
+    async def as_pointed(house: House) -> None:
+        assert (await house.said())[1] == mark_of(artifacts[1])
+        assert not house.rollout.models["law"].before
+
+    run(change, Offer("law", "law@prod"))
+    run(as_left, Offer("law", "law@prod"))
+    run(change, Offer("law", "law@prod"))
+    registry.point("law", "prod", 2)  # while nothing ran
+    run(as_pointed, Offer("law", "law@prod"))
+
+
+def test_the_one_that_was_used_longest_ago_makes_room(tmp_path: Path, base: Path, run: Callable[..., None]) -> None:
+    artifacts = [make_adapter(tmp_path / str(n), base, seed=n) for n in range(4)]
+
+    async def story(house: House) -> None:
+        rollout = house.rollout
+        pool = rollout.pools["tiny"]
+        for artifact in artifacts[1:3]:
+            await rollout.flip("law", str(artifact))
+        assert pool.adapters == [lens_of(a) for a in artifacts[:3]]
+        await house.said(lens_of(artifacts[0]))  # its immutable name is a model too
+        await until(lambda: (rollout.note_use(), rollout.uses[lens_of(artifacts[0])].last)[1] > 0)
+        await rollout.flip("law", str(artifacts[3]))
+        assert set(pool.adapters) == {lens_of(artifacts[n]) for n in (0, 2, 3)}
+        assert all(set(seat.loaded) == set(pool.adapters) for seat in pool.seats)
+        await rollout.flip("law", str(artifacts[1]))  # dropped, and it comes back
+        assert (await house.said())[1] == mark_of(artifacts[1])
+
+    run(story, Offer("law", str(artifacts[0])))
+
+
+def test_no_room_where_all_are_used_and_none_is_taken_from_under_an_answer(
+    tmp_path: Path, base: Path, run: Callable[..., None]
+) -> None:
+    artifacts = [make_adapter(tmp_path / str(n), base, name=f"m{n}", seed=n) for n in range(4)]
+
+    async def story(house: House) -> None:
+        rollout = house.rollout
+        with pytest.raises(DanluError) as refusal:
+            await rollout.add("third", str(artifacts[2]))
+        assert refusal.value.key == "rollout.full" and "third" not in rollout.models
+        lease = house.router.lease("m0", QUESTION)
+        await rollout.drop("m0")
+        assert not house.router.knows("m0")
+        with pytest.raises(DanluError) as refusal:
+            await rollout.add("third", str(artifacts[2]))
+        assert refusal.value.key == "rollout.busy"
+        assert await ask(lease.address, lease.body, lease.secret), "it is answered to its end"
+        lease.release("done")
+        await rollout.add("third", str(artifacts[2]))
+        assert (await house.said("third"))[1] == mark_of(artifacts[2])
+        with pytest.raises(DanluError) as refusal:
+            await rollout.drop(lens_of(artifacts[2]))
+        assert refusal.value.key == "rollout.in_use"
+
+    run(story, Offer("m0", str(artifacts[0])), Offer("m1", str(artifacts[1])), max_adapters=2, drain_s=0.3)
+
+
+def test_whole_models_change_with_their_engines(tmp_path: Path, base: Path, run: Callable[..., None]) -> None:
+    first, second = make_merged(tmp_path / "a", base), make_merged(tmp_path / "b", base, seed=1)
+
+    async def story(house: House) -> None:
+        rollout = house.rollout
+        lease = house.router.lease("law", QUESTION)
+        await rollout.flip("law", str(second))
+        assert await house.said() == (lens_of(second), mark_of(second))
+        assert await ask(lease.address, lease.body, lease.secret), "the old engine is there for its last answer"
+        lease.release("done")
+        await until(lambda: not rollout._ends)
+        await rollout.back("law")
+        assert await house.said() == (lens_of(first), mark_of(first))
+
+    run(story, Offer("law", str(first)), num_replicas=1)
+
+
+def test_an_engine_that_was_killed_comes_back_with_its_lenses(
+    tmp_path: Path, base: Path, run: Callable[..., None]
+) -> None:
+    first, second = make_adapter(tmp_path / "a", base), make_adapter(tmp_path / "b", base, seed=1)
+
+    async def story(house: House) -> None:
+        rollout = house.rollout
+        seat = rollout.pools["tiny"].seats[0]
+        assert seat.child is not None
+        await seat.child.kill()
+        await until(lambda: seat.state == "down")
+        await until(lambda: sum(r.state == "ready" for r in house.router.board.replicas) == 1)
+        await rollout.flip("law", str(second))  # while one of two is away
+        assert (await house.said())[1] == mark_of(second)
+        await until(lambda: sum(r.state == "ready" for r in house.router.board.replicas) == 2, within_s=10)
+        for _ in range(2):
+            lease = house.router.lease("law", QUESTION)  # both are asked: one stays leased
+            assert (await ask(lease.address, lease.body, lease.secret)).split()[0] == mark_of(second)
+
+    run(story, Offer("law", str(first)))
+
+
+def test_a_damaged_offer_is_no_start(tmp_path: Path, base: Path, run: Callable[..., None]) -> None:
+    first = make_adapter(tmp_path / "a", base)
+    (first / "adapter_config.json").write_text("{}")
+
+    async def story(house: House) -> None:
+        raise AssertionError("nothing is served")
+
+    with pytest.raises(DanluError) as refusal:
+        run(story, Offer("law", str(first)))
+    assert refusal.value.key == "run.tampered"
+
+
+def test_status_is_plain_json(tmp_path: Path, base: Path, run: Callable[..., None]) -> None:
+    first = make_adapter(tmp_path / "a", base)
+
+    async def story(house: House) -> None:
+        await house.said()
+        await until(lambda: status_of(house.rollout)["pools"][0]["lenses"][0]["num_leased"] == 1)
+        told = orjson.loads(orjson.dumps(status_of(house.rollout)))
+        assert told["pools"][0]["num_loaded"] == 1 and len(told["pools"][0]["replicas"]) == 2
+        secrets = [seat.secret for seat in house.rollout.pools["tiny"].seats]
+        assert not any(secret in orjson.dumps(told).decode() for secret in secrets), "it tells no secret"
+
+    run(story, Offer("law", str(first)))
