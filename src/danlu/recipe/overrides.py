@@ -38,6 +38,7 @@ PATH_KNOBS = (
     ("serving", "tls", "cert"),
     ("serving", "tls", "key"),
     ("serving", "store", "url_file"),
+    ("serving", "store", "pepper_file"),
     ("serving", "limits", "url_file"),
     ("serving", "webhooks"),
     ("serving", "models"),
@@ -125,10 +126,8 @@ def _anchor_served(value: Any, folder: Path) -> Any:
         return value
     if not {"target", "url"} & value.keys():  # {law: path}
         return {name: _anchor_served(one, folder) for name, one in value.items()}
-    paths = {
-        key: _anchor(value[key], folder, is_model=key == "target") for key in ("target", "key_file") if value.get(key)
-    }
-    return value | paths
+    known = [key for key in ("target", "key_file", "artifact") if value.get(key)]
+    return value | {key: _anchor(value[key], folder, is_model=key == "target") for key in known}
 
 
 def _anchor(value: Any, folder: Path, *, is_model: bool) -> Any:

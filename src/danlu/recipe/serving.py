@@ -37,7 +37,7 @@ class TLSSection(Section):
 
 class CapsSection(Section):
     max_tokens: int = Field(4096, ge=1, le=1_000_000)
-    """Longest answer, and what a request that names none may take, all its choices together."""
+    """Longest answer that a request may ask for."""
 
     body_bytes: int = Field(4 * 2**20, ge=1024, le=2**30)
     """Largest request."""
@@ -58,6 +58,9 @@ class StoreSection(Section):
 
     url_file: str | None = None
     """File that holds the database's URL with its password, readable by its owner only."""
+
+    pepper_file: str | None = None
+    """File that keys' hashes are peppered with; empty makes one beside the runs. Several machines share one."""
 
     @model_validator(mode="after")
     def _has_a_place(self) -> Self:
@@ -95,13 +98,16 @@ class ServedSection(Section):
     key_file: str | None = None
     """File that holds the URL's API key alone, readable by its owner only."""
 
+    artifact: str | None = None
+    """The artefact that stands behind the URL: it is held to its template and its canaries before it is served."""
+
     @property
     def is_url(self) -> bool:
         return self.target.startswith(("http://", "https://"))
 
     @model_validator(mode="after")
     def _fits_its_target(self) -> Self:
-        if not self.is_url and (self.model or self.key_file):
+        if not self.is_url and (self.model or self.key_file or self.artifact):
             raise _complaint("serve.only_urls")
         if self.is_url and self.name is None:
             raise _complaint("serve.url_name")

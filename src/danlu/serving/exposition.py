@@ -55,6 +55,9 @@ STANDING: dict[str, Metric] = {
     "cache": Metric("danlu_engine_cache_ratio", "gauge", ("replica",), "Share of its key-value cache in use."),
     "running": Metric("danlu_engine_running", "gauge", ("replica",), "Answers that the engine computes now."),
     "queue": Metric("danlu_engine_waiting", "gauge", ("replica",), "Requests that wait inside the engine."),
+    "keys_stale": Metric("danlu_keys_stale_seconds", "gauge", (), "For how long keys could not be looked up anew."),
+    "limits_alarm": Metric("danlu_limits_alarm", "gauge", (), "1 where limits are counted by a makeshift."),
+    "journal_failing": Metric("danlu_journal_failing", "gauge", (), "1 where the journal cannot be written."),
     "certificate": Metric("danlu_certificate_expires_seconds", "gauge", (), "When the certificate ends, since 1970."),
 }
 METRICS: tuple[Metric, ...] = (*COUNTED.values(), *OBSERVED.values(), *STANDING.values())

@@ -126,6 +126,10 @@ class Totals:
     def num_in_flight(self) -> int:
         return sum(value["in_flight"] for value in self._newest.values())
 
+    def worst(self, gauge: str) -> float:
+        """Of what each worker says of itself (`gauges`), the largest."""
+        return max((value.get("gauges", {}).get(gauge, 0.0) for value in self._newest.values()), default=0.0)
+
     def sum(self) -> dict[str, Any]:
         """`{"counters": {name: {labels: n}}, "histograms": {name: {lens: [sum, buckets…]}}}`."""
         total = _empty()

@@ -1,0 +1,298 @@
+"""A gateway worker: one process of several on one listening socket. Made of parts; each is tested for itself.
+
+    python -m danlu.serving.worker --name w0 --fd 7 --line /…/line.sock      # settings as one line of JSON on stdin
+
+It accepts once it has a board. Told to end (SIGTERM, or the end of its standard input: the server is gone) it stops
+accepting, closes each connection behind its next answer, finishes what is under way within `drain_s`, and settles the
+rest. So a reload loses no request: the new workers take connections from the same socket meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import uvicorn
+
+from danlu.recipe.serving import ServingSection
+from danlu.serving.caps import Caps
+from danlu.serving.feedback import FOLDER, FeedbackDesk
+from danlu.serving.feedback import PATH as FEEDBACK
+from danlu.serving.front import Front, verifier_door
+from danlu.serving.gateway import Gateway
+from danlu.serving.journal import FOLDER as JOURNAL
+from danlu.serving.journal import FileJournal
+from danlu.serving.keys import PEPPER, LiveKeys, Pepper
+from danlu.serving.limits import Limiter, LocalLimiter
+from danlu.serving.line import WorkerLine
+from danlu.serving.logs import RequestLog
+from danlu.serving.meters import Meters
+from danlu.serving.protocol import GuardedProtocol
+from danlu.serving.router import Router
+from danlu.serving.snippets import pages
+from danlu.serving.store import Store, open_store
+from danlu.serving.table import Shared
+from danlu.serving.tally import Tally
+from danlu.serving.tls import read_private, tls_context
+from danlu.serving.traces import Traces
+
+LINGER_S = 2.0
+"""How long open connections may still ask once we have stopped accepting: each is closed behind its answer."""
+SETTLE_S = 5.0
+"""For answers that were cut at the end of `drain_s` to be settled."""
+TABLE = ("limits", "table")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a worker is told: no secrets, only where they lie."""
+
+    home: str
+    url: str
+    """As clients on this machine say it."""
+    hosts: tuple[str, ...]
+    num_workers: int
+    section: dict[str, Any]
+
+    def to_line(self) -> str:
+        return orjson.dumps(asdict(self)).decode()
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Settings:
+        value = orjson.loads(line)
+        return cls(value["home"], value["url"], tuple(value["hosts"]), value["num_workers"], value["section"])
+
+
+class Counting:
+    """The gateway's `Meters`: each request's tally goes to everyone who wants it."""
+
+    def __init__(self, meters: Meters, *others: Callable[[Tally], None]) -> None:
+        self.began = meters.began
+        self._all = (meters.ended, *others)
+
+    def ended(self, tally: Tally) -> None:
+        for each in self._all:
+            each(tally)
+
+
+class Worker:
+    """`await Worker(…).run()` until `stop` is called."""
+
+    def __init__(self, name: str, settings: Settings, listener: socket.socket, line: Path) -> None:
+        self.name, self.settings, self.listener = name, settings, listener
+        self.section = ServingSection.model_validate(settings.section)
+        self.home = Path(settings.home)
+        self.router, self.meters = Router(), Meters()
+        self.pepper = Pepper.open(pepper_of(self.section, self.home))
+        self.log = RequestLog(self.home / "logs" / f"requests-{name}.jsonl")
+        self.line = WorkerLine(line, self.router, name, counters=self._counters, told=self._told)
+        self.keys: LiveKeys | None = None
+        self.limiter: Limiter | None = None
+        self.journal: FileJournal | None = None
+        self._ending = asyncio.Event()
+
+    def stop(self) -> None:
+        self._ending.set()
+
+    async def run(self) -> None:
+        async with self._built() as (gateway, front):
+            talking = asyncio.create_task(self.line.run())
+            try:
+                await self._first_board(talking)
+                if not self._ending.is_set():
+                    await self._serve(gateway, front)
+            finally:
+                await asyncio.sleep(0.6)  # the line tells its last counters each half second
+                talking.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await talking
+
+    # ---- parts
+
+    @contextlib.asynccontextmanager
+    async def _built(self) -> AsyncIterator[tuple[Gateway, Front]]:
+        """All parts, and their ends in the other order."""
+        section, home = self.section, self.home
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.log.close)
+            store = open_store(home, store_url(section))
+            stack.callback(store.close)
+            keys = self.keys = LiveKeys(store, self.pepper)
+            keys.watch(failed=lambda fault: self.log.event("store_away", said=str(fault)))
+            stack.callback(keys.stop)
+            limiter = self.limiter = await self._open_limiter(store)
+            stack.push_async_callback(limiter.close)
+            journal = self.journal = FileJournal(home / JOURNAL, self.name)
+            stack.callback(journal.close)
+            desk = self._open_desk(store)
+            stack.callback(desk.close)
+            others: list[Callable[[Tally], None]] = [desk.ended, self.log.ended]
+            if section.traces:
+                traces = Traces(section.traces, worker=self.name)
+                stack.callback(traces.close)
+                others.append(traces.ended)
+            counting = Counting(self.meters, *others)
+            caps = caps_of(section, self.settings.hosts)
+            doors = dict([verifier_door(self.pepper), (("POST", FEEDBACK), desk.door)])
+            gateway = Gateway(self.router, keys, limiter, journal, counting, caps, doors=doors)
+            yield gateway, Front(
+                gateway, pages=pages(self.settings.url), pepper=self.pepper, caps=caps, meters=counting,
+                most_waiting=section.caps.waiting,
+            )  # fmt: skip
+
+    async def _open_limiter(self, store: Store) -> Limiter:
+        limits = self.section.limits
+        if limits.kind == "redis":
+            from danlu.serving.redis_limits import RedisLimiter  # the extra `scale`
+
+            assert limits.url_file is not None, "the section asked for it"
+            return RedisLimiter(read_private(Path(limits.url_file)), num_workers=self.settings.num_workers)
+        limiter = LocalLimiter(Shared(self.home.joinpath(*TABLE)))
+        return limiter
+
+    def _open_desk(self, store: Store) -> FeedbackDesk:
+        keeps = self.section.bodies == "masked"
+        return FeedbackDesk(
+            self.home / FOLDER, self.name, owner=lambda id: None, mask=lambda text: text, keeps_words=keeps
+        )
+
+    def _counters(self) -> dict[str, Any]:
+        told = self.meters.counters()
+        told["gauges"] = {
+            "keys_stale": self.keys.stale_s if self.keys else 0.0,
+            "limits_alarm": float(bool(self.limiter and self.limiter.alarm)),
+            "journal_failing": float(bool(self.journal and self.journal.is_failing)),
+        }
+        return told
+
+    def _told(self, message: dict[str, Any]) -> None:
+        """What the server says beside boards."""
+        if "keys" in message and self.keys is not None:
+            self.keys.refresh()
+        if message.get("drain"):
+            self.stop()
+
+    async def _first_board(self, talking: asyncio.Task[None]) -> None:
+        """Nobody is let in before there is something to ask."""
+        while not self.router.board.number and not self._ending.is_set():
+            await asyncio.sleep(0.01)
+            if talking.done():
+                talking.result()
+
+    # ---- serving
+
+    async def _serve(self, gateway: Gateway, front: Front) -> None:
+        tls, drain_s = self.section.tls, self.section.caps.drain_s
+        config = uvicorn.Config(
+            front, http=GuardedProtocol, ws="none", lifespan="on", log_config=None, access_log=False,
+            server_header=False, proxy_headers=False, timeout_keep_alive=75, workers=1,
+            timeout_graceful_shutdown=max(1, round(drain_s)),
+        )  # fmt: skip
+        config.load()
+        if tls.cert and tls.key:
+            config.ssl = tls_context(Path(tls.cert), Path(tls.key))
+        server = uvicorn.Server(config)
+        self.log.event("serving", worker=self.name, version=self.router.board.number)
+        ending = asyncio.create_task(self._drain(server, gateway))
+        await server._serve([self.listener])  # `serve` would take signals for itself and raise them again
+        ending.cancel()
+        await self._settled(server, front)
+        self.log.event("ended", worker=self.name, cut=front.num_waiting)
+
+    async def _drain(self, server: uvicorn.Server, gateway: Gateway) -> None:
+        await self._ending.wait()
+        gateway.is_draining = True
+        self.log.event("draining", worker=self.name, connections=len(server.server_state.connections))
+        for listening in server.servers:
+            listening.close()
+        connections: set[Any] = server.server_state.connections
+        for connection in connections:
+            connection.end_after_answer()
+        began = time.monotonic()
+        while connections and time.monotonic() - began < LINGER_S:
+            await asyncio.sleep(0.05)
+            for connection in list(connections):  # one that was accepted in the last moment
+                connection.end_after_answer()
+        server.should_exit = True
+
+    async def _settled(self, server: uvicorn.Server, front: Front) -> None:
+        """What was cut runs through its `finally`: reservations are given back, journals closed."""
+        tasks = list(server.server_state.tasks)
+        if tasks:
+            await asyncio.wait(tasks, timeout=SETTLE_S)
+
+
+def caps_of(section: ServingSection, hosts: tuple[str, ...]) -> Caps:
+    caps = section.caps
+    return Caps(
+        hosts=hosts, origins=section.origins, most_body_bytes=caps.body_bytes, most_answer_tokens=caps.max_tokens,
+        answer_tokens=min(Caps().answer_tokens, caps.max_tokens), first_s=min(300.0, caps.answer_s),
+        between_s=min(60.0, caps.answer_s), whole_s=caps.answer_s,
+    )  # fmt: skip
+
+
+def pepper_of(section: ServingSection, home: Path) -> Path:
+    return Path(section.store.pepper_file) if section.store.pepper_file else home / PEPPER
+
+
+def store_url(section: ServingSection) -> str:
+    """ "" for the SQLite file of the home."""
+    if section.store.kind != "postgres" or section.store.url_file is None:
+        return ""
+    return read_private(Path(section.store.url_file))
+
+
+# ---- the process
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="danlu.serving.worker")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--line", type=Path, required=True)
+    told = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    settings = Settings.from_line(sys.stdin.buffer.readline())
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_live(told.name, settings, told.fd, told.line))
+
+
+async def _live(name: str, settings: Settings, fd: int, line: Path) -> None:
+    worker = Worker(name, settings, socket.socket(fileno=fd), line)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, worker.stop)
+    loop.add_signal_handler(signal.SIGINT, worker.stop)
+
+    def wait_for_the_end() -> None:
+        while sys.stdin.buffer.read(1):
+            pass
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
+            loop.call_soon_threadsafe(worker.stop)
+
+    threading.Thread(target=wait_for_the_end, name="parent", daemon=True).start()
+    await worker.run()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # not on Windows
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+if __name__ == "__main__":
+    main()
