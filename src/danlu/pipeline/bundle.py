@@ -27,6 +27,7 @@ from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.exports.verify import verify
 from danlu.model.hub import EMBEDDED, find_base
+from danlu.model.shards import known_digest
 from danlu.recipe.serving import ServingSection
 from danlu.run.artifact import Manifest
 from danlu.serving.deployment import Deployment, Placed, deployment_files
@@ -130,16 +131,19 @@ def _put_models(place: Path, wanted: Wanted, told: Progress) -> tuple[Placed, ..
         told.note(say("bundle.copying", name=name))
         manifest = verify(source)
         shutil.copytree(source, place / name)
-        base = _put_base(place / "bases", manifest, source) if manifest.kind in ADAPTERS else ""
+        base = _put_base(place / "bases", manifest) if manifest.kind in ADAPTERS else ""
         rank = int(read_json(source / "adapter_config.json").get("r", 0)) if base else 0
         placed.append(Placed(name, name, manifest.kind, base, rank))
     return tuple(placed)
 
 
-def _put_base(place: Path, manifest: Manifest, source: Path) -> str:
+def _put_base(place: Path, manifest: Manifest) -> str:
     """The base of an adapter, by its path under `models/`. Adapters on one base share it."""
     named = str(manifest.base["name"])
     base = find_base(named, revision=manifest.base.get("revision"), is_offline=True)
+    given, expected = known_digest(base), str(manifest.base.get("digest"))
+    if given != expected:
+        raise ExportError("export.other_base", where=str(base), given=given[:16], expected=expected[:16])
     name = EMBEDDED if named == EMBEDDED else PurePosixPath(named.rstrip("/")).name
     if not (place / name).exists():
         shutil.copytree(base, place / name, ignore=shutil.ignore_patterns("__pycache__", "*.py", ".danlu.json"))
