@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -53,6 +54,7 @@ LINGER_S = 2.0
 SETTLE_S = 5.0
 """For answers that were cut at the end of `drain_s` to be settled."""
 TABLE = ("limits", "table")
+STDIN = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +266,7 @@ def main() -> None:
     parser.add_argument("--line", type=Path, required=True)
     told = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
-    settings = Settings.from_line(sys.stdin.buffer.readline())
+    settings = Settings.from_line(_first_line())
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_live(told.name, settings, told.fd, told.line))
 
@@ -276,13 +278,21 @@ async def _live(name: str, settings: Settings, fd: int, line: Path) -> None:
     loop.add_signal_handler(signal.SIGINT, worker.stop)
 
     def wait_for_the_end() -> None:
-        while sys.stdin.buffer.read(1):
+        while os.read(STDIN, 4096):
             pass
         with contextlib.suppress(RuntimeError):  # the loop has ended already
             loop.call_soon_threadsafe(worker.stop)
 
     threading.Thread(target=wait_for_the_end, name="parent", daemon=True).start()
     await worker.run()
+
+
+def _first_line() -> bytes:
+    """Read without a buffer: a thread that waits in Python's own at the end would hold up the end."""
+    line = b""
+    while not line.endswith(b"\n") and (part := os.read(STDIN, 65536)):
+        line += part
+    return line
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
