@@ -38,7 +38,13 @@ NUM_PROMPT = 12
 
 def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
-    return {"id": "engine-1", "object": "chat.completion.chunk", "created": 7, "model": "/srv/models/x", "choices": [choice]} | more
+    return {
+        "id": "engine-1",
+        "object": "chat.completion.chunk",
+        "created": 7,
+        "model": "/srv/models/x",
+        "choices": [choice],
+    } | more
 
 
 def usage(num_answer: int) -> dict[str, int]:
@@ -47,7 +53,11 @@ def usage(num_answer: int) -> dict[str, int]:
 
 def events(words: tuple[str, ...] = WORDS) -> list[bytes]:
     """What an engine sends for a stream with `include_usage`, an event each."""
-    said = [chunk({"role": "assistant", "content": ""}), *(chunk({"content": word}) for word in words), chunk({}, "stop")]
+    said = [
+        chunk({"role": "assistant", "content": ""}),
+        *(chunk({"content": word}) for word in words),
+        chunk({}, "stop"),
+    ]
     last = chunk({}) | {"choices": [], "usage": usage(len(words))}
     return [b"data: " + orjson.dumps(one) + b"\n\n" for one in (*said, last)] + [b"data: [DONE]\n\n"]
 
@@ -66,6 +76,7 @@ class Asked:
     path: str
     headers: dict[str, str]
     body: dict[str, Any]
+    reader: asyncio.StreamReader
 
 
 Play = Callable[["Upstream", Asked, asyncio.StreamWriter], Any]
@@ -93,12 +104,14 @@ class Upstream:
                 first, *lines = head.decode("latin-1").strip().split("\r\n")
                 headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
-                asked = Asked(first.split()[1], headers, orjson.loads(body) if body else {})
+                asked = Asked(first.split()[1], headers, orjson.loads(body) if body else {}, reader)
                 self.asked.append(asked)
                 await (self.play or good)(self, asked, writer)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
+        except asyncio.CancelledError:
+            pass  # the house is closed
         finally:
             writer.close()
 
@@ -114,7 +127,9 @@ def _chunked(data: bytes) -> bytes:
 async def good(upstream: Upstream, asked: Asked, writer: asyncio.StreamWriter) -> None:
     if asked.path.endswith("/embeddings"):
         data = [{"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}]
-        body = orjson.dumps({"object": "list", "data": data, "model": "x", "usage": {"prompt_tokens": 3, "total_tokens": 3}})
+        body = orjson.dumps(
+            {"object": "list", "data": data, "model": "x", "usage": {"prompt_tokens": 3, "total_tokens": 3}}
+        )
         writer.write(_head("application/json", f"content-length: {len(body)}\r\n") + body)
     elif asked.body.get("stream"):
         writer.write(_head("text/event-stream", "transfer-encoding: chunked\r\n"))
@@ -167,11 +182,21 @@ async def drops(upstream: Upstream, asked: Asked, writer: asyncio.StreamWriter) 
 
 
 async def hangs(upstream: Upstream, asked: Asked, writer: asyncio.StreamWriter) -> None:
-    """Says nothing until the other side goes; a reader sees that, since nothing else is sent."""
-    transport = writer.transport
-    while not transport.is_closing():
-        await asyncio.sleep(0.01)
+    """Says nothing (more) until the other side goes."""
+    while await asked.reader.read(1):
+        pass
     upstream.num_hung_up += 1
+    raise ConnectionResetError
+
+
+def stalls(*pieces: bytes) -> Play:
+    """A stream of these pieces, and then nothing more until the other side goes."""
+
+    async def play(upstream: Upstream, asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(_head("text/event-stream", "connection: close\r\n") + b"".join(pieces))
+        await hangs(upstream, asked, writer)
+
+    return play
 
 
 class Loop:
@@ -186,8 +211,17 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)
 
     def stop(self) -> None:
+        """Every task is ended here: none is left for the garbage collector to end in the middle of something."""
+        self.run(self._end_tasks())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(5)
+        self.loop.close()
+
+    async def _end_tasks(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 @contextmanager
@@ -213,9 +247,12 @@ def upstreams(*plays: Play | None, folder: Path | None = None) -> Iterator[list[
         loop.stop()
 
 
-def board_of(*addresses: str, driver: str = "upstream", context: int = 0, engine_name: str = "engine-x", secret: str = SECRET) -> Board:
+def board_of(
+    *addresses: str, driver: str = "upstream", context: int = 0, engine_name: str = "engine-x", secret: str = SECRET
+) -> Board:
     replicas = tuple(
-        Replica(f"r{n}", "pool", driver, address, secret, "ready", ((LENS, engine_name),)) for n, address in enumerate(addresses)
+        Replica(f"r{n}", "pool", driver, address, secret, "ready", ((LENS, engine_name),))
+        for n, address in enumerate(addresses)
     )
     models = (Model("law", ((LENS, 1.0),), 1700000000), Model("法律", ((LENS, 1.0),), 1700000000))
     return Board(1, models, (Lens(LENS, "pool", context=context),), replicas)
@@ -243,10 +280,21 @@ class Served:
         self.keys.refresh()
         return credential
 
-    def ask(self, body: Any, *, path: str = "/v1/chat/completions", method: str = "POST", key: str | None = None, **headers: str) -> Got:
+    def ask(
+        self,
+        body: Any,
+        *,
+        path: str = "/v1/chat/completions",
+        method: str = "POST",
+        key: str | None = None,
+        **headers: str,
+    ) -> Got:
         """Over a connection of its own, whatever it is."""
         data = body if isinstance(body, bytes) or body is None else orjson.dumps(body)
-        sent = {"authorization": f"Bearer {self.credential if key is None else key}", "content-type": "application/json"}
+        sent = {
+            "authorization": f"Bearer {self.credential if key is None else key}",
+            "content-type": "application/json",
+        }
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
@@ -270,7 +318,11 @@ class Served:
 
     def lines(self) -> list[dict[str, Any]]:
         """Of the journal, all files."""
-        return [orjson.loads(line) for path in sorted(self.journals.glob("*.jsonl")) for line in path.read_bytes().splitlines()]
+        return [
+            orjson.loads(line)
+            for path in sorted(self.journals.glob("*.jsonl"))
+            for line in path.read_bytes().splitlines()
+        ]
 
     def closing(self, number: int = -1, *, wait_s: float = 5.0) -> dict[str, Any]:
         """The journal's last closing, when it is there."""
@@ -310,7 +362,9 @@ def chat(**more: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def served(folder: Path, board: Board, *, caps: Caps | None = None, limits: Key | None = None, **more: Any) -> Iterator[Served]:
+def served(
+    folder: Path, board: Board, *, caps: Caps | None = None, limits: Key | None = None, **more: Any
+) -> Iterator[Served]:
     """A gateway on a free port, over this board."""
     store = Store(SQLite(folder / "serving.db"))
     pepper = Pepper.open(folder / "pepper")

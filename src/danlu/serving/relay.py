@@ -67,7 +67,7 @@ class Relay:
         except (aiohttp.ClientError, OSError, BrokenError, _StatusError) as fault:
             await passage.broken(fault)
         except RefusedError as refused:  # the engine declined
-            await passage.fail(refused)
+            await passage.fail(refused, "refused")
         finally:
             passage.close()
         return b"".join(passage.kept)
@@ -197,7 +197,7 @@ class _Passage:
             raise GoneError
         caps = self.relay.caps
         most_s = {"first": caps.first_s, "between": caps.between_s}.get(reason, caps.whole_s)
-        await self.fail(RefusedError("gateway.engine_timeout", status=504, what=reason, most_s=most_s))
+        await self.fail(RefusedError("gateway.engine_timeout", status=504, what=reason, most_s=most_s), "failed")
 
     async def broken(self, fault: Exception) -> None:
         """By the engine."""
@@ -206,15 +206,14 @@ class _Passage:
             refused = RefusedError("gateway.engine_busy", status=503, headers=retry_after(1.0))
         else:
             refused = RefusedError("gateway.engine_failed", status=502)
-        await self.fail(refused)
+        await self.fail(refused, "refused" if status == 429 else "failed")
 
-    async def fail(self, refused: RefusedError) -> None:
+    async def fail(self, refused: RefusedError, outcome: Outcome) -> None:
         """Settle, and tell the client as long as it can be told: by the reply, or by the stream's last event."""
         self.watch.end()
         self.account.tally.code = refused.code
         refused.headers += tuple(self._headers())
         if not self.call.is_begun:
-            outcome: Outcome = "refused" if refused.status == 400 else "failed"
             nothing = Usage(0, 0)
             await self.account.settle(outcome, refused.status, nothing, is_counted=False, whole_s=self.call.since())
             raise refused

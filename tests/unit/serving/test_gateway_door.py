@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gateway_kit import Served, Upstream, board_of, chat, served, upstreams
 
 from danlu.serving.caps import Caps
 from danlu.serving.keys import Key
 from danlu.serving.replies import RefusedError
+from gateway_kit import Served, Upstream, board_of, chat, served, upstreams
 
 CAPS = Caps(most_body_bytes=20_000, most_header_bytes=4096, body_s=0.3, origins=("https://chat.example.com",))
 
@@ -32,8 +32,21 @@ def gate(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iterat
         yield one
 
 
-def raw_request(gate: Served, *headers: str, path: str = "/v1/models", method: str = "GET", body: bytes = b"", host: str = "localhost") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", *([f"Host: {host}"] if host else []), f"Authorization: Bearer {gate.credential}", *headers, "Connection: close"]
+def raw_request(
+    gate: Served,
+    *headers: str,
+    path: str = "/v1/models",
+    method: str = "GET",
+    body: bytes = b"",
+    host: str = "localhost",
+) -> bytes:
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        *([f"Host: {host}"] if host else []),
+        f"Authorization: Bearer {gate.credential}",
+        *headers,
+        "Connection: close",
+    ]
     return gate.raw("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
 
 
@@ -107,7 +120,16 @@ def test_a_key_is_the_same_key_in_every_header(gate: Served) -> None:
         assert gate.ask(chat(), authorization="", **{name: gate.credential}).status == 200
     assert gate.ask(chat(), x_api_key=gate.credential).status == 200  # they agree
     assert gate.ask(chat(), x_api_key="dl-other-key").status == 401  # they do not
-    for bad in ("", "Bearer", "Bearer ", "Basic dTpw", gate.credential, f"Bearer {gate.credential}x", "Bearer " + "k" * 2000, "Bearer é"):
+    for bad in (
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic dTpw",
+        gate.credential,
+        f"Bearer {gate.credential}x",
+        "Bearer " + "k" * 2000,
+        "Bearer é",
+    ):
         found = gate.ask(chat(), authorization=bad.encode("latin-1").decode("latin-1"))
         assert found.status == 401 and found.code == "invalid_api_key" and "www-authenticate" in found.headers, bad
 
@@ -129,7 +151,12 @@ def test_bodies_have_a_size(gate: Served) -> None:
     found = gate.ask(big)
     assert found.status == 413 and found.code == "body_too_large"
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer {gate.credential}\r\n"
-    chunked = head + "Transfer-Encoding: chunked\r\n\r\n" + "".join(f"{1000:x}\r\n{'x' * 1000}\r\n" for _ in range(30)) + "0\r\n\r\n"
+    chunked = (
+        head
+        + "Transfer-Encoding: chunked\r\n\r\n"
+        + "".join(f"{1000:x}\r\n{'x' * 1000}\r\n" for _ in range(30))
+        + "0\r\n\r\n"
+    )
     assert b" 413 " in gate.raw(chunked.encode(), wait_s=1)
 
 

@@ -1,12 +1,14 @@
 """Events on their way through: whatever the cuts, the same bytes; usage kept, its chunk held back, names rewritten."""
 
+from itertools import pairwise
+
 import orjson
 import pytest
-from gateway_kit import LENS, NUM_PROMPT, WORDS, chunk, events, usage
 from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.serving.events import BrokenError, Events, Usage, usage_of
+from gateway_kit import LENS, NUM_PROMPT, WORDS, chunk, events, usage
 
 ID = "chatcmpl-0123456789abcdef01234567"
 
@@ -18,7 +20,7 @@ def through(pieces: list[bytes], *, wants_usage: bool = False) -> tuple[bytes, E
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted({place % len(data) for place in places}), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    return [data[a:b] for a, b in pairwise(edges) if a < b]
 
 
 def decoded(data: bytes) -> list[dict[str, object]]:
@@ -85,7 +87,9 @@ def test_the_id_and_the_model_are_ours_in_every_event() -> None:
 
 def test_what_the_text_says_is_never_rewritten() -> None:
     """A quote inside a JSON string is always escaped, so text cannot look like a key."""
-    nasty = '"id":"engine-1","usage":{"prompt_tokens":999,"completion_tokens":9},"model":"/srv/models/x" data: [DONE]\n\n'
+    nasty = (
+        '"id":"engine-1","usage":{"prompt_tokens":999,"completion_tokens":9},"model":"/srv/models/x" data: [DONE]\n\n'
+    )
     said = [b"data: " + orjson.dumps(chunk({"content": nasty})) + b"\n\n", *events()[-2:]]
     found, stream = through(said)
     assert decoded(found)[0]["choices"][0]["delta"]["content"] == nasty  # type: ignore[index]

@@ -4,7 +4,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-from gateway_kit import chat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from danlu.serving.drivers.driver import Can
 from danlu.serving.openapi import document
 from danlu.serving.replies import RefusedError
 from danlu.serving.schema import bodies, fit, understand
+from gateway_kit import chat
 
 CAPS = Caps()
 RECORDS = bodies(CAPS)
@@ -83,7 +83,13 @@ def test_what_openai_clients_send_beside_does_not_break_and_is_told() -> None:
 
 
 def test_what_would_change_the_answer_is_not_dropped_in_silence() -> None:
-    for field, value in (("functions", [{}]), ("modalities", ["audio"]), ("web_search_options", {}), ("prediction", {}), ("reasoning_effort", "high")):
+    for field, value in (
+        ("functions", [{}]),
+        ("modalities", ["audio"]),
+        ("web_search_options", {}),
+        ("prediction", {}),
+        ("reasoning_effort", "high"),
+    ):
         assert refused(chat(**{field: value})).code == "unsupported_parameter"
     asked(chat(functions=[], modalities=["text"], function_call="auto"))
 
@@ -189,7 +195,9 @@ def test_no_body_does_anything_but_pass_or_be_refused(body: dict[str, Any], kind
 @given(
     st.fixed_dictionaries(
         {"model": st.just("law"), "messages": st.just([{"role": "user", "content": "x"}])},
-        optional={name: JSON for name in ("temperature", "top_p", "n", "stop", "seed", "tools", "tool_choice", "logit_bias", "user")},
+        optional=dict.fromkeys(
+            ("temperature", "top_p", "n", "stop", "seed", "tools", "tool_choice", "logit_bias", "user"), JSON
+        ),
     )
 )
 def test_what_is_taken_is_what_is_documented(body: dict[str, Any]) -> None:
