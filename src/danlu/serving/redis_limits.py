@@ -1,0 +1,224 @@
+"""The limiter of `limits.py` for several machines: the same window and the same quota, kept in Redis (`limits.lua`).
+
+One script call reserves and one settles; Redis runs them one after another, by its own clock. What is open is a lease;
+a living worker renews its leases, so a killed one's concurrency and reservations come back after `LEASE_S`. A settling
+that comes later than that charges what was used in full.
+
+Where Redis is away: a key with a monthly quota is refused, for nobody knows what is left of it; for all others each of
+`num_workers` counts by itself and admits its share of the limits (rounded down: a share of nothing is refused), and
+`alarm` says so. In the minute around such a change the two counts do not see each other. Settlings are kept and sent
+when it is back. A Redis that lost its memory is told the month's usage by `spent` before a quota admits anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import secrets
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import resources
+from typing import Any, TypeAlias
+
+from danlu.core.errors import RunError
+from danlu.serving.keys import Key
+from danlu.serving.limits import AGAIN_S, Admission, LocalLimiter, Month, Refusal, What, headers_of
+
+LEASE_S = 15.0
+ANSWER_S = 0.5
+"""So long one call may take before Redis counts as away."""
+PAUSE_S = 1.0
+"""How often it is looked for then."""
+_MOST_OWED = 100_000
+_WHATS: tuple[What, ...] = ("requests", "tokens", "concurrency", "quota")
+Spent: TypeAlias = Callable[[str, float], Awaitable[int | None]]
+
+
+class RedisLimiter:
+    """See the file's docstring. One a worker; `spent(key_id, now)` tells a month's usage, or None when it cannot."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        num_workers: int = 1,
+        spent: Spent | None = None,
+        lease_s: float = LEASE_S,
+        uses_own_clock: bool = False,
+    ) -> None:
+        try:
+            import redis.asyncio as redis  # an extra: most have one machine
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
+        except ImportError as error:
+            raise RunError("keys.no_redis", where="serving.limits") from error
+        try:
+            # no second try by itself: it would count a request twice
+            self._client = redis.Redis.from_url(
+                url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S, retry=Retry(NoBackoff(), 0),
+                max_connections=256, decode_responses=True,
+            )  # fmt: skip
+        except ValueError as error:
+            raise RunError("keys.bad_redis_url", where="serving.limits") from error
+        script = resources.files("danlu.serving").joinpath("limits.lua").read_text(encoding="utf-8")
+        self._script = self._client.register_script(script)
+        self._errors: tuple[type[Exception], ...] = (redis.RedisError, OSError, TimeoutError)
+        self._spent, self._uses_own_clock = spent, uses_own_clock
+        self._lease_s = lease_s
+        self._month, self._alone, self._num_workers = Month(), LocalLimiter(), num_workers
+        self._shares: dict[Key, Key | None] = {}
+        self._worker, self._count = secrets.token_hex(6), itertools.count()
+        self._open: dict[str, str] = {}
+        """Leases to renew, with their key's id."""
+        self._owed: deque[tuple[Admission, int, bool]] = deque(maxlen=_MOST_OWED)
+        self._care: asyncio.Task[None] | None = None
+        self._is_lost = asyncio.Event()
+        self.alarm = ""
+
+    async def reserve(self, key: Key, num_tokens: int, now: float) -> Admission | Refusal:
+        assert num_tokens >= 0, "tokens are counted from nothing"
+        if not (key.requests_per_minute or key.tokens_per_minute or key.concurrency or key.tokens_per_month):
+            return Admission(key, num_tokens, now)
+        if self._care is None:
+            self._care = asyncio.create_task(self._look_after())
+        if self.alarm:
+            return self._reserve_alone(key, num_tokens, now)
+        try:
+            told = await self._ask_reserve(key, num_tokens, now, -1)
+            if told[0] == -1:
+                spent = await self._spent(key.id, now) if self._spent is not None else 0
+                if spent is None:
+                    return Refusal("store", 0, AGAIN_S, headers_of(key, 0, 0, AGAIN_S))
+                told = await self._ask_reserve(key, num_tokens, now, spent)
+        except self._errors as error:
+            self._lose_sight(error)
+            return self._reserve_alone(key, num_tokens, now)
+        what, requests, tokens, retry, lease, month = told
+        if what:
+            return self._refused(key, _WHATS[what - 1], requests, tokens, float(retry), num_tokens, now)
+        self._open[lease] = key.id
+        second = int(lease.split("|")[1])
+        return Admission(key, num_tokens, now, headers_of(key, requests, tokens), second, month, lease)
+
+    async def settle(self, admission: Admission, num_tokens: int, now: float) -> None:
+        """As the protocol says; a caller that is cancelled meanwhile does not undo it."""
+        assert num_tokens >= 0, "tokens are counted from nothing"
+        if not admission.lease:
+            self._alone.settle_now(admission, num_tokens, now)
+            return
+        self._open.pop(admission.lease, None)
+        if self.alarm:
+            self._owed.append((admission, num_tokens, False))
+            return
+        await asyncio.shield(asyncio.create_task(self._settle(admission, num_tokens, now)))
+
+    async def restore(self, spent: Mapping[str, int], now: float) -> None:
+        for key_id, tokens in spent.items():
+            await self._act(key_id, "restore", now, tokens)
+
+    async def close(self) -> None:
+        if self._care is not None:
+            self._care.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._care
+        if not self.alarm:
+            with contextlib.suppress(*self._errors):
+                await self._pay()
+        await self._client.aclose()
+
+    async def _ask_reserve(self, key: Key, num_tokens: int, now: float, spent: int) -> Any:
+        return await self._act(
+            key.id, "reserve", now, num_tokens, key.requests_per_minute, key.tokens_per_minute, key.concurrency,
+            key.tokens_per_month, spent, f"{self._worker}.{next(self._count)}", self._lease_s,
+        )  # fmt: skip
+
+    async def _act(self, key_id: str, act: str, now: float, *more: str | float) -> Any:
+        names = f"danlu:{{{key_id}}}", f"danlu:{{{key_id}}}:open"
+        clock = now if self._uses_own_clock else 0
+        return await self._script(keys=names, args=[act, clock, self._month.number(now), *more])
+
+    async def _settle(self, admission: Admission, num_tokens: int, now: float) -> None:
+        try:
+            await self._ask_settle(admission, num_tokens, False, now)
+        except self._errors as error:
+            self._owed.append((admission, num_tokens, True))  # it may have come there all the same
+            self._lose_sight(error)
+
+    async def _ask_settle(self, admission: Admission, num_tokens: int, is_repeated: bool, now: float) -> None:
+        await self._act(
+            admission.key.id, "settle", now, admission.lease, admission.second, admission.month,
+            admission.reserved_tokens, num_tokens, int(is_repeated),
+        )  # fmt: skip
+
+    def _refused(
+        self, key: Key, what: What, requests: int, tokens: int, retry_s: float, num_tokens: int, now: float
+    ) -> Refusal:
+        limits = {
+            "requests": key.requests_per_minute, "tokens": key.tokens_per_minute, "concurrency": key.concurrency,
+            "quota": key.tokens_per_month,
+        }  # fmt: skip
+        if what == "quota" and num_tokens <= key.tokens_per_month:
+            self._month.number(now)
+            retry_s = self._month.ends - now
+        return Refusal(what, limits[what], retry_s, headers_of(key, requests, tokens, retry_s))
+
+    def _lose_sight(self, error: Exception) -> None:
+        self.alarm = f"Redis is away: {type(error).__name__}: {error}"[:300]
+        self._is_lost.set()
+
+    def _reserve_alone(self, key: Key, num_tokens: int, now: float) -> Admission | Refusal:
+        share = self._share(key)
+        if share is None:
+            return Refusal("store", 0, PAUSE_S, headers_of(key, 0, 0, PAUSE_S))
+        found = self._alone.reserve_now(share, num_tokens, now)
+        return dataclasses.replace(found, key=key) if isinstance(found, Admission) else found
+
+    def _share(self, key: Key) -> Key | None:
+        """The key with this worker's part of its limits; None where it has none to give."""
+        if key not in self._shares:
+            if len(self._shares) > _MOST_OWED:
+                self._shares.clear()
+            limits = key.requests_per_minute, key.tokens_per_minute, key.concurrency
+            requests, tokens, concurrency = parts = [limit // self._num_workers for limit in limits]
+            is_none = key.tokens_per_month or any(limit and not part for limit, part in zip(limits, parts, strict=True))
+            share = dataclasses.replace(
+                key, requests_per_minute=requests, tokens_per_minute=tokens, concurrency=concurrency
+            )
+            self._shares[key] = None if is_none else share
+        return self._shares[key]
+
+    async def _look_after(self) -> None:
+        """Renew leases; when Redis is away, look for it, and pay what is owed when it is back."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._lease_s / 3):  # `wait_for` may swallow a cancellation
+                    await self._is_lost.wait()
+            if self._is_lost.is_set():
+                self._is_lost.clear()
+                await asyncio.sleep(PAUSE_S)
+            try:
+                await self._renew()
+                await self._pay()
+            except self._errors as error:
+                self._lose_sight(error)
+            else:
+                self.alarm = ""
+
+    async def _renew(self) -> None:
+        of_key: dict[str, list[str]] = defaultdict(list)
+        for lease, key_id in self._open.items():
+            of_key[key_id].append(lease)
+        for key_id, leases in of_key.items():
+            for first in range(0, len(leases), 1000):
+                await self._act(key_id, "renew", 0, self._lease_s, *leases[first : first + 1000])
+        if not of_key:
+            await self._client.ping()
+
+    async def _pay(self) -> None:
+        while self._owed:
+            admission, num_tokens, is_repeated = self._owed[0]
+            self._owed[0] = admission, num_tokens, True
+            await self._ask_settle(admission, num_tokens, is_repeated, admission.time)
+            self._owed.popleft()
