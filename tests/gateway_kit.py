@@ -290,7 +290,7 @@ class Served:
         **headers: str,
     ) -> Got:
         """Over a connection of its own, whatever it is."""
-        data = body if isinstance(body, bytes) or body is None else orjson.dumps(body)
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body, ensure_ascii=False).encode()
         sent = {
             "authorization": f"Bearer {self.credential if key is None else key}",
             "content-type": "application/json",
