@@ -188,7 +188,9 @@ class Pool:
             raise
 
     async def _load_on(self, seat: Seat, glass: Loadable) -> None:
-        assert glass.folder is not None, "an adapter has files"
+        """The files are those that were looked at, also when an engine comes back after weeks: a name is a content."""
+        assert glass.folder is not None and glass.manifest is not None, "an adapter has files"
+        await asyncio.to_thread(glass.manifest.check_files, glass.folder)
         seat.loaded[glass.lens.name] = await self.driver.load(seat.address, seat.secret, glass.lens.name, glass.folder)
 
     async def _unload(self, seat: Seat, name: str) -> None:
@@ -196,7 +198,7 @@ class Pool:
         try:
             await self.driver.drop(seat.address, seat.secret, engine_name)
         except EngineError as error:  # it is dying, and comes back without it
-            seat.problem = error.text
+            seat.problem = told(error)
 
     async def _check_everywhere(self, glass: Loadable, seats: list[Seat]) -> None:
         grades = [await self._check(seat, self.driver, glass) for seat in seats]
@@ -273,8 +275,8 @@ class Pool:
             elif self.driver.can.loads_adapters:
                 try:
                     await self._load_on(seat, glass)
-                except EngineError as error:
-                    seat.problem = error.text
+                except DanluError as error:
+                    seat.problem = told(error)
 
     def _child_changed(self, seat: Seat, child: Child) -> None:
         if child.state == "ready":

@@ -291,6 +291,8 @@ class Rollout:
             return self.glasses[target]
         glass = await asyncio.to_thread(self._look, self.targets.get(target, target))
         name = glass.lens.name
+        if target in self.targets and name != target:
+            raise EngineError("rollout.changed", where=self.targets[target], given=name, expected=target)
         self.glasses[name] = glass if name not in self.loaded() else self.glasses[name]
         self.targets[name] = glass.lens.label or str(glass.folder)
         self.uses.setdefault(name, Use())
