@@ -1,4 +1,4 @@
-"""Figures as Prometheus reads them (text format 0.0.4), on a port of their own that only this machine reaches.
+"""Figures as Prometheus reads them (text format 0.0.4), on a port of their own.
 
 `METRICS` is the whole list: the dashboard and the alert rules in `assets/serving` may name nothing else, and a test
 holds them to it. Nothing here is told by clients: labels are the board's names and our own words.
@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from danlu.serving.bind import is_loopback
 from danlu.serving.meters import BOUNDS, SEPARATOR
 
 Kind = Literal["counter", "gauge", "histogram"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-LOOPBACK = "127.0.0.1"
 _NAMES = ("127.0.0.1", "localhost", "[::1]")
 """By which a scraper may call us: a page in a browser that pointed its own name here is refused."""
 
@@ -117,26 +117,28 @@ def _escaped(text: str) -> str:
 Page = Callable[[], Awaitable[bytes]]
 
 
-async def open_metrics(port: int, page: Page) -> asyncio.Server:
-    """Answers `GET /metrics` on the loopback, a connection a question. OSError where the port is taken."""
+async def open_metrics(host: str, port: int, page: Page) -> asyncio.Server:
+    """Answers `GET /metrics`, a connection a question. OSError where the port is taken. On the loopback only this
+    machine's own names are answered to; elsewhere a scraper's network has its own names for us."""
+    is_own = is_loopback(host)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.LimitOverrunError, asyncio.IncompleteReadError, TimeoutError):
             async with asyncio.timeout(10.0):
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-                status, body = await _reply(head, page)
+                status, body = await _reply(head, page, is_own=is_own)
                 told = f"HTTP/1.1 {status}\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n"
                 writer.write((told + "Connection: close\r\n\r\n").encode() + body)
                 await writer.drain()
         writer.close()
 
-    return await asyncio.start_server(answer, LOOPBACK, port, limit=16 * 2**10)
+    return await asyncio.start_server(answer, host, port, limit=16 * 2**10)
 
 
-async def _reply(head: Sequence[str], page: Page) -> tuple[str, bytes]:
+async def _reply(head: Sequence[str], page: Page, *, is_own: bool) -> tuple[str, bytes]:
     host = next((line.partition(":")[2].strip() for line in head[1:] if line.lower().startswith("host:")), "")
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-    if name.lower() not in _NAMES:
+    if is_own and name.lower() not in _NAMES:
         return "421 Misdirected Request", b"not here\n"
     method, _, rest = head[0].partition(" ")
     if method != "GET" or rest.partition(" ")[0].partition("?")[0] != "/metrics":

@@ -120,7 +120,7 @@ def test_the_door_answers_its_own_machine_only():
         async def told() -> bytes:
             return b"danlu_workers 1\n"
 
-        server = await open_metrics(0, told)
+        server = await open_metrics("127.0.0.1", 0, told)
         async with server:
             host, port = server.sockets[0].getsockname()[:2]
             assert host == "127.0.0.1"
