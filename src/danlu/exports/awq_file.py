@@ -7,5 +7,5 @@ from danlu.exports.calibrated.schemes import SCHEMES
 
 
 class AWQExport(Calibrated):
-    def __init__(self) -> None:
-        super().__init__("awq", SCHEMES["awq"])
+    def __init__(self, python: str | None = None) -> None:
+        super().__init__("awq", SCHEMES["awq"], python)

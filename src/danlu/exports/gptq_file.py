@@ -7,5 +7,5 @@ from danlu.exports.calibrated.schemes import SCHEMES
 
 
 class GPTQExport(Calibrated):
-    def __init__(self) -> None:
-        super().__init__("gptq", SCHEMES["gptq"])
+    def __init__(self, python: str | None = None) -> None:
+        super().__init__("gptq", SCHEMES["gptq"], python)

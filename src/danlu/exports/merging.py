@@ -52,7 +52,9 @@ def prove_speech(subject: Subject, folder: Path) -> list[Check]:
     ]
 
 
-def prove_merged(subject: Subject, folder: Path, stored: torch.dtype, readers: tuple[str, ...]) -> Proof:
+def prove_merged(
+    subject: Subject, folder: Path, stored: torch.dtype, readers: tuple[str, ...], *, python: str | None = None
+) -> Proof:
     checks = prove_speech(subject, folder)
     trained = living(subject)
     with living_pairs(subject) as pairs:
@@ -62,7 +64,7 @@ def prove_merged(subject: Subject, folder: Path, stored: torch.dtype, readers: t
             checks += check_adapter(subject, pairs, trained)
             checks.append(_check_weights(subject, pairs, folder))
     kept = rounding_of(stored)
-    found, noise = prove_readers(subject, folder, Promise(readers, matrices=kept, vectors=kept))
+    found, noise = prove_readers(subject, folder, Promise(readers, matrices=kept, vectors=kept, python=python))
     facts = {"dtype": str(proof_dtype(subject.engine.model))[6:], "files_dtype": str(stored)[6:]}
     return Proof(checks + found, noise.worst(trained.floor), facts)
 

@@ -85,8 +85,11 @@ class Promise:
     is_merged: bool = True
     beside: Path | None = None
     inputs: Callable[[nn.Module], AbstractContextManager[None]] | None = None
-    """Where the format itself says how inputs of products are rounded: our model doing so, inside the block. Two right
-    programs differ by as much: a last place flips a code, and that flips others in each layer after it."""
+    """Where the format itself, or a program that knows no other numbers, rounds inputs of products: our model doing so,
+    inside the block. Two right programs differ by as much: a last place flips a code, and that flips others in each
+    layer after it."""
+    python: str | None = None
+    """Of the environment that a program of its own lives in."""
 
     @property
     def is_rounded(self) -> bool:
@@ -177,7 +180,9 @@ def prove_reader(reader: Reader, subject: Subject, folder: Path, bench: Bench) -
     if missing := [package for package in packages_of(reader, subject) if not has(package)]:
         return [Check(f"{reader.name}_{part}", "not run", note=", ".join(missing)) for part in PARTS[:3]]
     model = bench.expected.engine.model
-    place = Place(folder, bench.promise.beside, model.dtype, model.device, longest_text(subject, bench))
+    place = Place(
+        folder, bench.promise.beside, model.dtype, model.device, longest_text(subject, bench), bench.promise.python
+    )  # fmt: skip
     try:
         with contextlib.closing(reader.open(place)) as reading:
             return list(ask_all(reader, reading, subject, bench))
@@ -297,8 +302,9 @@ def honest_paths(
     """The expected model by other ways that are right too: all texts in one batch, every weight moved by up to half a
     unit in its last place, and, where a program computes in coarser numbers, with its inputs rounded like that."""
     engine, records = expected.engine, expected.records
-    if (arithmetic, halves_gelu) in expected.honest:
-        return expected.honest[arithmetic, halves_gelu]
+    key = (arithmetic, halves_gelu, inputs is not None)
+    if key in expected.honest:
+        return expected.honest[key]
     paths = [hear(records, engine, is_together=True)]
     with dithered(list(engine.model.parameters()), engine.model.dtype, 0):
         paths.append(hear(records, engine))
@@ -308,7 +314,7 @@ def honest_paths(
     if inputs is not None:
         with inputs(engine.model):
             paths.append(hear(records, engine))
-    expected.honest[arithmetic, halves_gelu] = paths
+    expected.honest[key] = paths
     return paths
 
 

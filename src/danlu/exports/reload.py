@@ -48,7 +48,7 @@ class Reference:
     engine: NativeEngine
     records: list[Record]
     floor: Difference
-    honest: dict[tuple[str, bool], list[list[Tensor]]] = field(default_factory=dict)
+    honest: dict[tuple[str, bool, bool], list[list[Tensor]]] = field(default_factory=dict)
     """What it says by other ways that are right too, by the arithmetic in them (see `proof.honest_paths`)."""
 
     @property

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from danlu.exports.parity import ulp
+from danlu.exports.parity import dithered, ulp
 from danlu.exports.readers.reader import Rounding
 
 BLOCK = 32
@@ -96,3 +96,28 @@ def rounding_inputs(model: nn.Module, kind: Rounding, *, halves_gelu: bool = Fal
 
 def _halved(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (rounded(given[0], "f16").to(given[0].dtype), *given[1:])
+
+
+@contextlib.contextmanager
+def computing_in(model: nn.Module, kind: Rounding) -> Iterator[None]:
+    """Inside the block the whole model computes in half precision: its weights, and what enters and leaves each layer
+    and norm, are rounded."""
+
+    def before(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (rounded(given[0], kind).to(given[0].dtype), *given[1:])
+
+    def after(_: nn.Module, given: Any, out: Tensor) -> Tensor:
+        return rounded(out, kind).to(out.dtype)
+
+    hooks = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear):
+            hooks.append(layer.register_forward_pre_hook(before))
+        if isinstance(layer, nn.Linear) or name.endswith("norm"):
+            hooks.append(layer.register_forward_hook(after))
+    try:
+        with dithered(list(model.parameters()), HALVES[kind], 0):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -14,6 +14,7 @@ from danlu.exports.compressed.schemes import SCHEMES
 from danlu.exports.compressed.write import write_compressed
 from danlu.exports.export import Proof, Subject
 from danlu.exports.merging import context_of, merged_model, prove_merged, prove_speech, write_merged
+from danlu.exports.readers.vllm import programs
 from danlu.exports.reload import living, proof_dtype, stored_dtype
 from danlu.exports.serving import write_serving
 from danlu.exports.speech import write_speech
@@ -23,8 +24,8 @@ from danlu.model.quantized import num_params
 class VLLMExport:
     kind: Literal["vllm"] = "vllm"
 
-    def __init__(self, quantize: str | None = None) -> None:
-        self.quantize = quantize
+    def __init__(self, quantize: str | None = None, python: str | None = None) -> None:
+        self.quantize, self.python = quantize, python
 
     def size_bytes(self, subject: Subject) -> int:
         model = subject.engine.model
@@ -44,9 +45,10 @@ class VLLMExport:
 
     def prove(self, subject: Subject, folder: Path) -> Proof:
         if self.quantize is None:
-            return prove_merged(subject, folder, stored_dtype(subject.engine.model), ("danlu", "transformers"))
+            readers = ("danlu", "transformers", *programs(self.python))
+            return prove_merged(subject, folder, stored_dtype(subject.engine.model), readers, python=self.python)
         checks = prove_speech(subject, folder)
         merged = merged_model(subject, where="exports: vllm")
-        found, noise = prove_compressed(subject, folder, merged, SCHEMES[self.quantize])
+        found, noise = prove_compressed(subject, folder, merged, SCHEMES[self.quantize], python=self.python)
         facts = {"dtype": str(proof_dtype(subject.engine.model))[6:], "files_dtype": self.quantize}
         return Proof(checks + found, noise.worst(living(subject).floor), facts)

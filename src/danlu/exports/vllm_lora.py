@@ -14,6 +14,7 @@ from danlu.exports.export import Proof, Subject
 from danlu.exports.merging import context_of, prove_speech
 from danlu.exports.parity import Check
 from danlu.exports.proof import Promise, prove_readers
+from danlu.exports.readers.vllm import programs
 from danlu.exports.reload import check_adapter, living, living_pairs, proof_dtype
 from danlu.exports.serving import allowed_rank, uniform, write_serving
 from danlu.exports.speech import write_speech
@@ -22,6 +23,9 @@ from danlu.model.build import family_of
 
 class VLLMLoRAExport:
     kind: Literal["vllm-lora"] = "vllm-lora"
+
+    def __init__(self, python: str | None = None) -> None:
+        self.python = python
 
     def size_bytes(self, subject: Subject) -> int:
         return 12 * sum(weight.numel() for weight in _adapter(subject).parameters().values()) + 2**24
@@ -46,7 +50,10 @@ class VLLMLoRAExport:
         checks = [*prove_speech(subject, folder), check_servable(folder)]
         trained = living(subject)
         checks += check_adapter(subject, folder, trained)
-        promise = Promise(("danlu", "peft"), is_merged=False, beside=subject.engine.model.folder)
+        promise = Promise(
+            ("danlu", "peft", *programs(self.python)), is_merged=False, beside=subject.engine.model.folder,
+            python=self.python,
+        )  # fmt: skip
         found, noise = prove_readers(subject, folder, promise)
         return Proof(checks + found, noise.worst(trained.floor), {"dtype": str(proof_dtype(subject.engine.model))[6:]})
 

@@ -18,6 +18,8 @@ QUANTIZE: dict[str, tuple[str, ...]] = {
 """What each kind can be stored in; of the kinds of GGUF the first is what an empty `quantize` means."""
 
 
+READ_BY_VLLM = ("awq", "gptq", "vllm", "vllm-lora")
+
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM's `max_lora_rank` takes."""
 
@@ -50,6 +52,10 @@ class ExportSection(Section):
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """merged: in what the files are; auto keeps the base's."""
 
+    vllm: str | None = None
+    """vllm, vllm-lora, awq, gptq: the python of an environment in which vLLM is installed, so that vLLM itself reads
+    what is written. Empty: `vllm` on the path, if it is there."""
+
     push: PushSection | None = None
     """Send it to a model hub. Empty sends nothing anywhere."""
 
@@ -60,6 +66,8 @@ class ExportSection(Section):
             raise PydanticCustomError(
                 "export_quantize", "{expected}", {"expected": f"{self.kind}: {', '.join(known) or '-'}"}
             )
+        if self.vllm is not None and self.kind not in READ_BY_VLLM:
+            raise PydanticCustomError("export_reader", "{expected}", {"expected": ", ".join(READ_BY_VLLM)})
         return self
 
     @property
@@ -83,4 +91,6 @@ class ExportSection(Section):
         told: dict[str, Any] = {"quantize": self.stored} if self.kind in QUANTIZE else {}
         if self.kind == "merged":
             told["dtype"] = self.dtype
+        if self.kind in READ_BY_VLLM:
+            told["python"] = self.vllm
         return told

@@ -203,7 +203,7 @@ def test_a_reader_that_reads_other_codes_than_were_proven_is_caught(rounded, tun
     config = read_json(tmp_path / "config.json")
     config["rms_norm_eps"] = 0.1
     (tmp_path / "config.json").write_text(json.dumps(config))
-    checks, _ = prove_calibrated(subject, tmp_path, merged_model(subject, where="test"), scheme, 64, ("autoround",))
+    checks, _ = prove_calibrated(subject, tmp_path, merged_model(subject, where="test"), scheme, 64)
     failed = {check.name for check in checks if check.verdict == "fail"}
     assert "autoround_logits" in failed, checks
 

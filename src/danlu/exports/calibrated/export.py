@@ -18,8 +18,8 @@ from danlu.model.quantized import num_params
 class Calibrated:
     """One of the formats; `kind` and the scheme are the shelf's affair."""
 
-    def __init__(self, kind: str, scheme: Scheme) -> None:
-        self.kind, self.scheme = kind, scheme
+    def __init__(self, kind: str, scheme: Scheme, python: str | None) -> None:
+        self.kind, self.scheme, self.python = kind, scheme, python
         self._effort: Effort | None = None
 
     def size_bytes(self, subject: Subject) -> int:
@@ -35,8 +35,9 @@ class Calibrated:
         assert self._effort is not None, "written before it is proven"
         checks = prove_speech(subject, folder)
         merged = merged_model(subject, where=f"exports: {self.kind}")
-        readers = ("autoround",)
-        found, noise = prove_calibrated(subject, folder, merged, self.scheme, self._effort.group, readers)
+        found, noise = prove_calibrated(
+            subject, folder, merged, self.scheme, self._effort.group, python=self.python
+        )  # fmt: skip
         facts = {"dtype": str(proof_dtype(subject.engine.model))[6:], "files_dtype": self.kind,
                  "calibration": asdict(self._effort)}  # fmt: skip
         return Proof(checks + found, noise.worst(living(subject).floor), facts)

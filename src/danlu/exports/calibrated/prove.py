@@ -7,13 +7,17 @@ farther from it than rounding to nearest is by much, and of its size. What they 
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
+import io
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from danlu.core.files import read_json
 from danlu.engines.native import NativeEngine
 from danlu.exports.calibrated.schemes import PARTS, Scheme
 from danlu.exports.compressed.write import coded_layers
@@ -21,8 +25,10 @@ from danlu.exports.export import Subject
 from danlu.exports.parity import Check, Difference, check_answers, compare, judge_logits, margin_of, measure_floor
 from danlu.exports.proof import ROUNDING_FACTOR, Promise, prove_reader, set_up
 from danlu.exports.readers import READERS
+from danlu.exports.readers.vllm import programs
 from danlu.exports.reload import Reference, load_base_again, proof_dtype, witnessed
-from danlu.model.build import family_of
+from danlu.exports.rounding import computing_in, rounding_of
+from danlu.model.build import DTYPES, family_of
 from danlu.model.model import Model
 from danlu.model.shards import find_shards
 from danlu.model.weights import split
@@ -35,15 +41,21 @@ MAX_SIZE_CHANGE = 0.06
 
 
 def prove_calibrated(
-    subject: Subject, folder: Path, merged: Model, scheme: Scheme, group: int, readers: tuple[str, ...]
+    subject: Subject, folder: Path, merged: Model, scheme: Scheme, group: int, *, python: str | None = None
 ) -> tuple[list[Check], Difference]:
     model = load_base_again(subject, proof_dtype(subject.engine.model), subject.engine.model.device)
     checks = [check_codes(model, merged, folder, scheme, group)]
     expected = witnessed(NativeEngine(model, subject.engine.encoder, name="expected"), subject)
-    bench = set_up(subject, Promise(readers), expected=expected)
+    bench = set_up(subject, Promise(("autoround", *programs(python)), python=python), expected=expected)
     cost, noise = _check_cost(bench.trained, expected, scheme, group, subject.max_new_tokens)
-    for name in readers:
-        checks += prove_reader(READERS.load(name)(), subject, folder, bench)
+    with contextlib.redirect_stderr(io.StringIO()):  # auto-round draws and logs there
+        checks += prove_reader(READERS.load("autoround")(), subject, folder, bench)
+    if programs(python):  # its products with such codes know half precision only
+        half = functools.partial(
+            computing_in, kind=rounding_of(DTYPES[read_json(folder / "config.json")["torch_dtype"]])
+        )
+        bench = dataclasses.replace(bench, promise=dataclasses.replace(bench.promise, inputs=half))
+        checks += prove_reader(READERS.load("vllm")(), subject, folder, bench)
     return checks + cost, noise
 
 

@@ -32,6 +32,7 @@ from danlu.exports.parity import (
 )  # fmt: skip
 from danlu.exports.proof import ROUNDING_FACTOR, Bench, Promise, prove_reader, set_up
 from danlu.exports.readers import READERS
+from danlu.exports.readers.vllm import programs
 from danlu.exports.reload import load_base_again, proof_dtype, witnessed
 from danlu.model.build import family_of
 from danlu.model.model import Model
@@ -41,12 +42,15 @@ from danlu.model.weights import split
 PACKAGE = "compressed_tensors"
 
 
-def prove_compressed(subject: Subject, folder: Path, merged: Model, scheme: Scheme) -> tuple[list[Check], Difference]:
+def prove_compressed(
+    subject: Subject, folder: Path, merged: Model, scheme: Scheme, *, python: str | None = None
+) -> tuple[list[Check], Difference]:
     """Every tensor of the files, then the readers."""
     model = load_base_again(subject, proof_dtype(subject.engine.model), subject.engine.model.device)
     checks = [_check_tensors(model, merged, folder, scheme)]
     layers = coded_layers(model)
-    promise = Promise(("transformers",), inputs=functools.partial(rounding_inputs, scheme=scheme, names=layers))
+    rounding = functools.partial(rounding_inputs, scheme=scheme, names=layers)
+    promise = Promise(("transformers", *programs(python)), inputs=rounding, python=python)
     expected = witnessed(NativeEngine(model, subject.engine.encoder, name="expected"), subject)
     bench = set_up(subject, promise, expected=expected)
     cost, noise = _check_cost(bench, scheme, layers, subject.max_new_tokens)
@@ -55,6 +59,8 @@ def prove_compressed(subject: Subject, folder: Path, merged: Model, scheme: Sche
             checks += prove_reader(READERS.load("transformers")(), subject, folder, bench)
     else:
         checks.append(Check("transformers_logits", "not run", note=PACKAGE))
+    for name in promise.readers[1:]:
+        checks += prove_reader(READERS.load(name)(), subject, folder, bench)
     return checks + cost, noise
 
 

@@ -20,5 +20,6 @@ READERS: Registry[type[Reader]] = Registry(
         "peft": "danlu.exports.readers.peft:PeftReader",
         "autoround": "danlu.exports.readers.autoround:AutoRoundReader",
         "llamacpp": "danlu.exports.readers.llamacpp:LlamaCppReader",
+        "vllm": "danlu.exports.readers.vllm:VLLMReader",
     },
 )

@@ -31,6 +31,8 @@ class Place:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     context: int = 2048
     """Tokens of the longest text that will be asked for."""
+    python: str | None = None
+    """Of an environment of its own, for a program that lives in one; None: the program is looked for on the path."""
 
 
 class Reading(Protocol):
