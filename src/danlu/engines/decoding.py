@@ -1,6 +1,6 @@
 """The loop that writes answers: rows come and go at every step, and one flat pass computes those that write and those
-that are read. A prompt that is longer than a step's share is read in pieces beside the others, so that it holds nobody
-up; short ones may pass a long one that waits. Knows rows, seats and time; what computes is a `Forward`.
+that are read. A prompt that is longer than a step's share is read in pieces beside the others, so that it holds up
+neither who writes nor who comes after it. Knows rows, seats and time; what computes is a `Forward`.
 
 Shapes: R rows, V vocabulary, D hidden.
 """
@@ -44,8 +44,8 @@ class Decoding:
         self.queue: deque[Row] = deque()
         self.seated: dict[int, Row] = {}
         """Rows that write or are being read, by identity."""
-        self.long: Row | None = None
-        """The one that is read in pieces."""
+        self.partial: list[Row] = []
+        """Those whose prompt is read in pieces, and not to its end."""
         self.num_reserved = 0
 
     @property
@@ -67,6 +67,11 @@ class Decoding:
         self.queue = deque(row for row in self.queue if id(row) not in gone)
         self._leave([row for row in rows if id(row) in self.seated])
 
+    def clear(self) -> None:
+        """Forget the rows in seats, whatever they hold; who has their keys has let go of them."""
+        self.seated.clear()
+        self.partial, self.num_reserved = [], 0
+
     @torch.inference_mode()
     def step(self) -> list[Row]:
         """Rows that have one token more than before; those with a `finish` are gone from here."""
@@ -77,8 +82,8 @@ class Decoding:
         rows, hidden_RD = self.forward.run(spans)
         if rows:
             self._choose(hidden_RD, rows)
-        if self.long is not None and self.long.num_done == len(self.long.prompt):
-            self.long = None
+        read = [*self.partial, *(span.row for span in spans if span.row not in self.partial)]
+        self.partial = [row for row in read if row.num_done < len(row.prompt)]
         share_s = (time.perf_counter() - began) / max(1, len(rows))
         for row in rows:
             row.seconds += share_s
@@ -104,53 +109,45 @@ class Decoding:
         for row in rows:
             del self.seated[id(row)]
             self.num_reserved -= row.most_tokens
-            if row is self.long:
-                self.long = None
+        if self.partial:
+            gone = set(map(id, rows))
+            self.partial = [row for row in self.partial if id(row) not in gone]
 
     # ---- what is read next
 
     def _spans(self) -> list[Span]:
-        spans: list[Span] = []
-        left = self.read_tokens
-        if self.long is not None:
-            share = left // 2 if self.queue else left
-            spans.append(_span(self.long, share))
-            left -= spans[0].end - spans[0].start
+        """Who is read in pieces shares a half of the step's tokens, all of them when nobody waits; the shortest first,
+        so that what it leaves is the others'."""
         num_free = self.max_rows - len(self.seated)
-        if self.queue and (num_free >= self.refill or not self.seated):
+        takes_up = bool(self.queue) and (num_free >= self.refill or not self.seated)
+        share = self.read_tokens // 2 if takes_up and num_free > 0 else self.read_tokens
+        left = self.read_tokens
+        spans: list[Span] = []
+        order = sorted(self.partial, key=lambda row: len(row.prompt) - row.num_done)
+        for place, row in enumerate(order):
+            spans.append(_span(row, share // (len(order) - place)))
+            share -= spans[-1].size
+            left -= spans[-1].size
+        if takes_up:
             taken = self._taken(num_free, left)
             self.forward.begin(taken)
             for row in taken:
                 spans.append(_span(row, left if self.forward.splits else len(row.prompt)))
-                left -= spans[-1].end - spans[-1].start
-                if not spans[-1].is_last:
-                    assert self.long is None, "one prompt is read in pieces at a time"
-                    self.long = row
+                left -= spans[-1].size
         return spans
 
     def _taken(self, num_free: int, left: int) -> list[Row]:
-        """Rows from the queue for free seats, in order; a long one waits for another long one, and lets pass."""
+        """Rows from the queue for free seats, in order, as long as there are tokens left to read of them."""
         taken: list[Row] = []
-        passed: list[Row] = []
-        has_long = self.long is not None
         while self.queue and len(taken) < num_free and left > 0:
-            row = self.queue.popleft()
-            is_long = self.forward.splits and len(row.prompt) > left
-            fits = self.num_reserved + row.most_tokens <= self.max_tokens or not (self.seated or taken)
+            row = self.queue[0]
+            fits = self.num_reserved + row.most_tokens <= self.max_tokens or not self.seated
             if not fits or (not self.forward.splits and taken and len(row.prompt) > left):
-                self.queue.appendleft(row)
                 break
-            if is_long and (has_long or len(row.prompt) <= self.read_tokens):
-                passed.append(row)
-                if not has_long:
-                    break  # it fits into the next step whole
-                continue
-            has_long |= is_long
-            taken.append(row)
-            left -= min(left, len(row.prompt)) if self.forward.splits else len(row.prompt)
+            taken.append(self.queue.popleft())
+            left -= len(row.prompt)
             self.num_reserved += row.most_tokens
             self.seated[id(row)] = row
-        self.queue.extendleft(reversed(passed))
         return taken
 
 

@@ -126,13 +126,13 @@ class Stacks:
     def __init__(self) -> None:
         self._stack = functools.lru_cache(maxsize=4)(Stack)
 
-    def lensing(self, lenses_T: Sequence[Lens | None], dtype: torch.dtype, device: torch.device) -> Lensing | None:
+    def lensing(self, lenses_T: Sequence[Lens | None], device: torch.device) -> Lensing | None:
         """For tokens with these lenses; None where there is none at all."""
         present = {id(lens): lens for lens in lenses_T if lens is not None}
         if not present:
             return None
         lenses = tuple(sorted(present.values(), key=lambda lens: lens.name))
-        return Lensing(self._stack(lenses), lenses_T, dtype, device)
+        return Lensing(self._stack(lenses), lenses_T, device)
 
     def forget(self) -> None:
         self._stack.cache_clear()
@@ -141,17 +141,17 @@ class Stacks:
 class Lensing:
     """One step's lenses: adds to a product's output what each token's lens adds."""
 
-    def __init__(self, stack: Stack, lenses_T: Sequence[Lens | None], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, stack: Stack, lenses_T: Sequence[Lens | None], device: torch.device) -> None:
         self.stack = stack
         number = {id(lens): place for place, lens in enumerate(stack.lenses)}
         self.is_uniform = len(stack.lenses) == 1 and None not in lenses_T
         owner_T = torch.tensor([number.get(id(lens), -1) for lens in lenses_T], device=device)
-        self.own_TL = (owner_T[:, None] == torch.arange(len(stack.lenses), device=device)).to(dtype)
+        self.other_TL = owner_T[:, None] != torch.arange(len(stack.lenses), device=device)
         self._masks: dict[tuple[int, ...], Tensor] = {}
 
     def only(self, tokens_S: Tensor) -> None:
         """From here on only these tokens are computed."""
-        self.own_TL = self.own_TL[tokens_S]
+        self.other_TL = self.other_TL[tokens_S]
         self._masks.clear()
 
     def add(self, layer: int, product: int, x_TD: Tensor, out_TN: Tensor) -> None:
@@ -160,12 +160,12 @@ class Lensing:
             return
         down_TR = F.linear(x_TD, sides[0])
         if not self.is_uniform:
-            down_TR.mul_(self._mask(tuple(self.stack.ranks[layer][product])))
+            down_TR.masked_fill_(self._others(tuple(self.stack.ranks[layer][product])), 0)
         out_TN.addmm_(down_TR, sides[1])
 
-    def _mask(self, ranks: tuple[int, ...]) -> Tensor:
-        """[T, R]: one where the rank is of the token's lens."""
+    def _others(self, ranks: tuple[int, ...]) -> Tensor:
+        """[T, R]: true where the rank is not of the token's lens."""
         if ranks not in self._masks:
-            repeats = torch.tensor(ranks, device=self.own_TL.device)
-            self._masks[ranks] = self.own_TL.repeat_interleave(repeats, dim=1)
+            repeats = torch.tensor(ranks, device=self.other_TL.device)
+            self._masks[ranks] = self.other_TL.repeat_interleave(repeats, dim=1)
         return self._masks[ranks]

@@ -39,22 +39,23 @@ MOST_PREFIXES = 16
 WIDE = torch.float32
 
 
-def packed(model: Model, *, with_adapter: bool) -> Packed | None:
-    """The model's weights packed, with or without the pairs attached to it; None where that does not pay or is not
-    known: other devices, other architectures, quantised or very large weights."""
-    if not isinstance(model, Decoder) or model.device.type != "cpu":
-        return None
-    if model.dtype not in (torch.float32, torch.bfloat16):
+def packed(model: Model, *, with_adapter: bool, owns: bool = False) -> Packed | None:
+    """The model's weights packed, with or without the pairs attached to it; None where that is not known: other
+    architectures, quantised weights. Who does not own the model gets None too where a second copy would not pay: other
+    devices than a CPU, very large weights. Who does gives the model's own linear weights up for the packed ones."""
+    if not isinstance(model, Decoder) or model.dtype not in (torch.float32, torch.bfloat16):
         return None
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     is_plain = all(type(linear) in (nn.Linear, LoRALinear) and linear.weight is not None for linear in linears)
-    num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     has_all = sum(isinstance(module, nn.Linear) for module in model.model.modules()) == 7 * model.spec.num_layers
     turns_alike = len({rope.rotary_size for rope in model.spec.ropes}) == 1 and model.spec.head_size % 2 == 0
-    if not is_plain or not has_all or not turns_alike or num_bytes > MOST_BYTES:
+    if not is_plain or not has_all or not turns_alike:
+        return None
+    num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    if not owns and (model.device.type != "cpu" or num_bytes > MOST_BYTES):
         return None
     with torch.inference_mode():
-        return Packed(model, with_adapter=with_adapter)
+        return Packed(model, with_adapter=with_adapter, owns=owns)
 
 
 class Packed:
@@ -62,13 +63,14 @@ class Packed:
 
     splits = True
 
-    def __init__(self, model: Decoder, *, with_adapter: bool) -> None:
+    def __init__(self, model: Decoder, *, with_adapter: bool, owns: bool = False) -> None:
         self.model, self.spec, self.dtype = model, model.spec, model.dtype
-        order_D = [head_order(rope, self.spec.head_size) for rope in self.spec.ropes]
-        self.layers = [
-            make_layer(block, order, self.spec, with_adapter=with_adapter)
-            for block, order in zip(model.model.layers, order_D, strict=True)
-        ]
+        self.layers: list[Layer] = []
+        for block, rope in zip(model.model.layers, self.spec.ropes, strict=True):
+            order_D = head_order(rope, self.spec.head_size)
+            self.layers.append(make_layer(block, order_D, self.spec, with_adapter=with_adapter))
+            for linear in (module for module in block.modules() if owns and isinstance(module, nn.Linear)):
+                linear.weight.data = linear.weight.data.new_empty(0)
         self.norm = Norm(model.model.norm)
         self.head_VD, self.is_head_packed = lay_out(model.head_weight.detach())
         self.stacks = Stacks()
@@ -210,7 +212,7 @@ class Packed:
         spec, device = self.spec, self.model.device
         ids_T, positions_T = torch.tensor(flat.ids, device=device), torch.tensor(flat.positions, device=device)
         turns = self._turns(positions_T, flat.reaches)
-        lensing = self.stacks.lensing(flat.lenses, self.dtype, device)
+        lensing = self.stacks.lensing(flat.lenses, device)
         x_TD = self.model.model.embed(ids_T).to(WIDE)
         if x_TD.data_ptr() == self.model.model.embed_tokens.weight.data_ptr():
             x_TD = x_TD.clone()  # it is added to in place

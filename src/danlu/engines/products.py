@@ -35,7 +35,7 @@ class Product:
         assert len(linears) == len(layers), "packed weights come from linear layers"
         self.num_outputs = sum(linear.out_features for linear in linears)
         weights = [_ordered(linear.weight, order) for linear, order in zip(linears, orders, strict=True)]
-        dtype = weights[0].dtype
+        dtype, device = weights[0].dtype, weights[0].device
         biases = [linear.bias for linear in linears]
         pairs = [linear if with_adapter and isinstance(linear, LoRALinear) else None for linear in linears]
         self.B_RN: Tensor | None = None
@@ -46,10 +46,12 @@ class Product:
         self.bias_N = None
         if any(bias is not None for bias in biases):
             filled = [
-                torch.zeros(linear.out_features, dtype=dtype) if bias is None else _ordered(bias, order)
+                torch.zeros(linear.out_features, dtype=dtype, device=device) if bias is None else _ordered(bias, order)
                 for linear, bias, order in zip(linears, biases, orders, strict=True)
             ]
-            self.bias_N = torch.cat([*filled, torch.zeros(len(weight_ND) - self.num_outputs, dtype=dtype)])
+            self.bias_N = torch.cat(
+                [*filled, torch.zeros(len(weight_ND) - self.num_outputs, dtype=dtype, device=device)]
+            )
         self.weight_ND, self.is_packed = lay_out(weight_ND)
 
     def __call__(self, x_TD: Tensor) -> Tensor:
@@ -70,7 +72,9 @@ def _blocks(
 ) -> Tensor:  # fmt: skip
     """B_RN: each pair's scaled B where its ranks meet its layer's outputs, zeros elsewhere."""
     num_ranks = sum(pair.lora_A.shape[0] for pair in pairs if pair is not None)
-    B_RN = torch.zeros(num_ranks, sum(linear.out_features for linear in linears), dtype=dtype)
+    B_RN = torch.zeros(
+        num_ranks, sum(linear.out_features for linear in linears), dtype=dtype, device=linears[0].weight.device
+    )
     rank = output = 0
     for linear, pair, order in zip(linears, pairs, orders, strict=True):
         if pair is not None:
@@ -83,8 +87,9 @@ def _blocks(
 
 
 def lay_out(weight_ND: Tensor) -> tuple[Tensor, bool]:
-    """The weight as oneDNN reads it fastest, and whether it is: builds of torch without it keep it as it is."""
-    if not torch._C._has_mkldnn:
+    """The weight as oneDNN reads it fastest, and whether it is: builds of torch without it, and other
+    devices, keep it as it is."""
+    if not torch._C._has_mkldnn or weight_ND.device.type != "cpu":
         return weight_ND, False
     with torch.inference_mode(False), torch.no_grad():
         return torch.ops.mkldnn._reorder_linear_weight(weight_ND.clone()), True

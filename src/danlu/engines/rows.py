@@ -17,38 +17,10 @@ from torch import Tensor
 from danlu.core.errors import EngineError
 from danlu.engines.engine import Sampling
 from danlu.engines.lenses import Lens
+from danlu.engines.tastes import PLAIN, Taste, Told
 from danlu.engines.telling import Teller
 
 GREEDY = Sampling()
-
-
-@dataclass(frozen=True, slots=True)
-class Taste:
-    """What of drawing not every engine can do, so that it is no part of `Sampling`. The penalties are OpenAI's (per
-    token said, of the answer) and Keskar et al.'s (2019; prompt and answer); `min_p` leaves what is at least so likely
-    as this share of the likeliest. `num_likeliest` None: no log-probabilities; else the chosen token's and so many
-    others'."""
-
-    presence: float = 0.0
-    frequency: float = 0.0
-    repetition: float = 1.0
-    min_p: float = 0.0
-    num_likeliest: int | None = None
-
-    @property
-    def is_plain(self) -> bool:
-        return self.presence == self.frequency == self.min_p == 0 and self.repetition == 1
-
-
-PLAIN = Taste()
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """Natural log-probabilities at one token's place: its own, and the likeliest (id, log p) of all."""
-
-    log_prob: float
-    likeliest: tuple[tuple[int, float], ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -97,6 +69,10 @@ class Span:
     row: Row
     start: int
     end: int
+
+    @property
+    def size(self) -> int:
+        return self.end - self.start
 
     @property
     def is_last(self) -> bool:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from danlu.core.errors import EngineError
 from danlu.engines.engine import Sampling
-from danlu.engines.rows import Row, Taste, Told
+from danlu.engines.rows import Row
+from danlu.engines.tastes import Taste, Told
 
 PIECE = 128
 """Tokens of the vocabulary that are looked through together: torch finds a piece's highest three times as fast as a

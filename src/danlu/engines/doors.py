@@ -1,0 +1,272 @@
+"""The doors of the native engine's server: a bare ASGI application for a gateway, and nobody else. Every door wants the
+secret. A connection that closes cancels what it asked for.
+
+`/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/tokenize`, `/adapters`, `/ready`, `/metrics`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from danlu.core.errors import DanluError, EngineError
+from danlu.engines.asking import Asked, BadRequestError, Reader, seeded
+from danlu.engines.live import Live, Ticket, Update
+from danlu.engines.replies import Reply, error_body
+from danlu.engines.tastes import Told
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+MAX_BODY_BYTES = 32 * 2**20
+MOST_WAITING = 1024
+"""Requests in the queue; more are sent away."""
+LONG_BODY = 1 << 16
+"""Bytes of a body from which its rendering leaves the loop."""
+_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_JSON = (b"content-type", b"application/json")
+
+
+class ServerError(Exception):
+    """An answer other than 200 that is not the client's fault."""
+
+    def __init__(self, status: int, text: str, code: str) -> None:
+        super().__init__(text)
+        self.status, self.code = status, code
+
+
+class Doors:
+    """`deliver` is what the engine is given; `bind` tells the loop that answers go to."""
+
+    def __init__(self, reader: Reader, secret: str) -> None:
+        assert secret, "a door without a secret is open"
+        self.reader = reader
+        self.live: Live | None = None
+        self._secret = f"Bearer {secret}".encode()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._mail: dict[int, asyncio.Queue[tuple[int, Update] | None]] = {}
+        """By the ticket's identity, with the choice's number."""
+        self._numbers: dict[int, int] = {}
+
+    def bind(self, live: Live) -> None:
+        self.live = live
+
+    def deliver(self, updates: list[Update]) -> None:
+        """On the computing thread."""
+        if self._loop is not None and updates:
+            self._loop.call_soon_threadsafe(self._hand_out, updates)
+
+    def _hand_out(self, updates: list[Update]) -> None:
+        for update in updates:
+            mail = self._mail.get(id(update.ticket))
+            if mail is not None:
+                mail.put_nowait((self._numbers[id(update.ticket)], update))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http", "no lifespan, no websockets"
+        self._loop = self._loop or asyncio.get_running_loop()
+        try:
+            await self._open(scope, receive, send)
+        except BadRequestError as fault:
+            await _reply(send, 400, error_body(str(fault), param=fault.param))
+        except EngineError as fault:
+            status = 404 if fault.key == "engine.no_lens" else 400
+            await _reply(send, status, error_body(fault.text, code=fault.key.rpartition(".")[2]))
+        except DanluError as fault:
+            await _reply(send, 400, error_body(fault.text, code=fault.key))
+        except ServerError as fault:
+            await _reply(send, fault.status, error_body(str(fault), "server_error", code=fault.code))
+
+    async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        if not hmac.compare_digest(headers.get(b"authorization", b""), self._secret):
+            await _reply(send, 401, error_body("no key, or not this engine's", "authentication_error"))
+            return
+        method, path = scope["method"], scope["path"]
+        match method, path:
+            case "GET", "/ready":
+                is_alive = self._engine().is_alive
+                await _reply(send, 200 if is_alive else 503, orjson.dumps({"ready": is_alive}))
+            case "GET", "/metrics":
+                await _reply(send, 200, self._metrics(), kind=b"text/plain; version=0.0.4")
+            case "GET", "/v1/models":
+                listed = [{"id": name, "object": "model", "owned_by": "danlu"} for name in self._engine().models]
+                await _reply(send, 200, orjson.dumps({"object": "list", "data": listed}))
+            case "POST", "/v1/chat/completions" | "/v1/completions":
+                body = await _body(receive)
+                read = self.reader.chat if path.endswith("chat/completions") else self.reader.text
+                value = _parsed(body)
+                asked = await asyncio.to_thread(read, value) if len(body) > LONG_BODY else read(value)
+                given = headers.get(b"x-request-id", b"").decode("latin-1")
+                fresh = f"{'chatcmpl' if asked.is_chat else 'cmpl'}-{secrets.token_hex(12)}"
+                await self._answer(asked, given if _ID.fullmatch(given) else fresh, receive, send)
+            case "POST", "/tokenize":
+                value = _parsed(await _body(receive))
+                if not isinstance(value, dict):
+                    raise BadRequestError("the body is no JSON object")
+                self._engine().lens(str(value.get("model", self._engine().base)))
+                ids, _ = await asyncio.to_thread(self.reader.chat_ids, value)
+                await _reply(send, 200, orjson.dumps({"tokens": ids, "count": len(ids)}))
+            case "POST", "/adapters":
+                value = _parsed(await _body(receive))
+                if not isinstance(value, dict) or not all(isinstance(value.get(k), str) for k in ("name", "folder")):
+                    raise BadRequestError("a name and a folder")
+                await asyncio.to_thread(self._engine().load, value["name"], Path(value["folder"]))
+                await _reply(send, 200, orjson.dumps({"loaded": value["name"]}))
+            case "DELETE", _ if path.startswith("/adapters/"):
+                self._engine().drop(path.removeprefix("/adapters/"))
+                await _reply(send, 200, orjson.dumps({"dropped": path.removeprefix("/adapters/")}))
+            case _:
+                await _reply(send, 404, error_body("not here", code="not_found"))
+
+    def _engine(self) -> Live:
+        assert self.live is not None, "doors open once there is an engine"
+        return self.live
+
+    def _metrics(self) -> bytes:
+        lines = []
+        for name, value in self._engine().facts().items():
+            kind = "counter" if name.endswith("_total") else "gauge"
+            lines += [f"# TYPE danlu_engine_{name} {kind}", f"danlu_engine_{name} {value:g}"]
+        return ("\n".join(lines) + "\n").encode()
+
+    # ---- answers
+
+    async def _answer(self, asked: Asked, id: str, receive: Receive, send: Send) -> None:
+        live = self._engine()
+        if live.num_waiting >= MOST_WAITING:
+            raise ServerError(503, "too many requests are waiting", "overloaded")
+        mail: asyncio.Queue[tuple[int, Update] | None] = asyncio.Queue()
+        tickets: list[Ticket] = []
+        gone = asyncio.ensure_future(_until_gone(receive, mail))
+        try:
+            for prompt in asked.prompts:
+                for choice in range(asked.num_choices):
+                    sampling = seeded(asked.sampling, choice)
+                    ticket = live.submit(prompt, sampling, asked.taste, model=asked.model, is_told=asked.is_stream)
+                    self._mail[id_of(ticket)], self._numbers[id_of(ticket)] = mail, len(tickets)
+                    tickets.append(ticket)
+            tokenizer = self.reader.encoders[True].tokenizer
+            reply = Reply(asked, id, lambda token: tokenizer.decode([token], skip_control=False))
+            write = _stream if asked.is_stream else _whole
+            if not await write(reply, len(tickets), mail, send):
+                return
+            tickets.clear()
+        finally:
+            gone.cancel()
+            for ticket in tickets:
+                live.cancel(ticket)
+            for key in [key for key, box in self._mail.items() if box is mail]:
+                del self._mail[key], self._numbers[key]
+
+
+def id_of(ticket: Ticket) -> int:
+    return id(ticket)
+
+
+Mail = asyncio.Queue[tuple[int, Update] | None]
+
+
+async def _whole(reply: Reply, num: int, mail: Mail, send: Send) -> bool:
+    """False when the client is gone."""
+    texts, finishes = [""] * num, [""] * num
+    ids: list[list[int]] = [[] for _ in range(num)]
+    told: list[tuple[Told, ...]] = [()] * num
+    left = num
+    while left:
+        if (found := await mail.get()) is None:
+            return False
+        number, update = found
+        if update.fault is not None:
+            raise ServerError(500, "the engine failed at this answer", "engine_failed")
+        if update.finish is not None:
+            texts[number], finishes[number], told[number] = update.piece, update.finish, update.told
+            ids[number] = update.ticket.row.ids
+            reply.num_tokens[number] = update.num_tokens
+            left -= 1
+    await _reply(send, 200, reply.whole(texts, finishes, ids, told))
+    return True
+
+
+async def _stream(reply: Reply, num: int, mail: Mail, send: Send) -> bool:
+    """Events as they come, those that wait together in one write. False when the client is gone, or the engine failed:
+    then the stream ends without its end mark."""
+    headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+    is_open, left = False, num
+    while left:
+        found = await mail.get()
+        parts: list[bytes] = []
+        while True:
+            if found is None:
+                return False
+            number, update = found
+            if update.fault is not None:
+                if not is_open:
+                    raise ServerError(500, "the engine failed at this answer", "engine_failed")
+                parts.append(b"data: " + error_body("the engine failed at this answer", "server_error") + b"\n\n")
+                await send({"type": "http.response.body", "body": b"".join(parts)})
+                return False
+            parts += _events(reply, number, update)
+            left -= update.finish is not None
+            if mail.empty():
+                break
+            found = mail.get_nowait()
+        if not is_open:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            is_open = True
+        if not left:
+            parts.append(reply.ending())
+        content = b"".join(parts)
+        if content:
+            await send({"type": "http.response.body", "body": content, "more_body": bool(left)})
+    return True
+
+
+def _events(reply: Reply, number: int, update: Update) -> list[bytes]:
+    opening = [] if number in reply.num_tokens else [reply.opening(number)]
+    before = reply.num_tokens.get(number, 0)
+    reply.num_tokens[number] = update.num_tokens
+    if not update.piece and update.finish is None and not update.told:
+        return opening  # half a character, or what may become a stop
+    ids = update.ticket.row.ids[before : update.num_tokens] if update.told else []
+    return [*opening, reply.event(number, update.piece, ids, update.told, update.finish)]
+
+
+async def _until_gone(receive: Receive, mail: Mail) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    mail.put_nowait(None)
+
+
+async def _body(receive: Receive) -> bytes:
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BadRequestError("the request broke off")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > MAX_BODY_BYTES:
+            raise BadRequestError(f"the body is larger than {MAX_BODY_BYTES} bytes")
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as fault:
+        raise BadRequestError(f"the body is no JSON: {fault}") from fault
+
+
+async def _reply(send: Send, status: int, content: bytes, *, kind: bytes = b"application/json") -> None:
+    headers = [(b"content-type", kind), (b"content-length", str(len(content)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})

@@ -1,0 +1,153 @@
+"""What the native engine's server answers: OpenAI's shapes of answers, of a stream's events, of errors. Torch-free."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from danlu.engines.asking import Asked
+from danlu.engines.tastes import Told
+
+CALL, END_CALL = "<tool_call>", "</tool_call>"
+"""How Hermes and Qwen models write that they call a tool."""
+_CALLS = re.compile(rf"{CALL}\s*(.*?)\s*(?:{END_CALL}|$)", re.DOTALL)
+DONE = b"data: [DONE]\n\n"
+
+
+def error_body(text: str, kind: str = "invalid_request_error", *, param: str = "", code: str = "") -> bytes:
+    return orjson.dumps({"error": {"message": text, "type": kind, "param": param or None, "code": code or None}})
+
+
+def called(text: str) -> tuple[str, list[dict[str, Any]]]:
+    """(what was said, the calls in it). A call that is no JSON stays text: nothing is guessed."""
+    calls = []
+    for written in _CALLS.findall(text):
+        try:
+            given = json.loads(written)
+            name, arguments = given["name"], given.get("arguments", {})
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return text, []
+        if not isinstance(name, str):
+            return text, []
+        told = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        function = {"name": name, "arguments": told}
+        calls.append({"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function})
+    return (_CALLS.sub("", text).strip() if calls else text), calls
+
+
+@dataclass(slots=True)
+class Reply:
+    """One answer on its way out. `name_of` gives a token's text."""
+
+    asked: Asked
+    id: str
+    name_of: Callable[[int], str]
+    created: int = field(default_factory=lambda: int(time.time()))
+    num_tokens: dict[int, int] = field(default_factory=dict)
+    """Of each choice, so far."""
+    held: dict[int, str] = field(default_factory=dict)
+    """Text of a choice that may be a call: it is said at the end."""
+
+    @property
+    def usage(self) -> dict[str, int]:
+        asked = sum(map(len, self.asked.prompts)) * self.asked.num_choices
+        made = sum(self.num_tokens.values())
+        return {"prompt_tokens": asked, "completion_tokens": made, "total_tokens": asked + made}
+
+    def whole(self, texts: Sequence[str], finishes: Sequence[str], ids: Sequence[Sequence[int]],
+              told: Sequence[Sequence[Told]]) -> bytes:  # fmt: skip
+        choices = []
+        for number, text in enumerate(texts):
+            logs = self._logs(ids[number], told[number])
+            if not self.asked.is_chat:
+                choices.append({"index": number, "text": text, "logprobs": logs, "finish_reason": finishes[number]})
+                continue
+            said, calls = called(text) if self.asked.has_tools else (text, [])
+            message = {"role": "assistant", "content": said or (None if calls else "")}
+            finish = finishes[number]
+            if calls:
+                message["tool_calls"] = calls  # type: ignore[assignment]
+                finish = "tool_calls"
+            choices.append({"index": number, "message": message, "logprobs": logs, "finish_reason": finish})
+        return orjson.dumps(self._body(choices, is_event=False) | {"usage": self.usage})
+
+    def opening(self, number: int) -> bytes:
+        """A chat's first event, which only says who speaks."""
+        if not self.asked.is_chat:
+            return b""
+        return self._event([{"index": number, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
+
+    def event(self, number: int, piece: str, ids: Sequence[int], told: Sequence[Told], finish: str | None) -> bytes:
+        if self.asked.is_chat and self.asked.has_tools:
+            return self._watched(number, piece, ids, told, finish)
+        return self._piece(number, piece, ids, told, finish)
+
+    def ending(self) -> bytes:
+        """The usage, where it was asked for, and the end."""
+        if not self.asked.has_usage:
+            return DONE
+        return b"data: " + orjson.dumps(self._body([], is_event=True) | {"usage": self.usage}) + b"\n\n" + DONE
+
+    def _watched(self, number: int, piece: str, ids: Sequence[int], told: Sequence[Told], finish: str | None) -> bytes:
+        """Text up to where a call may begin; the calls with the last event."""
+        text = self.held.get(number, "") + piece
+        start = text.find(CALL)
+        if start < 0 and finish is None:
+            start = next((len(text) - n for n in range(min(len(text), len(CALL) - 1), 0, -1)
+                          if text.endswith(CALL[:n])), -1)  # fmt: skip
+        if finish is None:
+            say, self.held[number] = (text, "") if start < 0 else (text[:start], text[start:])
+            return self._piece(number, say, ids, told, None) if say or told else b""
+        said, calls = called(text)
+        if not calls:
+            return self._piece(number, text, ids, told, finish)
+        listed = [call | {"index": place} for place, call in enumerate(calls)]
+        delta: dict[str, Any] = {"tool_calls": listed} | ({"content": said} if said else {})
+        logs = self._logs(ids, told)
+        return self._event([{"index": number, "delta": delta, "logprobs": logs, "finish_reason": "tool_calls"}])
+
+    def _piece(self, number: int, piece: str, ids: Sequence[int], told: Sequence[Told], finish: str | None) -> bytes:
+        choice: dict[str, Any] = {"index": number}
+        if self.asked.is_chat:
+            choice["delta"] = {"content": piece} if piece or finish is None else {}
+        else:
+            choice["text"] = piece
+        return self._event([choice | {"logprobs": self._logs(ids, told), "finish_reason": finish}])
+
+    def _event(self, choices: list[dict[str, Any]]) -> bytes:
+        body = self._body(choices, is_event=True)
+        if self.asked.counts_on:
+            body["usage"] = self.usage
+        return b"data: " + orjson.dumps(body) + b"\n\n"
+
+    def _body(self, choices: list[dict[str, Any]], *, is_event: bool) -> dict[str, Any]:
+        kind = ("chat.completion.chunk" if is_event else "chat.completion") if self.asked.is_chat else "text_completion"
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.asked.model, "choices": choices}
+
+    def _logs(self, ids: Sequence[int], told: Sequence[Told]) -> dict[str, Any] | None:
+        if self.asked.taste.num_likeliest is None:
+            return None
+        pairs = list(zip(ids, told, strict=True))
+        if self.asked.is_chat:
+            return {"content": [
+                self._named(token, one.log_prob)
+                | {"top_logprobs": [self._named(other, log_prob) for other, log_prob in one.likeliest]}
+                for token, one in pairs
+            ]}  # fmt: skip
+        names = [self.name_of(token) for token in ids]
+        tops = [{self.name_of(other): log_prob for other, log_prob in one.likeliest} for one in told]
+        offsets = [0, *itertools.accumulate(map(len, names))][:-1]  # among this event's own tokens
+        return {"tokens": names, "token_logprobs": [one.log_prob for one in told], "top_logprobs": tops,
+                "text_offset": offsets}  # fmt: skip
+
+    def _named(self, token: int, log_prob: float) -> dict[str, Any]:
+        name = self.name_of(token)
+        return {"token": name, "logprob": log_prob, "bytes": list(name.encode())}

@@ -1,0 +1,164 @@
+"""`python -m danlu.engines.server FOLDER --socket PATH`: the native engine as a process of its own, for a gateway.
+
+The first line of standard input is the secret that every request must bring; its end means that the parent is gone, and
+so is this process at once. Listens on a unix socket that only its owner may open, or on 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from danlu.core.errors import DanluError, EngineError
+from danlu.data.encode import Encoder
+from danlu.data.template import Template
+from danlu.data.tokenizer import Tokenizer
+from danlu.engines.asking import Reader
+from danlu.engines.doors import Doors
+from danlu.engines.engine import Sampling
+from danlu.engines.live import READ_TOKENS, Live
+from danlu.model.build import load_model
+
+
+def open_live(
+    folder: Path,
+    doors_secret: str,
+    *,
+    name: str = "base",
+    speech: Path | None = None,
+    adapters: Sequence[tuple[str, Path]] = (),
+    num_slots: int = 16,
+    context: int = 0,
+    dtype: str = "auto",
+    device: str = "",
+    read_tokens: int = READ_TOKENS,
+) -> tuple[Doors, Live]:
+    """An engine that runs, and its doors. `speech` is where tokenizer and template lie, when not in `folder`."""
+    spoken = speech or folder
+    tokenizer = Tokenizer.load(spoken)
+    encoders = {
+        thinks: Encoder(tokenizer, Template.load(spoken, tokenizer, thinking="keep" if thinks else "drop"))
+        for thinks in (True, False)
+    }
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(folder, dtype=dtype, device=chosen)
+    doors = Doors(Reader(encoders, usual_sampling(spoken)), doors_secret)
+    live = Live(
+        model, encoders[True], base=name, deliver=doors.deliver, num_slots=num_slots, context=context,
+        read_tokens=read_tokens,
+    )  # fmt: skip
+    for lens, place in adapters:
+        live.load(lens, place)
+    doors.bind(live)
+    live.start()
+    return doors, live
+
+
+def usual_sampling(folder: Path) -> Sampling:
+    """What `generation_config.json` says of drawing; where it says nothing, OpenAI's temperature of 1."""
+    path = folder / "generation_config.json"
+    said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not said.get("do_sample"):
+        return Sampling(temperature=1.0)
+    return Sampling(
+        temperature=float(said.get("temperature") or 1.0), top_p=float(said.get("top_p") or 1.0),
+        top_k=int(said.get("top_k") or 0),
+    )  # fmt: skip
+
+
+def listen(path: Path | None, port: int) -> socket.socket:
+    """A socket that is bound: a unix one only its owner may open, or a port of the loopback."""
+    if path is None:
+        bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", port))
+        return bound
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        bound.bind(str(path))
+    finally:
+        os.umask(before)
+    return bound
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    chosen = _parse(argv)
+    secret = _secret(chosen.secret_file)
+    threading.Thread(target=_leave_with_parent, args=(chosen.socket,), daemon=True).start()
+    torch.set_num_threads(chosen.threads or torch.get_num_threads())
+    try:
+        doors, _ = open_live(
+            chosen.folder, secret, name=chosen.name, speech=chosen.speech, adapters=chosen.adapter,
+            num_slots=chosen.slots, context=chosen.context, dtype=chosen.dtype, device=chosen.device,
+            read_tokens=chosen.read_tokens,
+        )  # fmt: skip
+    except DanluError as fault:
+        print(fault, file=sys.stderr)
+        return 2
+    import uvicorn  # the extra `serve`; engines themselves need none
+
+    config = uvicorn.Config(
+        doors, lifespan="off", ws="none", access_log=False, server_header=False, proxy_headers=False,
+        log_level="warning", timeout_keep_alive=75,
+    )  # fmt: skip
+    uvicorn.Server(config).run(sockets=[listen(chosen.socket, chosen.port)])
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m danlu.engines.server", description=__doc__)
+    parser.add_argument("folder", type=Path, help="a base, or a merged model")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--socket", type=Path)
+    place.add_argument("--port", type=int, default=0)
+    parser.add_argument("--adapter", type=_adapter, action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--name", default="base", help="what the model without adapter is called")
+    parser.add_argument("--speech", type=Path, help="where tokenizer and template lie, when not in FOLDER")
+    parser.add_argument("--slots", type=int, default=16, help="requests answered at once")
+    parser.add_argument("--context", type=int, default=0, help="tokens of a prompt and its answer; 0: the model's")
+    parser.add_argument("--read-tokens", type=int, default=READ_TOKENS, help="tokens of prompts that a step reads")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--device", default="")
+    parser.add_argument("--secret-file", type=Path, help="instead of the first line of standard input")
+    return parser.parse_args(argv)
+
+
+def _adapter(given: str) -> tuple[str, Path]:
+    name, _, folder = given.partition("=")
+    if not name or not folder:
+        raise argparse.ArgumentTypeError("NAME=FOLDER")
+    return name, Path(folder)
+
+
+def _secret(path: Path | None) -> str:
+    """EngineError where there is none: a server without one would be open."""
+    said = path.read_text(encoding="utf-8") if path is not None else sys.stdin.readline()
+    secret = said.strip()
+    if not secret or not secret.isascii():
+        raise EngineError("engine.no_secret")
+    return secret
+
+
+def _leave_with_parent(path: Path | None) -> None:
+    while sys.stdin.buffer.read(4096):
+        pass
+    if path is not None:
+        path.unlink(missing_ok=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,34 @@
+"""Taste: what of drawing a token not every engine can do, so that it is no part of `engine.Sampling`. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Taste:
+    """The penalties are OpenAI's (on the answer's tokens) and Keskar et al.'s (2019, arXiv:1909.05858; on prompt and
+    answer); `min_p` leaves what is at least this share as likely as the likeliest (Nguyen et al. 2024,
+    arXiv:2407.01082). `num_likeliest` None: no log-probabilities; else the chosen token's and so many of the
+    likeliest."""
+
+    presence: float = 0.0
+    frequency: float = 0.0
+    repetition: float = 1.0
+    min_p: float = 0.0
+    num_likeliest: int | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        return self.presence == self.frequency == self.min_p == 0 and self.repetition == 1
+
+
+PLAIN = Taste()
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Natural log-probabilities at one token's place: its own, and the likeliest (id, log p) of all."""
+
+    log_prob: float
+    likeliest: tuple[tuple[int, float], ...]
