@@ -1,4 +1,5 @@
-"""A whole server for tests: stub engines, real gateway workers on one socket, a key, and clients that ask all the time."""
+"""A whole server for tests and benches: engines, real gateway workers on one socket, a key, and clients that ask all the
+time and judge what they are told."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,29 +20,51 @@ import orjson
 from lens_kit import QUICK, plan_for, stub_python
 
 from danlu.recipe.serving import ServingSection
+from danlu.run.artifact import Manifest
 from danlu.serving.drivers.driver import Command
 from danlu.serving.keys import PEPPER, KeyBook, Pepper
+from danlu.serving.pools import PoolPlan
+from danlu.serving.processes import Patience
 from danlu.serving.rollout import Offer
 from danlu.serving.server import Plan, Server
 from danlu.serving.store import open_store
 from danlu.serving.worker import Settings
 
+PoolFor = Callable[[Path, Manifest], PoolPlan]
+Judge = Callable[[str, str, str], bool]
+"""Whether (lens, question, answer) is what this version says to it, whole."""
+
+
+def says_its_mark(lens: str, question: str, answer: str) -> bool:
+    """Of stub engines."""
+    return set(answer.split()) == {lens.partition("@")[2][:8]}
+
 
 @dataclass
 class Client:
-    """Asks over the gateway. What it was told is in `seen`, what failed in `failures`."""
+    """Asks over the gateway. `seen` counts good answers by the version that the header names; `failures` are answers that
+    did not come, or not to their end; `mixed` are those that this version does not give."""
 
     url: str
     headers: dict[str, str]
     session: aiohttp.ClientSession
+    questions: Sequence[str] = ("hello?",)
+    judge: Judge = says_its_mark
     seen: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    """Of answers that came whole."""
+    times_s: list[float] = field(default_factory=list)
+    num_asked: int = 0
 
     async def ask(self, model: str = "law", *, is_stream: bool = False) -> str:
         """The answer's text. It is held to its header: one version, whole."""
-        turns = [{"role": "user", "content": f"question {time.monotonic_ns()}"}]
-        body = {"model": model, "messages": turns, "stream": is_stream, "max_tokens": 64}
+        question = self.questions[self.num_asked % len(self.questions)]
+        self.num_asked += 1
+        body = {"model": model, "messages": [{"role": "user", "content": question}], "stream": is_stream}
+        body |= {"max_tokens": 64, "temperature": 0}
+        began = time.monotonic()
         try:
             async with self.session.post(f"{self.url}/v1/chat/completions", json=body, headers=self.headers) as reply:
                 lens = unquote(reply.headers.get("x-danlu-lens", ""))
@@ -54,12 +77,13 @@ class Client:
             return ""
         text = _streamed(raw) if is_stream else orjson.loads(raw)["choices"][0]["message"]["content"]
         if is_stream and b"[DONE]" not in raw:
-            self.failures.append(f"cut off after {len(raw)} bytes")
+            self.failures.append(f"cut off after {len(raw)} bytes: {raw[-200:]!r}")
             return text
+        self.times_s.append(time.monotonic() - began)
+        self.ids.append(reply.headers["x-request-id"])
         self.seen[lens] += 1
-        words = text.split()
-        if not words or set(words) != {lens.partition("@")[2][:8]}:
-            self.mixed.append(f"{lens}: {text}")
+        if not self.judge(lens, question, text):
+            self.mixed.append(f"{lens}: {question} → {text}")
         return text
 
     async def keep_asking(self, until: asyncio.Event, model: str = "law", *, is_stream: bool = False) -> None:
@@ -85,11 +109,17 @@ class Place:
 
 
 @asynccontextmanager
-async def serving(
-    runs: Path, base: Path, *offers: Offer, num_workers: int = 1, num_replicas: int = 2, max_adapters: int = 3
+async def serving_with(
+    runs: Path,
+    *offers: Offer,
+    pool_for: PoolFor,
+    num_workers: int = 1,
+    questions: Sequence[str] = ("hello?",),
+    judge: Judge = says_its_mark,
+    patience: Patience = QUICK,
 ) -> AsyncIterator[Place]:
     home = runs / "serving"
-    home.mkdir(exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True)
     store = open_store(home)
     _, credential = KeyBook(store, Pepper.open(home / PEPPER)).create("tests", now=time.time())
     store.close()
@@ -115,8 +145,7 @@ async def serving(
 
         events: list[tuple[str, Any]] = []
         plan = Plan(
-            home, runs, offers, plan_for(base, stub_python(base), num_replicas=num_replicas, max_adapters=max_adapters),
-            worker, listener, num_workers, drain_s=5.0, answer_s=5.0, patience=QUICK,
+            home, runs, offers, pool_for, worker, listener, num_workers, drain_s=5.0, answer_s=5.0, patience=patience,
             on_event=lambda name, facts: events.append((name, facts)),
         )  # fmt: skip
         server = Server(plan)
@@ -124,6 +153,15 @@ async def serving(
             await server.open()
             connector = aiohttp.TCPConnector(limit=256, force_close=True)
             async with aiohttp.ClientSession(connector=connector) as session:
-                yield Place(server, Client(url, {"Authorization": f"Bearer {credential}"}, session), home, events)
+                headers = {"Authorization": f"Bearer {credential}"}
+                yield Place(server, Client(url, headers, session, questions, judge), home, events)
         finally:
             await server.close()
+
+
+def serving(
+    runs: Path, base: Path, *offers: Offer, num_workers: int = 1, num_replicas: int = 2, max_adapters: int = 3
+) -> AbstractAsyncContextManager[Place]:
+    """With stub engines."""
+    pool_for = plan_for(base, stub_python(base), num_replicas=num_replicas, max_adapters=max_adapters)
+    return serving_with(runs, *offers, pool_for=pool_for, num_workers=num_workers)
