@@ -83,13 +83,14 @@ class Journal(Protocol):
 
 
 class FileJournal:
-    """One worker's journal. Its methods are called from one thread; `close` at the end."""
+    """One worker's journal. `close` at the end."""
 
     def __init__(self, folder: Path, worker: str, *, sync_s: float = SYNC_S, most_bytes: int = MOST_BYTES) -> None:
         assert re.fullmatch(r"[\w.]{1,64}", worker, re.ASCII), "a worker's name is part of a file's"
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
         self._folder, self._worker, self._most = folder, worker, most_bytes
+        self._alone = threading.RLock()
         self._turn = threading.Lock()
         self._files: list[_File] = []
         """The one that is written, last, and those before it whose requests are not all closed."""
@@ -116,29 +117,32 @@ class FileJournal:
         return len(self._places)
 
     def opened(self, opening: Opening) -> None:
-        self._pay()
-        self._turn_over(opening.time)
-        file = self._files[-1]
-        n = file.write({
-            "what": "opened", "id": opening.id, "time": opening.time, "key": opening.key, "model": opening.model,
-            "lens": opening.lens, "replica": opening.replica, "reserved_tokens": opening.reserved_tokens,
-            "kind": opening.kind,
-        })  # fmt: skip
-        file.num_open += 1
-        self._places[opening.id] = file, n
+        with self._alone:
+            self._pay()
+            self._turn_over(opening.time)
+            file = self._files[-1]
+            n = file.write({
+                "what": "opened", "id": opening.id, "time": opening.time, "key": opening.key, "model": opening.model,
+                "lens": opening.lens, "replica": opening.replica, "reserved_tokens": opening.reserved_tokens,
+                "kind": opening.kind,
+            })  # fmt: skip
+            file.num_open += 1
+            self._places[opening.id] = file, n
 
     def closed(self, closing: Closing) -> None:
-        if closing.id not in self._places:
-            return  # closed before: what is settled stays
-        try:
-            self._settle(closing)
-        except OSError:
-            self.is_failing = True
-            self._owed.append(closing)
+        with self._alone:
+            if closing.id not in self._places:
+                return  # closed before: what is settled stays
+            try:
+                self._settle(closing)
+            except OSError:
+                self.is_failing = True
+                self._owed.append(closing)
 
     def noted(self, what: str, **facts: str | int | float) -> None:
         """A line that is neither: a body that was kept, a chain's other events. OSError as `opened`."""
-        self._files[-1].write({"what": what, **facts})
+        with self._alone:
+            self._files[-1].write({"what": what, **facts})
 
     def close(self) -> None:
         """End the file: what is open now is settled as lost by whoever reads it."""
