@@ -219,9 +219,8 @@ def _source() -> str:
 
 
 def _installed() -> Iterable[tuple[str, str]]:
-    for one in metadata.distributions():
-        if one.name != "danlu" and "+" not in one.version:  # torch 2.13.0+cpu is 2.13.0 to an index
-            yield one.name, one.version
+    """Versions without their build's label: what is 2.13.0+cpu here is 2.13.0 to an index, and either will do."""
+    return [(one.name, one.version.partition("+")[0]) for one in metadata.distributions() if one.name != "danlu"]
 
 
 def _wheel(path: Path) -> Wheel:
