@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import danlu
 from danlu.cli.targets import is_artifact, open_target
@@ -13,10 +12,7 @@ from danlu.cli.voice import Voice
 from danlu.core.errors import DanluError
 from danlu.core.messages import say
 from danlu.data.sample import Message
-from danlu.engines.engine import Question, Sampling
-
-if TYPE_CHECKING:  # torch comes with the first question, not with the command line
-    from danlu.engines.native import NativeEngine
+from danlu.engines.engine import Engine, Question, Sampling
 
 MAX_NEW_TOKENS = 512
 
@@ -24,7 +20,12 @@ MAX_NEW_TOKENS = 512
 def talk(target: str, runs: Path, voice: Voice, *, allow_unproven: bool = False) -> None:
     """A conversation until /quit, Ctrl-D or the end of a piped input. With --json one line of JSON per answer. An
     artefact that failed its proof is refused, unless `allow_unproven`."""
-    table = _sit_down(target, runs, voice, allow_unproven=allow_unproven)
+    converse(_sit_down(target, runs, voice, allow_unproven=allow_unproven))
+
+
+def converse(table: Table) -> None:
+    """Questions and answers until somebody leaves."""
+    voice = table.voice
     if not voice.as_json:
         voice.say(say("cli.chat_hello", name=table.tuned.name), "bold")
     while (line := _ask(voice)) is not None:
@@ -38,24 +39,24 @@ def talk(target: str, runs: Path, voice: Voice, *, allow_unproven: bool = False)
             table.ask(line)
 
 
-def _sit_down(target: str, runs: Path, voice: Voice, *, allow_unproven: bool) -> _Table:
+def _sit_down(target: str, runs: Path, voice: Voice, *, allow_unproven: bool) -> Table:
     if is_artifact(target):
         tuned = danlu.open_artifact(Path(target), allow_unproven=allow_unproven, progress=voice.progress)
         base = tuned.base() if tuned.adapter is not None else None
-        return _Table(voice, tuned, base, Sampling(max_new_tokens=MAX_NEW_TOKENS))
+        return Table(voice, tuned, base, Sampling(max_new_tokens=MAX_NEW_TOKENS))
     run = open_target(target, (), runs)
     engines = danlu.open_engines(run, progress=voice.progress)
     sampling = Sampling(max_new_tokens=run.recipe.evaluation.max_new_tokens)
-    return _Table(voice, engines.tuned, engines.base, sampling)
+    return Table(voice, engines.tuned, engines.base, sampling)
 
 
 @dataclass
-class _Table:
+class Table:
     """Who talks: the tuned model, the base beside it (a merged artefact has none), and what was said so far."""
 
     voice: Voice
-    tuned: NativeEngine
-    base: NativeEngine | None
+    tuned: Engine
+    base: Engine | None
     sampling: Sampling
     turns: list[Message] = field(default_factory=list)
 
@@ -75,7 +76,7 @@ class _Table:
         elif question:
             self._answer(self.base, [Message("user", question)], "base", "bright_black")
 
-    def _answer(self, engine: NativeEngine, turns: list[Message], side: str, style: str) -> str | None:
+    def _answer(self, engine: Engine, turns: list[Message], side: str, style: str) -> str | None:
         """None when there was no answer: a prompt beyond the context must not end the conversation."""
         pieces: list[str] = []
         try:

@@ -15,11 +15,13 @@ from typer.core import TyperGroup
 
 import danlu
 from danlu import cli
+from danlu.cli.advise_app import advise_command
 from danlu.cli.audit_app import audit_app, forget_command
 from danlu.cli.bundle_app import bundle_command
 from danlu.cli.options import RUNS, Json, Lang, Quiet, Runs, Target, choose_language
 from danlu.cli.proof_app import examine_command, judge_command, weigh_command
 from danlu.cli.registry_app import registry_app
+from danlu.cli.serve_app import chat_command, feedback_app, serve_command
 from danlu.cli.serving_app import serving_app
 from danlu.cli.voice import Voice, stop_bars
 from danlu.core.errors import DanluError
@@ -293,16 +295,8 @@ def round_(
         raise typer.Exit(1)
 
 
-@app.command(help=say("cli.chat"))
-def chat(
-    target: Target,
-    runs: Runs = RUNS,
-    allow_unproven: Annotated[bool, typer.Option("--allow-unproven", help=say("cli.allow_unproven"))] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
-) -> None:
-    cli.chat.talk(target, runs, Voice(as_json=as_json, quiet=quiet), allow_unproven=allow_unproven)
+app.command(name="chat", help=say("serve.chat"))(chat_command)
+app.command(name="serve", help=say("serve.about"))(serve_command)
 
 
 @app.command(help=say("track.about"))
@@ -386,33 +380,8 @@ app.command(name="examine", help=say("harness.about"))(examine_command)
 app.command(name="judge", help=say("judge.about"))(judge_command)
 app.command(name="weigh", help=say("weigh.about"))(weigh_command)
 app.command(name="bundle", help=say("bundle.about"))(bundle_command)
-
-
-@app.command(help=say("advice.about"))
-def advise(
-    data: Annotated[list[Path] | None, typer.Argument(metavar="[DATA]...", help=say("advice.arg_data"))] = None,
-    task: Annotated[str, typer.Option("--task", help=say("advice.opt_task"))] = "answer",
-    language: Annotated[str, typer.Option("--language", help=say("advice.opt_language"))] = "zh",
-    purpose: Annotated[str, typer.Option("--purpose", help=say("advice.opt_purpose"))] = "commercial",
-    card: Annotated[str | None, typer.Option("--card", metavar="NAME", help=say("cli.opt_card"))] = None,
-    memory: Annotated[float | None, typer.Option("--memory", metavar="GB", min=0.1, help=say("cli.opt_memory"))] = None,
-    base: Annotated[str | None, typer.Option("--base", metavar="NAME", help=say("advice.opt_base"))] = None,
-    script: Annotated[Path | None, typer.Option("--script", metavar="FILE", help=say("advice.opt_script"))] = None,
-    write: Annotated[Path | None, typer.Option("--write", metavar="FILE", help=say("advice.opt_write"))] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
-) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
-    if script is not None:
-        is_good = cli.advising.show_review(script, voice)
-    else:
-        is_good = cli.advising.show_advice(
-            voice, task=task, language=language, purpose=purpose, data=data or (), card=card, memory_gib=memory,
-            base=base, recipe=write,
-        )  # fmt: skip
-    if not is_good:
-        raise typer.Exit(1)
+app.add_typer(feedback_app, name="feedback", help=say("serve.feedback_about"))
+app.command(name="advise", help=say("advice.about"))(advise_command)
 
 
 @app.command(help=say("cli.doctor"))

@@ -41,6 +41,7 @@ from danlu.serving.rollout import Offer
 from danlu.serving.server import Plan, Server
 from danlu.serving.store import URL, open_store
 from danlu.serving.tls import check_private, tls_context
+from danlu.serving.usage import Bookkeeper
 from danlu.serving.webhooks import Webhooks, check_hook
 from danlu.serving.worker import Settings, pepper_of, store_url
 
@@ -306,8 +307,14 @@ Tell = Callable[[str, Mapping[str, Any]], None]
 
 @contextlib.asynccontextmanager
 async def _surroundings(serving: Serving) -> AsyncIterator[Tell]:
-    """The server's own log, and webhooks."""
+    """The server's own log, its books, and webhooks."""
     log = RequestLog(serving.home / "logs" / "server.jsonl")
+    store = open_store(serving.home, store_url(serving.section))
+    books = Bookkeeper(
+        serving.home, store, failed=lambda fault: log.event("store_away", said=str(fault)),
+        told=lambda folded: log.event("journals", lost=len(folded.lost), broken=len(folded.broken)),
+    )  # fmt: skip
+    books.start()
     hooks = Webhooks(serving.section.webhooks, audit=serving.runs / AUDIT_LOG, home=serving.home, told=log.event)
 
     def tell(name: str, facts: Mapping[str, Any]) -> None:
@@ -318,6 +325,8 @@ async def _surroundings(serving: Serving) -> AsyncIterator[Tell]:
         yield tell
     finally:
         await asyncio.to_thread(hooks.close)
+        await asyncio.to_thread(books.stop)
+        store.close()
         log.close()
 
 

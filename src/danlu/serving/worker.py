@@ -28,6 +28,7 @@ import orjson
 import uvicorn
 
 from danlu.recipe.serving import ServingSection
+from danlu.serving.bodies import Bodies, Mask
 from danlu.serving.caps import Caps
 from danlu.serving.feedback import FOLDER, FeedbackDesk
 from danlu.serving.feedback import PATH as FEEDBACK
@@ -35,6 +36,7 @@ from danlu.serving.front import Front, verifier_door
 from danlu.serving.gateway import Gateway
 from danlu.serving.journal import FOLDER as JOURNAL
 from danlu.serving.journal import FileJournal
+from danlu.serving.kept import BodyKeeper
 from danlu.serving.keys import PEPPER, LiveKeys, Pepper
 from danlu.serving.limits import Limiter, LocalLimiter
 from danlu.serving.line import WorkerLine
@@ -48,6 +50,7 @@ from danlu.serving.table import Shared
 from danlu.serving.tally import Tally
 from danlu.serving.tls import read_private, tls_context
 from danlu.serving.traces import Traces
+from danlu.serving.usage import spent_this_month
 
 LINGER_S = 2.0
 """How long open connections may still ask once we have stopped accepting: each is closed behind its answer."""
@@ -138,7 +141,9 @@ class Worker:
             stack.push_async_callback(limiter.close)
             journal = self.journal = FileJournal(home / JOURNAL, self.name)
             stack.callback(journal.close)
-            desk = self._open_desk(store)
+            mask, keeper = self._open_bodies(stack, journal)
+            keeps = keeper is not None
+            desk = FeedbackDesk(home / FOLDER, self.name, owner=lambda id: None, mask=mask, keeps_words=keeps)
             stack.callback(desk.close)
             others: list[Callable[[Tally], None]] = [desk.ended, self.log.ended]
             if section.traces:
@@ -148,7 +153,7 @@ class Worker:
             counting = Counting(self.meters, *others)
             caps = caps_of(section, self.settings.hosts)
             doors = dict([verifier_door(self.pepper), (("POST", FEEDBACK), desk.door)])
-            gateway = Gateway(self.router, keys, limiter, journal, counting, caps, doors=doors)
+            gateway = Gateway(self.router, keys, limiter, journal, counting, caps, doors=doors, keeper=keeper)
             yield gateway, Front(
                 gateway, pages=pages(self.settings.url), pepper=self.pepper, caps=caps, meters=counting,
                 most_waiting=section.caps.waiting,
@@ -160,15 +165,36 @@ class Worker:
             from danlu.serving.redis_limits import RedisLimiter  # the extra `scale`
 
             assert limits.url_file is not None, "the section asked for it"
-            return RedisLimiter(read_private(Path(limits.url_file)), num_workers=self.settings.num_workers)
+
+            async def spent(key_id: str, now: float) -> int | None:
+                return (await asyncio.to_thread(spent_this_month, store, now)).get(key_id, 0)
+
+            url = read_private(Path(limits.url_file))
+            return RedisLimiter(url, num_workers=self.settings.num_workers, spent=spent)
         limiter = LocalLimiter(Shared(self.home.joinpath(*TABLE)))
+        now = time.time()
+        await limiter.restore(await asyncio.to_thread(spent_this_month, store, now), now)
         return limiter
 
-    def _open_desk(self, store: Store) -> FeedbackDesk:
-        keeps = self.section.bodies == "masked"
-        return FeedbackDesk(
-            self.home / FOLDER, self.name, owner=lambda id: None, mask=lambda text: text, keeps_words=keeps
-        )
+    def _open_bodies(self, stack: contextlib.AsyncExitStack, journal: FileJournal) -> tuple[Mask, BodyKeeper | None]:
+        """Where questions and answers are kept, and how; None where the server keeps none."""
+        if self.section.bodies != "masked":
+            return Mask(), None
+        loop = asyncio.get_running_loop()
+
+        def noted(id: str, digest: str) -> None:
+            with contextlib.suppress(RuntimeError):  # at the very end
+                loop.call_soon_threadsafe(self._note_body, journal, id, digest)
+
+        bodies = Bodies(self.home, self.name, noted=noted)
+        stack.callback(bodies.close)
+        return Mask(), BodyKeeper(bodies)
+
+    def _note_body(self, journal: FileJournal, id: str, digest: str) -> None:
+        try:
+            journal.noted("kept", id=id, sha256=digest)
+        except OSError as error:
+            self.log.event("body_not_noted", id=id, said=str(error))
 
     def _counters(self) -> dict[str, Any]:
         told = self.meters.counters()
