@@ -29,6 +29,8 @@ MAY_READ_ENVIRONMENT = {
     "core/messages/__init__.py",  # the terminal's language
     "engines/remote.py",  # the variable that the user named for the key
     "pipeline/examine.py",  # what of it a suite's own process is given
+    "serving/processes.py",  # what of it engines and workers are given
+    "serving/drivers/keeper.py",  # what an engine is given, and its key
     "pipeline/device.py",  # torch's own variable for its allocator: what the user chose stays
 }
 
@@ -136,8 +138,8 @@ def shelves() -> dict[str, dict[str, str]]:
 
 def test_law_4_every_shelf_is_found() -> None:
     assert {shelf.rpartition(".")[2] for shelf in shelves()} == {
-        "adapters", "augment", "cleaners", "detectors", "engines", "executors", "exports", "families", "formats",
-        "harnesses", "methods", "metrics", "ocr", "quantizers", "readers", "sources", "tasks", "templates", "trackers",
+        "adapters", "augment", "cleaners", "detectors", "drivers", "engines", "executors", "exports", "families",
+        "formats", "harnesses", "methods", "metrics", "ocr", "quantizers", "readers", "sources", "tasks", "templates", "trackers",
     }  # fmt: skip
 
 

@@ -137,7 +137,7 @@ def test_who_dies_again_and_again_stays_down(tmp_path) -> None:
 
 
 def test_waits_grow_up_to_a_ceiling(tmp_path) -> None:
-    script = GOOD.replace("while os.read(0, 100):\n    pass", "sys.exit(1)")
+    script = GOOD.replace("while os.read(0, 100):\n    pass", "time.sleep(0.3); sys.exit(1)")
     times: list[tuple[str, float]] = []
 
     async def story() -> None:

@@ -55,7 +55,8 @@ class UpstreamDriver:
         kept = {key: body[key] for key in ("messages", "tools", "chat_template_kwargs") if key in body}
         asked = kept | {"model": engine_name, "add_generation_prompt": True}
         reply = await ask(address, f"{root}/tokenize", secret, asked)
-        return ids_of(reply.value, address) if reply.is_good else None
+        # llama.cpp's door of that name reads ready text, and makes nothing of turns
+        return (ids_of(reply.value, address) or None) if reply.is_good else None
 
 
 def checked_url(url: str) -> str:
