@@ -82,7 +82,9 @@ class Engine(asyncio.Protocol):
             "choices": [choice], "usage": self.usage,
         }  # fmt: skip
         body = json.dumps(answer, ensure_ascii=False).encode()
-        self.answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        self.answer = (
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        )
         self.buffer = b""
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -140,7 +142,9 @@ def run_gateway(port: int, engine: int, home: Path) -> None:
 
     store, pepper = Store(SQLite(home / "serving.db")), Pepper.open(home / "pepper")
     most = 10**9
-    limits = Key("", "", (), requests_per_minute=most, tokens_per_minute=10**12, concurrency=10**6, tokens_per_month=10**14)
+    limits = Key(
+        "", "", (), requests_per_minute=most, tokens_per_minute=10**12, concurrency=10**6, tokens_per_month=10**14
+    )
     _, credential = KeyBook(store, pepper).create("bench", ("law",), now=time.time(), limits=limits)
     (home / "credential").write_text(credential)
     keys = LiveKeys(store, pepper)
@@ -286,7 +290,13 @@ def memory(system: System, num_requests: int) -> dict[str, Any]:
         sizes.append((num, rss_mb(system.process.pid)))
     warm = next(size for count, size in sizes if count >= num_requests / 10)
     growth = sizes[-1][1] - warm
-    return {"num_requests": num, "start_mb": sizes[0][1], "end_mb": sizes[-1][1], "growth_mb": round(growth, 1), "sizes": sizes}
+    return {
+        "num_requests": num,
+        "start_mb": sizes[0][1],
+        "end_mb": sizes[-1][1],
+        "growth_mb": round(growth, 1),
+        "sizes": sizes,
+    }
 
 
 def measure(args: argparse.Namespace, home: Path) -> dict[str, Any]:
@@ -315,13 +325,17 @@ def measure(args: argparse.Namespace, home: Path) -> dict[str, Any]:
                         row = system.load(what, connections, args.seconds)
                         rows[system.name].setdefault(f"{what}-c{connections}", []).append(row)
                         print(number, system.name, what, connections, row, file=sys.stderr, flush=True)
-        found: dict[str, Any] = {name: {cell: _median(many) for cell, many in cells.items()} for name, cells in rows.items()}
+        found: dict[str, Any] = {
+            name: {cell: _median(many) for cell, many in cells.items()} for name, cells in rows.items()
+        }
         for system in systems[1:]:
             found[system.name] |= {"start_s": system.start_s, "rss_mb": rss_mb(system.process.pid)}
             for what in WHATS:
                 # latencies are paired within a round: the engine's own was measured seconds before
                 pairs = zip(rows[system.name][f"{what}-c1"], rows["engine"][f"{what}-c1"], strict=True)
-                found[system.name][f"{what}-added-p50-ms"] = _spread([one["p50_ms"] - bare["p50_ms"] for one, bare in pairs])
+                found[system.name][f"{what}-added-p50-ms"] = _spread(
+                    [one["p50_ms"] - bare["p50_ms"] for one, bare in pairs]
+                )
         if args.memory:
             found["danlu"]["memory"] = memory(systems[1], args.memory)
         return found
@@ -339,7 +353,9 @@ def _spread(values: list[float]) -> list[float]:
 
 
 def table(found: dict[str, Any]) -> None:
-    print("| | JSON CPU µs | JSON/s c32 | JSON +p50 ms | stream CPU µs | streams/s c32 | stream +p50 ms | start s | RSS MB |")
+    print(
+        "| | JSON CPU µs | JSON/s c32 | JSON +p50 ms | stream CPU µs | streams/s c32 | stream +p50 ms | start s | RSS MB |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for name, row in found.items():
         if name == "engine":

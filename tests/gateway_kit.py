@@ -131,6 +131,17 @@ async def good(upstream: Upstream, asked: Asked, writer: asyncio.StreamWriter) -
             {"object": "list", "data": data, "model": "x", "usage": {"prompt_tokens": 3, "total_tokens": 3}}
         )
         writer.write(_head("application/json", f"content-length: {len(body)}\r\n") + body)
+    elif asked.path.endswith("/v1/completions") and not asked.body.get("stream"):
+        choices = [{"index": 0, "text": "".join(WORDS), "finish_reason": "stop", "logprobs": None}]
+        said = {
+            "id": "engine-1",
+            "object": "text_completion",
+            "created": 7,
+            "model": "/srv/models/x",
+            "choices": choices,
+        }
+        body = orjson.dumps(said | {"usage": usage(len(WORDS))})
+        writer.write(_head("application/json", f"content-length: {len(body)}\r\n") + body)
     elif asked.body.get("stream"):
         writer.write(_head("text/event-stream", "transfer-encoding: chunked\r\n"))
         for event in events():

@@ -25,7 +25,7 @@ class Caps:
     most_tools: int = 128
     most_stops: int = 16
     most_choices: int = 8
-    """`n`, and `best_of`."""
+    """`n`."""
     most_logprobs: int = 20
     most_depth: int = 32
     """Nesting of a JSON schema or a tool's parameters."""

@@ -35,6 +35,11 @@ _MODEL = {
     "required": ["id", "object", "created", "owned_by"],
     "properties": {"id": _TEXT, "object": {"const": "model"}, "created": _COUNT, "owned_by": _TEXT},
 }
+_TOGETHER = {
+    "if": {"required": ["top_logprobs"], "properties": {"top_logprobs": {"type": "integer", "minimum": 1}}},
+    "then": {"required": ["logprobs"], "properties": {"logprobs": {"const": True}}},
+}
+"""The one rule between fields."""
 _ERRORS = {
     "400": "Not understood, or declined by the engine",
     "401": "No key, or a wrong one",
@@ -57,7 +62,7 @@ def document(caps: Caps) -> Schema:
     """What is taken under these caps, as JSON."""
     records = bodies(caps)
     schemas = {
-        "ChatRequest": records["chat"].schema(),
+        "ChatRequest": records["chat"].schema() | _TOGETHER,
         "CompletionRequest": records["completion"].schema(),
         "EmbeddingRequest": records["embedding"].schema(),
         "ChatAnswer": _answer("chat.completion", "choices", {"id": _TEXT, "model": _TEXT}),

@@ -154,8 +154,9 @@ class Either:
 
     def check(self, value: Any, where: str) -> Any:
         rule = self.ways.get(type(value))
-        if rule is None and type(value) is list:
-            rule = self.ways.get((list, type(value[0]))) if value else None
+        if rule is None and type(value) is list and value:
+            first = int if type(value[0]) is float else type(value[0])  # 5.0 is a whole number too
+            rule = self.ways.get((list, first))
         if rule is None:
             kinds = (kind[1] if isinstance(kind, tuple) else kind for kind in self.ways)
             raise wrong(where, value, "other_type", values=listed(dict.fromkeys(_NAMES[kind] for kind in kinds)))

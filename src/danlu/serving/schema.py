@@ -108,7 +108,7 @@ def fit(ask: Ask, lenses: tuple[Lens, ...], can: Can | None, caps: Caps) -> None
 def _num_choices(ask: Ask) -> int:
     prompt = ask.body.get("prompt")
     num_prompts = len(prompt) if type(prompt) is list and type(prompt[0]) is not int else 1
-    choices: int = max(ask.body.get("n", 1), ask.body.get("best_of", 1))
+    choices: int = ask.body.get("n", 1)
     return choices * num_prompts
 
 
@@ -118,11 +118,6 @@ def _settle_choices(ask: Ask, caps: Caps) -> None:
     newer = body.pop("max_completion_tokens", None)
     if newer is not None:
         body["max_tokens"] = newer
-    if body.get("best_of", 1) < body.get("n", 1):
-        if "best_of" in body:
-            raise RefusedError("gateway.best_of", param="best_of", n=body["n"])
-    elif ask.is_stream and body.get("best_of", 1) > body.get("n", 1):
-        raise RefusedError("gateway.best_of_stream", param="best_of")
     if ask.kind == "chat" and body.get("top_logprobs") and not body.get("logprobs"):
         raise RefusedError("gateway.top_logprobs", param="top_logprobs")
     if not body.get("stop", True):
@@ -305,11 +300,11 @@ def _ids_or_texts(most: int) -> Either:
 def _completion(caps: Caps) -> Record:
     fields = _sampling(caps) | {
         "prompt": _ids_or_texts(caps.most_prompts),
-        "best_of": Whole(1, caps.most_choices),
         "echo": Flag(),
         "logprobs": Whole(0, caps.most_logprobs),
     }
-    return Record(fields, ("model", "prompt"), _BOOKKEEPING, {"suffix": ("",)}, _HINTS | {"messages": "prompt"})
+    unsupported: dict[str, tuple[Any, ...]] = {"suffix": ("",), "best_of": (1,)}  # engines of today know no best_of
+    return Record(fields, ("model", "prompt"), _BOOKKEEPING, unsupported, _HINTS | {"messages": "prompt"})
 
 
 def _embedding(caps: Caps) -> Record:

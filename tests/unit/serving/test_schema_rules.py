@@ -115,9 +115,7 @@ def test_rules_between_fields() -> None:
     assert refused(chat(top_logprobs=3)).code == "top_logprobs"
     assert asked(chat(max_tokens=5, max_completion_tokens=7)).body["max_tokens"] == 7
     assert asked(chat(tools=[], tool_choice="auto", parallel_tool_calls=True)).body.keys() == {"model", "messages"}
-    text = {"model": "law", "prompt": "x"}
-    assert refused(text | {"best_of": 2, "n": 3}, "completion").code == "best_of"
-    assert refused(text | {"best_of": 3, "stream": True}, "completion").code == "best_of_stream"
+    assert refused({"model": "law", "prompt": "x", "best_of": 2}, "completion").code == "unsupported_parameter"
 
 
 def test_usage_is_always_asked_of_a_stream() -> None:
@@ -146,7 +144,7 @@ def test_reservations_cover_all_choices_and_never_more_than_the_context() -> Non
     ask = asked(chat(n=3, max_tokens=10))
     fit(ask, (), ALL, CAPS)
     assert ask.most_tokens == 30 and ask.num_prompt_tokens > 12
-    text = asked({"model": "law", "prompt": ["a", "b"], "best_of": 4, "max_tokens": 10}, "completion")
+    text = asked({"model": "law", "prompt": ["a", "b"], "n": 4, "max_tokens": 10}, "completion")
     fit(text, (), ALL, CAPS)
     assert text.most_tokens == 80
     long = asked(chat(messages=[{"role": "user", "content": "长" * 4000}]))
@@ -196,7 +194,20 @@ def test_no_body_does_anything_but_pass_or_be_refused(body: dict[str, Any], kind
     st.fixed_dictionaries(
         {"model": st.just("law"), "messages": st.just([{"role": "user", "content": "x"}])},
         optional=dict.fromkeys(
-            ("temperature", "top_p", "n", "stop", "seed", "tools", "tool_choice", "logit_bias", "user"), JSON
+            (
+                "temperature",
+                "top_p",
+                "n",
+                "stop",
+                "seed",
+                "tools",
+                "tool_choice",
+                "logit_bias",
+                "user",
+                "logprobs",
+                "top_logprobs",
+            ),
+            JSON,
         ),
     )
 )
