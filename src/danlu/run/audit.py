@@ -14,7 +14,7 @@ import datetime
 import getpass
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,12 +131,7 @@ class AuditLog:
         head = self.head()
         if head is None:
             raise RunError("audit.empty", where=str(self.path))
-        line = {"log": self.path.name, "n": head.n, "hash": head.hash, "time": _now()}
-        elsewhere.parent.mkdir(parents=True, exist_ok=True)
-        with elsewhere.open("ab") as file:
-            file.write(dump_json(line, indent=False) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        write_heads(elsewhere, [(self.path.name, head.n, head.hash)])
         return head
 
     def verify(self, anchors: Path | None = None) -> Verdict:
@@ -163,7 +158,8 @@ class AuditLog:
         if broken is not None:  # a last line without its end is a crash; with it, somebody's work
             found = torn if not self._ends_well() else problems
             found.append(Problem(broken[0], "torn" if found is torn else "broken"))
-        pinned = list(_anchored(anchors, self.path.name)) if anchors is not None else []
+        known = read_heads(anchors) if anchors is not None else ()
+        pinned = [(line, n, digest) for line, log, n, digest in known if log == self.path.name]
         problems += _against(pinned, hashes)
         num_heads = len({(n, digest) for _, n, digest in pinned})  # one head, however often it was written down
         return Verdict(len(hashes), head, tuple(problems), tuple(torn), num_heads)
@@ -182,6 +178,31 @@ class AuditLog:
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         """Hold the log's lock; wait for another process that holds it."""
         return in_turn(self.path.with_name(f".{self.path.name}.lock"))
+
+
+def write_heads(elsewhere: Path, heads: Iterable[tuple[str, int, str]]) -> None:
+    """Append heads, (log, n, hash), to an anchor file: on disk when this returns."""
+    lines = [dump_json({"log": log, "n": n, "hash": digest, "time": _now()}, indent=False) for log, n, digest in heads]
+    elsewhere.parent.mkdir(parents=True, exist_ok=True)
+    with elsewhere.open("ab") as file:
+        file.write(b"".join(line + b"\n" for line in lines))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_heads(path: Path) -> Iterator[tuple[int, str, int, str]]:
+    """Line, log, n and hash of every head in an anchor file. RunError for a line that is none."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError as error:
+        raise RunError("audit.no_anchors", where=str(path)) from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            head = orjson.loads(line)
+            found = number, str(head["log"]), int(head["n"]), str(head["hash"])
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise RunError("audit.bad_anchor", where=f"{path}:{number}") from error
+        yield found
 
 
 def facts_of(run: str, record: dict[str, Any]) -> dict[str, Any]:
@@ -249,21 +270,6 @@ def _follows(entry: Entry, last: Entry | None) -> bool:
 
 def _explains(entry: Entry, line: bytes) -> bool:
     return entry.action == RECOVERED and entry.object == {"bytes": len(line), "sha256": sha256_bytes(line)}
-
-
-def _anchored(path: Path, log: str) -> Iterator[tuple[int, int, str]]:
-    """Line, n and hash of every head in an anchor file that speaks of this log."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError as error:
-        raise RunError("audit.no_anchors", where=str(path)) from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            head = orjson.loads(line)
-            if head["log"] == log:
-                yield number, int(head["n"]), str(head["hash"])
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise RunError("audit.bad_anchor", where=f"{path}:{number}") from error
 
 
 def _against(pinned: Sequence[tuple[int, int, str]], hashes: dict[int, str]) -> list[Problem]:

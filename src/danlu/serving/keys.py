@@ -96,6 +96,8 @@ class Sealing(Protocol):
 
     def pin(self, name: str, value: str) -> str: ...
 
+    def fact(self, name: str) -> str | None: ...
+
 
 class Pepper:
     """32 random bytes beside the database, not in it: who has the database alone cannot try secrets."""
@@ -104,11 +106,13 @@ class Pepper:
         self._secret = secret
 
     @classmethod
-    def open(cls, path: Path) -> Pepper:
-        """Read it, or make it once. RunError when others than its owner may read it."""
+    def open(cls, path: Path, *, is_first: bool = True) -> Pepper:
+        """Read it, or make it once where `is_first`. RunError when others may read it, or it should have been there."""
         try:
             return cls._read(path)
         except FileNotFoundError:
+            if not is_first:
+                raise RunError("keys.pepper_missing", where=str(path)) from None
             path.parent.mkdir(parents=True, exist_ok=True)
             fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
             descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -128,10 +132,12 @@ class Pepper:
     @classmethod
     def _read(cls, path: Path) -> Pepper:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            found = os.fstat(file.fileno())
             secret = file.read(64)
-        if os.name != "nt" and stat.S_IMODE(mode) & 0o077:
-            raise RunError("keys.pepper_open", where=str(path), mode=f"{stat.S_IMODE(mode):04o}")
+        mode = stat.S_IMODE(found.st_mode)
+        # a mounted secret belongs to root and to our group
+        if os.name != "nt" and mode & (0o077 if found.st_uid == os.geteuid() else 0o007):
+            raise RunError("keys.pepper_open", where=str(path), mode=f"{mode:04o}")
         if len(secret) != 32:
             raise RunError("keys.pepper_bad", where=str(path), given=len(secret))
         return cls(secret)
@@ -238,6 +244,15 @@ class KeyBook:
         self.store.put_key(Sealed(old.key, self.pepper.seal(credential), old.digest, now + overlap_s))
         return old.key, credential
 
+    def change(self, named: str, limits: Key) -> Key:
+        """Another name, models, limits or expiry; the id, the secret and what was used stay."""
+        old = self.find(named)
+        if old.key.revoked:
+            raise RunError("keys.not_good", where=named)
+        key = dataclasses.replace(limits, id=old.key.id, created=old.key.created, revoked=0.0)
+        self.store.put_key(dataclasses.replace(old, key=key))
+        return key
+
     def revoke(self, named: str, *, now: float) -> Key:
         """At once and for ever, the previous secret too."""
         old = self.find(named)
@@ -272,6 +287,11 @@ def check_pepper(store: Sealing, pepper: Pepper) -> None:
     """RunError when the keys in the store were made with another pepper: none of them would be right."""
     if store.pin("pepper", pepper.mark) != pepper.mark:
         raise RunError("keys.other_pepper", where=store.where)
+
+
+def open_pepper(store: Sealing, path: Path) -> Pepper:
+    """The pepper of a store; made only where the store has no keys yet, for several machines share one."""
+    return Pepper.open(path, is_first=store.fact("pepper") is None)
 
 
 def id_of(credential: str) -> str:

@@ -46,6 +46,7 @@ SCHEMA = (
         first_s DOUBLE PRECISION NOT NULL, whole_s DOUBLE PRECISION NOT NULL,
         PRIMARY KEY (journal, n))""",
     "CREATE INDEX IF NOT EXISTS usage_by_day ON usage (day, key_id)",
+    "CREATE INDEX IF NOT EXISTS usage_by_request ON usage (request)",
     "CREATE INDEX IF NOT EXISTS usage_open ON usage (journal) WHERE outcome = 'open'",
 )
 _PUT_KEY = """INSERT INTO keys (id, name, models, requests_per_minute, tokens_per_minute, concurrency, tokens_per_month,
@@ -263,6 +264,12 @@ class Store:
                 return []
             with self._database.writing() as run:
                 return [(key, opened, tokens) for key, opened, tokens in run(_LOSE, (journal,))]
+
+    def answer(self, request: str) -> tuple[str, str, str] | None:
+        """Whose answer this was: key, model and lens. Known as soon as it is folded, a second or so after it began."""
+        with self._turn:
+            rows = self._database.read("SELECT key_id, model, lens FROM usage WHERE request = ? LIMIT 1", (request,))
+        return rows[0] if rows else None
 
     def spent(self, since: str, until: str) -> dict[str, int]:
         """Tokens by key in days from `since` to before `until`; what is still open as it was reserved."""
