@@ -20,6 +20,9 @@ MAX_MENDED_CHARS = 1 << 20
 DECODER = json.JSONDecoder(strict=False, object_pairs_hook=lambda pairs: _Pairs(pairs))
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
 _ESCAPED_KEY = re.compile(rb'"[^"\\]{0,99}\\(?:[^"\\]|\\.){0,99}"\s*:')
+_BEHIND_KEYS = (b'":', b" :", b"\t:", b"\r:", b"\n:")
+"""What the colon of every key stands behind: its quote, or blanks."""
+_PLAIN = frozenset({str, int, bool, type(None)})
 _MUCH = 1 << 24
 """Bytes to look through, over all keys of an object, from which Python's decoder is the shorter way."""
 _TRAILING_COMMA = re.compile(r",(\s*[}\]])")
@@ -51,10 +54,14 @@ def needs_care(row: dict[str, Any], raw: bytes) -> bool:
     bits (an account, a card) was read as a float. Python's decoder tells."""
     if raw.count(b":") != len(row) and _may_be_twice(row, raw):  # each key has its colon
         return True
+    if _PLAIN.issuperset(map(type, row.values())):
+        return False
     return _has_float(row.values()) and _LONG_NUMBER.search(raw) is not None
 
 
 def _may_be_twice(row: dict[str, Any], raw: bytes) -> bool:
+    if sum(map(raw.count, _BEHIND_KEYS)) == len(row):  # all other colons stand within texts
+        return False
     if len(row) * len(raw) > _MUCH or (b"\\" in raw and _ESCAPED_KEY.search(raw)):
         return True
     return any(raw.count(b'"%b"' % key.encode()) > 1 for key in row)

@@ -128,7 +128,7 @@ def read_rows(path: Path, wanted: npt.NDArray[np.bool_] | None = None) -> Iterat
     packed_tags: bytes | None = None
     for at in range(0, len(numbers), _SOME):
         some = numbers[at : at + _SOME]
-        columns = _lists(table.take(some))
+        columns = _lists(table.take(_places(some)))
         names = ("content", "tags", "marks", "group", "id", "seat", *_PLACES)
         for number, content, packed, marks, group, name, seat, *place in zip(
             some.tolist(), *(columns[one] for one in names), strict=True
@@ -146,7 +146,11 @@ _NOWHERE = [None] * 4
 
 def read_marks(path: Path, wanted: npt.NDArray[np.int64]) -> Iterator[tuple[Mark, ...]]:
     """Marks of these rows; all else stays closed. Equal ones are one object."""
-    for packed in _open(path, ["marks"]).column("marks").take(wanted).to_pylist():
+    column = _open(path, ["marks"]).column("marks")
+    if column.null_count == len(column):
+        yield from [()] * len(wanted)
+        return
+    for packed in column.take(_places(wanted)).to_pylist():
         yield _marks(packed) if packed else ()
 
 
@@ -157,6 +161,12 @@ def read_names(path: Path) -> Iterator[tuple[str, str, int]]:
     """(id, file, line) of all rows: what they are looked up by."""
     columns = _lists(_open(path, ["id", "file", "line"]))
     return zip((name or "" for name in columns["id"]), columns["file"], columns["line"], strict=True)
+
+
+def _places(numbers: npt.NDArray[np.int64]) -> Any:
+    """For `take`, which would load pandas for an array of numpy's, where that happens to be installed."""
+    pa = arrow()
+    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers.astype(np.int64))])
 
 
 def _lists(table: Any) -> dict[str, list[Any]]:

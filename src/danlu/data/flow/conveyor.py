@@ -22,6 +22,7 @@ from danlu.data.flow.store import Store, StoredShard, passing_digest, shard_key
 from danlu.data.flow.work import Task, Work
 from danlu.data.kinds import ROW_SUFFIXES
 from danlu.data.ledger import Entry, Ledger
+from danlu.data.twins.compiled import has_numba
 
 Engine = Literal["auto", "inline", "local", "ray"]
 LIGHT_BYTES = 16 << 20
@@ -130,7 +131,9 @@ def _do(missing: Sequence[Task], work: Work, engine: Engine, num_workers: int | 
     alone = engine == "local" and (len(missing) == 1 or sum(task.shard.num_bytes for task in missing) <= ALONE_BYTES)
     executor = EXECUTORS.load("inline" if alone else engine, where="data.engine")(num_workers)
     told.start(say("flow.passing"), len(missing))
-    for task in executor.run(work, missing):
+    for number, task in enumerate(executor.run(work, missing)):
+        if number == 0 and not alone:
+            has_numba()  # half a second, while this process waits anyway: what compares all rows will want it
         told.advance(1, file=task.shard.found.name)
     told.finish()
 

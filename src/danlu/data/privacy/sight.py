@@ -70,9 +70,12 @@ def is_plain(sample: Sample) -> bool:
     """Whether texts, group and tags are all there is, as in nearly all rows."""
     if isinstance(sample, Document):
         return True
-    if not isinstance(sample, Conversation) or sample.tools:
-        return False
-    for turn in sample.messages:  # noqa: SIM110  a generator costs more than the turns
+    return isinstance(sample, Conversation) and not sample.tools and is_bare(sample.messages)
+
+
+def is_bare(turns: Sequence[Message]) -> bool:
+    """Whether roles and texts are all there is."""
+    for turn in turns:  # noqa: SIM110  a generator costs more than the turns
         if turn.tool_calls or turn.name or turn.tool_call_id:
             return False
     return True

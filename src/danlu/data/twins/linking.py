@@ -49,6 +49,7 @@ class Link:
     """Rows of crowds that could not be parted, once for each band."""
     in_crowd: npt.NDArray[np.bool_] = field(init=False)
     _least: int = field(init=False)
+    _is_quick: bool = False
     _known: Keys = field(init=False)
     """Pairs that were compared, in order."""
     _ratio: Ratios = field(init=False)
@@ -68,14 +69,14 @@ class Link:
         if not len(entries):
             return
         is_all = len(entries) == len(self.bands)
-        quick = purse.is_worth(len(entries) * self.bands.shape[1] // _CHEAPER)
+        self._is_quick = purse.is_worth(len(entries) * self.bands.shape[1] // _CHEAPER)
         waiting: list[Keys] = []
         crowds: list[tuple[Places, Places, Places]] = []
         num_runs = 0
 
         def meet(band: int) -> tuple[Keys, Places, Places]:
             keys = self.bands[:, band] if is_all else self.bands[entries, band]
-            if quick:
+            if self._is_quick:
                 return self._met_quickly(keys, entries)
             members, run = _runs(keys, entries)
             is_small = np.bincount(run, minlength=1)[run] <= _CROWD
@@ -109,6 +110,12 @@ class Link:
 
     def _may_be_close(self, keys: Keys) -> npt.NDArray[np.bool_]:
         """Most chance meetings are far apart, and their bits say so."""
+        if self._is_quick:
+            from danlu.data.twins.loops_linking import are_likely  # compiled on the first call
+
+            found = np.empty(len(keys), bool)
+            are_likely(keys, self.sketch, NUM_VALUES - self._least, found)
+            return found
         first, second = _taken_apart(keys)
         is_likely: npt.NDArray[np.bool_] = agreement(self.sketch[first], self.sketch[second]) >= self._least
         return is_likely

@@ -54,6 +54,18 @@ def _ones(word: np.uint64) -> np.uint64:
 
 
 @compiled
+def _num_differing(sketch: Keys, first: np.uint64, second: np.uint64) -> np.uint64:
+    return _ones(sketch[first, 0] ^ sketch[second, 0]) + _ones(sketch[first, 1] ^ sketch[second, 1])
+
+
+@compiled
+def are_likely(pairs: Keys, sketch: Keys, most: int, likely: npt.NDArray[np.bool_]) -> None:
+    """Which pairs' sketches differ in `most` bits at most."""
+    for at in range(len(pairs)):
+        likely[at] = _num_differing(sketch, pairs[at] >> _HALF, pairs[at] & _LOW) <= most
+
+
+@compiled
 def meet(
     packed: Keys, crowd: int, sketch: Keys, most: int, pairs: Keys, crowded: npt.NDArray[np.int64],
     run: npt.NDArray[np.int64],
@@ -74,10 +86,7 @@ def meet(
                 first = packed[one] & _LOW
                 for other in range(one + 1, at):
                     second = packed[other] & _LOW
-                    differing = _ones(sketch[first, 0] ^ sketch[second, 0]) + _ones(
-                        sketch[first, 1] ^ sketch[second, 1]
-                    )
-                    if differing <= most:
+                    if _num_differing(sketch, first, second) <= most:
                         pairs[num_pairs] = first << _HALF | second
                         num_pairs += 1
         begin = at
