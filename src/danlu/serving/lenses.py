@@ -26,6 +26,7 @@ from danlu.run.artifact import Manifest
 from danlu.serving.board import Lens
 from danlu.serving.contract import encoder_of, manner_of
 from danlu.serving.drivers import DRIVERS
+from danlu.serving.manner import Manner
 from danlu.serving.pools import PoolPlan
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -68,19 +69,25 @@ def open_glass(folder: Path, pool_for: Callable[[Path, Manifest], PoolPlan], *, 
     pool = pool_for(folder, manifest)
     if is_adapter(manifest):
         look_through(folder, manifest, pool)
-    contract = Contract.from_json(manifest.contract)
-    lens = Lens(
-        lens_name(manifest.name, manifest.digest), pool.name, is_base=not is_adapter(manifest), label=label,
-        context=pool.spec.context,
-        manner=manner_of(contract, encoder_of(contract, folder), DRIVERS.load(pool.driver).can),
-    )  # fmt: skip
+    name, manner = lens_name(manifest.name, manifest.digest), _manner(folder, manifest, pool)
+    lens = Lens(name, pool.name, not is_adapter(manifest), label, context=pool.spec.context, manner=manner)
     return Glass(lens, pool, folder, manifest)
 
 
-def open_url(model: str, pool: PoolPlan) -> Glass:
-    """What answers behind a URL: nothing of it is known here but its name."""
-    digest = sha256_json([pool.spec.url, pool.spec.name])
-    return Glass(Lens(lens_name(model, digest), pool.name, is_base=True, context=pool.spec.context), pool, None, None)
+def open_url(model: str, pool: PoolPlan, artifact: Path | None = None) -> Glass:
+    """What answers behind a URL. What it is said to run may lie here as an artefact, to be compared; else nothing of it
+    is known but its name."""
+    name = lens_name(model, sha256_json([pool.spec.url, pool.spec.name]))
+    if artifact is None:
+        return Glass(Lens(name, pool.name, is_base=True, context=pool.spec.context), pool, None, None)
+    manifest = verify(artifact)
+    manner = _manner(artifact, manifest, pool)
+    return Glass(Lens(name, pool.name, True, context=pool.spec.context, manner=manner), pool, artifact, manifest)
+
+
+def _manner(folder: Path, manifest: Manifest, pool: PoolPlan) -> Manner:
+    contract = Contract.from_json(manifest.contract)
+    return manner_of(contract, encoder_of(contract, folder), DRIVERS.load(pool.driver).can)
 
 
 def look_through(folder: Path, manifest: Manifest, pool: PoolPlan) -> None:

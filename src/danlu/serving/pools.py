@@ -74,14 +74,10 @@ class Seat:
     since: float = field(default_factory=time.time)
     problem: str = ""
 
-    def become(self, state: State) -> None:
-        if state != self.state:
-            self.state, self.since = state, time.time()
-
 
 class Pool:
-    """`changed` is called whenever what the board would say of this pool is another; it must not wait. `vacate` waits
-    until nothing is asked of a replica any more."""
+    """`changed` is called whenever what the board would say of this pool is another, `on_seat` when a replica came into
+    another state; neither may wait. `vacate` waits until nothing is asked of a replica any more."""
 
     def __init__(
         self,
@@ -92,6 +88,7 @@ class Pool:
         changed: Callable[[], None],
         vacate: Callable[[str], Awaitable[None]],
         patience: Patience | None = None,
+        on_seat: Callable[[Seat], None] = lambda seat: None,
     ) -> None:
         self.plan, self.home = plan, home
         self.driver: Driver = DRIVERS.load(plan.driver)()
@@ -100,7 +97,7 @@ class Pool:
         """What every replica shall have."""
         self.grades: dict[str, str] = {}
         self._check, self._changed, self._vacate = check, changed, vacate
-        self._patience = patience
+        self._patience, self._on_seat = patience, on_seat
         self._tasks: set[asyncio.Task[None]] = set()
         self._num_started = 0
         self._is_closing = False
@@ -141,7 +138,7 @@ class Pool:
             await _all([self._end(seat) for seat in fresh])
             raise
         for seat in fresh:
-            seat.become("ready")
+            self._become(seat, "ready")
         self._changed()
 
     async def stop(self) -> None:
@@ -216,8 +213,8 @@ class Pool:
             except BaseException:
                 await self._end(fresh)
                 raise
-            fresh.become("ready")
-            old.become("draining")
+            self._become(fresh, "ready")
+            self._become(old, "draining")
             self.seats = [*(fresh if seat is old else seat for seat in self.seats), old]
             self._changed()
             self._later(self._retire(old))
@@ -283,7 +280,7 @@ class Pool:
             if child.facts.num_starts > 1:
                 self._later(self._come_back(seat))
         elif seat.state == "ready":
-            seat.become("down")
+            self._become(seat, "down")
             self._changed()
 
     async def _come_back(self, seat: Seat) -> None:
@@ -292,7 +289,7 @@ class Pool:
             seat.loaded.clear()
         await self._fit(seat)
         if seat.child is not None and seat.child.state == "ready" and seat.state == "down":
-            seat.become("ready")
+            self._become(seat, "ready")
             self._changed()
 
     async def _watch(self, seat: Seat) -> None:
@@ -301,12 +298,17 @@ class Pool:
             await asyncio.sleep(WATCH_S)
             state: State = "ready" if await self.driver.is_ready(seat.address, seat.secret) else "down"
             if seat.state != state and seat in self.seats:
-                seat.become(state)
+                self._become(seat, state)
                 self._changed()
 
     async def _end(self, seat: Seat) -> None:
         if seat.child is not None:
             await seat.child.stop()
+
+    def _become(self, seat: Seat, state: State) -> None:
+        if state != seat.state:
+            seat.state, seat.since = state, time.time()
+            self._on_seat(seat)
 
     def _later(self, work: Any) -> None:
         if self._is_closing:

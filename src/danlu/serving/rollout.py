@@ -30,7 +30,7 @@ from danlu.run.registry import Registry
 from danlu.serving.board import EMPTY, Board, Model
 from danlu.serving.lenses import Glass, open_glass, open_url
 from danlu.serving.line import Line
-from danlu.serving.pools import Check, Pool, PoolPlan, told
+from danlu.serving.pools import Check, Pool, PoolPlan, Seat, told
 from danlu.serving.processes import Patience
 
 KEPT = "rollout.json"
@@ -43,11 +43,12 @@ Weights = tuple[tuple[str, float], ...]
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What the command line or the recipe wants served: `target` is an artefact's folder, `law:3`, or `law@prod`, which
-    is followed; or `url` a pool of somebody else's engine."""
+    is followed; or `url` a pool of somebody else's engine, and `artifact` what it is said to run, to be compared."""
 
     model: str
     target: str
     url: PoolPlan | None = None
+    artifact: Path | None = None
 
 
 @dataclass(slots=True)
@@ -91,6 +92,8 @@ class Rollout:
         drain_s: float = 30.0,
         answer_s: float = 600.0,
         patience: Patience | None = None,
+        on_seat: Callable[[Seat], None] = lambda seat: None,
+        on_event: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None,
     ) -> None:
         """`drain_s`: so long a change waits for answers of a lens that shall make room; `answer_s`: so long an engine
         that was replaced may finish its answers, while everything else goes on."""
@@ -103,7 +106,8 @@ class Rollout:
         self.targets: dict[str, str] = {}
         """Lens to where it was found: a label of the registry, or a folder."""
         self.drain_s, self.answer_s = drain_s, answer_s
-        self._pool_for, self._check, self._patience = pool_for, check, patience
+        self._pool_for, self._check, self._patience, self._on_seat = pool_for, check, patience, on_seat
+        self._on_event = on_event
         self._audit = AuditLog(runs / AUDIT_LOG)
         self._turn = asyncio.Lock()
         self.board = EMPTY
@@ -235,11 +239,13 @@ class Rollout:
                     if model in models:
                         models[model].problem = told(fault)
                     await self._write(f"serving.{deed}_failed", facts | {"refused": told(fault)}, reason)
+                    self._on_event("refused", {"deed": deed, "model": model, "why": told(fault)})
                 raise
             if model in self.models:
                 self.models[model].problem = ""
             self._keep()
             await self._write(f"serving.{deed}", facts, reason)
+            self._on_event("changed", {"deed": deed} | facts)
 
     async def _point(self, served: Served, lenses: Weights, facts: dict[str, Any]) -> None:
         """The flip itself."""
@@ -256,7 +262,7 @@ class Rollout:
     async def _open(self, offer: Offer, kept: Mapping[str, Any] | None) -> None:
         """As it was left by hand, if what it was offered as still means the same; else as offered."""
         if offer.url is not None:
-            glass = open_url(offer.model, offer.url)
+            glass = await asyncio.to_thread(open_url, offer.model, offer.url, offer.artifact)
             self.glasses[glass.lens.name] = glass
         else:
             glass = await self._looked(offer.target)
@@ -327,8 +333,9 @@ class Rollout:
 
     def _pool(self, plan: PoolPlan) -> Pool:
         return Pool(
-            plan, self.home, check=self._check, changed=self._republish, vacate=self._vacate, patience=self._patience
-        )
+            plan, self.home, check=self._check, changed=self._republish, vacate=self._vacate, patience=self._patience,
+            on_seat=self._on_seat,
+        )  # fmt: skip
 
     async def _make_room(self, pool: Pool) -> None:
         """The lens that was used longest ago, and that no model points at, leaves. EngineError where all are used."""

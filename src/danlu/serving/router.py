@@ -15,7 +15,7 @@ import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -142,18 +142,19 @@ class Router:
         self.circuits: dict[str, Circuit] = {}
         self._drivers: dict[str, Driver] = {}
         self._turns: dict[str, _Turn] = {}
+        self.board = EMPTY
         self.take(board)
 
     def take(self, board: Board) -> None:
         """From now on this board counts. Leases that are out stay as they are."""
+        before = {replica.name: replica.state for replica in self.board.replicas}
         self.board = board
         self._lenses = {lens.name: lens for lens in board.lenses}
         self._models = {model.name: model for model in board.models}
         self._turns = {model.name: self._turn(model) for model in board.models}
         self._turns |= {name: _Turn(((name, 1.0),), [0.0]) for name in self._lenses if name not in self._turns}
         self._seats = {name: self._seats_of(name) for name in self._lenses}
-        alive = {replica.name for replica in board.replicas}
-        self.circuits = {name: self.circuits.get(name, Circuit()) for name in alive}
+        self.circuits = {replica.name: self._circuit(replica, before) for replica in board.replicas}
         self.num_leased = Counter({name: n for name, n in self.num_leased.items() if name in self._lenses})
 
     def models(self, key: Key) -> list[Model]:
@@ -223,6 +224,11 @@ class Router:
         is_trial = circuit.num_running >= NUM_FAILURES
         circuit.is_trying = circuit.is_trying or is_trial
         return best, is_trial
+
+    def _circuit(self, replica: Replica, before: Mapping[str, str]) -> Circuit:
+        """What died and was started again begins anew."""
+        is_back = replica.state == "ready" and before.get(replica.name) != "ready"
+        return Circuit() if is_back else self.circuits.get(replica.name, Circuit())
 
     def _turn(self, model: Model) -> _Turn:
         standing = self._turns.get(model.name)

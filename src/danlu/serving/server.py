@@ -60,7 +60,9 @@ class Plan:
     patience: Patience = field(default_factory=Patience)
     """With engines."""
     on_event: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
-    """Told of `opened`, `flipped`, `refused`, `engine`, `worker`; must not wait."""
+    """Told of what happened, and its facts; must not wait. `opened` {models} · `changed` {deed, model, from, to, …} ·
+    `refused` {deed, model, why} · `reloaded` {workers, draining} · `engine` {replica, state, last_end} · `worker`
+    {name, state, last_end}."""
 
 
 class Server:
@@ -71,7 +73,8 @@ class Server:
         self.line = Line(_line_path(plan.home))
         self.rollout = Rollout(
             plan.home, plan.runs, self.line, pool_for=plan.pool_for, check=self._check, drain_s=plan.drain_s,
-            answer_s=plan.answer_s, patience=plan.patience,
+            answer_s=plan.answer_s, patience=plan.patience, on_seat=self._engine_changed,
+            on_event=plan.on_event,
         )  # fmt: skip
         self.control = Control(plan.home, self.answer)
         self.workers: list[Child] = []
@@ -135,17 +138,15 @@ class Server:
             case control.Reload():
                 return await self.reload()
             case control.Add(model=model, to=to, reason=reason):
-                done = await rollout.add(model, to, reason=reason)
+                return await rollout.add(model, to, reason=reason)
             case control.Flip(model=model, to=to, reason=reason):
-                done = await rollout.flip(model, to, reason=reason)
+                return await rollout.flip(model, to, reason=reason)
             case control.Split(model=model, shares=shares, reason=reason):
-                done = await rollout.split(model, shares, reason=reason)
+                return await rollout.split(model, shares, reason=reason)
             case control.Back(model=model, reason=reason):
-                done = await rollout.back(model, reason=reason)
+                return await rollout.back(model, reason=reason)
             case control.Drop(name=name, reason=reason):
-                done = await rollout.drop(name, reason=reason)
-        self.plan.on_event("changed", {"deed": request.do} | done)
-        return done
+                return await rollout.drop(name, reason=reason)
 
     # ---- workers
 
@@ -182,10 +183,14 @@ class Server:
             self._later(self.line.forget(child.name))
         self.plan.on_event("worker", {"name": child.name, "state": child.state, "last_end": child.facts.last_end})
 
+    def _engine_changed(self, seat: Seat) -> None:
+        last = seat.child.facts.last_end if seat.child is not None else ""
+        self.plan.on_event("engine", {"replica": seat.name, "state": seat.state, "last_end": last})
+
     async def _reload_aloud(self) -> None:
         try:
             self.plan.on_event("reloaded", await self.reload())
-        except EngineError as error:
+        except DanluError as error:
             self.plan.on_event("refused", {"deed": "reload", "why": error.text})
 
     # ---- around the clock
