@@ -14,8 +14,7 @@ from danlu.core.registry import nearest
 from danlu.engines.engine import Sampling
 from danlu.engines.remote import Endpoint, RemoteEngine
 from danlu.engines.wire import Address, RefusedError, TransientError, Wire
-from danlu.pipeline.serve import SERVERS
-from danlu.serving.known_servers import Known, KnownServers
+from danlu.serving.known_servers import SERVERS, Known, KnownServers
 from danlu.serving.tls import read_private
 
 

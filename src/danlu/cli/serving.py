@@ -12,12 +12,13 @@ from danlu.cli.targets import RECIPE_SUFFIXES, open_target
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
 from danlu.core.messages import current_language, say
-from danlu.pipeline.serve import SERVERS, Serving, prepare_serving, run_server
+from danlu.pipeline.serve import Serving, prepare_serving, run_server
 from danlu.pipeline.serve_targets import read_targets
 from danlu.recipe import Recipe
 from danlu.recipe.overrides import apply_overrides
 from danlu.recipe.serving import ServingSection
 from danlu.run.run import Run
+from danlu.serving.known_servers import SERVERS
 from danlu.serving.snippets import KEY, snippets
 
 PREFIX = "serving."

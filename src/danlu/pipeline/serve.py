@@ -47,8 +47,6 @@ from danlu.serving.worker import Settings, pepper_of, store_url
 
 HOME = "serving"
 BASES = "bases"
-SERVERS = Path(".config") / "danlu" / "servers"
-"""Below the account's home: keys of servers, for `danlu chat`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ from danlu.serving.keys import Pepper, id_of
 
 IDENTITY, VERIFIER = "/identity", "/v1/identity"
 """Anybody may challenge; what answers are made of is told to a key alone."""
+SERVERS = Path(".config") / "danlu" / "servers"
+"""Below the account's home."""
 KEY, CERT, NOTE = "key", "server.pem", "server.json"
 TIMEOUT_S = 10.0
 
@@ -55,7 +57,7 @@ class Known:
 
 
 class KnownServers:
-    """`KnownServers(Path.home() / ".config" / "danlu" / "servers")`."""
+    """`KnownServers(Path.home() / SERVERS)`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

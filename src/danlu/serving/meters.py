@@ -52,7 +52,8 @@ class Meters:
         model = tally.model if lens else ""
         _add(self._requests, (model, lens, tally.status))
         if not lens:
-            _add(self._refusals, tally.code or str(tally.status))
+            if tally.status >= 400:
+                _add(self._refusals, tally.code or str(tally.status))
             return
         tokens = self._tokens.get((model, lens))
         if tokens is None:

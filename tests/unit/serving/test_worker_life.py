@@ -1,177 +1,19 @@
 """A worker as a process of its own: lets nobody in before it has a board, and loses nothing when it ends."""
 
-import asyncio
 import contextlib
 import http.client
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from danlu.recipe.serving import ServingSection
-from danlu.serving.bind import listen
-from danlu.serving.board import Board, Lens, Model, Replica
 from danlu.serving.exposition import render
-from danlu.serving.keys import PEPPER, Key, KeyBook, Pepper
-from danlu.serving.line import Line
 from danlu.serving.meters import Totals
-from danlu.serving.store import open_store
-from danlu.serving.worker import Settings
-
-LENS = "law@0123456789ab"
-
-
-class Engine:
-    """Somebody else's engine: raw HTTP that speaks the protocol, a word each `every_s`."""
-
-    def __init__(self, words=8, every_s=0.0):
-        self.words, self.every_s = words, every_s
-        self.num_asked = 0
-
-    async def serve(self, reader, writer):
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(
-                    next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")).split(
-                        b":"
-                    )[1]
-                )
-                body = json.loads(await reader.readexactly(length))
-                self.num_asked += 1
-                usage = {"prompt_tokens": 5, "completion_tokens": self.words, "total_tokens": 5 + self.words}
-                if not body.get("stream"):
-                    await asyncio.sleep(self.words * self.every_s)
-                    said = {
-                        "id": "e",
-                        "object": "chat.completion",
-                        "choices": [
-                            {
-                                "index": 0,
-                                "message": {"role": "assistant", "content": "ja " * self.words},
-                                "finish_reason": "stop",
-                            }
-                        ],
-                        "usage": usage,
-                    }
-                    told = json.dumps(said).encode()
-                    writer.write(
-                        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-                        % (len(told), told)
-                    )
-                    continue
-                writer.write(
-                    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-                )
-                events = [{"choices": [{"index": 0, "delta": {"content": "ja "}}]} for _ in range(self.words)]
-                events += [
-                    {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
-                    {"choices": [], "usage": usage},
-                ]
-                for event in [*map(json.dumps, events), "[DONE]"]:
-                    line = f"data: {event}\n\n".encode()
-                    writer.write(b"%x\r\n%b\r\n" % (len(line), line))
-                    await writer.drain()
-                    await asyncio.sleep(self.every_s)
-                writer.write(b"0\r\n\r\n")
-        writer.close()
-
-
-class Stage:
-    """The server's side, as far as a worker sees it: a line with a board, a store with a key, an engine."""
-
-    def __init__(self, home: Path, engine: Engine):
-        self.home, self.engine = home, engine
-        self.listener = listen("127.0.0.1", 0)
-        self.port = self.listener.getsockname()[1]
-        store = open_store(home)
-        _, self.key = KeyBook(store, Pepper.open(home / PEPPER)).create(
-            "test", ("law",), now=time.time(), limits=Key("", "", (), requests_per_minute=1000)
-        )
-        store.close()
-        self.processes: list[subprocess.Popen] = []
-        self.ready = threading.Event()
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, daemon=True).start()
-        self.run(self.open())
-
-    def run(self, work):
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
-
-    async def open(self):
-        server = await asyncio.start_server(self.engine.serve, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        self.line = Line(self.home / "line.sock")
-        await self.line.open()
-        replica = Replica("far-0", "far", "upstream", f"http://127.0.0.1:{port}", "secret", "ready", ((LENS, "law"),))
-        self.board = Board(1, (Model("law", ((LENS, 1.0),), 1),), (Lens(LENS, "far"),), (replica,))
-
-    def show(self):
-        self.loop.call_soon_threadsafe(self.line.show, self.board)
-
-    def start(self, name="w0", **section) -> subprocess.Popen:
-        told = ServingSection(**section).model_dump(mode="json")
-        settings = Settings(str(self.home), f"http://127.0.0.1:{self.port}", ("127.0.0.1", "localhost"), 1, told)
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "danlu.serving.worker",
-                "--name",
-                name,
-                "--fd",
-                str(self.listener.fileno()),
-                "--line",
-                str(self.line.path),
-            ],
-            stdin=subprocess.PIPE,
-            stderr=(self.home / f"{name}.err").open("wb"),
-            pass_fds=[self.listener.fileno()],
-        )
-        process.stdin.write(settings.to_line().encode() + b"\n")
-        process.stdin.flush()
-        self.processes.append(process)
-        return process
-
-    def wait(self, name="w0", within_s=20.0):
-        until = time.monotonic() + within_s
-        while time.monotonic() < until:
-            post = self.line.posts.get(name)
-            if post is not None and post.board:
-                return
-            time.sleep(0.02)
-        raise AssertionError((self.home / f"{name}.err").read_text()[-3000:])
-
-    def ask(self, *, stream=False, timeout=20, **more):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
-        body = json.dumps({"model": "law", "messages": [{"role": "user", "content": "?"}], "stream": stream} | more)
-        connection.request(
-            "POST",
-            "/v1/chat/completions",
-            body,
-            {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"},
-        )
-        return connection, connection.getresponse()
-
-    def get(self, path, **headers):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        connection.request("GET", path, headers=headers)
-        reply = connection.getresponse()
-        return reply.status, dict(reply.getheaders()), reply.read()
-
-    def close(self):
-        for process in self.processes:
-            process.kill()
-            process.wait()
-        self.listener.close()
-        self.run(self.line.close())
+from worker_kit import LENS, Engine, Stage
 
 
 @pytest.fixture
