@@ -1,0 +1,125 @@
+"""Which engine serves what, on which machine; and which artefacts share a base."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from danlu.core.errors import EngineError
+from danlu.core.messages import set_language
+from danlu.run.artifact import Manifest
+from danlu.serving.choosing import Choice, Knobs, Machine, Offered, choose, pools_of, why_apart
+
+CPU = Machine("cpu", frozenset({"torch", "xllamacpp"}))
+GPU = Machine("cuda", frozenset({"torch", "xllamacpp"}), frozenset({"vllm"}))
+BASE = {"name": "org/base", "digest": "b" * 64, "dtype": "bfloat16", "quantize": "none"}
+
+
+def offered(name: str, kind: str, folder: Path = Path("/none"), **changes: Any) -> Offered:
+    manifest = Manifest(
+        kind=kind, name=name, base=BASE, parents={}, canaries=(), created="2026", files={"w": name * 8},
+        contract={"template_digest": "t" * 64, "stop": [{"id": 2}], "system": None, "thinking": "keep"},
+        parity={"verdict": "pass", "checks": [{"name": "danlu_logits", "verdict": "pass"}]},
+    )  # fmt: skip
+    return Offered(name, folder, dataclasses.replace(manifest, **changes))
+
+
+def one(each: Offered, machine: Machine, **knobs: Any) -> Choice:
+    (choice,) = choose([each], machine, lambda folder, manifest: Path("/base"), Knobs(**knobs))
+    return choice
+
+
+@pytest.mark.parametrize(
+    ("kind", "machine", "driver"),
+    [("adapter", CPU, "native"), ("merged", CPU, "native"), ("gguf", CPU, "llamacpp"), ("ollama", CPU, "llamacpp"),
+     ("lmstudio", GPU, "llamacpp"), ("gguf-lora", CPU, "llamacpp"), ("vllm-lora", GPU, "vllm"), ("vllm", GPU, "vllm"),
+     ("merged", GPU, "vllm"), ("vllm-lora", CPU, "native")],
+)  # fmt: skip
+def test_auto_chooses(kind: str, machine: Machine, driver: str) -> None:
+    choice = one(offered("law", kind), machine)
+    assert choice.plan.driver == driver and choice.names == ("law",)
+    assert choice.rows()[0][:2] == (driver, "chosen")
+
+
+def test_every_candidate_is_told_with_its_reasons() -> None:
+    choice = one(offered("law", "adapter"), CPU)
+    rows = {row[0]: row for row in choice.rows()}
+    assert set(rows) == {"native", "llamacpp", "vllm", "sglang"}
+    assert "the artefact's proof read it with danlu" in rows["native"][2]
+    assert rows["llamacpp"][1] == "cannot" and "does not read adapter" in rows["llamacpp"][3]
+    assert "serving.program" in rows["vllm"][3] and "needs a GPU" in rows["sglang"][3]
+    told = json.loads(json.dumps(choice.to_json()))
+    assert told["driver"] == "native" and len(told["candidates"]) == 4
+    set_language("zh")
+    assert "选用" in choice.rows()[0][1]
+
+
+def test_an_engine_that_is_named_and_cannot_is_refused_with_why() -> None:
+    with pytest.raises(EngineError, match=r"llamacpp cannot serve law: does not read adapter"):
+        one(offered("law", "adapter"), CPU, engine="llamacpp")
+    with pytest.raises(EngineError, match=r"serving\.program"):
+        one(offered("law", "adapter"), CPU, engine="vllm")
+    assert one(offered("law", "merged"), GPU, engine="native").plan.driver == "native"
+
+
+def test_where_nothing_can_each_says_why() -> None:
+    with pytest.raises(EngineError) as told:
+        one(offered("law", "gguf"), Machine("cpu", frozenset({"torch"})))
+    assert 'pip install "danlu[export]"' in told.value.text and "native: does not read gguf" in told.value.text
+
+
+def test_adapters_on_one_base_share_it(tmp_path) -> None:
+    law, med = offered("law", "adapter"), offered("med", "vllm-lora")
+    (choice,) = choose([law, med], CPU, lambda folder, manifest: tmp_path / "base", Knobs(context=2048))
+    spec = choice.plan.spec
+    assert choice.names == ("law", "med")
+    assert spec.folder == tmp_path / "base" and spec.speech == law.folder and spec.context == 2048
+    assert spec.dtype == "bfloat16", "in the precision that was proven"
+    assert choice.plan.takes == ("adapter", "vllm-lora") and choice.plan.base_digest == "b" * 64
+    assert why_apart(law, med) == ""
+    later = one(offered("tax", "adapter"), CPU)
+    assert later.plan.name == choice.plan.name, "whoever comes later finds the same pool"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({"base": BASE | {"digest": "c" * 64}}, "other bases"), ({"kind": "gguf-lora"}, "an adapter for llama.cpp"),
+     ({"contract": {"template_digest": "u" * 64, "stop": [{"id": 2}]}}, "chat templates differ"),
+     ({"contract": {"template_digest": "t" * 64, "stop": [{"id": 2}, {"id": 0}]}}, "stop at other tokens"),
+     ({"kind": "merged"}, "a whole model (merged)")],
+)  # fmt: skip
+def test_why_two_do_not_share_a_base(changes: dict[str, Any], why: str) -> None:
+    law, other = offered("law", "adapter"), offered("other", "adapter")
+    other = dataclasses.replace(other, manifest=dataclasses.replace(other.manifest, **changes))
+    assert len(pools_of([law, other])) == 2
+    assert why in why_apart(law, other)
+
+
+def test_what_speaks_against_an_engine(tmp_path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 8, "rank_pattern": {"q_proj": 16}}))
+    choice = one(offered("law", "adapter", tmp_path), GPU)
+    assert choice.plan.driver == "native" and choice.plan.max_rank == 32
+    assert "vllm-lora" in next(row[3] for row in choice.rows() if row[0] == "vllm")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 1024}))
+    assert one(offered("law", "adapter", tmp_path), GPU).plan.driver == "native"
+    assert one(offered("law", "adapter", tmp_path), GPU).plan.max_rank == 1024
+    quantised = offered("law", "adapter", base=BASE | {"quantize": "nf4"})
+    with pytest.raises(EngineError, match="quantised to nf4"):
+        one(quantised, CPU)
+    eight_bits = offered("law", "vllm", parity={"verdict": "pass", "checks": [], "files_dtype": "fp8"})
+    with pytest.raises(EngineError, match="fp8"):
+        one(eight_bits, CPU)
+    assert one(eight_bits, GPU).plan.driver == "vllm"
+
+
+def test_this_machine(tmp_path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "vllm").touch()
+    (tmp_path / "lib" / "python3.11" / "site-packages" / "sglang").mkdir(parents=True)
+    found = Machine.look(python=str(tmp_path / "bin" / "python"), device="cpu")
+    assert found.programs == {"vllm", "sglang"} and found.device == "cpu" and "torch" in found.packages
+    assert Machine.look(device="cuda").programs == frozenset()
