@@ -1,5 +1,5 @@
 """What the gateway costs: CPU per JSON request and per 32-event stream, added median latency, and memory over 100,000
-requests, with everything on (keys, limits, journal with its hash chain, meters). Beside LiteLLM's proxy in the same run.
+requests, with everything on (keys, limits, journal with its hash chain, meters). Beside LiteLLM's proxy.
 
     python bench/gateway.py --litellm VENV --out bench/results/gateway-2cores.json
     python bench/gateway.py --rounds 1 --seconds 4 --memory 0        # a quick look
@@ -33,7 +33,7 @@ import urllib.request
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 NUM_EVENTS = 32
 QUESTION = {"model": "law", "messages": [{"role": "user", "content": "请解释公司A的差旅报销标准"}]}
@@ -64,9 +64,9 @@ def _event(value: Any) -> bytes:
 class Engine(asyncio.Protocol):
     """An answer at once, or NUM_EVENTS events, one a turn of the loop."""
 
-    usage = {"prompt_tokens": 12, "completion_tokens": NUM_EVENTS - 2, "total_tokens": 10 + NUM_EVENTS}
+    usage: ClassVar = {"prompt_tokens": 12, "completion_tokens": NUM_EVENTS - 2, "total_tokens": 10 + NUM_EVENTS}
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-    events = [
+    events: ClassVar = [
         _event(_chunk({"role": "assistant", "content": ""})),
         *[_event(_chunk({"content": "补助"}))] * (NUM_EVENTS - 2),
         _event(_chunk({}, "stop")),

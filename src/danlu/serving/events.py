@@ -16,6 +16,11 @@ import orjson
 _USAGE = re.compile(rb'"usage":\s*\{')
 _PROMPT = re.compile(rb'"prompt_tokens":\s*([0-9]{1,9})(?![0-9])')
 _ANSWER = re.compile(rb'"completion_tokens":\s*([0-9]{1,9})(?![0-9])')
+_USAGE_PART = re.compile(
+    rb',\s*"usage":\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|"usage":\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\},\s*'
+)
+_NO_CHOICE = re.compile(rb'"choices":\s*\[\s*\]')
+_UNFINISHED = re.compile(rb'"finish_reason":\s*null')
 _BREAK = re.compile(rb"\r?\n\r?\n|\r\r")
 _EMPTY = (b'"content":""', b'"content": ""', b'"delta":{}', b'"delta": {}', b'"text":""', b'"text": ""')
 """Events without a token: the role at the start, the reason at the end."""
@@ -59,22 +64,16 @@ class Events:
     """One stream. `feed` gives what can go on now; `end` says whether it was whole."""
 
     __slots__ = (
-        "_id",
-        "_kept",
-        "_model",
-        "_most_bytes",
-        "_pairs",
-        "_rest",
-        "_wants_usage",
-        "fault",
-        "is_done",
+        "_id", "_is_running", "_kept", "_model", "_most_bytes", "_pairs", "_rest", "_wants_usage", "fault", "is_done",
         "num_tokens",
-    )
+    )  # fmt: skip
 
     def __init__(self, id: str, model: str, *, wants_usage: bool, most_bytes: int) -> None:
         self._id, self._model, self._wants_usage, self._most_bytes = id, model, wants_usage, most_bytes
         self._pairs: tuple[tuple[bytes, bytes], ...] | None = None
         self._rest = self._kept = b""
+        self._is_running = False
+        """Usage comes beside choices before the end, so an event of its own follows at the end."""
         self.is_done = False
         """`[DONE]` was seen; nothing that follows is passed on."""
         self.fault = ""
@@ -108,9 +107,25 @@ class Events:
         self.num_tokens += max(0, num_events - sum(data.count(empty) for empty in _EMPTY))
         if _USAGE.search(data):
             self._kept = data
-            if not self._wants_usage:
-                data = _without_usage(data)
+            data = self._without_usage(data)
         return data
+
+    def _without_usage(self, data: bytes) -> bytes:
+        """`data` with usage where OpenAI has it, and nowhere else: at the end, for those who asked. Engines that tell
+        it in every event (so that a stream can be settled wherever it ends) would make clients add it up."""
+        kept, start = [], 0
+        for found in _BREAK.finditer(data):
+            event = data[start : found.end()]
+            start = found.end()
+            if _USAGE.search(event):
+                if _NO_CHOICE.search(event):
+                    event = event if self._wants_usage else b""
+                else:
+                    self._is_running = self._is_running or _UNFINISHED.search(event) is not None
+                    if self._is_running or not self._wants_usage:
+                        event = _USAGE_PART.sub(b"", event)
+            kept.append(event)
+        return b"".join(kept)
 
     def _learn(self, data: bytes) -> None:
         """From the first event that is one."""
@@ -159,17 +174,3 @@ def _decoded(event: bytes) -> dict[str, object] | None:
     if type(value) is not dict:
         raise BrokenError("an event that is no object")
     return value
-
-
-def _without_usage(data: bytes) -> bytes:
-    """`data` less the events that hold usage and no choice. Usage beside a choice stays: clients know it."""
-    kept, start = [], 0
-    for found in _BREAK.finditer(data):
-        event = data[start : found.end()]
-        if _USAGE.search(event):
-            value = _decoded(event)
-            if value is not None and value.get("choices") == []:
-                event = b""
-        kept.append(event)
-        start = found.end()
-    return b"".join(kept)

@@ -62,10 +62,32 @@ def test_the_usage_chunk_is_kept_from_who_did_not_ask_for_it() -> None:
     assert without.endswith(b"data: [DONE]\n\n")
 
 
-def test_usage_beside_a_choice_stays() -> None:
+def test_usage_beside_the_last_choice_stays_for_who_asked() -> None:
     last = b"data: " + orjson.dumps(chunk({}, "stop", usage=usage(5))) + b"\n\n"
-    found, stream = through([*events()[:-2], last, b"data: [DONE]\n\n"])
-    assert decoded(found)[-1]["choices"] and stream.usage == Usage(NUM_PROMPT, 5)
+    said = [*events()[:-3], last, b"data: [DONE]\n\n"]
+    for wants_usage in (False, True):
+        found, stream = through(said, wants_usage=wants_usage)
+        assert decoded(found)[-1]["choices"] and stream.usage == Usage(NUM_PROMPT, 5)
+        assert ("usage" in decoded(found)[-1]) == wants_usage
+
+
+@pytest.mark.parametrize(
+    "details", [{}, {"prompt_tokens_details": {"cached_tokens": 3}, "completion_tokens_details": None}]
+)
+def test_usage_in_every_event_is_told_once_at_most(details: dict[str, object]) -> None:
+    """Clients add up what they are told (LangChain does)."""
+    said = [
+        b"data: " + orjson.dumps(chunk({"content": w}, usage=usage(n + 1) | details)) + b"\n\n"
+        for n, w in enumerate(WORDS)
+    ]
+    first = (
+        b"data: " + orjson.dumps({"usage": usage(0) | details} | chunk({"role": "assistant", "content": ""})) + b"\n\n"
+    )
+    for wants_usage in (False, True):
+        found, stream = through([first, *said, *events()[-3:]], wants_usage=wants_usage)
+        assert sum("usage" in one for one in decoded(found)) == wants_usage
+        assert [one["choices"][0]["delta"].get("content") for one in decoded(found)[1:6]] == list(WORDS)  # type: ignore[index]
+        assert stream.usage == Usage(NUM_PROMPT, len(WORDS))
 
 
 def test_a_null_usage_in_each_chunk_is_not_the_last_word() -> None:
