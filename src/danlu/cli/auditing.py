@@ -14,9 +14,14 @@ from danlu.core.messages import say
 from danlu.pipeline.audit import DEFAULT_KEYS, check_acts, log_of, note_acts, rotate_keys
 from danlu.pipeline.forget import forget, verify_forgotten
 from danlu.pipeline.provenance import changed_manifests
-from danlu.run.audit import Verdict
+from danlu.run.audit import Verdict, read_heads, write_heads
 from danlu.run.run import Run, list_runs
+from danlu.serving import chains
+from danlu.serving.chains import Chain
 
+JOURNALS = ("serving", "journal")
+_MARK = "serving/journal/"
+"""What stands before a journal's name in an anchor file."""
 _SHOWN = 40
 _BRIEF = 24
 
@@ -27,7 +32,7 @@ def verify(runs: Path, anchors: Path | None, voice: Voice) -> bool:
     log = log_of(runs)
     verdict = log.verify(anchors)
     verdict = replace(verdict, problems=(*verdict.problems, *check_acts(runs)))
-    if not verdict.num_entries and verdict.is_whole:
+    if not verdict.num_entries and verdict.is_whole and not runs.joinpath(*JOURNALS).is_dir():
         raise RunError("audit.empty", where=str(log.path))
     for problem in verdict.problems:
         voice.say(say(f"audit.{problem.what}", line=problem.line, **problem.values), "red")
@@ -36,14 +41,39 @@ def verify(runs: Path, anchors: Path | None, voice: Voice) -> bool:
     changed = [error for folder in list_runs(runs) for error in changed_manifests(Run.open(folder))]
     for error in changed:
         voice.say(error.text, "red")
-    is_whole = verdict.is_whole and not changed
+    journals = chains.verify(runs.joinpath(*JOURNALS), _pins(anchors))
+    flaws = _tell_journals(journals, voice)
+    is_whole = verdict.is_whole and not changed and not flaws
     if is_whole:
         voice.say(say("audit.verified", count=verdict.num_entries, anchors=verdict.num_anchors), "green")
     else:
-        voice.fail(say("audit.verify_failed", count=len(verdict.problems) + len(changed)))
+        voice.fail(say("audit.verify_failed", count=len(verdict.problems) + len(changed) + flaws))
     manifests = [error.to_json() for error in changed]
-    voice.result(_verdict_json(verdict) | {"is_whole": is_whole, "manifests": manifests})
+    told = {"is_whole": is_whole, "manifests": manifests, "journals": [chains.to_json(one) for one in journals]}
+    voice.result(_verdict_json(verdict) | told)
     return is_whole
+
+
+def _tell_journals(journals: Sequence[Chain], voice: Voice) -> int:
+    """What is wrong with the journals of the serving side; how much that is."""
+    for chain in journals:
+        for flaw in chain.flaws:
+            voice.say(say(f"keys.journal_{flaw.what}", journal=flaw.journal, line=flaw.line, n=flaw.n), "red")
+        if chain.is_torn:
+            voice.say(say("keys.journal_torn", journal=chain.journal), "yellow")
+    if journals:
+        num_lines = sum(chain.num_lines for chain in journals)
+        voice.say(say("keys.journals_verified", count=len(journals), lines=num_lines))
+    return len(chains.flaws_of(journals))
+
+
+def _pins(anchors: Path | None) -> dict[str, dict[int, str]]:
+    """Heads of journals in an anchor file, by journal."""
+    pins: dict[str, dict[int, str]] = {}
+    for _, log, n, digest in read_heads(anchors) if anchors is not None else ():
+        if log.startswith(_MARK):
+            pins.setdefault(log.removeprefix(_MARK), {}).setdefault(n, digest)
+    return pins
 
 
 def _verdict_json(verdict: Verdict) -> dict[str, object]:
@@ -70,12 +100,17 @@ def _brief(value: dict[str, object]) -> str:
 def head(runs: Path, anchor: Path | None, voice: Voice) -> None:
     """Enter what runs have finished, tell the head, and write it elsewhere."""
     log = note_acts(runs)
+    journals = list(chains.heads(runs.joinpath(*JOURNALS)))
     entry = log.head() if anchor is None else log.anchor(anchor)
     n, digest = (entry.n, entry.hash) if entry is not None else (0, "-")
     voice.say(say("audit.head", n=n, hash=digest))
     if anchor is not None:
+        write_heads(anchor, [(_MARK + name, number, last) for name, number, last in journals])
         voice.say(say("audit.anchored", n=n, path=str(anchor)))
-    voice.result({"n": n, "hash": digest, "anchor": str(anchor) if anchor else None})
+        if journals:
+            voice.say(say("keys.journals_anchored", count=len(journals)))
+    told = [{"journal": name, "n": number, "hash": head} for name, number, head in journals]
+    voice.result({"n": n, "hash": digest, "anchor": str(anchor) if anchor else None, "journals": told})
 
 
 def rotate(runs: Path, keys: Path | None, *, destroy: bool, reason: str, voice: Voice) -> bool:

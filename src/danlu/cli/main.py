@@ -18,6 +18,7 @@ from danlu import cli
 from danlu.cli.advise_app import advise_command
 from danlu.cli.audit_app import audit_app, forget_command
 from danlu.cli.bundle_app import bundle_command
+from danlu.cli.keys_app import keys_app, usage_command
 from danlu.cli.options import RUNS, Json, Lang, Quiet, Runs, Target, choose_language
 from danlu.cli.proof_app import examine_command, judge_command, weigh_command
 from danlu.cli.registry_app import registry_app
@@ -375,6 +376,8 @@ def explain(
 app.add_typer(audit_app, name="audit", help=say("cli.audit"))
 app.add_typer(registry_app, name="registry", help=say("registry.about"))
 app.add_typer(serving_app, name="serving", help=say("rollout.about"))
+app.add_typer(keys_app, name="keys", help=say("keys.about"))
+app.command(name="usage", help=say("keys.usage_about"))(usage_command)
 app.command(name="forget", help=say("cli.forget"))(forget_command)
 app.command(name="examine", help=say("harness.about"))(examine_command)
 app.command(name="judge", help=say("judge.about"))(judge_command)

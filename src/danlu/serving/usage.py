@@ -8,9 +8,10 @@ than it had agreed to is certain.
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -153,6 +154,19 @@ def spent_this_month(store: Store, now: float) -> dict[str, int]:
     first = month_of(now)[0]
     after = (first + datetime.timedelta(days=32)).replace(day=1)
     return store.spent(f"{first:%Y-%m-%d}", f"{after:%Y-%m-%d}")
+
+
+def spent_of(store: Store) -> Callable[[str, float], Awaitable[int | None]]:
+    """For `RedisLimiter(spent=…)`: what a key spent this month, asked in a thread; None where the store is away."""
+    expected: tuple[type[Exception], ...] = (OSError, *store.errors)
+
+    async def spent(key_id: str, now: float) -> int | None:
+        try:
+            return (await asyncio.to_thread(spent_this_month, store, now)).get(key_id, 0)
+        except expected:
+            return None
+
+    return spent
 
 
 @dataclass(frozen=True, slots=True)
