@@ -7,6 +7,7 @@ Network and remote code stay off: folders only.
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -136,4 +137,14 @@ def turn_of(message: Message) -> dict[str, Any]:
         turn["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
         turn["tool_calls"] = [dict(call) for call in message.tool_calls]
+    return turn
+
+
+def served_turn(message: Message) -> dict[str, Any]:
+    """As a server is asked: tool calls with their kind, and with their arguments as JSON text."""
+    turn = turn_of(message)
+    for call in turn.get("tool_calls", []):
+        call["function"] = dict(call["function"])
+        if not isinstance(call["function"].get("arguments"), str):
+            call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
     return turn

@@ -2,7 +2,8 @@
 
 One append-only file, `registry.jsonl`, beside the runs: a line a deed (`added`, `pointed`, `returned`, `withdrawn`),
 folded from the top each time it is asked. So who pointed what at which version, and when, stays readable; a line torn
-by a crash is no line. The audit log (`audit.jsonl`) is told of each deed in its own words.
+by a crash is no line. The audit log (`audit.jsonl`) is told of each deed before it takes effect; one that a crash kept
+from doing so is told as `registry.not_done` by the next writer, so that the log and the file agree.
 
 A version's files stand under `registry/<name>/<number>/`, as hard links where the disk knows them: danlu replaces files
 and never writes into them, so a run that goes on takes nothing from a version. A version holds their digest, and is not
@@ -33,6 +34,8 @@ from danlu.run.lock import in_turn
 NAME = "registry.jsonl"
 KEPT = "registry"
 """Folder of the versions' files."""
+_ACTIONS = "registry."
+NOT_DONE = f"{_ACTIONS}not_done"
 _ALIAS = re.compile(r"[a-z][a-z0-9_\-]{0,31}")
 _NAMED = re.compile(r"(?P<name>[\w][\w.\-]{0,63})(?:@(?P<alias>[a-z][a-z0-9_\-]{0,31})|:(?P<number>[1-9]\d{0,8}))?")
 
@@ -251,12 +254,15 @@ class Registry:
                 raise RunError("registry.damaged", where=f"{self.path}:{number}", given=str(error)) from error
 
     def _write(self, deed: str, name: str, number: int, **rest: Any) -> None:
-        self._mend()
+        log = AuditLog(self.folder / AUDIT_LOG)
+        num_lines = self._mend()
+        _tell_undone(log, num_lines)
         entry = Deed(time=_now(), actor=who(), deed=deed, name=name, number=number, **rest)
-        told = {"name": name, "number": number} | ({"alias": entry.alias} if entry.alias else {})
+        told = {"name": name, "number": number, "line": num_lines + 1}
+        told |= {"alias": entry.alias} if entry.alias else {}
         if entry.version is not None:
             told["digest"] = entry.version["digest"]
-        AuditLog(self.folder / AUDIT_LOG).append(f"registry.{deed}", told, reason=entry.reason)
+        log.append(f"{_ACTIONS}{deed}", told, reason=entry.reason)
         is_new = not self.path.exists()
         with self.path.open("ab") as file:
             file.write(dump_json(asdict(entry), indent=False) + b"\n")
@@ -265,15 +271,16 @@ class Registry:
         if is_new:
             sync_folder(self.folder)
 
-    def _mend(self) -> None:
-        """Cut off what a crash has torn, so that the next line begins at its beginning."""
+    def _mend(self) -> int:
+        """Cut off what a crash has torn, so that the next line begins at its beginning. How many lines there are."""
         if not self.path.is_file():
-            return
+            return 0
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole != len(content):
             with self.path.open("r+b") as file:
                 file.truncate(whole)
+        return content.count(b"\n")
 
     def _alone(self) -> AbstractContextManager[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -284,6 +291,13 @@ def check_alias(alias: str) -> None:
     """RunError where a word cannot be an alias."""
     if not _ALIAS.fullmatch(alias):
         raise RunError("registry.bad_alias", where=alias, given=alias)
+
+
+def _tell_undone(log: AuditLog, num_lines: int) -> None:
+    """A deed that the log was told of and that has no line was not done: whoever did it was killed in between."""
+    last = next((entry for entry in log.newest() if entry.action.startswith(_ACTIONS)), None)
+    if last is not None and last.action != NOT_DONE and last.object.get("line", 0) > num_lines:
+        log.append(NOT_DONE, {"n": last.n} | {key: last.object[key] for key in ("name", "number", "line")})
 
 
 def _link(source: str, target: str) -> None:

@@ -2,6 +2,9 @@
 
 import multiprocessing
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -185,3 +188,57 @@ def test_a_version_that_lost_its_line_is_said(tmp_path: Path) -> None:
         with pytest.raises(RunError) as caught:
             registry.read()
         assert caught.value.key == "registry.damaged"
+
+
+KILLED_AFTER_TELLING = """
+import os, signal, sys
+from pathlib import Path
+from danlu.run import registry
+
+class Told(registry.AuditLog):
+    def append(self, *given, **named):
+        entry = super().append(*given, **named)
+        if entry.action == sys.argv[2]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return entry
+
+registry.AuditLog = Told
+registry.Registry(Path(sys.argv[1])).point("law", "prod", 2, reason="better")
+"""
+
+
+def killed(runs: Path, action: str) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED_AFTER_TELLING, str(runs), action], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+
+
+def told_of(runs: Path) -> list[tuple[str, int]]:
+    return [(entry.action, entry.object["line"]) for entry in AuditLog(runs / AUDIT_LOG).entries()]
+
+
+def test_a_deed_that_was_told_and_killed_before_its_line_did_not_happen_and_is_told_so(tmp_path: Path) -> None:
+    registry = registry_of(tmp_path, 2)
+    registry.point("law", "prod", 1)
+    killed(tmp_path, "registry.pointed")
+    assert registry.resolve("law@prod").number == 1, "what has no line has no effect"
+    registry.point("law", "candidate", 2)
+    assert registry.resolve("law@prod").number == 1 and registry.resolve("law@candidate").number == 2
+    assert told_of(tmp_path)[2:] == [
+        ("registry.pointed", 3), ("registry.pointed", 4), ("registry.not_done", 4), ("registry.pointed", 4),
+    ]  # fmt: skip
+    registry.point("law", "prod", 2)
+    assert told_of(tmp_path)[6:] == [("registry.pointed", 5)], "it is told once"
+    assert AuditLog(tmp_path / AUDIT_LOG).verify().is_whole
+
+
+def test_killed_again_while_telling_it(tmp_path: Path) -> None:
+    registry = registry_of(tmp_path, 2)
+    killed(tmp_path, "registry.pointed")
+    killed(tmp_path, "registry.not_done")
+    killed(tmp_path, "registry.pointed")
+    registry.point("law", "prod", 1)
+    done = {line for action, line in told_of(tmp_path) if action != "registry.not_done"}
+    undone = [line for action, line in told_of(tmp_path) if action == "registry.not_done"]
+    assert registry.resolve("law@prod").number == 1 and len(registry.read().deeds) == 3
+    assert done == {1, 2, 3} and undone == [3, 3], "each deed but the last one of line 3 is told as not done"
+    assert AuditLog(tmp_path / AUDIT_LOG).verify().is_whole

@@ -5,6 +5,7 @@ Its BLEU and ROUGE of Chinese are not ours; accuracies are what its `sample_scor
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from danlu.core.errors import EvaluationError
 from danlu.core.files import dump_json
 from danlu.evaluation.harnesses.harness import Answered, Order, distinct, json_lines, key_of, nothing_read, text_of
 
+_SPLIT = re.compile(r"_(test|val|dev)$")
 METRICS = ("acc", "accuracy", "exact_match", "mean_acc", "AverageAccuracy", "f1", "Rouge-L-F", "Rouge-L-R", "bleu-1")
 
 
@@ -30,7 +32,7 @@ class EvalScope:
                  "--no-timestamp"]  # fmt: skip
         words += ["--limit", str(order.limit)] if order.limit else []
         if order.include:
-            local = {task: {"local_path": str(order.include)} for task in order.tasks}
+            local = {task: _own(order.include, task) for task in order.tasks}
             words += ["--dataset-args", dump_json(local, indent=False).decode()]
         for name, value in order.options.items():
             words += [f"--{name}", value]
@@ -46,6 +48,17 @@ class EvalScope:
         if not rows:
             raise nothing_read(self.name, folder)
         return distinct(rows)
+
+
+def _own(include: Path, task: str) -> dict[str, Any]:
+    """Where a task's own data lies: in a folder of its name, or in the one given. Its `general_…` tasks know their
+    subsets only by being told: each file is one."""
+    folder = (include / task if (include / task).is_dir() else include).resolve()
+    told: dict[str, Any] = {"local_path": str(folder)}
+    if task.startswith("general_"):
+        files = [path for path in sorted(folder.glob("*")) if path.suffix in (".jsonl", ".csv", ".tsv", ".parquet")]
+        told["subset_list"] = sorted({_SPLIT.sub("", path.stem) for path in files})
+    return told
 
 
 def _row(task: str, line: dict[str, Any]) -> Answered | None:

@@ -16,6 +16,7 @@ from danlu.core.files import write_text
 from danlu.evaluation.harnesses.harness import Answered, Order, distinct, key_of, nothing_read, text_of
 
 _NAMED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+_PLAIN = re.compile(r"[\w\-]+")
 _RIGHT = ("correct", "is_correct", "score")
 
 
@@ -65,27 +66,42 @@ class OpenCompass:
 
 
 def config_of(order: Order) -> str:
-    """A configuration file: the model at its URL, the data sets by their own configurations' names."""
+    """A configuration file: the model at its URL; data sets by their own configurations' names, or, where `include` has
+    a file `<task>.jsonl` or `.csv`, that file as a data set of one's own."""
     given = {"path": order.model, "openai_api_base": f"{order.url}/chat/completions", "key": "EMPTY"}
-    for task in order.tasks:
+    own = {task: file for task in order.tasks if (file := _own_file(order.include, task)) is not None}
+    named = [task for task in order.tasks if task not in own]
+    for task in named:
         if not _NAMED.fullmatch(task):
             raise EvaluationError("harness.bad_task", where="--task", given=task, expected="package.module:datasets")
-    names = [(f"datasets_{n}", *task.rpartition(":")[::2]) for n, task in enumerate(order.tasks)]
+    names = [(f"datasets_{n}", *task.rpartition(":")[::2]) for n, task in enumerate(named)]
     imports = "\n".join(f"    from {module} import {what} as {name}" for name, module, what in names)
+    sets = [f"*{name}" for name, _, _ in names]
+    sets += [f"dict(path={str(file.resolve())!r}, abbr={task!r}, infer_method='gen')" for task, file in own.items()]
+    # of a file of one's own the reader is made later, by what stands at the top level
     test_range = (
-        f"\nfor dataset in datasets:\n    dataset['reader_cfg']['test_range'] = '[0:{order.limit}]'"
+        "\nfor dataset in datasets:\n    dataset.get('reader_cfg', dataset)['test_range'] = "
+        f"'[0:{order.limit}]'\ndel dataset"
         if order.limit
         else ""
     )
+    # it counts tokens by a file from the web, unless it is told of a tokenizer here
+    counting = f", tokenizer_path={str(order.tokenizer)!r}" if order.tokenizer is not None else ""
+    reading = f"with read_base():\n{imports}\n\n" if names else ""
     return (
         "from mmengine.config import read_base\nfrom opencompass.models import OpenAI\n\n"
-        f"with read_base():\n{imports}\n\n"
-        f"datasets = [*{', *'.join(name for name, _, _ in names)}]{test_range}\n"
+        f"{reading}datasets = [{', '.join(sets)}]{test_range}\n"
         f"models = [dict(type=OpenAI, abbr={order.model!r}, path={given['path']!r}, key={given['key']!r},\n"
         f"               openai_api_base={given['openai_api_base']!r}, query_per_second={order.num_parallel},\n"
         f"               max_out_len={order.max_new_tokens}, max_seq_len=4096, batch_size={order.num_parallel},\n"
-        "               temperature=0.0, retry=3)]\n"
+        f"               temperature=0.0, retry=3{counting})]\n"
     )
+
+
+def _own_file(include: Path | None, task: str) -> Path | None:
+    if include is None or not _PLAIN.fullmatch(task):
+        return None
+    return next((file for ending in (".jsonl", ".csv") if (file := include / f"{task}{ending}").is_file()), None)
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 
 from danlu.core.errors import ExportError
-from danlu.data.sample import Message
 from danlu.engines.engine import Question
-from danlu.exports.oracle import turn_of
+from danlu.exports.oracle import served_turn
 from danlu.exports.readers.reader import Place, Rounding
 
 NUM_PLACES = 16
@@ -56,7 +55,7 @@ class LlamaCpp:
         self._vocab_size = int(self._ask("/v1/models", None)["data"][0]["meta"]["n_vocab"])
 
     def prompt_ids(self, question: Question, *, enable_thinking: bool = True) -> list[int]:
-        asked: dict[str, Any] = {"messages": [_turn(message) for message in question.messages]}
+        asked: dict[str, Any] = {"messages": [served_turn(message) for message in question.messages]}
         if question.tools:
             asked["tools"] = list(question.tools)
         if not enable_thinking:
@@ -127,16 +126,6 @@ class LlamaCpp:
 def _number(value: float | None) -> float:
     """A probability of nothing is told as null, or as the least double."""
     return -math.inf if value is None or value < -1e30 else float(value)
-
-
-def _turn(message: Message) -> dict[str, Any]:
-    """Tool calls with their arguments as JSON text, which this server demands."""
-    turn = turn_of(message)
-    for call in turn.get("tool_calls", []):
-        call["function"] = dict(call["function"])
-        if not isinstance(call["function"].get("arguments"), str):
-            call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
-    return turn
 
 
 class LlamaCppReader:

@@ -27,7 +27,7 @@ from torch import Tensor
 from danlu.core.errors import ExportError
 from danlu.core.files import read_json
 from danlu.engines.engine import Question
-from danlu.exports.oracle import turn_of
+from danlu.exports.oracle import served_turn
 from danlu.exports.readers.reader import Place, Rounding
 from danlu.exports.serving import VLLM as SETTINGS
 
@@ -86,7 +86,7 @@ class VLLM:
         self._vocab_size = int(read_json((place.beside or place.folder) / "config.json")["vocab_size"])
 
     def prompt_ids(self, question: Question, *, enable_thinking: bool = True) -> list[int]:
-        asked: dict[str, Any] = {"messages": [turn_of(message) for message in question.messages]}
+        asked: dict[str, Any] = {"messages": [served_turn(message) for message in question.messages]}
         if question.tools:
             asked["tools"] = list(question.tools)
         if not enable_thinking:
