@@ -86,7 +86,7 @@ class Stage:
         self.port = self.listener.getsockname()[1]
         store = open_store(home)
         _, self.key = KeyBook(store, Pepper.open(home / PEPPER)).create(
-            "test", ("law",), now=time.time(), limits=Key("", "", (), requests_per_minute=1000)
+            "test", ("law",), now=time.time(), limits=Key("", "", (), requests_per_minute=1_000_000)
         )
         store.close()
         self.processes: list[subprocess.Popen] = []

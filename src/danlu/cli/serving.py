@@ -106,12 +106,12 @@ class _Screen:
                 self._ready()
             case "worker" if facts.get("state") in ("waiting", "failed"):
                 self.voice.fail(say("serve.event_worker", name=shown["name"], last_end=shown.get("last_end") or "-"))
-            case "engine":
+            case "engine" if facts.get("state") in ("ready", "down"):
                 key = "serve.event_back" if facts.get("state") == "ready" else "serve.event_engine"
                 values = {"name": shown.get("replica", "-"), "last_end": shown.get("last_end") or "-"}
                 self.voice.say(say(key, **values), "yellow")
             case "changed":
-                text = " ".join(f"{key} {value}" for key, value in shown.items() if key != "deed")
+                text = " · ".join(f"{key} {value}" for key, value in shown.items() if key != "deed" and value)
                 self.voice.say(say("serve.event_changed", deed=shown.get("deed", "-"), told=text))
             case "refused":
                 self.voice.fail(say("serve.event_refused", deed=shown.get("deed", "-"), why=shown.get("why", "-")))

@@ -32,7 +32,7 @@ from danlu.serving.choosing import ADAPTERS, GGUF_ADAPTERS, Choice, Knobs, Machi
 from danlu.serving.drivers.base_gguf import base_file
 from danlu.serving.drivers.driver import Command, EngineSpec
 from danlu.serving.exposition import open_metrics
-from danlu.serving.keys import Key, KeyBook, Pepper
+from danlu.serving.keys import Key, KeyBook, Pepper, open_pepper
 from danlu.serving.known_servers import KnownServers, verifier_of
 from danlu.serving.logs import RequestLog
 from danlu.serving.overview import Overview
@@ -174,7 +174,7 @@ def _offer(wanted: Wanted) -> Offer:
         None, url=wanted.url, name=wanted.remote or wanted.name,
         key_file=Path(wanted.key_file) if wanted.key_file else None,
     )  # fmt: skip
-    return Offer(wanted.name, wanted.url, PoolPlan(f"upstream-{wanted.name}", "upstream", spec))
+    return Offer(wanted.name, wanted.url, PoolPlan(f"upstream-{wanted.name}", "upstream", spec), wanted.folder)
 
 
 def _knobs(section: ServingSection) -> Knobs:
@@ -249,7 +249,7 @@ def _keys(section: ServingSection, home: Path, *, makes_key: bool) -> tuple[int,
         (home / URL).unlink()
     store, now = open_store(home, url), time.time()
     try:
-        book = KeyBook(store, Pepper.open(pepper_of(section, home)))
+        book = KeyBook(store, open_pepper(store, pepper_of(section, home)))
         num = sum(sealed.key.is_good(now) for sealed in book.all())
         return (num, None) if num or not makes_key else (1, book.create("first", now=now))
     finally:

@@ -58,7 +58,7 @@ def pages(url: str) -> dict[str, tuple[bytes, tuple[tuple[bytes, bytes], ...]]]:
 
 def _page(url: str, language: Language) -> tuple[bytes, tuple[tuple[bytes, bytes], ...]]:
     blocks = [
-        section(say(key, language), tag("div", {"class": "scroll"}, tag("pre", None, tag("code", None, text))))
+        section(say(key, language), tag("div", {"class": "card scroll"}, tag("pre", None, tag("code", None, text))))
         for key, text in snippets(url, MODEL, language)
     ]
     other: Sequence[Language] = [each for each in LANGUAGES if each != language]

@@ -36,8 +36,7 @@ from danlu.serving.front import Front, verifier_door
 from danlu.serving.gateway import Gateway
 from danlu.serving.journal import FOLDER as JOURNAL
 from danlu.serving.journal import FileJournal
-from danlu.serving.kept import BodyKeeper
-from danlu.serving.keys import PEPPER, LiveKeys, Pepper
+from danlu.serving.keys import PEPPER, LiveKeys, open_pepper
 from danlu.serving.limits import Limiter, LocalLimiter
 from danlu.serving.line import WorkerLine
 from danlu.serving.logs import RequestLog
@@ -50,7 +49,7 @@ from danlu.serving.table import Shared
 from danlu.serving.tally import Tally
 from danlu.serving.tls import read_private, tls_context
 from danlu.serving.traces import Traces
-from danlu.serving.usage import spent_this_month
+from danlu.serving.usage import Folder, spent_of, spent_this_month
 
 LINGER_S = 2.0
 """How long open connections may still ask once we have stopped accepting: each is closed behind its answer."""
@@ -100,7 +99,6 @@ class Worker:
         self.section = ServingSection.model_validate(settings.section)
         self.home = Path(settings.home)
         self.router, self.meters = Router(), Meters()
-        self.pepper = Pepper.open(pepper_of(self.section, self.home))
         self.log = RequestLog(self.home / "logs" / f"requests-{name}.jsonl")
         self.line = WorkerLine(line, self.router, name, counters=self._counters, told=self._told)
         self.keys: LiveKeys | None = None
@@ -134,16 +132,20 @@ class Worker:
             stack.callback(self.log.close)
             store = open_store(home, store_url(section))
             stack.callback(store.close)
-            keys = self.keys = LiveKeys(store, self.pepper)
+            pepper = open_pepper(store, pepper_of(section, home))
+            keys = self.keys = LiveKeys(store, pepper)
             keys.watch(failed=lambda fault: self.log.event("store_away", said=str(fault)))
             stack.callback(keys.stop)
             limiter = self.limiter = await self._open_limiter(store)
             stack.push_async_callback(limiter.close)
             journal = self.journal = FileJournal(home / JOURNAL, self.name)
             stack.callback(journal.close)
-            mask, keeper = self._open_bodies(stack, journal)
-            keeps = keeper is not None
-            desk = FeedbackDesk(home / FOLDER, self.name, owner=lambda id: None, mask=mask, keeps_words=keeps)
+            keeper: Bodies | None = None
+            if section.bodies == "masked":
+                keeper = Bodies(home, self.name, noted=lambda id, digest: journal.noted("kept", id=id, sha256=digest))
+                stack.callback(keeper.close)
+            folder, keeps = home / FOLDER, keeper is not None
+            desk = FeedbackDesk(folder, self.name, owner=store.answer, mask=Mask(), keeps_words=keeps)
             stack.callback(desk.close)
             others: list[Callable[[Tally], None]] = [desk.ended, self.log.ended]
             if section.traces:
@@ -152,10 +154,10 @@ class Worker:
                 others.append(traces.ended)
             counting = Counting(self.meters, *others)
             caps = caps_of(section, self.settings.hosts)
-            doors = dict([verifier_door(self.pepper), (("POST", FEEDBACK), desk.door)])
+            doors = dict([verifier_door(pepper), (("POST", FEEDBACK), desk.door)])
             gateway = Gateway(self.router, keys, limiter, journal, counting, caps, doors=doors, keeper=keeper)
             yield gateway, Front(
-                gateway, pages=pages(self.settings.url), pepper=self.pepper, caps=caps, meters=counting,
+                gateway, pages=pages(self.settings.url), pepper=pepper, caps=caps, meters=counting,
                 most_waiting=section.caps.waiting,
             )  # fmt: skip
 
@@ -165,36 +167,13 @@ class Worker:
             from danlu.serving.redis_limits import RedisLimiter  # the extra `scale`
 
             assert limits.url_file is not None, "the section asked for it"
-
-            async def spent(key_id: str, now: float) -> int | None:
-                return (await asyncio.to_thread(spent_this_month, store, now)).get(key_id, 0)
-
             url = read_private(Path(limits.url_file))
-            return RedisLimiter(url, num_workers=self.settings.num_workers, spent=spent)
+            return RedisLimiter(url, num_workers=self.settings.num_workers, spent=spent_of(store))
         limiter = LocalLimiter(Shared(self.home.joinpath(*TABLE)))
+        await asyncio.to_thread(Folder(self.home, store).fold)
         now = time.time()
         await limiter.restore(await asyncio.to_thread(spent_this_month, store, now), now)
         return limiter
-
-    def _open_bodies(self, stack: contextlib.AsyncExitStack, journal: FileJournal) -> tuple[Mask, BodyKeeper | None]:
-        """Where questions and answers are kept, and how; None where the server keeps none."""
-        if self.section.bodies != "masked":
-            return Mask(), None
-        loop = asyncio.get_running_loop()
-
-        def noted(id: str, digest: str) -> None:
-            with contextlib.suppress(RuntimeError):  # at the very end
-                loop.call_soon_threadsafe(self._note_body, journal, id, digest)
-
-        bodies = Bodies(self.home, self.name, noted=noted)
-        stack.callback(bodies.close)
-        return Mask(), BodyKeeper(bodies)
-
-    def _note_body(self, journal: FileJournal, id: str, digest: str) -> None:
-        try:
-            journal.noted("kept", id=id, sha256=digest)
-        except OSError as error:
-            self.log.event("body_not_noted", id=id, said=str(error))
 
     def _counters(self) -> dict[str, Any]:
         told = self.meters.counters()
