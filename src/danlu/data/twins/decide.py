@@ -33,6 +33,7 @@ from danlu.data.twins.groups import Rows, Ties, in_order, kept_of, ranked
 from danlu.data.twins.likeness import Ratios, Texts, differ_in_figures_alone, jaccard
 from danlu.data.twins.linking import Link
 from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM, Signed
+from danlu.data.twins.threads import threaded
 
 _ANSWERS_AGREE = 0.3
 """Similarity of two answers below which they contradict each other, however alike the rest is."""
@@ -89,14 +90,20 @@ class _Rows:
 def _ordered(shards: Sequence[Columns], wanted: list[Rows], row: Rows, rank: Rows) -> tuple[Rows, Signed]:
     order = ranked(rank)
     bands, sketch = np.empty((NUM_BANDS, len(row)), np.uint32), np.empty((len(row), 2), np.uint64)
-    first = 0
-    for shard, at in zip(shards, wanted, strict=True):
-        last = first + len(at)
+    ends = np.cumsum([len(at) for at in wanted]).tolist()
+
+    def fill(shard: Columns, at: Rows, last: int) -> None:
+        first = last - len(at)
         bands[:, first:last] = np.asarray(shard["bands"])[at].T
         sketch[first:last] = np.asarray(shard["sketch"])[at]
-        first = last
-    for band in bands:
+
+    def put_in_order(band: npt.NDArray[np.uint32]) -> None:
         band[:] = band[order]
+
+    for _ in threaded(lambda job: fill(*job), zip(shards, wanted, ends, strict=True)):
+        pass
+    for _ in threaded(put_in_order, bands):
+        pass
     return row[order], Signed(bands.T, sketch[order])
 
 
