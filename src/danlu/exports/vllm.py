@@ -14,10 +14,10 @@ from danlu.exports.compressed.schemes import SCHEMES
 from danlu.exports.compressed.write import write_compressed
 from danlu.exports.export import Proof, Subject
 from danlu.exports.merging import context_of, merged_model, prove_merged, prove_speech, write_merged
-from danlu.exports.readers.vllm import programs
 from danlu.exports.reload import living, proof_dtype, stored_dtype
 from danlu.exports.serving import write_serving
 from danlu.exports.speech import write_speech
+from danlu.exports.vllm_program import programs
 from danlu.model.quantized import num_params
 
 

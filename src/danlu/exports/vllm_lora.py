@@ -14,10 +14,10 @@ from danlu.exports.export import Proof, Subject
 from danlu.exports.merging import context_of, prove_speech
 from danlu.exports.parity import Check
 from danlu.exports.proof import Promise, prove_readers
-from danlu.exports.readers.vllm import programs
 from danlu.exports.reload import check_adapter, living, living_pairs, proof_dtype
 from danlu.exports.serving import allowed_rank, uniform, write_serving
 from danlu.exports.speech import write_speech
+from danlu.exports.vllm_program import programs
 from danlu.model.build import family_of
 
 

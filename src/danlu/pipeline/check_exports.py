@@ -18,9 +18,11 @@ from danlu.core.messages import say
 from danlu.core.progress import Progress
 from danlu.data.template import Template
 from danlu.data.tokenizer import Tokenizer
+from danlu.exports.calibrated.needs import MULTIPLE, PACKAGES
 from danlu.exports.gguf.vocabulary import read_vocabulary
 from danlu.exports.ollama.turns import learn
 from danlu.exports.push import CLIENTS, token_file
+from danlu.exports.vllm_program import program
 from danlu.planning.servable import (
     Fault,
     adapter_faults,
@@ -32,8 +34,9 @@ from danlu.planning.servable import (
 )  # fmt: skip
 from danlu.recipe import Recipe
 from danlu.recipe.complaints import Complaint
-from danlu.recipe.exports import VLLM_RANKS, ExportSection
+from danlu.recipe.exports import READ_BY_VLLM, VLLM_RANKS, ExportSection
 
+CALIBRATED = ("awq", "gptq")
 GGUF = ("gguf", "gguf-lora", "ollama", "lmstudio")
 NEEDS_ADAPTER = ("adapter", "gguf-lora", "vllm-lora")
 _PACKAGES = {"gguf": "gguf", "gguf-lora": "gguf", "ollama": "gguf", "lmstudio": "gguf"}
@@ -82,8 +85,22 @@ def _twice(recipe: Recipe) -> Iterator[Complaint]:
 def _faults(recipe: Recipe, section: ExportSection, config: dict[str, Any] | None) -> Iterator[Fault]:
     if section.kind in GGUF and config is not None:
         yield from gguf_faults(config)
+    if section.kind in CALIBRATED and config is not None:
+        yield from _odd_shapes(config)
     if section.kind == "vllm-lora" and recipe.adapter.kind == "lora":
         yield from adapter_faults(config, recipe.adapter.rank, recipe.adapter.targets, VLLM_RANKS)
+
+
+def _odd_shapes(config: dict[str, Any]) -> Iterator[Fault]:
+    """Four bits are packed eight to a word, and groups share a scale."""
+    text = text_of(config)
+    sizes = {int(text[name]) for name in ("hidden_size", "intermediate_size") if text.get(name)}
+    heads, width = text.get("num_attention_heads"), text.get("hidden_size")
+    if heads and width:
+        head = int(text.get("head_dim") or width // heads)
+        sizes |= {head * int(heads), head * int(text.get("num_key_value_heads") or heads)}
+    if odd := sorted(size for size in sizes if size % MULTIPLE):
+        yield Fault("odd_codes", {"given": ", ".join(map(str, odd)), "multiple": MULTIPLE})
 
 
 def _costs(recipe: Recipe, section: ExportSection, config: dict[str, Any] | None) -> Iterator[Fault]:
@@ -94,6 +111,11 @@ def _costs(recipe: Recipe, section: ExportSection, config: dict[str, Any] | None
     wanted = [name for name in (package, "xllamacpp" if package == "gguf" else None) if name]
     if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
         yield Fault("no_package", {"given": ", ".join(missing), "kind": section.kind})
+    rounding = PACKAGES if section.kind in CALIBRATED else ()
+    if missing := [name for name in rounding if importlib.util.find_spec(name) is None]:
+        yield Fault("no_rounding", {"given": ", ".join(missing), "kind": section.kind})
+    if section.kind in READ_BY_VLLM and section.vllm is not None and program(section.vllm) is None:
+        yield Fault("no_vllm", {"given": section.vllm})
     if section.push is not None:
         hub = section.push.hub
         if importlib.util.find_spec(CLIENTS[hub]) is None:

@@ -19,9 +19,10 @@ from danlu.core.files import read_json
 from danlu.data.sample import Message
 from danlu.engines.engine import Question
 from danlu.exports import EXPORTS
+from danlu.exports.calibrated.needs import PACKAGES
 from danlu.exports.calibrated.prove import check_codes, prove_calibrated, stored
 from danlu.exports.calibrated.schemes import SCHEMES, group_of
-from danlu.exports.calibrated.write import PACKAGES, check_shapes, effort_of, samples_of
+from danlu.exports.calibrated.write import check_shapes, effort_of, samples_of
 from danlu.exports.export import Facts, Subject, export
 from danlu.exports.merging import merged_model
 from danlu.exports.parity import record

@@ -176,3 +176,22 @@ def test_training_does_not_begin_where_its_export_would_be_refused(tmp_path: Pat
     })  # fmt: skip
     with pytest.raises(RecipeError, match="512"):
         refuse_unservable(recipe, None, Silent())
+
+
+def test_what_four_bits_need_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "auto_round" else find(name, *more)
+    )
+    errors, warnings = checked(tmp_path, {"exports": ["awq", "gptq"]})
+    assert not errors and "serving.no_rounding" in warnings
+    errors, _ = checked(tmp_path, {"exports": ["awq"]}, intermediate_size=100)
+    assert "100" in errors["exports.0.kind"] and "32" in errors["exports.0.kind"]
+
+
+def test_a_vllm_that_is_not_where_it_is_said_to_be(tmp_path: Path) -> None:
+    export = {"kind": "vllm", "vllm": str(tmp_path / "bin" / "python")}
+    assert "serving.no_vllm" in checked(tmp_path, {"exports": [export]})[1]
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "vllm").write_text("")
+    assert "serving.no_vllm" not in checked(tmp_path, {"exports": [export]})[1]

@@ -25,9 +25,9 @@ from danlu.exports.export import Subject
 from danlu.exports.parity import Check, Difference, check_answers, compare, judge_logits, margin_of, measure_floor
 from danlu.exports.proof import ROUNDING_FACTOR, Promise, prove_reader, set_up
 from danlu.exports.readers import READERS
-from danlu.exports.readers.vllm import programs
 from danlu.exports.reload import Reference, load_base_again, proof_dtype, witnessed
 from danlu.exports.rounding import computing_in, rounding_of
+from danlu.exports.vllm_program import programs
 from danlu.model.build import DTYPES, family_of
 from danlu.model.model import Model
 from danlu.model.shards import find_shards

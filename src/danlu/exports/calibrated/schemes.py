@@ -22,8 +22,6 @@ Name = Literal["awq", "gptq"]
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 GROUPS = (128, 64, 32)
 """Sizes that readers take, the usual one first."""
-MULTIPLE = 32
-"""Of rows and columns of a weight that can be coded."""
 NUM_STEPS = 15
 _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
 """Where the codes of a word belong."""

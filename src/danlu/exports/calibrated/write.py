@@ -20,7 +20,8 @@ from torch import Tensor
 
 from danlu.core.errors import ExportError
 from danlu.core.files import read_json, write_json
-from danlu.exports.calibrated.schemes import MULTIPLE, PARTS, Scheme, group_of
+from danlu.exports.calibrated.needs import MULTIPLE, PACKAGES
+from danlu.exports.calibrated.schemes import PARTS, Scheme, group_of
 from danlu.exports.compressed.write import coded_layers, write_shards
 from danlu.exports.export import Subject
 from danlu.exports.merging import merged_model
@@ -32,8 +33,6 @@ from danlu.model.model import Model
 from danlu.model.shards import find_shards
 from danlu.model.weights import DTYPE_NAMES
 
-PACKAGES = ("auto_round", "auto_round_kernel", "accelerate")
-"""The extra `quantize`: what rounds, its products on a CPU, and what transformers reads codes with."""
 MAX_SAMPLES = 128
 SAMPLE_TOKENS = {"cpu": 256, "cuda": 2048}
 BATCH = {"cpu": 4, "cuda": 8}

@@ -32,8 +32,8 @@ from danlu.exports.parity import (
 )  # fmt: skip
 from danlu.exports.proof import ROUNDING_FACTOR, Bench, Promise, prove_reader, set_up
 from danlu.exports.readers import READERS
-from danlu.exports.readers.vllm import programs
 from danlu.exports.reload import load_base_again, proof_dtype, witnessed
+from danlu.exports.vllm_program import programs
 from danlu.model.build import family_of
 from danlu.model.model import Model
 from danlu.model.shards import find_shards

@@ -10,7 +10,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -30,6 +29,7 @@ from danlu.engines.engine import Question
 from danlu.exports.oracle import served_turn
 from danlu.exports.readers.reader import Place, Rounding
 from danlu.exports.serving import VLLM as SETTINGS
+from danlu.exports.vllm_program import program
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1", "VLLM_NO_USAGE_STATS": "1",
@@ -43,19 +43,6 @@ NUM_TOLD = 512
 NUM_PLACES = 32
 CODED = ("awq", "gptq")
 """Its products with these codes know half precision only."""
-
-
-def program(python: str | None) -> str | None:
-    """Where `vllm` is: beside the interpreter that was named, or on the path; None where it is not."""
-    if python is not None:
-        beside = Path(python).expanduser().parent / "vllm"
-        return str(beside) if beside.is_file() else None
-    return shutil.which("vllm")
-
-
-def programs(python: str | None) -> tuple[str, ...]:
-    """The reader's name where it can be asked. A program that was named must be there: asking it will say so."""
-    return ("vllm",) if python is not None or program(None) is not None else ()
 
 
 class VLLM:
