@@ -1,0 +1,171 @@
+"""`danlu serve` looks at everything before anything starts, and says what is wrong."""
+
+import os
+import stat
+
+import pytest
+from lens_kit import make_adapter, make_base, make_merged, register
+from test_bind_rules import make_certificate
+
+from danlu.core.errors import DanluError, RunError
+from danlu.pipeline.serve import BaseFinder, prepare_serving
+from danlu.pipeline.serve_targets import read_targets
+from danlu.recipe.recipe import Recipe
+from danlu.recipe.serving import ServingSection, WebhookSection
+from danlu.run.artifact import Manifest
+from danlu.run.run import Run
+from danlu.serving.known_servers import KnownServers
+from danlu.serving.worker import Settings
+
+
+def no_run(target: str) -> Run:
+    raise RunError("cli.no_target", given=target)
+
+
+@pytest.fixture
+def artefacts(tmp_path):
+    """`<runs>/law` and `/medicine`, adapters; `/whole`, a merged model; the base where a bundle lays it."""
+    runs = tmp_path / "runs"
+    (runs / "bases").mkdir(parents=True)
+    (runs / "bases" / "notes.txt").write_text("no base")
+    (runs / "bases" / "other").mkdir()
+    base = runs / "bases" / "tiny"
+    base.mkdir()
+    make_base(base)
+    for seed, name in enumerate(("law", "medicine")):
+        make_adapter(runs / name, base, name=name, seed=seed)
+    make_merged(runs / "whole", base)
+    return runs
+
+
+def prepare(runs, targets, section=None, **more):
+    section = section or ServingSection(port=0)
+    return prepare_serving(read_targets(targets, section, runs, no_run), section, runs, **more)
+
+
+def test_two_experts_share_a_base_and_a_whole_model_stands_alone(artefacts):
+    runs = artefacts
+    serving = prepare(runs, [str(runs / "law"), f"medicine={runs / 'medicine'}", str(runs / "whole")])
+    assert [(told.model, told.driver) for told in serving.models] == [
+        (name, "native") for name in ("law", "medicine", "whole")
+    ]
+    assert [choice.names for choice in serving.choices] == [("law", "medicine"), ("whole",)]
+    assert serving.choices[0].plan.spec.folder == runs / "bases" / "tiny"
+    assert (
+        serving.url.startswith("http://127.0.0.1:")
+        and serving.num_keys == 0
+        and "danlu keys create" in serving.notes[0]
+    )
+    later = serving.pool_for(runs / "medicine", Manifest.read(runs / "medicine"))
+    assert later.name == serving.choices[0].plan.name  # what the registry points at later finds its pool
+    serving.close()
+
+
+def test_versions_of_the_registry_are_followed_or_pinned(artefacts):
+    runs = artefacts
+    register(runs, runs / "law")
+    (one, other) = read_targets(["law:1", "zh=law:1"], ServingSection(), runs, no_run)
+    assert (one.name, one.label, other.name) == ("law", "law:1", "zh")
+    with pytest.raises(RunError, match="called law"):
+        read_targets(["law:1", str(runs / "law")], ServingSection(), runs, no_run)
+
+
+def test_urls_need_a_name(artefacts):
+    with pytest.raises(RunError, match="needs a name"):
+        read_targets(["http://127.0.0.1:11434/v1"], ServingSection(), artefacts, no_run)
+    (one,) = read_targets(["big=http://127.0.0.1:11434/v1"], ServingSection(), artefacts, no_run)
+    assert (one.name, one.url) == ("big", "http://127.0.0.1:11434/v1")
+    section = ServingSection.model_validate(
+        {"port": 0, "models": {"big": {"target": "http://h/v1", "model": "qwen", "artifact": str(artefacts / "law")}}}
+    )
+    serving = prepare(artefacts, [], section)
+    (offer,) = serving.offers
+    assert offer.url is not None and offer.url.spec.name == "qwen" and offer.artifact == artefacts / "law"
+    serving.close()
+
+
+def test_the_first_key_is_made_once_and_only_for_this_machine(artefacts, tmp_path):
+    runs, account = artefacts, tmp_path / "account"
+    serving = prepare(runs, [str(runs / "law")], makes_key=True, account=account)
+    assert serving.first_key.startswith("dl-")
+    place = KnownServers(account).place_of(serving.url)
+    assert (place / "key").read_text().strip() == serving.first_key
+    assert stat.S_IMODE((place / "key").stat().st_mode) == 0o600
+    serving.close()
+    again = prepare(runs, [str(runs / "law")], makes_key=True, account=account)
+    assert again.first_key == "" and again.num_keys == 1
+    again.close()
+
+
+def test_nobody_is_let_in_from_outside_before_there_is_a_key(artefacts, tmp_path):
+    """Not even one that would be made on the way: it would be printed into a container's log."""
+    runs = artefacts
+    cert, key = make_certificate(tmp_path)
+    tls = {"cert": str(cert), "key": str(key)}
+    with pytest.raises(RunError) as caught:
+        prepare(runs, [str(runs / "law")], ServingSection(host="0.0.0.0", port=0, tls=tls), makes_key=True)
+    assert caught.value.key == "serve.no_keys"
+    prepare(runs, [str(runs / "law")], makes_key=True).close()
+    with pytest.raises(RunError) as caught:
+        prepare(runs, [str(runs / "law")], ServingSection(host="0.0.0.0", port=0))
+    assert caught.value.key == "serve.no_tls"
+    serving = prepare(
+        runs, [str(runs / "law")], ServingSection(host="0.0.0.0", port=0, tls=tls, metrics_host="0.0.0.0")
+    )
+    assert serving.url.startswith("https://") and len(serving.notes) == 1
+    serving.close()
+
+
+def test_an_adapter_is_never_put_on_another_base(artefacts):
+    """Fluent nonsense: the folder has the right name, and somebody fine-tuned it since."""
+    runs = artefacts
+    manifest = Manifest.read(runs / "law")
+    assert BaseFinder(runs).find(runs / "law", manifest) == runs / "bases" / "tiny"
+    (runs / "bases" / "tiny" / "model.safetensors").rename(runs / "bases" / "gone")
+    with pytest.raises(RunError) as caught:
+        prepare(runs, [str(runs / "law")])
+    assert caught.value.key == "serve.no_base" and str(runs / "bases") in caught.value.fix
+
+
+def test_what_was_changed_since_its_proof_is_not_served(artefacts):
+    (artefacts / "law" / "adapter_config.json").write_text("{}")
+    with pytest.raises(DanluError):
+        prepare(artefacts, [str(artefacts / "law")])
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ({"tls": {"cert": "/none.pem", "key": "/none.key"}}, "serve.no_file"),
+        ({"webhooks": [{"url": "http://hook.example/x", "key_file": "/none"}]}, "serve.hook_plain"),
+        ({"limits": {"kind": "redis", "url_file": "/none"}}, "serve.no_file"),
+        ({"store": {"kind": "postgres", "url_file": "/none"}}, "serve.no_file"),
+        ({"host": "no such host.invalid"}, "serve.bad_host"),
+        ({"engine": "vllm"}, "drivers.not_this"),
+    ],
+)
+def test_what_cannot_work_is_said_first(artefacts, section, key):
+    with pytest.raises(DanluError) as caught:
+        prepare(artefacts, [str(artefacts / "law")], ServingSection.model_validate({"port": 0} | section))
+    assert caught.value.key == key
+
+
+def test_a_run_is_served_by_its_adapter(tmp_path, artefacts):
+    run = Run.create(Recipe.from_tree({"name": "law"}), tmp_path / "more")
+    make_adapter(run.path("artifacts", "adapter"), artefacts / "bases" / "tiny", name="law")
+    make_merged(run.path("artifacts", "merged"), artefacts / "bases" / "tiny", name="law")
+    (one,) = read_targets(["law"], ServingSection(), tmp_path / "more", lambda target: run)
+    assert one.folder == run.path("artifacts", "adapter").resolve()
+    empty = Run.create(Recipe.from_tree({"name": "empty"}), tmp_path / "more")
+    with pytest.raises(RunError, match="no artefact"):
+        read_targets(["empty"], ServingSection(), tmp_path / "more", lambda target: empty)
+
+
+def test_settings_reach_a_worker_as_they_were_written():
+    section = ServingSection(
+        port=8443, prices={"中医": (0.5, 2.0)}, webhooks=(WebhookSection(url="https://h/x", key_file="/k"),)
+    )
+    told = Settings("/home", "http://x", ("x",), 2, section.model_dump(mode="json"))
+    again = Settings.from_line(told.to_line().encode())
+    assert ServingSection.model_validate(again.section) == section and "\n" not in told.to_line()
+    assert os.sep in again.home
