@@ -280,6 +280,12 @@ class Served:
     book: KeyBook
     keys: LiveKeys
     journals: Path
+    server: uvicorn.Server
+
+    def cancel_all(self) -> None:
+        """What a server does that is out of patience."""
+        for task in self.server.server_state.tasks:
+            task.get_loop().call_soon_threadsafe(task.cancel)
 
     @property
     def url(self) -> str:
@@ -395,7 +401,7 @@ def served(
         time.sleep(0.005)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield Served(port, credential, key, gateway, book, keys, folder / "journal")
+        yield Served(port, credential, key, gateway, book, keys, folder / "journal", server)
     finally:
         server.should_exit = True
         thread.join(10)

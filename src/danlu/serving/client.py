@@ -1,5 +1,5 @@
 """HTTP to engines: one pool of connections a worker, over TCP, TLS or unix sockets. Nothing is followed, decoded or
-kept: a redirect is an answer like any other, there are no cookies, and the one header of ours is the secret.
+kept: a redirect is an answer like any other, there are no cookies, and of a client's headers none goes on.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ class Client:
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._urls: dict[tuple[str, Kind], str] = {}
 
-    async def post(self, address: str, kind: Kind, body: bytes, secret: str) -> aiohttp.ClientResponse:
-        """The engine's answer, its headers read and its body not. aiohttp.ClientError, OSError."""
+    async def post(self, address: str, kind: Kind, body: bytes, *, secret: str, id: str) -> aiohttp.ClientResponse:
+        """The engine's answer, its headers read and its body not. Engines that know `x-request-id` take the answer's id
+        from it, and their logs have it. aiohttp.ClientError, OSError."""
         url = self._urls.get((address, kind))
         if url is None:
             url = self._urls[address, kind] = endpoint(address, PATHS[kind])
-        headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        headers = {"content-type": "application/json", "accept-encoding": "identity", "x-request-id": id}
         if secret:
             headers["authorization"] = f"Bearer {secret}"
         return await self._session(address).post(url, data=body, headers=headers, allow_redirects=False)

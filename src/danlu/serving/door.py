@@ -27,6 +27,7 @@ MOST_HEADERS = 64
 MOST_CREDENTIAL_BYTES = 512
 CLOSE = ((b"connection", b"close"),)
 """Sent with errors that leave a body unread."""
+_EXPOSED = (b"access-control-expose-headers", b"x-request-id, x-danlu-lens, x-danlu-ignored, retry-after")
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}))(?::[0-9]{1,5})?")
 
 
@@ -61,7 +62,7 @@ class Call:
         if self.tally.id:
             headers.append((b"x-request-id", self.tally.id.encode()))
         if self.origin:
-            headers += [(b"access-control-allow-origin", self.origin), (b"vary", b"Origin")]
+            headers += [(b"access-control-allow-origin", self.origin), (b"vary", b"Origin"), _EXPOSED]
         self.is_begun = True
         self.tally.status = status
         await self._send({"type": "http.response.start", "status": status, "headers": headers})

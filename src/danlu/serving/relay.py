@@ -63,6 +63,9 @@ class Relay:
         try:
             await (passage.stream() if ask.is_stream else passage.whole())
         except asyncio.CancelledError as cancelled:
+            if not passage.watch.reason:  # the worker is being stopped
+                await passage.cut()
+                raise
             await passage.interrupted(passage.watch.took(cancelled))
         except (aiohttp.ClientError, OSError, BrokenError, _StatusError) as fault:
             await passage.broken(fault)
@@ -131,7 +134,9 @@ class _Passage:
         while True:
             lease = self.account.lease
             try:
-                self.response = await self.relay.client.post(lease.address, self.ask.kind, lease.body, lease.secret)
+                self.response = await self.relay.client.post(
+                    lease.address, self.ask.kind, lease.body, secret=lease.secret, id=self.ask.id
+                )
                 await self._check_status(self.response)
                 data = await self._first(self.response)
             except (aiohttp.ClientError, OSError, BrokenError, _StatusError) as fault:
@@ -198,6 +203,12 @@ class _Passage:
         caps = self.relay.caps
         most_s = {"first": caps.first_s, "between": caps.between_s}.get(reason, caps.whole_s)
         await self.fail(RefusedError("gateway.engine_timeout", status=504, what=reason, most_s=most_s), "failed")
+
+    async def cut(self) -> None:
+        """By ourselves: what was answered so far is settled, and the client sees the connection end."""
+        self.close()
+        self.account.tally.code = "server_stopped"
+        await self._settle_aborted()
 
     async def broken(self, fault: Exception) -> None:
         """By the engine."""

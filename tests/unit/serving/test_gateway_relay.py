@@ -1,5 +1,6 @@
 """From an engine to the client: retries before the first byte, faults after it, clients that hang up, and the books."""
 
+import contextlib
 import http.client
 import threading
 import time
@@ -260,6 +261,25 @@ def test_who_hangs_up_before_the_first_byte_stops_the_engine_too(tmp_path: Path,
         assert line["outcome"] == "aborted" and line["status"] == 499
         assert line["answer_tokens"] == (0 if is_stream else 64)  # unknown without a stream: as reserved
         books(gate)
+
+
+def test_a_worker_that_is_stopped_settles_what_was_answered(tmp_path: Path) -> None:
+    with between(tmp_path, sends(*events()[:4], hang=True), caps=Caps()) as (gate, (engine,)):
+        asking = threading.Thread(target=_try, args=(gate,))
+        asking.start()
+        wait_for(lambda: engine.num_sent == 4)
+        time.sleep(0.1)
+        gate.cancel_all()
+        asking.join(5)
+        wait_for(lambda: engine.num_hung_up == 1)
+        line = gate.closing()
+        assert (line["outcome"], line["answer_tokens"], line["error"]) == ("aborted", 3, "server_stopped")
+        books(gate)
+
+
+def _try(gate: Served) -> None:
+    with contextlib.suppress(http.client.HTTPException, OSError):
+        gate.ask(chat(stream=True))
 
 
 def test_concurrency_is_free_again_when_the_last_byte_is_here(tmp_path: Path) -> None:

@@ -293,7 +293,14 @@ def test_what_reaches_an_engine_is_allowed_fields_and_nothing_of_the_client(gate
     )
     asked = engine.asked[-1]
     assert set(asked.body) == {"model", "messages", "temperature", "max_tokens"}
-    assert set(asked.headers) == {"host", "content-type", "accept-encoding", "authorization", "content-length"}
+    assert set(asked.headers) == {
+        "host",
+        "content-type",
+        "accept-encoding",
+        "authorization",
+        "content-length",
+        "x-request-id",
+    }
     assert asked.headers["authorization"] == f"Bearer {SECRET}"
 
 
