@@ -120,7 +120,7 @@ def postgres_server() -> Iterator[str]:
         yield f"postgresql://danlu@127.0.0.1:{port}/postgres"
     finally:
         if child is not None:
-            child.send_signal(signal.SIGINT)  # fast shutdown
+            child.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
             child.wait(_START_S)
         shutil.rmtree(folder, ignore_errors=True)
 

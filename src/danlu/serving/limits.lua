@@ -71,6 +71,18 @@ if act == 'restore' then -- 4 what usage says was spent
   return 1
 end
 
+if act == 'charge' then -- 4 second · 5 requests · 6 tokens, which were admitted while this was away
+  local of_second, requests, tokens = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+  if of_second > second then of_second = second end
+  if of_second >= o then
+    R, T = R + requests, T + tokens
+    redis.call('HINCRBY', KEYS[1], 'r' .. of_second % RING, whole(requests))
+    redis.call('HINCRBY', KEYS[1], 't' .. of_second % RING, whole(tokens))
+  end
+  kept()
+  return 1
+end
+
 if act == 'settle' then -- 4 lease · 5 its second · 6 its month · 7 reserved · 8 used · 9 whether it may have come before
   local of_second, of_month, was, used = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
   if redis.call('ZREM', KEYS[2], ARGV[4]) == 0 then

@@ -126,7 +126,6 @@ class LocalLimiter:
         table = self._table
         if (record := table.record(key.id)) is None:
             return Refusal("store", 0, AGAIN_S, headers_of(key, 0, 0, AGAIN_S))
-        seat = table.seat
         with table:
             second = max(int(now), record[OLDEST])  # a clock that was set back does not open the window
             _roll(record, second, self._month.number(now))
@@ -135,17 +134,19 @@ class LocalLimiter:
             if refusal is not None:
                 what, limit, retry_s = refusal
                 return Refusal(what, limit, retry_s, headers_of(key, requests, tokens, retry_s))
-            at = second % RING
-            table.begin(record)
-            record[REQUESTS + at] += 1
-            record[TOKENS + at] += num_tokens
-            record[SUM_REQUESTS] = requests + 1
-            record[SUM_TOKENS] = tokens + num_tokens
-            record[CONCURRENCY + seat] += 1
-            record[OPEN + seat] += num_tokens
-            table.end(record)
+            self._count(record, num_tokens, second)
         shown = headers_of(key, requests + 1, tokens + num_tokens)
         return Admission(key, num_tokens, now, shown, second, record[MONTH])
+
+    def count_now(self, key: Key, num_tokens: int, now: float) -> Admission | None:
+        """Count what another limiter admitted, whatever the limits say. None where there is no room for it."""
+        if (record := self._table.record(key.id)) is None:
+            return None
+        with self._table:
+            second = max(int(now), record[OLDEST])
+            _roll(record, second, self._month.number(now))
+            self._count(record, num_tokens, second)
+        return Admission(key, num_tokens, now, (), second, record[MONTH])
 
     def settle_now(self, admission: Admission, num_tokens: int, now: float) -> None:
         assert num_tokens >= 0, "tokens are counted from nothing"
@@ -166,6 +167,17 @@ class LocalLimiter:
                 record[OPEN + seat] -= admission.reserved_tokens
                 record[SPENT] += num_tokens
             table.end(record)
+
+    def _count(self, record: Record, num_tokens: int, second: int) -> None:
+        table, at, seat = self._table, second % RING, self._table.seat
+        table.begin(record)
+        record[REQUESTS + at] += 1
+        record[TOKENS + at] += num_tokens
+        record[SUM_REQUESTS] += 1
+        record[SUM_TOKENS] += num_tokens
+        record[CONCURRENCY + seat] += 1
+        record[OPEN + seat] += num_tokens
+        table.end(record)
 
     def _refusal(self, key: Key, record: Record, num_tokens: int, now: float) -> tuple[What, int, float] | None:
         """The first limit that has no room, and when it will."""

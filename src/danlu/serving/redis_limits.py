@@ -6,8 +6,10 @@ that comes later than that charges what was used in full.
 
 Where Redis is away: a key with a monthly quota is refused, for nobody knows what is left of it; for all others each of
 `num_workers` counts by itself and admits its share of the limits (rounded down: a share of nothing is refused), and
-`alarm` says so. In the minute around such a change the two counts do not see each other. Settlings are kept and sent
-when it is back. A Redis that lost its memory is told the month's usage by `spent` before a quota admits anything.
+`alarm` says so. A worker counts what it admitted with Redis into its share, and tells Redis what it admitted without:
+so the minute of such a change goes over a limit only as far as its requests were spread unevenly over workers, at
+worst to just below twice of it. Settlings are kept and sent when Redis is back. One that lost its memory is told the
+month's usage by `spent` before a quota admits anything.
 """
 
 from __future__ import annotations
@@ -17,17 +19,19 @@ import contextlib
 import dataclasses
 import itertools
 import secrets
+import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any, TypeAlias
 
 from danlu.core.errors import RunError
 from danlu.serving.keys import Key
 from danlu.serving.limits import AGAIN_S, Admission, LocalLimiter, Month, Refusal, What, headers_of
+from danlu.serving.redis_calls import Calls
 
 LEASE_S = 15.0
-ANSWER_S = 0.5
+ANSWER_S = 1.0
 """So long one call may take before Redis counts as away."""
 PAUSE_S = 1.0
 """How often it is looked for then."""
@@ -58,23 +62,25 @@ class RedisLimiter:
             # no second try by itself: it would count a request twice
             self._client = redis.Redis.from_url(
                 url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S, retry=Retry(NoBackoff(), 0),
-                max_connections=256, decode_responses=True,
+                decode_responses=True,
             )  # fmt: skip
         except ValueError as error:
             raise RunError("keys.bad_redis_url", where="serving.limits") from error
         script = resources.files("danlu.serving").joinpath("limits.lua").read_text(encoding="utf-8")
-        self._script = self._client.register_script(script)
+        self._calls = Calls(self._client, script, self._given_up)
         self._errors: tuple[type[Exception], ...] = (redis.RedisError, OSError, TimeoutError)
         self._spent, self._uses_own_clock = spent, uses_own_clock
         self._lease_s = lease_s
         self._month, self._alone, self._num_workers = Month(), LocalLimiter(), num_workers
         self._shares: dict[Key, Key | None] = {}
         self._worker, self._count = secrets.token_hex(6), itertools.count()
-        self._open: dict[str, str] = {}
-        """Leases to renew, with their key's id."""
+        self._open: dict[str, Admission | None] = {}
+        """Leases to renew, with what stands for them in this worker's own count."""
         self._owed: deque[tuple[Admission, int, bool]] = deque(maxlen=_MOST_OWED)
+        self._untold: deque[tuple[Admission, int]] = deque(maxlen=_MOST_OWED)
+        """What was admitted while Redis was away."""
         self._care: asyncio.Task[None] | None = None
-        self._is_lost = asyncio.Event()
+        self._wake = asyncio.Event()
         self.alarm = ""
 
     async def reserve(self, key: Key, num_tokens: int, now: float) -> Admission | Refusal:
@@ -98,7 +104,7 @@ class RedisLimiter:
         what, requests, tokens, retry, lease, month = told
         if what:
             return self._refused(key, _WHATS[what - 1], requests, tokens, float(retry), num_tokens, now)
-        self._open[lease] = key.id
+        self._open[lease] = self._alone.count_now(key, num_tokens, now)
         second = int(lease.split("|")[1])
         return Admission(key, num_tokens, now, headers_of(key, requests, tokens), second, month, lease)
 
@@ -107,8 +113,12 @@ class RedisLimiter:
         assert num_tokens >= 0, "tokens are counted from nothing"
         if not admission.lease:
             self._alone.settle_now(admission, num_tokens, now)
+            if admission.second >= 0:
+                self._untold.append((admission, num_tokens))
             return
-        self._open.pop(admission.lease, None)
+        counted = self._open.pop(admission.lease, None)
+        if counted is not None:
+            self._alone.settle_now(counted, num_tokens, now)
         if self.alarm:
             self._owed.append((admission, num_tokens, False))
             return
@@ -137,7 +147,18 @@ class RedisLimiter:
     async def _act(self, key_id: str, act: str, now: float, *more: str | float) -> Any:
         names = f"danlu:{{{key_id}}}", f"danlu:{{{key_id}}}:open"
         clock = now if self._uses_own_clock else 0
-        return await self._script(keys=names, args=[act, clock, self._month.number(now), *more])
+        return await self._calls.ask(names, (act, clock, self._month.number(now), *more))
+
+    def _given_up(self, keys: Sequence[str], args: Sequence[str | float], answer: Any) -> None:
+        """A caller hung up while its reservation was made: nobody will settle it but we."""
+        if args[0] != "reserve" or answer[0] != 0:
+            return
+        _, second, month, tokens = answer[4].split("|")
+        nobody = Key(keys[0].removeprefix("danlu:{").removesuffix("}"), "", ())
+        self._owed.append(
+            (Admission(nobody, int(tokens), time.time(), (), int(second), int(month), answer[4]), 0, False)
+        )
+        self._wake.set()
 
     async def _settle(self, admission: Admission, num_tokens: int, now: float) -> None:
         try:
@@ -166,7 +187,7 @@ class RedisLimiter:
 
     def _lose_sight(self, error: Exception) -> None:
         self.alarm = f"Redis is away: {type(error).__name__}: {error}"[:300]
-        self._is_lost.set()
+        self._wake.set()
 
     def _reserve_alone(self, key: Key, num_tokens: int, now: float) -> Admission | Refusal:
         share = self._share(key)
@@ -194,9 +215,9 @@ class RedisLimiter:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._lease_s / 3):  # `wait_for` may swallow a cancellation
-                    await self._is_lost.wait()
-            if self._is_lost.is_set():
-                self._is_lost.clear()
+                    await self._wake.wait()
+            self._wake.clear()
+            if self.alarm:
                 await asyncio.sleep(PAUSE_S)
             try:
                 await self._renew()
@@ -208,8 +229,9 @@ class RedisLimiter:
 
     async def _renew(self) -> None:
         of_key: dict[str, list[str]] = defaultdict(list)
-        for lease, key_id in self._open.items():
-            of_key[key_id].append(lease)
+        for lease, counted in self._open.items():
+            if counted is not None:
+                of_key[counted.key.id].append(lease)
         for key_id, leases in of_key.items():
             for first in range(0, len(leases), 1000):
                 await self._act(key_id, "renew", 0, self._lease_s, *leases[first : first + 1000])
@@ -222,3 +244,7 @@ class RedisLimiter:
             self._owed[0] = admission, num_tokens, True
             await self._ask_settle(admission, num_tokens, is_repeated, admission.time)
             self._owed.popleft()
+        while self._untold:
+            admission, num_tokens = self._untold[0]
+            await self._act(admission.key.id, "charge", admission.time, admission.second, 1, num_tokens)
+            self._untold.popleft()

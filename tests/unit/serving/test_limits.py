@@ -391,18 +391,19 @@ def test_without_redis_quotas_are_closed_and_rates_are_shared_out(own_redis: Red
         assert (await limiter.reserve(quota, 1, time.time())).what == "store"
         assert "Redis is away" in limiter.alarm
         found = [await limiter.reserve(rate, 1, time.time()) for _ in range(4)]
-        assert [isinstance(one, Admission) for one in found] == [True, True, False, False]  # 10 // 4
+        assert [isinstance(one, Admission) for one in found] == [True, False, False, False]  # 10 // 4, and one before
         assert (await limiter.reserve(small, 1, time.time())).what == "store"  # 3 // 4: better none than too many
         assert isinstance(await limiter.reserve(key("u"), 1, time.time()), Admission)
         await limiter.settle(kept, 3, time.time())
+        await limiter.settle(found[0], 1, time.time())
         own_redis.start()
         until = time.monotonic() + 10
         while limiter.alarm and time.monotonic() < until:
             await asyncio.sleep(0.05)
         assert not limiter.alarm
         assert isinstance(await limiter.reserve(quota, 1, time.time()), Admission)
-        for one in found[:2]:
-            await limiter.settle(one, 1, time.time())
+        after = await limiter.reserve(rate, 1, time.time())
+        assert dict(after.headers)[b"x-ratelimit-remaining-requests"] == b"8"  # it was told what passed without it
         await limiter.close()
 
     asyncio.run(ask())
@@ -452,6 +453,23 @@ def test_a_redis_that_lost_its_memory_asks_usage_first(own_redis: RedisServer) -
         told["q"] = 95
         assert (await limiter.reserve(asked, 6, time.time())).what == "quota"
         assert isinstance(await limiter.reserve(asked, 5, time.time()), Admission)
+        await limiter.close()
+
+    asyncio.run(ask())
+
+
+def test_a_caller_that_hangs_up_while_it_reserves_leaves_nothing_reserved(redis_url: str) -> None:
+    async def ask() -> None:
+        limiter, asked = RedisLimiter(redis_url), key(concurrency=1, tokens_per_month=10)
+        reserving = asyncio.create_task(limiter.reserve(asked, 10, time.time()))
+        await asyncio.sleep(0)
+        reserving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reserving
+        until = time.monotonic() + 5
+        while isinstance(found := await limiter.reserve(asked, 10, time.time()), Refusal) and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        assert isinstance(found, Admission)
         await limiter.close()
 
     asyncio.run(ask())
