@@ -94,7 +94,8 @@ def _show_models(told: dict[str, Any], voice: Voice) -> None:
 
 def _show_pool(pool: dict[str, Any], voice: Voice) -> None:
     known = {key: pool[key] for key in ("name", "driver")}
-    voice.say(say("rollout.working_set", **known, loaded=pool["num_loaded"], most=pool["most_loaded"]))
+    key = "rollout.whole_model" if any(lens["is_base"] for lens in pool["lenses"]) else "rollout.working_set"
+    voice.say(say(key, **known, loaded=pool["num_loaded"], most=pool["most_loaded"]))
     columns = [say(f"rollout.col_{part}") for part in ("lens", "grade", "on", "used", "now", "last")]
     voice.table(columns, [_lens_row(lens) for lens in pool["lenses"]])
     columns = [say(f"rollout.col_{part}") for part in ("replica", "state", "now", "pid", "starts")]

@@ -138,7 +138,7 @@ class Pool:
             await _all([self._end(seat) for seat in fresh])
             raise
         for seat in fresh:
-            self._become(seat, "ready")
+            seat.state = "ready"  # nobody waited for it: no event
         self._changed()
 
     async def stop(self) -> None:
@@ -213,7 +213,7 @@ class Pool:
             except BaseException:
                 await self._end(fresh)
                 raise
-            self._become(fresh, "ready")
+            fresh.state = "ready"
             self._become(old, "draining")
             self.seats = [*(fresh if seat is old else seat for seat in self.seats), old]
             self._changed()
@@ -302,6 +302,7 @@ class Pool:
                 self._changed()
 
     async def _end(self, seat: Seat) -> None:
+        seat.state = "draining"  # on purpose: no event
         if seat.child is not None:
             await seat.child.stop()
 

@@ -63,7 +63,7 @@ class Client:
         question = self.questions[self.num_asked % len(self.questions)]
         self.num_asked += 1
         body = {"model": model, "messages": [{"role": "user", "content": question}], "stream": is_stream}
-        body |= {"max_tokens": 64, "temperature": 0}
+        body |= {"max_tokens": 160, "temperature": 0}
         began = time.monotonic()
         try:
             async with self.session.post(f"{self.url}/v1/chat/completions", json=body, headers=self.headers) as reply:
