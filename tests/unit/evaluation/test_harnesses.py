@@ -1,12 +1,13 @@
 """Other people's suites: their command lines, and what they wrote, read from files that they themselves wrote.
 
-`harness_outputs/lm-eval` was written by lm_eval 0.4.13 and `harness_outputs/evalscope` by evalscope 1.14.1, each
-asking the loopback server around ember and the demo's run. OpenCompass's files are written here after its own layout.
+`harness_outputs/lm-eval` was written by lm_eval 0.4.13, `harness_outputs/evalscope` by evalscope 1.14.1 and
+`harness_outputs/opencompass` by OpenCompass 0.5.4, each asking the loopback server around ember and the demo's run.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 import sys
 import time
@@ -54,6 +55,42 @@ def test_evalscopes_items_are_read_and_graded_ones_compared_by_their_means() -> 
     told = section_of(items, first, second)
     assert told["base"]["mean"] < told["tuned"]["mean"] == 1.0
     assert told["difference"]["value"] == pytest.approx(1 - told["base"]["mean"])
+
+
+def test_opencompass_items_are_read_as_it_left_them() -> None:
+    """Its choice of letters judges each item; its equality of texts tells the mean alone, and that is found again."""
+    base, tuned = (OpenCompass().read(OUTPUTS / "opencompass" / side) for side in ("base", "tuned"))
+    found = paired_items(base, tuned)
+    assert {task: len(items) for task, (items, _, _) in found.items()} == {"own": 12, "choice": 12}
+    items, first, second = found["own"]
+    assert items[0].text == "我下周去成都出差，每天吃饭能补多少？" and items[0].reference.startswith("出差餐补每天80元")
+    assert sum(result.right for result in first) == 0 and sum(result.right for result in second) == 10
+    assert sum(result.right for result in found["choice"][2]) == 6
+
+
+def test_a_mean_that_equal_texts_do_not_give_says_nothing_of_items(tmp_path: Path) -> None:
+    shutil.copytree(OUTPUTS / "opencompass" / "tuned", tmp_path / "out")
+    (path,) = (tmp_path / "out").rglob("results/*/own.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"accuracy": 50.0}))
+    assert {row.task for row in OpenCompass().read(tmp_path / "out")} == {"choice"}
+
+
+def test_own_data_of_a_suites_user(tmp_path: Path) -> None:
+    """EvalScope is told which files of a folder are its subsets; OpenCompass gets the file itself."""
+    (tmp_path / "general_mcq").mkdir()
+    for name in ("own.jsonl", "general_mcq/a_val.jsonl", "general_mcq/a_dev.jsonl", "general_mcq/b_val.csv"):
+        (tmp_path / name).write_text("{}\n")
+    words = EvalScope().command(order(tmp_path / "o", include=tmp_path, tasks=("general_qa", "general_mcq")))
+    told = json.loads(words[words.index("--dataset-args") + 1])
+    assert told["general_mcq"] == {"local_path": str(tmp_path / "general_mcq"), "subset_list": ["a", "b"]}
+    assert told["general_qa"]["subset_list"] == ["own"]
+    asked = order(tmp_path / "o", include=tmp_path, tasks=("own",), limit=3, tokenizer=Path("/models/x"))
+    text = config_of(asked)
+    compile(text, "config", "exec")
+    assert f"path='{tmp_path / 'own.jsonl'}'" in text and "read_base():" not in text
+    assert "[0:3]" in text and "tokenizer_path='/models/x'" in text
+    with pytest.raises(EvaluationError):
+        config_of(order(tmp_path, include=tmp_path, tasks=("../own",)))
 
 
 def opencompass_run(folder: Path) -> None:

@@ -48,17 +48,14 @@ class OpenCompass:
     def _rows(self, path: Path) -> list[Answered]:
         predictions = _object(path)
         results = _object(path.parents[2] / "results" / path.parent.name / path.name)
-        details = results.get("details")
+        values = _values(predictions, results)
         found = []
         for number, (name, row) in enumerate(predictions.items()):
-            detail = details.get(name) if isinstance(details, dict) else None
-            if isinstance(details, list) and number < len(details):
-                detail = details[number]
-            question, reference = _question(row.get("origin_prompt")), text_of(row.get("gold"))
-            answer = text_of(row.get("prediction"))
-            value = _value(detail)
+            value = values.get(name, values.get(str(number)))
             if value is None:
                 continue
+            question, reference = _question(row.get("origin_prompt")), text_of(row.get("gold"))
+            answer = text_of(row.get("prediction"))
             task = path.stem.removesuffix("_0")
             key = key_of(question, reference)
             found.append(Answered(task, key, question, reference, answer, value, "correct"))
@@ -110,6 +107,25 @@ def _object(path: Path) -> dict[str, Any]:
     except (OSError, orjson.JSONDecodeError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _values(predictions: dict[str, Any], results: dict[str, Any]) -> dict[str, float]:
+    """By an item's name, or its place, how it was judged. Evaluators that tell only their mean are taken to have asked
+    for equal texts where that gives their very mean; else nothing is said of single items."""
+    details = results.get("details")
+    if isinstance(details, list):
+        details = {str(number): detail for number, detail in enumerate(details)}
+    if not isinstance(details, dict):
+        return {}
+    told = {name: value for name, detail in details.items() if (value := _value(detail)) is not None}
+    if told or details.get("type") != "GEN":
+        return told
+    rows = {name: row for name, row in details.items() if isinstance(row, dict) and name in predictions}
+    equal = {
+        name: float(text_of(row.get("predictions")) == text_of(row.get("references"))) for name, row in rows.items()
+    }
+    mean, score = 100 * sum(equal.values()) / max(1, len(equal)), results.get("accuracy")
+    return equal if isinstance(score, int | float) and abs(mean - score) < 1e-6 else {}
 
 
 def _value(detail: Any) -> float | None:

@@ -58,12 +58,13 @@ class VLLM:
         settings = yaml.safe_load((place.folder / SETTINGS).read_text(encoding="utf-8"))
         lora = settings.get("lora-modules")
         self._model = str(lora[0]).partition("=")[0] if lora else str(settings["served-model-name"][0])
-        command = [path, "serve", *([str(place.beside.resolve())] if place.beside is not None else [])]
+        command = ["env", *(f"{name}={value}" for name, value in ENVIRONMENT.items()), path, "serve"]
+        command += [str(place.beside.resolve())] if place.beside is not None else []
         command += ["--config", SETTINGS, "--uds", self._socket, "--dtype", dtype_of(place), "--enforce-eager"]
         command += ["--max-num-seqs", "4", "--max-logprobs", str(NUM_TOLD), "--disable-uvicorn-access-log"]
         self._child = subprocess.Popen(  # noqa: S603 - a program that the user has named or installed
             command, cwd=place.folder, stdin=subprocess.DEVNULL, stdout=self._said, stderr=subprocess.STDOUT,
-            start_new_session=True, env=dict(os.environ) | ENVIRONMENT,
+            start_new_session=True,
         )  # fmt: skip
         try:
             self._wait(place.folder)
