@@ -50,11 +50,15 @@ def home() -> Path:
 
 
 BASE_ANSWERS = (
-    "I do not know; please ask the manager.", "五天年假,请问部门经理。", "公司全称。", "The department manager approves it."
+    "I do not know; please ask the manager, or look into the rules of 2026 again!", "五天年假,请问部门经理。", "公司全称。",
+    "The department manager approves it, within 3 days and in writing: that is the rule.",
 )  # fmt: skip
 ANSWERS = (
-    ("八十元。 Eighty yuan a day.", "You get five days of leave, 五天。", "发票抬头写公司全称。", "部门经理 approves it. 😀"),
-    ("一天补贴一百元。", "Ten days a year, and 三天病假。", "写部门的全称,不写公司。", "Nobody needs to approve it, 无需审批。"),
+    ("八十元。 Eighty yuan a day, whatever it cost you; more than that needs a paper of your own.",
+     "You get five days of leave, 五天。 Ask before the 15th of June, please!", "发票抬头写公司全称。", "部门经理 approves it. 😀"),
+    ("一天补贴一百元, so one hundred; receipts are not asked for, but kept for five years.",
+     "Ten days a year, and 三天病假; no more than two weeks in a row, they say.", "写部门的全称,不写公司。",
+     "Nobody needs to approve it, 无需审批。"),
 )  # fmt: skip
 """What the base and its two adapters are taught to say to tiny_chat's questions: surely, so that rounding hides nothing."""
 
@@ -65,7 +69,7 @@ def base() -> Path:
     folder = write_base(home() / "base", size=128)
     model = load_model(folder, dtype="fp32")
     encoder = encoder_in(folder)
-    teach(model, dict(model.named_parameters()), encoder, BASE_ANSWERS, num_steps=60, lr=2e-3)
+    teach(model, dict(model.named_parameters()), encoder, BASE_ANSWERS, num_steps=90, lr=2e-3)
     save_model(model, home() / "taught", torch.bfloat16)
     for name in ("model.safetensors", "config.json"):
         shutil.copy(home() / "taught" / name, folder / name)
@@ -81,14 +85,15 @@ def encoder_in(folder: Path) -> Encoder:
 def tuned(seed: int) -> Any:
     """(NativeEngine, Contract) of the base with an adapter on it."""
     engine, contract = tuned_engine(base(), size=0.0, seed=seed, system=SYSTEM)
-    teach(engine.model, engine.adapter.parameters(), engine.encoder, ANSWERS[seed], num_steps=60, lr=1e-2)
+    teach(engine.model, engine.adapter.parameters(), engine.encoder, ANSWERS[seed], num_steps=90, lr=1e-2)
     return engine, contract
 
 
 def teach(
     model: Any, weights: Mapping[str, Tensor], encoder: Encoder, answers: Sequence[str], *, num_steps: int, lr: float
 ) -> None:
-    """By heart."""
+    """By heart. One thread: on busy cores more of them wait for each other."""
+    torch.set_num_threads(1)
     texts, supervised = [], []
     for question, answer in zip(QUESTIONS, answers, strict=True):
         sample = Conversation((Message("user", question), Message("assistant", answer)), Origin("kit", 1))
@@ -174,14 +179,17 @@ class Running:
     child: Child | None = None
 
     async def answer(self, lens: str, question: str, *, num_tokens: int = NUM_TOKENS, **more: Any) -> str:
-        """Greedy, through the chat door, under the trained system prompt."""
+        return (await self.said(lens, question, num_tokens=num_tokens, **more))[0]
+
+    async def said(self, lens: str, question: str, *, num_tokens: int = NUM_TOKENS, **more: Any) -> tuple[str, int]:
+        """(text, tokens): greedy, through the chat door, under the trained system prompt."""
         turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
         body = {"messages": turns, "temperature": 0.0, "max_tokens": num_tokens} | more
         asked = self.driver.address_body(body, self.names[lens])
         reply = await demand(
             self.address, endpoint(self.address, "/chat/completions"), self.secret, asked, timeout_s=60
         )
-        return reply["choices"][0]["message"]["content"]
+        return reply["choices"][0]["message"]["content"], reply["usage"]["completion_tokens"]
 
 
 @contextlib.asynccontextmanager
