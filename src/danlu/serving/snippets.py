@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from danlu.core.html import page, section, tag
 from danlu.core.messages import LANGUAGES, Language, say
 
-MODEL, KEY = "MODEL", "$DANLU_KEY"
+MODEL, KEY = "MODEL", "$OPENAI_API_KEY"
+"""The variable that OpenAI's own clients read."""
 _QUESTION: dict[Language, str] = {"en": "Hello", "zh": "你好"}
 
 
@@ -21,17 +22,15 @@ def snippets(url: str, model: str, language: Language, *, ca: str = "") -> list[
     ask = _QUESTION[language]
     trust = f" --cacert {ca}" if ca else ""
     body = f'{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "{ask}"}}]}}'
-    client = f'OpenAI(base_url="{url}/v1", api_key=os.environ["DANLU_KEY"]'
-    python = f"""import os
-from openai import OpenAI
+    python = f"""from openai import OpenAI
 
-client = {client})
+client = OpenAI(base_url="{url}/v1")  # reads OPENAI_API_KEY
 for piece in client.chat.completions.create(
     model="{model}", stream=True, messages=[{{"role": "user", "content": "{ask}"}}]
 ):
     print(piece.choices[0].delta.content or "", end="") if piece.choices else None"""
     return [
-        ("serve.snippet_key", "read -rs DANLU_KEY && export DANLU_KEY"),
+        ("serve.snippet_key", "read -rs OPENAI_API_KEY && export OPENAI_API_KEY"),
         ("serve.snippet_curl", _curl(f"{url}/v1/chat/completions", body, trust)),
         ("serve.snippet_python", (f"# export SSL_CERT_FILE={ca}\n" if ca else "") + python),
         ("serve.snippet_chat", f"danlu chat {url} --key-file key.txt"),

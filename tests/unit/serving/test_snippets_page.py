@@ -51,7 +51,7 @@ def test_in_a_browser(browser, stage):
 def test_what_is_copied_works(stage):
     """The curl line and the Python lines, as they stand there."""
     told = dict(snippets(f"http://127.0.0.1:{stage.port}", "law", "en"))
-    environment = {"DANLU_KEY": stage.key, "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+    environment = {"OPENAI_API_KEY": stage.key, "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
     done = subprocess.run(
         ["sh", "-c", told["serve.snippet_curl"]],
         capture_output=True,
