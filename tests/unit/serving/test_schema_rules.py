@@ -1,5 +1,7 @@
 """What may be asked: each field's range, what is ignored and said, what is refused and how it is named."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -224,3 +226,29 @@ def test_what_is_taken_is_what_is_documented(body: dict[str, Any]) -> None:
 
 def test_every_code_has_both_languages() -> None:
     assert set(load_room("gateway", "en")) == set(load_room("gateway", "zh"))
+
+
+PHRASES = {
+    "flag",
+    "whole",
+    "number",
+    "number_above",
+    "text",
+    "text_of",
+    "one_of",
+    "list",
+    "list_of",
+    "object",
+    "other_type",
+    "token_id",
+}
+"""Parts of `invalid_value`."""
+
+
+@pytest.mark.parametrize("page", ["api.md", "api.zh.md"])
+def test_the_page_names_every_field_and_every_code(page: str) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "serving" / page).read_text(encoding="utf-8")
+    told = set(re.findall(r"`(\w+)`", text))
+    for record in RECORDS.values():
+        assert {*record.fields, *record.ignored, *record.unsupported} <= told
+    assert {name.removesuffix("_near") for name in load_room("gateway", "en")} - PHRASES <= told
