@@ -1,0 +1,116 @@
+"""`danlu serve` over TLS in front of somebody else's engine: a new certificate and new settings without a stop, wrong
+ones without harm, and events to a webhook."""
+
+import asyncio
+import hashlib
+import http.client
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import time
+
+from test_bind_rules import make_certificate
+from test_webhooks_sent import Receiver
+
+from worker_kit import Engine
+
+
+def shown(port: int) -> str:
+    """The certificate that is shown, as its digest."""
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", port)))).hexdigest()
+
+
+def stored(path) -> str:
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(path.read_text())).hexdigest()
+
+
+def within(seconds, holds):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if found := holds():
+            return found
+        time.sleep(0.1)
+    return holds()
+
+
+def test_certificates_and_settings_change_without_a_stop(tmp_path):
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    engine = asyncio.run_coroutine_threadsafe(asyncio.start_server(Engine().serve, "127.0.0.1", 0), loop).result(5)
+    engine_port = engine.sockets[0].getsockname()[1]
+    receiver = Receiver()
+    cert, key = make_certificate(tmp_path)
+    (tmp_path / "hook.key").write_text("s3cret")
+    (tmp_path / "hook.key").chmod(0o600)
+    config = tmp_path / "serving.yaml"
+    chapter = {
+        "port": 0, "metrics_port": 0, "allow_unverified": True, "tls": {"cert": "cert.pem", "key": "key.pem"},
+        "models": {"big": {"target": f"http://127.0.0.1:{engine_port}/v1", "model": "qwen"}},
+        "webhooks": [{"url": receiver.url, "key_file": "hook.key", "private": True}],
+    }  # fmt: skip
+    config.write_text(json.dumps({"serving": chapter}))
+    command = [
+        sys.executable,
+        "-m",
+        "danlu",
+        "serve",
+        "--config",
+        str(config),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--first-key",
+        "--json",
+    ]
+    environment = os.environ | {"HOME": str(tmp_path)}
+    with (tmp_path / "err").open("wb") as errors:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment)
+    try:
+        told = json.loads(server.stdout.readline() or (tmp_path / "err").read_text())
+        port = int(told["url"].rpartition(":")[2])
+        assert told["url"].startswith("https://127.0.0.1:") and told["models"][0]["driver"] == "upstream"
+
+        def ask(**more):
+            context = ssl.create_default_context(cafile=cert)
+            connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
+            body = json.dumps({"model": "big", "messages": [{"role": "user", "content": "?"}]} | more)
+            connection.request(
+                "POST",
+                "/v1/chat/completions",
+                body,
+                {"Authorization": f"Bearer {told['first_key']}", "Content-Type": "application/json"},
+            )
+            reply = connection.getresponse()
+            return reply.status, json.loads(reply.read())
+
+        assert ask()[0] == 200 and ask(max_tokens=2000)[0] == 200
+        first = shown(port)
+        assert first == stored(cert)
+
+        # a renewed certificate and another cap: one SIGHUP
+        make_certificate(tmp_path)
+        config.write_text(json.dumps({"serving": chapter | {"caps": {"max_tokens": 1000}}}))
+        server.send_signal(signal.SIGHUP)
+        assert within(20, lambda: shown(port) == stored(cert) != first)
+        log = tmp_path / "runs" / "serving" / "logs" / "requests-w0.jsonl"
+        assert within(20, lambda: '"ended"' in log.read_text())  # until then the old worker may still take some
+        assert ask(max_tokens=2000)[0] == 400 and ask()[0] == 200
+
+        # a wrong one changes nothing, and says so
+        config.write_text(json.dumps({"serving": chapter | {"caps": {"max_tokens": -1}}}))
+        server.send_signal(signal.SIGHUP)
+        log = tmp_path / "runs" / "serving" / "logs" / "server.jsonl"
+        assert within(10, lambda: '"refused"' in log.read_text())
+        assert "max_tokens" in log.read_text() and ask()[0] == 200
+
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0, (tmp_path / "err").read_text()[-2000:]
+    finally:
+        server.kill()
+        loop.call_soon_threadsafe(engine.close)
+    events = [json.loads(body)["event"] for _, _, body, _ in receiver.got]
+    assert {"serving.opened", "serving.reloaded", "serving.refused"} <= set(events)
+    assert "Traceback" not in (tmp_path / "err").read_text()
