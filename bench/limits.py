@@ -11,7 +11,7 @@ What is held to account afterwards, from the journals and the engine's own books
     concurrency  at no moment more than the limit, from a request's first line in the journal to its last
     quota        what the month's rows come to stays within it
     tokens       what the journals settled is what the engine says it computed, answer by answer; of a stream that was
-                 aborted the engine may have computed on until it saw that nobody listens
+                 aborted the engine computes on until it sees that nobody listens, so there it is no more than that
     books        every answer has its row, every chain verifies
 
 The engine is a raw server that makes a token each 10 ms and tells its usage in every event, as vLLM and ours do. Token
@@ -350,15 +350,19 @@ def most_at_once(rows: list[dict[str, Any]]) -> int:
     return most
 
 
+_APART = ("answers", "settled", "computed", "charged_too_much", "most_apart")
+
+
 def tokens_of(rows: dict[str, dict[str, Any]], engine: list[dict[str, Any]]) -> dict[str, Any]:
-    """By outcome: answers, what was settled and what the engine computed, and how far one answer is off."""
+    """By outcome: answers, tokens settled and computed, answers that were charged more, and how far one is off."""
     computed = {one["id"]: one["prompt"] + one["answer"] for one in engine}
-    found: dict[str, dict[str, int]] = defaultdict(lambda: {"answers": 0, "settled": 0, "computed": 0, "most_apart": 0})
+    found: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(_APART, 0))
     for id, row in rows.items():
         one, settled = found[row["outcome"]], row["prompt_tokens"] + row["answer_tokens"]
         one["answers"] += 1
         one["settled"] += settled
         one["computed"] += computed.get(id, 0)
+        one["charged_too_much"] += settled > computed.get(id, 0)
         one["most_apart"] = max(one["most_apart"], abs(settled - computed.get(id, 0)))
     return dict(found)
 

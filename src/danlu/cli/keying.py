@@ -118,8 +118,8 @@ def rotate(named: str, overlap: str, place: Place, voice: Voice, *, reason: str)
     with place.book() as book:
         key, credential = book.rotate(named, now=now, overlap_s=overlap_s)
     place.note("rotated", key, reason)
-    _show_secret(key, credential, voice)
     voice.say(say("keys.overlap", until=_shown(now + overlap_s)))
+    _show_secret(key, credential, voice)
 
 
 def revoke(named: str, place: Place, voice: Voice, *, reason: str) -> None:
