@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -106,10 +106,6 @@ class Pool:
     def adapters(self) -> list[str]:
         return [name for name, glass in self.lenses.items() if not glass.lens.is_base]
 
-    @property
-    def is_started(self) -> bool:
-        return bool(self.seats)
-
     def replicas(self) -> list[Replica]:
         return [
             Replica(
@@ -121,24 +117,26 @@ class Pool:
 
     # ---- from nothing to answering, and back
 
-    async def start(self, glass: Loadable | None = None) -> None:
-        """All replicas, answering; with `glass` where it is the model itself. EngineError when one does not start: then
-        none is left running."""
-        fresh = [self._seat() for _ in range(self.plan.num_replicas)]
-        if glass is not None and glass.lens.is_base:
-            self.lenses[glass.lens.name] = glass
+    async def start(self, glasses: Sequence[Loadable]) -> None:
+        """All replicas, answering for all of these. EngineError when anything is wrong: then none is left running."""
+        adapters = [glass for glass in glasses if not glass.lens.is_base]
+        if len(adapters) > self.plan.spec.max_adapters:
+            used = ", ".join(glass.lens.name for glass in adapters)
+            raise EngineError("rollout.full", where=self.plan.name, most=self.plan.spec.max_adapters, used=used)
+        later = adapters if self.driver.can.loads_adapters else []
+        self.lenses = {glass.lens.name: glass for glass in glasses if glass not in later}
+        self.seats = [self._seat() for _ in range(self.plan.num_replicas)]
         try:
-            await _all([self._raise(seat) for seat in fresh])
-            self.seats = fresh
-            if glass is not None and glass.lens.is_base:
-                await self._check_everywhere(glass, fresh)
+            await _all([self._raise(seat) for seat in self.seats])
+            for glass in list(self.lenses.values()):
+                await self._check_everywhere(glass, self.seats)
+            for seat in self.seats:
+                seat.state = "ready"  # nobody waited for it: no event
+            for glass in later:
+                await self._load_running(glass)
         except BaseException:
-            self.lenses.clear()
-            self.seats = []
-            await _all([self._end(seat) for seat in fresh])
+            await self.stop()
             raise
-        for seat in fresh:
-            seat.state = "ready"  # nobody waited for it: no event
         self._changed()
 
     async def stop(self) -> None:

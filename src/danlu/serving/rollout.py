@@ -59,6 +59,8 @@ class Served:
     target: str
     origin: str
     """Digest that `target` meant when it was last looked up: by it a start knows whether changes by hand still hold."""
+    offered: str
+    """The lens that it meant."""
     lenses: Weights
     created: int
     before: list[Weights] = field(default_factory=list)
@@ -122,6 +124,12 @@ class Rollout:
         async with self._turn:
             for offer in offers:
                 await self._open(offer, kept.get(offer.model))
+            try:
+                await self._start_pools()
+            except DanluError as error:
+                if not self._forget_changes(error):
+                    raise
+                await self._start_pools()
             self._is_open = True
             self._publish()
         self._keep()
@@ -260,7 +268,7 @@ class Rollout:
             facts["late"] = [post.name for post in self.line.posts.values() if post.board < number]
 
     async def _open(self, offer: Offer, kept: Mapping[str, Any] | None) -> None:
-        """As it was left by hand, if what it was offered as still means the same; else as offered."""
+        """As it was left by hand, if what it was offered as still means the same; else as offered. Loads nothing."""
         if offer.url is not None:
             glass = await asyncio.to_thread(open_url, offer.model, offer.url, offer.artifact)
             self.glasses[glass.lens.name] = glass
@@ -268,22 +276,40 @@ class Rollout:
             glass = await self._looked(offer.target)
         served = self._serve(offer.model, offer.target, glass)
         self.models[offer.model] = served
-        if kept is not None and (kept["target"], kept["origin"]) == (served.target, served.origin):
-            self.targets |= kept["targets"]
-            try:
-                for name, _ in kept["lenses"]:
-                    await self._ready(name)
-            except DanluError as error:  # it has been removed since
-                served.problem = told(error)
-            else:
-                served.lenses = _weights(kept["lenses"])
-                served.before = [_weights(way) for way in kept["before"]]
-                return
-        await self._load(glass)
+        if kept is None or (kept["target"], kept["origin"]) != (served.target, served.origin):
+            return
+        self.targets |= kept["targets"]
+        try:
+            for name, _ in kept["lenses"]:
+                if name not in self.glasses:
+                    await self._looked(name)
+        except DanluError as error:  # it has been removed since
+            served.problem = told(error)
+        else:
+            served.lenses = _weights(kept["lenses"])
+            served.before = [_weights(way) for way in kept["before"]]
+
+    async def _start_pools(self) -> None:
+        """Each with all of its lenses: engines that take them at their start only are started once."""
+        wanted = {name: self.glasses[name] for served in self.models.values() for name, _ in served.lenses}
+        for plan in {glass.pool.name: glass.pool for glass in wanted.values()}.values():
+            if plan.name not in self.pools:
+                pool = self._pool(plan)
+                await pool.start([glass for glass in wanted.values() if glass.pool.name == plan.name])
+                self.pools[plan.name] = pool
+        for glass in wanted.values():
+            await self._load(glass)
+
+    def _forget_changes(self, error: DanluError) -> bool:
+        """What was changed by hand does not start: as offered, then. False where nothing was changed."""
+        changed = [served for served in self.models.values() if served.lenses != ((served.offered, 1.0),)]
+        for served in changed:
+            served.lenses, served.before, served.problem = ((served.offered, 1.0),), [], told(error)
+        return bool(changed)
 
     def _serve(self, model: str, target: str, glass: Glass) -> Served:
         origin = glass.manifest.digest if glass.manifest is not None else glass.lens.name
-        return Served(model, target, origin, ((glass.lens.name, 1.0),), int(time.time()))
+        return Served(model, target, origin, glass.lens.name, ((glass.lens.name, 1.0),), int(time.time()))
 
     async def _ready(self, target: str) -> Glass:
         """What `target` means: looked at, loaded and checked on every replica."""
@@ -323,7 +349,7 @@ class Rollout:
         pool = self.pools.get(glass.lens.pool)
         if pool is None:
             pool = self._pool(glass.pool)
-            await pool.start(glass)
+            await pool.start([glass])
             self.pools[glass.pool.name] = pool
         if glass.lens.name in pool.lenses:
             return

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from danlu.data.tokenizer import Tokenizer
 from danlu.model.shards import digest_folder
 from danlu.run.artifact import Canary, Manifest
 from danlu.run.registry import Registry, Version
+from danlu.serving.drivers import DRIVERS
 from danlu.serving.drivers.driver import EngineSpec
+from danlu.serving.drivers.native import NativeDriver
 from danlu.serving.lenses import is_adapter
 from danlu.serving.pools import PoolPlan
 from danlu.serving.processes import Patience
@@ -122,6 +125,18 @@ def plan_for(
         return PoolPlan(name, "native", EngineSpec(folder, python=python), num_replicas=num_replicas)
 
     return pool_for
+
+
+class FixedDriver(NativeDriver):
+    """Of engines that take adapters at their start only, as llama.cpp does."""
+
+    name = "fixed"
+    can = replace(NativeDriver.can, loads_adapters=False)
+
+
+def fixed(pool_for: Callable[[Path, Manifest], PoolPlan]) -> Callable[[Path, Manifest], PoolPlan]:
+    DRIVERS.places.setdefault("fixed", "lens_kit:FixedDriver")
+    return lambda folder, manifest: replace(pool_for(folder, manifest), driver="fixed")
 
 
 def register(runs: Path, artifact: Path) -> Version:

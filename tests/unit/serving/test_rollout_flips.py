@@ -12,6 +12,7 @@ import pytest
 from lens_kit import (
     QUICK,
     ask,
+    fixed,
     habits,
     lens_of,
     make_adapter,
@@ -40,11 +41,14 @@ QUESTION = Ask("c", "chat", "law", {"messages": [{"role": "user", "content": "he
 class House:
     """A rollout with engines and one worker's router, as the server puts them together."""
 
-    def __init__(self, runs: Path, base: Path, num_replicas: int, max_adapters: int, drain_s: float) -> None:
+    def __init__(
+        self, runs: Path, base: Path, num_replicas: int, max_adapters: int, drain_s: float, is_fixed: bool
+    ) -> None:
         self.base, self.home = base, runs / "serving"
         self.line = Line(self.home / "line.sock")
         self.router = Router()
         plan = plan_for(base, stub_python(base), num_replicas=num_replicas, max_adapters=max_adapters)
+        plan = fixed(plan) if is_fixed else plan
 
         async def check(seat: Any, driver: Any, glass: Any) -> str:
             found = await check_engine(
@@ -53,7 +57,7 @@ class House:
             return found.level
 
         self.rollout = Rollout(
-            self.home, runs, self.line, pool_for=plan, check=check, drain_s=drain_s, answer_s=2.0, patience=QUICK
+            self.home, runs, self.line, pool_for=plan, check=check, drain_s=drain_s, answer_s=20.0, patience=QUICK
         )
 
     async def said(self, model: str = "law") -> tuple[str, str]:
@@ -77,8 +81,8 @@ def run(tmp_path: Path, base: Path) -> Callable[..., None]:
     """Tell a story in a house that serves `offers`."""
 
     @asynccontextmanager
-    async def house(offers: tuple[Offer, ...], num_replicas: int, max_adapters: int, drain_s: float) -> Any:
-        built = House(tmp_path, base, num_replicas, max_adapters, drain_s)
+    async def house(offers: tuple[Offer, ...], *about: Any) -> Any:
+        built = House(tmp_path, base, *about)
         await built.line.open()
         worker = asyncio.create_task(WorkerLine(built.line.path, built.router, "w0").run())
         await built.line.expect("w0")
@@ -91,9 +95,16 @@ def run(tmp_path: Path, base: Path) -> Callable[..., None]:
             await built.rollout.close()
             await built.line.close()
 
-    def tell(story: Story, *offers: Offer, num_replicas: int = 2, max_adapters: int = 3, drain_s: float = 2.0) -> None:
+    def tell(
+        story: Story,
+        *offers: Offer,
+        num_replicas: int = 2,
+        max_adapters: int = 3,
+        drain_s: float = 2.0,
+        is_fixed: bool = False,
+    ) -> None:
         async def whole() -> None:
-            async with asyncio.timeout(60), house(offers, num_replicas, max_adapters, drain_s) as built:
+            async with asyncio.timeout(60), house(offers, num_replicas, max_adapters, drain_s, is_fixed) as built:
                 await story(built)
 
         asyncio.run(whole())
@@ -323,6 +334,43 @@ def test_an_engine_that_was_killed_comes_back_with_its_lenses(
             assert (await ask(lease.address, lease.body, lease.secret)).split()[0] == mark_of(second)
 
     run(story, Offer("law", str(first)))
+
+
+@pytest.mark.parametrize("is_bad", [False, True])
+def test_engines_that_load_nothing_are_replaced_one_by_one(
+    tmp_path: Path, base: Path, run: Callable[..., None], is_bad: bool
+) -> None:
+    first, second = make_adapter(tmp_path / "a", base), make_adapter(tmp_path / "b", base, seed=1)
+
+    async def story(house: House) -> None:
+        rollout = house.rollout
+        pool = rollout.pools["tiny"]
+        leases = [house.router.lease("law", QUESTION) for _ in range(2)]
+        old = {seat.name for seat in pool.seats}
+        habits(base, sings_wrong=is_bad)
+        if is_bad:
+            with pytest.raises(DanluError):
+                await rollout.flip("law", str(second))
+            assert {seat.name for seat in pool.seats} == old and lens_of(second) not in pool.lenses
+            assert (await house.said())[1] == mark_of(first)
+            return
+        await rollout.flip("law", str(second))
+        assert (await house.said())[1] == mark_of(second)
+        for lease in leases:
+            assert (await ask(lease.address, lease.body, lease.secret)).split()[0] == mark_of(first), "there to its end"
+            lease.release("done")
+        await until(lambda: old.isdisjoint(seat.name for seat in pool.seats))
+        assert len(pool.seats) == 2 and {seat.state for seat in pool.seats} == {"ready"}
+        await rollout.back("law")  # the fresh ones have both
+        assert (await house.said())[1] == mark_of(first) and len(pool.seats) == 2
+        child = pool.seats[0].child
+        assert child is not None
+        await child.kill()
+        await until(lambda: pool.seats[0].state == "down")
+        await until(lambda: pool.seats[0].state == "ready")
+        assert set(pool.seats[0].loaded) == {lens_of(first), lens_of(second)}
+
+    run(story, Offer("law", str(first)), is_fixed=True)
 
 
 def test_a_damaged_offer_is_no_start(tmp_path: Path, base: Path, run: Callable[..., None]) -> None:
