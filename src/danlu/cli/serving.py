@@ -43,6 +43,7 @@ def serve(words: Sequence[str], runs: Path, voice: Voice, *, config: Path | None
         if dry:
             return
         screen = _Screen(serving, voice)
+        voice.progress.note(say("serve.starting"))
         reread = None if source is None else lambda: _section(source, targets, overrides, runs)
         asyncio.run(run_server(serving, reread=reread, on_event=screen.told))
         voice.say(say("serve.ended"))
@@ -81,7 +82,7 @@ def _section(source: Path | None, targets: Sequence[str], overrides: Sequence[st
 
 def _show(serving: Serving, voice: Voice) -> None:
     columns = [say(f"serve.col_{part}") for part in ("model", "digest", "kind", "target", "engine", "why")]
-    rows = [(each.model, each.digest, each.kind, each.target, each.driver, each.why) for each in serving.models]
+    rows = [(each.model, each.digest, each.kind, _near(each.target), each.driver, each.why) for each in serving.models]
     voice.table(columns, rows)
     for choice in serving.choices:
         others = [row for row in choice.rows() if row[0] != choice.plan.driver]
@@ -91,6 +92,12 @@ def _show(serving: Serving, voice: Voice) -> None:
         voice.say(say("serve.others", pool=choice.plan.name, others=told), "dim")
     for note in serving.notes:
         voice.say(note, "yellow")
+
+
+def _near(target: str) -> str:
+    """A path as seen from here, where that is shorter."""
+    path = Path(target)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else target
 
 
 class _Screen:

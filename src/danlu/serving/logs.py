@@ -97,6 +97,8 @@ class RequestLog:
 def line_of(when: float, what: Tally | dict[str, Any]) -> bytes:
     """Its JSON, with a line end that is the only one."""
     facts = {name: getattr(what, name) for name in _FIELDS} if isinstance(what, Tally) else what
+    if isinstance(what, Tally) and not what.lens and what.status < 400:
+        facts["outcome"] = ""  # a list of models, feedback: nothing was asked of an engine, and nothing refused
     clean = {name: _short(value) for name, value in facts.items()}
     stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(when))}.{int(when * 1000) % 1000:03d}Z"
     return orjson.dumps({"time": stamp, **clean}, default=str, option=orjson.OPT_APPEND_NEWLINE)

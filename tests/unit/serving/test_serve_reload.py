@@ -43,7 +43,7 @@ def test_certificates_and_settings_change_without_a_stop(tmp_path):
     engine = asyncio.run_coroutine_threadsafe(asyncio.start_server(Engine().serve, "127.0.0.1", 0), loop).result(5)
     engine_port = engine.sockets[0].getsockname()[1]
     receiver = Receiver()
-    cert, key = make_certificate(tmp_path)
+    cert, _ = make_certificate(tmp_path)
     (tmp_path / "hook.key").write_text("s3cret")
     (tmp_path / "hook.key").chmod(0o600)
     config = tmp_path / "serving.yaml"
