@@ -19,6 +19,7 @@ from danlu.exports.oracle import Transformers
 from danlu.model.build import load_model
 from danlu.serving.contract import check_engine
 from danlu.serving.drivers.driver import EngineSpec
+from danlu.serving.processes import Patience
 
 SEEDS = {"one@1": 0, "two@1": 1}
 LENSES = ("", *SEEDS)
@@ -81,7 +82,8 @@ async def through(name: str, folder: Path, *, vllm: str = "") -> Found:
     """Start the engine, load the adapters, pass the door with each, then ask all at once."""
     driver, spec, later = spec_for(name, folder, vllm=vllm)
     found = Found({})
-    async with kit.running(driver, spec, folder / name) as engine:
+    patience = Patience(ready_s=400 if driver == "vllm" else 90, ask_every_s=0.3, term_s=20)
+    async with kit.running(driver, spec, folder / name, patience=patience) as engine:
         for lens, place in later.items():
             engine.names[lens] = await engine.driver.load(engine.address, engine.secret, lens, place)
         for lens, seed in SEEDS.items():

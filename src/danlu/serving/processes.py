@@ -182,7 +182,7 @@ class Child:
             )  # fmt: skip
         except OSError as fault:  # no such program
             os.write(descriptor, f"{self.command.argv[0]}: {fault}\n".encode())
-            self._process = None
+            self._last_end = str(fault)
             return
         finally:
             os.close(descriptor)
@@ -198,7 +198,7 @@ class Child:
             if await self._answers():
                 return True
             if time.monotonic() > deadline:
-                self._last_end = f"no answer within {self._patience.ready_s:g} s"
+                self._last_end = f"no answer within {self._patience.ready_s:g} s: {_last_words(self.log)}"
                 return False
             await self._nap(pause)
             pause = min(pause * 1.5, 0.5)
@@ -258,7 +258,6 @@ class Child:
     async def _reap(self) -> None:
         """Nothing of its session is left afterwards."""
         if self._process is None:
-            self._last_end = _last_words(self.log)
             return
         code = self._process.returncode
         _signal_session(self._process.pid, signal.SIGKILL)
@@ -268,6 +267,7 @@ class Child:
             self._last_end = f"{how}: {_last_words(self.log)}"
         if self._process.stdin is not None:
             self._process.stdin.close()
+        self._process = None
 
     def _become(self, state: State) -> None:
         if self._ending.is_set() and state not in ("stopping", "stopped"):

@@ -108,6 +108,18 @@ def test_a_first_start_that_fails_tells_its_last_words(tmp_path) -> None:
     asyncio.run(story())
 
 
+def test_one_that_never_answers_is_told_so(tmp_path) -> None:
+    async def story() -> None:
+        child = child_of(
+            tmp_path, "import time; print('loading', flush=True); time.sleep(60)", patience=Patience(ready_s=0.5)
+        )
+        with pytest.raises(EngineError, match=r"no answer within 0\.5 s: loading"):
+            await child.start()
+        assert child.pid == 0 and child.state == "failed"
+
+    asyncio.run(story())
+
+
 def test_a_program_that_is_not_there(tmp_path) -> None:
     async def story() -> None:
         command = Command(["/no/such/program"], {}, "unix:none", "s")
