@@ -106,6 +106,26 @@ def test_a_scale_of_eight_bits_that_was_changed_is_caught(name: str, tuned, tmp_
 
 
 @pytest.mark.parametrize("name", SCHEMES)
+def test_a_last_place_that_flips_a_code_is_noise_and_other_angles_are_not(name: str, tuned, tmp_path: Path) -> None:
+    """Pain: right files of a real model were refused, for two right programs round other inputs to other codes."""
+    subject = subject_of(tuned)
+    EXPORTS.load("vllm")(quantize=name).write(subject, tmp_path)  # type: ignore[call-arg]
+    merged = merged_model(subject, where="test")
+
+    def asked() -> dict[str, Any]:
+        return {check.name: check for check in prove_compressed(subject, tmp_path, merged, SCHEMES[name])[0]}
+
+    right = asked()
+    numbers = right["transformers_logits"].numbers
+    assert right["transformers_logits"].verdict == "pass"
+    assert numbers["floor_mean_kl"] > 0.05 * right["rounding_logits"].numbers["mean_kl"], "what rounding inputs does"
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 100.0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert asked()["transformers_logits"].verdict == "fail"
+
+
+@pytest.mark.parametrize("name", SCHEMES)
 def test_codes_are_the_nearest_that_a_row_can_hold(name: str) -> None:
     scheme, weight = SCHEMES[name], torch.randn(16, 64, generator=torch.Generator().manual_seed(1))
     weight[3] = 0
