@@ -30,8 +30,13 @@ TAKES = {
 }  # fmt: skip
 """Kinds of artefacts that each driver serves."""
 PREFERRED = {"cuda": ("vllm", "sglang", "native", "llamacpp"), "cpu": ("llamacpp", "native", "vllm", "sglang")}
-READERS = {"native": "danlu", "llamacpp": "llamacpp", "vllm": "transformers", "sglang": "transformers"}
-"""Whose reading, in an artefact's proof, is nearest to what the engine will do."""
+PROOFS = {
+    "native": {"danlu_logits": "danlu", "merged_logits": "danlu", "adapter_logits": "danlu"},
+    "llamacpp": {"llamacpp_logits": "llama.cpp"},
+    "vllm": {"vllm_logits": "vLLM", "transformers_logits": "transformers", "peft_logits": "PEFT"},
+    "sglang": {"transformers_logits": "transformers", "peft_logits": "PEFT"},
+}  # fmt: skip
+"""Checks of an artefact's proof whose reading is that of the engine, or nearest to it: check to who read."""
 NEEDS = {"native": "torch", "llamacpp": "xllamacpp"}
 EXTRAS = {"native": "train", "llamacpp": "export"}
 DEFAULT_ADAPTERS, DEFAULT_RANK = 8, 32
@@ -180,8 +185,9 @@ def judge(driver: str, group: Sequence[Offered], machine: Machine) -> Verdict:
     if shut:
         return Verdict(driver, False, (), tuple(cons))
     pros = [say(f"drivers.pro_{driver}")]
-    if all(_is_proven(driver, each.manifest) for each in group):
-        pros.append(say("drivers.pro_proven", reader=READERS[driver]))
+    readers = [_reader(driver, each.manifest) for each in group]
+    if all(readers):
+        pros.append(say("drivers.pro_proven", reader=", ".join(dict.fromkeys(readers))))
     if driver == "llamacpp" and any(each.is_adapter for each in group):
         cons.append(say("drivers.con_fixed"))
     if driver == "vllm" and machine.device == "cpu":
@@ -209,10 +215,10 @@ def _shut_out(driver: str, each: Offered) -> list[str]:
     return found
 
 
-def _is_proven(driver: str, manifest: Manifest) -> bool:
-    name = f"{READERS[driver]}_logits"
-    names = {name, "peft_logits"} if READERS[driver] == "transformers" else {name}
-    return any(check["name"] in names and check["verdict"] == "pass" for check in manifest.parity["checks"])
+def _reader(driver: str, manifest: Manifest) -> str:
+    """Who proved the artefact's logits, of those that read as this engine does; "" where nobody did."""
+    passed = {check["name"] for check in manifest.parity["checks"] if check["verdict"] == "pass"}
+    return next((reader for check, reader in PROOFS[driver].items() if check in passed), "")
 
 
 def rank_of(each: Offered) -> int:
