@@ -13,31 +13,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import DanluError, EngineError
-from danlu.core.files import read_json, write_json
-from danlu.run.artifact import NAME as MANIFEST
 from danlu.run.artifact import Manifest
 from danlu.run.audit import NAME as AUDIT_LOG
 from danlu.run.audit import AuditLog
 from danlu.run.registry import Registry
 from danlu.serving.board import EMPTY, Board, Model
-from danlu.serving.lenses import Glass, open_glass, open_url
+from danlu.serving.cabinet import Cabinet
+from danlu.serving.lenses import Glass
 from danlu.serving.line import Line
 from danlu.serving.pools import Check, Pool, PoolPlan, Seat, told
 from danlu.serving.processes import Patience
+from danlu.serving.served import Served, Use, check_shares, keep, read_kept
 
-KEPT = "rollout.json"
 AGREE_S = 10.0
 """So long workers have to take a board; one that hangs does not keep the others from going on."""
-WAYS_BACK = 16
-Weights = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,35 +45,6 @@ class Offer:
     target: str
     url: PoolPlan | None = None
     artifact: Path | None = None
-
-
-@dataclass(slots=True)
-class Served:
-    """A model as it stands, and the ways back."""
-
-    name: str
-    target: str
-    origin: str
-    """Digest that `target` meant when it was last looked up: by it a start knows whether changes by hand still hold."""
-    offered: str
-    """The lens that it meant."""
-    lenses: Weights
-    created: int
-    before: list[Weights] = field(default_factory=list)
-    problem: str = ""
-    """Of the last change that failed; empty after one that did not."""
-
-    @property
-    def follows(self) -> str:
-        return self.target if "@" in self.target else ""
-
-
-@dataclass(slots=True)
-class Use:
-    """How much a lens has been asked."""
-
-    num_leased: int = 0
-    last: float = 0.0
 
 
 class Rollout:
@@ -99,16 +66,12 @@ class Rollout:
     ) -> None:
         """`drain_s`: so long a change waits for answers of a lens that shall make room; `answer_s`: so long an engine
         that was replaced may finish its answers, while everything else goes on."""
-        self.home, self.registry, self.line = home, Registry(runs), line
+        self.home, self.cabinet, self.line = home, Cabinet(Registry(runs), pool_for), line
         self.models: dict[str, Served] = {}
         self.pools: dict[str, Pool] = {}
-        self.glasses: dict[str, Glass] = {}
-        """Every lens that was ever looked at here, loaded or not."""
         self.uses: dict[str, Use] = {}
-        self.targets: dict[str, str] = {}
-        """Lens to where it was found: a label of the registry, or a folder."""
         self.drain_s, self.answer_s = drain_s, answer_s
-        self._pool_for, self._check, self._patience, self._on_seat = pool_for, check, patience, on_seat
+        self._check, self._patience, self._on_seat = check, patience, on_seat
         self._on_event = on_event
         self._audit = AuditLog(runs / AUDIT_LOG)
         self._turn = asyncio.Lock()
@@ -120,7 +83,7 @@ class Rollout:
 
     async def open(self, offers: Sequence[Offer]) -> None:
         """The first board. A DanluError of any offer ends it: a server that starts serves all it was told to."""
-        kept = _kept(self.home / KEPT)
+        kept = read_kept(self.home)
         async with self._turn:
             for offer in offers:
                 await self._open(offer, kept.get(offer.model))
@@ -161,16 +124,15 @@ class Rollout:
     ) -> dict[str, Any]:
         """Let several versions answer, each its share. Shares are of one: 0.9 and 0.1."""
         served = self._served(model)
-        _check_shares(model, shares)
+        check_shares(model, shares)
         async with self._change(deed, model, {"target": dict(shares)}, reason) as facts:
             found = [(await self._ready(self._whole(served, target)), share) for target, share in shares.items()]
             lenses: dict[str, float] = {}
             for glass, share in found:  # two words for one version
                 lenses[glass.lens.name] = lenses.get(glass.lens.name, 0.0) + share
             facts |= {"from": dict(served.lenses), "to": lenses}
-            if tuple(lenses.items()) != served.lenses:
-                served.before = [*served.before, served.lenses][-WAYS_BACK:]
-            await self._point(served, tuple(lenses.items()), facts)
+            served.turn_to(tuple(lenses.items()))
+            await self._settle(facts)
         return facts
 
     async def back(self, model: str, *, reason: str = "") -> dict[str, Any]:
@@ -183,8 +145,8 @@ class Rollout:
             for name, _ in lenses:
                 await self._ready(name)
             facts |= {"from": dict(served.lenses), "to": dict(lenses)}
-            served.before = served.before[:-1]
-            await self._point(served, lenses, facts)
+            served.lenses, served.before = lenses, served.before[:-1]
+            await self._settle(facts)
         return facts
 
     async def drop(self, name: str, *, reason: str = "") -> dict[str, Any]:
@@ -193,7 +155,7 @@ class Rollout:
             if name in self.models:
                 del self.models[name]
                 await self._agree(facts)
-            elif name in self.glasses and (pool := self._pool_with(name)) is not None:
+            elif name in self.cabinet and (pool := self._pool_with(name)) is not None:
                 if used := [served.name for served in self.models.values() if name in dict(served.lenses)]:
                     raise EngineError("rollout.in_use", where=name, given=name, models=", ".join(used))
                 await self._let_go(pool, name)
@@ -209,7 +171,7 @@ class Rollout:
         and is tried again when the registry says something else, or by hand."""
         for served in [served for served in self.models.values() if served.follows]:
             try:
-                version = await asyncio.to_thread(self.registry.resolve, served.follows)
+                version = await asyncio.to_thread(self.cabinet.registry.resolve, served.follows)
                 if version.digest == served.origin:
                     continue
                 served.origin = version.digest
@@ -255,9 +217,8 @@ class Rollout:
             await self._write(f"serving.{deed}", facts, reason)
             self._on_event("changed", {"deed": deed} | facts)
 
-    async def _point(self, served: Served, lenses: Weights, facts: dict[str, Any]) -> None:
-        """The flip itself."""
-        served.lenses = lenses
+    async def _settle(self, facts: dict[str, Any]) -> None:
+        """The flip itself, and what nobody needs any more."""
         await self._agree(facts)
         self._close_unused()
 
@@ -270,28 +231,27 @@ class Rollout:
     async def _open(self, offer: Offer, kept: Mapping[str, Any] | None) -> None:
         """As it was left by hand, if what it was offered as still means the same; else as offered. Loads nothing."""
         if offer.url is not None:
-            glass = await asyncio.to_thread(open_url, offer.model, offer.url, offer.artifact)
-            self.glasses[glass.lens.name] = glass
+            glass = await self.cabinet.look_behind(offer.model, offer.url, offer.artifact)
+            self.uses.setdefault(glass.lens.name, Use())
         else:
             glass = await self._looked(offer.target)
         served = self._serve(offer.model, offer.target, glass)
         self.models[offer.model] = served
         if kept is None or (kept["target"], kept["origin"]) != (served.target, served.origin):
             return
-        self.targets |= kept["targets"]
+        self.cabinet.know(kept["places"])
         try:
             for name, _ in kept["lenses"]:
-                if name not in self.glasses:
+                if name not in self.cabinet:
                     await self._looked(name)
         except DanluError as error:  # it has been removed since
             served.problem = told(error)
         else:
-            served.lenses = _weights(kept["lenses"])
-            served.before = [_weights(way) for way in kept["before"]]
+            served.restore(kept)
 
     async def _start_pools(self) -> None:
         """Each with all of its lenses: engines that take them at their start only are started once."""
-        wanted = {name: self.glasses[name] for served in self.models.values() for name, _ in served.lenses}
+        wanted = {name: self.cabinet[name] for served in self.models.values() for name, _ in served.lenses}
         for plan in {glass.pool.name: glass.pool for glass in wanted.values()}.values():
             if plan.name not in self.pools:
                 pool = self._pool(plan)
@@ -318,30 +278,16 @@ class Rollout:
         return glass
 
     async def _looked(self, target: str) -> Glass:
-        """A lens that is loaded needs no second look; one that is not is read again, whatever it was before."""
-        if target in self.loaded():
-            return self.glasses[target]
-        glass = await asyncio.to_thread(self._look, self.targets.get(target, target))
-        name = glass.lens.name
-        if target in self.targets and name != target:
-            raise EngineError("rollout.changed", where=self.targets[target], given=name, expected=target)
-        self.glasses[name] = glass if name not in self.loaded() else self.glasses[name]
-        self.targets[name] = glass.lens.label or str(glass.folder)
-        self.uses.setdefault(name, Use())
-        return self.glasses[name]
-
-    def _look(self, target: str) -> Glass:
-        """Runs in a thread: every byte is read."""
-        if (Path(target) / MANIFEST).is_file():
-            return open_glass(Path(target).resolve(), self._pool_for)
-        version = self.registry.resolve(target)
-        return open_glass(self.registry.open(version).resolve(), self._pool_for, label=version.label)
+        """A lens that is loaded needs no second look."""
+        glass = self.cabinet[target] if target in self.loaded() else await self.cabinet.look(target)
+        self.uses.setdefault(glass.lens.name, Use())
+        return glass
 
     def _whole(self, served: Served, target: str) -> str:
         """`3` of a model that comes from the registry is `law:3`; anything else is what it says."""
         if not target.isdecimal():
             return target
-        labels = [self.glasses[name].lens.label for name, _ in served.lenses]
+        labels = [self.cabinet.label(name) for name, _ in served.lenses]
         name = next((label.partition(":")[0] for label in labels if label), served.target.partition("@")[0])
         return f"{name}:{target}"
 
@@ -386,7 +332,7 @@ class Rollout:
 
     def _close_unused(self) -> None:
         """Pools of whole models that nothing points at hold memory for nothing: they end with their last answers."""
-        used = {self.glasses[name].lens.pool for served in self.models.values() for name, _ in served.lenses}
+        used = {self.cabinet[name].lens.pool for served in self.models.values() for name, _ in served.lenses}
         for name, pool in list(self.pools.items()):
             if name not in used and any(glass.lens.is_base for glass in pool.lenses.values()):
                 del self.pools[name]
@@ -412,7 +358,7 @@ class Rollout:
         fresh = Board(
             number=self.board.number,
             models=tuple(Model(s.name, s.lenses, s.created) for s in self.models.values()),
-            lenses=tuple(self.glasses[name].lens for pool in pools for name in pool.lenses),
+            lenses=tuple(self.cabinet[name].lens for pool in pools for name in pool.lenses),
             replicas=tuple(replica for pool in pools for replica in pool.replicas()),
         )
         if fresh != self.board or not fresh.number:
@@ -437,30 +383,4 @@ class Rollout:
         await asyncio.to_thread(self._audit.append, action, dict(facts), reason=reason)
 
     def _keep(self) -> None:
-        """For the next start."""
-        value = {
-            served.name: {
-                "target": served.target, "origin": served.origin, "lenses": served.lenses, "before": served.before,
-                "targets": {
-                    name: self.targets[name]
-                    for way in (served.lenses, *served.before) for name, _ in way if name in self.targets
-                },
-            }
-            for served in self.models.values()
-        }  # fmt: skip
-        write_json(self.home / KEPT, value)
-
-
-def _check_shares(model: str, shares: Mapping[str, float]) -> None:
-    is_whole = math.isclose(sum(shares.values()), 1.0, abs_tol=1e-6)
-    if not shares or not is_whole or any(not 0.0 < share <= 1.0 for share in shares.values()):
-        given = ", ".join(f"{name}={share:g}" for name, share in shares.items()) or "-"
-        raise EngineError("rollout.shares", where=model, given=given)
-
-
-def _weights(value: Sequence[Sequence[Any]]) -> Weights:
-    return tuple((str(name), float(share)) for name, share in value)
-
-
-def _kept(path: Path) -> dict[str, Any]:
-    return dict(read_json(path)) if path.is_file() else {}
+        keep(self.home, self.models.values(), self.cabinet.places)

@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from danlu.serving.pools import Pool, Seat
-from danlu.serving.rollout import Rollout, Served
+from danlu.serving.rollout import Rollout
+from danlu.serving.served import Served
 
 
 def status_of(rollout: Rollout) -> dict[str, Any]:
@@ -26,9 +27,7 @@ def status_of(rollout: Rollout) -> dict[str, Any]:
 
 
 def _model(rollout: Rollout, served: Served) -> dict[str, Any]:
-    lenses = [
-        {"name": name, "share": share, "label": rollout.glasses[name].lens.label} for name, share in served.lenses
-    ]
+    lenses = [{"name": name, "share": share, "label": rollout.cabinet.label(name)} for name, share in served.lenses]
     return {
         "name": served.name, "target": served.target, "follows": served.follows, "lenses": lenses,
         "before": [dict(way) for way in reversed(served.before)], "problem": served.problem,
