@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import datetime
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from danlu.cli.keying import Place
@@ -27,26 +28,39 @@ def show_usage(
     with place.store() as store:
         folded = Folder(place.home, store).fold()
         rows = report(store, by=groups, since=f"{first}", until=f"{last}", prices=place.section().prices)
+        names = {sealed.key.id: sealed.key.name for sealed in store.keys_since(-1)[1]}
+    rows = [replace(row, of=_with_name(row.of, names)) for row in rows]
+    columns = tuple(rows[0].of) if rows else groups
     whole = total(rows)
     for journal, line in folded.broken[:5]:
         voice.say(say("keys.usage_broken", journal=journal, n=line), "red")
     if not rows:
         voice.say(say("keys.usage_none", since=first, until=last))
     else:
-        heads = [say(f"keys.by_{name}") for name in groups]
+        heads = [say(f"keys.by_{name}") for name in columns]
         heads += [say(f"keys.col_{name}") for name in ("requests", "prompt", "answer", "cost", "rest")]
         shown = [(*row.of.values(), *_cells(row)) for row in rows]
-        shown.append((say("keys.total"), *[""] * (len(groups) - 1), *_cells(whole)))
+        shown.append((say("keys.total"), *[""] * (len(columns) - 1), *_cells(whole)))
         voice.table(heads, shown, title=say("keys.usage_title", since=first, until=last))
     if file is not None:
         text = io.StringIO()
-        csv.writer(text).writerows(csv_lines(rows, groups))
+        csv.writer(text).writerows(csv_lines(rows, columns))
         write_text(file, text.getvalue())
         voice.say(say("keys.usage_written", path=file, rows=len(rows)))
     voice.result({
         "since": str(first), "until": str(last), "by": list(groups), "rows": [row.to_json() for row in rows],
         "total": whole.to_json(),
     })  # fmt: skip
+
+
+def _with_name(of: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    """The key's name behind its id."""
+    named: dict[str, str] = {}
+    for column, value in of.items():
+        named[column] = value
+        if column == "key":
+            named["name"] = names.get(value, "")
+    return named
 
 
 def _groups(by: Sequence[str]) -> tuple[By, ...]:

@@ -257,9 +257,9 @@ def _ended(use: Use, ending: Ending) -> Use:
     )  # fmt: skip
 
 
-def csv_lines(rows: Sequence[Row], by: Sequence[By]) -> Iterator[list[str]]:
-    """Heads, then a list of cells for each row."""
-    heads = [*by, *(name for name in Row({}, 0, 0, 0, None, 0, 0, 0, 0, 0, 0, 0).to_json())]
+def csv_lines(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[list[str]]:
+    """Heads, then a list of cells for each row. `columns`: those of `Row.of`."""
+    heads = [*columns, *(name for name in Row({}, 0, 0, 0, None, 0, 0, 0, 0, 0, 0, 0).to_json())]
     yield heads
     for row in rows:
         told = row.to_json()
