@@ -1,5 +1,6 @@
-"""The native engine under many streams: one thread that computes, requests that join and leave at every step, adapters
-that come and go while it runs. Knows tokens and rows; HTTP is `doors.py`'s.
+"""The native engine under many streams: requests that join and leave at every step, adapters that come and go while
+it runs. Knows tokens and rows; HTTP is `doors.py`'s. On a CPU several threads compute, each with a part of the seats:
+small sums leave most of a second core idle, and a barrier between threads waits for whoever the machine has taken away.
 
 What it holds is bounded: `num_slots` rows at once, their keys and values by `num_places` tokens (each row is admitted
 with its prompt and its longest answer), the queue by whoever submits.
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from danlu.core.errors import EngineError
 from danlu.data.encode import Encoder
 from danlu.engines.decoding import Decoding
@@ -28,11 +31,14 @@ from danlu.engines.rows import Row
 from danlu.engines.sampling import check_sampling, draws
 from danlu.engines.tastes import PLAIN, Taste, Told
 from danlu.engines.telling import Teller
-from danlu.model.decoder import Decoder
 from danlu.model.model import Model
 
 READ_TOKENS = 256
 """Tokens of prompts in one step: what a stream waits between two tokens while a long prompt is read."""
+SLOTS_PER_HAND = 8
+"""Seats that a computing thread of its own has at least."""
+SEATS_TOKENS = 32_768
+"""Seats of a model that no packing is known of are each as long as its context; together no more than this."""
 PLACES_BYTES = 2 * 2**30
 """Keys and values of all rows together, unless the contexts of all slots need less."""
 
@@ -45,6 +51,7 @@ class Ticket:
     lens: str
     is_told: bool
     """Whether pieces of text are wanted as they become certain."""
+    hand: Hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,136 +66,55 @@ class Update:
     fault: EngineError | None = None
 
 
-class Live:
-    """`base` is what the model without adapter is called. `deliver` is called with each step's updates, on the
-    computing thread; it must not block. Frees the model's own weights where they are packed: the model is the engine's.
-    """
+class Crew:
+    """torch's threads, shared out among the hands that have work: one that works alone has them all."""
+
+    def __init__(self, num_threads: int) -> None:
+        self.num_threads = num_threads
+        self._busy: frozenset[Hand] = frozenset()
+        self._lock = threading.Lock()
+        self._own = threading.local()
+
+    def share(self, hand: Hand) -> None:
+        """Before a step, on the hand's own thread: torch counts threads for each thread that asks."""
+        if hand not in self._busy:
+            with self._lock:
+                self._busy |= {hand}
+        wanted = max(1, self.num_threads // max(1, len(self._busy)))
+        if getattr(self._own, "num", 0) != wanted:
+            torch.set_num_threads(wanted)
+            self._own.num = wanted
+
+    def rest(self, hand: Hand) -> None:
+        if hand in self._busy:
+            with self._lock:
+                self._busy -= {hand}
+
+
+class Hand:
+    """A thread that computes, its share of the seats, and the requests that were given to it."""
 
     def __init__(
-        self,
-        model: Model,
-        encoder: Encoder,
-        *,
-        base: str,
-        deliver: Callable[[list[Update]], None],
-        num_slots: int = 16,
-        context: int = 0,
-        read_tokens: int = READ_TOKENS,
+        self, decoding: Decoding, encoder: Encoder, deliver: Callable[[list[Update]], None], crew: Crew
     ) -> None:
-        model.eval()
-        self.model, self.encoder, self.base, self.deliver = model, encoder, base, deliver
-        self.context = min(context or model.spec.context, model.spec.context)
-        self.num_slots = num_slots
-        self.forward = packed(model, with_adapter=False, owns=True) or self._plain()
-        place_bytes = 8 * model.spec.num_layers * model.spec.num_kv_heads * model.spec.head_size
-        self.num_places = max(self.context, min(num_slots * self.context, PLACES_BYTES // place_bytes))
-        self.lenses: dict[str, Lens] = {}
+        self.decoding, self.encoder, self.deliver, self.crew = decoding, encoder, deliver, crew
         self.num_answered = self.num_faults = self.num_prompt_tokens = self.num_tokens = self.num_steps = 0
-        self._decoding = Decoding(
-            self.forward, stop_ids=frozenset(encoder.stop_ids), max_rows=num_slots, max_tokens=self.num_places,
-            name=base, read_tokens=read_tokens,
-        )  # fmt: skip
-        self._orders: queue.SimpleQueue[tuple[str, Ticket | None]] = queue.SimpleQueue()
+        self.orders: queue.SimpleQueue[tuple[str, Ticket | Lens | None]] = queue.SimpleQueue()
         self._tickets: dict[int, Ticket] = {}
-        self._thread = threading.Thread(target=self._work, name="danlu-live", daemon=True)
-
-    def _plain(self) -> Plain:
-        """Seats for what no packing is known of: each as long as the context."""
-        self.num_slots = max(1, min(self.num_slots, 32_768 // self.context))
-        return Plain(self.model, self.num_slots, self.context, contextlib.nullcontext)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends after the step under way; what is not answered stays unanswered."""
-        self._orders.put(("stop", None))
-        self._thread.join()
-
-    # ---- what any thread may ask
-
-    def submit(
-        self, prompt: Sequence[int], sampling: Sampling, taste: Taste = PLAIN, *, model: str, is_told: bool = False
-    ) -> Ticket:
-        """EngineError where it cannot be answered; else it is in the queue."""
-        check_sampling(sampling)
-        lens = self.lens(model)
-        num_free = min(sampling.max_new_tokens, self.context - len(prompt))
-        if not prompt:
-            raise EngineError("engine.empty_prompt", where=model)
-        if num_free < 1:
-            raise EngineError("engine.prompt_too_long", where=model, num_tokens=len(prompt),
-                              max_new_tokens=sampling.max_new_tokens, context=self.context)  # fmt: skip
-        row = Row(0, list(prompt), num_free, sampling, taste, lens)
-        if sampling.temperature > 0:
-            row.draws = draws(sampling, prompt, num_free)
-        if is_told or sampling.stop:
-            row.teller = Teller(self.encoder.answer_text, sampling.stop)
-        ticket = Ticket(row, model, is_told)
-        self._orders.put(("add", ticket))
-        return ticket
-
-    def cancel(self, ticket: Ticket) -> None:
-        """Nothing is told of it from the next step on; a ticket that is done already stays done."""
-        self._orders.put(("cancel", ticket))
-
-    def lens(self, model: str) -> Lens | None:
-        """None: the base. EngineError for a name that is not served."""
-        if model == self.base:
-            return None
-        found = self.lenses.get(model)
-        if found is None:
-            raise EngineError("engine.no_lens", where=model, given=model, known=", ".join(self.models))
-        return found
+        self.thread = threading.Thread(target=self._work, name="danlu-hand", daemon=True)
 
     @property
-    def models(self) -> list[str]:
-        return [self.base, *self.lenses]
-
-    def load(self, name: str, folder: Path) -> None:
-        """Put an adapter on, ready for the next request. A name once given never means other weights."""
-        if name in self.models:
-            raise EngineError("engine.lens_taken", where=str(folder), given=name)
-        if not isinstance(self.forward, Packed) or not isinstance(self.model, Decoder):
-            raise EngineError("engine.no_lenses", where=str(folder), given=self.model.spec.family)
-        lens = load_lens(name, folder, self.model, self.forward.permute)
-        self.lenses = self.lenses | {name: lens}
-
-    def drop(self, name: str) -> None:
-        """Take an adapter off: no new request gets it, those under way end with it."""
-        if name not in self.lenses:
-            raise EngineError("engine.no_lens", where=name, given=name, known=", ".join(self.models))
-        self.lenses = {other: lens for other, lens in self.lenses.items() if other != name}
-
-    @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
-    @property
-    def num_waiting(self) -> int:
-        return len(self._decoding.queue) + self._orders.qsize()
-
-    def facts(self) -> dict[str, float]:
-        """Gauges and counters, for people and monitors."""
-        decoding, forward = self._decoding, self.forward
-        places = forward.tables.num_places if isinstance(forward, Packed) else self.num_slots * self.context
-        return {
-            "running": len(decoding.seated), "waiting": self.num_waiting, "slots": self.num_slots,
-            "cache_places_bound": self.num_places, "cache_places_reserved": decoding.num_reserved,
-            "cache_places_allocated": places, "adapters": len(self.lenses),
-            "adapter_bytes": sum(lens.num_bytes for lens in self.lenses.values()),
-            "answers_total": self.num_answered, "faults_total": self.num_faults, "steps_total": self.num_steps,
-            "prompt_tokens_total": self.num_prompt_tokens, "answer_tokens_total": self.num_tokens,
-        }  # fmt: skip
-
-    # ---- the thread that computes
+    def load(self) -> int:
+        """Requests that came and are not at their end."""
+        return len(self._tickets) + self.orders.qsize()
 
     def _work(self) -> None:
         while self._take_orders():
-            if not self._decoding.is_busy:
+            if not self.decoding.is_busy:
                 continue
+            self.crew.share(self)
             try:
-                rows = self._decoding.step()
+                rows = self.decoding.step()
             except Exception:  # whatever it is (memory, mostly): these requests fail, the next ones are served
                 traceback.print_exc(file=sys.stderr)
                 self._fail()
@@ -200,21 +126,23 @@ class Live:
 
     def _take_orders(self) -> bool:
         """All that wait; for one, where there is nothing to do. False at the end."""
-        gone: list[Row] = []
         while True:
             try:
-                what, ticket = self._orders.get(block=not self._decoding.is_busy)
+                if not self.decoding.is_busy:
+                    self.crew.rest(self)
+                what, ticket = self.orders.get(block=not self.decoding.is_busy)
             except queue.Empty:
-                break
+                return True
             if ticket is None:
                 return False
-            if what == "add":
+            if isinstance(ticket, Lens):
+                if isinstance(self.decoding.forward, Packed):
+                    self.decoding.forward.forget(ticket)
+            elif what == "add":
                 self._tickets[id(ticket.row)] = ticket
-                self._decoding.add([ticket.row])
+                self.decoding.add([ticket.row])
             elif self._tickets.pop(id(ticket.row), None) is not None:
-                gone.append(ticket.row)
-                self._decoding.drop([ticket.row])
-        return True
+                self.decoding.drop([ticket.row])
 
     def _update(self, ticket: Ticket) -> Update | None:
         row = ticket.row
@@ -238,13 +166,13 @@ class Live:
 
     def _fail(self) -> None:
         """Every row in a seat ends with an error; queue and adapters stay."""
-        fault = EngineError("engine.broke", where=self.base)
-        rows = list(self._decoding.seated.values())
-        if isinstance(self.forward, Packed):
-            self.forward.clear()
+        fault = EngineError("engine.broke", where=self.decoding.name)
+        rows = list(self.decoding.seated.values())
+        if isinstance(self.decoding.forward, Packed):
+            self.decoding.forward.clear()
         else:
-            self.forward.leave(rows)
-        self._decoding.clear()
+            self.decoding.forward.leave(rows)
+        self.decoding.clear()
         updates = []
         for row in rows:
             row.finish, row.fault = "error", fault
@@ -252,3 +180,139 @@ class Live:
                 updates.append(Update(ticket, "", len(row.ids), (), "error", fault))
         self.num_faults += len(rows)
         self.deliver(updates)
+
+
+class Live:
+    """`base` is what the model without adapter is called. `deliver` is called with each step's updates, on a computing
+    thread; it must not block. Frees the model's own weights where they are packed: the model is the engine's.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        encoder: Encoder,
+        *,
+        base: str,
+        deliver: Callable[[list[Update]], None],
+        num_slots: int = 16,
+        context: int = 0,
+        read_tokens: int = READ_TOKENS,
+        num_threads: int = 0,
+    ) -> None:
+        model.eval()
+        self.model, self.encoder, self.base = model, encoder, base
+        self.context = min(context or model.spec.context, model.spec.context)
+        forward = packed(model, with_adapter=False, owns=True)
+        num_threads = num_threads or torch.get_num_threads()
+        num = max(1, min(num_threads, num_slots // SLOTS_PER_HAND)) if model.device.type == "cpu" and forward else 1
+        self.num_slots = num_slots if forward else max(1, min(num_slots, SEATS_TOKENS // self.context))
+        place_bytes = 8 * model.spec.num_layers * model.spec.num_kv_heads * model.spec.head_size
+        whole = min(self.num_slots * self.context, PLACES_BYTES // place_bytes)
+        self.num_places = num * max(self.context, whole // num)
+        self.lenses: dict[str, Lens] = {}
+        self._packed, crew = forward, Crew(num_threads)
+        self.hands: list[Hand] = []
+        for n in range(num):
+            num_own = (self.num_slots + n) // num  # together: all of them
+            decoding = Decoding(
+                forward.twin() if forward else Plain(model, num_own, self.context, contextlib.nullcontext),
+                stop_ids=frozenset(encoder.stop_ids), max_rows=num_own, max_tokens=self.num_places // num,
+                name=base, read_tokens=read_tokens,
+            )  # fmt: skip
+            self.hands.append(Hand(decoding, encoder, deliver, crew))
+
+    def start(self) -> None:
+        for hand in self.hands:
+            hand.thread.start()
+
+    def stop(self) -> None:
+        """Ends after the steps under way; what is not answered stays unanswered."""
+        for hand in self.hands:
+            hand.orders.put(("stop", None))
+        for hand in self.hands:
+            hand.thread.join()
+
+    # ---- what any thread may ask
+
+    def submit(
+        self, prompt: Sequence[int], sampling: Sampling, taste: Taste = PLAIN, *, model: str, is_told: bool = False
+    ) -> Ticket:
+        """EngineError where it cannot be answered; else it is in the queue."""
+        check_sampling(sampling)
+        lens = self.lens(model)
+        num_free = min(sampling.max_new_tokens, self.context - len(prompt))
+        if not prompt:
+            raise EngineError("engine.empty_prompt", where=model)
+        if num_free < 1:
+            raise EngineError("engine.prompt_too_long", where=model, num_tokens=len(prompt),
+                              max_new_tokens=sampling.max_new_tokens, context=self.context)  # fmt: skip
+        row = Row(0, list(prompt), num_free, sampling, taste, lens)
+        if sampling.temperature > 0:
+            row.draws = draws(sampling, prompt, num_free)
+        if is_told or sampling.stop:
+            row.teller = Teller(self.encoder.answer_text, sampling.stop)
+        hand = min(self.hands, key=lambda hand: hand.load)
+        ticket = Ticket(row, model, is_told, hand)
+        hand.orders.put(("add", ticket))
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Nothing is told of it from the next step on; a ticket that is done already stays done."""
+        ticket.hand.orders.put(("cancel", ticket))
+
+    def lens(self, model: str) -> Lens | None:
+        """None: the base. EngineError for a name that is not served."""
+        if model == self.base:
+            return None
+        found = self.lenses.get(model)
+        if found is None:
+            raise EngineError("engine.no_lens", where=model, given=model, known=", ".join(self.models))
+        return found
+
+    @property
+    def models(self) -> list[str]:
+        return [self.base, *self.lenses]
+
+    def load(self, name: str, folder: Path) -> None:
+        """Put an adapter on, ready for the next request. A name once given never means other weights."""
+        if name in self.models:
+            raise EngineError("engine.lens_taken", where=str(folder), given=name)
+        if self._packed is None:
+            raise EngineError("engine.no_lenses", where=str(folder), given=self.model.spec.family)
+        lens = load_lens(name, folder, self._packed.model, self._packed.permute)
+        self.lenses = self.lenses | {name: lens}
+
+    def drop(self, name: str) -> None:
+        """Take an adapter off: no new request gets it, those under way end with it."""
+        if name not in self.lenses:
+            raise EngineError("engine.no_lens", where=name, given=name, known=", ".join(self.models))
+        gone = self.lenses[name]
+        self.lenses = {other: lens for other, lens in self.lenses.items() if other != name}
+        for hand in self.hands:
+            hand.orders.put(("forget", gone))
+
+    @property
+    def is_alive(self) -> bool:
+        return all(hand.thread.is_alive() for hand in self.hands)
+
+    @property
+    def num_waiting(self) -> int:
+        return sum(len(hand.decoding.queue) + hand.orders.qsize() for hand in self.hands)
+
+    def facts(self) -> dict[str, float]:
+        """Gauges and counters, for people and monitors."""
+        hands, decodings = self.hands, [hand.decoding for hand in self.hands]
+        forwards = [decoding.forward for decoding in decodings]
+        places = [forward.tables.num_places for forward in forwards if isinstance(forward, Packed)]
+        return {
+            "running": sum(len(decoding.seated) for decoding in decodings), "waiting": self.num_waiting,
+            "slots": self.num_slots, "hands": len(hands), "cache_places_bound": self.num_places,
+            "cache_places_reserved": sum(decoding.num_reserved for decoding in decodings),
+            "cache_places_allocated": sum(places) if places else self.num_slots * self.context,
+            "adapters": len(self.lenses), "adapter_bytes": sum(lens.num_bytes for lens in self.lenses.values()),
+            "answers_total": sum(hand.num_answered for hand in hands),
+            "faults_total": sum(hand.num_faults for hand in hands),
+            "steps_total": sum(hand.num_steps for hand in hands),
+            "prompt_tokens_total": sum(hand.num_prompt_tokens for hand in hands),
+            "answer_tokens_total": sum(hand.num_tokens for hand in hands),
+        }  # fmt: skip

@@ -25,6 +25,7 @@ from danlu.data.encode import Encoder
 from danlu.data.tokens import Tokens
 from danlu.engines.decoding import Decoding
 from danlu.engines.engine import Answer, Question, Sampling, Score
+from danlu.engines.hands import side_by_side
 from danlu.engines.packed import Packed, packed
 from danlu.engines.plain import Plain
 from danlu.engines.rows import Row
@@ -40,6 +41,8 @@ FEWEST_TO_PACK = 8
 BATCH_TOKENS = 32_768
 """Bound of rows times (longest prompt + answer), which is what the cache holds."""
 SCORE_TOKENS = 8_192
+ROWS_PER_HAND = 32
+"""Rows that a thread of its own must have: matrix products of fewer rows are slower for each."""
 REFILL_SHARE = 0.25
 """So many of the seats are free before prompts are computed for them: a prompt alone costs nearly what many do."""
 
@@ -194,22 +197,33 @@ class NativeEngine:
         fails at once."""
         order = sorted(rows, key=lambda row: row.most_tokens, reverse=True)
         if forward is not None:
-            yield from self._steps(forward, order, self.max_rows)
+            yield from self._by_hands(forward, order)
             return
         for some, num_seats in _runs(order, max_rows=self.max_rows, max_tokens=BATCH_TOKENS):
-            yield from self._steps(Plain(self.model, num_seats, some[0].most_tokens, self._weights), some, num_seats)
+            plain = Plain(self.model, num_seats, some[0].most_tokens, self._weights)
+            yield from _sound(self._decoding(plain, some, num_seats).run())
 
-    def _steps(self, forward: Packed | Plain, rows: Sequence[Row], num_seats: int) -> Iterator[list[Row]]:
+    def _by_hands(self, forward: Packed, order: Sequence[Row]) -> Iterator[list[Row]]:
+        """Seats shared out to as many threads as keep enough of them each."""
+        num_seats = min(self.max_rows, len(order))
+        num = max(1, min(torch.get_num_threads(), num_seats // ROWS_PER_HAND))
+        parts = [
+            self._decoding(forward.twin(), order[n::num], self.max_rows // num, BATCH_TOKENS // num) for n in range(num)
+        ]
+        for done in _sound(side_by_side(parts) if num > 1 else parts[0].run()):
+            for row in done:
+                row.seconds /= num
+            yield done
+
+    def _decoding(
+        self, forward: Packed | Plain, rows: Sequence[Row], num_seats: int, max_tokens: int = BATCH_TOKENS
+    ) -> Decoding:
         decoding = Decoding(
-            forward, stop_ids=frozenset(self.encoder.stop_ids), max_rows=num_seats, max_tokens=BATCH_TOKENS,
+            forward, stop_ids=frozenset(self.encoder.stop_ids), max_rows=num_seats, max_tokens=max_tokens,
             name=self.name, refill=max(1, int(REFILL_SHARE * num_seats)),
         )  # fmt: skip
         decoding.add(rows)
-        for done in decoding.run():
-            for row in done:
-                if row.fault is not None:
-                    raise row.fault
-            yield done
+        return decoding
 
     def _answer(self, row: Row) -> Answer:
         assert row.finish in ("stop", "length"), "a row leaves when it is done"
@@ -231,6 +245,15 @@ class NativeEngine:
             raise EngineError("engine.non_finite", where=self.name, step=0, dtype=str(self.model.dtype))
         ends = np.cumsum([sample.num_supervised for sample in samples])[:-1]
         return [Score(tuple(part)) for part in np.split(np.asarray(log_probs, dtype=np.float64), ends)]
+
+
+def _sound(steps: Iterator[list[Row]]) -> Iterator[list[Row]]:
+    """The same, until a row's logits are no numbers."""
+    for done in steps:
+        for row in done:
+            if row.fault is not None:
+                raise row.fault
+        yield done
 
 
 def _runs(order: Sequence[Row], *, max_rows: int, max_tokens: int) -> Iterator[tuple[list[Row], int]]:

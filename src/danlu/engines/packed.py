@@ -11,6 +11,7 @@ tokens, S tokens whose hidden is wanted.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -83,6 +84,13 @@ class Packed:
         """Prompts that are not complete yet, each in a table of its own, by the row's identity."""
         self.prefixes: list[Prefix] = []
         self._chosen: dict[int, Prefix] = {}
+
+    def twin(self) -> Packed:
+        """The same weights with rows of its own: for another thread."""
+        other = copy.copy(self)
+        other.stacks = Stacks()
+        other.clear()
+        return other
 
     @property
     def permute(self) -> Permute:

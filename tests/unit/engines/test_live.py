@@ -121,13 +121,14 @@ def alone(
     return [list(engine.continue_texts([ids], sampling)[0].ids) for ids in asked]
 
 
-@pytest.mark.parametrize("read_tokens", [256, 7])
+@pytest.mark.parametrize(("read_tokens", "num_threads"), [(256, 1), (7, 1), (64, 3)])
 def test_base_and_adapters_in_one_batch_answer_as_each_does_alone(
-    folder: Path, encoder: Encoder, adapters: dict[str, Path], room_of, read_tokens: int
+    folder: Path, encoder: Encoder, adapters: dict[str, Path], room_of, read_tokens: int, num_threads: int
 ) -> None:
     asked = prompts(encoder)
     names = ["base", *adapters]
-    room = room_of(num_slots=6, read_tokens=read_tokens)
+    room = room_of(num_slots=6 if num_threads == 1 else 24, read_tokens=read_tokens, num_threads=num_threads)
+    assert len(room.live.hands) == num_threads
     tickets = [room.live.submit(ids, GREEDY, model=names[n % 4]) for n, ids in enumerate(asked)]
     room.live.start()
     for ticket in tickets:
@@ -186,12 +187,12 @@ def test_a_long_prompt_does_not_hold_the_streams_up(encoder: Encoder, room_of, m
     long = (prompts(encoder, 1)[0] * 40)[:400]
     never = Sampling(max_new_tokens=60)
     monkeypatch.setattr(room.live.encoder, "stop_ids", frozenset())
-    room.live._decoding.stop_ids = frozenset()
+    room.live.hands[0].decoding.stop_ids = frozenset()
     stream = room.live.submit(prompts(encoder)[3], never, model="base", is_told=True)
     read = room.live.submit(long, Sampling(max_new_tokens=2), model="base")
     short = room.live.submit(prompts(encoder)[2], Sampling(max_new_tokens=2), model="law@1")
     order: list[tuple[str, int]] = []
-    step = room.live._decoding.step
+    step = room.live.hands[0].decoding.step
 
     def watched():
         rows = step()
@@ -202,7 +203,7 @@ def test_a_long_prompt_does_not_hold_the_streams_up(encoder: Encoder, room_of, m
         )
         return rows
 
-    monkeypatch.setattr(room.live._decoding, "step", watched)
+    monkeypatch.setattr(room.live.hands[0].decoding, "step", watched)
     room.live.start()
     for ticket in (stream, read, short):
         room.wait(ticket)
@@ -213,7 +214,7 @@ def test_a_long_prompt_does_not_hold_the_streams_up(encoder: Encoder, room_of, m
 
 def test_what_is_cancelled_is_heard_no_more_and_gives_its_seat(encoder: Encoder, room_of) -> None:
     room = room_of(num_slots=1)
-    room.live._decoding.stop_ids = frozenset()
+    room.live.hands[0].decoding.stop_ids = frozenset()
     endless = room.live.submit(prompts(encoder)[0], Sampling(max_new_tokens=400), model="base", is_told=True)
     waiting = room.live.submit(prompts(encoder)[1], Sampling(max_new_tokens=4), model="law@1")
     given_up = room.live.submit(prompts(encoder)[2], GREEDY, model="base")
@@ -274,7 +275,7 @@ def test_log_probabilities_are_the_models_own(folder: Path, encoder: Encoder, ro
 
 def test_penalties_keep_an_answer_from_repeating_itself(encoder: Encoder, room_of) -> None:
     room = room_of()
-    room.live._decoding.stop_ids = frozenset()
+    room.live.hands[0].decoding.stop_ids = frozenset()
     room.live.start()
     (ids,) = prompts(encoder, 1)
     how = Sampling(max_new_tokens=60)
@@ -306,7 +307,7 @@ def test_a_step_that_breaks_fails_who_is_in_it_and_the_next_are_served(
     encoder: Encoder, room_of, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     room = room_of(num_slots=2)
-    run = room.live.forward.run
+    run = room.live.hands[0].decoding.forward.run
     broken = iter([True])
 
     def once(spans):
@@ -314,7 +315,7 @@ def test_a_step_that_breaks_fails_who_is_in_it_and_the_next_are_served(
             raise RuntimeError("out of memory")
         return run(spans)
 
-    monkeypatch.setattr(room.live.forward, "run", once)
+    monkeypatch.setattr(room.live.hands[0].decoding.forward, "run", once)
     tickets = [room.live.submit(ids, GREEDY, model="base") for ids in prompts(encoder, 4)]
     room.live.start()
     assert [room.wait(ticket)[-1].finish == "error" for ticket in tickets] == [True, True, False, False]

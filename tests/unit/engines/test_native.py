@@ -104,6 +104,29 @@ def test_questions_take_the_seats_of_those_that_are_done(engine: NativeEngine, m
     assert len({len(ids) for ids in wanted}) > 2
 
 
+def test_seats_shared_out_to_threads_are_the_same_seats(engine: NativeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every way to share them: the same answers, times that add up, and torch's threads as they were."""
+    usual = [answer.ids for answer in engine.generate(questions(), GREEDY)]
+    monkeypatch.setattr(native, "ROWS_PER_HAND", 5)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        began = time.perf_counter()
+        answers = engine.generate(questions(), GREEDY)
+        assert [answer.ids for answer in answers] == usual
+        assert sum(answer.seconds for answer in answers) <= time.perf_counter() - began
+        stopped = engine.answers(questions(), GREEDY)
+        next(stopped)
+        stopped.close()
+        assert torch.get_num_threads() == 3
+        engine.model.get_parameter("model.norm.weight").data[3] = float("nan")
+        with pytest.raises(EngineError, match="not a number"):
+            engine.generate(questions(), GREEDY)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_shares_of_time_add_up(engine: NativeEngine) -> None:
     began = time.perf_counter()
     answers = engine.generate(questions(), GREEDY)
