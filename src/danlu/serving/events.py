@@ -9,6 +9,7 @@ None of the patterns can occur inside a JSON string, where a quote is always esc
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import orjson
@@ -22,8 +23,8 @@ _USAGE_PART = re.compile(
 _NO_CHOICE = re.compile(rb'"choices":\s*\[\s*\]')
 _UNFINISHED = re.compile(rb'"finish_reason":\s*null')
 _BREAK = re.compile(rb"\r?\n\r?\n|\r\r")
-_EMPTY = (b'"content":""', b'"content": ""', b'"delta":{}', b'"delta": {}', b'"text":""', b'"text": ""')
-"""Events without a token: the role at the start, the reason at the end."""
+_MARKS = (b'data: {"', b'data:{"')
+"""How an event with JSON begins, in an engine's way of writing it."""
 
 
 class BrokenError(Exception):
@@ -64,14 +65,15 @@ class Events:
     """One stream. `feed` gives what can go on now; `end` says whether it was whole."""
 
     __slots__ = (
-        "_id", "_is_running", "_kept", "_model", "_most_bytes", "_pairs", "_rest", "_wants_usage", "fault", "is_done",
-        "num_tokens",
+        "_id", "_is_running", "_kept", "_mark", "_model", "_most_bytes", "_pairs", "_rest", "_wants_usage", "fault",
+        "is_done", "num_tokens",
     )  # fmt: skip
 
     def __init__(self, id: str, model: str, *, wants_usage: bool, most_bytes: int) -> None:
         self._id, self._model, self._wants_usage, self._most_bytes = id, model, wants_usage, most_bytes
         self._pairs: tuple[tuple[bytes, bytes], ...] | None = None
         self._rest = self._kept = b""
+        self._mark = _MARKS[0]
         self._is_running = False
         """Usage comes beside choices before the end, so an event of its own follows at the end."""
         self.is_done = False
@@ -103,9 +105,8 @@ class Events:
             data = data.replace(old, new)
         if b"[DONE]" in data or b'{"error"' in data:
             data = self._until_end(data)
-        num_events = data.count(b"data:")
-        self.num_tokens += max(0, num_events - sum(data.count(empty) for empty in _EMPTY))
-        if _USAGE.search(data):
+        self.num_tokens += data.count(self._mark)
+        if b'"usage"' in data and _USAGE.search(data):
             self._kept = data
             data = self._without_usage(data)
         return data
@@ -114,52 +115,79 @@ class Events:
         """`data` with usage where OpenAI has it, and nowhere else: at the end, for those who asked. Engines that tell
         it in every event (so that a stream can be settled wherever it ends) would make clients add it up."""
         kept, start = [], 0
-        for found in _BREAK.finditer(data):
-            event = data[start : found.end()]
-            start = found.end()
-            if _USAGE.search(event):
+        for end in _ends(data):
+            event, start = data[start:end], end
+            if b'"usage"' in event and _USAGE.search(event):
                 if _NO_CHOICE.search(event):
                     event = event if self._wants_usage else b""
                 else:
                     self._is_running = self._is_running or _UNFINISHED.search(event) is not None
                     if self._is_running or not self._wants_usage:
-                        event = _USAGE_PART.sub(b"", event)
+                        event = _less_usage(event)
             kept.append(event)
         return b"".join(kept)
 
     def _learn(self, data: bytes) -> None:
         """From the first event that is one."""
-        for event in _BREAK.split(data):
-            value = _decoded(event)
+        start = 0
+        for end in _ends(data):
+            value, start = _decoded(data[start:end]), end
             if value is not None:
                 if "error" in value and "choices" not in value:
                     raise BrokenError(str(value["error"])[:200])
-                self._pairs = renamer(value, self._id, self._model)
+                self._pairs = tuple(pair for pair in renamer(value, self._id, self._model) if pair[0] in data)
+                self._mark = next((mark for mark in _MARKS if mark in data), _MARKS[0])
+                self.num_tokens = 0 if _has_token(value) else -1  # chat begins with the role alone
                 return
 
     def _until_end(self, data: bytes) -> bytes:
         """`[DONE]` ends a stream when it is an event, not when it is text; so does an error."""
         start = 0
-        for found in _BREAK.finditer(data):
-            line = data[start : found.start()].strip()
+        for end in _ends(data):
+            line = data[start:end].strip()
             text = line[5:].strip() if line.startswith(b"data:") else b""
             self.is_done = text == b"[DONE]"
             if text.startswith(b'{"error"'):
                 self.fault = text[:300].decode(errors="replace")
             if self.is_done or self.fault:
                 self._rest = b""
-                return data[: found.end() if self.is_done else start]
-            start = found.end()
+                self.num_tokens -= self.is_done  # the event with the reason
+                return data[: end if self.is_done else start]
+            start = end
         return data
+
+
+def _less_usage(event: bytes) -> bytes:
+    start = event.find(b',"usage":{')
+    end = event.find(b"}", start)
+    if start < 0 or event.find(b"{", start + 10, end) >= 0:  # written in another way, or with details
+        return _USAGE_PART.sub(b"", event)
+    return event[:start] + event[end + 1 :]
+
+
+def _ends(data: bytes) -> Iterator[int]:
+    """Where events end."""
+    if b"\r" in data:
+        yield from (found.end() for found in _BREAK.finditer(data))
+        return
+    end = data.find(b"\n\n") + 2
+    while end > 1:
+        yield end
+        end = data.find(b"\n\n", end) + 2
 
 
 def _last_break(data: bytes) -> int:
     """Where the last whole event ends; 0 when there is none."""
-    cut = data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
     if b"\r" in data:
-        for found in _BREAK.finditer(data, cut):
-            cut = found.end()
-    return cut
+        return max(_ends(data), default=0)
+    return data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
+
+
+def _has_token(value: dict[str, object]) -> bool:
+    choices = value.get("choices")
+    first = choices[0] if type(choices) is list and choices and type(choices[0]) is dict else {}
+    delta = first.get("delta")
+    return bool(first.get("text") or (type(delta) is dict and (delta.get("content") or delta.get("tool_calls"))))
 
 
 def _decoded(event: bytes) -> dict[str, object] | None:

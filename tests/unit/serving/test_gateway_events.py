@@ -119,8 +119,11 @@ def test_what_the_text_says_is_never_rewritten() -> None:
 
 
 def test_tokens_are_counted_without_role_and_end() -> None:
-    _, stream = through(events()[:-2])
-    assert stream.num_tokens == len(WORDS) and stream.usage is None
+    _, whole = through([*events()[:-2], b"data: [DONE]\n\n"])
+    _, cut_off = through(events()[:4])
+    assert whole.num_tokens == len(WORDS) and cut_off.num_tokens == 3 and whole.usage is None
+    text = b'data: {"id":"a","model":"b","choices":[{"index":0,"text":"x data: {y"}]}\n\n'
+    assert through([text, b": ping\n\n", text])[1].num_tokens == 2
 
 
 def test_an_engines_error_is_not_shown_and_ends_the_stream() -> None:
