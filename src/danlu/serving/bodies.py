@@ -127,7 +127,14 @@ class Bodies:
         while (raw := self._waiting.get()) is not None:
             try:
                 self._write(raw)
-            except (OSError, orjson.JSONDecodeError, RecursionError):
+            except (
+                OSError,
+                ValueError,
+                TypeError,
+                KeyError,
+                AttributeError,
+                RecursionError,
+            ):  # an engine says anything
                 self.num_dropped += 1
 
     def _write(self, raw: _Raw) -> None:

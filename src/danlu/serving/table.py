@@ -22,7 +22,7 @@ from danlu.core.errors import RunError
 Record: TypeAlias = "memoryview[int]"
 RING = 64
 """Seconds of the window, and some to spare."""
-SEATS = 32
+SEATS = 128
 ID, CHANGING, OLDEST, SUM_REQUESTS, SUM_TOKENS, MONTH, SPENT = 0, 2, 3, 4, 5, 6, 7
 REQUESTS = 8
 TOKENS = REQUESTS + RING
@@ -32,8 +32,8 @@ WIDTH = OPEN + SEATS
 """Words of a record."""
 _WORD = 8
 _HEAD = 4096
-"""Bytes before the first record: magic, number of records."""
-_MAGIC = int.from_bytes(b"danlulm1", "little")
+"""Bytes before the first record: magic, number of records, number of seats that were ever taken."""
+_MAGIC = int.from_bytes(b"danlulm2", "little")
 _ID = struct.Struct("16s")
 
 
@@ -124,7 +124,8 @@ if sys.platform != "win32":
                 self._map = mmap.mmap(self._fd, size)
                 self._words = memoryview(self._map).cast("q")
                 if self._words[0] != _MAGIC:
-                    self._words[0], self._words[1] = _MAGIC, 0
+                    self._words[0], self._words[1], self._words[2] = _MAGIC, 0, 0
+                self._words[2] = max(self._words[2], self.seat + 1)
                 self._learn()
                 for record in self._records.values():
                     record[CONCURRENCY + self.seat] = record[OPEN + self.seat] = 0

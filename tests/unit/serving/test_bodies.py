@@ -89,7 +89,9 @@ def test_old_days_are_deleted(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_dropped_and_counted(tmp_path: Path) -> None:
     bodies = Bodies(tmp_path, "w0")
-    bodies.keep("chatcmpl-1", KEY, "law@1", QUESTION, b"no JSON", False)
+    for nonsense in (b"no JSON", b"[1]", b'{"choices": 3}', b'{"choices": [null]}'):
+        bodies.keep("chatcmpl-1", KEY, "law@1", QUESTION, nonsense, False)
+    bodies.keep("chatcmpl-1", KEY, "law@1", QUESTION, b'data: {"choices": [{"delta": 3}]}\n\n', True)
     bodies.keep("chatcmpl-2", KEY, "law@1", QUESTION, ANSWER, False)
     bodies.close()
-    assert bodies.num_dropped == 1 and [body.id for body in kept_bodies(tmp_path)] == ["chatcmpl-2"]
+    assert bodies.num_dropped == 5 and [body.id for body in kept_bodies(tmp_path)] == ["chatcmpl-2"]

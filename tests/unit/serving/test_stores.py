@@ -138,3 +138,38 @@ def test_a_store_file_is_its_owners_alone(tmp_path: Path) -> None:
     KeyBook(open_store(tmp_path), Pepper.open(tmp_path / "pepper")).create("a", now=NOW)
     for file in tmp_path.iterdir():
         assert file.stat().st_mode & 0o077 == 0, file
+
+
+def test_many_that_open_a_new_home_at_once_all_get_in(home: Path) -> None:
+    failed: list[Exception] = []
+
+    def enter() -> None:
+        try:
+            open_store(home).close()
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=enter) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
+def test_a_connection_that_broke_is_made_again(postgres_url: str, tmp_path: Path) -> None:
+    """The database was started anew: the first question fails, the next is answered."""
+    import psycopg
+
+    opened = open_store(tmp_path, postgres_url)
+    KeyBook(opened, Pepper.open(tmp_path / "pepper")).create("a", now=NOW)
+    with psycopg.connect(postgres_url, autocommit=True) as link:
+        link.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+    with pytest.raises(opened.errors):
+        opened.keys_since(-1)
+    assert len(opened.keys_since(-1)[1]) == 1
+    with psycopg.connect(postgres_url, autocommit=True) as link:
+        link.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+    with pytest.raises(opened.errors):
+        opened.fold("w0-a", Place(), Place(400, 1, "ab"), [use(1)], [])
+    assert opened.fold("w0-a", Place(), Place(400, 1, "ab"), [use(1)], [])
