@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from danlu.pipeline.prepare import prepare
     from danlu.pipeline.round import play_round
     from danlu.pipeline.run_all import run_all
+    from danlu.pipeline.serve import serve
     from danlu.pipeline.train import train
     from danlu.pipeline.weigh import weigh
     from danlu.recipe.recipe import Recipe
@@ -52,6 +53,7 @@ _PLACES = {
     "export": "danlu.pipeline.export",
     "play_round": "danlu.pipeline.round",
     "run_all": "danlu.pipeline.run_all",
+    "serve": "danlu.pipeline.serve",
     "demo": "danlu.pipeline.demo",
     "learning_curve": "danlu.pipeline.curve",
     "judge": "danlu.pipeline.judge",
@@ -95,6 +97,7 @@ __all__ = [
     "play_round",
     "prepare",
     "run_all",
+    "serve",
     "train",
     "weigh",
 ]

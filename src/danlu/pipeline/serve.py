@@ -22,11 +22,12 @@ from danlu.core.messages import say
 from danlu.exports.verify import verify
 from danlu.model.hub import find_base
 from danlu.model.shards import known_digest
-from danlu.pipeline.serve_targets import Wanted
+from danlu.pipeline.serve_targets import Wanted, read_targets
 from danlu.recipe.serving import ServingSection
 from danlu.run.artifact import Manifest
 from danlu.run.audit import NAME as AUDIT_LOG
 from danlu.run.registry import Registry
+from danlu.run.run import Run
 from danlu.serving.bind import address_text, check_bind, is_loopback, listen, own_hosts
 from danlu.serving.choosing import ADAPTERS, GGUF_ADAPTERS, Choice, Knobs, Machine, Offered, choose
 from danlu.serving.drivers.base_gguf import base_file
@@ -99,6 +100,8 @@ def prepare_serving(
     home = runs.resolve() / HOME
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     _check_files(section)
+    if section.engine == "upstream" and (own := [each.name for each in wanted if not each.url]):
+        raise RunError("serve.upstream_only", where="serving.engine", given=", ".join(own))
     found = [_found(each, runs) for each in wanted]
     bases = BaseFinder(home)
     machine = Machine.look(python=section.program or "")
@@ -118,6 +121,16 @@ def prepare_serving(
         lambda folder, manifest: choose([Offered(manifest.name, folder, manifest)], machine, bases.find, knobs)[0].plan,
         keys, first[1] if first else "", _notes(section, keys),
     )  # fmt: skip
+
+
+def serve(targets: Sequence[str], section: ServingSection | None = None, *, runs: Path = Path("runs")) -> None:
+    """Serve artefacts, versions or URLs until SIGTERM or SIGINT: `danlu.serve(["runs/x/artifacts/adapter"])`."""
+    settled = section or ServingSection()
+    serving = prepare_serving(read_targets(targets, settled, runs, Run.open), settled, runs)
+    try:
+        asyncio.run(run_server(serving))
+    finally:
+        serving.close()
 
 
 async def run_server(

@@ -162,14 +162,17 @@ class Worker:
             )  # fmt: skip
 
     async def _open_limiter(self, store: Store) -> Limiter:
+        """With what journals say was spent, a dead worker's too."""
         limits = self.section.limits
+        limiter: Limiter
         if limits.kind == "redis":
             from danlu.serving.redis_limits import RedisLimiter  # the extra `scale`
 
             assert limits.url_file is not None, "the section asked for it"
             url = read_private(Path(limits.url_file))
-            return RedisLimiter(url, num_workers=self.settings.num_workers, spent=spent_of(store))
-        limiter = LocalLimiter(Shared(self.home.joinpath(*TABLE)))
+            limiter = RedisLimiter(url, num_workers=self.settings.num_workers, spent=spent_of(store))
+        else:
+            limiter = LocalLimiter(Shared(self.home.joinpath(*TABLE)))
         await asyncio.to_thread(Folder(self.home, store).fold)
         now = time.time()
         await limiter.restore(await asyncio.to_thread(spent_this_month, store, now), now)

@@ -142,6 +142,7 @@ def test_what_was_changed_since_its_proof_is_not_served(artefacts):
         ({"store": {"kind": "postgres", "url_file": "/none"}}, "serve.no_file"),
         ({"host": "no such host.invalid"}, "serve.bad_host"),
         ({"engine": "vllm"}, "drivers.not_this"),
+        ({"engine": "upstream"}, "serve.upstream_only"),
     ],
 )
 def test_what_cannot_work_is_said_first(artefacts, section, key):
