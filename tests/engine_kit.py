@@ -114,6 +114,8 @@ def teach(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if float(loss.detach()) < 0.01:
+            break
     for weight in weights.values():
         weight.requires_grad_(False)
     assert float(loss.detach()) < 0.05, f"not learnt by heart: {float(loss.detach()):.3f}"

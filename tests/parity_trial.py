@@ -94,9 +94,12 @@ async def through(name: str, folder: Path, *, vllm: str = "") -> Found:
             )  # fmt: skip
             found.grades[lens] = grade.level
             found.canaries[lens] = f"{grade.canaries.num_equal}/{grade.canaries.num_asked}"
-        asked = [(lens, text) for text in kit.QUESTIONS for lens in LENSES]
-        answers = await asyncio.gather(*(engine.said(lens, text) for lens, text in asked))
-        found.answers = dict(zip(asked, answers, strict=True))
+        # vLLM on a CPU gives a base in a batch with adapters the last adapter's answer (vllm#48421): asked apart
+        groups = [LENSES] if driver != "vllm" else [LENSES[:1], LENSES[1:]]
+        for lenses in groups:
+            asked = [(lens, text) for text in kit.QUESTIONS for lens in lenses]
+            answers = await asyncio.gather(*(engine.said(lens, text) for lens, text in asked))
+            found.answers |= dict(zip(asked, answers, strict=True))
     return found
 
 

@@ -255,7 +255,7 @@ def test_incident_15_a_bad_adapter_is_refused_at_its_loading_and_the_engine_live
                 with pytest.raises(EngineError):
                     await driver.load(*at, "bad@1", folder)
             engine.names["good@1"] = await driver.load(*at, "good@1", kit.artefact("adapter"))
-            assert await engine.answer("good@1", kit.QUESTIONS[0]) == kit.ANSWERS[0][0]
+            assert await engine.answer("good@1", kit.QUESTIONS[3]) == kit.ANSWERS[0][3]
             await driver.drop(*at, engine.names["good@1"])
             with pytest.raises(EngineError):
                 await engine.answer("good@1", kit.QUESTIONS[0])

@@ -4,6 +4,9 @@ It listens on a unix socket in a private folder: its key guards `/v1` and little
 `/adapters` are open), so nobody but this user may reach any of it. The key reaches it by its environment, through the
 keeper's standard input, and stands in no argument list. Adapters are loaded by the endpoint, never lazily: a bad one
 that is found out while answering takes the whole engine with it (vllm#10546).
+
+Without a GPU (0.32) a request for the base that shares a batch with adapters is answered by the last of these
+(vllm#48421): a pool with adapters must not offer its base there. `choosing.py` makes none that does.
 """
 
 from __future__ import annotations
