@@ -8,22 +8,21 @@ to the database as a value, never as text of a statement.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import orjson
 
 from danlu.core.errors import RunError
+from danlu.serving.database import Database
 from danlu.serving.keys import Key, Sealed
 
 VERSION = "1"
 DATABASE = "serving.db"
 URL = "store.url"
 """A file in the home that holds a Postgres URL, where the store is not the SQLite file beside it."""
-Values: TypeAlias = Sequence[str | int | float | bytes | None]
 
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -148,35 +147,6 @@ class Sum:
     open: int
     uncounted: int
     """Rows whose tokens the engine did not count itself."""
-
-
-class Running(Protocol):
-    """Statements of one transaction."""
-
-    def __call__(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]: ...
-
-    def many(self, statement: str, rows: Iterable[Values]) -> None: ...
-
-
-class Database(Protocol):
-    """A connection. Statements mark values with `?`."""
-
-    where: str
-    """For people; without a password."""
-    errors: tuple[type[Exception], ...]
-    """What it raises when the database is away or refuses."""
-
-    def writing(self) -> AbstractContextManager[Running]:
-        """A transaction, alone among writers: kept when the block ends well, else undone."""
-        ...
-
-    def read(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]: ...
-
-    def has_changed(self) -> bool:
-        """Whether others may have written since it was last asked: cheap, and never wrongly False."""
-        ...
-
-    def close(self) -> None: ...
 
 
 class Store:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from danlu.core.errors import RunError
-from danlu.serving.store import Running, Values
+from danlu.serving.database import Running, Values
 
 _WAIT_S = 5
 _SCHEMA_LOCK = 0x64616E6C75

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from danlu.serving.store import Running, Values
+from danlu.serving.database import Running, Values
 
 _WAIT_S = 30.0
 
