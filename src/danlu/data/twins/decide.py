@@ -9,6 +9,7 @@ that are the same but for their figures: they stay, on one side of the split.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,7 +118,10 @@ def decide(
     is_in = np.ones(rows.num, bool) if kept is None else np.asarray(kept, bool)
     twin, is_exact = _exact(rows, is_in)
     counts: dict[str, int] = {"rows": int(is_in.sum()), "exact": int(is_exact.sum()), "compared": 0, "crowded": 0}
-    alike, twins, clashes, is_kept = _near(rows, is_in & ~is_exact & link, settings, counts)
+    with ThreadPoolExecutor(1) as beside:  # two comparisons that know nothing of each other
+        waiting = beside.submit(_alike_questions, rows, is_in & ~is_exact & link, settings)
+        alike, twins, clashes, is_kept = _near(rows, is_in & ~is_exact & link, settings, counts)
+        questions = waiting.result()
     is_kept |= is_in & ~is_exact & (not link)
     similarity = np.ones(rows.num, np.float32)
     is_near = is_in & ~is_exact & ~is_kept
@@ -131,8 +135,10 @@ def decide(
     ties.join(alike.better, alike.worse)
     ties.join(clashes.better, clashes.worse)
     ties.join_equal(np.where(is_in & ~is_exact, rows.column("opening"), 0))
-    if link:
-        _tie_questions(rows, is_in & ~is_exact, settings, counts, ties)
+    for edges, one in questions:
+        ties.join(edges.better, edges.worse)
+        counts["compared"] += one.num_compared
+        counts["crowded"] += one.num_crowded
     conflicts = _conflicts(rows, is_in & (verdict == 0), clashes)
     sizes = np.bincount(ties.first[is_in], minlength=1)
     counts |= {"near": int(is_near.sum()), "conflicts": len(conflicts),
@@ -275,8 +281,10 @@ def _choose_twins(rows: _Rows, edges: _Edges, twin: Rows, similarity: Ratios) ->
     similarity[worse[is_first]] = ratio[is_first]
 
 
-def _tie_questions(rows: _Rows, is_in: Mask, settings: Settings, counts: dict[str, int], ties: Ties) -> None:
-    """Rows that open with nearly the same question are not parted."""
+def _alike_questions(rows: _Rows, is_in: Mask, settings: Settings) -> list[tuple[_Edges, Link]]:
+    """Rows that open with nearly the same question, which are not parted."""
+    if not is_in.any():
+        return []
     opening = rows.column("opening")
     members = rows.by_rank[is_in[rows.by_rank]]
     _, first = np.unique(opening[members], return_index=True)  # one row for each question is enough
@@ -284,14 +292,13 @@ def _tie_questions(rows: _Rows, is_in: Mask, settings: Settings, counts: dict[st
     is_first[members[first]] = True
     asks_all = rows.texts.asked == rows.texts.length
     if asks_all.all() and settings.threshold <= settings.tie:
-        return  # texts to be judged, and nothing else: their questions have been compared as texts
+        return []  # texts to be judged, and nothing else: their questions have been compared as texts
+    found = []
     for view in (QUESTION, QUESTION | 1):
         entries, link = _open(rows, view, is_first & (opening != 0), settings.tie)
         link.link(np.arange(len(entries)))
-        edges = _edges_of(rows, [(view, entries, link)], settings.tie)
-        ties.join(edges.better, edges.worse)
-        counts["compared"] += link.num_compared
-        counts["crowded"] += link.num_crowded
+        found.append((_edges_of(rows, [(view, entries, link)], settings.tie), link))
+    return found
 
 
 def _conflicts(rows: _Rows, is_kept: Mask, clashes: _Edges) -> list[Conflict]:
