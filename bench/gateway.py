@@ -138,10 +138,9 @@ def run_gateway(port: int, engine: int, home: Path) -> None:
     from danlu.serving.limits import LocalLimiter
     from danlu.serving.meters import Meters
     from danlu.serving.router import Router
-    from danlu.serving.store import Store
-    from danlu.serving.store_sqlite import SQLite
+    from danlu.serving.store import open_store
 
-    store, pepper = Store(SQLite(home / "serving.db")), Pepper.open(home / "pepper")
+    store, pepper = open_store(home), Pepper.open(home / "pepper")
     most = 10**9
     limits = Key(
         "", "", (), requests_per_minute=most, tokens_per_minute=10**12, concurrency=10**6, tokens_per_month=10**14

@@ -27,8 +27,7 @@ from danlu.serving.keys import Key, KeyBook, LiveKeys, Pepper
 from danlu.serving.limits import LocalLimiter
 from danlu.serving.meters import Meters
 from danlu.serving.router import Router
-from danlu.serving.store import Store
-from danlu.serving.store_sqlite import SQLite
+from danlu.serving.store import open_store
 
 SECRET = "engine-secret-7f3a"
 LENS = "law@0123456789ab"
@@ -383,7 +382,7 @@ def served(
     folder: Path, board: Board, *, caps: Caps | None = None, limits: Key | None = None, **more: Any
 ) -> Iterator[Served]:
     """A gateway on a free port, over this board."""
-    store = Store(SQLite(folder / "serving.db"))
+    store = open_store(folder)
     pepper = Pepper.open(folder / "pepper")
     book = KeyBook(store, pepper)
     key, credential = book.create("test", ("*",), now=time.time(), limits=limits)

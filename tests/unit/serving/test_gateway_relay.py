@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from gateway_kit import (
     Upstream,
     board_of,
     chat,
+    chunk,
     drops,
     events,
     hangs,
@@ -260,6 +262,20 @@ def test_who_hangs_up_before_the_first_byte_stops_the_engine_too(tmp_path: Path,
         line = gate.closing()
         assert line["outcome"] == "aborted" and line["status"] == 499
         assert line["answer_tokens"] == (0 if is_stream else 64)  # unknown without a stream: as reserved
+        books(gate)
+
+
+def test_a_client_that_takes_nothing_holds_no_engine(tmp_path: Path) -> None:
+    """A stream is not read ahead without bound, and who stops reading is left after the time between two pieces."""
+    big = b"data: " + orjson.dumps(chunk({"content": "x" * 60_000})) + b"\n\n"
+    with between(tmp_path, sends(*[big] * 2000), caps=Caps(between_s=0.5)) as (gate, (engine,)):
+        body = orjson.dumps(chat(stream=True))
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gate.credential}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", gate.port)) as link:
+            link.sendall(head.encode() + body)
+            wait_for(lambda: engine.num_hung_up == 1, 5)
+            line = gate.closing()
+            assert (line["outcome"], line["error"]) == ("aborted", "client_stalled") and engine.num_sent < 500
         books(gate)
 
 
