@@ -79,6 +79,7 @@ class RedisLimiter:
         self._owed: deque[tuple[Admission, int, bool]] = deque(maxlen=_MOST_OWED)
         self._untold: deque[tuple[Admission, int]] = deque(maxlen=_MOST_OWED)
         """What was admitted while Redis was away."""
+        self._unrestored: dict[str, int] = {}
         self._care: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self.alarm = ""
@@ -87,8 +88,7 @@ class RedisLimiter:
         assert num_tokens >= 0, "tokens are counted from nothing"
         if not (key.requests_per_minute or key.tokens_per_minute or key.concurrency or key.tokens_per_month):
             return Admission(key, num_tokens, now)
-        if self._care is None:
-            self._care = asyncio.create_task(self._look_after())
+        self._begin()
         if self.alarm:
             return self._reserve_alone(key, num_tokens, now)
         try:
@@ -125,8 +125,15 @@ class RedisLimiter:
         await asyncio.shield(asyncio.create_task(self._settle(admission, num_tokens, now)))
 
     async def restore(self, spent: Mapping[str, int], now: float) -> None:
-        for key_id, tokens in spent.items():
-            await self._act(key_id, "restore", now, tokens)
+        """Where Redis is away: as soon as it is back."""
+        self._begin()
+        self._unrestored |= spent
+        if self.alarm:
+            return
+        try:
+            await self._restore(now)
+        except self._errors as error:
+            self._lose_sight(error)
 
     async def close(self) -> None:
         if self._care is not None:
@@ -137,6 +144,14 @@ class RedisLimiter:
             with contextlib.suppress(*self._errors):
                 await self._pay()
         await self._client.aclose()
+
+    def _begin(self) -> None:
+        if self._care is None:
+            self._care = asyncio.create_task(self._look_after())
+
+    async def _restore(self, now: float) -> None:
+        await asyncio.gather(*(self._act(key_id, "restore", now, n) for key_id, n in self._unrestored.items()))
+        self._unrestored.clear()
 
     async def _ask_reserve(self, key: Key, num_tokens: int, now: float, spent: int) -> Any:
         return await self._act(
@@ -239,6 +254,8 @@ class RedisLimiter:
             await self._client.ping()
 
     async def _pay(self) -> None:
+        if self._unrestored:
+            await self._restore(time.time())
         while self._owed:
             admission, num_tokens, is_repeated = self._owed[0]
             self._owed[0] = admission, num_tokens, True

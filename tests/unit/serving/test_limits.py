@@ -489,3 +489,20 @@ def test_a_caller_that_is_cancelled_still_settles(redis_url: str) -> None:
         await limiter.close()
 
     asyncio.run(ask())
+
+
+def test_a_worker_that_starts_without_redis_restores_quotas_when_it_is_there(own_redis: RedisServer) -> None:
+    async def ask() -> None:
+        own_redis.stop()
+        limiter, asked = RedisLimiter(own_redis.url), key("q", tokens_per_month=100)
+        await limiter.restore({"q": 95}, time.time())
+        assert limiter.alarm and (await limiter.reserve(asked, 1, time.time())).what == "store"
+        own_redis.start()
+        until = time.monotonic() + 10
+        while limiter.alarm and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        assert (await limiter.reserve(asked, 6, time.time())).what == "quota"
+        assert isinstance(await limiter.reserve(asked, 5, time.time()), Admission)
+        await limiter.close()
+
+    asyncio.run(ask())
