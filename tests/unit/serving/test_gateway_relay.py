@@ -1,7 +1,9 @@
 """From an engine to the client: retries before the first byte, faults after it, clients that hang up, and the books."""
 
+import asyncio
 import contextlib
 import http.client
+import random
 import socket
 import threading
 import time
@@ -13,11 +15,14 @@ import orjson
 import pytest
 
 from danlu.serving.caps import Caps
+from danlu.serving.keys import Key
+from danlu.serving.limits import Refusal
 from gateway_kit import (
     LENS,
     NUM_PROMPT,
     SECRET,
     WORDS,
+    Asked,
     Play,
     Served,
     Upstream,
@@ -26,6 +31,7 @@ from gateway_kit import (
     chunk,
     drops,
     events,
+    good,
     hangs,
     sends,
     served,
@@ -354,3 +360,53 @@ def test_a_huge_answer_is_cut_off(tmp_path: Path) -> None:
     big = b'{"choices":[],"x":"' + b"a" * 50_000 + b'"}'
     with between(tmp_path, status(200, big), caps=Caps(most_reply_bytes=10_000)) as (gate, _):
         assert gate.ask(chat()).code == "engine_failed"
+
+
+def test_a_storm_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Hundreds at once, a third hanging up anywhere, two engines of three that drop some: every opening is closed once,
+    every reservation given back."""
+    import aiohttp
+
+    async def moody(upstream: Upstream, asked: Asked, writer: asyncio.StreamWriter) -> None:
+        if len(upstream.asked) % 3 == 0:
+            raise ConnectionResetError
+        await (sends(*events(), delay_s=0.002) if asked.body.get("stream") and len(upstream.asked) % 3 == 1 else good)(
+            upstream, asked, writer
+        )
+
+    async def storm(gate: Served, credential: str) -> list[int]:
+        drawn = random.Random(3)
+        headers = {"authorization": f"Bearer {credential}"}
+
+        async def ask(session: aiohttp.ClientSession, patience_s: float, is_stream: bool) -> int:
+            try:
+                async with (
+                    asyncio.timeout(patience_s),
+                    session.post(f"{gate.url}/chat/completions", json=chat(stream=is_stream)) as reply,
+                ):
+                    await reply.read()
+                    return reply.status
+            except (TimeoutError, aiohttp.ClientError):
+                return 0
+
+        async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as session:
+            asked = [ask(session, drawn.choice([0.005, 0.03, 10, 10]), drawn.random() < 0.5) for _ in range(300)]
+            return list(await asyncio.gather(*asked))
+
+    with between(tmp_path, moody, moody, None, caps=Caps()) as (gate, _):
+        key = gate.new_key(concurrency=40, tokens_per_minute=10**9)
+        found = asyncio.run(storm(gate, key))
+        assert set(found) <= {0, 200, 429, 502, 503} and 200 in found and 0 in found
+        wait_for(lambda: not gate.gateway.router.on_replica)
+        opened = {line["n"] for line in gate.lines() if line["what"] == "opened"}
+        closed = [line["of"] for line in gate.lines() if line["what"] == "closed"]
+        assert len(closed) == len(set(closed)) and opened == set(closed)
+        limiter = gate.gateway.limiter
+        admitted = [limiter.reserve_now(_key(gate, key), 1, time.time()) for _ in range(40)]  # type: ignore[attr-defined]
+        assert not [one for one in admitted if isinstance(one, Refusal)], "somebody still holds a place"
+
+
+def _key(gate: Served, credential: str) -> Key:
+    key = gate.keys.find(credential, time.time())
+    assert key is not None
+    return key
