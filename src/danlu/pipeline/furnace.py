@@ -25,11 +25,10 @@ from danlu.data.flow.piece import AnyPiece, Places, joined
 from danlu.data.flow.plan import Plan, plan_shards
 from danlu.data.flow.store import Store
 from danlu.data.ledger import Ledger
-from danlu.data.sample import Sample
 from danlu.data.split import split_columns
 from danlu.data.twins import Decision, Settings, decide
 from danlu.pipeline.beside import leave_out_like_held_out
-from danlu.pipeline.parts import Parts
+from danlu.pipeline.parts import Part, Parts
 from danlu.pipeline.passing import makes_samples
 from danlu.pipeline.replay import file_of
 from danlu.pipeline.synthesize import synthesize, vary
@@ -209,8 +208,7 @@ def _vary(
     if not recipe.data.augment.methods:
         return []
     said, first = Told(), len(parts.part)
-    samples: list[Sample] = list(parts.samples("train"))
-    fresh = vary(recipe, samples, store.folder / "replies", told)
+    fresh = vary(recipe, Part(parts, "train"), store.folder / "replies", told)
     pieces: list[AnyPiece] = list(pass_samples(fresh, passing, said))
     if pieces:
         parts.add(pieces, TRAIN)

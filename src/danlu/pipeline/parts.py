@@ -78,3 +78,14 @@ class Parts:
             np.concatenate([self.verdicts.similarity, np.ones(len(alive), np.float32)]),
         )
         self._columns.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The samples of one part, opened anew whenever somebody goes through them."""
+
+    parts: Parts
+    name: str
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self.parts.samples(self.name)

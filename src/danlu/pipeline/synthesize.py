@@ -5,7 +5,7 @@ Called by prepare: `synthesize` after privacy and twins, before the split; `vary
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from danlu.core.messages import say
@@ -66,8 +66,9 @@ def synthesize(
                 asked.close()
 
 
-def vary(recipe: Recipe, train: Sequence[Sample], cache_folder: Path, progress: Progress) -> list[Sample]:
-    """Variants of train samples (only the variants); [] where the recipe names no method."""
+def vary(recipe: Recipe, train: Iterable[Sample], cache_folder: Path, progress: Progress) -> list[Sample]:
+    """Variants of train samples (only the variants), which are gone through more than once; [] where the recipe names
+    no method."""
     section = recipe.data.augment
     if not section.methods:
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.core.errors import DataError, RecipeError
-from danlu.data.augment import AUGMENTERS, augment
+from danlu.data.augment import AUGMENTERS, augment, varying
 from danlu.data.augment.eda import synonyms, words
 from danlu.data.identity import sample_id
-from danlu.data.sample import Conversation, Document, Label, Message, Origin, Preference
+from danlu.data.sample import Conversation, Document, Label, Message, Origin, Preference, Sample
 from danlu.data.synthesis.facts import figures
 from danlu.data.synthesis.wording import fault_of_wording, num_negations
 from danlu.recipe.synthesis import AugmentSection
@@ -58,6 +59,23 @@ def test_nothing_is_varied_unless_asked_for() -> None:
             augment(ROWS, AugmentSection(methods=(name,)), None, reading=READING)
         assert caught.value.key == "synthesis.needs_teacher"
     assert AUGMENTERS.names() == ["back-translation", "eda", "paraphrase"]
+
+
+def test_samples_are_read_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All train rows lay in memory, several times, for a few variants of each."""
+    rows = [*ROWS, chat("员工可以立即申请2台电脑吗？", "可以。"), *ROWS[:2]]
+    section = AugmentSection(methods=("eda",), copies=2, strength=0.3)
+    whole = augment(rows, section, None, reading=READING)
+    monkeypatch.setattr(varying, "_AT_ONCE", 2)
+    held: list[int] = []
+
+    class Opened:
+        def __iter__(self) -> Iterator[Sample]:
+            held.append(0)
+            yield from rows
+
+    assert augment(Opened(), section, None, reading=READING) == whole and len(whole) > 3
+    assert len(held) == 2, "once for what is there, once for the method"
 
 
 def test_eda_changes_the_question_alone() -> None:

@@ -6,7 +6,7 @@ To add a method: a class with the contract of `augmenter.py` in a file here and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from danlu.core.progress import Progress
 from danlu.core.registry import Registry
@@ -28,14 +28,15 @@ AUGMENTERS: Registry[type[Augmenter]] = Registry(
 
 
 def augment(
-    train_samples: Sequence[Sample],
+    train_samples: Iterable[Sample],
     section: AugmentSection,
     teacher: Teacher | None,
     *,
     reading: Reading,
     progress: Progress | None = None,
 ) -> list[Sample]:
-    """Variants only, to be put behind `train_samples`; [] where the section names no method.
+    """Variants only, to be put behind `train_samples`, which are gone through more than once; [] where the section
+    names no method.
 
     What the user asks (or a Label's text) is worded anew; answers and labels stay as they are. Variants carry `made_by`
     "augment", `augment` the method, `parents` [id], `level` and `masked` inherited and the parent's `group`. A variant

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
 
 from danlu.core.errors import DataError
 from danlu.core.messages import say
@@ -22,6 +24,8 @@ from danlu.data.synthesis.words import Reading
 from danlu.recipe.synthesis import AugmentSection
 
 MAX_CLASSES = 40
+_AT_ONCE = 10_000
+"""Samples that are held at a time; a teacher is asked about so many together."""
 
 
 @dataclass(slots=True)
@@ -44,29 +48,50 @@ class _Bench:
 
 
 def vary_all(
-    samples: Sequence[Sample], section: AugmentSection, teacher: Teacher | None, shelf: Registry[type[Augmenter]], *,
+    samples: Iterable[Sample], section: AugmentSection, teacher: Teacher | None, shelf: Registry[type[Augmenter]], *,
     reading: Reading, progress: Progress | None = None,
 ) -> list[Sample]:  # fmt: skip
-    """Sound variants of all methods, in the order of methods and samples."""
+    """Sound variants of all methods, in the order of methods and samples. The samples are gone through once for each
+    method and once before, some at a time."""
     bench = _Bench(reading, teacher, progress or Silent())
-    chosen = [(place, sample) for place, sample in enumerate(samples) if variable_of(sample, "") is not None]
-    known = {reading.fold(_text(sample)) for _, sample in chosen}
+    known: set[bytes] = set()
+    classes: set[str] = set()
+    for sample in samples if section.methods else ():
+        if isinstance(sample, Label):
+            classes.add(sample.label)
+        if (variable := variable_of(sample, "")) is not None:
+            known.add(_digest_of(reading.fold(variable.text)))
     made: list[Sample] = []
     for name in section.methods:
         method = shelf.load(name, where="data.augment.methods")()
         if method.needs_teacher and teacher is None:
             raise DataError("synthesis.needs_teacher", where="data.augment.methods", method=name)
-        texts = [(sample, variable_of(sample, name)) for _, sample in chosen]
-        shown = [(sample, variable) for sample, variable in texts if variable is not None and _may(bench, variable)]
-        candidates = method.vary([variable for _, variable in shown], section.copies, section.strength, bench.asking)
-        variants = _sound(bench, shown, candidates, section.copies, name, known)
-        made += _of_one_label(bench, variants, samples) if method.needs_teacher else variants
+        variants: list[Sample] = []
+        for some in _in_turns(samples):
+            texts = [(sample, variable_of(sample, name)) for sample in some]
+            shown = [(sample, variable) for sample, variable in texts if variable is not None and _may(bench, variable)]
+            if shown:
+                asked = [variable for _, variable in shown]
+                candidates = method.vary(asked, section.copies, section.strength, bench.asking)
+                variants += _sound(bench, shown, candidates, section.copies, name, known)
+        made += _of_one_label(bench, variants, classes) if method.needs_teacher else variants
     bench.num_kept = len(made)
     if section.methods:
         counts = Counter(str(sample.tags["augment"]) for sample in made)
         told_methods = ", ".join(f"{name} {counts[name]}" for name in section.methods)
         bench.progress.note(say("synthesis.augmented", kept=len(made), made=bench.num_made, methods=told_methods))
     return made
+
+
+def _in_turns(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    waiting = iter(samples)
+    while some := list(islice(waiting, _AT_ONCE)):
+        yield some
+
+
+def _digest_of(folded: tuple[str, ...]) -> bytes:
+    """For a text that was seen: much less than its words."""
+    return blake2b("\x00".join(folded).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def variable_of(sample: Sample, method: str) -> Variable | None:
@@ -97,7 +122,7 @@ def _sound(
     candidates: Sequence[Sequence[str]],
     copies: int,
     name: str,
-    known: set[tuple[str, ...]],
+    known: set[bytes],
 ) -> list[Sample]:
     """The candidates that say the same as what they stand for, and that nobody said yet."""
     made: list[Sample] = []
@@ -105,7 +130,7 @@ def _sound(
         num = 0
         for text in texts:
             bench.num_made += 1
-            folded = bench.reading.fold(text)
+            folded = _digest_of(bench.reading.fold(text))
             if num == copies or folded in known or fault_of_wording(variable.text, text, bench.reading):
                 continue
             known.add(folded)
@@ -130,14 +155,9 @@ def _reworded(turns: Sequence[Message], text: str) -> tuple[Message, ...]:
     return (*turns[:first], replace(turns[first], content=text), *turns[first + 1 :])
 
 
-def _text(sample: Sample) -> str:
-    variable = variable_of(sample, "")
-    return variable.text if variable else ""
-
-
-def _of_one_label(bench: _Bench, variants: Sequence[Sample], train: Sequence[Sample]) -> list[Sample]:
+def _of_one_label(bench: _Bench, variants: Sequence[Sample], known: Collection[str]) -> list[Sample]:
     """A Label's variants are classified by the teacher; what it would label otherwise goes."""
-    classes = sorted({sample.label for sample in train if isinstance(sample, Label)})
+    classes = sorted(known)
     doubtful = [sample for sample in variants if isinstance(sample, Label)]
     if not doubtful or not 1 < len(classes) <= MAX_CLASSES:
         return list(variants)
