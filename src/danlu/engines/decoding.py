@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class Decoding:
     def add(self, rows: Iterable[Row]) -> None:
         self.queue.extend(rows)
 
-    def run(self) -> Iterator[list[Row]]:
+    def run(self) -> Generator[list[Row], None, None]:
         """The rows that each step has finished, often none, until all are."""
         while self.is_busy:
             yield [row for row in self.step() if row.finish is not None]

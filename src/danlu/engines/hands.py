@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 
@@ -18,7 +18,7 @@ Word = tuple[list[Row], BaseException | None] | None
 """Rows that are done, or what went wrong; None at the end of one."""
 
 
-def side_by_side(decodings: Sequence[Decoding]) -> Iterator[list[Row]]:
+def side_by_side(decodings: Sequence[Decoding]) -> Generator[list[Row], None, None]:
     """The rows that each step of any has finished. Who stops asking stops them; what one raises is raised here."""
     words: queue.SimpleQueue[Word] = queue.SimpleQueue()
     is_over = threading.Event()

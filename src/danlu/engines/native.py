@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -247,13 +247,14 @@ class NativeEngine:
         return [Score(tuple(part)) for part in np.split(np.asarray(log_probs, dtype=np.float64), ends)]
 
 
-def _sound(steps: Iterator[list[Row]]) -> Iterator[list[Row]]:
+def _sound(steps: Generator[list[Row], None, None]) -> Iterator[list[Row]]:
     """The same, until a row's logits are no numbers."""
-    for done in steps:
-        for row in done:
-            if row.fault is not None:
-                raise row.fault
-        yield done
+    with contextlib.closing(steps):  # at once: an error that is kept would keep its threads
+        for done in steps:
+            for row in done:
+                if row.fault is not None:
+                    raise row.fault
+            yield done
 
 
 def _runs(order: Sequence[Row], *, max_rows: int, max_tokens: int) -> Iterator[tuple[list[Row], int]]:

@@ -75,12 +75,12 @@ def usual_sampling(folder: Path) -> Sampling:
     )  # fmt: skip
 
 
-def listen(path: Path | None, port: int) -> socket.socket:
+def listen(path: Path | None, port: int | None) -> socket.socket:
     """A socket that is bound: a unix one only its owner may open, or a port of the loopback."""
     if path is None:
         bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(("127.0.0.1", port))
+        bound.bind(("127.0.0.1", port or 0))
         return bound
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
@@ -95,10 +95,10 @@ def listen(path: Path | None, port: int) -> socket.socket:
 
 def main(argv: Sequence[str] | None = None) -> int:
     chosen = _parse(argv)
-    secret = _secret(chosen.secret_file)
-    threading.Thread(target=_leave_with_parent, args=(chosen.socket,), daemon=True).start()
-    torch.set_num_threads(chosen.threads or torch.get_num_threads())
     try:
+        secret = _secret(chosen.secret_file)
+        threading.Thread(target=_leave_with_parent, args=(chosen.socket,), daemon=True).start()
+        torch.set_num_threads(chosen.threads or torch.get_num_threads())
         doors, _ = open_live(
             chosen.folder, secret, name=chosen.name, speech=chosen.speech, adapters=chosen.adapter,
             num_slots=chosen.slots, context=chosen.context, dtype=chosen.dtype, device=chosen.device,
@@ -122,7 +122,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("folder", type=Path, help="a base, or a merged model")
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--socket", type=Path)
-    place.add_argument("--port", type=int, default=0)
+    place.add_argument("--port", type=int, help="of 127.0.0.1; 0: any that is free")
     parser.add_argument("--adapter", type=_adapter, action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--name", default="base", help="what the model without adapter is called")
     parser.add_argument("--speech", type=Path, help="where tokenizer and template lie, when not in FOLDER")
