@@ -330,7 +330,8 @@ async def _surroundings(serving: Serving) -> AsyncIterator[Tell]:
 
     def tell(name: str, facts: Mapping[str, Any]) -> None:
         log.event(name, **{("of" if key == "event" else key): value for key, value in facts.items()})
-        hooks.tell(name, **facts)
+        if _is_news(name, facts):
+            hooks.tell(name, **facts)
 
     try:
         yield tell
@@ -339,6 +340,13 @@ async def _surroundings(serving: Serving) -> AsyncIterator[Tell]:
         await asyncio.to_thread(books.stop)
         store.close()
         log.close()
+
+
+def _is_news(name: str, facts: Mapping[str, Any]) -> bool:
+    """For webhooks: what does not stand in the audit log, which they follow themselves, and is more than routine."""
+    if name == "worker":
+        return facts.get("state") in ("waiting", "failed")
+    return name in ("engine", "reloaded") or (name == "refused" and facts.get("deed") in ("reload", "follow"))
 
 
 @contextlib.asynccontextmanager

@@ -113,4 +113,5 @@ def test_certificates_and_settings_change_without_a_stop(tmp_path):
         loop.call_soon_threadsafe(engine.close)
     events = [json.loads(body)["event"] for _, _, body, _ in receiver.got]
     assert {"serving.opened", "serving.reloaded", "serving.refused"} <= set(events)
+    assert len(events) == len(set(events)), events  # nothing is told twice
     assert "Traceback" not in (tmp_path / "err").read_text()
