@@ -84,13 +84,13 @@ class Engine:
 class Stage:
     """The server's side, as far as a worker sees it: a line with a board, a store with a key, an engine."""
 
-    def __init__(self, home: Path, engine: Engine):
+    def __init__(self, home: Path, engine: Engine, *, store_url: str = "", requests_per_minute: int = 1_000_000):
         self.home, self.engine = home, engine
         self.listener = listen("127.0.0.1", 0)
         self.port = self.listener.getsockname()[1]
-        store = open_store(home)
+        store = open_store(home, store_url)
         _, self.key = KeyBook(store, Pepper.open(home / PEPPER)).create(
-            "test", ("law",), now=time.time(), limits=Key("", "", (), requests_per_minute=1_000_000)
+            "test", ("law",), now=time.time(), limits=Key("", "", (), requests_per_minute=requests_per_minute)
         )
         store.close()
         self.processes: list[subprocess.Popen] = []
