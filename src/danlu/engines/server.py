@@ -27,6 +27,7 @@ from danlu.engines.doors import Doors
 from danlu.engines.engine import Sampling
 from danlu.engines.live import READ_TOKENS, Live
 from danlu.model.build import load_model
+from danlu.model.hub import find_base
 
 
 def open_live(
@@ -43,14 +44,15 @@ def open_live(
     read_tokens: int = READ_TOKENS,
 ) -> tuple[Doors, Live]:
     """An engine that runs, and its doors. `speech` is where tokenizer and template lie, when not in `folder`."""
-    spoken = speech or folder
+    found = find_base(folder)
+    spoken = speech or found
     tokenizer = Tokenizer.load(spoken)
     encoders = {
         thinks: Encoder(tokenizer, Template.load(spoken, tokenizer, thinking="keep" if thinks else "drop"))
         for thinks in (True, False)
     }
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(folder, dtype=dtype, device=chosen)
+    model = load_model(found, dtype=dtype, device=chosen)
     doors = Doors(Reader(encoders, usual_sampling(spoken)), doors_secret)
     live = Live(
         model, encoders[True], base=name, deliver=doors.deliver, num_slots=num_slots, context=context,
@@ -119,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m danlu.engines.server", description=__doc__)
-    parser.add_argument("folder", type=Path, help="a base, or a merged model")
+    parser.add_argument("folder", type=Path, help="a base, a merged model, or ember")
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--socket", type=Path)
     place.add_argument("--port", type=int, help="of 127.0.0.1; 0: any that is free")
