@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import EngineError
-from danlu.core.files import read_json
+from danlu.core.files import read_json, sha256_json
 from danlu.core.messages import say
 from danlu.recipe.exports import VLLM_RANKS
 from danlu.run.artifact import Manifest
@@ -143,7 +143,7 @@ def why_apart(one: Offered, other: Offered) -> str:
     for each in (one, other):
         if not each.is_adapter:
             return say("drivers.apart_whole", name=each.name, kind=each.manifest.kind)
-    names = ("apart_base", "apart_files", "apart_template", "apart_stops")
+    names = ("apart_base", "apart_files", "apart_dtype", "apart_template", "apart_stops")
     differing = [name for name, a, b in zip(names, _key(one), _key(other), strict=True) if a != b]
     return say(f"drivers.{differing[0]}") if differing else ""
 
@@ -151,11 +151,12 @@ def why_apart(one: Offered, other: Offered) -> str:
 def _key(each: Offered) -> tuple[str, ...]:
     manifest = each.manifest
     if not each.is_adapter:
-        return ("", str(each.folder), "", "")
+        return ("", str(each.folder), "", "", "")
     value = manifest.contract
     stops = ",".join(str(stop["id"]) for stop in value["stop"])
     is_gguf = "gguf" if manifest.kind in GGUF_ADAPTERS else "safetensors"
-    return (str(manifest.base.get("digest")), is_gguf, str(value["template_digest"]), stops)
+    dtype = str(manifest.base.get("dtype") or "auto")  # in another precision even the right weights say other things
+    return (str(manifest.base.get("digest")), is_gguf, dtype, str(value["template_digest"]), stops)
 
 
 def _choose(group: Sequence[Offered], machine: Machine, find_base: FindBase, knobs: Knobs) -> Choice:
@@ -258,9 +259,7 @@ def _plan(driver: str, group: Sequence[Offered], machine: Machine, find_base: Fi
 
 def _pool_name(driver: str, first: Offered) -> str:
     """By content: the same base and words are the same pool, whoever asks."""
-    digest = first.manifest.digest
-    if first.is_adapter:
-        digest = f"{str(first.manifest.base.get('digest'))[:8]}{str(first.manifest.contract['template_digest'])[:4]}"
+    digest = sha256_json(_key(first)) if first.is_adapter else first.manifest.digest
     return f"{driver}-{digest[:12]}"
 
 

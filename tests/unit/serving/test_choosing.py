@@ -87,7 +87,8 @@ def test_adapters_on_one_base_share_it(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "why"),
-    [({"base": BASE | {"digest": "c" * 64}}, "other bases"), ({"kind": "gguf-lora"}, "an adapter for llama.cpp"),
+    [({"base": BASE | {"digest": "c" * 64}}, "other bases"), ({"base": BASE | {"dtype": "float32"}}, "other precisions"),
+     ({"kind": "gguf-lora"}, "an adapter for llama.cpp"),
      ({"contract": {"template_digest": "u" * 64, "stop": [{"id": 2}]}}, "chat templates differ"),
      ({"contract": {"template_digest": "t" * 64, "stop": [{"id": 2}, {"id": 0}]}}, "stop at other tokens"),
      ({"kind": "merged"}, "a whole model (merged)")],
