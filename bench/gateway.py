@@ -1,13 +1,14 @@
 """What the gateway costs: CPU per JSON request and per 32-event stream, added median latency, and memory over 100,000
-requests, with everything on (keys, limits, journal with its hash chain, meters). Beside LiteLLM's proxy.
+requests, with everything on (keys, limits, journal with its hash chain, meters, logs). Beside LiteLLM's proxy.
 
     python bench/gateway.py --litellm VENV --out bench/results/gateway-2cores.json
     python bench/gateway.py --rounds 1 --seconds 4 --memory 0        # a quick look
 
-One worker each, on loopback; `wrk` (one thread) asks; the engine is a raw asyncio server that answers at once, so what
-is measured is the gateway. Rounds alternate between the systems, so a noisy neighbour falls on all of them. CPU is the
-gateway's whole process tree, user and system; it hardly moves with the neighbours, requests per second do. LiteLLM runs
-in its cheapest mode (a master key; its virtual keys need Postgres), in an environment of its own:
+`danlu serve` with one worker, as anybody starts it, on loopback; `wrk` (one thread) asks; the engine is a raw asyncio
+server that answers at once, so what is measured is the gateway. Rounds alternate between the systems, so a noisy
+neighbour falls on all of them. CPU is the worker process's, user and system (`cpu_all_us`: with the server process,
+which folds journals into usage); it moves less with the neighbours than requests per second do. LiteLLM runs in its
+cheapest mode (a master key; its virtual keys need Postgres), in an environment of its own:
 `pip install "litellm[proxy]<1.109"`. Each cell is the median of its rounds, with the lowest and the highest.
 """
 
@@ -124,41 +125,32 @@ async def run_engine(port: int) -> None:
     await server.serve_forever()
 
 
-# ---- our gateway: the worker's parts, with limits that count and do not bite
+# ---- what is asked: ourselves as anybody starts us, and the peer
 
 
-def run_gateway(port: int, engine: int, home: Path) -> None:
-    import uvicorn
-
-    from danlu.serving.board import Board, Lens, Model, Replica
-    from danlu.serving.caps import Caps
-    from danlu.serving.gateway import Gateway
-    from danlu.serving.journal import FileJournal
-    from danlu.serving.keys import Key, KeyBook, LiveKeys, Pepper
-    from danlu.serving.limits import LocalLimiter
-    from danlu.serving.meters import Meters
-    from danlu.serving.router import Router
+def prepare(runs: Path) -> str:
+    """A key with limits that count and do not bite, in the home that `danlu serve` will use. Its credential."""
+    from danlu.serving.keys import PEPPER, Key, KeyBook, Pepper
     from danlu.serving.store import open_store
 
-    store, pepper = open_store(home), Pepper.open(home / "pepper")
-    most = 10**9
+    home = runs / "serving"
+    home.mkdir(parents=True)
+    store = open_store(home)
+    most = 10**6
     limits = Key(
-        "", "", (), requests_per_minute=most, tokens_per_minute=10**12, concurrency=10**6, tokens_per_month=10**14
+        "", "", (), requests_per_minute=most, tokens_per_minute=10**9, concurrency=most // 10, tokens_per_month=10**12
     )
-    _, credential = KeyBook(store, pepper).create("bench", ("law",), now=time.time(), limits=limits)
-    (home / "credential").write_text(credential)
-    keys = LiveKeys(store, pepper)
-    keys.watch()
-    lens = "law@0123456789ab"
-    replica = Replica("r0", "pool", "upstream", f"http://127.0.0.1:{engine}", "secret", "ready", ((lens, "engine"),))
-    board = Board(1, (Model("law", ((lens, 1.0),), 1700000000),), (Lens(lens, "pool", context=32768),), (replica,))
-    journal = FileJournal(home / "journal", "w0")
-    gateway = Gateway(Router(board), keys, LocalLimiter(), journal, Meters(), Caps())
-    uvicorn.run(
-        gateway, host="127.0.0.1", port=port, log_level="warning", access_log=False, http="httptools", loop="uvloop",
-        ws="none", server_header=False, proxy_headers=False, backlog=1024,
-    )  # fmt: skip
-    journal.close()
+    _, credential = KeyBook(store, Pepper.open(home / PEPPER)).create("bench", ("law",), now=time.time(), limits=limits)
+    store.close()
+    return credential
+
+
+def danlu_command(port: int, engine: int, runs: Path) -> list[str]:
+    """One worker; the engine is an upstream that cannot be proven, which has to be said."""
+    return [
+        sys.executable, "-m", "danlu", "serve", f"law=http://127.0.0.1:{engine}/v1", f"serving.port={port}",
+        "serving.allow_unverified=true", f"serving.metrics_port={free_port()}", "--runs", str(runs), "--lang", "en",
+    ]  # fmt: skip
 
 
 LITELLM = """model_list:
@@ -227,10 +219,8 @@ class System:
     def _wait(self, home: Path) -> None:
         until = time.monotonic() + 180
         while time.monotonic() < until:
-            assert self.process.poll() is None, f"{self.name} ended: see {home}"
+            assert self.process.poll() is None, (home / f"{self.name}.log").read_text()
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                if self.name == "danlu":
-                    self.key = (home / "credential").read_text()
                 return
             time.sleep(0.1)
         raise SystemExit(f"{self.name} never listened")
@@ -251,8 +241,18 @@ class System:
                     raise
                 time.sleep(0.5)
 
+    @property
+    def worker(self) -> int:
+        """The process that answers: of `danlu serve` its worker, else the one that was started."""
+        for pid in tree(self.process.pid):
+            with contextlib.suppress(OSError):
+                if b"danlu.serving.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
+        return self.process.pid
+
     def load(self, what: str, connections: int, seconds: float) -> dict[str, float]:
-        before = cpu_s(self.process.pid)
+        worker = self.worker
+        before, before_worker = cpu_s(self.process.pid), cpu_s(worker)
         command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", "--timeout", "20s"]
         url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
         said = subprocess.run([*command, "-s", str(self.scripts[what]), url], capture_output=True, text=True).stdout
@@ -265,7 +265,8 @@ class System:
             "per_s": float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1]),  # type: ignore[index]
             "p50_ms": _ms(said, "50"),
             "p99_ms": _ms(said, "99"),
-            "cpu_us": round((cpu_s(self.process.pid) - before) / num * 1e6, 1),
+            "cpu_us": round((cpu_s(worker) - before_worker) / num * 1e6, 1),
+            "cpu_all_us": round((cpu_s(self.process.pid) - before) / num * 1e6, 1),
             "socket_errors": 0 if errors is None else sum(map(int, re.findall(r"\d+", errors[1]))),
         }
 
@@ -284,12 +285,12 @@ def _ms(said: str, percent: str) -> float:
 
 
 def memory(system: System, num_requests: int) -> dict[str, Any]:
-    """Resident memory while so many requests pass, JSON and streams in turn; growth counts from the first tenth on."""
-    sizes, num = [(0, rss_mb(system.process.pid))], 0
+    """Of the worker, while so many requests pass, JSON and streams in turn; growth counts from the first tenth on."""
+    sizes, num = [(0, rss_mb(system.worker))], 0
     while num < num_requests:
         for what in WHATS:
             num += int(system.load(what, 32, 3)["num"])
-        sizes.append((num, rss_mb(system.process.pid)))
+        sizes.append((num, rss_mb(system.worker)))
     warm = next(size for count, size in sizes if count >= num_requests / 10)
     growth = sizes[-1][1] - warm
     return {
@@ -305,7 +306,8 @@ def measure(args: argparse.Namespace, home: Path) -> dict[str, Any]:
     here, engine_port = [sys.executable, __file__], free_port()
     ports = {"danlu": free_port(), "litellm": free_port()}
     (home / "litellm.yaml").write_text(LITELLM.format(engine=engine_port))
-    commands = {"danlu": [*here, "--gateway", f"{ports['danlu']},{engine_port},{home}"]}
+    keys = {"danlu": prepare(home / "runs"), "litellm": "sk-bench"}
+    commands = {"danlu": danlu_command(ports["danlu"], engine_port, home / "runs")}
     if args.litellm:
         commands["litellm"] = [
             f"{args.litellm}/bin/litellm", "--config", str(home / "litellm.yaml"), "--host", "127.0.0.1",
@@ -315,7 +317,7 @@ def measure(args: argparse.Namespace, home: Path) -> dict[str, Any]:
     try:
         systems.append(System("engine", [*here, "--engine", str(engine_port)], engine_port, home))
         for name, command in commands.items():
-            systems.append(System(name, command, ports[name], home, key="sk-bench" if name == "litellm" else ""))
+            systems.append(System(name, command, ports[name], home, key=keys[name]))
         rows: dict[str, dict[str, list[dict[str, float]]]] = {s.name: {} for s in systems}
         for system in systems:
             for what in WHATS:
@@ -331,7 +333,11 @@ def measure(args: argparse.Namespace, home: Path) -> dict[str, Any]:
             name: {cell: _median(many) for cell, many in cells.items()} for name, cells in rows.items()
         }
         for system in systems[1:]:
-            found[system.name] |= {"start_s": system.start_s, "rss_mb": rss_mb(system.process.pid)}
+            found[system.name] |= {
+                "start_s": system.start_s,
+                "rss_mb": rss_mb(system.worker),
+                "rss_all_mb": rss_mb(system.process.pid),
+            }
             for what in WHATS:
                 # latencies are paired within a round: the engine's own was measured seconds before
                 pairs = zip(rows[system.name][f"{what}-c1"], rows["engine"][f"{what}-c1"], strict=True)
@@ -378,15 +384,11 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=100_000, help="requests of the memory run; 0: none")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--engine", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--gateway", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.engine:
         import uvloop
 
         uvloop.run(run_engine(args.engine))
-    elif args.gateway:
-        port, engine, home = args.gateway.split(",")
-        run_gateway(int(port), int(engine), Path(home))
     else:
         assert shutil.which("wrk"), "wrk asks the questions: apt-get install wrk"
         started = os.getloadavg()
