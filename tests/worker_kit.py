@@ -15,8 +15,8 @@ from danlu.serving.bind import address_text, listen
 from danlu.serving.board import Board, Lens, Model, Replica
 from danlu.serving.keys import PEPPER, Key, KeyBook, Pepper
 from danlu.serving.line import Line
+from danlu.serving.settings import Settings
 from danlu.serving.store import open_store
-from danlu.serving.worker import Settings
 
 LENS = "law@0123456789ab"
 

@@ -40,11 +40,11 @@ from danlu.serving.overview import Overview
 from danlu.serving.pools import PoolPlan
 from danlu.serving.rollout import Offer
 from danlu.serving.server import Plan, Server
+from danlu.serving.settings import Settings, check_packages, pepper_of, store_url
 from danlu.serving.store import URL, open_store
 from danlu.serving.tls import check_private, tls_context
 from danlu.serving.usage import Bookkeeper
 from danlu.serving.webhooks import Webhooks, check_hook
-from danlu.serving.worker import Settings, pepper_of, store_url
 
 HOME = "serving"
 BASES = "bases"
@@ -97,6 +97,7 @@ def prepare_serving(
     where there is none and only this machine is served. `account`: where `danlu chat` of this account finds it."""
     if not wanted:
         raise RunError("serve.nothing", where="danlu serve")
+    check_packages()
     home = runs.resolve() / HOME
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     _check_files(section)

@@ -20,29 +20,27 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 import uvicorn
 
 from danlu.recipe.serving import ServingSection
 from danlu.serving.bodies import Bodies, Mask
-from danlu.serving.caps import Caps
 from danlu.serving.feedback import FOLDER, FeedbackDesk
 from danlu.serving.feedback import PATH as FEEDBACK
 from danlu.serving.front import Front, verifier_door
 from danlu.serving.gateway import Gateway
 from danlu.serving.journal import FOLDER as JOURNAL
 from danlu.serving.journal import FileJournal
-from danlu.serving.keys import PEPPER, LiveKeys, open_pepper
+from danlu.serving.keys import LiveKeys, open_pepper
 from danlu.serving.limits import Limiter, LocalLimiter
 from danlu.serving.line import WorkerLine
 from danlu.serving.logs import RequestLog
 from danlu.serving.meters import Meters
 from danlu.serving.protocol import GuardedProtocol
 from danlu.serving.router import Router
+from danlu.serving.settings import Settings, caps_of, pepper_of, store_url
 from danlu.serving.snippets import pages
 from danlu.serving.store import Store, open_store
 from danlu.serving.table import Shared
@@ -57,26 +55,6 @@ SETTLE_S = 5.0
 """For answers that were cut at the end of `drain_s` to be settled."""
 TABLE = ("limits", "table")
 STDIN = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a worker is told: no secrets, only where they lie."""
-
-    home: str
-    url: str
-    """As clients on this machine say it."""
-    hosts: tuple[str, ...]
-    num_workers: int
-    section: dict[str, Any]
-
-    def to_line(self) -> str:
-        return orjson.dumps(asdict(self)).decode()
-
-    @classmethod
-    def from_line(cls, line: bytes) -> Settings:
-        value = orjson.loads(line)
-        return cls(value["home"], value["url"], tuple(value["hosts"]), value["num_workers"], value["section"])
 
 
 class Counting:
@@ -242,26 +220,6 @@ class Worker:
         tasks = list(server.server_state.tasks)
         if tasks:
             await asyncio.wait(tasks, timeout=SETTLE_S)
-
-
-def caps_of(section: ServingSection, hosts: tuple[str, ...]) -> Caps:
-    caps = section.caps
-    return Caps(
-        hosts=hosts, origins=section.origins, most_body_bytes=caps.body_bytes, most_answer_tokens=caps.max_tokens,
-        answer_tokens=min(Caps().answer_tokens, caps.max_tokens), first_s=min(300.0, caps.answer_s),
-        between_s=min(60.0, caps.answer_s), whole_s=caps.answer_s,
-    )  # fmt: skip
-
-
-def pepper_of(section: ServingSection, home: Path) -> Path:
-    return Path(section.store.pepper_file) if section.store.pepper_file else home / PEPPER
-
-
-def store_url(section: ServingSection) -> str:
-    """ "" for the SQLite file of the home."""
-    if section.store.kind != "postgres" or section.store.url_file is None:
-        return ""
-    return read_private(Path(section.store.url_file))
 
 
 # ---- the process

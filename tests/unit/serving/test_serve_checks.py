@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 from lens_kit import make_adapter, make_base, make_merged, register
@@ -15,7 +17,7 @@ from danlu.recipe.serving import ServingSection, WebhookSection
 from danlu.run.artifact import Manifest
 from danlu.run.run import Run
 from danlu.serving.known_servers import KnownServers
-from danlu.serving.worker import Settings
+from danlu.serving.settings import Settings
 
 
 def no_run(target: str) -> Run:
@@ -170,3 +172,22 @@ def test_settings_reach_a_worker_as_they_were_written():
     again = Settings.from_line(told.to_line().encode())
     assert ServingSection.model_validate(again.section) == section and "\n" not in told.to_line()
     assert os.sep in again.home
+
+
+def test_a_machine_without_the_extra_is_told_so(artefacts):
+    """Not by a traceback, and not by a worker that dies again and again."""
+    code = (
+        "import sys, importlib.abc\n"
+        "class Gone(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('uvicorn', 'httptools', 'aiohttp', 'uvloop', 'prometheus_client', 'redis', 'psycopg'):\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "import importlib.util as u\n"
+        "found = u.find_spec\n"
+        "u.find_spec = lambda name, package=None: None if name in ('uvicorn', 'httptools', 'aiohttp') else found(name, package)\n"
+        "sys.meta_path.insert(0, Gone())\n"
+        f"sys.argv = ['danlu', 'serve', {str(artefacts / 'law')!r}, 'serving.port=0', '--runs', {str(artefacts)!r}, '--lang', 'en']\n"
+        "from danlu.cli.main import main\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "uvicorn" in done.stderr and "danlu[serve]" in done.stderr, done.stderr[-800:]
