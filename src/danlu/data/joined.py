@@ -1,6 +1,6 @@
 """The texts of many rows, taken out once and shared by the stages: what `data.stage.PieceStage` is handed.
 
-Rows are cut into pages of a thousand, whose letters stay in the cache. A page holds its texts end to end, as UTF-16
+Rows are cut into pages of two thousand, whose letters stay in the cache. A page holds its texts end to end, as UTF-16
 units and as UTF-8, each made when first asked for: a stage asks once over all of them whether there is anything to do,
 and opens only rows where there is. A row that a stage changed is stale: its letters on the page are those it had. So
 `Page.rows_at` tells of a place on the page whose row it is, and whoever judges a page looks at stale rows one by one.
@@ -20,7 +20,7 @@ from danlu.data.texts import texts_of
 
 Units = npt.NDArray[np.uint16]
 Places = npt.NDArray[np.int64]
-PAGE_ROWS = 1024
+PAGE_ROWS = 2048
 _STALE = 0.2
 """Share of stale rows from which new pages cost less than looking at rows one by one."""
 BREAK = "\n"

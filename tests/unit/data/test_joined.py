@@ -39,17 +39,18 @@ def test_texts_lie_end_to_end_and_know_their_rows(rows: list[list[str]]) -> None
 
 
 def test_rows_are_what_stages_made_of_them() -> None:
-    rows = [chat([f"question {at}", f"answer {at}"], at) for at in range(2 * PAGE_ROWS + 3)]
+    one, two = PAGE_ROWS, 2 * PAGE_ROWS
+    rows = [chat([f"question {at}", f"answer {at}"], at) for at in range(two + 3)]
     texts = Texts(rows)
-    assert [page.rows for page in texts.pages()] == [range(512), range(512, 1024), range(1024, 1027)]
+    assert [page.rows for page in texts.pages()] == [range(one), range(one, two), range(two, two + 3)]
     changed = chat(["now", "it", "says", "more"])
-    texts.put(700, changed)
+    texts.put(one + 7, changed)
     texts.put(3, None)
     texts.put(4, rows[4])
-    assert texts.stale == {3, 700}
-    assert texts.of(700) == ["now", "it", "says", "more"]
+    assert texts.stale == {3, one + 7}
+    assert texts.of(one + 7) == ["now", "it", "says", "more"]
     assert texts.of(3) == []
-    assert [texts.of(row) for row in (4, 1026)] == [texts_of(rows[4]), texts_of(rows[1026])]
+    assert [texts.of(row) for row in (4, two + 2)] == [texts_of(rows[4]), texts_of(rows[two + 2])]
     assert len(texts.alive()) == len(rows) - 1
     for row in range(len(rows) // 2):
         texts.put(row, None)
