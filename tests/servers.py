@@ -1,8 +1,8 @@
 """Real servers for tests: Redis and Postgres on free loopback ports, as nobody's root. Skipped, with the reason, where
 their programs are absent.
 
-Postgres refuses to run as root: it is started as the user `postgres` there, in a folder of its own. A test gets a
-database of its own.
+Postgres refuses to run as root: it is started as the user `postgres` there, in a folder of its own. A test gets an
+empty database.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import getpass
 import os
 import pwd
-import secrets
 import shutil
 import signal
 import socket
@@ -127,21 +126,22 @@ def postgres_server() -> Iterator[str]:
 
 @pytest.fixture
 def postgres_url(postgres_server: str) -> str:
-    """A fresh database."""
+    """An empty database; connections that a test before it left open are closed."""
     import psycopg
 
-    name = f"t{secrets.token_hex(6)}"
     until = time.monotonic() + _START_S
     while True:
         try:
             with psycopg.connect(postgres_server, autocommit=True) as link:
-                link.execute(f"CREATE DATABASE {name}")
-            break
+                link.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+                             "AND backend_type = 'client backend'")  # fmt: skip
+                link.execute("DROP SCHEMA public CASCADE")
+                link.execute("CREATE SCHEMA public")
+            return postgres_server
         except psycopg.OperationalError:  # the port answers a little before the server does
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)
-    return postgres_server.removesuffix("postgres") + name
 
 
 def _program(name: str) -> str:

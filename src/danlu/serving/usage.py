@@ -60,7 +60,8 @@ class Folder:
         """Once over everything that is new."""
         self._num_lines, self._broken = 0, list[tuple[str, int]]()
         paths = [path for path in journals(self._folder) if path.stem not in self._finished]
-        dead = [path for path in paths if is_dead(path)]  # asked first: all that they wrote is read after that
+        # Asked first: all that they wrote is read after that. An empty file may be one whose writer has yet to hold it.
+        dead = [path for path in paths if path.stat().st_size and is_dead(path)]
         for path in paths:
             self._read(path)
         lost = []

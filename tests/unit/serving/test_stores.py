@@ -1,6 +1,7 @@
 """The same tests on SQLite and on a real Postgres: keys, their changes, usage and what is spent."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,20 @@ def test_another_connection_sees_that_something_changed(home: Path) -> None:
     KeyBook(theirs, Pepper.open(home / "pepper")).create("a", now=NOW)
     assert ours.has_changed()
     assert not ours.has_changed()
+
+
+def test_a_running_worker_sees_a_revocation_within_a_second(home: Path) -> None:
+    pepper = Pepper.open(home / "pepper")
+    book = KeyBook(open_store(home), pepper)
+    key, credential = book.create("a", now=NOW)
+    live = LiveKeys(open_store(home), pepper)
+    live.watch()
+    book.revoke(key.id, now=NOW)
+    began = time.monotonic()
+    while live.find(credential, NOW) and time.monotonic() - began < 5:
+        time.sleep(0.005)
+    assert time.monotonic() - began < 1
+    live.stop()
 
 
 def test_keys_made_by_many_at_once_are_all_there(home: Path) -> None:

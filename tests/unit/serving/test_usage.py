@@ -124,6 +124,20 @@ def test_a_changed_line_counts_and_is_told(home: Path) -> None:
     assert everything(store).answer_tokens == 99 + 24
 
 
+def test_a_file_that_was_seen_while_it_was_made_is_read_later(home: Path) -> None:
+    """Between its making and its writer's lock, a file looks like a dead worker's."""
+    store = open_store(home)
+    work(home, 2).close()
+    (path,) = journals(home / FOLDER)
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    folder = Folder(home, store)
+    folder.fold()
+    path.write_bytes(whole)
+    folder.fold()
+    assert everything(store).done == 2
+
+
 def test_a_line_of_nonsense_stops_nothing(home: Path) -> None:
     store = open_store(home)
     work(home, 1).close()
