@@ -179,7 +179,8 @@ async def part(what: Callable[[Place], Awaitable[dict[str, Any]]], folders: list
         ) as place:
             found = await what(place)
             client, home = place.client, place.home
-        return found | {"books": in_the_books(home, client.ids)}
+            ends = [child.facts.last_end for child in place.server.workers if child.facts.num_starts > 1]
+        return found | {"workers_that_died": ends, "books": in_the_books(home, client.ids)}
     finally:
         shutil.rmtree(runs, ignore_errors=True)
 

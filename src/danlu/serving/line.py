@@ -15,6 +15,7 @@ import os
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,8 @@ class Post:
     """None while it has no line."""
     is_expected: bool = False
     """Somebody watches over it, and will say when it is gone."""
+    heard: float = 0.0
+    """When it last told anything (monotonic seconds): it does so twice a second, so one that is silent hangs."""
     board: int = 0
     on_lens: dict[str, int] = field(default_factory=dict)
     on_replica: dict[str, int] = field(default_factory=dict)
@@ -125,7 +128,7 @@ class Line:
                 said = orjson.loads(line)
                 if post is None:
                     post = self._greet(said["worker"], writer)
-                post.board = said["board"]
+                post.heard, post.board = time.monotonic(), said["board"]
                 post.on_lens, post.on_replica, post.num_leased = said["lenses"], said["replicas"], said["leased"]
                 post.counters = said.get("counters", post.counters)
                 await self._tell_change()

@@ -147,6 +147,20 @@ class Pool:
         await _all([self._end(seat) for seat in self.seats])
         self.seats = []
 
+    async def revive(self) -> None:
+        """A replica whose process died too often gets a new one, with all lenses. What fails stays down."""
+        for dead in [seat for seat in self.seats if seat.child is not None and seat.child.state == "failed"]:
+            fresh = self._seat()
+            try:
+                await self._raise(fresh)
+            except DanluError as error:
+                dead.problem = told(error)
+                await self._end(fresh)
+                continue
+            self.seats = [fresh if seat is dead else seat for seat in self.seats]
+            self._become(fresh, "ready")
+            self._changed()
+
     # ---- lenses
 
     async def load(self, glass: Loadable) -> None:

@@ -180,6 +180,12 @@ class Rollout:
                 served.problem = told(error)
             self._keep()
 
+    async def revive(self) -> None:
+        """Engines that died too often are tried once more."""
+        async with self._turn:
+            for pool in self.pools.values():
+                await pool.revive()
+
     def note_use(self) -> None:
         """How often each lens was asked, as the workers tell."""
         now = time.time()

@@ -3,8 +3,8 @@
 A lens is chosen by the model's weights: smooth weighted round robin, so that after n requests each lens of a split has
 had its share of them to within one. Then a replica that has this lens: the fewest outstanding answers, and among
 equals the one that this lens always prefers (rendezvous hashing), so that an adapter and its prompts stay warm where
-they are while there is little to do. A replica that failed several times running is left alone for a while and then
-tried with one request (circuit breaker). Counts are this worker's own.
+they are while there is little to do. A replica that failed several times running is left to the others for a while and
+then tried with one request (circuit breaker); the last one is asked all the same. Counts are this worker's own.
 
 `lease` before asking, `release` after the last byte. A lens is dropped from engines only when nothing is leased on it.
 """
@@ -12,7 +12,6 @@ tried with one request (circuit breaker). Counts are this worker's own.
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -183,16 +182,14 @@ class Router:
         turn = self._turns.get(model)
         if turn is None:
             raise UnknownModelError(model)
-        chosen = lens if lens in self._seats else turn.next()
-        seat, is_trial = self._seat(model, chosen, exclude)
-        name = seat.replica.name
-        found = self._lenses[chosen]
+        chosen, seat = self._choose(model, turn, exclude, lens)
+        name, found = seat.replica.name, self._lenses[chosen]
         said = found.manner.dress(ask.body) if ask.kind == "chat" else ask.body
         body = orjson.dumps(seat.driver.address_body(said, seat.engine_name))
         self.on_lens[chosen] += 1
         self.on_replica[name] += 1
         self.num_leased[chosen] += 1
-        return Lease(model, found, seat.replica, body, self.board.number, self, is_trial)
+        return Lease(model, found, seat.replica, body, self.board.number, self, self._try(name))
 
     def take_back(self, lease: Lease, outcome: Outcome) -> None:
         """Of `Lease.release`."""
@@ -210,20 +207,28 @@ class Router:
         elif lease._is_trial:
             circuit.is_trying = False  # it said nothing: the next one tries
 
-    def _seat(self, model: str, lens: str, exclude: Collection[str]) -> tuple[_Seat, bool]:
-        now, best, fewest = self.clock(), None, math.inf
-        for seat in self._seats[lens]:
-            name = seat.replica.name
-            if name in exclude or not self.circuits[name].lets(now):
-                continue
-            if self.on_replica[name] < fewest:
-                best, fewest = seat, self.on_replica[name]
-        if best is None:
-            raise NoReplicaError(model, RETRY_S)
-        circuit = self.circuits[best.replica.name]
-        is_trial = circuit.num_running >= NUM_FAILURES
+    def _choose(self, model: str, turn: _Turn, exclude: Collection[str], lens: str) -> tuple[str, _Seat]:
+        """Of a split, a lens that nothing can answer for now leaves its share to the others."""
+        chosen = lens if lens in self._seats else turn.next()
+        others = () if lens else (name for name, _ in turn.lenses if name != chosen)
+        for name in (chosen, *others):
+            if (seat := self._seat(name, exclude)) is not None:
+                return name, seat
+        raise NoReplicaError(model, RETRY_S)
+
+    def _seat(self, lens: str, exclude: Collection[str]) -> _Seat | None:
+        """The fewest outstanding of those that are well; where none is, of all that are there: a request that no engine
+        can stand must not shut the door for everybody."""
+        now, found = self.clock(), [seat for seat in self._seats[lens] if seat.replica.name not in exclude]
+        well = [seat for seat in found if self.circuits[seat.replica.name].lets(now)]
+        return min(well or found, key=lambda seat: self.on_replica[seat.replica.name], default=None)
+
+    def _try(self, replica: str) -> bool:
+        """Whether this request is the one that shows whether a replica is back."""
+        circuit = self.circuits[replica]
+        is_trial = circuit.num_running >= NUM_FAILURES and not circuit.is_trying
         circuit.is_trying = circuit.is_trying or is_trial
-        return best, is_trial
+        return is_trial
 
     def _circuit(self, replica: Replica, before: Mapping[str, str]) -> Circuit:
         """What died and was started again begins anew."""

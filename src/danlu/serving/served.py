@@ -52,6 +52,7 @@ class Served:
     def restore(self, kept: Mapping[str, Any]) -> None:
         self.lenses = _weights(kept["lenses"])
         self.before = [_weights(way) for way in kept["before"]]
+        self.problem = str(kept["problem"])
 
 
 @dataclass(slots=True)
@@ -67,6 +68,7 @@ def keep(home: Path, models: Iterable[Served], places: Mapping[str, str]) -> Non
     value = {
         served.name: {
             "target": served.target, "origin": served.origin, "lenses": served.lenses, "before": served.before,
+            "problem": served.problem,
             "places": {name: place for name, place in places.items() if name in served.all_lenses},
         }
         for served in models

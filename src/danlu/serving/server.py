@@ -15,6 +15,7 @@ import contextlib
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,8 @@ from danlu.serving.rollout import Offer, Rollout
 from danlu.serving.standing import status_of
 
 LINE = "line.sock"
+SILENT_S = 5.0
+"""A worker that tells nothing for so long is not well."""
 LOOK_S = 0.5
 """How often the registry's file is looked at, and use is noted."""
 
@@ -93,12 +96,22 @@ class Server:
             loop.add_signal_handler(number, self.ended.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._later(self._reload_aloud()))
         try:
-            await self.open()
+            await self._open_unless_ended()
             await self.ended.wait()
         finally:
             await self.close()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+
+    async def _open_unless_ended(self) -> None:
+        """Engines take minutes to start; who thinks better of it does not wait for them."""
+        opening, ending = asyncio.create_task(self.open()), asyncio.create_task(self.ended.wait())
+        await asyncio.wait({opening, ending}, return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if not opening.done():
+            opening.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await opening
 
     async def open(self) -> None:
         """Doors first, so that a second server on one home is refused before it starts engines."""
@@ -122,11 +135,12 @@ class Server:
 
     async def reload(self) -> dict[str, Any]:
         """New workers on the same socket; the old ones stop accepting, finish, and end. Settings that workers read are
-        read again. Where the new ones do not come up, the old ones stay."""
+        read again. Where the new ones do not come up, the old ones stay. Engines that died too often get a new try."""
         old = self.workers
         self.workers = await self._start_workers(self.plan.num_workers)
         for child in old:
             self._later(child.stop())
+        self._later(self.rollout.revive())
         return {"workers": [child.name for child in self.workers], "draining": [child.name for child in old]}
 
     async def answer(self, request: control.Request) -> dict[str, Any]:
@@ -165,9 +179,9 @@ class Server:
         descriptor = self.plan.listener.fileno()
 
         async def is_ready() -> bool:
-            """It has a line, and goes by a board that it was shown."""
+            """It goes by a board that it was shown, and tells so."""
             post = self.line.posts.get(name)
-            return post is not None and post.writer is not None and post.board > 0
+            return post is not None and post.board > 0 and time.monotonic() - post.heard < SILENT_S
 
         return Child(
             name, self.plan.worker(name, descriptor, self.line.path), log=self.plan.home / "logs" / f"{name}.log",

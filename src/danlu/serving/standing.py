@@ -61,5 +61,7 @@ def _replica(rollout: Rollout, seat: Seat) -> dict[str, Any]:
     }  # fmt: skip
     if seat.child is not None:
         facts = seat.child.facts
+        if facts.state == "failed":
+            told["state"] = "failed"
         told |= {"pid": facts.pid, "num_starts": facts.num_starts, "last_end": facts.last_end}
     return told

@@ -123,26 +123,60 @@ def test_a_second_try_is_answered_by_the_same_version_elsewhere() -> None:
 def test_a_replica_that_fails_is_left_alone_and_tried_with_one_request() -> None:
     clock = Clock()
     router = Router(board(), clock=clock)
-    bad = router.lease("law", ASK).replica.name
-    other = "r1" if bad == "r0" else "r0"
+    bad, other = "r0", "r1"
+
+    def asked(num: int) -> Counter[str]:
+        """All at once: the fewest outstanding would share them."""
+        leases = [router.lease("law", ASK) for _ in range(num)]
+        for lease in leases:
+            lease.release("failed" if lease.replica.name == bad else "done")
+        return Counter(lease.replica.name for lease in leases)
+
     for _ in range(NUM_FAILURES):
         router.lease("law", ASK, exclude=(other,)).release("failed")
-    router.on_replica.clear()
-    assert {router.lease("law", ASK).replica.name for _ in range(5)} == {other}
-    with pytest.raises(NoReplicaError):
-        router.lease("law", ASK, exclude=(other,))
+    assert asked(6) == {other: 6}
     clock.now += FIRST_PAUSE_S
-    trial = router.lease("law", ASK, exclude=(other,))
-    with pytest.raises(NoReplicaError):
-        router.lease("law", ASK, exclude=(other,))
-    trial.release("failed")
+    assert asked(6) == {other: 5, bad: 1}, "one request tries"
     clock.now += 1.5 * FIRST_PAUSE_S
-    with pytest.raises(NoReplicaError):  # twice the pause by now
-        router.lease("law", ASK, exclude=(other,))
+    assert asked(6) == {other: 6}, "twice the pause by now"
     clock.now += FIRST_PAUSE_S
-    router.lease("law", ASK, exclude=(other,)).release("aborted")  # a trial that tells nothing
-    router.lease("law", ASK, exclude=(other,)).release("done")
-    assert all(router.lease("law", ASK, exclude=(other,)) for _ in range(3)), "closed again"
+    held = [router.lease("law", ASK) for _ in range(3)]
+    trial = next(lease for lease in held if lease.replica.name == bad)
+    trial.release("aborted")  # tells nothing: the next one tries
+    again = router.lease("law", ASK)
+    assert again.replica.name == bad
+    again.release("done")
+    for lease in held:
+        lease.release("done")
+    leases = [router.lease("law", ASK).replica.name for _ in range(6)]
+    assert Counter(leases) == {other: 3, bad: 3}, "closed again"
+
+
+def test_one_bad_client_does_not_shut_the_door_for_everybody() -> None:
+    """The only replica answers 500 to some request, over and over: others are still let to it."""
+    router = Router(board(num_replicas=1), clock=Clock())
+    for _ in range(50):
+        router.lease("law", ASK).release("failed")
+    assert router.lease("law", ASK)
+
+
+def test_what_was_started_again_begins_anew() -> None:
+    clock = Clock()
+    router = Router(board(), clock=clock)
+    for _ in range(9):
+        router.lease("law", ASK, exclude=("r1",)).release("failed")
+    router.take(board(2, down=("r0",)))
+    router.take(board(3))
+    assert Counter(router.lease("law", ASK).replica.name for _ in range(4)) == {"r0": 2, "r1": 2}
+
+
+def test_a_share_that_nothing_answers_for_goes_to_the_others() -> None:
+    there = board(shares=(("law@3", 0.5), ("law@4", 0.5)))
+    replicas = tuple(Replica(r.name, "p", "native", r.address, r.secret, "ready", r.lenses[:1]) for r in there.replicas)
+    router = Router(Board(1, there.models, there.lenses, replicas))
+    assert {router.lease("law", ASK).lens.name for _ in range(8)} == {"law@3"}
+    with pytest.raises(NoReplicaError):
+        router.lease("law", ASK, lens="law@4")
 
 
 def test_clients_that_hang_up_open_no_circuit() -> None:
