@@ -101,7 +101,8 @@ class FeedbackDesk:
         self._times[id] += 1
         words = {name: asked[name] for name in ("corrected", "comment") if asked.get(name)}
         keeps = self._keeps_words and key.keeps_bodies
-        kept = {name: self._mask(text) for name, text in words.items()} if keeps else {}
+        # in a thread: detectors take a second to load, and nobody else's stream shall wait for them
+        kept = {name: await asyncio.to_thread(self._mask, text) for name, text in words.items()} if keeps else {}
         opinion = Opinion(id, round(time.time(), 3), *owner, rating=asked["rating"], **kept)
         os.write(self._file, orjson.dumps(opinion, option=orjson.OPT_APPEND_NEWLINE))
         reply = {"id": id, "object": "feedback", "rating": opinion.rating, "stored": ["rating", *kept], "trains": keeps}
