@@ -178,8 +178,10 @@ class LiveKeys:
     def refresh(self) -> None:
         """Take over what changed in the store since last time: a question to the database, and a row a changed key."""
         seen, changed = self._store.keys_since(self._seen)
-        if changed:
-            self._keys = self._keys | {sealed.key.id: sealed for sealed in changed}
+        if changed:  # where there is no previous secret, the comparison is made all the same
+            blind = self._nobody.previous
+            fresh = {one.key.id: dataclasses.replace(one, previous=one.previous or blind) for one in changed}
+            self._keys = self._keys | fresh
         self._seen, self._looked = seen, time.monotonic()
 
     def watch(self, failed: Callable[[Exception], None] | None = None) -> None:
