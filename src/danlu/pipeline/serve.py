@@ -113,7 +113,8 @@ def prepare_serving(
     keys, first = _keys(section, home, makes_key=makes_key and is_loopback(section.host))
     check_bind(section.host, num_keys=keys, has_tls=section.tls.cert is not None, plain_http=section.plain_http)
     listener = listen(section.host, section.port)
-    url = address_text(section.host, listener.getsockname()[1], has_tls=section.tls.cert is not None)
+    port, has_tls = listener.getsockname()[1], section.tls.cert is not None
+    url = address_text(section.host, port, has_tls=has_tls, hosts=section.hosts)
     if first is not None and account is not None:
         KnownServers(account).remember(url, first[1], verifier_of(Pepper.open(pepper_of(section, home)), first[0].id))
     return Serving(

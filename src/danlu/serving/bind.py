@@ -77,9 +77,9 @@ def own_hosts(host: str, hosts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def address_text(host: str, port: int, *, has_tls: bool) -> str:
-    """The base URL as a client on this machine says it."""
-    bare = host.strip("[]")
+def address_text(host: str, port: int, *, has_tls: bool, hosts: tuple[str, ...] = ()) -> str:
+    """The base URL as clients say it: by the first of the server's names, where it has any."""
+    bare = (hosts[0] if hosts else host).strip("[]")
     if bare in ("0.0.0.0", "::"):  # noqa: S104 - is compared, not bound
         bare = socket.gethostname()
     return f"http{'s' if has_tls else ''}://{f'[{bare}]' if ':' in bare else bare}:{port}"

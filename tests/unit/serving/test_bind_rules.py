@@ -69,6 +69,7 @@ def test_which_names_it_answers_to():
     assert own_hosts("0.0.0.0", ("api.firm.example",)) == ("api.firm.example",)
     assert socket.gethostname().lower() in own_hosts("0.0.0.0", ())
     assert address_text("::1", 80, has_tls=True) == "https://[::1]:80"
+    assert address_text("0.0.0.0", 443, has_tls=True, hosts=("api.firm.example",)) == "https://api.firm.example:443"
 
 
 def test_certificates_are_looked_at_first(tmp_path):
