@@ -185,12 +185,12 @@ class Pool:
             await _all([self._unload(seat, name) for seat in self.seats if name in seat.loaded])
 
     async def _load_running(self, glass: Loadable) -> None:
-        assert glass.folder is not None, "an adapter has files"
         name, up = glass.lens.name, [seat for seat in self.seats if seat.state == "ready"]
         self.lenses[name] = glass  # a replica that comes back meanwhile loads it too
         try:
-            await _all([self._load_on(seat, glass) for seat in up])
-            await self._check_everywhere(glass, up)
+            for seats in (up[:1], up[1:]):  # one first: what kills an engine shall kill one
+                await _all([self._load_on(seat, glass) for seat in seats])
+                await self._check_everywhere(glass, seats)
         except BaseException:
             self.lenses.pop(name, None)
             await _all([self._unload(seat, name) for seat in self.seats if name in seat.loaded])

@@ -60,13 +60,18 @@ def test_incident_15_an_adapter_that_kills_an_engine_is_not_rolled_out_and_not_l
         async with serving(tmp_path, base, Offer("law", str(good))) as place:
             rollout, client = place.server.rollout, place.client
             habits(base, dies_of=lens_of(deadly))
+            ended = asyncio.Event()
+            asking = [asyncio.create_task(client.keep_asking(ended)) for _ in range(4)]
             with pytest.raises(DanluError):
                 await rollout.flip("law", str(deadly))
-            seats = rollout.pools["tiny"].seats
-            await until(lambda: all(seat.state == "ready" for seat in seats), within_s=15)
-            assert all(set(seat.loaded) == {lens_of(good)} for seat in seats), "it came back without"
-            await asyncio.gather(*(client.ask() for _ in range(6)))
-            assert client.seen == {lens_of(good): 6} and not client.failures
+            first, second = rollout.pools["tiny"].seats
+            assert first.child is not None and second.child is not None
+            await until(lambda: first.child.facts.num_starts == 2 and first.state == "ready", within_s=20)
+            ended.set()
+            await asyncio.gather(*asking)
+            assert second.child.facts.num_starts == 1, "it was tried on one"
+            assert set(first.loaded) == set(second.loaded) == {lens_of(good)}, "it came back without"
+            assert set(client.seen) == {lens_of(good)} and not client.failures
             assert rollout.models["law"].problem
 
     asyncio.run(story())
