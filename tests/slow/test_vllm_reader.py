@@ -67,4 +67,5 @@ def test_a_module_at_0_9_is_seen_through_vllm(tuned, tmp_path: Path) -> None:
     bench = set_up(subject, Promise(("vllm",), matrices=kept, vectors=kept))
     checks = {check.name: check for check in prove_reader(VLLMReader(), subject, tmp_path, bench)}
     assert checks["vllm_weights"].verdict == "fail", checks
-    assert checks["vllm_weights"].note.startswith("model.layers.1.mlp.up_proj: x0.9")
+    # what comes after it would give the very same by a factor of its own
+    assert "model.layers.1.mlp.up_proj: x0.900" in checks["vllm_weights"].note
