@@ -93,7 +93,7 @@ async def swap(place: Place, num: int, folders: list[Path]) -> dict[str, Any]:
 
 async def kill_engines(place: Place, num: int) -> dict[str, Any]:
     pool = place.server.rollout.pools["tiny"]
-    back_s, running = [], []
+    back_s, cpu_s, running = [], [], []
     async with under_load(place):
         for n in range(num):
             await asyncio.sleep(1.0)
@@ -106,7 +106,15 @@ async def kill_engines(place: Place, num: int) -> dict[str, Any]:
             await until(lambda seat=seat: seat.state == "down")
             await until(lambda: all(each.state == "ready" for each in pool.seats))
             back_s.append(time.monotonic() - began)
-    return counts(place.client) | {"kills": num, "running_when_killed": running, "back_s": spread(back_s)}
+            cpu_s.append(cpu_of(seat.child.pid))
+    told = {"kills": num, "running_when_killed": running, "back_s": spread(back_s), "start_cpu_s": spread(cpu_s)}
+    return counts(place.client) | told
+
+
+def cpu_of(pid: int) -> float:
+    """What a process has computed until now: how long its start takes where it has a core of its own."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def kill_workers(place: Place, num: int) -> dict[str, Any]:
@@ -195,7 +203,7 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     found = {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "commit": commit.stdout.strip(),
-        "machine": {"cores": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version()},
+        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
         "clients": NUM_CLIENTS, "engines": 2, "workers": 2,
     }  # fmt: skip
     parts: dict[str, Callable[[Place], Awaitable[dict[str, Any]]]] = {
@@ -204,7 +212,7 @@ def main() -> None:
         "workers": lambda place: kill_workers(place, told.kills),
     }
     for name, what in parts.items():
-        found[name] = asyncio.run(part(what, folders))
+        found[name] = asyncio.run(part(what, folders)) | {"load_average": round(os.getloadavg()[0], 1)}
         print(json.dumps({name: found[name]}, ensure_ascii=False, indent=1), flush=True)
     if told.out is not None:
         told.out.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
