@@ -41,9 +41,11 @@ MOST_LOOKED = 400
 """Questions among which those with long answers are found."""
 TICKS = os.sysconf("SC_CLK_TCK")
 TRIED = [
-    {"--attn-implementation": attention, "--dtype": dtype, "--cb-max-batch-tokens": tokens}
-    for dtype in ("bfloat16", "float32") for attention in ("sdpa", "eager") for tokens in ("64", "256")
-]  # fmt: skip
+    {"--dtype": dtype, "--attn-implementation": attention, "--cb-max-batch-tokens": tokens, "--cb-num-blocks": blocks}
+    for dtype, attention in (("bfloat16", "sdpa"), ("bfloat16", "eager"), ("float32", "sdpa"))
+    for tokens, blocks in (("64", "32"), ("256", "64"))
+]
+"""Left to itself it takes ten gigabytes for keys and values, and each step looks through them."""
 
 
 @dataclass
@@ -184,6 +186,7 @@ def ready(server: Server) -> Server:
             asyncio.run(drive(server, ["hi"], 1, 2))
             return server
         time.sleep(0.5)
+    server.end()
     raise RuntimeError(f"{server.name} did not come up: {server.log.read_text()[-2000:] if server.log else ''}")
 
 
@@ -255,6 +258,7 @@ def main() -> None:
     parser.add_argument("--settings", type=json.loads, help="transformers' settings as JSON; else they are found")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # servers end with us
     from danlu.model.hub import find_base
 
     folder = find_base("ember").resolve()
@@ -263,9 +267,11 @@ def main() -> None:
     settings, tried = (chosen.settings, []) if chosen.settings else tune(chosen.theirs, folder, chosen, texts)
     with tempfile.TemporaryDirectory() as place:
         ours = start_ours(folder, chosen.threads, chosen.streams, Path(place) / "ours.log")
-        theirs = start_theirs(chosen.theirs, folder, chosen.threads, settings, Path(place) / "theirs.log")
         made: dict[str, list[Stream]] = {}
+        servers = [ours]
         try:
+            theirs = start_theirs(chosen.theirs, folder, chosen.threads, settings, Path(place) / "theirs.log")
+            servers.append(theirs)
             for number in range(chosen.rounds):
                 pair = [ours, theirs] if number % 2 == 0 else [theirs, ours]
                 for server, other in (pair, pair[::-1]):
@@ -274,8 +280,8 @@ def main() -> None:
                     server.rounds.append(row)
                     print(number + 1, server.name, row, file=sys.stderr, flush=True)
         finally:
-            ours.end()
-            theirs.end()
+            for server in servers:
+                server.end()
     found = report(chosen, ours, theirs, settings, tried, made)
     text = json.dumps(found, indent=1, ensure_ascii=False)
     print(text)
