@@ -8,7 +8,10 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import pytest
 
 from danlu.recipe.serving import ServingSection
 from danlu.serving.bind import address_text, listen
@@ -171,3 +174,46 @@ class Stage:
             process.wait()
         self.listener.close()
         self.run(self.line.close())
+
+
+def make_certificate(folder, days=30):
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(key), "-out", str(cert), "-days", str(days), "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]  # fmt: skip
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("no openssl to make a certificate with")
+    return cert, key
+
+
+class Receiver:
+    """A real HTTP server that answers what it is told to, and keeps what came."""
+
+    def __init__(self, statuses=(), delay_s=0.0):
+        self.got, self.statuses = [], list(statuses)
+        outer = self
+
+        class Door(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                time.sleep(delay_s)
+                status = outer.statuses.pop(0) if outer.statuses else 200
+                outer.got.append((self.path, dict(self.headers), body, status))
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.send_header("Location", "http://127.0.0.1:1/elsewhere")
+                self.end_headers()
+
+            def log_message(self, *args):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hook?token=t"
+
+    def wait(self, number, within_s=5.0):
+        until = time.monotonic() + within_s
+        while len(self.got) < number and time.monotonic() < until:
+            time.sleep(0.01)
+        assert len(self.got) >= number, self.got
+        return self.got

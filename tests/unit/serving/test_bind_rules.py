@@ -3,23 +3,13 @@
 import os
 import socket
 import ssl
-import subprocess
 
 import pytest
 
 from danlu.core.errors import RunError
 from danlu.serving.bind import address_text, check_bind, is_loopback, listen, own_hosts
 from danlu.serving.tls import expires, read_private, tls_context
-
-
-def make_certificate(folder, days=30):
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(key), "-out", str(cert), "-days", str(days), "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]  # fmt: skip
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("no openssl to make a certificate with")
-    return cert, key
+from worker_kit import make_certificate
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "192.168.0.1", "::ffff:10.0.0.1", "8.8.8.8"])

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from test_bind_rules import make_certificate
 
 from danlu.core.errors import EngineError
 from danlu.serving.known_servers import KnownServers, proof_of, verifier_of
-from worker_kit import Engine, Stage
+from worker_kit import Engine, Stage, make_certificate
 
 
 @pytest.fixture(scope="module")

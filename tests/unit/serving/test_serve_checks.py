@@ -7,7 +7,6 @@ import sys
 
 import pytest
 from lens_kit import make_adapter, make_base, make_merged, register
-from test_bind_rules import make_certificate
 
 from danlu.core.errors import DanluError, RunError
 from danlu.pipeline.serve import BaseFinder, prepare_serving
@@ -18,6 +17,7 @@ from danlu.run.artifact import Manifest
 from danlu.run.run import Run
 from danlu.serving.known_servers import KnownServers
 from danlu.serving.settings import Settings
+from worker_kit import make_certificate
 
 
 def no_run(target: str) -> Run:

@@ -13,10 +13,7 @@ import sys
 import threading
 import time
 
-from test_bind_rules import make_certificate
-from test_webhooks_sent import Receiver
-
-from worker_kit import Engine
+from worker_kit import Engine, Receiver, make_certificate
 
 
 def shown(port: int) -> str:

@@ -3,9 +3,7 @@
 import hashlib
 import hmac
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -14,41 +12,9 @@ from danlu.recipe.serving import WebhookSection
 from danlu.run.audit import AuditLog
 from danlu.serving import webhooks
 from danlu.serving.webhooks import Event, FinalError, Webhooks, check_hook, is_public, send
+from worker_kit import Receiver
 
 SECRET = b"s3cret"
-
-
-class Receiver:
-    """A real HTTP server that answers what it is told to, and keeps what came."""
-
-    def __init__(self, statuses=(), delay_s=0.0):
-        self.got, self.statuses = [], list(statuses)
-        outer = self
-
-        class Door(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                time.sleep(delay_s)
-                status = outer.statuses.pop(0) if outer.statuses else 200
-                outer.got.append((self.path, dict(self.headers), body, status))
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.send_header("Location", "http://127.0.0.1:1/elsewhere")
-                self.end_headers()
-
-            def log_message(self, *args):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hook?token=t"
-
-    def wait(self, number, within_s=5.0):
-        until = time.monotonic() + within_s
-        while len(self.got) < number and time.monotonic() < until:
-            time.sleep(0.01)
-        assert len(self.got) >= number, self.got
-        return self.got
 
 
 @pytest.fixture
