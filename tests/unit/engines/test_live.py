@@ -338,3 +338,25 @@ def test_what_cannot_be_answered_is_said_at_once(
     assert caught.value.key == "engine.lens_taken"
     with pytest.raises(ModelError):
         room.live.load("new@1", tmp_path)
+
+
+def test_a_model_that_no_packing_is_known_of_answers_without_adapters(
+    folder: Path, encoder: Encoder, adapters: dict[str, Path]
+) -> None:
+    def quantised() -> torch.nn.Module:
+        return load_model(folder, dtype="fp32", quantize="int8")
+
+    room = Room(lambda deliver: Live(quantised(), encoder, base="base", deliver=deliver, num_slots=3))
+    asked = prompts(encoder, 7)
+    tickets = [room.live.submit(ids, GREEDY, model="base") for ids in asked]
+    room.live.start()
+    for ticket in tickets:
+        room.wait(ticket)
+    engine = NativeEngine(quantised(), encoder, name="alone")
+    assert [ticket.row.ids for ticket in tickets] == [
+        list(engine.continue_texts([ids], GREEDY)[0].ids) for ids in asked
+    ]
+    with pytest.raises(EngineError) as caught:
+        room.live.load("law@1", adapters["law@1"])
+    assert caught.value.key == "engine.no_lenses"
+    room.live.stop()
