@@ -10,6 +10,7 @@ have.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -268,7 +269,7 @@ class Pool:
     async def _raise(self, seat: Seat) -> None:
         """Started and fitted; `ready` is for the caller to say."""
         if seat.child is not None:
-            await seat.child.start()
+            await _started(seat.child)
         elif not await self.driver.is_ready(seat.address, seat.secret):
             raise EngineError("rollout.no_answer", where=seat.address, name=seat.name)
         else:
@@ -330,6 +331,18 @@ class Pool:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _started(child: Child) -> None:
+    """Who thinks better of it while it starts leaves no process behind, and no error that nobody heard."""
+    starting = asyncio.ensure_future(child.start())
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await child.stop()
+        with contextlib.suppress(EngineError):
+            await starting
+        raise
 
 
 async def _all(works: list[Any]) -> None:
