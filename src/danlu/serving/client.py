@@ -5,9 +5,11 @@ kept: a redirect is an answer like any other, there are no cookies, and of a cli
 from __future__ import annotations
 
 import aiohttp
+import orjson
 
 from danlu.serving.ask import Kind
-from danlu.serving.drivers.driver import endpoint
+from danlu.serving.drivers.driver import bare, endpoint
+from danlu.serving.events import BrokenError, Usage, usage_of
 
 PATHS: dict[Kind, str] = {"chat": "/chat/completions", "completion": "/completions", "embedding": "/embeddings"}
 CONNECT_S = 5.0
@@ -28,10 +30,20 @@ class Client:
         url = self._urls.get((address, kind))
         if url is None:
             url = self._urls[address, kind] = endpoint(address, PATHS[kind])
-        headers = {"content-type": "application/json", "accept-encoding": "identity", "x-request-id": id}
-        if secret:
-            headers["authorization"] = f"Bearer {secret}"
+        headers = _headers(secret) | {"x-request-id": id}
         return await self._session(address).post(url, data=body, headers=headers, allow_redirects=False)
+
+    async def stop(self, address: str, id: str, *, secret: str) -> Usage:
+        """End an answer; what the engine computed for it in all, told once it computes no more. aiohttp.ClientError,
+        OSError, BrokenError."""
+        session, body = self._session(address), orjson.dumps({"id": id})
+        async with session.post(
+            bare(address, "/cancel"), data=body, headers=_headers(secret), allow_redirects=False
+        ) as response:
+            usage = usage_of(await response.read()) if response.status == 200 else None
+        if usage is None:
+            raise BrokenError(f"{response.status} to the end of an answer")
+        return usage
 
     async def close(self) -> None:
         for session in self._sessions.values():
@@ -44,6 +56,11 @@ class Client:
         if session is None:
             session = self._sessions[where] = _session(where)
         return session
+
+
+def _headers(secret: str) -> dict[str, str]:
+    headers = {"content-type": "application/json", "accept-encoding": "identity"}
+    return headers | {"authorization": f"Bearer {secret}"} if secret else headers
 
 
 def _session(where: str) -> aiohttp.ClientSession:

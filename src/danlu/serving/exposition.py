@@ -37,6 +37,7 @@ COUNTED: dict[str, Metric] = {
     "failures": Metric("danlu_engine_failures_total", "counter", ("replica",), "Answers that an engine broke off."),
     "retries": Metric("danlu_retries_total", "counter", ("lens",), "Further replicas asked before the first byte."),
     "uncounted": Metric("danlu_uncounted_total", "counter", ("lens",), "Answers whose tokens no engine counted."),
+    "unstopped": Metric("danlu_unstopped_total", "counter", ("lens",), "Answers that an engine did not stop in time."),
 }
 OBSERVED: dict[str, Metric] = {
     "first": Metric("danlu_first_token_seconds", "histogram", ("lens",), "Until the first byte of a stream."),

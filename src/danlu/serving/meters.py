@@ -40,6 +40,7 @@ class Meters:
         self._failures: dict[str, int] = {}
         self._retries: dict[str, int] = {}
         self._uncounted: dict[str, int] = {}
+        self._unstopped: dict[str, int] = {}
         self._histograms: dict[str, dict[str, list[float]]] = {name: {} for name in BOUNDS}
         """By lens: the sum, then a count for each bucket, the last one without bound."""
 
@@ -75,6 +76,8 @@ class Meters:
                 self._observe("between", lens, (tally.whole_s - tally.first_s) / (tally.answer_tokens - 1))
         if not tally.is_counted and tally.status == 200:
             _add(self._uncounted, lens)
+        if tally.is_unstopped:
+            _add(self._unstopped, lens)
 
     def counters(self) -> dict[str, Any]:
         """All of it, as JSON takes it."""
@@ -93,6 +96,7 @@ class Meters:
                 "failures": dict(self._failures),
                 "retries": dict(self._retries),
                 "uncounted": dict(self._uncounted),
+                "unstopped": dict(self._unstopped),
             },
             "histograms": {
                 name: {lens: list(row) for lens, row in by.items()} for name, by in self._histograms.items()

@@ -1,5 +1,6 @@
 """From an engine to the client: bytes, as they come. Another replica is asked as long as the client has seen nothing;
-after the first byte an error is an event of the stream. Who hangs up stops the engine's work at once.
+after the first byte an error is an event of the stream. Who hangs up stops the engine's work at once; an engine that
+can say what it had computed by then is asked, and only then is the answer settled and its seat free.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from danlu.serving.watch import Reason, Watch
 
 DRAIN_S = 1.0
 """After `[DONE]`, for the end of the engine's message, so that its connection can be used again."""
+STOP_S = 2.0
+"""For an engine to say what an answer came to that ended before its time: a step of it, as a rule."""
 MOST_SAID_BYTES = 64 * 2**10
 MOST_SAID_CHARS = 300
 MOST_KEPT_BYTES = 2**20
@@ -194,21 +197,26 @@ class _Passage:
     async def interrupted(self, reason: Reason) -> None:
         """By the watch."""
         self.close()
+        usage = await self._stopped()
         if reason == "gone" or self._is_sending:  # or it takes nothing any more
             self.account.tally.code = "client_gone" if reason == "gone" else "client_stalled"
             if not self.call.is_begun:
                 self.call.tally.status = 499
-            await self._settle_aborted()
+            await self._settle_aborted(usage)
             raise GoneError
         caps = self.relay.caps
         most_s = {"first": caps.first_s, "between": caps.between_s}.get(reason, caps.whole_s)
-        await self.fail(RefusedError("gateway.engine_timeout", status=504, what=reason, most_s=most_s), "failed")
+        await self.fail(RefusedError("gateway.engine_timeout", status=504, what=reason, most_s=most_s), "failed", usage)
 
     async def cut(self) -> None:
         """By ourselves: what was answered so far is settled, and the client sees the connection end."""
         self.close()
         self.account.tally.code = "server_stopped"
-        await self._settle_aborted()
+        try:
+            usage = await self._stopped()
+        except asyncio.CancelledError:  # again: there is no time left to ask
+            usage = None
+        await self._settle_aborted(usage)
 
     async def broken(self, fault: Exception) -> None:
         """By the engine."""
@@ -217,18 +225,23 @@ class _Passage:
             refused = RefusedError("gateway.engine_busy", status=503, headers=retry_after(1.0))
         else:
             refused = RefusedError("gateway.engine_failed", status=502)
-        await self.fail(refused, "refused" if status == 429 else "failed")
+        self.watch.end()
+        usage = None
+        if self.call.is_begun:
+            self.close()
+            usage = await self._stopped()
+        await self.fail(refused, "refused" if status == 429 else "failed", usage)
 
-    async def fail(self, refused: RefusedError, outcome: Outcome) -> None:
+    async def fail(self, refused: RefusedError, outcome: Outcome, usage: Usage | None = None) -> None:
         """Settle, and tell the client as long as it can be told: by the reply, or by the stream's last event."""
         self.watch.end()
         self.account.tally.code = refused.code
         refused.headers += tuple(self._headers())
         if not self.call.is_begun:
-            nothing = Usage(0, 0)
-            await self.account.settle(outcome, refused.status, nothing, is_counted=False, whole_s=self.call.since())
+            found, is_counted = usage or Usage(0, 0), usage is not None
+            await self.account.settle(outcome, refused.status, found, is_counted=is_counted, whole_s=self.call.since())
             raise refused
-        await self._settle_stream("failed", 200)
+        await self._settle_stream("failed", 200, usage)
         await self._end(error_event(refused))
 
     def close(self) -> None:
@@ -242,19 +255,41 @@ class _Passage:
 
     # ---- settling
 
-    async def _settle_stream(self, outcome: Outcome, status: int) -> None:
-        usage = self.events.usage
-        found = usage or Usage(self.ask.num_prompt_tokens, self.events.num_tokens)
-        self.account.tally.num_events = self.events.num_tokens
-        await self.account.settle(outcome, status, found, is_counted=usage is not None, whole_s=self.call.since())
+    async def _stopped(self) -> Usage | None:
+        """What the engine computed for this answer, which it has ended by now; None where it cannot say, or does not.
+        Less than it had told already is another process' word."""
+        account = self.account
+        if not account.lease.stops:
+            return None
+        try:
+            async with asyncio.timeout(STOP_S):
+                client = self.relay.client
+                usage = await client.stop(account.lease.address, self.ask.id, secret=account.lease.secret)
+        except (TimeoutError, aiohttp.ClientError, OSError, BrokenError):
+            usage = None
+        told = self.events.usage
+        if usage is not None and (told is None or usage.answer_tokens >= told.answer_tokens):
+            return usage
+        account.tally.is_unstopped = True
+        return None
 
-    async def _settle_aborted(self) -> None:
-        """What an engine did for an answer that nobody waited for is unknown without a stream: as reserved."""
+    async def _settle_stream(self, outcome: Outcome, status: int, usage: Usage | None = None) -> None:
+        """`usage`: the engine's last word where the stream has not got it."""
+        events, tally = self.events, self.account.tally
+        usage = usage or events.usage
+        found = usage or Usage(self.ask.num_prompt_tokens, events.num_tokens)
+        is_counted = usage is not None and not tally.is_unstopped
+        tally.num_events = events.num_tokens
+        await self.account.settle(outcome, status, found, is_counted=is_counted, whole_s=self.call.since())
+
+    async def _settle_aborted(self, usage: Usage | None) -> None:
+        """What an engine did for an answer that nobody waited for is unknown where neither it nor a stream tells: as
+        reserved."""
         if self.ask.is_stream:
-            await self._settle_stream("aborted", 200 if self.call.is_begun else 499)
+            await self._settle_stream("aborted", 200 if self.call.is_begun else 499, usage)
             return
-        most = Usage(self.ask.num_prompt_tokens, self.ask.most_tokens)
-        await self.account.settle("aborted", 499, most, is_counted=False, whole_s=self.call.since())
+        found, is_counted = usage or Usage(self.ask.num_prompt_tokens, self.ask.most_tokens), usage is not None
+        await self.account.settle("aborted", 499, found, is_counted=is_counted, whole_s=self.call.since())
 
     async def _drain(self) -> None:
         assert self.response is not None, "an answer that was sent has a response"

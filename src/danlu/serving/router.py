@@ -92,6 +92,11 @@ class Lease:
     def secret(self) -> str:
         return self.replica.secret
 
+    @property
+    def stops(self) -> bool:
+        """Whether this engine ends an answer that it is told the id of, and says what it computed."""
+        return self._router.driver(self.replica.driver).can.stops
+
     def release(self, outcome: Outcome) -> None:
         """`failed`: the engine did not answer as it should (no connection, cut off, its own 5xx); this is what opens
         the circuit. `aborted` and `refused` say nothing about the engine. A second call does nothing."""
@@ -244,7 +249,7 @@ class Router:
     def _seats_of(self, lens: str) -> list[_Seat]:
         """Replicas that can answer, the preferred first."""
         seats = [
-            _Seat(replica, engine_name, self._driver(replica.driver))
+            _Seat(replica, engine_name, self.driver(replica.driver))
             for replica in self.board.replicas
             if replica.state == "ready"
             for name, engine_name in replica.lenses
@@ -252,7 +257,7 @@ class Router:
         ]
         return sorted(seats, key=lambda seat: _preference(lens, seat.replica.name))
 
-    def _driver(self, name: str) -> Driver:
+    def driver(self, name: str) -> Driver:
         if name not in self._drivers:
             self._drivers[name] = DRIVERS.load(name)()
         return self._drivers[name]

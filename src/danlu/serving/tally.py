@@ -28,6 +28,8 @@ class Tally:
     is_stream: bool = False
     is_counted: bool = False
     """Whether the engine itself gave the token counts."""
+    is_unstopped: bool = False
+    """An engine that can be told to stop did not say in time what it had computed."""
     prompt_tokens: int = 0
     answer_tokens: int = 0
     num_events: int = 0
