@@ -25,6 +25,7 @@ from danlu.model.build import load_model
 from tiny_chat import QUESTIONS, TEXTS, write_base
 
 GREEDY = Sampling(max_new_tokens=24)
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +90,10 @@ class Room:
 def room_of(folder: Path, encoder: Encoder, adapters: dict[str, Path]) -> Iterator[type]:
     rooms: list[Room] = []
 
-    def make(**settings) -> Room:
+    def make(device: str = "cpu", **settings) -> Room:
         room = Room(
             lambda deliver, **more: Live(
-                load_model(folder, dtype="fp32"), encoder, base="base", deliver=deliver, **more
+                load_model(folder, dtype="fp32", device=device), encoder, base="base", deliver=deliver, **more
             ),
             **settings,
         )
@@ -113,28 +114,35 @@ def prompts(encoder: Encoder, num: int = 24) -> list[list[int]]:
 
 
 def alone(
-    folder: Path, encoder: Encoder, adapter: Path | None, asked: list[list[int]], sampling: Sampling = GREEDY
+    folder: Path,
+    encoder: Encoder,
+    adapter: Path | None,
+    asked: list[list[int]],
+    sampling: Sampling = GREEDY,
+    device: str = "cpu",
 ) -> list[list[int]]:
     """NativeEngine's answers, through the model as it is: fewer than it packs weights for."""
-    model = load_model(folder, dtype="fp32")
+    model = load_model(folder, dtype="fp32", device=device)
     engine = NativeEngine(model, encoder, name="alone", adapter=LoRA.load(adapter, model) if adapter else None)
     return [list(engine.continue_texts([ids], sampling)[0].ids) for ids in asked]
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("read_tokens", "num_threads"), [(256, 1), (7, 1), (64, 3)])
 def test_base_and_adapters_in_one_batch_answer_as_each_does_alone(
-    folder: Path, encoder: Encoder, adapters: dict[str, Path], room_of, read_tokens: int, num_threads: int
+    folder: Path, encoder: Encoder, adapters: dict[str, Path], room_of, read_tokens: int, num_threads: int, device: str
 ) -> None:
     asked = prompts(encoder)
     names = ["base", *adapters]
-    room = room_of(num_slots=6 if num_threads == 1 else 24, read_tokens=read_tokens, num_threads=num_threads)
-    assert len(room.live.hands) == num_threads
+    num_slots = 6 if num_threads == 1 else 24
+    room = room_of(device, num_slots=num_slots, read_tokens=read_tokens, num_threads=num_threads)
+    assert len(room.live.hands) == (num_threads if device == "cpu" else 1)
     tickets = [room.live.submit(ids, GREEDY, model=names[n % 4]) for n, ids in enumerate(asked)]
     room.live.start()
     for ticket in tickets:
         room.wait(ticket)
     for place, name in enumerate(names):
-        wanted = alone(folder, encoder, adapters.get(name), asked[place::4])
+        wanted = alone(folder, encoder, adapters.get(name), asked[place::4], device=device)
         assert [ticket.row.ids for ticket in tickets[place::4]] == wanted, name
     made = {tuple(ticket.row.ids) for ticket in tickets}
     assert len(made) > 12 and room.live.facts()["cache_places_reserved"] == 0
