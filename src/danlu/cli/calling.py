@@ -15,7 +15,7 @@ from danlu.engines.engine import Sampling
 from danlu.engines.remote import Endpoint, RemoteEngine
 from danlu.engines.wire import Address, RefusedError, TransientError, Wire
 from danlu.serving.known_servers import SERVERS, Known, KnownServers
-from danlu.serving.tls import read_private
+from danlu.serving.private import read_private
 
 
 def call(

@@ -17,9 +17,9 @@ from danlu.core.messages import say
 from danlu.recipe.recipe import Recipe
 from danlu.recipe.serving import ServingSection
 from danlu.run.audit import NAME, AuditLog
-from danlu.serving.keys import PEPPER, Key, KeyBook, Sealed, open_pepper
+from danlu.serving.keys import Key, KeyBook, Sealed, open_pepper
+from danlu.serving.settings import pepper_of, store_url
 from danlu.serving.store import Store, open_store
-from danlu.serving.tls import read_private
 from danlu.serving.usage import Folder, spent_this_month
 
 HOME = "serving"
@@ -42,9 +42,7 @@ class Place:
 
     @contextlib.contextmanager
     def store(self) -> Iterator[Store]:
-        store = self.section().store
-        url = read_private(Path(store.url_file)) if store.kind == "postgres" and store.url_file else ""
-        opened = open_store(self.home, url)
+        opened = open_store(self.home, store_url(self.section()))
         try:
             yield opened
         finally:
@@ -56,8 +54,7 @@ class Place:
             yield self.book_of(store)
 
     def book_of(self, store: Store) -> KeyBook:
-        pepper = self.section().store.pepper_file
-        return KeyBook(store, open_pepper(store, Path(pepper) if pepper else self.home / PEPPER))
+        return KeyBook(store, open_pepper(store, pepper_of(self.section(), self.home)))
 
     def note(self, action: str, key: Key, reason: str) -> None:
         """Into the audit log: who did it, to which key, what it may since then. Never a secret."""

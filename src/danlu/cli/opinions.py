@@ -10,11 +10,11 @@ import orjson
 
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
-from danlu.core.files import write_bytes
 from danlu.core.messages import say
 from danlu.pipeline.serve import HOME
 from danlu.serving.feedback import FOLDER, read_opinions, rows, summary
 from danlu.serving.kept import read_kept
+from danlu.serving.private import write_private
 
 FILES = {"samples": "samples.jsonl", "pairs": "pairs.jsonl", "judged": "judged.jsonl"}
 
@@ -43,8 +43,7 @@ def export(folder: Path, runs: Path, voice: Voice) -> None:
     for name, found in lines.items():
         if found:
             path = folder / FILES[name]
-            write_bytes(path, b"\n".join(found) + b"\n")
-            path.chmod(0o600)
+            write_private(path, b"\n".join(found) + b"\n")
             written[name] = {"file": str(path), "rows": len(found)}
     for name, facts in written.items():
         voice.say(say("serve.wrote", what=say(f"serve.what_{name}"), **facts))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import sys
 import time
@@ -38,11 +37,12 @@ from danlu.serving.known_servers import KnownServers, verifier_of
 from danlu.serving.logs import RequestLog
 from danlu.serving.overview import Overview
 from danlu.serving.pools import PoolPlan
+from danlu.serving.private import check_private, write_private
 from danlu.serving.rollout import Offer
 from danlu.serving.server import Plan, Server
 from danlu.serving.settings import Settings, check_packages, pepper_of, store_url
 from danlu.serving.store import URL, open_store
-from danlu.serving.tls import check_private, tls_context
+from danlu.serving.tls import tls_context
 from danlu.serving.usage import Bookkeeper
 from danlu.serving.webhooks import Webhooks, check_hook
 
@@ -259,7 +259,7 @@ def _keys(section: ServingSection, home: Path, *, makes_key: bool) -> tuple[int,
     that it is there; where it is, is written down for `danlu keys`."""
     url = store_url(section)
     if url:
-        _write_private(home / URL, url + "\n")
+        write_private(home / URL, f"{url}\n".encode())
     elif (home / URL).exists():
         (home / URL).unlink()
     store, now = open_store(home, url), time.time()
@@ -280,14 +280,6 @@ def _notes(section: ServingSection, num_keys: int) -> list[str]:
     if section.metrics_port and not is_loopback(section.metrics_host):
         notes.append(say("serve.note_metrics", host=section.metrics_host, port=section.metrics_port))
     return notes
-
-
-def _write_private(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.fresh")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    fresh.replace(path)
 
 
 # ---- around the server

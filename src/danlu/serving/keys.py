@@ -25,6 +25,7 @@ from typing import Protocol
 
 from danlu.core.errors import RunError
 from danlu.core.files import sync_folder
+from danlu.serving.private import is_exposed
 
 MARK = "dl"
 ID_LETTERS, SECRET_LETTERS = 12, 40
@@ -134,10 +135,8 @@ class Pepper:
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
             secret = file.read(64)
-        mode = stat.S_IMODE(found.st_mode)
-        # a mounted secret belongs to root and to our group
-        if os.name != "nt" and mode & (0o077 if found.st_uid == os.geteuid() else 0o007):
-            raise RunError("keys.pepper_open", where=str(path), mode=f"{mode:04o}")
+        if is_exposed(found):
+            raise RunError("keys.pepper_open", where=str(path), mode=f"{stat.S_IMODE(found.st_mode):04o}")
         if len(secret) != 32:
             raise RunError("keys.pepper_bad", where=str(path), given=len(secret))
         return cls(secret)

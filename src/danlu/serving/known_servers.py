@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-import os
 import secrets
 import shutil
 import socket
@@ -26,6 +25,7 @@ from danlu.core.errors import EngineError
 from danlu.engines.wire import Address, RefusedError, TransientError, Wire
 from danlu.serving.bind import is_loopback
 from danlu.serving.keys import Pepper, id_of
+from danlu.serving.private import write_private
 
 IDENTITY, VERIFIER = "/identity", "/v1/identity"
 """Anybody may challenge; what answers are made of is told to a key alone."""
@@ -152,12 +152,12 @@ class KnownServers:
     def _store(self, place: Path, origin: str, key: str, note: dict[str, str], cert: str = "") -> None:
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
         place.chmod(0o700)
-        _write(place / KEY, key + "\n")
+        write_private(place / KEY, f"{key}\n".encode())
         if cert:
-            _write(place / CERT, cert)
+            write_private(place / CERT, cert.encode())
         else:
             (place / CERT).unlink(missing_ok=True)
-        _write(place / NOTE, orjson.dumps({"origin": origin, **note}).decode() + "\n")
+        write_private(place / NOTE, orjson.dumps({"origin": origin, **note}) + b"\n")
 
 
 def origin_of(address: Address) -> str:
@@ -201,13 +201,3 @@ def _note(place: Path) -> dict[str, str]:
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8").strip() + ("\n" if path.name == CERT else "")
-
-
-def _write(path: Path, text: str) -> None:
-    """Nobody but its owner can read it at any moment, and it is there whole or not at all."""
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

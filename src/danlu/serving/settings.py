@@ -13,7 +13,7 @@ from danlu.core.errors import RunError
 from danlu.recipe.serving import ServingSection
 from danlu.serving.caps import Caps
 from danlu.serving.keys import PEPPER
-from danlu.serving.tls import read_private
+from danlu.serving.private import read_private
 
 PACKAGES = ("uvicorn", "httptools", "aiohttp")
 """Of the extra `serve`: workers are made of them, and engines are asked with the last."""

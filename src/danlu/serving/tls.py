@@ -1,4 +1,4 @@
-"""The server's certificate, looked at before anything starts and read anew at each reload; and files of secrets.
+"""The server's certificate, looked at before anything starts and read anew at each reload.
 
 Encryption itself is Python's.
 """
@@ -6,13 +6,11 @@ Encryption itself is Python's.
 from __future__ import annotations
 
 import datetime
-import os
 import ssl
-import stat
-import sys
 from pathlib import Path
 
 from danlu.core.errors import RunError
+from danlu.serving.private import check_private
 
 WARN_DAYS = 14
 
@@ -42,27 +40,6 @@ def expires(cert: Path) -> float:
     except (AttributeError, ssl.SSLError, OSError):
         return 0.0
     return float(ssl.cert_time_to_seconds(found["notAfter"]))
-
-
-def check_private(path: Path) -> None:
-    """RunError where others than its owner may read a file of secrets, or it is not there. One that belongs to somebody
-    else may be read by our group: so clusters hand secrets to programs that are not root."""
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise RunError("serve.no_file", where=str(path), given=str(path)) from error
-    mode = stat.S_IMODE(found.st_mode)
-    if sys.platform != "win32" and mode & (0o077 if found.st_uid == os.geteuid() else 0o007):
-        raise RunError("serve.open_file", where=str(path), mode=f"{mode:04o}")
-
-
-def read_private(path: Path) -> str:
-    """The one line of a file that only its owner reads."""
-    check_private(path)
-    text = path.read_text(encoding="utf-8").strip()
-    if not text or "\n" in text or not text.isprintable():
-        raise RunError("serve.bad_secret", where=str(path))
-    return text
 
 
 def _no_password() -> str:

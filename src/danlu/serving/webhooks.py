@@ -34,7 +34,7 @@ import orjson
 from danlu.core.errors import RunError
 from danlu.core.files import read_json, write_json
 from danlu.recipe.serving import WebhookSection
-from danlu.serving.tls import read_private
+from danlu.serving.private import read_private
 
 CURSORS = "webhooks.json"
 TIMEOUT_S = 10.0

@@ -38,6 +38,7 @@ from danlu.serving.limits import Limiter, LocalLimiter
 from danlu.serving.line import WorkerLine
 from danlu.serving.logs import RequestLog
 from danlu.serving.meters import Meters
+from danlu.serving.private import read_private
 from danlu.serving.protocol import GuardedProtocol
 from danlu.serving.router import Router
 from danlu.serving.settings import Settings, caps_of, pepper_of, store_url
@@ -45,7 +46,7 @@ from danlu.serving.snippets import pages
 from danlu.serving.store import Store, open_store
 from danlu.serving.table import Shared
 from danlu.serving.tally import Tally
-from danlu.serving.tls import read_private, tls_context
+from danlu.serving.tls import tls_context
 from danlu.serving.traces import Traces
 from danlu.serving.usage import Folder, spent_of, spent_this_month
 

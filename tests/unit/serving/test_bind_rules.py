@@ -8,7 +8,8 @@ import pytest
 
 from danlu.core.errors import RunError
 from danlu.serving.bind import address_text, check_bind, is_loopback, listen, own_hosts
-from danlu.serving.tls import expires, read_private, tls_context
+from danlu.serving.private import read_private
+from danlu.serving.tls import expires, tls_context
 from worker_kit import make_certificate
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import engine_kit as kit
-from danlu.core.errors import EngineError
+from danlu.core.errors import EngineError, RunError
 from danlu.serving.drivers import DRIVERS
 from danlu.serving.drivers.asking import ask, socket_in
 from danlu.serving.drivers.driver import EngineSpec, bare, endpoint
@@ -121,7 +121,7 @@ def test_an_upstreams_key_lies_in_a_file_of_its_owner(tmp_path) -> None:
     path = tmp_path / "key"
     path.write_text("sk-abc\n")
     path.chmod(0o644)
-    with pytest.raises(EngineError, match="0o644"):
+    with pytest.raises(RunError, match="0644"):
         read_key(path)
     path.chmod(0o600)
     assert read_key(path) == "sk-abc"

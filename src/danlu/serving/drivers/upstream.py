@@ -6,8 +6,6 @@ and no proxy of the environment is asked. Its key lies in a file that only its o
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,7 @@ from urllib.parse import urlsplit
 from danlu.core.errors import EngineError
 from danlu.serving.drivers.asking import ask, is_good
 from danlu.serving.drivers.driver import Can, Command, EngineSpec, endpoint, ids_of
-
-MAX_KEY_BYTES = 4096
+from danlu.serving.private import read_private
 
 
 class UpstreamDriver:
@@ -73,17 +70,8 @@ def checked_url(url: str) -> str:
 
 
 def read_key(path: Path) -> str:
-    """One line of plain ASCII, in a file that nobody but its owner or a group of ours may read: secrets that a cluster
-    mounts belong to root and our group."""
-    try:
-        state = path.stat()
-        key = path.read_bytes()[:MAX_KEY_BYTES].strip()
-    except OSError as fault:
-        raise EngineError("drivers.no_key", where=str(path), said=str(fault)) from fault
-    is_ours = state.st_gid in {os.getgid(), *os.getgroups()}
-    if state.st_mode & stat.S_IRWXO or (state.st_mode & stat.S_IRWXG and not is_ours):
-        raise EngineError("drivers.open_key", where=str(path), given=oct(state.st_mode & 0o777))
-    text = key.decode("ascii", errors="replace")
-    if not key or not text.isascii() or not text.isprintable() or " " in text:
+    """A key that fits into a header: plain ASCII, without a space."""
+    key = read_private(path)
+    if not key.isascii() or " " in key:
         raise EngineError("drivers.bad_key", where=str(path))
-    return text
+    return key
