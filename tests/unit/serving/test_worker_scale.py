@@ -4,10 +4,9 @@ import json
 import threading
 import time
 
-from worker_kit import Engine, Stage
-
 from danlu.serving.store import open_store
 from danlu.serving.usage import Folder
+from worker_kit import Engine, Stage
 
 RPM = 20
 
