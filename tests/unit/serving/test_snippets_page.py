@@ -41,7 +41,7 @@ def test_in_a_browser(browser, stage):
         page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgba(0, 0, 0, 0)"
     )  # its style was let in
     page.click("footer a")
-    assert page.locator("h1").inner_text() == "How to ask this server"
+    assert page.locator("h1").inner_text() == "How to call this server"
     assert page.locator("pre").count() == 6 and f"{url}/v1/chat/completions" in page.content()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert complaints == []
