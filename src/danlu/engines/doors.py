@@ -1,12 +1,13 @@
 """The doors of the native engine's server: a bare ASGI application for a gateway, and nobody else. Every door wants the
 secret. A connection that closes cancels what it asked for.
 
-`/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/tokenize`, `/adapters`, `/ready`, `/metrics`.
+`/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/cancel`, `/tokenize`, `/adapters`, `/ready`, `/metrics`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import re
 import secrets
@@ -18,6 +19,7 @@ import orjson
 
 from danlu.core.errors import DanluError, EngineError
 from danlu.engines.asking import Asked, BadRequestError, Reader, seeded
+from danlu.engines.bills import Bills
 from danlu.engines.live import Live, Ticket, Update
 from danlu.engines.replies import Reply, error_body
 from danlu.engines.tastes import Told
@@ -49,6 +51,7 @@ class Doors:
         assert secret, "a door without a secret is open"
         self.reader = reader
         self.live: Live | None = None
+        self.bills = Bills()
         self._secret = f"Bearer {secret}".encode()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._mail: dict[int, asyncio.Queue[tuple[int, Update] | None]] = {}
@@ -61,13 +64,16 @@ class Doors:
     def deliver(self, updates: list[Update]) -> None:
         """On the computing thread."""
         if self._loop is not None and updates:
-            self._loop.call_soon_threadsafe(self._hand_out, updates)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the server ends
+                self._loop.call_soon_threadsafe(self._hand_out, updates)
 
     def _hand_out(self, updates: list[Update]) -> None:
         for update in updates:
             mail = self._mail.get(id(update.ticket))
             if mail is not None:
                 mail.put_nowait((self._numbers[id(update.ticket)], update))
+            if update.finish is not None:
+                self.bills.close(update)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http", "no lifespan, no websockets"
@@ -107,6 +113,9 @@ class Doors:
                 given = headers.get(b"x-request-id", b"").decode("latin-1")
                 fresh = f"{'chatcmpl' if asked.is_chat else 'cmpl'}-{secrets.token_hex(12)}"
                 await self._answer(asked, given if _ID.fullmatch(given) else fresh, receive, send)
+            case "POST", "/cancel":
+                usage = await self._cancelled(_parsed(await _body(receive)))
+                await _reply(send, 200, orjson.dumps({"usage": usage}))
             case "POST", "/tokenize":
                 value = _parsed(await _body(receive))
                 if not isinstance(value, dict):
@@ -141,6 +150,10 @@ class Doors:
 
     async def _answer(self, asked: Asked, id: str, receive: Receive, send: Send) -> None:
         live = self._engine()
+        if not live.is_alive:
+            raise ServerError(503, "the engine computes no more", "dead")
+        if self.bills.of(id).is_cancelled:
+            raise _cancelled()
         if live.num_waiting >= MOST_WAITING:
             raise ServerError(503, "too many requests are waiting", "overloaded")
         mail: asyncio.Queue[tuple[int, Update] | None] = asyncio.Queue()
@@ -152,6 +165,7 @@ class Doors:
                     sampling = seeded(asked.sampling, choice)
                     ticket = live.submit(prompt, sampling, asked.taste, model=asked.model, is_told=asked.is_stream)
                     self._mail[id_of(ticket)], self._numbers[id_of(ticket)] = mail, len(tickets)
+                    self.bills.add(id, ticket)
                     tickets.append(ticket)
             tokenizer = self.reader.encoders[True].tokenizer
             reply = Reply(asked, id, lambda token: tokenizer.decode([token], skip_control=False))
@@ -165,6 +179,22 @@ class Doors:
                 live.cancel(ticket)
             for key in [key for key, box in self._mail.items() if box is mail]:
                 del self._mail[key], self._numbers[key]
+
+    async def _cancelled(self, value: Any) -> dict[str, int]:
+        """End the answer of this id, now or when it comes; what it came to, once nothing is computed for it."""
+        id = value.get("id") if isinstance(value, dict) else None
+        if not isinstance(id, str) or not _ID.fullmatch(id):
+            raise BadRequestError("the id of an answer", param="id")
+        bill = self.bills.of(id)
+        bill.is_cancelled = True
+        for ticket in bill.running.values():
+            self._engine().cancel(ticket)
+        await bill.is_over.wait()
+        return bill.usage
+
+
+def _cancelled() -> ServerError:
+    return ServerError(409, "this answer was cancelled", "cancelled")
 
 
 def id_of(ticket: Ticket) -> int:
@@ -186,6 +216,8 @@ async def _whole(reply: Reply, num: int, mail: Mail, send: Send) -> bool:
         number, update = found
         if update.fault is not None:
             raise ServerError(500, "the engine failed at this answer", "engine_failed")
+        if update.finish == "cancelled":
+            raise _cancelled()
         if update.finish is not None:
             texts[number], finishes[number], told[number] = update.piece, update.finish, update.told
             ids[number] = update.ticket.row.ids
@@ -196,8 +228,8 @@ async def _whole(reply: Reply, num: int, mail: Mail, send: Send) -> bool:
 
 
 async def _stream(reply: Reply, num: int, mail: Mail, send: Send) -> bool:
-    """Events as they come, those that wait together in one write. False when the client is gone, or the engine failed:
-    then the stream ends without its end mark."""
+    """Events as they come, those that wait together in one write. False when the client is gone, the answer was
+    cancelled, or the engine failed: then the stream ends without its end mark."""
     headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
     is_open, left = False, num
     while left:
@@ -211,6 +243,11 @@ async def _stream(reply: Reply, num: int, mail: Mail, send: Send) -> bool:
                 if not is_open:
                     raise ServerError(500, "the engine failed at this answer", "engine_failed")
                 parts.append(b"data: " + error_body("the engine failed at this answer", "server_error") + b"\n\n")
+                await send({"type": "http.response.body", "body": b"".join(parts)})
+                return False
+            if update.finish == "cancelled":
+                if not is_open:
+                    raise _cancelled()
                 await send({"type": "http.response.body", "body": b"".join(parts)})
                 return False
             parts += _events(reply, number, update)

@@ -52,17 +52,18 @@ class Ticket:
     is_told: bool
     """Whether pieces of text are wanted as they become certain."""
     hand: Hand
+    is_cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a step brought to one ticket. `piece` is text that is certain now; `finish` comes once, at the end."""
+    """What a step brought to one ticket. `piece` is text that is certain now; `finish` comes once, in the last one."""
 
     ticket: Ticket
     piece: str
     num_tokens: int
     told: tuple[Told, ...] = ()
-    finish: Literal["stop", "length", "error"] | None = None
+    finish: Literal["stop", "length", "error", "cancelled"] | None = None
     fault: EngineError | None = None
 
 
@@ -95,18 +96,41 @@ class Hand:
     """A thread that computes, its share of the seats, and the requests that were given to it."""
 
     def __init__(
-        self, decoding: Decoding, encoder: Encoder, deliver: Callable[[list[Update]], None], crew: Crew
+        self,
+        decoding: Decoding,
+        encoder: Encoder,
+        deliver: Callable[[list[Update]], None],
+        crew: Crew,
+        died: Callable[[], None],
     ) -> None:
-        self.decoding, self.encoder, self.deliver, self.crew = decoding, encoder, deliver, crew
-        self.num_answered = self.num_faults = self.num_prompt_tokens = self.num_tokens = self.num_steps = 0
+        self.decoding, self.encoder, self.deliver, self.crew, self._died = decoding, encoder, deliver, crew, died
+        self.num_answered = self.num_faults = self.num_cancelled = 0
+        self.num_prompt_tokens = self.num_tokens = self.num_steps = 0
+        self.is_dead = False
         self.orders: queue.SimpleQueue[tuple[str, Ticket | Lens | None]] = queue.SimpleQueue()
         self._tickets: dict[int, Ticket] = {}
-        self.thread = threading.Thread(target=self._work, name="danlu-hand", daemon=True)
+        self.thread = threading.Thread(target=self._live, name="danlu-hand", daemon=True)
 
     @property
     def load(self) -> int:
         """Requests that came and are not at their end."""
         return len(self._tickets) + self.orders.qsize()
+
+    def _live(self) -> None:
+        """What is no fault of a step's ends the thread; nobody may wait for its answers then."""
+        try:
+            self._work()
+        except BaseException:  # whatever it is: who waits is told, and nothing goes on
+            self.is_dead = True
+            traceback.print_exc(file=sys.stderr)
+            self._died()
+            fault = EngineError("engine.broke", where=self.decoding.name)
+            while not self.orders.empty():
+                what, ticket = self.orders.get()
+                if what == "add" and isinstance(ticket, Ticket):
+                    self._tickets[id(ticket.row)] = ticket
+            left = list(self._tickets.values())
+            self.deliver([Update(ticket, "", len(ticket.row.ids), (), "error", fault) for ticket in left])
 
     def _work(self) -> None:
         while self._take_orders():
@@ -120,7 +144,7 @@ class Hand:
                 self._fail()
                 continue
             self.num_steps += 1
-            self.num_tokens += len(rows)
+            self.num_tokens += sum(row.fault is None for row in rows)
             updates = [self._update(self._tickets[id(row)]) for row in rows if id(row) in self._tickets]
             self.deliver([update for update in updates if update is not None])
 
@@ -143,6 +167,9 @@ class Hand:
                 self.decoding.add([ticket.row])
             elif self._tickets.pop(id(ticket.row), None) is not None:
                 self.decoding.drop([ticket.row])
+                self.num_cancelled += 1
+                self.num_prompt_tokens += ticket.row.num_done
+                self.deliver([Update(ticket, "", len(ticket.row.ids), (), "cancelled")])
 
     def _update(self, ticket: Ticket) -> Update | None:
         row = ticket.row
@@ -152,7 +179,7 @@ class Hand:
             del self._tickets[id(row)]
             self.num_answered += 1
             self.num_faults += row.finish == "error"
-            self.num_prompt_tokens += len(row.prompt)
+            self.num_prompt_tokens += row.num_done
         if ticket.is_told and row.teller is not None:
             piece = row.teller.tell(is_last=is_last)
         elif is_last:
@@ -176,6 +203,7 @@ class Hand:
         updates = []
         for row in rows:
             row.finish, row.fault = "error", fault
+            self.num_prompt_tokens += row.num_done
             if (ticket := self._tickets.pop(id(row), None)) is not None:
                 updates.append(Update(ticket, "", len(row.ids), (), "error", fault))
         self.num_faults += len(rows)
@@ -184,7 +212,8 @@ class Hand:
 
 class Live:
     """`base` is what the model without adapter is called. `deliver` is called with each step's updates, on a computing
-    thread; it must not block. Frees the model's own weights where they are packed: the model is the engine's.
+    thread; it must not block. `died`: called on a thread that computes no more, though nobody told it to stop.
+    Frees the model's own weights where they are packed: the model is the engine's.
     """
 
     def __init__(
@@ -198,6 +227,7 @@ class Live:
         context: int = 0,
         read_tokens: int = READ_TOKENS,
         num_threads: int = 0,
+        died: Callable[[], None] = lambda: None,
     ) -> None:
         model.eval()
         self.model, self.encoder, self.base = model, encoder, base
@@ -219,7 +249,7 @@ class Live:
                 stop_ids=frozenset(encoder.stop_ids), max_rows=num_own, max_tokens=self.num_places // num,
                 name=base, read_tokens=read_tokens,
             )  # fmt: skip
-            self.hands.append(Hand(decoding, encoder, deliver, crew))
+            self.hands.append(Hand(decoding, encoder, deliver, crew, died))
 
     def start(self) -> None:
         for hand in self.hands:
@@ -257,8 +287,10 @@ class Live:
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
-        """Nothing is told of it from the next step on; a ticket that is done already stays done."""
-        ticket.hand.orders.put(("cancel", ticket))
+        """It leaves its seat before the next step, and its last update says so; one that is done stays done."""
+        if not ticket.is_cancelled:
+            ticket.is_cancelled = True
+            ticket.hand.orders.put(("cancel", ticket))
 
     def lens(self, model: str) -> Lens | None:
         """None: the base. EngineError for a name that is not served."""
@@ -293,7 +325,7 @@ class Live:
 
     @property
     def is_alive(self) -> bool:
-        return all(hand.thread.is_alive() for hand in self.hands)
+        return all(hand.thread.is_alive() and not hand.is_dead for hand in self.hands)
 
     @property
     def num_waiting(self) -> int:
@@ -312,6 +344,7 @@ class Live:
             "adapters": len(self.lenses), "adapter_bytes": sum(lens.num_bytes for lens in self.lenses.values()),
             "answers_total": sum(hand.num_answered for hand in hands),
             "faults_total": sum(hand.num_faults for hand in hands),
+            "cancelled_total": sum(hand.num_cancelled for hand in hands),
             "steps_total": sum(hand.num_steps for hand in hands),
             "prompt_tokens_total": sum(hand.num_prompt_tokens for hand in hands),
             "answer_tokens_total": sum(hand.num_tokens for hand in hands),

@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -29,6 +29,9 @@ from danlu.engines.live import READ_TOKENS, Live
 from danlu.model.build import load_model
 from danlu.model.hub import find_base
 
+BROKEN = 70
+"""The exit status of an engine whose computing thread died (EX_SOFTWARE)."""
+
 
 def open_live(
     folder: Path,
@@ -42,8 +45,10 @@ def open_live(
     dtype: str = "auto",
     device: str = "",
     read_tokens: int = READ_TOKENS,
+    died: Callable[[], None] = lambda: None,
 ) -> tuple[Doors, Live]:
-    """An engine that runs, and its doors. `speech` is where tokenizer and template lie, when not in `folder`."""
+    """An engine that runs, and its doors. `speech` is where tokenizer and template lie, when not in `folder`; `died` is
+    called where it computes no more."""
     found = find_base(folder)
     spoken = speech or found
     tokenizer = Tokenizer.load(spoken)
@@ -56,7 +61,7 @@ def open_live(
     doors = Doors(Reader(encoders, usual_sampling(spoken)), doors_secret)
     live = Live(
         model, encoders[True], base=name, deliver=doors.deliver, num_slots=num_slots, context=context,
-        read_tokens=read_tokens,
+        read_tokens=read_tokens, died=died,
     )  # fmt: skip
     for lens, place in adapters:
         live.load(lens, place)
@@ -104,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         doors, _ = open_live(
             chosen.folder, secret, name=chosen.name, speech=chosen.speech, adapters=chosen.adapter,
             num_slots=chosen.slots, context=chosen.context, dtype=chosen.dtype, device=chosen.device,
-            read_tokens=chosen.read_tokens,
+            read_tokens=chosen.read_tokens, died=_leave_broken,
         )  # fmt: skip
     except DanluError as fault:
         print(fault, file=sys.stderr)
@@ -152,6 +157,12 @@ def _secret(path: Path | None) -> str:
     if not secret or not secret.isascii():
         raise EngineError("engine.no_secret")
     return secret
+
+
+def _leave_broken() -> None:
+    """A server that computes no more would let everybody wait: who supervises it starts another."""
+    sys.stderr.flush()
+    os._exit(BROKEN)
 
 
 def _leave_with_parent(path: Path | None) -> None:

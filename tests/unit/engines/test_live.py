@@ -231,8 +231,46 @@ def test_what_is_cancelled_is_heard_no_more_and_gives_its_seat(encoder: Encoder,
     room.live.cancel(given_up)
     room.live.cancel(endless)
     room.wait(waiting)
-    assert id(given_up) not in room.updates and room.updates[id(endless)][-1].finish is None
-    assert len(endless.row.ids) < 400 and room.live.facts()["running"] == 0
+    ends = [room.wait(ticket)[-1] for ticket in (given_up, endless)]
+    assert [end.finish for end in ends] == ["cancelled"] * 2 and [
+        len(room.updates[id(given_up)]),
+        ends[0].num_tokens,
+    ] == [1, 0]
+    assert ends[1].num_tokens == len(endless.row.ids) < 400 and room.live.facts()["running"] == 0
+
+
+def test_what_was_computed_is_counted_also_of_what_was_cancelled(encoder: Encoder, room_of) -> None:
+    """A house that pays by its engine's counters found fewer tokens there than it had been told."""
+    room = room_of(num_slots=3)
+    room.live.hands[0].decoding.stop_ids = frozenset()
+    room.live.start()
+    asked = [Sampling(max_new_tokens=400 if n % 2 else 6) for n in range(10)]
+    tickets = [
+        room.live.submit(ids, how, model="base", is_told=True)
+        for ids, how in zip(prompts(encoder, 10), asked, strict=True)
+    ]
+    for n, ticket in enumerate(tickets):
+        if n % 2:
+            if n % 4 == 1:
+                room.wait(ticket, 2)
+            room.live.cancel(ticket)
+    ends = [room.wait(ticket)[-1] for ticket in tickets]
+    assert {"cancelled"} < {end.finish for end in ends}
+    facts = room.live.facts()
+    assert facts["answer_tokens_total"] == sum(end.num_tokens for end in ends) == sum(len(t.row.ids) for t in tickets)
+    assert facts["prompt_tokens_total"] == sum(ticket.row.num_done for ticket in tickets)
+    assert facts["cancelled_total"] == sum(end.finish == "cancelled" for end in ends)
+
+
+def test_a_thread_that_dies_leaves_nobody_waiting(encoder: Encoder, room_of, capsys: pytest.CaptureFixture) -> None:
+    died = threading.Event()
+    room = room_of(num_slots=1, died=died.set)
+    tickets = [room.live.submit(ids, Sampling(max_new_tokens=400), model="base") for ids in prompts(encoder, 3)]
+    room.live.hands[0].orders.put(("add", "what no engine knows"))
+    tickets.append(room.live.submit(prompts(encoder)[3], GREEDY, model="base"))
+    room.live.start()
+    assert [room.wait(ticket)[-1].finish for ticket in tickets] == ["error"] * 4
+    assert died.is_set() and not room.live.is_alive and "AttributeError" in capsys.readouterr().err
 
 
 def test_the_prompt_that_many_begin_with_is_computed_once(

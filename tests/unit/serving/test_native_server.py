@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,11 @@ class Unix(http.client.HTTPConnection):
 class Engine:
     """The process and its socket."""
 
-    def __init__(self, base: Path, place: Path, *more: str) -> None:
+    def __init__(
+        self, base: Path, place: Path, *more: str, words: Sequence[str] = ("-m", "danlu.engines.server")
+    ) -> None:
         self.socket = place / "engine.sock"
-        words = [sys.executable, "-m", "danlu.engines.server", str(base), "--socket", str(self.socket), *more]
+        words = [sys.executable, *words, str(base), "--socket", str(self.socket), *more]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         assert self.process.stdin is not None
         self.process.stdin.write(f"{SECRET}\n".encode())
@@ -141,7 +143,8 @@ def native(base: Path, adapter: Path | None = None) -> NativeEngine:
 def test_nobody_comes_in_without_the_secret(engine: Engine) -> None:
     """Incident 2: an engine whose key covered some paths only. Here no door opens, known or not."""
     doors = [("GET", "/ready"), ("GET", "/metrics"), ("GET", "/v1/models"), ("POST", "/v1/chat/completions"),
-             ("POST", "/tokenize"), ("POST", "/adapters"), ("DELETE", "/adapters/law@1"), ("POST", "/invocations")]  # fmt: skip
+             ("POST", "/tokenize"), ("POST", "/adapters"), ("DELETE", "/adapters/law@1"), ("POST", "/invocations"),
+             ("POST", "/cancel")]  # fmt: skip
     for method, path in doors:
         for key in ("", "wrong", SECRET + "x", SECRET[:-1]):
             assert engine.ask(method, path, b"{}" if method == "POST" else None, key)[0] == 401, (path, key)
@@ -254,6 +257,91 @@ def test_a_connection_that_closes_frees_its_seat(engine: Engine) -> None:
         time.sleep(0.05)
     assert engine.metric("running") == 0 and engine.metric("cache_places_reserved") == 0
     assert engine.metric("answers_total") <= before + 8 and engine.chat()["usage"]["completion_tokens"] > 0
+
+
+LONG = {"model": "base", "messages": ASK, "max_tokens": 400, "temperature": 2.0, "seed": 3}
+
+
+def settled(engine: Engine) -> float:
+    """All tokens that it says it computed, once it does nothing."""
+    until = time.monotonic() + 30
+    while engine.metric("running") + engine.metric("waiting") and time.monotonic() < until:
+        time.sleep(0.02)
+    return engine.metric("prompt_tokens_total") + engine.metric("answer_tokens_total")
+
+
+@pytest.mark.parametrize("num", [1, 3])
+@pytest.mark.parametrize("is_stream", [True, False])
+@pytest.mark.parametrize("hangs_up", ["first", "later"])
+def test_an_answer_that_is_cancelled_says_what_it_came_to(
+    engine: Engine, is_stream: bool, num: int, hangs_up: str
+) -> None:
+    """Its own counters agree to the token, and its seat is free when it says so."""
+    before, id = settled(engine), f"answer-{is_stream}-{num}-{hangs_up}"
+    connection = Unix(engine.socket)
+    body = json.dumps(LONG | {"stream": is_stream, "n": num})
+    connection.request("POST", "/v1/chat/completions", body, {"Authorization": f"Bearer {SECRET}", "x-request-id": id})
+    if is_stream:
+        connection.getresponse().read(300)
+    else:
+        while not engine.metric("running"):
+            time.sleep(0.01)
+    if hangs_up == "first":
+        connection.close()
+    status, value = engine.ask("POST", "/cancel", {"id": id})
+    assert status == 200 and value["usage"]["total_tokens"] == sum(list(value["usage"].values())[:2]) > 0
+    assert engine.metric("running") == engine.metric("waiting") == engine.metric("cache_places_reserved") == 0
+    assert settled(engine) - before == value["usage"]["total_tokens"]
+    assert value["usage"]["completion_tokens"] < 400 * num
+    assert engine.ask("POST", "/cancel", {"id": id})[1] == value, "asked again, it says the same"
+    connection.close()
+
+
+def test_what_is_cancelled_before_it_comes_is_not_answered(engine: Engine) -> None:
+    """A client that hangs up at once: the end of its answer overtakes the question."""
+    before = settled(engine)
+    nothing = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    assert engine.ask("POST", "/cancel", {"id": "early"}) == (200, {"usage": nothing})
+    status, value = engine.ask("POST", "/v1/chat/completions", LONG, **{"x-request-id": "early"})
+    assert status == 409 and value["error"]["code"] == "cancelled" and settled(engine) == before
+
+
+def test_an_answer_that_ended_by_itself_has_its_whole_bill(engine: Engine) -> None:
+    status, whole = engine.ask("POST", "/v1/chat/completions", LONG | {"max_tokens": 9}, **{"x-request-id": "whole"})
+    assert status == 200 and engine.ask("POST", "/cancel", {"id": "whole"})[1]["usage"] == whole["usage"]
+    for bad in ({}, [], {"id": 5}, {"id": ""}, {"id": "a/b"}):
+        assert engine.ask("POST", "/cancel", bad)[0] == 400
+
+
+DYING = """
+import sys
+from danlu.engines import decoding, server
+add = decoding.Decoding.add
+def dies(self, rows):
+    if len(rows[0].prompt) > 300:
+        raise ValueError("nobody thought of this")
+    add(self, rows)
+decoding.Decoding.add = dies
+raise SystemExit(server.main(sys.argv[1:]))
+"""
+
+
+def test_a_computing_thread_that_dies_takes_the_process_with_it(base: Path) -> None:
+    """Its doors stayed open, and everybody waited for the gateway's five minutes."""
+    with tempfile.TemporaryDirectory() as place:
+        running = Engine(base, Path(place), "--dtype", "fp32", "--slots", "1", words=["-c", DYING])
+        other, reply = running.open("POST", "/v1/chat/completions", LONG | {"stream": True})
+        reply.read(100)
+        began = time.monotonic()
+        with pytest.raises((http.client.HTTPException, OSError)):
+            running.ask("POST", "/v1/completions", {"model": "base", "prompt": [5] * 301})
+        assert running.process.wait(timeout=10) == 70
+        with pytest.raises((http.client.HTTPException, OSError)):
+            reply.read()
+        assert time.monotonic() - began < 10
+        assert running.ask("GET", "/ready") == (0, None)
+        other.close()
+        assert running.process.stderr is not None and b"nobody thought of this" in running.process.stderr.read()
 
 
 def test_calls_are_read_out_of_an_answer_and_broken_ones_stay_text() -> None:
