@@ -139,7 +139,7 @@ def show(place: Place, voice: Voice) -> None:
     else:
         columns = ("id", "name", "models", "limits", "month", "expires", "state")
         rows = [_row(sealed, spent.get(sealed.key.id, 0), now) for sealed in known]
-        voice.table([say(f"keys.col_{column}") for column in columns], rows)
+        voice.table([say(f"keys.col_{column}") for column in columns], rows, num_whole=1)
     voice.result([
         key_json(sealed.key) | {"state": _state(sealed, now), "spent_this_month": spent.get(sealed.key.id, 0)}
         for sealed in known

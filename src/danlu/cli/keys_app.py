@@ -16,9 +16,11 @@ from danlu.core.messages import say
 Named = Annotated[str, typer.Argument(metavar="KEY", help=say("keys.arg_key"))]
 Config = Annotated[Path | None, typer.Option("--config", metavar="RECIPE", help=say("keys.opt_config"))]
 Models = Annotated[list[str] | None, typer.Option("--model", metavar="MODEL", help=say("keys.opt_model"))]
-Rpm = Annotated[int | None, typer.Option("--rpm", min=0, help=say("keys.opt_rpm"))]
-Tpm = Annotated[int | None, typer.Option("--tpm", min=0, help=say("keys.opt_tpm"))]
-Concurrency = Annotated[int | None, typer.Option("--concurrency", min=0, help=say("keys.opt_concurrency"))]
+Rpm = Annotated[int | None, typer.Option("--rpm", metavar="REQUESTS", min=0, help=say("keys.opt_rpm"))]
+Tpm = Annotated[int | None, typer.Option("--tpm", metavar="TOKENS", min=0, help=say("keys.opt_tpm"))]
+Concurrency = Annotated[
+    int | None, typer.Option("--concurrency", metavar="REQUESTS", min=0, help=say("keys.opt_concurrency"))
+]
 Month = Annotated[int | None, typer.Option("--month", metavar="TOKENS", min=0, help=say("keys.opt_month"))]
 Expires = Annotated[str | None, typer.Option("--expires", metavar="90d|DATE|never", help=say("keys.opt_expires"))]
 Keeps = Annotated[bool | None, typer.Option("--keep-bodies/--no-bodies", help=say("keys.opt_bodies"))]
@@ -27,7 +29,7 @@ keys_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 @keys_app.command("create", help=say("keys.cmd_create"))
 def create(
-    name: str,
+    name: Annotated[str, typer.Argument(metavar="NAME", help=say("keys.arg_name"))],
     models: Models = None,
     rpm: Rpm = None,
     tpm: Tpm = None,

@@ -97,14 +97,14 @@ def _show_pool(pool: dict[str, Any], voice: Voice) -> None:
     key = "rollout.whole_model" if any(lens["is_base"] for lens in pool["lenses"]) else "rollout.working_set"
     voice.say(say(key, **known, loaded=pool["num_loaded"], most=pool["most_loaded"]))
     columns = [say(f"rollout.col_{part}") for part in ("lens", "grade", "on", "used", "now", "last")]
-    voice.table(columns, [_lens_row(lens) for lens in pool["lenses"]])
+    voice.table(columns, [_lens_row(lens) for lens in pool["lenses"]], num_whole=1)
     columns = [say(f"rollout.col_{part}") for part in ("replica", "state", "now", "pid", "starts")]
     rows = [
         (r["name"], say(f"rollout.state_{r['state']}"), str(r["outstanding"]), str(r.get("pid") or "-"),
          str(r.get("num_starts", "-")))
         for r in pool["replicas"]
     ]  # fmt: skip
-    voice.table(columns, rows)
+    voice.table(columns, rows, num_whole=1)
 
 
 def _show_workers(told: dict[str, Any], voice: Voice) -> None:

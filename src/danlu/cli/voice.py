@@ -46,14 +46,17 @@ class Voice:
         else:
             _write(stream, text, end)
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None, *, num_whole: int = 0
+    ) -> None:
+        """The first `num_whole` columns are never folded: what people copy."""
         if self.quiet:
             return
         from rich.table import Table  # slow to load; what fails prints no table
 
         table = Table(title=title, title_justify="left", header_style="bold", border_style="dim")
-        for column in columns:
-            table.add_column(column, overflow="fold")
+        for place, column in enumerate(columns):
+            table.add_column(column, overflow="fold", no_wrap=place < num_whole)
         for row in rows:
             table.add_row(*("" if cell is None else _plain(cell) for cell in row))
         self.console.print(table)
