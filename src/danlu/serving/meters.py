@@ -68,7 +68,7 @@ class Meters:
             self._observe("answer", lens, tally.whole_s)
         elif tally.outcome == "aborted":
             _add(self._aborts, lens)
-        else:
+        elif tally.outcome == "failed":  # one that was declined is the client's fault, and alarms nobody
             _add(self._failures, tally.replica)
         if tally.is_stream and tally.first_s:
             self._observe("first", lens, tally.first_s)

@@ -93,23 +93,26 @@ def fit(ask: Ask, lenses: tuple[Lens, ...], can: Can | None, caps: Caps) -> None
     asked = body.get("max_tokens")
     if context and asked is not None and asked > context:
         raise RefusedError("gateway.context_length_exceeded", param="max_tokens", context=context, given=asked)
-    most = asked or caps.answer_tokens
+    most, num_choices = asked or caps.answer_tokens, _num_choices(ask)
+    ask.most_tokens = most * num_choices
     if context:
-        ask.num_prompt_tokens = min(ask.num_prompt_tokens, context)
+        ask.num_prompt_tokens = min(ask.num_prompt_tokens, context * _num_prompts(ask))
         if asked is None and ask.num_prompt_tokens + most > context:
-            most = context - ask.num_prompt_tokens  # the engine answers to the end of its context, and no further
-        elif asked is None:
-            body["max_tokens"] = most
-    elif asked is None:
-        body["max_tokens"] = most
-    ask.most_tokens = most * _num_choices(ask)
+            # the engine answers to the end of its context, each choice, and no further; the prompt may be shorter
+            # than it was estimated
+            ask.most_tokens = context * num_choices - ask.num_prompt_tokens
+            return
+    body["max_tokens"] = most
+
+
+def _num_prompts(ask: Ask) -> int:
+    prompt = ask.body.get("prompt")
+    return len(prompt) if type(prompt) is list and type(prompt[0]) is not int else 1
 
 
 def _num_choices(ask: Ask) -> int:
-    prompt = ask.body.get("prompt")
-    num_prompts = len(prompt) if type(prompt) is list and type(prompt[0]) is not int else 1
     choices: int = ask.body.get("n", 1)
-    return choices * num_prompts
+    return choices * _num_prompts(ask)
 
 
 def _settle_choices(ask: Ask, caps: Caps) -> None:

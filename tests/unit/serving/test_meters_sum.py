@@ -1,6 +1,7 @@
 """What is counted, how workers are added up, and that Prometheus can read it."""
 
 import asyncio
+import dataclasses
 import json
 import re
 import time
@@ -61,6 +62,14 @@ def test_an_answer_is_counted_once_everywhere():
     )  # 2.0 s over 20 gaps, le is inclusive
     assert read(told, "danlu_answer_seconds_bucket", lens=lens, le="+Inf") == 1
     assert read(told, "danlu_requests_in_flight") == 0
+
+
+def test_what_an_engine_declined_is_no_failure_of_it():
+    """Anybody with a key could have set off the alarm for engines that fail, by prompts that are too long."""
+    declined = dataclasses.replace(DONE, outcome="refused", status=400)
+    assert b"danlu_engine_failures_total{" not in page(counted(declined, declined))
+    failed = dataclasses.replace(DONE, outcome="failed", status=502)
+    assert read(page(counted(declined, failed)), "danlu_engine_failures_total", replica="engine-0") == 1
 
 
 def test_workers_are_added_up():

@@ -159,6 +159,19 @@ def test_reservations_cover_all_choices_and_never_more_than_the_context() -> Non
         fit(asked(chat(max_tokens=5000)), (Lens("a", "p", context=4096),), ALL, CAPS)
 
 
+def test_many_prompts_or_choices_do_not_slip_under_a_limit() -> None:
+    """64 prompts were reserved as one context, eight choices of a long prompt as nothing beyond it."""
+    lenses = (Lens("a", "p", context=1024),)
+    for body, used in (
+        ({"prompt": ["word " * 700] * 64, "max_tokens": 16}, 64 * (701 + 16)),
+        ({"prompt": "word " * 410, "n": 8}, 411 + 8 * (1024 - 411)),
+        ({"prompt": ["word " * 410] * 2, "n": 4}, 2 * 411 + 8 * (1024 - 411)),
+    ):
+        ask = asked({"model": "law"} | body, "completion")
+        fit(ask, lenses, ALL, CAPS)
+        assert used <= ask.reserve_tokens <= (1024 + 16) * 64
+
+
 def test_prompts_come_as_text_or_ids_and_not_mixed() -> None:
     for prompt in ("x", ["x", "y"], [1, 2, 3], [[1, 2], [3]]):
         asked({"model": "law", "prompt": prompt}, "completion")
