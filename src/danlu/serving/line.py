@@ -67,8 +67,10 @@ class Line:
         self._server = await listen(self.path, self._serve)
 
     async def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        """What is at `path` belongs to another server where this one never came to open it."""
+        if self._server is None:
+            return
+        self._server.close()
         for post in self.posts.values():
             if post.writer is not None:
                 post.writer.close()
