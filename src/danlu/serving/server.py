@@ -83,6 +83,7 @@ class Server:
         self.workers: list[Child] = []
         self.ended = asyncio.Event()
         self._num_workers_started = 0
+        self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -135,13 +136,15 @@ class Server:
 
     async def reload(self) -> dict[str, Any]:
         """New workers on the same socket; the old ones stop accepting, finish, and end. Settings that workers read are
-        read again. Where the new ones do not come up, the old ones stay. Engines that died too often get a new try."""
-        old = self.workers
-        self.workers = await self._start_workers(self.plan.num_workers)
-        for child in old:
-            self._later(child.stop())
-        self._later(self.rollout.revive())
-        return {"workers": [child.name for child in self.workers], "draining": [child.name for child in old]}
+        read again. Where the new ones do not come up, the old ones stay. Engines that died too often get a new try.
+        One at a time: two at once would forget each other's workers, which would serve on with settings of before."""
+        async with self._turn:
+            old = self.workers
+            self.workers = await self._start_workers(self.plan.num_workers)
+            for child in old:
+                self._later(child.stop())
+            self._later(self.rollout.revive())
+            return {"workers": [child.name for child in self.workers], "draining": [child.name for child in old]}
 
     async def answer(self, request: control.Request) -> dict[str, Any]:
         """What came through the control socket."""

@@ -167,6 +167,25 @@ def test_a_second_server_on_one_home_is_refused_before_it_starts_engines(tmp_pat
                     raise AssertionError("there is one already")
             assert refusal.value.key == "rollout.is_running"
             assert await first.client.ask()
+            os.kill(first.server.workers[0].pid, signal.SIGKILL)  # its line's socket is still there to come back to
+            await until(lambda: first.server.workers[0].facts.num_starts == 2, within_s=15)
+            await until(lambda: first.server.workers[0].state == "ready", within_s=30)
+            assert await first.client.ask()
+
+    asyncio.run(story())
+
+
+def test_reloads_that_overlap_leave_no_worker_behind(tmp_path: Path, base: Path) -> None:
+    """SIGHUP twice within a start: workers that nobody knew any more went on serving the settings of before."""
+    artifact = make_adapter(tmp_path / "a", base)
+
+    async def story() -> None:
+        async with serving(tmp_path, base, Offer("law", str(artifact)), num_replicas=1) as place:
+            server, first = place.server, place.server.workers
+            await asyncio.gather(*(server.reload() for _ in range(4)))
+            assert first[0].state in ("stopping", "stopped")
+            await until(lambda: list(server.line.posts) == [child.name for child in server.workers], within_s=30)
+            assert server.workers[0].state == "ready" and await place.client.ask()
 
     asyncio.run(story())
 
