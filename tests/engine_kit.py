@@ -29,8 +29,8 @@ from danlu.model.build import load_model, save_model
 from danlu.ops.attention import Bounds
 from danlu.run.artifact import Canary, Manifest
 from danlu.serving.drivers import DRIVERS
-from danlu.serving.drivers.asking import demand
 from danlu.serving.drivers.driver import Driver, EngineSpec, endpoint
+from danlu.serving.drivers.requests import demand
 from danlu.serving.processes import Child, Patience
 from tiny_chat import QUESTIONS, tuned_engine, write_base
 

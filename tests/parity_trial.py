@@ -17,8 +17,8 @@ from danlu.engines.engine import Question
 from danlu.exports.gguf.write import About, write_model
 from danlu.exports.oracle import Transformers
 from danlu.model.build import load_model
-from danlu.serving.contract import check_engine
 from danlu.serving.drivers.driver import EngineSpec
+from danlu.serving.engine_check import check_engine
 from danlu.serving.processes import Patience
 
 SEEDS = {"one@1": 0, "two@1": 1}

@@ -13,9 +13,9 @@ import pytest
 import engine_kit as kit
 import parity_trial as trial
 from danlu.core.errors import EngineError
-from danlu.serving.contract import check_engine
-from danlu.serving.drivers.asking import ask
 from danlu.serving.drivers.driver import EngineSpec, bare
+from danlu.serving.drivers.requests import ask
+from danlu.serving.engine_check import check_engine
 
 pytest.importorskip("gguf", reason="writing GGUF needs the package gguf")
 pytest.importorskip("xllamacpp", reason="llama.cpp comes with the package xllamacpp")

@@ -25,8 +25,8 @@ from danlu.data.encode import Encoder
 from danlu.data.tokens import Tokens
 from danlu.engines.decoding import Decoding
 from danlu.engines.engine import Answer, Question, Sampling, Score
-from danlu.engines.hands import side_by_side
 from danlu.engines.packed import Packed, packed
+from danlu.engines.parallel import side_by_side
 from danlu.engines.plain import Plain
 from danlu.engines.rows import Row
 from danlu.engines.sampling import check_sampling, draws

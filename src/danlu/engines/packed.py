@@ -20,11 +20,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor, nn
 
 from danlu.adapters.lora import LoRALinear
+from danlu.engines.cached_attention import DecodeAttention, PrefillAttention, Prefix
+from danlu.engines.kv_tables import AHEAD, Table, Tables
 from danlu.engines.lenses import Lens, Lensing, Permute, Stacks
-from danlu.engines.meeting import Fill, Look, Prefix
 from danlu.engines.products import Layer, Norm, head_order, lay_out, make_layer, order_of, times
 from danlu.engines.rows import Row, Span
-from danlu.engines.tables import AHEAD, Table, Tables
 from danlu.model.decoder import Decoder
 from danlu.model.model import Model
 from danlu.model.spec import Spec
@@ -238,8 +238,8 @@ class Packed:
             wide_TE = self._times(number, 2, layer.norm_fed(x_TD).to(self.dtype), lensing)
             fed_TD = self._times(number, 3, gated_forward(wide_TE, layer.activation), lensing)
             x_TD.add_(layer.norm_out(fed_TD.to(WIDE)) if layer.norm_out else fed_TD)
-        for meeting in flat.meetings:
-            meeting.done()
+        for attention in flat.attentions:
+            attention.done()
         return x_TD if wanted else x_TD[:0]
 
     def _times(self, number: int, product: int, x_TD: Tensor, lensing: Lensing | None) -> Tensor:
@@ -262,7 +262,7 @@ class Packed:
         torch.view_as_complex(turned_THD.view(*turned_THD.shape[:-1], -1, 2)).mul_(turn_TF[:, None])
         q_THD, k_TKD = turned_THD[:, :num_q], turned_THD[:, num_q:]
         out_TD = x_TD.new_empty(len(x_TD), num_q * self.spec.head_size)
-        for part in flat.meetings:
+        for part in flat.attentions:
             own = slice(part.begin, part.end)
             part.append(number, k_TKD[own], v_TKD[own])
             out_TD[own] = part.at(number, q_THD[own])
@@ -289,10 +289,10 @@ class Flat:
         self.reaches: list[int] = []
         self.lenses: list[Lens | None] = []
         self.due: list[tuple[int, Row | None]] = []
-        self.meetings: list[Look | Fill] = []
+        self.attentions: list[DecodeAttention | PrefillAttention] = []
 
     def look(self, table: Table) -> None:
-        self.meetings.append(Look(self.spec, table, len(self.ids)))
+        self.attentions.append(DecodeAttention(self.spec, table, len(self.ids)))
         self.due += enumerate(table.rows, start=len(self.ids))
         self.ids += [row.ids[-1] for row in table.rows]
         self.positions += table.lengths
@@ -301,7 +301,7 @@ class Flat:
 
     def fill(self, table: Table, first: int, spans: Sequence[Span], prefix: Prefix | None) -> None:
         counts = [span.end - span.start for span in spans]
-        self.meetings.append(Fill(self.spec, table, first, counts, spans[0].start, len(self.ids), prefix))
+        self.attentions.append(PrefillAttention(self.spec, table, first, counts, spans[0].start, len(self.ids), prefix))
         for span, count in zip(spans, counts, strict=True):
             self.ids += span.row.prompt[span.start : span.end]
             self.positions += range(span.start, span.end)

@@ -16,8 +16,8 @@ from danlu.core.errors import EngineError, TemplateError
 from danlu.data.encode import Encoder
 from danlu.data.sample import Message
 from danlu.run.artifact import Canary, Manifest
-from danlu.serving.drivers.asking import demand
 from danlu.serving.drivers.driver import Driver, endpoint
+from danlu.serving.drivers.requests import demand
 from danlu.serving.manner import Manner
 
 NUM_TOLD = 10
@@ -29,8 +29,8 @@ _PROBE = "q8Zk"
 
 
 @dataclass(frozen=True, slots=True)
-class Sung:
-    """How the canaries sang. `parted` are (question, recorded, given) that differ beyond noise."""
+class CanaryAnswers:
+    """How an engine answered the canaries. `parted` are (question, recorded, given) that differ beyond noise."""
 
     num_asked: int = 0
     num_equal: int = 0
@@ -44,9 +44,9 @@ class Sung:
         return not self.parted if self.tells_log_probs else 2 * len(self.parted) <= self.num_asked
 
 
-async def sing(
+async def ask_canaries(
     driver: Driver, address: str, secret: str, manifest: Manifest, encoder: Encoder, manner: Manner, engine_name: str
-) -> Sung:
+) -> CanaryAnswers:
     """Ask every canary whose question can be found again."""
     margin = MARGIN_FACTOR * float(manifest.parity.get("noise", {}).get("max_abs", 0.0))
     num_asked = num_equal = num_undecided = 0
@@ -71,7 +71,7 @@ async def sing(
             num_undecided += 1
         else:
             parted.append((question, canary.answer, given))
-    return Sung(num_asked, num_equal, num_undecided, tuple(parted), driver.can.logprobs)
+    return CanaryAnswers(num_asked, num_equal, num_undecided, tuple(parted), driver.can.logprobs)
 
 
 def question_of(canary: Canary, encoder: Encoder) -> str | None:

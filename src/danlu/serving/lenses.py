@@ -24,8 +24,8 @@ from danlu.exports.verify import verify
 from danlu.model.shards import Entry, find_shards, read_header, refuse_pickle
 from danlu.run.artifact import Manifest
 from danlu.serving.board import Lens
-from danlu.serving.contract import encoder_of, manner_of
 from danlu.serving.drivers import DRIVERS
+from danlu.serving.engine_check import encoder_of, manner_of
 from danlu.serving.manner import Manner
 from danlu.serving.pools import PoolPlan
 
@@ -44,7 +44,7 @@ _BLOCK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
-class Glass:
+class OpenedLens:
     """A lens with what it is made of: an adapter's folder, or the model itself (`lens.is_base`). Nothing is known of
     what lies behind a URL."""
 
@@ -62,7 +62,7 @@ def is_adapter(manifest: Manifest) -> bool:
     return manifest.kind in ADAPTER_KINDS
 
 
-def open_glass(folder: Path, pool_for: Callable[[Path, Manifest], PoolPlan], *, label: str = "") -> Glass:
+def open_lens(folder: Path, pool_for: Callable[[Path, Manifest], PoolPlan], *, label: str = "") -> OpenedLens:
     """An artefact through the door: files, contract and proof first (`verify`), then, an adapter's tensors. Reads all
     of it: seconds, and in a thread of its own where others wait."""
     manifest = verify(folder)
@@ -71,18 +71,18 @@ def open_glass(folder: Path, pool_for: Callable[[Path, Manifest], PoolPlan], *, 
         look_through(folder, manifest, pool)
     name, manner = lens_name(manifest.name, manifest.digest), _manner(folder, manifest, pool)
     lens = Lens(name, pool.name, not is_adapter(manifest), label, context=pool.spec.context, manner=manner)
-    return Glass(lens, pool, folder, manifest)
+    return OpenedLens(lens, pool, folder, manifest)
 
 
-def open_url(model: str, pool: PoolPlan, artifact: Path | None = None) -> Glass:
+def open_url(model: str, pool: PoolPlan, artifact: Path | None = None) -> OpenedLens:
     """What answers behind a URL. What it is said to run may lie here as an artefact, to be compared; else nothing of it
     is known but its name."""
     name = lens_name(model, sha256_json([pool.spec.url, pool.spec.name]))
     if artifact is None:
-        return Glass(Lens(name, pool.name, is_base=True, context=pool.spec.context), pool, None, None)
+        return OpenedLens(Lens(name, pool.name, is_base=True, context=pool.spec.context), pool, None, None)
     manifest = verify(artifact)
     manner = _manner(artifact, manifest, pool)
-    return Glass(Lens(name, pool.name, True, context=pool.spec.context, manner=manner), pool, artifact, manifest)
+    return OpenedLens(Lens(name, pool.name, True, context=pool.spec.context, manner=manner), pool, artifact, manifest)
 
 
 def _manner(folder: Path, manifest: Manifest, pool: PoolPlan) -> Manner:

@@ -7,8 +7,8 @@ wherever it begins, no more than the limit was admitted (a token bucket would le
 that a key gets its limit each 61 s. Settling corrects the tokens of that same second, down or up. The quota is of the
 calendar month in UTC, of the reservation's time; what is reserved and not settled counts in full.
 
-`LocalLimiter` keeps this in memory, its own or (`table.py`) one that all workers of a machine share; `redis_limits.py`
-is the same for several machines. A test holds them to one model.
+`LocalLimiter` keeps this in memory, its own or (`limit_table.py`) one that all workers of a machine share;
+`redis_limits.py` is the same for several machines. A test holds them to one model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from danlu.serving.keys import Key
-from danlu.serving.table import (
+from danlu.serving.limit_table import (
     CHANGING,
     CONCURRENCY,
     MONTH,

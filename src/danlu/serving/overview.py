@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from danlu.core.errors import EngineError
-from danlu.serving.drivers.asking import ask
 from danlu.serving.drivers.driver import bare
+from danlu.serving.drivers.requests import ask
 from danlu.serving.engine_figures import read_figures
 from danlu.serving.exposition import render
 from danlu.serving.meters import Totals

@@ -45,7 +45,7 @@ class PoolPlan:
 
 
 class Loadable(Protocol):
-    """A lens with its files: `lenses.Glass`."""
+    """A lens with its files: `lenses.OpenedLens`."""
 
     @property
     def lens(self) -> Lens: ...
@@ -105,7 +105,7 @@ class Pool:
 
     @property
     def adapters(self) -> list[str]:
-        return [name for name, glass in self.lenses.items() if not glass.lens.is_base]
+        return [name for name, loadable in self.lenses.items() if not loadable.lens.is_base]
 
     def replicas(self) -> list[Replica]:
         return [
@@ -118,23 +118,23 @@ class Pool:
 
     # ---- from nothing to answering, and back
 
-    async def start(self, glasses: Sequence[Loadable]) -> None:
+    async def start(self, loadables: Sequence[Loadable]) -> None:
         """All replicas, answering for all of these. EngineError when anything is wrong: then none is left running."""
-        adapters = [glass for glass in glasses if not glass.lens.is_base]
+        adapters = [loadable for loadable in loadables if not loadable.lens.is_base]
         if len(adapters) > self.plan.spec.max_adapters:
-            used = ", ".join(glass.lens.name for glass in adapters)
+            used = ", ".join(loadable.lens.name for loadable in adapters)
             raise EngineError("rollout.full", where=self.plan.name, most=self.plan.spec.max_adapters, used=used)
         later = adapters if self.driver.can.loads_adapters else []
-        self.lenses = {glass.lens.name: glass for glass in glasses if glass not in later}
+        self.lenses = {loadable.lens.name: loadable for loadable in loadables if loadable not in later}
         self.seats = [self._seat() for _ in range(self.plan.num_replicas)]
         try:
             await _all([self._raise(seat) for seat in self.seats])
-            for glass in list(self.lenses.values()):
-                await self._check_everywhere(glass, self.seats)
+            for loadable in list(self.lenses.values()):
+                await self._check_everywhere(loadable, self.seats)
             for seat in self.seats:
                 seat.state = "ready"  # nobody waited for it: no event
-            for glass in later:
-                await self._load_running(glass)
+            for loadable in later:
+                await self._load_running(loadable)
         except BaseException:
             await self.stop()
             raise
@@ -164,17 +164,17 @@ class Pool:
 
     # ---- lenses
 
-    async def load(self, glass: Loadable) -> None:
+    async def load(self, loadable: Loadable) -> None:
         """Have it on every replica that is up, checked there. A failure anywhere takes it off again everywhere."""
-        name = glass.lens.name
+        name = loadable.lens.name
         if name in self.lenses:
             return
         if not any(seat.state == "ready" for seat in self.seats):
             raise EngineError("rollout.nothing_up", where=self.plan.name, lens=name)
         if self.driver.can.loads_adapters:
-            await self._load_running(glass)
+            await self._load_running(loadable)
         else:
-            await self._renew(glass)
+            await self._renew(loadable)
         self._changed()
 
     async def drop(self, name: str) -> None:
@@ -185,23 +185,25 @@ class Pool:
         if self.driver.can.loads_adapters:  # the others lose it with their next renewal
             await _all([self._unload(seat, name) for seat in self.seats if name in seat.loaded])
 
-    async def _load_running(self, glass: Loadable) -> None:
-        name, up = glass.lens.name, [seat for seat in self.seats if seat.state == "ready"]
-        self.lenses[name] = glass  # a replica that comes back meanwhile loads it too
+    async def _load_running(self, loadable: Loadable) -> None:
+        name, up = loadable.lens.name, [seat for seat in self.seats if seat.state == "ready"]
+        self.lenses[name] = loadable  # a replica that comes back meanwhile loads it too
         try:
             for seats in (up[:1], up[1:]):  # one first: what kills an engine shall kill one
-                await _all([self._load_on(seat, glass) for seat in seats])
-                await self._check_everywhere(glass, seats)
+                await _all([self._load_on(seat, loadable) for seat in seats])
+                await self._check_everywhere(loadable, seats)
         except BaseException:
             self.lenses.pop(name, None)
             await _all([self._unload(seat, name) for seat in self.seats if name in seat.loaded])
             raise
 
-    async def _load_on(self, seat: Seat, glass: Loadable) -> None:
+    async def _load_on(self, seat: Seat, loadable: Loadable) -> None:
         """The files are those that were looked at, also when an engine comes back after weeks: a name is a content."""
-        assert glass.folder is not None and glass.manifest is not None, "an adapter has files"
-        await asyncio.to_thread(glass.manifest.check_files, glass.folder)
-        seat.loaded[glass.lens.name] = await self.driver.load(seat.address, seat.secret, glass.lens.name, glass.folder)
+        assert loadable.folder is not None and loadable.manifest is not None, "an adapter has files"
+        await asyncio.to_thread(loadable.manifest.check_files, loadable.folder)
+        seat.loaded[loadable.lens.name] = await self.driver.load(
+            seat.address, seat.secret, loadable.lens.name, loadable.folder
+        )
 
     async def _unload(self, seat: Seat, name: str) -> None:
         engine_name = seat.loaded.pop(name)
@@ -210,19 +212,19 @@ class Pool:
         except EngineError as error:  # it is dying, and comes back without it
             seat.problem = told(error)
 
-    async def _check_everywhere(self, glass: Loadable, seats: list[Seat]) -> None:
-        grades = [await self._check(seat, self.driver, glass) for seat in seats]
+    async def _check_everywhere(self, loadable: Loadable, seats: list[Seat]) -> None:
+        grades = [await self._check(seat, self.driver, loadable) for seat in seats]
         if grades:
-            self.grades[glass.lens.name] = grades[0]
+            self.grades[loadable.lens.name] = grades[0]
 
-    async def _renew(self, glass: Loadable) -> None:
+    async def _renew(self, loadable: Loadable) -> None:
         """Fresh processes with one adapter more, each in the place of an old one."""
-        name, wanted = glass.lens.name, self.lenses | {glass.lens.name: glass}
+        name, wanted = loadable.lens.name, self.lenses | {loadable.lens.name: loadable}
         for old in [seat for seat in self.seats if seat.state != "draining"]:
             fresh = self._seat(wanted)
             try:
                 await self._raise(fresh)
-                await self._check_everywhere(glass, [fresh])
+                await self._check_everywhere(loadable, [fresh])
             except BaseException:
                 await self._end(fresh)
                 raise
@@ -231,7 +233,7 @@ class Pool:
             self.seats = [*(fresh if seat is old else seat for seat in self.seats), old]
             self._changed()
             self._later(self._retire(old))
-        self.lenses[name] = glass
+        self.lenses[name] = loadable
 
     async def _retire(self, seat: Seat) -> None:
         await self._vacate(seat.name)
@@ -263,7 +265,9 @@ class Pool:
         """With adapters for engines that take them at the start only."""
         if self.driver.can.loads_adapters:
             return self.plan.spec
-        files = {name: glass.folder for name, glass in lenses.items() if not glass.lens.is_base and glass.folder}
+        files = {
+            name: loadable.folder for name, loadable in lenses.items() if not loadable.lens.is_base and loadable.folder
+        }
         return replace(self.plan.spec, adapters=files)
 
     async def _raise(self, seat: Seat) -> None:
@@ -279,12 +283,12 @@ class Pool:
     async def _fit(self, seat: Seat) -> None:
         """Give it what the pool's lenses are made of. A lens that it refuses is left out there, and said."""
         names = self.driver.engine_names(self.plan.spec)
-        for name, glass in list(self.lenses.items()):
-            if glass.lens.is_base:
+        for name, loadable in list(self.lenses.items()):
+            if loadable.lens.is_base:
                 seat.loaded[name] = names[""]
             elif self.driver.can.loads_adapters:
                 try:
-                    await self._load_on(seat, glass)
+                    await self._load_on(seat, loadable)
                 except DanluError as error:
                     seat.problem = told(error)
 

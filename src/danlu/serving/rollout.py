@@ -25,8 +25,8 @@ from danlu.run.audit import NAME as AUDIT_LOG
 from danlu.run.audit import AuditLog
 from danlu.run.registry import Registry
 from danlu.serving.board import EMPTY, Board, Model
-from danlu.serving.cabinet import Cabinet
-from danlu.serving.lenses import Glass
+from danlu.serving.catalog import Catalog
+from danlu.serving.lenses import OpenedLens
 from danlu.serving.line import Line
 from danlu.serving.pools import Check, Pool, PoolPlan, Seat, told
 from danlu.serving.processes import Patience
@@ -66,7 +66,7 @@ class Rollout:
     ) -> None:
         """`drain_s`: so long a change waits for answers of a lens that shall make room; `answer_s`: so long an engine
         that was replaced may finish its answers, while everything else goes on."""
-        self.home, self.cabinet, self.line = home, Cabinet(Registry(runs), pool_for), line
+        self.home, self.catalog, self.line = home, Catalog(Registry(runs), pool_for), line
         self.models: dict[str, Served] = {}
         self.pools: dict[str, Pool] = {}
         self.uses: dict[str, Use] = {}
@@ -109,9 +109,9 @@ class Rollout:
         if model in self.models:
             raise EngineError("rollout.model_there", where=model, given=model)
         async with self._change("add", model, {"target": target}, reason) as facts:
-            glass = await self._ready(target)
-            self.models[model] = self._serve(model, target, glass)
-            facts["to"] = glass.lens.name
+            opened = await self._ready(target)
+            self.models[model] = self._serve(model, target, opened)
+            facts["to"] = opened.lens.name
             await self._agree(facts)
         return facts
 
@@ -128,8 +128,8 @@ class Rollout:
         async with self._change(deed, model, {"target": dict(shares)}, reason) as facts:
             found = [(await self._ready(self._whole(served, target)), share) for target, share in shares.items()]
             lenses: dict[str, float] = {}
-            for glass, share in found:  # two words for one version
-                lenses[glass.lens.name] = lenses.get(glass.lens.name, 0.0) + share
+            for opened, share in found:  # two words for one version
+                lenses[opened.lens.name] = lenses.get(opened.lens.name, 0.0) + share
             facts |= {"from": dict(served.lenses), "to": lenses}
             served.turn_to(tuple(lenses.items()))
             await self._settle(facts)
@@ -155,7 +155,7 @@ class Rollout:
             if name in self.models:
                 del self.models[name]
                 await self._agree(facts)
-            elif name in self.cabinet and (pool := self._pool_with(name)) is not None:
+            elif name in self.catalog and (pool := self._pool_with(name)) is not None:
                 if used := [served.name for served in self.models.values() if name in dict(served.lenses)]:
                     raise EngineError("rollout.in_use", where=name, given=name, models=", ".join(used))
                 await self._let_go(pool, name)
@@ -171,7 +171,7 @@ class Rollout:
         and is tried again when the registry says something else, or by hand."""
         for served in [served for served in self.models.values() if served.follows]:
             try:
-                version = await asyncio.to_thread(self.cabinet.registry.resolve, served.follows)
+                version = await asyncio.to_thread(self.catalog.registry.resolve, served.follows)
                 if version.digest == served.origin:
                     continue
                 served.origin = version.digest
@@ -237,18 +237,18 @@ class Rollout:
     async def _open(self, offer: Offer, kept: Mapping[str, Any] | None) -> None:
         """As it was left by hand, if what it was offered as still means the same; else as offered. Loads nothing."""
         if offer.url is not None:
-            glass = await self.cabinet.look_behind(offer.model, offer.url, offer.artifact)
-            self.uses.setdefault(glass.lens.name, Use())
+            opened = await self.catalog.look_behind(offer.model, offer.url, offer.artifact)
+            self.uses.setdefault(opened.lens.name, Use())
         else:
-            glass = await self._looked(offer.target)
-        served = self._serve(offer.model, offer.target, glass)
+            opened = await self._looked(offer.target)
+        served = self._serve(offer.model, offer.target, opened)
         self.models[offer.model] = served
         if kept is None or (kept["target"], kept["origin"]) != (served.target, served.origin):
             return
-        self.cabinet.know(kept["places"])
+        self.catalog.know(kept["places"])
         try:
             for name, _ in kept["lenses"]:
-                if name not in self.cabinet:
+                if name not in self.catalog:
                     await self._looked(name)
         except DanluError as error:  # it has been removed since
             served.problem = told(error)
@@ -257,14 +257,14 @@ class Rollout:
 
     async def _start_pools(self) -> None:
         """Each with all of its lenses: engines that take them at their start only are started once."""
-        wanted = {name: self.cabinet[name] for served in self.models.values() for name, _ in served.lenses}
-        for plan in {glass.pool.name: glass.pool for glass in wanted.values()}.values():
+        wanted = {name: self.catalog[name] for served in self.models.values() for name, _ in served.lenses}
+        for plan in {opened.pool.name: opened.pool for opened in wanted.values()}.values():
             if plan.name not in self.pools:
                 pool = self._pool(plan)
-                await pool.start([glass for glass in wanted.values() if glass.pool.name == plan.name])
+                await pool.start([opened for opened in wanted.values() if opened.pool.name == plan.name])
                 self.pools[plan.name] = pool
-        for glass in wanted.values():
-            await self._load(glass)
+        for opened in wanted.values():
+            await self._load(opened)
 
     def _forget_changes(self, error: DanluError) -> bool:
         """What was changed by hand does not start: as offered, then. False where nothing was changed."""
@@ -273,41 +273,41 @@ class Rollout:
             served.lenses, served.before, served.problem = ((served.offered, 1.0),), [], told(error)
         return bool(changed)
 
-    def _serve(self, model: str, target: str, glass: Glass) -> Served:
-        origin = glass.manifest.digest if glass.manifest is not None else glass.lens.name
-        return Served(model, target, origin, glass.lens.name, ((glass.lens.name, 1.0),), int(time.time()))
+    def _serve(self, model: str, target: str, opened: OpenedLens) -> Served:
+        origin = opened.manifest.digest if opened.manifest is not None else opened.lens.name
+        return Served(model, target, origin, opened.lens.name, ((opened.lens.name, 1.0),), int(time.time()))
 
-    async def _ready(self, target: str) -> Glass:
+    async def _ready(self, target: str) -> OpenedLens:
         """What `target` means: looked at, loaded and checked on every replica."""
-        glass = await self._looked(target)
-        await self._load(glass)
-        return glass
+        opened = await self._looked(target)
+        await self._load(opened)
+        return opened
 
-    async def _looked(self, target: str) -> Glass:
+    async def _looked(self, target: str) -> OpenedLens:
         """A lens that is loaded needs no second look."""
-        glass = self.cabinet[target] if target in self.loaded() else await self.cabinet.look(target)
-        self.uses.setdefault(glass.lens.name, Use())
-        return glass
+        opened = self.catalog[target] if target in self.loaded() else await self.catalog.look(target)
+        self.uses.setdefault(opened.lens.name, Use())
+        return opened
 
     def _whole(self, served: Served, target: str) -> str:
         """`3` of a model that comes from the registry is `law:3`; anything else is what it says."""
         if not target.isdecimal():
             return target
-        labels = [self.cabinet.label(name) for name, _ in served.lenses]
+        labels = [self.catalog.label(name) for name, _ in served.lenses]
         name = next((label.partition(":")[0] for label in labels if label), served.target.partition("@")[0])
         return f"{name}:{target}"
 
-    async def _load(self, glass: Glass) -> None:
-        pool = self.pools.get(glass.lens.pool)
+    async def _load(self, opened: OpenedLens) -> None:
+        pool = self.pools.get(opened.lens.pool)
         if pool is None:
-            pool = self._pool(glass.pool)
-            await pool.start([glass])
-            self.pools[glass.pool.name] = pool
-        if glass.lens.name in pool.lenses:
+            pool = self._pool(opened.pool)
+            await pool.start([opened])
+            self.pools[opened.pool.name] = pool
+        if opened.lens.name in pool.lenses:
             return
-        assert not glass.lens.is_base, "a model comes with its pool"
+        assert not opened.lens.is_base, "a model comes with its pool"
         await self._make_room(pool)
-        await pool.load(glass)
+        await pool.load(opened)
 
     def _pool(self, plan: PoolPlan) -> Pool:
         return Pool(
@@ -338,9 +338,9 @@ class Rollout:
 
     def _close_unused(self) -> None:
         """Pools of whole models that nothing points at hold memory for nothing: they end with their last answers."""
-        used = {self.cabinet[name].lens.pool for served in self.models.values() for name, _ in served.lenses}
+        used = {self.catalog[name].lens.pool for served in self.models.values() for name, _ in served.lenses}
         for name, pool in list(self.pools.items()):
-            if name not in used and any(glass.lens.is_base for glass in pool.lenses.values()):
+            if name not in used and any(opened.lens.is_base for opened in pool.lenses.values()):
                 del self.pools[name]
                 task = asyncio.create_task(self._end(pool))
                 self._ends.add(task)
@@ -364,7 +364,7 @@ class Rollout:
         fresh = Board(
             number=self.board.number,
             models=tuple(Model(s.name, s.lenses, s.created) for s in self.models.values()),
-            lenses=tuple(self.cabinet[name].lens for pool in pools for name in pool.lenses),
+            lenses=tuple(self.catalog[name].lens for pool in pools for name in pool.lenses),
             replicas=tuple(replica for pool in pools for replica in pool.replicas()),
         )
         if fresh != self.board or not fresh.number:
@@ -389,4 +389,4 @@ class Rollout:
         await asyncio.to_thread(self._audit.append, action, dict(facts), reason=reason)
 
     def _keep(self) -> None:
-        keep(self.home, self.models.values(), self.cabinet.places)
+        keep(self.home, self.models.values(), self.catalog.places)

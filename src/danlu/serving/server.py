@@ -25,14 +25,14 @@ from danlu.core.errors import DanluError, EngineError
 from danlu.run.artifact import Manifest
 from danlu.run.registry import NAME as REGISTRY
 from danlu.serving import control
-from danlu.serving.contract import check_engine
 from danlu.serving.control import Control
 from danlu.serving.drivers.driver import Command, Driver
+from danlu.serving.engine_check import check_engine
 from danlu.serving.line import MAX_PATH_BYTES, Line
 from danlu.serving.pools import Loadable, PoolPlan, Seat
 from danlu.serving.processes import Child, Patience
 from danlu.serving.rollout import Offer, Rollout
-from danlu.serving.standing import status_of
+from danlu.serving.status import status_of
 
 LINE = "line.sock"
 SILENT_S = 5.0
@@ -226,14 +226,14 @@ class Server:
                     self.plan.on_event("refused", {"deed": "follow", "why": str(error)})
             await asyncio.sleep(LOOK_S)
 
-    async def _check(self, seat: Seat, driver: Driver, glass: Loadable) -> str:
+    async def _check(self, seat: Seat, driver: Driver, opened: Loadable) -> str:
         """The door between engine and clients: nothing is shown on a board before it has been through it."""
-        if glass.manifest is None or glass.folder is None:
+        if opened.manifest is None or opened.folder is None:
             if not self.plan.allow_unverified:
-                raise EngineError("rollout.unverified", where=seat.address, lens=glass.lens.name)
+                raise EngineError("rollout.unverified", where=seat.address, lens=opened.lens.name)
             return "unverified"
         grade = await check_engine(
-            driver, seat.address, seat.secret, glass.manifest, seat.loaded[glass.lens.name], glass.folder,
+            driver, seat.address, seat.secret, opened.manifest, seat.loaded[opened.lens.name], opened.folder,
             allow_unverified=self.plan.allow_unverified,
         )  # fmt: skip
         return grade.level

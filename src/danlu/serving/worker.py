@@ -34,6 +34,7 @@ from danlu.serving.gateway import Gateway
 from danlu.serving.journal import FOLDER as JOURNAL
 from danlu.serving.journal import FileJournal
 from danlu.serving.keys import LiveKeys, open_pepper
+from danlu.serving.limit_table import Shared
 from danlu.serving.limits import Limiter, LocalLimiter
 from danlu.serving.line import WorkerLine
 from danlu.serving.logs import RequestLog
@@ -44,7 +45,6 @@ from danlu.serving.router import Router
 from danlu.serving.settings import Settings, caps_of, pepper_of, store_url
 from danlu.serving.snippets import pages
 from danlu.serving.store import Store, open_store
-from danlu.serving.table import Shared
 from danlu.serving.tally import Tally
 from danlu.serving.tls import tls_context
 from danlu.serving.traces import Traces

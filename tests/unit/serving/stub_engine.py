@@ -20,7 +20,7 @@ from danlu.data.contract import Contract
 from danlu.data.sample import Message
 from danlu.run.artifact import Manifest
 from danlu.serving.canaries import question_of
-from danlu.serving.contract import encoder_of
+from danlu.serving.engine_check import encoder_of
 
 
 class Adapter:
@@ -118,7 +118,7 @@ class Stub:
 
     def words(self, adapter: Adapter, question: str) -> list[str]:
         if question in adapter.known:
-            return ["something else"] if self.habits.get("sings_wrong") else [adapter.known[question]]
+            return ["something else"] if self.habits.get("answers_wrong") else [adapter.known[question]]
         return [f"{adapter.mark} "] * self.habits.get("num_words", 8)
 
 

@@ -14,9 +14,9 @@ import yaml
 import engine_kit as kit
 from danlu.core.errors import EngineError, RunError
 from danlu.serving.drivers import DRIVERS
-from danlu.serving.drivers.asking import ask, socket_in
 from danlu.serving.drivers.driver import EngineSpec, bare, endpoint
 from danlu.serving.drivers.llamacpp import threads_for
+from danlu.serving.drivers.requests import ask, socket_in
 from danlu.serving.drivers.sglang import settings_of
 from danlu.serving.drivers.upstream import checked_url, read_key
 from danlu.serving.drivers.vllm import allowed_rank

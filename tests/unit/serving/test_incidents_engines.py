@@ -18,9 +18,9 @@ import engine_kit as kit
 from danlu.core.errors import DanluError, EngineError
 from danlu.exports.verify import verify
 from danlu.serving.drivers import DRIVERS
-from danlu.serving.drivers.asking import ask
 from danlu.serving.drivers.driver import EngineSpec, bare
 from danlu.serving.drivers.gguf_header import check_gguf
+from danlu.serving.drivers.requests import ask
 from danlu.serving.processes import Patience
 
 

@@ -17,10 +17,10 @@ from danlu.serving import keys as keys_module
 from danlu.serving import redis_limits, store, store_postgres, store_sqlite, usage
 from danlu.serving.journal import FOLDER, FileJournal
 from danlu.serving.keys import Key, KeyBook, LiveKeys, Pepper
+from danlu.serving.limit_table import Shared
 from danlu.serving.limits import Admission, Limiter, LocalLimiter
 from danlu.serving.redis_limits import RedisLimiter
 from danlu.serving.store import Store, open_store
-from danlu.serving.table import Shared
 
 NOW = 1_795_357_000.0
 INJECTIONS = [

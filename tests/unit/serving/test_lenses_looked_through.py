@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from danlu.core.errors import DanluError
 from danlu.run.artifact import Manifest
 from danlu.serving.drivers.driver import EngineSpec
-from danlu.serving.lenses import Glass, look_through, open_glass, open_url
+from danlu.serving.lenses import OpenedLens, look_through, open_lens, open_url
 from danlu.serving.pools import PoolPlan
 
 A = f"base_model.model.{MODULES[0]}.lora_A.weight"
@@ -26,8 +26,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_base(tmp_path_factory.mktemp("base"))
 
 
-def opened(folder: Path, base: Path) -> Glass:
-    return open_glass(folder, plan_for(base, ""), label="law:3")
+def opened(folder: Path, base: Path) -> OpenedLens:
+    return open_lens(folder, plan_for(base, ""), label="law:3")
 
 
 def refusal(folder: Path, base: Path) -> str:
@@ -40,15 +40,15 @@ def refusal(folder: Path, base: Path) -> str:
 def test_a_good_adapter_is_named_by_its_content(tmp_path: Path, base: Path) -> None:
     first, again = make_adapter(tmp_path / "a", base), make_adapter(tmp_path / "b", base)
     other = make_adapter(tmp_path / "c", base, seed=1)
-    glass = opened(first, base)
-    assert glass.lens.name == lens_of(first) == f"law@{mark_of(first)}" + Manifest.read(first).digest[8:12]
-    assert (glass.lens.pool, glass.lens.label, glass.lens.is_base) == ("tiny", "law:3", False)
-    assert opened(again, base).lens.name == glass.lens.name != opened(other, base).lens.name
+    found = opened(first, base)
+    assert found.lens.name == lens_of(first) == f"law@{mark_of(first)}" + Manifest.read(first).digest[8:12]
+    assert (found.lens.pool, found.lens.label, found.lens.is_base) == ("tiny", "law:3", False)
+    assert opened(again, base).lens.name == found.lens.name != opened(other, base).lens.name
 
 
 def test_a_whole_model_is_the_base_of_a_pool_of_its_own(tmp_path: Path, base: Path) -> None:
-    glass = opened(make_merged(tmp_path / "m", base), base)
-    assert glass.lens.is_base and glass.pool.name.startswith("whole-")
+    found = opened(make_merged(tmp_path / "m", base), base)
+    assert found.lens.is_base and found.pool.name.startswith("whole-")
     url = open_url("qwen", PoolPlan("u", "upstream", EngineSpec(None, url="http://127.0.0.1:1", name="qwen2")))
     assert url.lens.name.startswith("qwen@") and url.manifest is None
 

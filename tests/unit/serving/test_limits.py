@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from danlu.serving.keys import Key
+from danlu.serving.limit_table import CHANGING, SUM_TOKENS, Shared
 from danlu.serving.limits import Admission, Limiter, LocalLimiter, Refusal, month_of
 from danlu.serving.redis_limits import RedisLimiter
-from danlu.serving.table import CHANGING, SUM_TOKENS, Shared
 from servers import RedisServer, running_redis
 
 NOW = 1_795_357_000.25

@@ -29,11 +29,11 @@ from danlu.core.errors import DanluError
 from danlu.run.audit import AuditLog
 from danlu.run.registry import Registry
 from danlu.serving.ask import Ask
-from danlu.serving.contract import check_engine
+from danlu.serving.engine_check import check_engine
 from danlu.serving.line import Line, WorkerLine
 from danlu.serving.rollout import Offer, Rollout
 from danlu.serving.router import Router
-from danlu.serving.standing import status_of
+from danlu.serving.status import status_of
 
 QUESTION = Ask("c", "chat", "law", {"messages": [{"role": "user", "content": "hello?"}]}, False, False, 1, 1)
 
@@ -50,9 +50,9 @@ class House:
         plan = plan_for(base, stub_python(base), num_replicas=num_replicas, max_adapters=max_adapters)
         plan = fixed(plan) if is_fixed else plan
 
-        async def check(seat: Any, driver: Any, glass: Any) -> str:
+        async def check(seat: Any, driver: Any, opened: Any) -> str:
             found = await check_engine(
-                driver, seat.address, seat.secret, glass.manifest, seat.loaded[glass.lens.name], glass.folder
+                driver, seat.address, seat.secret, opened.manifest, seat.loaded[opened.lens.name], opened.folder
             )
             return found.level
 
@@ -140,7 +140,7 @@ def test_a_flip_and_the_way_back(tmp_path: Path, base: Path, run: Callable[..., 
     assert AuditLog(tmp_path / "audit.jsonl").verify().is_whole
 
 
-@pytest.mark.parametrize("fault", ["refuses", "sings_wrong", "misrenders", "nan", "gone"])
+@pytest.mark.parametrize("fault", ["refuses", "answers_wrong", "misrenders", "nan", "gone"])
 def test_a_failure_on_any_replica_is_no_flip(tmp_path: Path, base: Path, run: Callable[..., None], fault: str) -> None:
     def spoil(tensors: dict[str, Any]) -> dict[str, Any]:
         tensors[next(iter(tensors))][0, 0] = float("nan")
@@ -347,7 +347,7 @@ def test_engines_that_load_nothing_are_replaced_one_by_one(
         pool = rollout.pools["tiny"]
         leases = [house.router.lease("law", QUESTION) for _ in range(2)]
         old = {seat.name for seat in pool.seats}
-        habits(base, sings_wrong=is_bad)
+        habits(base, answers_wrong=is_bad)
         if is_bad:
             with pytest.raises(DanluError):
                 await rollout.flip("law", str(second))

@@ -18,11 +18,11 @@ from danlu.core.files import read_json, write_json
 from danlu.core.messages import set_language
 from danlu.data.contract import Contract
 from danlu.run.artifact import Canary, Manifest
-from danlu.serving.canaries import Sung, _lead, question_of
-from danlu.serving.contract import Grade, check_engine, encoder_of, manner_of
+from danlu.serving.canaries import CanaryAnswers, _lead, question_of
 from danlu.serving.drivers import DRIVERS
-from danlu.serving.drivers.asking import ask
 from danlu.serving.drivers.driver import EngineSpec, bare
+from danlu.serving.drivers.requests import ask
+from danlu.serving.engine_check import Grade, check_engine, encoder_of, manner_of
 from danlu.serving.manner import BREAK, Manner
 
 pytest.importorskip("xllamacpp", reason="llama.cpp comes with the package xllamacpp")
@@ -207,8 +207,11 @@ def test_undecided_is_not_wrong() -> None:
     assert _lead(places, "The price is") == pytest.approx(0.01)
     assert _lead(places, "The cost") == float("inf"), "what was recorded is not even among its alternatives"
     assert _lead([place("The", -0.1), place(" x", -0.3, ("<|im_end|>", -0.5))], "The") == pytest.approx(0.2)
-    assert Sung(8, 4, 0, (("q", "a", "b"),) * 4).is_right and not Sung(8, 3, 0, (("q", "a", "b"),) * 5).is_right
-    assert not Sung(8, 7, 0, (("q", "a", "b"),), tells_log_probs=True).is_right
+    assert (
+        CanaryAnswers(8, 4, 0, (("q", "a", "b"),) * 4).is_right
+        and not CanaryAnswers(8, 3, 0, (("q", "a", "b"),) * 5).is_right
+    )
+    assert not CanaryAnswers(8, 7, 0, (("q", "a", "b"),), tells_log_probs=True).is_right
 
 
 def test_what_an_engine_does_not_know_is_said_for_it() -> None:

@@ -17,9 +17,9 @@ from typing import Any
 
 from danlu.core.errors import EngineError
 from danlu.core.files import dump_json, write_bytes
-from danlu.serving.drivers.asking import demand, fresh_secret, is_good, socket_in
 from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare, ids_of
 from danlu.serving.drivers.gguf_header import Header, check_gguf
+from danlu.serving.drivers.requests import demand, fresh_secret, is_good, socket_in
 
 SETTINGS = "llamacpp.json"
 DEFAULT_SLOTS = 4

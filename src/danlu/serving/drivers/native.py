@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from danlu.core.errors import EngineError
-from danlu.serving.drivers.asking import demand, fresh_secret, is_good, socket_in
 from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare, ids_of
+from danlu.serving.drivers.requests import demand, fresh_secret, is_good, socket_in
 
 
 class NativeDriver:

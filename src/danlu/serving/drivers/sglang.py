@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 from danlu.core.errors import EngineError
-from danlu.serving.drivers.asking import demand, free_port, fresh_secret, is_good
 from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare
+from danlu.serving.drivers.requests import demand, free_port, fresh_secret, is_good
 
 SETTINGS = "sglang.yaml"
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}

@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from danlu.core.errors import EngineError
-from danlu.serving.drivers.asking import ask, is_good
 from danlu.serving.drivers.driver import Can, Command, EngineSpec, endpoint, ids_of
+from danlu.serving.drivers.requests import ask, is_good
 from danlu.serving.private import read_private
 
 

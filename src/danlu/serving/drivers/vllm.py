@@ -18,8 +18,8 @@ from typing import Any
 
 from danlu.core.errors import EngineError
 from danlu.recipe.exports import VLLM_RANKS
-from danlu.serving.drivers.asking import demand, fresh_secret, is_good, socket_in
 from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare, ids_of
+from danlu.serving.drivers.requests import demand, fresh_secret, is_good, socket_in
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1", "VLLM_NO_USAGE_STATS": "1",

@@ -1,5 +1,5 @@
-"""How queries meet keys and values in tables: one token a row (`Look`), and the tokens of prompts (`Fill`). What is the
-same in every layer is made once a step.
+"""Attention over cached keys and values: queries of one token a row (`DecodeAttention`), and of prompts' tokens
+(`PrefillAttention`), against the rows of a table. What is the same in every layer is made once a step.
 
 Scores are matrix products written out: query heads that share a key head are rows of one product, and no key is copied.
 Long prompts go through torch's own attention, which never holds all scores.
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor
 
-from danlu.engines.tables import Table
+from danlu.engines.kv_tables import Table
 from danlu.model.spec import Spec
 
 LENGTH_STEP = 32
@@ -43,7 +43,7 @@ class Prefix:
         return lens is self.lens and len(ids) > self.length and tuple(ids[: self.length]) == self.ids
 
 
-class _Meeting:
+class _CachedAttention:
     """Tokens [begin, end) of a flat row, and the rows of one table that they belong to."""
 
     def __init__(self, spec: Spec, table: Table, begin: int, end: int, length: int) -> None:
@@ -73,7 +73,7 @@ class _Meeting:
         return torch.bmm(scores.softmax(-1), values)
 
 
-class Look(_Meeting):
+class DecodeAttention(_CachedAttention):
     """One token for each row in use of a table."""
 
     def __init__(self, spec: Spec, table: Table, begin: int) -> None:
@@ -96,7 +96,7 @@ class Look(_Meeting):
         self.table.lengths = [length + 1 for length in self.table.lengths]
 
 
-class Fill(_Meeting):
+class PrefillAttention(_CachedAttention):
     """Prompts, or parts of them, for rows [first, first + N) of a table that hold `start` tokens each."""
 
     def __init__(

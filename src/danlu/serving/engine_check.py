@@ -24,9 +24,9 @@ from danlu.data.sample import Message
 from danlu.data.template import Template
 from danlu.data.tokenizer import Tokenizer
 from danlu.run.artifact import Manifest
-from danlu.serving.canaries import Sung, sing
-from danlu.serving.drivers.asking import ask
+from danlu.serving.canaries import CanaryAnswers, ask_canaries
 from danlu.serving.drivers.driver import Can, Driver, endpoint
+from danlu.serving.drivers.requests import ask
 from danlu.serving.manner import Manner
 
 Level = Literal["ids", "count", "unverified"]
@@ -41,7 +41,7 @@ class Grade:
     level: Level
     num_conversations: int = 0
     """Golden conversations that were rendered alike."""
-    canaries: Sung = field(default_factory=Sung)
+    canaries: CanaryAnswers = field(default_factory=CanaryAnswers)
     why: str = ""
     """Why not better."""
 
@@ -80,16 +80,16 @@ async def check_engine(
     level, num_alike, why = await _compare(at)
     if level == "unverified" and not allow_unverified:
         raise TemplateError("drivers.unverified", where=address, driver=driver.name, why=why)
-    sung = Sung()
+    canaries = CanaryAnswers()
     if with_canaries and manifest.canaries:
-        sung = await sing(driver, address, secret, manifest, encoder, manner, engine_name)
-        if not sung.is_right and (level != "unverified"):
-            raise EngineError("drivers.canaries", where=f"{address} {engine_name}", **_told(sung))
-    if level == "count" and with_canaries and not sung.num_asked:
+        canaries = await ask_canaries(driver, address, secret, manifest, encoder, manner, engine_name)
+        if not canaries.is_right and (level != "unverified"):
+            raise EngineError("drivers.canaries", where=f"{address} {engine_name}", **_told(canaries))
+    if level == "count" and with_canaries and not canaries.num_asked:
         if not allow_unverified:
             raise TemplateError("drivers.unverified", where=address, driver=driver.name, why=say("drivers.no_canary"))
         level = "unverified"
-    return Grade(level, num_alike, sung, why)
+    return Grade(level, num_alike, canaries, why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +196,9 @@ def _difference(at: _Door, expected: Sequence[int], given: Sequence[int]) -> dic
     return {"at": place, "expected": shown(expected), "given": shown(given)}
 
 
-def _told(sung: Sung) -> dict[str, Any]:
-    question, expected, given = sung.parted[0]
+def _told(canaries: CanaryAnswers) -> dict[str, Any]:
+    question, expected, given = canaries.parted[0]
     return {
-        "num": len(sung.parted), "of": sung.num_asked, "prompt": question[:120], "expected": expected[:200],
+        "num": len(canaries.parted), "of": canaries.num_asked, "prompt": question[:120], "expected": expected[:200],
         "given": given[:200],
     }  # fmt: skip

@@ -27,7 +27,7 @@ def status_of(rollout: Rollout) -> dict[str, Any]:
 
 
 def _model(rollout: Rollout, served: Served) -> dict[str, Any]:
-    lenses = [{"name": name, "share": share, "label": rollout.cabinet.label(name)} for name, share in served.lenses]
+    lenses = [{"name": name, "share": share, "label": rollout.catalog.label(name)} for name, share in served.lenses]
     return {
         "name": served.name, "target": served.target, "follows": served.follows, "lenses": lenses,
         "before": [dict(way) for way in reversed(served.before)], "problem": served.problem,
@@ -37,11 +37,11 @@ def _model(rollout: Rollout, served: Served) -> dict[str, Any]:
 def _pool(rollout: Rollout, pool: Pool) -> dict[str, Any]:
     pointed = {name for served in rollout.models.values() for name, _ in served.lenses}
     lenses = []
-    for name, glass in pool.lenses.items():
+    for name, opened in pool.lenses.items():
         use = rollout.uses[name]
         lenses.append(
             {
-                "name": name, "label": glass.lens.label, "is_base": glass.lens.is_base,
+                "name": name, "label": opened.lens.label, "is_base": opened.lens.is_base,
                 "is_pointed_at": name in pointed,
                 "grade": pool.grades.get(name, ""), "num_replicas": sum(name in seat.loaded for seat in pool.seats),
                 "outstanding": rollout.line.outstanding(name), "num_leased": use.num_leased, "last_used": use.last,

@@ -1,4 +1,4 @@
-"""The cabinet: every lens that was looked at in this server process, and where it lies. It reads, and loads nothing.
+"""The catalog: every lens that was looked at in this server process, and where it lies. It reads, and loads nothing.
 
 A target is an artefact's folder, a version of the registry (`law:3`, `law@prod`), or the immutable name of a lens that
 was here before. What is not in the engines is read again, whatever it was before: a name is held to its content.
@@ -14,51 +14,51 @@ from danlu.core.errors import EngineError
 from danlu.run.artifact import NAME as MANIFEST
 from danlu.run.artifact import Manifest
 from danlu.run.registry import Registry
-from danlu.serving.lenses import Glass, open_glass, open_url
+from danlu.serving.lenses import OpenedLens, open_lens, open_url
 from danlu.serving.pools import PoolPlan
 
 
-class Cabinet:
+class Catalog:
     """`pool_for` says which pool an artefact belongs to."""
 
     def __init__(self, registry: Registry, pool_for: Callable[[Path, Manifest], PoolPlan]) -> None:
         self.registry, self._pool_for = registry, pool_for
-        self.glasses: dict[str, Glass] = {}
+        self.opened: dict[str, OpenedLens] = {}
         self.places: dict[str, str] = {}
         """Lens to where it was found: a label of the registry, or a folder."""
 
-    def __getitem__(self, lens: str) -> Glass:
-        return self.glasses[lens]
+    def __getitem__(self, lens: str) -> OpenedLens:
+        return self.opened[lens]
 
     def __contains__(self, lens: str) -> bool:
-        return lens in self.glasses
+        return lens in self.opened
 
     def label(self, lens: str) -> str:
-        return self.glasses[lens].lens.label
+        return self.opened[lens].lens.label
 
-    async def look(self, target: str) -> Glass:
+    async def look(self, target: str) -> OpenedLens:
         """What a target means. EngineError where a lens is no longer what its name says."""
-        glass = await asyncio.to_thread(self._look, self.places.get(target, target))
-        name = glass.lens.name
+        opened = await asyncio.to_thread(self._look, self.places.get(target, target))
+        name = opened.lens.name
         if target in self.places and name != target:
             raise EngineError("rollout.changed", where=self.places[target], given=name, expected=target)
-        self.glasses[name] = glass
-        self.places[name] = glass.lens.label or str(glass.folder)
-        return glass
+        self.opened[name] = opened
+        self.places[name] = opened.lens.label or str(opened.folder)
+        return opened
 
-    async def look_behind(self, model: str, url: PoolPlan, artifact: Path | None) -> Glass:
+    async def look_behind(self, model: str, url: PoolPlan, artifact: Path | None) -> OpenedLens:
         """Somebody else's engine."""
-        glass = await asyncio.to_thread(open_url, model, url, artifact)
-        self.glasses[glass.lens.name] = glass
-        return glass
+        opened = await asyncio.to_thread(open_url, model, url, artifact)
+        self.opened[opened.lens.name] = opened
+        return opened
 
     def know(self, places: Mapping[str, str]) -> None:
         """Of an earlier process."""
         self.places |= places
 
-    def _look(self, target: str) -> Glass:
+    def _look(self, target: str) -> OpenedLens:
         """Runs in a thread: every byte is read."""
         if (Path(target) / MANIFEST).is_file():
-            return open_glass(Path(target).resolve(), self._pool_for)
+            return open_lens(Path(target).resolve(), self._pool_for)
         version = self.registry.resolve(target)
-        return open_glass(self.registry.open(version).resolve(), self._pool_for, label=version.label)
+        return open_lens(self.registry.open(version).resolve(), self._pool_for, label=version.label)
