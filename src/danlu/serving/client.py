@@ -36,6 +36,12 @@ class Client:
     async def stop(self, address: str, id: str, *, secret: str) -> Usage:
         """End an answer; what the engine computed for it in all, told once it computes no more. aiohttp.ClientError,
         OSError, BrokenError."""
+        try:
+            return await self._stop(address, id, secret)
+        except (aiohttp.ServerDisconnectedError, ConnectionResetError):  # an old connection; twice said is once said
+            return await self._stop(address, id, secret)
+
+    async def _stop(self, address: str, id: str, secret: str) -> Usage:
         session, body = self._session(address), orjson.dumps({"id": id})
         async with session.post(
             bare(address, "/cancel"), data=body, headers=_headers(secret), allow_redirects=False

@@ -6,6 +6,7 @@ can say what it had computed by then is asked, and only then is the answer settl
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import re
 from typing import Any
@@ -25,6 +26,7 @@ from danlu.serving.replies import JSON_TYPE, RefusedError, error_event, retry_af
 from danlu.serving.router import Router
 from danlu.serving.watch import Reason, Watch
 
+_LOG = logging.getLogger("danlu.serving.relay")
 DRAIN_S = 1.0
 """After `[DONE]`, for the end of the engine's message, so that its connection can be used again."""
 STOP_S = 2.0
@@ -265,7 +267,8 @@ class _Passage:
             async with asyncio.timeout(STOP_S):
                 client = self.relay.client
                 usage = await client.stop(account.lease.address, self.ask.id, secret=account.lease.secret)
-        except (TimeoutError, aiohttp.ClientError, OSError, BrokenError):
+        except (TimeoutError, aiohttp.ClientError, OSError, BrokenError) as fault:
+            _LOG.warning("%s did not say what %s came to: %r", account.lease.replica.name, self.ask.id, fault)
             usage = None
         told = self.events.usage
         if usage is not None and (told is None or usage.answer_tokens >= told.answer_tokens):

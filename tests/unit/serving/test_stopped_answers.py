@@ -152,6 +152,19 @@ def test_an_engine_that_does_not_say_is_believed_as_far_as_it_was_seen(
             time.sleep(0.01)
 
 
+def test_a_connection_that_had_just_closed_is_not_an_engines_silence(tmp_path: Path) -> None:
+    cuts = iter([True])
+
+    async def once(upstream: Upstream, asked: Asked, writer: asyncio.StreamWriter) -> None:
+        if asked.path == "/cancel" and next(cuts, False):
+            raise ConnectionResetError
+        await stops(THREE)(upstream, asked, writer)
+
+    with between(tmp_path, once) as (gate, engine):
+        hang_up(gate, engine, stream=True)
+        assert told(gate) == ("aborted", NUM_PROMPT, COMPUTED, True) and len(cancelled(engine)) == 2
+
+
 def test_a_new_process_that_knows_nothing_of_the_answer_is_not_believed(tmp_path: Path) -> None:
     pieces = [one[:-3] + b',"usage":' + orjson.dumps(usage(n)) + b"}\n\n" for n, one in enumerate(events()[:4])]
     with between(tmp_path, stops(sends(*pieces, hang=True), num=0)) as (gate, engine):
