@@ -268,14 +268,8 @@ class Live:
         self, prompt: Sequence[int], sampling: Sampling, taste: Taste = PLAIN, *, model: str, is_told: bool = False
     ) -> Ticket:
         """EngineError where it cannot be answered; else it is in the queue."""
-        check_sampling(sampling)
-        lens = self.lens(model)
-        num_free = min(sampling.max_new_tokens, self.context - len(prompt))
-        if not prompt:
-            raise EngineError("engine.empty_prompt", where=model)
-        if num_free < 1:
-            raise EngineError("engine.prompt_too_long", where=model, num_tokens=len(prompt),
-                              max_new_tokens=sampling.max_new_tokens, context=self.context)  # fmt: skip
+        self.check(prompt, sampling, model=model)
+        lens, num_free = self.lens(model), min(sampling.max_new_tokens, self.context - len(prompt))
         row = Row(0, list(prompt), num_free, sampling, taste, lens)
         if sampling.temperature > 0:
             row.draws = draws(sampling, prompt, num_free)
@@ -285,6 +279,16 @@ class Live:
         ticket = Ticket(row, model, is_told, hand)
         hand.orders.put(("add", ticket))
         return ticket
+
+    def check(self, prompt: Sequence[int], sampling: Sampling, *, model: str) -> None:
+        """EngineError where `submit` would raise it."""
+        check_sampling(sampling)
+        self.lens(model)
+        if not prompt:
+            raise EngineError("engine.empty_prompt", where=model)
+        if min(sampling.max_new_tokens, self.context - len(prompt)) < 1:
+            raise EngineError("engine.prompt_too_long", where=model, num_tokens=len(prompt),
+                              max_new_tokens=sampling.max_new_tokens, context=self.context)  # fmt: skip
 
     def cancel(self, ticket: Ticket) -> None:
         """It leaves its seat before the next step, and its last update says so; one that is done stays done."""
