@@ -16,6 +16,8 @@ SHELVES = {
     "sources": "danlu.data.sources:READERS",
     "cleaners": "danlu.data.cleaners:CLEANERS",
     "ocr": "danlu.data.ocr:RECOGNISERS",
+    "detectors": "danlu.data.privacy.detectors:DETECTORS",
+    "executors": "danlu.data.flow.executors:EXECUTORS",
     "augment": "danlu.data.augment:AUGMENTERS",
     "templates": "danlu.data.templates:TEMPLATES",
     "families": "danlu.model.families:FAMILIES",
@@ -26,6 +28,9 @@ SHELVES = {
     "adapters": "danlu.adapters:ADAPTERS",
     "engines": "danlu.engines:ENGINES",
     "exports": "danlu.exports:EXPORTS",
+    "readers": "danlu.exports.readers:READERS",
+    "drivers": "danlu.serving.drivers:DRIVERS",
+    "trackers": "danlu.run.trackers:TRACKERS",
 }
 
 
