@@ -45,6 +45,8 @@ class Place:
         opened = open_store(self.home, store_url(self.section()))
         try:
             yield opened
+        except opened.errors as error:
+            raise RunError("keys.store_bad", where=opened.where, reason=str(error).partition("\n")[0]) from error
         finally:
             opened.close()
 

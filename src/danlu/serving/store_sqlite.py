@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from danlu.core.errors import RunError
 from danlu.serving.database import Running, Values
 
 _WAIT_S = 30.0
@@ -23,9 +24,12 @@ class SQLite:
         self.where = str(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # its -wal and -shm take over the mode
-        self._link = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
-        self._link.execute("PRAGMA journal_mode = WAL")
-        self._link.execute("PRAGMA synchronous = FULL")  # a key that was revoked stays so, whatever the power does
+        try:
+            self._link = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+            self._link.execute("PRAGMA journal_mode = WAL")
+            self._link.execute("PRAGMA synchronous = FULL")  # a key that was revoked stays so, whatever the power does
+        except sqlite3.Error as error:  # no database, a full disk, a folder that may only be read
+            raise RunError("keys.store_bad", where=self.where, reason=str(error)) from error
         self._version: int = -1
 
     @contextlib.contextmanager
@@ -33,10 +37,11 @@ class SQLite:
         self._link.execute("BEGIN IMMEDIATE")
         try:
             yield _Running(self._link)
+            self._link.execute("COMMIT")
         except BaseException:
-            self._link.execute("ROLLBACK")
+            if self._link.in_transaction:  # a full disk has undone it already; one that stayed open would stop all others
+                self._link.execute("ROLLBACK")
             raise
-        self._link.execute("COMMIT")
 
     def read(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
         return self._link.execute(statement, values).fetchall()

@@ -1,5 +1,6 @@
 """The same tests on SQLite and on a real Postgres: keys, their changes, usage and what is spent."""
 
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 
 from danlu.core.errors import RunError
 from danlu.serving.keys import Key, KeyBook, LiveKeys, Pepper
-from danlu.serving.store import URL, Ending, Place, Store, Use, open_store
+from danlu.serving.store import DATABASE, URL, Ending, Place, Store, Use, open_store
+from danlu.serving.store_sqlite import SQLite
 
 NOW = 1_795_357_000.0
 
@@ -147,6 +149,28 @@ def test_a_database_that_is_away_is_told_without_its_password() -> None:
     with pytest.raises(RunError) as error:
         open_store(Path("nowhere"), "postgresql://danlu:sesame@127.0.0.1:1/danlu")
     assert error.value.key == "keys.store_away" and "sesame" not in str(error.value)
+
+
+def test_a_damaged_file_is_told_to_people(tmp_path: Path) -> None:
+    (tmp_path / DATABASE).write_bytes(b"no database" * 500)
+    with pytest.raises(RunError, match=r"serving\.db.*not a database"):
+        open_store(tmp_path)
+
+
+def test_a_disk_that_was_full_stops_nobody_afterwards(tmp_path: Path) -> None:
+    """A transaction that could not be ended stayed open: usage was never folded again until a restart."""
+    database = SQLite(tmp_path / DATABASE)
+    with database.writing() as run:
+        run("CREATE TABLE parents (id INTEGER PRIMARY KEY)")
+        run(
+            "CREATE TABLE children (of INTEGER, FOREIGN KEY (of) REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)"
+        )
+    database.read("PRAGMA foreign_keys = ON")
+    with pytest.raises(sqlite3.IntegrityError), database.writing() as run:
+        run("INSERT INTO children VALUES (7)")  # refused by COMMIT alone, as a full disk may be
+    with database.writing() as run:
+        run("INSERT INTO parents VALUES (1)")
+    assert database.read("SELECT * FROM children") == []
 
 
 def test_a_store_file_is_its_owners_alone(tmp_path: Path) -> None:
