@@ -8,14 +8,15 @@ in the middle of an answer.
 What is held to account afterwards, from the journals and the engine's own books:
 
     rates        in any 60 s, wherever they begin, no more requests and tokens than the limit
-    concurrency  at no moment more than the limit, from a request's first line in the journal to its last
+    concurrency  at no moment more than the limit: from a request's first line in the journal to its last, and in the
+                 engine, from when it got a request to when that had left its seat
     quota        what the month's rows come to stays within it
-    tokens       what the journals settled is what the engine says it computed, answer by answer; of a stream that was
-                 aborted the engine computes on until it sees that nobody listens, so there it is no more than that
+    tokens       what the journals settled is what the engine computed, answer by answer and in all (its own counters on
+                 /metrics), those that somebody hung up on included, streams and whole answers
     books        every answer has its row, every chain verifies
 
-The engine is a raw server that makes a token each 10 ms and tells its usage in every event, as vLLM and ours do. Token
-limits are checked against what was settled; what is reserved is more until then, so they are never reached by much.
+The engine is ours, with the model `ember`. What is reserved is more than what is settled until then, so token limits
+are never reached by much.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ import contextlib
 import json
 import os
 import platform
-import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
 NUM_WORKERS = 4
 LENS = "law@0123456789ab"
-TOKEN_S = 0.01
+SECRET = "secret-of-the-bench"
+WHOLE_EVERY, LEFT_AFTER_S = 5, 0.15
+"""Each fifth question is for a whole answer; who hangs up on one waits so long."""
 KEYS: dict[str, dict[str, int]] = {
     "requests": {"requests_per_minute": 120},
     "tokens": {"tokens_per_minute": 6_000},
@@ -57,67 +60,59 @@ OVERLOAD_PER_S = {"requests": 20.0, "tokens": 20.0, "concurrency": 80.0, "quota"
 # ---- the engine
 
 
-class Engine:
-    """Counts what it computes, and who asks at once."""
+def run_engine(port: int, book: Path) -> None:
+    """As `python -m danlu.engines.server` runs it, and each answer's bill is written down."""
+    import uvicorn
 
-    def __init__(self, book: Path) -> None:
-        self.file = book.open("a", buffering=1)
-        self.running: Counter[str] = Counter()
+    from danlu.engines.bills import Bills
+    from danlu.engines.server import listen, open_live
+    from danlu.model.hub import embedded_folder
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-                size = int(re.search(r"content-length: (\d+)", head)[1])  # type: ignore[index]
-                body = json.loads(await reader.readexactly(size))
-                id = re.search(r"x-request-id: (\S+)", head)[1]  # type: ignore[index]
-                await self.answer(id, body, writer)
-        writer.close()
+    class Noted(Bills):
+        def __init__(self) -> None:
+            super().__init__()
+            self.began: dict[str, float] = {}
+            self.file = book.open("a", buffering=1)
 
-    async def answer(self, id: str, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-        """`user` names the key here; so many tokens as `max_tokens` says."""
-        who, began, num = body["messages"][0]["content"].split()[0], time.time(), 0
-        prompt = sum(len(message["content"].split()) for message in body["messages"])
-        self.running[who] += 1
-        told = {"id": id, "key": who, "began": began, "prompt": prompt, "at_once": self.running[who]}
-        try:
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-            while num < body["max_tokens"]:
-                await asyncio.sleep(TOKEN_S)
-                if writer.transport.is_closing():
-                    raise ConnectionResetError
-                num += 1
-                writer.write(_event({"content": f"w{num} "}, prompt, num))
-                await writer.drain()
-            writer.write(_event(None, prompt, num) + _chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n")
-            await writer.drain()
-            told["whole"] = True
-        finally:
-            self.running[who] -= 1
-            self.file.write(json.dumps(told | {"answer": num, "ended": time.time()}) + "\n")
+        def add(self, id: str, ticket: Any) -> None:
+            self.began.setdefault(id, time.time())
+            super().add(id, ticket)
+
+        def close(self, update: Any) -> None:
+            bill = self._by_ticket[id(update.ticket)]
+            name = next(name for name, one in reversed(self._bills.items()) if one is bill)
+            super().close(update)
+            line = {"id": name, "prompt": bill.prompt_tokens, "answer": bill.answer_tokens, "finish": update.finish}
+            self.file.write(json.dumps(line | {"began": self.began[name], "ended": time.time()}) + "\n")
+
+    doors, _ = open_live(embedded_folder(), SECRET, name="engine", num_slots=64)
+    doors.bills = Noted()
+    config = uvicorn.Config(
+        doors, lifespan="off", ws="none", access_log=False, log_level="warning", timeout_keep_alive=75
+    )
+    uvicorn.Server(config).run(sockets=[listen(None, port)])
 
 
-def _event(delta: dict[str, str] | None, prompt: int, num: int) -> bytes:
-    usage = {"prompt_tokens": prompt, "completion_tokens": num, "total_tokens": prompt + num}
-    choice = {"index": 0, "delta": delta or {}, "finish_reason": None if delta else "stop"}
-    value = {
-        "id": "e",
-        "object": "chat.completion.chunk",
-        "created": 1,
-        "model": "m",
-        "choices": [choice],
-        "usage": usage,
-    }
-    return _chunked(f"data: {json.dumps(value)}\n\n".encode())
+def ask_engine(port: int, path: str) -> str:
+    """ "" where it does not answer yet."""
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Authorization": f"Bearer {SECRET}"})
+    try:
+        with urllib.request.urlopen(asked, timeout=5) as reply:
+            return str(reply.read().decode())
+    except OSError:
+        return ""
 
 
-def _chunked(data: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(data), data)
-
-
-async def run_engine(port: int, book: Path) -> None:
-    server = await asyncio.start_server(Engine(book).serve, "127.0.0.1", port, backlog=1024)
-    await server.serve_forever()
+def counted(port: int) -> dict[str, int]:
+    """What the engine says of itself, once it has nothing more to do."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        found = dict(line.split() for line in ask_engine(port, "/metrics").splitlines() if line[:1] not in ("#", ""))
+        facts = {name.removeprefix("danlu_engine_"): int(float(value)) for name, value in found.items()}
+        if not facts["running"] and not facts["waiting"]:
+            break
+        time.sleep(0.2)
+    return {name: facts[name] for name in ("prompt_tokens_total", "answer_tokens_total", "faults_total")}
 
 
 # ---- a worker: the gateway's parts on a socket that all share
@@ -131,17 +126,17 @@ def run_worker(name: str, fd: int, engine: int, home: Path, redis_url: str) -> N
     from danlu.serving.gateway import Gateway
     from danlu.serving.journal import FOLDER, FileJournal
     from danlu.serving.keys import PEPPER, LiveKeys, Pepper
+    from danlu.serving.limit_table import Shared
     from danlu.serving.limits import LocalLimiter
     from danlu.serving.meters import Meters
     from danlu.serving.redis_limits import RedisLimiter
     from danlu.serving.router import Router
     from danlu.serving.store import open_store
-    from danlu.serving.table import Shared
 
     store = open_store(home)
     keys = LiveKeys(store, Pepper.open(home / PEPPER))
-    replica = Replica("r0", "pool", "upstream", f"http://127.0.0.1:{engine}", "secret", "ready", ((LENS, "engine"),))
-    board = Board(1, (Model("law", ((LENS, 1.0),), 1700000000),), (Lens(LENS, "pool", context=32768),), (replica,))
+    replica = Replica("r0", "pool", "native", f"http://127.0.0.1:{engine}", SECRET, "ready", ((LENS, "engine"),))
+    board = Board(1, (Model("law", ((LENS, 1.0),), 1700000000),), (Lens(LENS, "pool", context=2048),), (replica,))
     journal = FileJournal(home / FOLDER, name)
 
     async def serve() -> None:
@@ -186,30 +181,33 @@ async def overload(url: str, credentials: dict[str, str], seconds: float) -> dic
 
 
 async def ask(session: Any, url: str, name: str, credential: str, number: int, told: Counter[str]) -> None:
-    """A third hangs up after a few events."""
+    """A third hangs up after a few events, or in the middle of a whole answer."""
     import aiohttp
 
     words = " ".join(["why"] * (5 + number % 7))
-    body = {"model": "law", "stream": True, "max_tokens": 20 + number % 20,
+    hangs_up, is_stream = number % 3 == 0, number % WHOLE_EVERY != 0
+    body = {"model": "law", "stream": is_stream, "max_tokens": 20 + number % 20, "temperature": 1.6,
             "messages": [{"role": "user", "content": f"{name} {words}"}]}  # fmt: skip
     told["asked"] += 1
+    timeout = aiohttp.ClientTimeout(total=LEFT_AFTER_S if hangs_up and not is_stream else 300)
     try:
         headers = {"Authorization": f"Bearer {credential}"}
-        async with session.post(f"{url}/v1/chat/completions", json=body, headers=headers) as reply:
+        async with session.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=timeout) as reply:
             told[str(reply.status)] += 1
-            if reply.status == 429:
-                assert int(reply.headers.get("retry-after", 1)) > 0
+            if reply.status != 200:
+                assert reply.status != 429 or int(reply.headers.get("retry-after", 1)) > 0
                 await reply.read()
-            elif reply.status == 200:
-                hangs_up = number % 3 == 0
-                num = 0
-                async for line in reply.content:
-                    num += line.startswith(b"data:")
-                    if hangs_up and num > number % 11:
-                        told["hung up"] += 1
-                        reply.close()
-                        return
-                told["whole"] += 1
+                return
+            num = 0
+            async for line in reply.content:
+                num += line.startswith(b"data:")
+                if hangs_up and is_stream and num > number % 11:
+                    told["hung up"] += 1
+                    reply.close()
+                    return
+            told["whole"] += 1
+    except TimeoutError:
+        told["hung up"] += 1
     except (aiohttp.ClientError, OSError) as fault:
         told[type(fault).__name__] += 1
 
@@ -218,7 +216,7 @@ async def ask(session: Any, url: str, name: str, credential: str, number: int, t
 
 
 @contextlib.contextmanager
-def processes(home: Path, kind: str) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+def processes(home: Path, kind: str) -> Iterator[tuple[str, int]]:
     from servers import free_port, running_redis
 
     with contextlib.ExitStack() as stack:
@@ -237,7 +235,7 @@ def processes(home: Path, kind: str) -> Iterator[tuple[str, list[subprocess.Pope
             os.set_inheritable(fd, True)
             for number in range(NUM_WORKERS):
                 start("--worker", f"w{number}", str(fd), str(engine), str(home), redis_url, fds=(fd,))
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}", children
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", engine
         finally:
             for child in reversed(children):
                 child.send_signal(signal.SIGTERM)
@@ -258,19 +256,21 @@ def run(kind: str, seconds: float) -> dict[str, Any]:
         made = {
             name: book.create(name, now=time.time(), limits=Key("", "", (), **limits)) for name, limits in KEYS.items()
         }
-        with processes(home, kind) as (url, _):
-            await_ready(url, home)
+        with processes(home, kind) as (url, engine):
+            await_ready(engine, home)
             told = asyncio.run(overload(url, {name: credential for name, (_, credential) in made.items()}, seconds))
             time.sleep(1.0)
+            in_all = counted(engine)
         alarms = [path.read_text() for path in sorted(home.glob("alarm-*"))]
-        found = account(home, {key.id: name for name, (key, _) in made.items()})
+        alarms += [line for line in (home / "log").read_text().splitlines() if "did not say" in line]
+        found = account(home, {key.id: name for name, (key, _) in made.items()}, in_all)
         return {"seconds": seconds, "alarms": [alarm for alarm in alarms if alarm], "clients": told} | found
 
 
-def await_ready(url: str, home: Path) -> None:
-    """All workers have begun, each with its journal."""
-    until = time.monotonic() + 60
-    while len(list((home / "journal").glob("*.jsonl"))) < NUM_WORKERS:
+def await_ready(engine: int, home: Path) -> None:
+    """All workers have begun, each with its journal, and the engine has its model."""
+    until = time.monotonic() + 120
+    while len(list((home / "journal").glob("*.jsonl"))) < NUM_WORKERS or not ask_engine(engine, "/ready"):
         assert time.monotonic() < until, (home / "log").read_text()[-2000:]
         time.sleep(0.1)
     time.sleep(1.0)
@@ -279,7 +279,7 @@ def await_ready(url: str, home: Path) -> None:
 # ---- the account
 
 
-def account(home: Path, names: dict[str, str]) -> dict[str, Any]:
+def account(home: Path, names: dict[str, str], in_all: dict[str, int]) -> dict[str, Any]:
     from danlu.serving.chains import flaws_of, verify
     from danlu.serving.journal import FOLDER
     from danlu.serving.store import open_store
@@ -287,6 +287,7 @@ def account(home: Path, names: dict[str, str]) -> dict[str, Any]:
 
     rows = journalled(home / FOLDER)
     engine = [json.loads(line) for line in (home / "engine.jsonl").read_text().splitlines()]
+    keys = {id: names[row["key"]] for id, row in rows.items()}
     store = open_store(home)
     Folder(home, store).fold()
     sums = store.sums("0000-00-00", "9999-99-99")
@@ -298,16 +299,24 @@ def account(home: Path, names: dict[str, str]) -> dict[str, Any]:
             "limit": KEYS[name], "admitted": len(own), "settled_tokens": sum(num for _, num in tokens),
             "most_requests_in_60_s": most_in([(at, 1) for at, _ in tokens]), "most_tokens_in_60_s": most_in(tokens),
             "most_at_once": most_at_once(own),
-            "most_at_once_in_the_engine": max((one["at_once"] for one in engine if one["key"] == name), default=0),
+            "most_at_once_in_the_engine": most_at_once(
+                [{"time": one["began"], "closed": one["ended"]} for one in engine if keys.get(one["id"]) == name]
+            ),
         }  # fmt: skip
     held = {
         "requests": limits["requests"]["most_requests_in_60_s"] <= KEYS["requests"]["requests_per_minute"],
         "tokens": limits["tokens"]["most_tokens_in_60_s"] <= KEYS["tokens"]["tokens_per_minute"],
         "concurrency": limits["concurrency"]["most_at_once"] <= KEYS["concurrency"]["concurrency"],
+        "concurrency_in_the_engine": limits["concurrency"]["most_at_once_in_the_engine"]
+        <= KEYS["concurrency"]["concurrency"],
         "quota": limits["quota"]["settled_tokens"] <= KEYS["quota"]["tokens_per_month"],
     }
+    settled = {what: sum(row[f"{what}_tokens"] for row in rows.values()) for what in ("prompt", "answer")}
+    held["tokens_settled_are_the_engines"] = all(
+        settled[what] == in_all[f"{what}_tokens_total"] for what in ("prompt", "answer")
+    )
     return {
-        "held": held, "limits": limits, "tokens": tokens_of(rows, engine),
+        "held": held, "limits": limits, "tokens": tokens_of(rows, engine), "settled": settled, "engine": in_all,
         "books": {
             "openings": len(rows), "rows": sum(one.requests for one in sums), "open": sum(one.open for one in sums),
             "lost": sum(one.lost for one in sums), "flaws_in_chains": len(flaws_of(verify(home / FOLDER))),
@@ -341,7 +350,6 @@ def most_in(moments: list[tuple[float, int]], span_s: float = 60.0) -> int:
 
 
 def most_at_once(rows: list[dict[str, Any]]) -> int:
-    """An engine that notices late that nobody listens any more may have more under way than this."""
     most = total = 0
     ends = [(row.get("closed", float("inf")), -1) for row in rows]
     for _, change in sorted([*((row["time"], 1) for row in rows), *ends]):
@@ -350,7 +358,7 @@ def most_at_once(rows: list[dict[str, Any]]) -> int:
     return most
 
 
-_APART = ("answers", "settled", "computed", "charged_too_much", "most_apart")
+_APART = ("answers", "settled", "computed", "charged_too_much", "not_counted_by_the_engine", "most_apart")
 
 
 def tokens_of(rows: dict[str, dict[str, Any]], engine: list[dict[str, Any]]) -> dict[str, Any]:
@@ -363,6 +371,7 @@ def tokens_of(rows: dict[str, dict[str, Any]], engine: list[dict[str, Any]]) -> 
         one["settled"] += settled
         one["computed"] += computed.get(id, 0)
         one["charged_too_much"] += settled > computed.get(id, 0)
+        one["not_counted_by_the_engine"] += not row.get("is_counted", False)
         one["most_apart"] = max(one["most_apart"], abs(settled - computed.get(id, 0)))
     return dict(found)
 
@@ -376,7 +385,7 @@ def main() -> None:
     parser.add_argument("--worker", nargs=5)
     told = parser.parse_args()
     if told.engine:
-        asyncio.run(run_engine(int(told.engine[0]), Path(told.engine[1])))
+        run_engine(int(told.engine[0]), Path(told.engine[1]))
         return
     if told.worker:
         name, fd, engine, home, redis_url = told.worker
