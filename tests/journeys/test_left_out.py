@@ -181,11 +181,12 @@ def test_variants_that_are_like_what_is_held_out_are_left_out(
     first, _ = prepared(tmp_path, base, split=data["split"])
     held = json.loads(first.path("dataset", "test.jsonl").read_text().splitlines()[0])["messages"][0]["content"]
 
-    def vary(_: Any, train: list[Any], *__: Any) -> list[Any]:
+    def vary(_: Any, train: Iterable[Any], *__: Any) -> list[Any]:
+        one, two, three, *_rest = train
         return [
-            variant(train[0], held, "eda"),
-            variant(train[1], f"{talk(900)['question']} For {id_card(3)}", "eda"),
-            variant(train[2], talk(901)["question"], "eda"),
+            variant(one, held, "eda"),
+            variant(two, f"{talk(900)['question']} For {id_card(3)}", "eda"),
+            variant(three, talk(901)["question"], "eda"),
         ]
 
     monkeypatch.setattr("danlu.pipeline.furnace.vary", vary)

@@ -24,7 +24,7 @@ _FIELDS = (
     "id", "path", "kind", "key", "model", "lens", "replica", "status", "code", "outcome", "is_stream", "prompt_tokens",
     "answer_tokens", "num_tries", "before_s", "first_s", "whole_s",
 )  # fmt: skip
-MOST_TEXT = 200
+MOST_TEXT = 1000
 """Characters of any value: a model's name may be as long as a body."""
 MOST_LINES = 20_000
 """That wait to be written; beyond it lines are dropped."""

@@ -257,10 +257,13 @@ def test_hostile_repetition_costs_no_more_than_its_length(unit: str) -> None:
     """A row made to keep the pass busy: ten times the text may take about ten times as long, not a hundred."""
 
     def taken(size: int) -> float:
-        text = (unit * size)[:size]
-        began = time.process_time()
-        SCANNER.scan([text])
-        return time.process_time() - began
+        """The least of three: another process may have taken the caches."""
+        text, seconds = (unit * size)[:size], []
+        for _ in range(3):
+            began = time.process_time()
+            SCANNER.scan([text])
+            seconds.append(time.process_time() - began)
+        return min(seconds)
 
     taken(2_000)
     assert taken(40_000) < 30 * taken(4_000) + 0.3

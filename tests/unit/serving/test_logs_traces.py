@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from danlu.core.errors import RunError
-from danlu.serving.logs import RequestLog, line_of
+from danlu.serving.logs import MOST_TEXT, RequestLog, line_of
 from danlu.serving.tally import Tally
 
 DONE = Tally(
@@ -36,7 +36,7 @@ def test_a_line_holds_no_more_than_it_says(tmp_path):
     log.close()
     first, second = map(json.loads, (tmp_path / "logs" / "worker-0.jsonl").read_text().splitlines())
     assert set(first) == {"time", "id", "path", "kind", "key", "model", "lens", "replica", "status", "code", "outcome", "is_stream", "prompt_tokens", "answer_tokens", "num_tries", "before_s", "first_s", "whole_s"}  # fmt: skip
-    assert len(first["model"]) == 200 and first["time"].endswith("Z")
+    assert len(first["model"]) == MOST_TEXT and first["time"].endswith("Z")
     assert second["event"] == "stopping" and second["left"] == 3
     assert stat.S_IMODE((tmp_path / "logs" / "worker-0.jsonl").stat().st_mode) == 0o600
 
