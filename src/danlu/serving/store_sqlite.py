@@ -39,7 +39,7 @@ class SQLite:
             yield _Running(self._link)
             self._link.execute("COMMIT")
         except BaseException:
-            if self._link.in_transaction:  # a full disk has undone it already; one that stayed open would stop all others
+            if self._link.in_transaction:  # a full disk may have undone it; left open, it would stop all others
                 self._link.execute("ROLLBACK")
             raise
 
