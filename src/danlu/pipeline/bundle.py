@@ -182,7 +182,23 @@ def _put_wheels(place: Path, extras: Sequence[str], wanted: Wanted, told: Progre
     found = [_wheel(path) for path in sorted(place.glob("*.whl"))]
     if "danlu" not in {wheel.name for wheel in found}:
         raise ExportError("bundle.no_danlu", where=str(wanted.wheels or place))
+    _try_install(place, extras, wanted)
     return found
+
+
+def _try_install(place: Path, extras: Sequence[str], wanted: Wanted) -> None:
+    """What install.sh will ask of pip, asked here, where a wheel that is missing can still be fetched."""
+    words = ["install", "--dry-run", "--ignore-installed", "--no-index", "--find-links", str(place)]
+    with tempfile.TemporaryDirectory() as nowhere:
+        _pip(*words, "--target", nowhere, *_machine(wanted), f"danlu[{','.join(extras)}]=={VERSION}")
+
+
+def _machine(wanted: Wanted) -> list[str]:
+    """pip's words for another machine than this one."""
+    words = ["--only-binary", ":all:"]
+    words += ["--platform", wanted.platform] if wanted.platform else []
+    is_own = wanted.python == f"{sys.version_info.major}.{sys.version_info.minor}"
+    return words + ([] if is_own else ["--python-version", wanted.python])
 
 
 def _fetch(place: Path, extras: Sequence[str], wanted: Wanted) -> None:
@@ -193,11 +209,7 @@ def _fetch(place: Path, extras: Sequence[str], wanted: Wanted) -> None:
         source = _source()
         _pip("wheel", "--no-deps", "--wheel-dir", str(place), source or f"danlu=={VERSION}")
         own = next(place.glob("danlu-*.whl"))
-        words = ["download", "--dest", str(place), "--only-binary", ":all:", "--constraint", str(held)]
-        if wanted.platform:
-            words += ["--platform", wanted.platform]
-        if wanted.python != f"{sys.version_info.major}.{sys.version_info.minor}":
-            words += ["--python-version", wanted.python]
+        words = ["download", "--dest", str(place), "--constraint", str(held), *_machine(wanted)]
         _pip(*words, f"{own}[{','.join(extras)}]")
 
 
