@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """Defaults are for a private API: generous for people, small enough that nobody can hold an engine for an hour."""
+    """Defaults are for a private API: generous for people, small enough that nobody can hold an engine for an hour.
+    Those that a recipe may change (`serving.caps`) have the recipe's own defaults."""
 
     hosts: tuple[str, ...] = ()
     """Names this server answers to (`Host` without port); empty: any that is well formed."""
@@ -29,7 +30,7 @@ class Caps:
     most_logprobs: int = 20
     most_depth: int = 32
     """Nesting of a JSON schema or a tool's parameters."""
-    most_answer_tokens: int = 32768
+    most_answer_tokens: int = 4096
     """The largest `max_tokens` a client may ask."""
     answer_tokens: int = 2048
     """`max_tokens` where the client gives none: an answer has an end."""
@@ -38,10 +39,10 @@ class Caps:
     has fewer is charged when it is settled. 1 is a hard bound for byte-level vocabularies."""
     body_s: float = 30.0
     """Until the whole request is here."""
-    first_s: float = 120.0
+    first_s: float = 300.0
     """Until the engine's first byte."""
     between_s: float = 60.0
     """Between two pieces of a stream."""
-    whole_s: float = 900.0
+    whole_s: float = 600.0
     num_tries: int = 2
     """Replicas that are asked, as long as the client has seen nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,11 @@ def check_packages() -> None:
 
 
 def caps_of(section: ServingSection, hosts: tuple[str, ...]) -> Caps:
-    caps = section.caps
-    return Caps(
-        hosts=hosts, origins=section.origins, most_body_bytes=caps.body_bytes, most_answer_tokens=caps.max_tokens,
-        answer_tokens=min(Caps().answer_tokens, caps.max_tokens), first_s=min(300.0, caps.answer_s),
-        between_s=min(60.0, caps.answer_s), whole_s=caps.answer_s,
+    caps, usual = section.caps, Caps()
+    return replace(
+        usual, hosts=hosts, origins=section.origins, most_body_bytes=caps.body_bytes,
+        most_answer_tokens=caps.max_tokens, answer_tokens=min(usual.answer_tokens, caps.max_tokens),
+        first_s=min(usual.first_s, caps.answer_s), between_s=min(usual.between_s, caps.answer_s), whole_s=caps.answer_s,
     )  # fmt: skip
 
 

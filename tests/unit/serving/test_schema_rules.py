@@ -40,7 +40,7 @@ def refused(body: dict[str, Any], kind: Kind = "chat") -> RefusedError:
     [
         ("temperature", [0, 0.7, 2], [-0.1, 2.1, "1", True, [], 1e999]),
         ("top_p", [0.01, 1], [0, 1.01, "x"]),
-        ("max_tokens", [1, 5.0, 32768], [0, -1, 32769, 1.5, 2**70, True]),
+        ("max_tokens", [1, 5.0, 4096], [0, -1, 4097, 1.5, 2**70, True]),
         ("max_completion_tokens", [1], [0]),
         ("n", [1, 8], [0, 9]),
         ("seed", [0, -(2**63), 2**63 - 1], [2**63, 0.5, "0"]),
@@ -156,7 +156,7 @@ def test_reservations_cover_all_choices_and_never_more_than_the_context() -> Non
     fit(short, (Lens("a", "p", context=4096),), ALL, CAPS)
     assert short.body["max_tokens"] == CAPS.answer_tokens
     with pytest.raises(RefusedError, match="context_length"):
-        fit(asked(chat(max_tokens=5000)), (Lens("a", "p", context=4096),), ALL, CAPS)
+        fit(asked(chat(max_tokens=3000)), (Lens("a", "p", context=2048),), ALL, CAPS)
 
 
 def test_many_prompts_or_choices_do_not_slip_under_a_limit() -> None:

@@ -15,8 +15,9 @@ from danlu.recipe.recipe import Recipe
 from danlu.recipe.serving import ServingSection, WebhookSection
 from danlu.run.artifact import Manifest
 from danlu.run.run import Run
+from danlu.serving.caps import Caps
 from danlu.serving.known_servers import KnownServers
-from danlu.serving.settings import Settings
+from danlu.serving.settings import Settings, caps_of
 from worker_kit import make_certificate
 
 
@@ -191,3 +192,8 @@ def test_a_machine_without_the_extra_is_told_so(artefacts):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "uvicorn" in done.stderr and "danlu[serve]" in done.stderr, done.stderr[-800:]
+
+
+def test_a_recipe_that_says_nothing_has_the_gateways_own_caps():
+    """One set of defaults, though two classes hold them."""
+    assert caps_of(ServingSection(), ()) == Caps()
