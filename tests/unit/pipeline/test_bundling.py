@@ -34,13 +34,17 @@ def adapter(tmp_path, base) -> Path:
     return folder
 
 
-def wheel(folder: Path, name: str = "danlu", **files: str) -> Path:
+def wheel(folder: Path, name: str = "danlu", needs: str = "", **files: str) -> Path:
     path = folder / f"{name}-0.1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         told = (
             f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\nClassifier: License :: OSI Approved :: MIT License\n"
+        told += f"Requires-Dist: {needs}\n" if needs else ""
         )
         archive.writestr(f"{name}-0.1.0.dist-info/METADATA", told)
+        tag = "Wheel-Version: 1.0\nGenerator: by hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        archive.writestr(f"{name}-0.1.0.dist-info/WHEEL", tag)
+        archive.writestr(f"{name}-0.1.0.dist-info/RECORD", "")
         for file, text in files.items():
             archive.writestr(file, text)
     return path
@@ -121,6 +125,16 @@ def test_wheels_are_told_with_licence_and_digest(base, tmp_path):
     bundle(tmp_path / "out", asked)
     (told,) = json.loads((tmp_path / "out/bundle.json").read_text())["wheels"]
     assert (told["name"], told["version"], told["licence"]) == ("danlu", "0.1.0", "MIT License")
+
+
+def test_a_wheel_that_is_missing_is_missed_before_the_bundle_travels(base, tmp_path):
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    wheel(shelf, needs="surely-nowhere>=1")
+    asked = Wanted((("whole", make_merged(tmp_path / "whole", base)),), ServingSection(), wheels=shelf)
+    with pytest.raises(ExportError, match="surely-nowhere"):
+        bundle(tmp_path / "out", asked)
+    assert not (tmp_path / "out").exists()
 
 
 def test_wheels_without_danlu_are_no_bundle(base, tmp_path):
