@@ -37,10 +37,8 @@ def adapter(tmp_path, base) -> Path:
 def wheel(folder: Path, name: str = "danlu", needs: str = "", **files: str) -> Path:
     path = folder / f"{name}-0.1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        told = (
-            f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\nClassifier: License :: OSI Approved :: MIT License\n"
-        told += f"Requires-Dist: {needs}\n" if needs else ""
-        )
+        told = f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n"
+        told += "Classifier: License :: OSI Approved :: MIT License\n" + (f"Requires-Dist: {needs}\n" if needs else "")
         archive.writestr(f"{name}-0.1.0.dist-info/METADATA", told)
         tag = "Wheel-Version: 1.0\nGenerator: by hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         archive.writestr(f"{name}-0.1.0.dist-info/WHEEL", tag)
