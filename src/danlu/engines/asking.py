@@ -1,6 +1,6 @@
 """What a client of the native engine's server asks: OpenAI's bodies, read strictly. Torch-free.
 
-A field that is not known, or that cannot be kept (`response_format`, `logit_bias`), is refused by name: an answer that
+A field that is not known, or that cannot be kept (`logit_bias`), is refused by name: an answer that
 ignores half of what was asked is worse than none.
 """
 
@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from danlu.core.errors import DataError
+from danlu.core.errors import DataError, EngineError
 from danlu.data.calls import call_of, tools_of
 from danlu.data.encode import Encoder
 from danlu.data.sample import Message
 from danlu.engines.engine import Sampling
+from danlu.engines.grammars import ANY_OBJECT, Grammar, Grammars
 from danlu.engines.tastes import PLAIN, Taste
 
 MOST_CHOICES = 8
@@ -64,6 +65,7 @@ class Reader:
     def __init__(self, encoders: Mapping[bool, Encoder], defaults: Sampling) -> None:
         """`encoders`: with thinking, and without."""
         self.encoders, self.defaults = encoders, defaults
+        self.grammars = Grammars(encoders[True].tokenizer, encoders[True].stop_ids)
 
     def chat(self, body: Any) -> Asked:
         body = _object(body, _CHAT)
@@ -147,9 +149,8 @@ class Reader:
         model = body.get("model")
         if not isinstance(model, str):
             raise BadRequestError("model: a name", "model")
-        wished = body.get("response_format")
-        if wished is not None and (not isinstance(wished, dict) or wished.get("type") != "text"):
-            raise BadRequestError("this engine holds no answer to a format", "response_format")
+        if (grammar := self._grammar(body.get("response_format"), has_tools=has_tools)) is not None:
+            taste = replace(taste, grammar=grammar)
         if body.get("logit_bias"):
             raise BadRequestError("not done here", "logit_bias")
         options = body.get("stream_options") or {}
@@ -161,6 +162,28 @@ class Reader:
             int(_number(body, "n", 1, 1, MOST_CHOICES, whole=True)),
             _of(options, "include_usage", bool, False), counts_on, has_tools,
         )  # fmt: skip
+
+    def _grammar(self, wished: Any, *, has_tools: bool) -> Grammar | None:
+        """What an answer is held to, compiled: this may take a while. None: nothing."""
+        if wished is None or wished == {"type": "text"}:
+            return None
+        if has_tools:
+            raise BadRequestError("an answer held to a format cannot call tools; ask for one", "response_format")
+        if wished == {"type": "json_object"}:
+            schema: Any = ANY_OBJECT
+        else:
+            is_schema = isinstance(wished, dict) and wished.keys() == {"type", "json_schema"}
+            named = wished["json_schema"] if is_schema and wished["type"] == "json_schema" else None
+            if not isinstance(named, dict) or set(named) - {"name", "description", "schema", "strict"}:
+                known = "text, json_object, or json_schema with a json_schema of name and schema"
+                raise BadRequestError(f"response_format: {known}", "response_format")
+            schema = named.get("schema")
+        if not isinstance(schema, dict):
+            raise BadRequestError("response_format.json_schema.schema: an object", "response_format")
+        try:
+            return self.grammars.of(schema)
+        except EngineError as fault:
+            raise BadRequestError(fault.text, "response_format") from fault
 
 
 def seeded(sampling: Sampling, choice: int) -> Sampling:

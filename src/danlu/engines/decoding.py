@@ -16,7 +16,7 @@ from torch import Tensor
 
 from danlu.core.errors import EngineError
 from danlu.engines.rows import Forward, Row, Span
-from danlu.engines.sampling import choose_each
+from danlu.engines.sampling import choose_each, hold_each
 
 PREFILL_TOKENS = 4_096
 """Tokens of prompts that are computed together, which bounds memory."""
@@ -92,8 +92,13 @@ class Decoding:
 
     def _choose(self, hidden_RD: Tensor, rows: Sequence[Row]) -> None:
         """The next token of each row, which the row takes."""
-        ids, faults, told = choose_each(self.forward.logits(hidden_RD), rows)
+        logits_RV = self.forward.logits(hidden_RD)
+        if any(row.hold is not None for row in rows):
+            hold_each(logits_RV, rows)
+        ids, faults, told = choose_each(logits_RV, rows)
         for row, token in zip(rows, ids, strict=True):
+            if row.fault is not None:
+                continue
             if id(row) in faults:
                 dtype = str(hidden_RD.dtype)
                 row.fault = EngineError("engine.non_finite", where=self.name, step=len(row.ids), dtype=dtype)

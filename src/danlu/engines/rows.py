@@ -16,6 +16,7 @@ from torch import Tensor
 
 from danlu.core.errors import EngineError
 from danlu.engines.engine import Sampling
+from danlu.engines.grammars import Hold
 from danlu.engines.lenses import Lens
 from danlu.engines.tastes import PLAIN, Taste, Told
 from danlu.engines.telling import Teller
@@ -45,6 +46,11 @@ class Row:
     fault: EngineError | None = None
     seconds: float = 0.0
     """This row's share of the time."""
+    hold: Hold | None = field(init=False)
+    """What the taste's grammar allows next."""
+
+    def __post_init__(self) -> None:
+        self.hold = self.taste.grammar.begin() if self.taste.grammar is not None else None
 
     @property
     def most_tokens(self) -> int:
@@ -54,6 +60,13 @@ class Row:
         """Add a token to the answer."""
         self.ids.append(token)
         is_end = token in stop_ids
+        if self.hold is not None and not is_end:
+            try:
+                self.hold.take(token)
+            except EngineError as fault:
+                self.fault, self.finish = fault, "error"
+                return
+            is_end = self.hold.is_over
         if self.teller is not None and self.teller.hear(self.ids):
             is_end = True
         if is_end:

@@ -81,6 +81,20 @@ def choose_each(logits_BV: Tensor, rows: Sequence[Row]) -> tuple[list[int], set[
     return ids, {id(row) for row, sound in zip(rows, is_sound, strict=True) if not sound}, told
 
 
+def hold_each(logits_BV: Tensor, rows: Sequence[Row]) -> None:
+    """Take out, in place, what each row's grammar does not allow. A row whose grammar has no way on ends with that
+    fault; logits that are no numbers stay none."""
+    for place, row in enumerate(rows):
+        if row.hold is None:
+            continue
+        try:
+            bias_V = torch.from_numpy(row.hold.bias(logits_BV.shape[-1]))
+        except EngineError as fault:
+            row.fault, row.finish = fault, "error"
+            continue
+        logits_BV[place] += bias_V.to(logits_BV.device, logits_BV.dtype)
+
+
 def _draw(row: Row) -> float:
     assert row.draws is not None, "drawing needs numbers to draw with"
     return float(row.draws[len(row.ids)])

@@ -16,7 +16,7 @@ from danlu.serving.drivers.requests import demand, fresh_secret, is_good, socket
 
 class NativeDriver:
     name = "native"
-    can = Can(loads_adapters=True, tools=True, logprobs=True, prompt_ids=True, stops=True)
+    can = Can(loads_adapters=True, tools=True, json_schema=True, logprobs=True, prompt_ids=True, stops=True)
 
     def command(self, spec: EngineSpec, folder: Path) -> Command:
         assert spec.folder is not None, "an engine of ours has a folder to load"
