@@ -28,7 +28,7 @@ from danlu.run.audit import NAME as AUDIT_LOG
 from danlu.run.registry import Registry
 from danlu.run.run import Run
 from danlu.serving.bind import address_text, check_bind, is_loopback, listen, own_hosts
-from danlu.serving.choosing import ADAPTERS, GGUF_ADAPTERS, Choice, Knobs, Machine, Offered, choose
+from danlu.serving.choosing import ADAPTERS, GGUF_ADAPTERS, Choice, Knobs, Machine, Offered, choose, notes_apart
 from danlu.serving.drivers.base_gguf import base_file
 from danlu.serving.drivers.driver import Command, EngineSpec
 from danlu.serving.exposition import open_metrics
@@ -121,7 +121,7 @@ def prepare_serving(
         section, home, runs.resolve(), url, own_hosts(section.host, section.hosts), listener, offers, choices,
         tuple(_told(each, one, choices) for each, one in zip(wanted, found, strict=True)),
         lambda folder, manifest: choose([Offered(manifest.name, folder, manifest)], machine, bases.find, knobs)[0].plan,
-        keys, first[1] if first else "", _notes(section, keys),
+        keys, first[1] if first else "", [*notes_apart(offered), *_notes(section, keys)],
     )  # fmt: skip
 
 

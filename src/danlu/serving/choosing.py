@@ -7,6 +7,7 @@ Nothing is started here, and no weights are read.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -146,6 +147,17 @@ def why_apart(one: Offered, other: Offered) -> str:
     names = ("apart_base", "apart_files", "apart_dtype", "apart_template", "apart_stops")
     differing = [name for name, a, b in zip(names, _key(one), _key(other), strict=True) if a != b]
     return say(f"drivers.{differing[0]}") if differing else ""
+
+
+def notes_apart(offered: Sequence[Offered]) -> list[str]:
+    """Adapters of one base that get an engine each all the same: memory that somebody may not have reckoned with."""
+    adapters = [group[0] for group in pools_of(offered) if group[0].is_adapter]
+    pairs = itertools.combinations(adapters, 2)
+    return [
+        say("drivers.note_apart", one=one.name, other=other.name, why=why_apart(one, other))
+        for one, other in pairs
+        if _key(one)[0] == _key(other)[0]
+    ]
 
 
 def _key(each: Offered) -> tuple[str, ...]:

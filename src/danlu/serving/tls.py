@@ -12,8 +12,6 @@ from pathlib import Path
 from danlu.core.errors import RunError
 from danlu.serving.private import check_private
 
-WARN_DAYS = 14
-
 
 def tls_context(cert: Path, key: Path) -> ssl.SSLContext:
     """TLS 1.2 and newer. RunError where the files are missing, do not belong together, or the key lies open."""

@@ -12,7 +12,7 @@ import pytest
 from danlu.core.errors import EngineError
 from danlu.core.messages import set_language
 from danlu.run.artifact import Manifest
-from danlu.serving.choosing import Choice, Knobs, Machine, Offered, choose, pools_of, why_apart
+from danlu.serving.choosing import Choice, Knobs, Machine, Offered, choose, notes_apart, pools_of, why_apart
 
 CPU = Machine("cpu", frozenset({"torch", "xllamacpp"}))
 GPU = Machine("cuda", frozenset({"torch", "xllamacpp"}), frozenset({"vllm"}))
@@ -98,6 +98,8 @@ def test_why_two_do_not_share_a_base(changes: dict[str, Any], why: str) -> None:
     other = dataclasses.replace(other, manifest=dataclasses.replace(other.manifest, **changes))
     assert len(pools_of([law, other])) == 2
     assert why in why_apart(law, other)
+    notes = notes_apart([law, other])
+    assert [why in note for note in notes] == ([] if why in ("other bases", "a whole model (merged)") else [True])
 
 
 def test_what_speaks_against_an_engine(tmp_path) -> None:
