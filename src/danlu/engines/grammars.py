@@ -33,6 +33,8 @@ STEP_FUEL, STEP_ITEMS, MOST_STATES, MOST_SYMBOLS = 200_000, 50_000, 20_000, 100_
 """A step ends after some 15 ms, a row's automaton at some 40 MB. Errors do not repeat the parser's state."""
 SPACE = r"[ \t\r\n]{1,24}"
 """Between two marks: room for indentation, none to write nothing forever."""
+ESCAPES = 'bfnrt\\"'
+"""A character has one way to be written, so that a property's name cannot come back in disguise with another value."""
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _BIAS = np.where(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), 0.0, -np.inf)
@@ -118,8 +120,12 @@ class Grammars:
             self._vocabulary = _vocabulary(self._tokenizer, self._stop_ids.tolist(), self._control.tolist())
         try:
             said = llguidance.LLMatcher.grammar_from_json_schema(
-                text.decode(), overrides={"whitespace_pattern": SPACE, "lenient": False, "coerce_one_of": False}
-            )
+                text.decode(),
+                overrides={
+                    "whitespace_pattern": SPACE, "json_allowed_escapes": ESCAPES, "lenient": False,
+                    "coerce_one_of": False,
+                },
+            )  # fmt: skip
         except ValueError as fault:
             raise EngineError("grammar.bad_schema", said=_words(str(fault))) from fault
         limits = llguidance.LLParserLimits(
@@ -146,6 +152,9 @@ def checked(schema: dict[str, Any]) -> bytes:
             multiple = value.get("multipleOf")
             if isinstance(multiple, int | float) and not _is_small(multiple):
                 raise EngineError("grammar.bad_schema", said=f"multipleOf: {multiple}")
+            least, required = value.get("minProperties"), value.get("required")
+            if isinstance(least, int) and least > max(1, len(required) if isinstance(required, list) else 0):
+                raise EngineError("grammar.bad_schema", said="minProperties")  # the same name twice would count twice
             left += [(one, depth + 1) for one in value.values()]
         elif isinstance(value, list):
             left += [(one, depth + 1) for one in value]

@@ -157,6 +157,7 @@ def test_control_tokens_are_nobodys_words_and_an_end_comes_only_where_it_is_whol
         ({"$ref": "file:///etc/passwd"}, "does not fetch"),
         ({"$ref": "http://10.0.0.1/schema"}, "does not fetch"),
         ({"type": 5}, "type"),
+        ({"type": "object", "minProperties": 2}, "minProperties"),
         ({"type": "integer", "minimum": 3, "maximum": 2}, "Unsatisfiable"),
         ({"x-guidance": {"lenient": True}, "not": {}}, "x-guidance"),
         ({"type": "integer", "multipleOf": 999_983}, "multipleOf"),
@@ -170,6 +171,19 @@ def test_what_cannot_be_kept_is_refused_in_words_and_soon(grammars: Grammars, sc
     with pytest.raises(EngineError) as caught:
         grammars.of(schema)
     assert words in caught.value.text and time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    "text", ['{"\\u0061": "x"}', '{"b": 1, "a": "x"}', '{"a": 1, "a": "x"}', '{"a": "x"}', '{"a\\/": 1}']
+)
+def test_a_name_in_disguise_cannot_bring_another_value(grammars: Grammars, encoder: Encoder, text: str) -> None:
+    shape = {"type": "object", "properties": {"a": {"type": "integer"}, "a/": {"type": "string"}}}
+    hold = grammars.of(shape).begin()
+    for token in encoder.tokenizer.encode_text(text):
+        if hold.bias(encoder.tokenizer.vocab_size)[token] != 0:
+            return
+        hold.take(token)
+    raise AssertionError("it was allowed")
 
 
 def test_depth_is_bounded(grammars: Grammars) -> None:
