@@ -31,7 +31,7 @@ MAX_BODY_BYTES = 32 * 2**20
 MOST_WAITING = 1024
 """Requests in the queue; more are sent away."""
 LONG_BODY = 1 << 16
-"""Bytes of a body from which its rendering leaves the loop."""
+"""Bytes of a body from which its rendering leaves the loop; a schema, which is compiled, always does."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _JSON = (b"content-type", b"application/json")
 
@@ -109,7 +109,8 @@ class Doors:
                 body = await _body(receive)
                 read = self.reader.chat if path.endswith("chat/completions") else self.reader.text
                 value = _parsed(body)
-                asked = await asyncio.to_thread(read, value) if len(body) > LONG_BODY else read(value)
+                is_slow = len(body) > LONG_BODY or (isinstance(value, dict) and value.get("response_format"))
+                asked = await asyncio.to_thread(read, value) if is_slow else read(value)
                 given = headers.get(b"x-request-id", b"").decode("latin-1")
                 fresh = f"{'chatcmpl' if asked.is_chat else 'cmpl'}-{secrets.token_hex(12)}"
                 await self._answer(asked, given if _ID.fullmatch(given) else fresh, receive, send)
@@ -156,6 +157,8 @@ class Doors:
             raise _cancelled()
         if live.num_waiting >= MOST_WAITING:
             raise ServerError(503, "too many requests are waiting", "overloaded")
+        for prompt in asked.prompts:  # all, before any is computed
+            live.check(prompt, asked.sampling, model=asked.model)
         mail: asyncio.Queue[tuple[int, Update] | None] = asyncio.Queue()
         tickets: list[Ticket] = []
         gone = asyncio.ensure_future(_until_gone(receive, mail))

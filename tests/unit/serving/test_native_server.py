@@ -212,7 +212,7 @@ def test_log_probabilities_choices_seeds_and_stops(engine: Engine) -> None:
 def test_what_cannot_be_done_is_refused_by_name(engine: Engine) -> None:
     bad = {
         "messages": [], "temperature": -1, "top_p": 0, "max_tokens": 0, "n": 99, "stop": [""], "seed": "x", "stream": "yes",
-        "response_format": {"type": "json_object"}, "logit_bias": {"5": 100}, "tool_choice": "required", "guided_json": {},
+        "response_format": {"type": "xml"}, "logit_bias": {"5": 100}, "tool_choice": "required", "guided_json": {},
         "stream_options": {"other": 1}, "top_logprobs": 500, "chat_template_kwargs": {"documents": "x" * 9}, "tools": [5],
         "temperature ": 1, "presence_penalty": 3, "frequency_penalty": float("nan"),
     }  # fmt: skip
@@ -311,6 +311,13 @@ def test_an_answer_that_ended_by_itself_has_its_whole_bill(engine: Engine) -> No
     assert status == 200 and engine.ask("POST", "/cancel", {"id": "whole"})[1]["usage"] == whole["usage"]
     for bad in ({}, [], {"id": 5}, {"id": ""}, {"id": "a/b"}):
         assert engine.ask("POST", "/cancel", bad)[0] == 400
+
+
+def test_one_prompt_that_cannot_be_read_keeps_the_others_from_being_computed(engine: Engine) -> None:
+    """They were computed and charged to nobody."""
+    before = settled(engine)
+    body = {"model": "base", "prompt": [[5, 6, 7], [5] * 5000], "max_tokens": 300}
+    assert engine.ask("POST", "/v1/completions", body)[0] == 400 and settled(engine) == before
 
 
 DYING = """
