@@ -18,11 +18,10 @@ from danlu.recipe.recipe import Recipe
 from danlu.recipe.serving import ServingSection
 from danlu.run.audit import NAME, AuditLog
 from danlu.serving.keys import Key, KeyBook, Sealed, open_pepper
-from danlu.serving.settings import pepper_of, store_url
+from danlu.serving.settings import HOME, pepper_of, store_url
 from danlu.serving.store import Store, open_store
 from danlu.serving.usage import Folder, spent_this_month
 
-HOME = "serving"
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
 
 

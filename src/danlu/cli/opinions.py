@@ -11,10 +11,10 @@ import orjson
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
 from danlu.core.messages import say
-from danlu.pipeline.serve import HOME
 from danlu.serving.feedback import FOLDER, read_opinions, rows, summary
 from danlu.serving.kept import read_kept
 from danlu.serving.private import write_private
+from danlu.serving.settings import HOME
 
 FILES = {"samples": "samples.jsonl", "pairs": "pairs.jsonl", "judged": "judged.jsonl"}
 

@@ -40,13 +40,12 @@ from danlu.serving.pools import PoolPlan
 from danlu.serving.private import check_private, write_private
 from danlu.serving.rollout import Offer
 from danlu.serving.server import Plan, Server
-from danlu.serving.settings import Settings, check_packages, pepper_of, store_url
+from danlu.serving.settings import HOME, Settings, check_packages, pepper_of, store_url
 from danlu.serving.store import URL, open_store
 from danlu.serving.tls import tls_context
 from danlu.serving.usage import Bookkeeper
 from danlu.serving.webhooks import Webhooks, check_hook
 
-HOME = "serving"
 BASES = "bases"
 
 

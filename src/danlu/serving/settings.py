@@ -15,6 +15,8 @@ from danlu.serving.caps import Caps
 from danlu.serving.keys import PEPPER
 from danlu.serving.private import read_private
 
+HOME = "serving"
+"""Below the runs: keys, books, logs and sockets of the server that serves them."""
 PACKAGES = ("uvicorn", "httptools", "aiohttp")
 """Of the extra `serve`: workers are made of them, and engines are asked with the last."""
 
