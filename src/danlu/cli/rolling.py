@@ -105,6 +105,9 @@ def _show_pool(pool: dict[str, Any], voice: Voice) -> None:
         for r in pool["replicas"]
     ]  # fmt: skip
     voice.table(columns, rows, num_whole=1)
+    for r in pool["replicas"]:
+        if r["problem"]:
+            voice.fail(say("rollout.replica_problem", name=r["name"], problem=r["problem"]))
 
 
 def _show_workers(told: dict[str, Any], voice: Voice) -> None:

@@ -74,6 +74,8 @@ class Seat:
     """Lens to what the engine calls it."""
     since: float = field(default_factory=time.time)
     problem: str = ""
+    names: dict[str, str] = field(default_factory=dict)
+    """What its process was started with, as `Driver.engine_names` says; some name adapters by their place there."""
 
 
 class Pool:
@@ -102,6 +104,8 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._num_started = 0
         self._is_closing = False
+        self._states: dict[str, tuple[tuple[str, int, int], ...]] = {}
+        """Sizes and times of each lens' files, as they were when they were last known to be right."""
 
     @property
     def adapters(self) -> list[str]:
@@ -257,8 +261,8 @@ class Pool:
                 is_ready=lambda: self.driver.is_ready(seat.address, seat.secret),
                 on_change=lambda child: self._child_changed(seat, child),
             )  # fmt: skip
-        names = self.driver.engine_names(spec)
-        seat.loaded = {lens: engine_name for lens, engine_name in names.items() if lens}
+        seat.names = self.driver.engine_names(spec)
+        seat.loaded = {lens: engine_name for lens, engine_name in seat.names.items() if lens}
         return seat
 
     def _spec(self, lenses: Mapping[str, Loadable]) -> EngineSpec:
@@ -282,15 +286,27 @@ class Pool:
 
     async def _fit(self, seat: Seat) -> None:
         """Give it what the pool's lenses are made of. A lens that it refuses is left out there, and said."""
-        names = self.driver.engine_names(self.plan.spec)
         for name, loadable in list(self.lenses.items()):
-            if loadable.lens.is_base:
-                seat.loaded[name] = names[""]
-            elif self.driver.can.loads_adapters:
-                try:
+            try:
+                if (key := "" if loadable.lens.is_base else name) in seat.names:
+                    await self._look_again(loadable)
+                    seat.loaded[name] = seat.names[key]
+                elif self.driver.can.loads_adapters and name not in seat.loaded:
                     await self._load_on(seat, loadable)
-                except DanluError as error:
-                    seat.problem = told(error)
+            except DanluError as error:
+                seat.problem = told(error)
+            except OSError as error:  # its folder cannot be read now
+                seat.problem = f"{name}: {error}"
+
+    async def _look_again(self, loadable: Loadable) -> None:
+        """A process that starts anew reads the files anew: what was written since it was proven goes under no name of
+        before. Hashed again only where a size or a time is another, for models are large."""
+        if loadable.folder is None or loadable.manifest is None:
+            return
+        state = await asyncio.to_thread(_state_of, loadable.folder)
+        if self._states.setdefault(loadable.lens.name, state) != state:
+            await asyncio.to_thread(loadable.manifest.check_files, loadable.folder)
+            self._states[loadable.lens.name] = state
 
     def _child_changed(self, seat: Seat, child: Child) -> None:
         if child.state == "ready":
@@ -301,13 +317,22 @@ class Pool:
             self._changed()
 
     async def _come_back(self, seat: Seat) -> None:
-        """After a death. Lenses first, then requests."""
-        if self.driver.can.loads_adapters:
-            seat.loaded.clear()
-        await self._fit(seat)
-        if seat.child is not None and seat.child.state == "ready" and seat.state == "down":
-            self._become(seat, "ready")
-            self._changed()
+        """After a death. Lenses first, then requests. A lens that cannot be had is tried again: a folder that is away
+        comes back, and nobody else asks for it."""
+        assert seat.child is not None, "what died was a process"
+        seat.loaded.clear()
+        starts = seat.child.facts.num_starts
+        while seat.child.state == "ready" and seat.child.facts.num_starts == starts and seat.state != "draining":
+            before, seat.problem = set(seat.loaded), ""
+            await self._fit(seat)
+            if seat.child.state == "ready" and seat.state == "down":
+                self._become(seat, "ready")
+                self._changed()
+            elif before != set(seat.loaded):
+                self._changed()
+            if not set(self.lenses) - set(seat.loaded):
+                return
+            await asyncio.sleep(MEND_S)
 
     async def _watch(self, seat: Seat) -> None:
         """Of what we did not start: is it there?"""
@@ -337,6 +362,11 @@ class Pool:
         task.add_done_callback(self._tasks.discard)
 
 
+def _state_of(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    found = ((path, path.stat()) for path in sorted(folder.rglob("*")))
+    return tuple((path.relative_to(folder).as_posix(), told.st_size, told.st_mtime_ns) for path, told in found)
+
+
 async def _started(child: Child) -> None:
     """Who thinks better of it while it starts leaves no process behind, and no error that nobody heard."""
     starting = asyncio.ensure_future(child.start())
@@ -360,3 +390,7 @@ async def _all(works: list[Any]) -> None:
 def told(error: DanluError) -> str:
     """One line for a status."""
     return " ".join(error.text.split())[:400]
+
+
+MEND_S = 10.0
+"""And how often one that came back without some of its lenses tries to have them."""

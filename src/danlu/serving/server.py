@@ -64,8 +64,8 @@ class Plan:
     """With engines."""
     on_event: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
     """Told of what happened, and its facts; must not wait. `opened` {models} · `changed` {deed, model, from, to, …} ·
-    `refused` {deed, model, why} · `reloaded` {workers, draining} · `engine` {replica, state, last_end} · `worker`
-    {name, state, last_end}."""
+    `refused` {deed, model, why} · `reloaded` {workers, draining} · `engine` {replica, state, last_end, problem?} ·
+    `worker` {name, state, last_end}."""
 
 
 class Server:
@@ -202,7 +202,8 @@ class Server:
 
     def _engine_changed(self, seat: Seat) -> None:
         last = seat.child.facts.last_end if seat.child is not None else ""
-        self.plan.on_event("engine", {"replica": seat.name, "state": seat.state, "last_end": last})
+        facts = {"replica": seat.name, "state": seat.state, "last_end": last}
+        self.plan.on_event("engine", facts | ({"problem": seat.problem} if seat.problem else {}))
 
     async def _reload_aloud(self) -> None:
         try:

@@ -22,7 +22,7 @@ class SQLite:
 
     def __init__(self, path: Path) -> None:
         self.where = str(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # its -wal and -shm take over the mode
         try:
             self._link = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lens_kit import habits, lens_of, make_adapter, make_base, mark_of, register, until
+from lens_kit import habits, lens_of, make_adapter, make_base, make_merged, mark_of, register, until
 from server_kit import serving
 
 from danlu.core.errors import DanluError
 from danlu.run.registry import Registry
-from danlu.serving import control
+from danlu.serving import control, pools
 from danlu.serving.rollout import Offer
 
 
@@ -64,6 +64,36 @@ def test_a_killed_engine_fails_its_running_streams_only(tmp_path: Path, base: Pa
             client.failures.clear()
             await asyncio.gather(*(client.ask() for _ in range(10)))
             assert not client.failures
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("kind", ["merged", "adapter"])
+def test_files_that_changed_are_not_served_by_an_engine_that_came_back(
+    tmp_path: Path, base: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole model whose weights were overwritten went on under its proven name after the engine's next start; a
+    model that was left out then stayed away for ever, and nobody was told why."""
+    monkeypatch.setattr(pools, "MEND_S", 0.2)
+    artifact = (make_merged if kind == "merged" else make_adapter)(tmp_path / "a", base)
+    weights = next(artifact.glob("*.safetensors"))
+    proven = weights.read_bytes()
+
+    async def story() -> None:
+        async with serving(tmp_path, base, Offer("law", str(artifact)), num_replicas=1) as place:
+            client, (pool,) = place.client, place.server.rollout.pools.values()
+            (seat,) = pool.seats
+            assert await client.ask() and seat.child is not None
+            weights.write_bytes(proven[:-4] + bytes(4))
+            os.kill(seat.child.pid, signal.SIGKILL)
+            await until(lambda: bool(seat.problem), within_s=15)
+            assert "not the one that was proven" in seat.problem and not seat.loaded
+            assert not await client.ask()
+            weights.write_bytes(proven)
+            await until(lambda: bool(seat.loaded) and not seat.problem, within_s=10)
+            client.failures.clear()
+            await asyncio.sleep(0.2)
+            assert await client.ask() and not client.failures
 
     asyncio.run(story())
 
