@@ -27,7 +27,8 @@ def converse(table: Table) -> None:
     """Questions and answers until somebody leaves."""
     voice = table.voice
     if not voice.as_json:
-        voice.say(say("cli.chat_hello", name=table.tuned.name), "bold")
+        hello = "cli.chat_hello" if table.base is not None else "cli.chat_hello_alone"
+        voice.say(say(hello, name=table.tuned.name), "bold")
     while (line := _ask(voice)) is not None:
         if line in ("/quit", "/exit", "/bye"):
             return

@@ -124,7 +124,7 @@ def test_what_is_no_danlu_server_is_not_given_a_first_key_either(plain, tmp_path
 
 
 def test_another_machine_without_encryption_is_refused_first(tmp_path):
-    with pytest.raises(EngineError, match="readable"):
+    with pytest.raises(EngineError, match="plain text"):
         KnownServers(tmp_path).meet("http://192.0.2.1:8000", key="dl-x")
 
 
