@@ -1,4 +1,4 @@
-"""Postgres as a store, for gateways on several machines. Needs psycopg 3 (extra `scale`)."""
+"""Postgres as a store, for gateways on several machines. Needs psycopg 3 (extra `shared`)."""
 
 from __future__ import annotations
 
