@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from danlu.core.errors import RunError
+from danlu.core.errors import ExportError, RunError
 from danlu.recipe.serving import MODEL_NAME, ServedSection, ServingSection
 from danlu.run.artifact import NAME as ARTIFACT_FILE
 from danlu.run.artifact import Manifest
 from danlu.run.registry import Registry
 from danlu.run.run import Run
+from danlu.serving.drivers.upstream import checked_url
 
 _NAMED = re.compile(r"(?P<name>[\w][\w.\-]{0,63})=(?P<rest>.+)")
 _LABEL = re.compile(r"[\w][\w.\-]{0,63}[@:][\w\-]+")
@@ -60,11 +61,12 @@ def _read(target: str) -> ServedSection:
 def _wanted(served: ServedSection, section: ServingSection, runs: Path, open_run: Callable[[str], Run]) -> Wanted:
     if served.is_url:
         assert served.name is not None, "the section asks for it"
+        checked_url(served.target)  # now, and not when all else has started
         folder = Path(served.artifact).resolve() if served.artifact else None
         return Wanted(served.name, folder, "", served.target, served.model or "", served.key_file or "")
     path = Path(served.target).expanduser()
     if (path / ARTIFACT_FILE).is_file():
-        return Wanted(served.name or _name(Manifest.read(path).name), path.resolve())
+        return Wanted(served.name or _name(_manifest(path).name), path.resolve())
     if _LABEL.fullmatch(served.target) and not path.exists():
         version = Registry(runs).resolve(served.target)
         return Wanted(served.name or _name(version.name), label=served.target)
@@ -76,13 +78,21 @@ def _of_run(run: Run, engine: str) -> Path:
     """The artefact of a run that is served; RunError where it has none that was proven."""
     found: dict[str, Path] = {}
     for path in sorted(run.path("artifacts").glob(f"*/{ARTIFACT_FILE}")):
-        manifest = Manifest.read(path.parent)
+        manifest = _manifest(path.parent)
         if manifest.parity["verdict"] != "fail":
             found.setdefault(manifest.kind, path.parent)
     for kind in _ORDERS.get(engine, _ORDER):
         if kind in found:
             return found[kind]
     raise RunError("serve.no_artifact", where=str(run.folder), given=run.name, kinds=", ".join(found) or "-")
+
+
+def _manifest(folder: Path) -> Manifest:
+    """Of an artefact that may be damaged; its files are looked at later."""
+    try:
+        return Manifest.read(folder)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # not JSON, or not of this shape
+        raise ExportError("export.bad_manifest", where=str(folder / ARTIFACT_FILE), said=str(error)) from error
 
 
 def _name(text: str) -> str:

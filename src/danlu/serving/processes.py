@@ -267,6 +267,8 @@ class Child:
             self._last_end = f"{how}: {_last_words(self.log)}"
         if self._process.stdin is not None:
             self._process.stdin.close()
+            with contextlib.suppress(ConnectionError):  # else a loop that ends now leaves its pipe to the collector
+                await self._process.stdin.wait_closed()
         self._process = None
 
     def _become(self, state: State) -> None:

@@ -87,6 +87,20 @@ def test_urls_need_a_name(artefacts):
     serving.close()
 
 
+def test_a_password_in_a_url_is_refused_at_once_and_shown_nowhere(artefacts):
+    with pytest.raises(DanluError) as refusal:
+        prepare(artefacts, ["far=http://user:hunter2@10.0.0.5:8000/v1"])
+    assert refusal.value.key == "drivers.bad_url" and "hunter2" not in refusal.value.text
+
+
+@pytest.mark.parametrize("manifest", [b"", b'{"a":', b"[]", b"{}", b"\xff\xfe"])
+def test_a_torn_manifest_is_told_to_people(artefacts, manifest):
+    """A copy that was cut off ended `danlu serve` with a traceback."""
+    (artefacts / "law" / "artifact.json").write_bytes(manifest)
+    with pytest.raises(DanluError):
+        prepare(artefacts, [str(artefacts / "law")])
+
+
 def test_the_first_key_is_made_once_and_only_for_this_machine(artefacts, tmp_path):
     runs, account = artefacts, tmp_path / "account"
     serving = prepare(runs, [str(runs / "law")], makes_key=True, account=account)
