@@ -56,6 +56,8 @@ SETTLE_S = 5.0
 """For answers that were cut at the end of `drain_s` to be settled."""
 TABLE = ("limits", "table")
 STDIN = 0
+MOST_FILES = 65_536
+"""Connections and what else is open at once, in one worker."""
 
 
 class Counting:
@@ -234,6 +236,7 @@ def main() -> None:
     told = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     settings = Settings.from_line(_first_line())
+    allow_connections()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_live(told.name, settings, told.fd, told.line))
 
@@ -252,6 +255,19 @@ async def _live(name: str, settings: Settings, fd: int, line: Path) -> None:
 
     threading.Thread(target=wait_for_the_end, name="parent", daemon=True).start()
     await worker.run()
+
+
+def allow_connections() -> None:
+    """As many open files as we may have, up to a bound: the usual soft limit of 1024 is fewer than one client can hold
+    open, and whoever came after would find the door shut."""
+    if sys.platform == "win32":
+        return
+    import resource  # not on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _first_line() -> bytes:
