@@ -5,6 +5,8 @@ import http.client
 import json
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -196,3 +198,15 @@ def test_more_than_may_wait_is_told_to_come_back(stage):
     assert second.status == 503 and said["error"]["code"] == "overloaded" and second.getheader("retry-after") == "1"
     assert one.get("/healthz")[0] == 200
     held.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
+def test_one_client_does_not_use_up_the_door():
+    """1,024 connections that say nothing were all that a worker could hold, and everybody else was turned away."""
+    program = (
+        "import resource as r; from danlu.serving.worker import allow_connections\n"
+        "hard = r.getrlimit(r.RLIMIT_NOFILE)[1]\n"
+        "r.setrlimit(r.RLIMIT_NOFILE, (64, hard)); allow_connections()\n"
+        "assert r.getrlimit(r.RLIMIT_NOFILE) == (65536 if hard == r.RLIM_INFINITY else min(hard, 65536), hard)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
