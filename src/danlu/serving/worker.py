@@ -147,7 +147,7 @@ class Worker:
         limits = self.section.limits
         limiter: Limiter
         if limits.kind == "redis":
-            from danlu.serving.redis_limits import RedisLimiter  # the extra `scale`
+            from danlu.serving.redis_limits import RedisLimiter  # the extra `shared`
 
             assert limits.url_file is not None, "the section asked for it"
             url = read_private(Path(limits.url_file))
