@@ -36,6 +36,9 @@ SPACE = r"[ \t\r\n]{1,24}"
 ESCAPES = 'bfnrt\\"'
 """A character has one way to be written, so that a property's name cannot come back in disguise with another value."""
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
+_UNWRITTEN = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
+"""Characters that JSON writes by their number alone, which no name or value may hold here (see ESCAPES), and one that
+llguidance leaves out."""
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _BIAS = np.where(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), 0.0, -np.inf)
 _BIAS_OF_BYTE = _BIAS.astype(np.float32)
@@ -155,7 +158,9 @@ def checked(schema: dict[str, Any]) -> bytes:
             least, required = value.get("minProperties"), value.get("required")
             if isinstance(least, int) and least > max(1, len(required) if isinstance(required, list) else 0):
                 raise EngineError("grammar.bad_schema", said="minProperties")  # the same name twice would count twice
-            left += [(one, depth + 1) for one in value.values()]
+            left += [(one, depth + 1) for one in (*value, *value.values())]
+        elif isinstance(value, str) and (unwritten := _UNWRITTEN.search(value)):
+            raise EngineError("grammar.bad_schema", said=f"U+{ord(unwritten[0]):04X}")
         elif isinstance(value, list):
             left += [(one, depth + 1) for one in value]
     text = orjson.dumps(schema)
