@@ -7,6 +7,7 @@ in this environment, which are the ones that were tried.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from danlu.core.progress import Progress, Silent
 from danlu.exports.verify import verify
 from danlu.model.hub import EMBEDDED, find_base
 from danlu.model.shards import known_digest
-from danlu.recipe.serving import ServingSection
+from danlu.recipe.serving import MODEL_NAME, ServingSection
 from danlu.run.artifact import Manifest
 from danlu.serving.deployment import Deployment, Placed, deployment_files
 from danlu.version import VERSION
@@ -36,6 +37,7 @@ from danlu.version import VERSION
 SUMS, CARD = "SHA256SUMS", "bundle.json"
 KNOWN_PTH = {"distutils-precedence.pth"}
 """Files by which a wheel may run code at each start of Python: setuptools' own. Any other closes the bundle."""
+BASES = "bases"
 ADAPTERS = ("adapter", "vllm-lora")
 EXTRAS = {"gguf": "export", "gguf-lora": "export", "ollama": "export", "lmstudio": "export"}
 """danlu's extra that answers from an artefact of a kind; every other is answered by torch."""
@@ -127,13 +129,19 @@ def check(folder: Path) -> int:
 
 def _put_models(place: Path, wanted: Wanted, told: Progress) -> tuple[Placed, ...]:
     placed: list[Placed] = []
+    for name, _ in wanted.targets:  # an artefact's own name is somebody else's word, and becomes a folder here
+        if name == BASES or not re.fullmatch(MODEL_NAME, name):
+            raise ExportError("bundle.bad_name", given=name[:80])
     for name, source in wanted.targets:
         told.note(say("bundle.copying", name=name))
         manifest = verify(source)
         shutil.copytree(source, place / name)
-        base = _put_base(place / "bases", manifest) if manifest.kind in ADAPTERS else ""
+        base = _put_base(place / BASES, manifest) if manifest.kind in ADAPTERS else ""
         rank = int(read_json(source / "adapter_config.json").get("r", 0)) if base else 0
         placed.append(Placed(name, name, manifest.kind, base, rank))
+    stands_on = sorted({model.base or model.folder for model in placed})
+    if wanted.section.engine == "vllm" and len(stands_on) > 1:
+        raise ExportError("bundle.one_base", given=", ".join(stands_on))
     return tuple(placed)
 
 
@@ -147,7 +155,7 @@ def _put_base(place: Path, manifest: Manifest) -> str:
     name = EMBEDDED if named == EMBEDDED else PurePosixPath(named.rstrip("/")).name
     if not (place / name).exists():
         shutil.copytree(base, place / name, ignore=shutil.ignore_patterns("__pycache__", "*.py", ".danlu.json"))
-    return f"bases/{name}"
+    return f"{BASES}/{name}"
 
 
 def _put_others(place: Path, others: Sequence[Path]) -> None:

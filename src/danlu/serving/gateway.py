@@ -226,7 +226,7 @@ class Gateway:
 
     async def _readiness(self, call: Call) -> Reply:
         """Ready: something can be asked, and nobody is closing the house."""
-        is_ready = not self.is_draining and self.router.board.number > 0
+        is_ready = not self.is_draining and any(one.state == "ready" for one in self.router.board.replicas)
         return Reply(
             200 if is_ready else 503, b'{"status":"ready"}' if is_ready else b'{"status":"not ready"}', (JSON_TYPE,)
         )

@@ -158,3 +158,17 @@ def test_an_existing_folder_stays(base, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(ExportError, match="already"):
         bundle(tmp_path / "out", wanted(("whole", make_merged(tmp_path / "whole", base))))
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "/etc/x", "a/b", "bases", "", "a\nb"])
+def test_incident_13_a_name_out_of_an_artefact_leads_nowhere(name, base, tmp_path):
+    with pytest.raises(ExportError, match="cannot be a model's name"):
+        bundle(tmp_path / "in" / "out", wanted((name, make_merged(tmp_path / "whole", base))))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "in") == ["tiny", "whole"]
+
+
+def test_vllm_is_given_one_base(adapter, base, tmp_path):
+    other = make_merged(tmp_path / "whole", base)
+    asked = Wanted((("law", adapter), ("whole", other)), ServingSection(engine="vllm"), has_wheels=False)
+    with pytest.raises(ExportError, match="one base for vLLM"):
+        bundle(tmp_path / "out", asked)

@@ -126,3 +126,11 @@ def ids_of(reply: Any, where: str) -> list[int]:
     if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
         raise EngineError("drivers.no_ids", where=where, said=str(reply)[:200])
     return tokens
+
+
+def name_in_body(body: dict[str, Any], engine_name: str) -> dict[str, Any]:
+    """For engines that tell usage in every event of a stream when asked: so an answer that is broken off is counted."""
+    if not body.get("stream"):
+        return body | {"model": engine_name}
+    told = body.get("stream_options") or {}
+    return body | {"model": engine_name, "stream_options": told | {"continuous_usage_stats": True}}

@@ -18,7 +18,7 @@ from typing import Any
 
 from danlu.core.errors import EngineError
 from danlu.recipe.exports import VLLM_RANKS
-from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare, ids_of
+from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare, ids_of, name_in_body
 from danlu.serving.drivers.requests import demand, fresh_secret, is_good, socket_in
 
 ENVIRONMENT = {
@@ -75,10 +75,7 @@ class VLLMDriver:
         return {"": spec.name} | {lens: lens for lens in spec.adapters}
 
     def address_body(self, body: dict[str, Any], engine_name: str) -> dict[str, Any]:
-        if not body.get("stream"):
-            return body | {"model": engine_name}
-        told = body.get("stream_options") or {}
-        return body | {"model": engine_name, "stream_options": told | {"continuous_usage_stats": True}}
+        return name_in_body(body, engine_name)
 
     async def is_ready(self, address: str, secret: str) -> bool:
         return await is_good(address, bare(address, "/health"), secret)
