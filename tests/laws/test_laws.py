@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 
 SRC = Path(__file__).parents[2] / "src" / "danlu"
 
@@ -51,13 +51,13 @@ def imports_of(path: Path) -> set[str]:
 
 
 def test_imports_are_written_out() -> None:
-    """Relative imports and names of modules as text would escape these laws; only registries load by name."""
+    """Relative imports and names of modules as text would escape these laws; only shelves load by name."""
     for path in modules():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             where = f"{path.relative_to(SRC)}:{getattr(node, 'lineno', 0)}"
             assert not (isinstance(node, ast.ImportFrom) and node.level), f"{where} imports relatively"
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            may = path.name == "registry.py" or own_room(path) in ("cli", "__init__")  # nothing stands above these two
+            may = path.name == "shelf.py" or own_room(path) in ("cli", "__init__")  # nothing stands above these two
             assert not called.endswith("import_module") or may, f"{where} imports by name"
 
 
@@ -136,15 +136,13 @@ def test_law_2_lower_and_outer_rooms_are_torch_free() -> None:
 
 
 def shelves() -> dict[str, dict[str, str]]:
-    """Package of each registry and what it holds: name to module."""
+    """Package of each shelf and what stands on it: name to module."""
     found = {}
     for path in modules():
-        if re.search(r"^[A-Z_]+: Registry\[", path.read_text(encoding="utf-8"), re.M) and own_room(path) != "core":
+        if re.search(r"^[A-Z_]+: Shelf\[", path.read_text(encoding="utf-8"), re.M) and own_room(path) != "core":
             package = ".".join(("danlu", *path.parent.relative_to(SRC).parts))
-            (registry,) = (
-                item for item in vars(importlib.import_module(package)).values() if isinstance(item, Registry)
-            )
-            found[package] = {name: place.partition(":")[0] for name, place in registry.places.items()}
+            (shelf,) = (item for item in vars(importlib.import_module(package)).values() if isinstance(item, Shelf))
+            found[package] = {name: place.partition(":")[0] for name, place in shelf.places.items()}
     return found
 
 

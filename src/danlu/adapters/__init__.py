@@ -6,9 +6,9 @@ To add one: a class with `kind` and `attach` (see `adapter.py`) in a file of its
 from __future__ import annotations
 
 from danlu.adapters.adapter import Adapter, Attached
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 
-ADAPTERS: Registry[type[Adapter]] = Registry(
+ADAPTERS: Shelf[type[Adapter]] = Shelf(
     "adapters",
     {
         "lora": "danlu.adapters.lora:LoRA",

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from danlu.adapters.adapter import find_unsound
 from danlu.adapters.peft_format import FreeLinear, Pair, as_saved, linears_of, read_pairs, write_pairs
 from danlu.core.errors import RecipeError, TrainingError
-from danlu.core.registry import nearest
+from danlu.core.shelf import nearest
 from danlu.model.model import Model
 from danlu.model.quantizers.quantizer import QuantizedLinear
 

@@ -10,7 +10,7 @@ from danlu.cli.chat import MAX_NEW_TOKENS, Table, converse
 from danlu.cli.voice import Voice
 from danlu.core.errors import EngineError
 from danlu.core.messages import say
-from danlu.core.registry import nearest
+from danlu.core.shelf import nearest
 from danlu.engines.engine import Sampling
 from danlu.engines.remote import Endpoint, RemoteEngine
 from danlu.engines.wire import Address, RefusedError, TransientError, Wire

@@ -7,7 +7,7 @@ from typing import Any
 from danlu.cli.voice import Voice
 from danlu.core.errors import RecipeError
 from danlu.core.messages import lookup, say
-from danlu.core.registry import nearest
+from danlu.core.shelf import nearest
 from danlu.data.privacy.finding import KINDS
 from danlu.data.privacy.level import LEVELS
 from danlu.recipe import Recipe

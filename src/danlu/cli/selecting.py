@@ -9,7 +9,7 @@ from typing import get_args
 from danlu.cli.voice import Voice
 from danlu.core.errors import RecipeError
 from danlu.core.messages import current_language, say
-from danlu.core.registry import nearest
+from danlu.core.shelf import nearest
 from danlu.pipeline.read_labels import read_labels
 from danlu.pipeline.select import POOL_REJECTS, By, Selection, next_step, select, selection_json
 from danlu.run.run import Run

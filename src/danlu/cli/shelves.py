@@ -8,7 +8,7 @@ from typing import Any
 from danlu.cli.voice import Voice
 from danlu.core.errors import RecipeError
 from danlu.core.messages import current_language, load_room, say
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 
 SHELVES = {
     "methods": "danlu.training.methods:METHODS",
@@ -47,8 +47,8 @@ def show_shelf(name: str | None, voice: Voice) -> None:
     if name not in SHELVES:
         raise RecipeError("cli.unknown_shelf", given=name, known=", ".join(SHELVES))
     module, _, attribute = SHELVES[name].partition(":")
-    registry: Registry[Any] = getattr(importlib.import_module(module), attribute)
-    items = [{"name": item, "place": registry.places[item], "about": _about(name, item)} for item in registry.names()]
+    shelf: Shelf[Any] = getattr(importlib.import_module(module), attribute)
+    items = [{"name": item, "place": shelf.places[item], "about": _about(name, item)} for item in shelf.names()]
     if any(item["about"] for item in items):
         voice.table(
             [say("cli.col_name"), say("cli.col_about")],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from danlu.core.errors import DataError
-from danlu.core.registry import nearest
+from danlu.core.shelf import nearest
 from danlu.data.columns import PARTS
 from danlu.data.ledger import Entry
 from danlu.data.opening import Span

@@ -6,10 +6,10 @@ To add one: a class with the three methods of `engine.Engine` in a file here and
 
 from __future__ import annotations
 
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 from danlu.engines.engine import Engine
 
-ENGINES: Registry[type[Engine]] = Registry(
+ENGINES: Shelf[type[Engine]] = Shelf(
     "engines",
     {
         "native": "danlu.engines.native:NativeEngine",

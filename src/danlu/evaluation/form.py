@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from danlu.core.errors import EvaluationError
-from danlu.core.registry import nearest
+from danlu.core.shelf import nearest
 from danlu.data.language import language_of
 from danlu.evaluation.fold import CJK
 from danlu.evaluation.jsons import NoJsonError, faults_of, find_json, read_json

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 
 if TYPE_CHECKING:
     from danlu.exports.export import Export
 
-EXPORTS: Registry[type[Export]] = Registry(
+EXPORTS: Shelf[type[Export]] = Shelf(
     "exports",
     {
         "adapter": "danlu.exports.adapter:AdapterExport",

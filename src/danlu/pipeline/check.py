@@ -12,7 +12,7 @@ from danlu.core.errors import DanluError, HubError, RecipeError
 from danlu.core.files import read_json
 from danlu.core.messages import say
 from danlu.core.progress import Silent
-from danlu.core.registry import nearest
+from danlu.core.shelf import nearest
 from danlu.data.augment import AUGMENTERS
 from danlu.data.columns import PARTS
 from danlu.data.formats import FORMATS

@@ -11,7 +11,7 @@ from danlu.core.errors import ExportError, RecipeError
 from danlu.core.files import sha256_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
-from danlu.core.registry import nearest
+from danlu.core.shelf import nearest
 from danlu.data.sample import Message
 from danlu.evaluation.report import Report, with_parity
 from danlu.exports import EXPORTS

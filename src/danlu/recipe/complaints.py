@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from danlu.core.messages import say
-from danlu.core.registry import nearest
+from danlu.core.shelf import nearest
 from danlu.recipe.habits import HABITS
 from danlu.recipe.knobs import all_knobs, section_at
 

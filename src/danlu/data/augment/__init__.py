@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from danlu.core.progress import Progress
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 from danlu.data.augment.augmenter import Augmenter
 from danlu.data.augment.varying import vary_all
 from danlu.data.sample import Sample
@@ -17,7 +17,7 @@ from danlu.data.synthesis.teacher import Teacher
 from danlu.data.synthesis.words import Reading
 from danlu.recipe.synthesis import AugmentSection
 
-AUGMENTERS: Registry[type[Augmenter]] = Registry(
+AUGMENTERS: Shelf[type[Augmenter]] = Shelf(
     "augment",
     {
         "back-translation": "danlu.data.augment.back_translation:BackTranslation",

@@ -11,7 +11,7 @@ from itertools import islice
 from danlu.core.errors import DataError
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 from danlu.data.augment.augmenter import Augmenter, Variable
 from danlu.data.identity import sample_id
 from danlu.data.language import language_of
@@ -48,7 +48,7 @@ class _Bench:
 
 
 def vary_all(
-    samples: Iterable[Sample], section: AugmentSection, teacher: Teacher | None, shelf: Registry[type[Augmenter]], *,
+    samples: Iterable[Sample], section: AugmentSection, teacher: Teacher | None, shelf: Shelf[type[Augmenter]], *,
     reading: Reading, progress: Progress | None = None,
 ) -> list[Sample]:  # fmt: skip
     """Sound variants of all methods, in the order of methods and samples. The samples are gone through once for each

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from danlu.core.errors import RecipeError
-from danlu.core.registry import nearest
+from danlu.core.shelf import nearest
 from danlu.data.cleaners.cleaner import Batch, Finding
 from danlu.data.language import LANGUAGES, language_shares
 

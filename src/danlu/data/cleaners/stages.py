@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from danlu.core.errors import DataError, RecipeError
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
-from danlu.core.registry import Registry, nearest
+from danlu.core.shelf import Shelf, nearest
 from danlu.data.cleaners.clean import Clean, Wish
 from danlu.data.cleaners.cleaner import Batch, Finding, Rule
 from danlu.data.ledger import Ledger
@@ -35,7 +35,7 @@ _OURS = {
     "languages": "danlu.data.cleaners.languages:Languages",
     "lengths": "danlu.data.cleaners.lengths:Lengths",
 }
-CLEANERS: Registry[type] = Registry("cleaners", _OURS)
+CLEANERS: Shelf[type] = Shelf("cleaners", _OURS)
 _ASSETS = Path(str(resources.files("danlu.assets")))
 
 
@@ -107,7 +107,7 @@ def _foreign(name: str, own_keys: Collection[str]) -> Rule:
     if name not in known:
         close = f"data.cleaning.{name}" if name in own_keys else nearest(name, known) or "-"
         raise RecipeError("core.unknown_name", where=f"data.cleaning.rules.{name}", given=name,
-                          shelf=CLEANERS.shelf, nearest=close, known=", ".join(known) or "-")  # fmt: skip
+                          shelf=CLEANERS.name, nearest=close, known=", ".join(known) or "-")  # fmt: skip
     return Foreign(name, CLEANERS.load(name)())
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 from danlu.data.formats.format import Format, Row
 from danlu.data.sample import Sample
 
-FORMATS: Registry[type[Format]] = Registry(
+FORMATS: Shelf[type[Format]] = Shelf(
     "formats",
     {
         "preference": "danlu.data.formats.preference:PreferencePairs",

@@ -7,10 +7,10 @@ point of the group `danlu.ocr`. `choose("docling")` takes one off the shelf; any
 
 from __future__ import annotations
 
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 from danlu.data.ocr.recogniser import MakesRecogniser, Recogniser
 
-RECOGNISERS: Registry[MakesRecogniser] = Registry(
+RECOGNISERS: Shelf[MakesRecogniser] = Shelf(
     "ocr",
     {
         "command": "danlu.data.ocr.command:Command",

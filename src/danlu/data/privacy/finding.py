@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from danlu.core.errors import RecipeError
-from danlu.core.registry import nearest
+from danlu.core.shelf import nearest
 from danlu.data.privacy.level import Level
 
 Family = Literal["number", "email", "name", "words", "secret"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from danlu.core.errors import RecipeError
-from danlu.core.registry import nearest
+from danlu.core.shelf import nearest
 from danlu.data.privacy.finding import KINDS, SECRETS, kind_named
 from danlu.data.privacy.level import LEVELS, Level
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 from danlu.data.finding import SourceSpec, find_files
 from danlu.data.ledger import Ledger
 from danlu.data.ocr.recogniser import Recogniser
@@ -18,7 +18,7 @@ from danlu.data.sample import Sample
 from danlu.data.sources.reading import FileReport, read_file
 from danlu.data.sources.source import Reader
 
-READERS: Registry[Reader] = Registry(
+READERS: Shelf[Reader] = Shelf(
     "sources",
     {
         "json": "danlu.data.sources.json:read_json",

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from danlu.core.errors import DanluError, DataError
 from danlu.core.files import sha256_file
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 from danlu.data import columns
 from danlu.data.enclosed import MAX_DEPTH, Room
 from danlu.data.finding import Found
@@ -75,7 +75,7 @@ class FileReport:
 class Shared:
     """What one named file and all files inside it share."""
 
-    readers: Registry[Reader]
+    readers: Shelf[Reader]
     ledger: Ledger
     report: FileReport
     recogniser: Recogniser | None = None
@@ -94,7 +94,7 @@ class Batch:
 
 def read_file(
     found: Found,
-    readers: Registry[Reader],
+    readers: Shelf[Reader],
     ledger: Ledger,
     report: FileReport,
     recogniser: Recogniser | None = None,
@@ -106,7 +106,7 @@ def read_file(
 
 def read_batches(
     found: Found,
-    readers: Registry[Reader],
+    readers: Shelf[Reader],
     ledger: Ledger,
     report: FileReport,
     recogniser: Recogniser | None = None,
@@ -162,7 +162,7 @@ def _close(report: FileReport, ledger: Ledger, before: tuple[int, int, int, int]
     report.num_changed = len({(entry.file, entry.line, entry.row) for entry in ledger.changes[before[3] :]})
 
 
-def _format_of(given: str | None, readers: Registry[Reader], name: str) -> tuple[Format | None, str | None]:
+def _format_of(given: str | None, readers: Shelf[Reader], name: str) -> tuple[Format | None, str | None]:
     """An explicit `format`: a row format, or how the file is written."""
     if given is None:
         return None, None

@@ -6,11 +6,11 @@ own inference code does, end each assistant turn with the token that the model s
 
 from __future__ import annotations
 
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 
 _HERE = "danlu.data.templates"
 
-TEMPLATES: Registry[str] = Registry(
+TEMPLATES: Shelf[str] = Shelf(
     "templates",
     {
         name: f"{_HERE}.{name}:TEMPLATE"

@@ -6,10 +6,10 @@ danlu's paired tests. To add one: a class as in `harness.py` and one line here, 
 
 from __future__ import annotations
 
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 from danlu.evaluation.harnesses.harness import Harness
 
-HARNESSES: Registry[type[Harness]] = Registry(
+HARNESSES: Shelf[type[Harness]] = Shelf(
     "harnesses",
     {
         "lm-eval": "danlu.evaluation.harnesses.lm_eval:LMEval",

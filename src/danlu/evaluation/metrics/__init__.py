@@ -3,12 +3,12 @@ line here, or an entry point `danlu.metrics` of another package."""
 
 from __future__ import annotations
 
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 from danlu.evaluation.metrics.metric import Corpus, CorpusMetric, Metric, Verdict, metric_for
 
 __all__ = ["METRICS", "Corpus", "CorpusMetric", "Metric", "Verdict", "metric_for"]
 
-METRICS: Registry[type[Metric]] = Registry(
+METRICS: Shelf[type[Metric]] = Shelf(
     "metrics",
     {
         "exact": "danlu.evaluation.metrics.exact:Exact",

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 from danlu.evaluation.tasks.task import Result, Task
 
 __all__ = ["TASKS", "Result", "Task"]
 
-TASKS: Registry[type[Task[Any]]] = Registry(
+TASKS: Shelf[type[Task[Any]]] = Shelf(
     "tasks",
     {
         "domain": "danlu.evaluation.tasks.domain:Domain",

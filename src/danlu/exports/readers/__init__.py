@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 
 if TYPE_CHECKING:
     from danlu.exports.readers.reader import Reader
 
-READERS: Registry[type[Reader]] = Registry(
+READERS: Shelf[type[Reader]] = Shelf(
     "readers",
     {
         "danlu": "danlu.exports.readers.own:OwnReader",

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 from danlu.model.families.family import Family
 
-FAMILIES: Registry[Family] = Registry(
+FAMILIES: Shelf[Family] = Shelf(
     "families",
     {
         "llama": "danlu.model.families.llama:FAMILY",  # also Yi, DeepSeek-LLM and what else is Llama-shaped

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 
 if TYPE_CHECKING:
     from danlu.model.quantizers.quantizer import QuantizedLinear
 
-QUANTIZERS: Registry[type[QuantizedLinear]] = Registry(
+QUANTIZERS: Shelf[type[QuantizedLinear]] = Shelf(
     "quantizers",
     {
         "fp8": "danlu.model.quantizers.fp8:FP8Linear",

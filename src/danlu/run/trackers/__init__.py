@@ -1,9 +1,9 @@
 """Mirrors of a run in other programs. The run's own files are the truth: a mirror that fails changes nothing."""
 
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 from danlu.run.trackers.tracker import Tracker
 
-TRACKERS: Registry[type[Tracker]] = Registry(
+TRACKERS: Shelf[type[Tracker]] = Shelf(
     "trackers",
     {
         "mlflow": "danlu.run.trackers.mlflow:MLflow",

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 
 if TYPE_CHECKING:
     from danlu.serving.drivers.driver import Driver
 
-DRIVERS: Registry[type[Driver]] = Registry(
+DRIVERS: Shelf[type[Driver]] = Shelf(
     "drivers",
     {
         "native": "danlu.serving.drivers.native:NativeDriver",

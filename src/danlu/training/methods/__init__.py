@@ -5,10 +5,10 @@ To add one: a class with `accepts` and `loss` (see `method.py`) and one line her
 
 from __future__ import annotations
 
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 from danlu.training.methods.method import Method
 
-METHODS: Registry[type[Method]] = Registry(
+METHODS: Shelf[type[Method]] = Shelf(
     "methods",
     {
         "pretrain": "danlu.training.methods.pretrain:Pretrain",

@@ -6,10 +6,10 @@ entry point of the group `danlu.executors`. The recipe names it: `data.engine: r
 
 from __future__ import annotations
 
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 from danlu.data.flow.executors.executor import Executor
 
-EXECUTORS: Registry[type[Executor]] = Registry(
+EXECUTORS: Shelf[type[Executor]] = Shelf(
     "executors",
     {
         "inline": "danlu.data.flow.executors.inline:Inline",

@@ -4,10 +4,10 @@ A model that finds names is a `Recognizer` in another package, with an entry poi
 is switched on by its name in `data.privacy.recognizers`.
 """
 
-from danlu.core.registry import Registry
+from danlu.core.shelf import Shelf
 from danlu.data.privacy.detectors.detector import Recognizer, Rule, Spot
 
-DETECTORS: Registry[type[Rule]] = Registry(
+DETECTORS: Shelf[type[Rule]] = Shelf(
     "detectors",
     {
         "numbers": "danlu.data.privacy.detectors.numbers:Numbers",

@@ -17,18 +17,18 @@ from danlu.core.errors import RecipeError
 Thing = TypeVar("Thing")
 
 
-class Registry(Generic[Thing]):
-    """`Registry("metrics", {"exact": "danlu.evaluation.metrics.exact:Exact"})`; nothing is imported before `load`."""
+class Shelf(Generic[Thing]):
+    """`Shelf("metrics", {"exact": "danlu.evaluation.metrics.exact:Exact"})`; nothing is imported before `load`."""
 
-    def __init__(self, shelf: str, places: dict[str, str]) -> None:
-        self.shelf, self._own = shelf, places
+    def __init__(self, name: str, places: dict[str, str]) -> None:
+        self.name, self._own = name, places
 
     @functools.cached_property
     def places(self) -> dict[str, str]:
         """Name to `module:attribute`, other packages' entry points included; our own names cannot be taken over."""
         from importlib.metadata import entry_points  # slow to load, and a recipe's faults need no shelf
 
-        return {point.name: point.value for point in entry_points(group=f"danlu.{self.shelf}")} | self._own
+        return {point.name: point.value for point in entry_points(group=f"danlu.{self.name}")} | self._own
 
     def names(self) -> list[str]:
         return sorted(self.places)
@@ -39,7 +39,7 @@ class Registry(Generic[Thing]):
                 "core.unknown_name",
                 where=where,
                 given=name,
-                shelf=self.shelf,
+                shelf=self.name,
                 nearest=nearest(name, self.places) or "-",
                 known=", ".join(self.names()),
             )
