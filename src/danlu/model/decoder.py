@@ -110,7 +110,7 @@ class Trunk(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
-        # Its own draw, on the meta device, would load torch's compiler: a second of CPU in every process that loads one.
+        # Its own draw, on the meta device, would load torch's compiler: a second of CPU in every process.
         room_VD = torch.empty(spec.vocab_size, spec.hidden_size)
         self.embed_tokens = nn.Embedding(spec.vocab_size, spec.hidden_size, _weight=room_VD)
         self.layers = nn.ModuleList(Block(spec, layer) for layer in range(spec.num_layers))
