@@ -32,6 +32,8 @@ from danlu.model.tensor_file import write_tensors
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 FreeLinear = nn.Linear | QuantizedLinear
+DEFAULTS: dict[str, Any] = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "use_rslora": False}
+"""PEFT's own, where a setting is not written."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "bias": ("none", None),
     "fan_in_fan_out": (False, None),
@@ -111,6 +113,8 @@ def read_pairs(folder: Path, model: Model) -> dict[str, Pair]:
         if set(sides) != {"lora_A", "lora_B"}:
             raise ModelError("adapter.half_a_pair", where=where, given=", ".join(sorted(sides)))
         A, B = sides["lora_A"].float(), sides["lora_B"].float()
+        if (told := _for_module(config, "rank_pattern", "r", their_name)) != A.shape[0]:
+            raise ModelError("adapter.rank", where=where, given=A.shape[0], expected=told)
         whole = Pair(A, B, _scaling(config, their_name, A.shape[0]), config["lora_dropout"])
         for name, pair in _split(their_name, whole, model, where):
             if name not in linears:
@@ -137,7 +141,7 @@ def _check_shape(pair: Pair, layer: FreeLinear, where: str) -> None:
 def _read_config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
         raise ModelError("adapter.no_config", where=str(folder))
-    config: dict[str, Any] = {"lora_dropout": 0.0, "use_rslora": False} | read_json(folder / CONFIG)
+    config: dict[str, Any] = DEFAULTS | read_json(folder / CONFIG)
     if config.get("peft_type") != "LORA":
         raise ModelError("adapter.other_kind", where=str(folder / CONFIG), given=config.get("peft_type"))
     for key, neutral in NEUTRAL.items():
@@ -168,11 +172,15 @@ def _read_halves(folder: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def _scaling(config: dict[str, Any], name: str, rank: int) -> float:
-    """alpha / rank of one module, as PEFT computes it: patterns match the end of a module's name."""
-    patterns = (config.get("alpha_pattern") or {}).items()
-    alphas = (alpha for pattern, alpha in patterns if re.match(rf"(.*\.)?({pattern})$", name))
-    alpha = next(alphas, config["lora_alpha"])
-    return float(alpha) / (math.sqrt(rank) if config["use_rslora"] else rank)
+    """alpha / rank of one module."""
+    alpha = float(_for_module(config, "alpha_pattern", "lora_alpha", name))
+    return alpha / (math.sqrt(rank) if config["use_rslora"] else rank)
+
+
+def _for_module(config: dict[str, Any], pattern_key: str, key: str, name: str) -> Any:
+    """A setting as PEFT finds it for one module: the first pattern that matches the end of its name, else the usual."""
+    patterns = (config.get(pattern_key) or {}).items()
+    return next((value for pattern, value in patterns if re.match(rf"(.*\.)?({pattern})$", name)), config[key])
 
 
 # ---- layers that the checkpoint fuses

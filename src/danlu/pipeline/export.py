@@ -184,7 +184,7 @@ def _standing(run: Run, name: str, inputs: str, folder: Path) -> Manifest | None
     try:
         manifest = Manifest.read(folder)
         manifest.check_files(folder)
-    except (ExportError, ValueError, KeyError, TypeError, AttributeError):  # gone, damaged or torn: it is written again
+    except ExportError:  # gone, damaged or torn: it is written again
         return None
     return manifest if manifest.digest == record["digest"] and manifest.parity["verdict"] == "pass" else None
 
@@ -196,7 +196,7 @@ def artifacts_of(run: Run) -> list[Manifest]:
     for path in sorted(run.path("artifacts").glob(f"[!.]*/{NAME}")):
         try:
             manifest = Manifest.read(path.parent)
-        except (ExportError, ValueError, KeyError, TypeError, AttributeError):
+        except ExportError:
             continue
         if manifest.parents.get("checkpoint") == checkpoint_digest(run):
             found.append(manifest)

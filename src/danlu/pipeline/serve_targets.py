@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from danlu.core.errors import ExportError, RunError
+from danlu.core.errors import RunError
 from danlu.recipe.serving import MODEL_NAME, ServedSection, ServingSection
 from danlu.run.artifact import NAME as ARTIFACT_FILE
 from danlu.run.artifact import Manifest
@@ -66,7 +66,7 @@ def _wanted(served: ServedSection, section: ServingSection, runs: Path, open_run
         return Wanted(served.name, folder, "", served.target, served.model or "", served.key_file or "")
     path = Path(served.target).expanduser()
     if (path / ARTIFACT_FILE).is_file():
-        return Wanted(served.name or _name(_manifest(path).name), path.resolve())
+        return Wanted(served.name or _name(Manifest.read(path).name), path.resolve())
     if _LABEL.fullmatch(served.target) and not path.exists():
         version = Registry(runs).resolve(served.target)
         return Wanted(served.name or _name(version.name), label=served.target)
@@ -78,21 +78,13 @@ def _of_run(run: Run, engine: str) -> Path:
     """The artefact of a run that is served; RunError where it has none that was proven."""
     found: dict[str, Path] = {}
     for path in sorted(run.path("artifacts").glob(f"*/{ARTIFACT_FILE}")):
-        manifest = _manifest(path.parent)
+        manifest = Manifest.read(path.parent)
         if manifest.parity["verdict"] != "fail":
             found.setdefault(manifest.kind, path.parent)
     for kind in _ORDERS.get(engine, _ORDER):
         if kind in found:
             return found[kind]
     raise RunError("serve.no_artifact", where=str(run.folder), given=run.name, kinds=", ".join(found) or "-")
-
-
-def _manifest(folder: Path) -> Manifest:
-    """Of an artefact that may be damaged; its files are looked at later."""
-    try:
-        return Manifest.read(folder)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # not JSON, or not of this shape
-        raise ExportError("export.bad_manifest", where=str(folder / ARTIFACT_FILE), said=str(error)) from error
 
 
 def _name(text: str) -> str:

@@ -66,17 +66,21 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        if not (folder / NAME).is_file():
+        """What stands in `folder`. ExportError where it is no artefact, of another format, torn, or edited."""
+        path = folder / NAME
+        if not path.is_file():
             raise ExportError("run.not_an_artifact", where=str(folder), given=str(folder))
-        tree = read_json(folder / NAME)
-        if tree.get("format") != FORMAT:
-            raise ExportError("run.foreign_artifact", where=str(folder), given=tree.get("format"), expected=FORMAT)
-        tree.pop("digest")
-        canaries = tuple(
-            Canary(c["prompt"], tuple(c["prompt_ids"]), c["answer"], tuple(c["answer_ids"]))
-            for c in tree.pop("canaries")
-        )
-        return cls(**tree, canaries=canaries)
+        try:
+            tree = read_json(path)
+            if (given := tree.get("format")) != FORMAT:
+                raise ExportError("run.foreign_artifact", where=str(folder), given=given, expected=FORMAT)
+            recorded, manifest = tree.pop("digest"), cls(**tree | {"canaries": _canaries(tree["canaries"])})
+            _check_shape(manifest)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # not JSON, or not of this shape
+            raise ExportError("run.bad_manifest", where=str(path), said=str(error)[:200]) from error
+        if recorded != manifest.digest:
+            raise ExportError("run.tampered", where=str(path), expected=recorded, given=manifest.digest)
+        return manifest
 
     def check_files(self, folder: Path) -> None:
         """Raise ExportError naming the first file that is missing, changed, or not in the manifest."""
@@ -90,6 +94,22 @@ class Manifest:
 def verdict_of(verdicts: Collection[str]) -> str:
     """Of all checks: fail if anything failed, incomplete if anything was not run."""
     return "fail" if "fail" in verdicts else "incomplete" if "not run" in verdicts else "pass"
+
+
+def _canaries(told: Any) -> tuple[Canary, ...]:
+    return tuple(Canary(c["prompt"], tuple(c["prompt_ids"]), c["answer"], tuple(c["answer_ids"])) for c in told)
+
+
+def _check_shape(manifest: Manifest) -> None:
+    """TypeError where a member is something else than its name says: whoever reads it goes by that."""
+    for names, kind in ((("kind", "name", "created", "danlu"), str), (("base", "parents", "contract", "parity"), dict)):
+        for name in names:
+            if not isinstance(value := getattr(manifest, name), kind):
+                raise TypeError(f"{name}: {type(value).__name__} instead of {kind.__name__}")
+    if not isinstance(manifest.parity.get("verdict"), str):
+        raise TypeError("parity: no verdict")
+    if not isinstance(manifest.files, dict) or not all(isinstance(one, str) for one in manifest.files.values()):
+        raise TypeError("files: not names with their sha256")
 
 
 def _fields(manifest: Manifest) -> dict[str, Any]:

@@ -153,3 +153,16 @@ def test_half_a_pair_a_foreign_tensor_and_nan_are_refused(saved):
     save_file(tensors | {name: torch.full_like(tensors[name], math.inf)}, path)
     with pytest.raises(ModelError, match="infinity"):
         load_trained(folder, model)
+
+
+@pytest.mark.parametrize("change", [{"r": 4}, {"rank_pattern": {"q_proj": 3}}, {"r": None}])
+def test_a_config_of_another_adapter_is_refused(saved, change):
+    """Its alpha would be divided by the tensors' rank, and the adapter weigh twice as much, without a word."""
+    folder, model = saved
+    config = folder / "adapter_config.json"
+    write_json(config, read_json(config) | change)
+    with pytest.raises(ModelError) as caught:
+        load_trained(folder, model)
+    told = next(iter(change.values()))
+    assert caught.value.key == "adapter.rank" and "proj" in caught.value.text and "rank 2" in caught.value.text
+    assert f"rank {told['q_proj'] if isinstance(told, dict) else told}" in caught.value.text

@@ -157,7 +157,7 @@ def test_added_lost_and_edited_files_are_refused(change: str, shipped: dict[str,
         manifest.write_text('{"format": 1, "kind"' if change == "garbled" else '{"format": 1, "digest": ""}')
     with pytest.raises(ExportError) as caught:
         verify(folder)
-    assert caught.value.key in ("run.tampered", "export.bad_manifest")
+    assert caught.value.key in ("run.tampered", "run.bad_manifest")
 
 
 def test_canaries_sing_on_the_reloaded_model_and_fall_silent_on_another(

@@ -48,6 +48,15 @@ def wheel(folder: Path, name: str = "danlu", needs: str = "", **files: str) -> P
     return path
 
 
+def test_a_torn_manifest_makes_no_bundle(tmp_path, adapter):
+    """It was read for its name before anybody looked whether it can be."""
+    (adapter / "artifact.json").write_bytes((adapter / "artifact.json").read_bytes()[:200])
+    argv = [sys.executable, "-m", "danlu", "bundle", str(adapter), "--out", str(tmp_path / "out"), "--files-only"]
+    ended = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
+    assert "artifact.json" in ended.stderr and not (tmp_path / "out").exists()
+
+
 def wanted(*targets: tuple[str, Path], **rest) -> Wanted:
     return Wanted(targets, ServingSection(), has_wheels=False, **rest)
 

@@ -140,6 +140,37 @@ def test_a_changed_byte_of_an_artefact_is_named(tmp_path: Path) -> None:
         again.check_files(tmp_path)
 
 
+TORN = {
+    "empty": b"", "cut off": b'{"format": 1, "kind": "mer', "a list": b"[]", "no words": b"\xff\xfe",
+    "nothing in it": b'{"format": 1, "digest": ""}',
+    "something else": b'{"format": 1, "digest": "", "canaries": [], "colour": "red"}',
+    "other shapes": b'{"format": 1, "digest": "", "canaries": [], "kind": 3, "name": "a", "base": {}, "parents": {}, '
+                    b'"contract": {}, "parity": {"verdict": "pass"}, "created": ""}',
+    "no verdict": b'{"format": 1, "digest": "", "canaries": [], "kind": "m", "name": "a", "base": {}, "parents": {}, '
+                  b'"contract": {}, "parity": {}, "created": ""}',
+    "canaries that sing not": b'{"format": 1, "digest": "", "canaries": [1]}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("written", TORN.values(), ids=TORN)
+def test_a_torn_or_foreign_manifest_is_told_to_people(tmp_path: Path, written: bytes) -> None:
+    """Whoever reads one: a copy that was cut off ended `danlu serve` and `danlu bundle` with a traceback."""
+    (tmp_path / "artifact.json").write_bytes(written)
+    with pytest.raises(ExportError) as caught:
+        Manifest.read(tmp_path)
+    assert caught.value.key == "run.bad_manifest" and "artifact.json" in caught.value.text
+
+
+def test_a_manifest_whose_list_was_edited_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    Manifest("merged", "a", {}, {}, {}, (), {"verdict": "pass"}, "now").write(tmp_path)
+    tree = read_json(tmp_path / "artifact.json")
+    write_json(tmp_path / "artifact.json", tree | {"files": {"a.txt": "0" * 64}})
+    with pytest.raises(ExportError) as caught:
+        Manifest.read(tmp_path)
+    assert caught.value.key == "run.tampered"
+
+
 def test_an_older_format_is_migrated_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between two steps, the next opening goes on where it stood."""
     run = Run.create(Recipe.from_tree({}), tmp_path)
