@@ -53,7 +53,7 @@ def test_a_torn_manifest_makes_no_bundle(tmp_path, adapter):
     (adapter / "artifact.json").write_bytes((adapter / "artifact.json").read_bytes()[:200])
     argv = [sys.executable, "-m", "danlu", "bundle", str(adapter), "--out", str(tmp_path / "out"), "--files-only"]
     ended = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
-    assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
     assert "artifact.json" in ended.stderr and not (tmp_path / "out").exists()
 
 
