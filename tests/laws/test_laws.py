@@ -17,14 +17,14 @@ FLOORS = {
     "core": 1, "version": 1,
     "recipe": 2, "ops": 2,
     "data": 3, "model": 3, "run": 3, "planning": 3,
-    "adapters": 4, "console": 4,
+    "adapters": 4, "console": 4, "openai": 4,
     "training": 5, "engines": 5, "exports": 5,
     "evaluation": 6, "serving": 6,
     "pipeline": 7,
     "cli": 8,
 }  # fmt: skip
 ALLOWED_SIDEWAYS = {("exports", "engines")}  # parity asks engines; both stand on floor 5, engines know no exports
-TORCH_FREE = ("core", "recipe", "run", "planning", "data", "evaluation", "serving", "engines", "cli")
+TORCH_FREE = ("openai", "core", "recipe", "run", "planning", "data", "evaluation", "serving", "engines", "cli")
 MAY_READ_ENVIRONMENT = {
     "core/messages/__init__.py",  # the terminal's language
     "engines/remote.py",  # the variable that the user named for the key

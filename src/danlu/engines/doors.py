@@ -84,7 +84,8 @@ class Doors:
             await _reply(send, 400, error_body(str(fault), param=fault.param))
         except EngineError as fault:
             status = 404 if fault.key == "engine.no_lens" else 400
-            await _reply(send, status, error_body(fault.text, code=fault.key.rpartition(".")[2]))
+            code = "context_length_exceeded" if fault.key == "engine.prompt_too_long" else fault.key.rpartition(".")[2]
+            await _reply(send, status, error_body(fault.text, code=code))
         except DanluError as fault:
             await _reply(send, 400, error_body(fault.text, code=fault.key))
         except ServerError as fault:

@@ -7,9 +7,10 @@ from __future__ import annotations
 import aiohttp
 import orjson
 
+from danlu.openai.sse import BrokenError
 from danlu.serving.ask import Kind
 from danlu.serving.drivers.driver import bare, endpoint
-from danlu.serving.events import BrokenError, Usage, usage_of
+from danlu.serving.events import Usage, usage_of
 
 PATHS: dict[Kind, str] = {"chat": "/chat/completions", "completion": "/completions", "embedding": "/embeddings"}
 CONNECT_S = 5.0

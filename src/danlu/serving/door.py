@@ -27,6 +27,8 @@ MOST_HEADERS = 64
 MOST_CREDENTIAL_BYTES = 512
 CLOSE = ((b"connection", b"close"),)
 """Sent with errors that leave a body unread."""
+LINGER_BYTES, LINGER_S, LINGER_PAUSE_S = 64 * 2**20, 10.0, 2.0
+"""How much of such a body is still taken, how long, and how long after its last piece."""
 _EXPOSED = (b"access-control-expose-headers", b"x-request-id, x-danlu-lens, x-danlu-ignored, retry-after")
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}))(?::[0-9]{1,5})?")
 
@@ -38,7 +40,7 @@ class GoneError(Exception):
 class Call:
     """One HTTP request at the door, and the way back to who sent it."""
 
-    __slots__ = ("_send", "headers", "is_begun", "method", "origin", "path", "receive", "started", "tally")
+    __slots__ = ("_send", "headers", "is_begun", "is_taken", "method", "origin", "path", "receive", "started", "tally")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.started = time.monotonic()
@@ -50,6 +52,8 @@ class Call:
         self.origin = b""
         """Set when it is an allowed one."""
         self.is_begun = False
+        self.is_taken = False
+        """The body is here to its end."""
 
     def values(self, name: bytes) -> list[bytes]:
         return [value for told, value in self.headers if told == name]
@@ -75,7 +79,27 @@ class Call:
 
     async def reply(self, reply: Reply) -> None:
         await self.begin(reply.status, [*reply.headers, (b"content-length", b"%d" % len(reply.body))])
-        await self.end(b"" if self.method == "HEAD" else reply.body)
+        body = b"" if self.method == "HEAD" else reply.body
+        if CLOSE[0] in reply.headers and not self.is_taken:
+            await self.more(body)
+            await self._linger()
+            body = b""
+        await self.end(body)
+
+    async def _linger(self) -> None:
+        """Take what the client is still sending, and throw it away. To close upon bytes that nobody read resets the
+        connection, and most clients, which send first and read then, would never see the answer."""
+        size, until = 0, asyncio.get_running_loop().time() + LINGER_S
+        try:
+            async with asyncio.timeout_at(until) as limit:
+                while size < LINGER_BYTES:
+                    limit.reschedule(min(until, asyncio.get_running_loop().time() + LINGER_PAUSE_S))
+                    message = await self.receive()
+                    size += len(message.get("body", b""))
+                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                        return
+        except TimeoutError:
+            pass
 
 
 def check_headers(call: Call, caps: Caps) -> None:
@@ -147,6 +171,7 @@ async def _read(call: Call, caps: Caps) -> bytes:
             raise GoneError
         part: bytes = message.get("body", b"")
         is_more = message.get("more_body", False)
+        call.is_taken = not is_more
         parts.append(part)
         size += len(part)
         if size > caps.most_body_bytes:

@@ -15,12 +15,13 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 
+from danlu.openai.sse import BrokenError
 from danlu.serving.account import Account
-from danlu.serving.ask import Ask
+from danlu.serving.ask import Ask, Kind
 from danlu.serving.caps import Caps
 from danlu.serving.client import Client
 from danlu.serving.door import Call, GoneError
-from danlu.serving.events import BrokenError, Events, Usage, renamer, usage_of
+from danlu.serving.events import Events, Usage, cleaned, usage_in
 from danlu.serving.journal import Outcome
 from danlu.serving.replies import JSON_TYPE, RefusedError, error_event, retry_after
 from danlu.serving.router import Router
@@ -41,6 +42,15 @@ _STREAM_HEADERS = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+_LONG_CODES = frozenset(("context_length_exceeded", "exceed_context_size_error"))
+"""OpenAI's, and ours; llama.cpp's."""
+_TOO_LONG = re.compile(
+    r"maximum (?:context|model) length|model's context length|context (?:length|size|window).{0,40}exceeded"
+    r"|exceeds? (?:the|this model's) (?:available |maximum )?context",
+    re.IGNORECASE,
+)
+"""How engines without a code for it say that a prompt is too long: vLLM, SGLang, others."""
+_PROMPTS: dict[Kind, str] = {"chat": "messages", "completion": "prompt", "embedding": "input"}
 _DECLINED = frozenset((400, 413, 415, 422))
 _BUSY = frozenset((429, 503))
 _WORTH_ANOTHER = frozenset((404, 429, 502, 503, 504))
@@ -92,19 +102,18 @@ class _Passage:
         self.kept: list[bytes] = []
         self._num_kept = 0
         self._is_sending = False
-        self._names: tuple[tuple[bytes, bytes], ...] = ()
-        """In a whole answer: the engine's id and model, and ours."""
+        self._whole: dict[str, Any] = {}
+        """The answer that is no stream."""
 
     # ---- the two kinds of answers
 
     async def whole(self) -> None:
-        body = await self._begun()
+        said = await self._begun()
         ask, account = self.ask, self.account
-        for old, new in self._names:
-            body = body.replace(old, new)
-        usage = usage_of(body)
+        usage = usage_in(self._whole)
+        body = orjson.dumps(cleaned(self._whole, ask.id, account.lease.lens.name))
         self.watch.end()
-        found = usage or Usage(ask.num_prompt_tokens, min(ask.most_tokens, self._tokens_in(body)))
+        found = usage or Usage(ask.num_prompt_tokens, min(ask.most_tokens, self._tokens_in(said)))
         await account.settle("done", 200, found, is_counted=usage is not None, whole_s=self.call.since())
         self._keep(body)
         await self.call.begin(200, [JSON_TYPE, *self._headers(), (b"content-length", b"%d" % len(body))])
@@ -182,7 +191,7 @@ class _Passage:
             if size > caps.most_reply_bytes:
                 raise BrokenError(f"an answer of more than {caps.most_reply_bytes} bytes")
         body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._names = renamer(_checked(body, self.ask), self.ask.id, self.account.lease.lens.name)
+        self._whole = _checked(body, self.ask)
         return body
 
     async def _check_status(self, response: aiohttp.ClientResponse) -> None:
@@ -190,9 +199,16 @@ class _Passage:
         if status == 200:
             return
         if status in _DECLINED:
-            said = _said(await response.content.read(MOST_SAID_BYTES), self.account.lease.secret)
-            raise RefusedError("gateway.engine_declined", status=400, said=said)
+            raise self._declined(await response.content.read(MOST_SAID_BYTES))
         raise _StatusError(status)
+
+    def _declined(self, body: bytes) -> RefusedError:
+        """The engine's own words, under OpenAI's code where they say what OpenAI has a code for."""
+        said, code = _said(body, self.account.lease.secret)
+        if code in _LONG_CODES or _TOO_LONG.search(said):
+            param = _PROMPTS[self.ask.kind]
+            return RefusedError("gateway.context_length_exceeded_said", param=param, said=said)
+        return RefusedError("gateway.engine_declined", said=said)
 
     # ---- how it can end otherwise
 
@@ -345,16 +361,19 @@ def _checked(body: bytes, ask: Ask) -> dict[str, Any]:
     return value
 
 
-def _said(body: bytes, secret: str) -> str:
-    """An engine's own words about a request, for the client: short, on one line, without paths and secrets."""
+def _said(body: bytes, secret: str) -> tuple[str, str]:
+    """An engine's own words about a request, for the client: short, on one line, without paths and secrets. And its
+    code, or type, for them."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return "it gives no reason"
+        return "it gives no reason", ""
+    code = ""
     for name in ("error", "message", "detail"):
         while type(value) is dict and name in value:
+            code = next((one for one in (value.get("code"), value.get("type")) if type(one) is str), code)
             value = value[name]
     text = value if type(value) is str else "it gives no reason"
     text = text.replace(secret, "***") if secret else text
     text = _PATHS_IN_TEXT.sub("…", "".join(c if c.isprintable() else " " for c in text))
-    return text[:MOST_SAID_CHARS]
+    return text[:MOST_SAID_CHARS], code

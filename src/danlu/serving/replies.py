@@ -26,7 +26,7 @@ MOST_QUOTE_CHARS = 120
 
 class RefusedError(Exception):
     """A request that gets an error for an answer. `key` is a catalogue's; its last part is the client's `code`, but for
-    the second wordings of one fault (`unknown_parameter_near`)."""
+    the second wordings of one fault (`unknown_parameter_near`, `context_length_exceeded_said`)."""
 
     def __init__(
         self, key: str, *, status: int = 400, param: str | None = None, headers: Headers = (), **values: Any
@@ -36,7 +36,7 @@ class RefusedError(Exception):
 
     @property
     def code(self) -> str:
-        return self.key.rpartition(".")[2].removesuffix("_near")
+        return self.key.rpartition(".")[2].removesuffix("_near").removesuffix("_said")
 
     def to_json(self) -> dict[str, Any]:
         kind = _TYPES.get(self.status) or ("invalid_request_error" if self.status < 500 else "server_error")

@@ -160,6 +160,37 @@ def test_bodies_have_a_size(gate: Served) -> None:
     assert b" 413 " in gate.raw(chunked.encode(), wait_s=1)
 
 
+LARGE = 8 * 2**20
+"""More than the kernel keeps of a body that nobody reads: closing upon it resets the connection."""
+
+
+def test_who_sends_too_much_can_read_why(gate: Served) -> None:
+    """The connection was closed under a client that was still sending: it saw a reset, and no 413."""
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer {gate.credential}\r\n"
+    whole = f"{head}Content-Length: {LARGE}\r\n\r\n".encode() + b"x" * LARGE
+    found = gate.raw(whole)
+    assert found.startswith(b"HTTP/1.1 413 ") and b'"code":"body_too_large"' in found and b"100 Continue" not in found
+    chunked = f"{head}Transfer-Encoding: chunked\r\n\r\n{LARGE:x}\r\n".encode() + b"x" * LARGE + b"\r\n0\r\n\r\n"
+    assert b'"code":"body_too_large"' in gate.raw(chunked)
+    packed = chunked.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n", 1)
+    assert gate.raw(packed).startswith(b"HTTP/1.1 415 ")
+
+
+def test_who_asks_first_need_not_send_it(gate: Served) -> None:
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer {gate.credential}\r\nContent-Length: {LARGE}\r\nExpect: 100-continue\r\n\r\n"
+    found = gate.raw(head.encode(), wait_s=3)
+    assert found.startswith(b"HTTP/1.1 413 ") and b"100 Continue" not in found
+
+
+def test_the_official_client_is_told_that_it_sent_too_much(gate: Served) -> None:
+    openai = pytest.importorskip("openai", reason="the official client: pip install openai")
+    with openai.OpenAI(base_url=gate.url, api_key=gate.credential, max_retries=0) as client:
+        turns = [{"role": "user", "content": "x" * LARGE}]
+        with pytest.raises(openai.APIStatusError) as caught:
+            client.chat.completions.create(model="law", messages=turns)
+    assert (caught.value.status_code, caught.value.code) == (413, "body_too_large")
+
+
 def test_bodies_have_a_time(gate: Served) -> None:
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer {gate.credential}\r\nContent-Length: 500\r\n\r\n{{"
     assert b" 408 " in gate.raw(head.encode(), wait_s=1.5)

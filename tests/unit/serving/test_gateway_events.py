@@ -1,5 +1,6 @@
 """Events on their way through: whatever the cuts, the same bytes; usage kept, its chunk held back, names rewritten."""
 
+import json
 from itertools import pairwise
 
 import orjson
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danlu.serving.events import BrokenError, Events, Usage, usage_of
+from danlu.openai.sse import BrokenError
+from danlu.serving.events import Events, Usage, cleaned, usage_in, usage_of
 from gateway_kit import LENS, NUM_PROMPT, WORDS, chunk, events, usage
 
 ID = "chatcmpl-0123456789abcdef01234567"
@@ -138,7 +140,54 @@ def test_a_stream_that_begins_badly_is_broken(first: bytes) -> None:
 
 
 def test_usage_of_an_answer_is_its_own() -> None:
-    body = b'{"choices":[{"message":{"content":"\\"usage\\":{"}}],"usage":{"completion_tokens":3,"prompt_tokens":4,"prompt_tokens_details":{"cached_tokens":2}}}'
-    assert usage_of(body) == Usage(4, 3)
-    assert usage_of(b'{"usage": {"prompt_tokens": 7, "total_tokens": 7}}') == Usage(7, 0)
+    assert usage_in({"choices": [{"message": {"content": '"usage":{'}}], "usage": usage(3)}) == Usage(NUM_PROMPT, 3)
+    assert usage_in({"usage": {"prompt_tokens": 7, "total_tokens": 7}}) == Usage(7, 0)
+    for odd in (None, [], 3, {}, {"prompt_tokens": "7"}, {"prompt_tokens": -1}, {"prompt_tokens": True}):
+        assert usage_in({"usage": odd}) is None
     assert usage_of(b'{"usage": null}') is None
+
+
+TIMINGS = {"prompt_n": 17, "prompt_ms": 0.84, "predicted_n": 5}
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+@pytest.mark.parametrize("is_split", [False, True])
+def test_what_an_engine_tells_of_itself_stays_here(separators: tuple[str, str], is_split: bool) -> None:
+    """llama.cpp's `timings` and build, vLLM's token ids: they reached clients, and said what answers them."""
+
+    def said(value: dict[str, object]) -> bytes:
+        return b"data: " + json.dumps(value, separators=separators).encode() + b"\n\n"
+
+    def told(delta: dict[str, object], finish: str | None = None, **more: object) -> bytes:
+        value = {"system_fingerprint": "b0-unknown"} | chunk(delta, finish) | {"prompt_token_ids": None} | more
+        value["choices"] = [{"stop_reason": None} | value["choices"][0] | {"token_ids": None}]
+        return said(value)
+
+    nasty = ',"system_fingerprint":"b0-unknown", "token_ids":null,"timings":{}'
+    pieces = [
+        told({"role": "assistant", "content": ""}), told({"content": nasty}), told({"content": "x"}),
+        told({}, "stop", timings=TIMINGS), said(chunk({}) | {"choices": [], "usage": usage(2), "timings": TIMINGS}),
+        b"data: [DONE]\n\n",
+    ]  # fmt: skip
+    for wants_usage in (False, True):
+        found, stream = through(pieces if is_split else [b"".join(pieces)], wants_usage=wants_usage)
+        rows = decoded(found)
+        assert len(rows) == 4 + wants_usage and stream.is_done and stream.usage == Usage(NUM_PROMPT, 2)
+        for row in rows:
+            assert set(row) <= {"id", "object", "created", "model", "choices", "usage"}
+            assert all(set(choice) == {"index", "delta", "finish_reason"} for choice in row["choices"])  # type: ignore[attr-defined]
+        assert rows[1]["choices"][0]["delta"]["content"] == nasty  # type: ignore[index]
+
+
+def test_a_whole_answer_has_openais_fields_only() -> None:
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "x"},
+        "finish_reason": "stop",
+        "stop_reason": None,
+    }
+    said = {"object": "chat.completion", "choices": [choice], "timings": TIMINGS, "system_fingerprint": "b0"}
+    assert cleaned(said, ID, LENS) == {
+        "object": "chat.completion", "model": LENS, "id": ID,
+        "choices": [{name: choice[name] for name in ("index", "message", "finish_reason")}],
+    }  # fmt: skip
