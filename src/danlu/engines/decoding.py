@@ -80,8 +80,13 @@ class Decoding:
         if not self.seated:
             return []
         rows, hidden_RD = self.forward.run(spans)
-        if rows:
+        writing = [number for number, row in enumerate(rows) if not row.is_mean]
+        if len(writing) == len(rows) > 0:
             self._choose(hidden_RD, rows)
+        elif rows:
+            self._end_means([row for row in rows if row.is_mean])
+            if writing:
+                self._choose(hidden_RD[writing], [rows[number] for number in writing])
         read = [*self.partial, *(span.row for span in spans if span.row not in self.partial)]
         self.partial = [row for row in read if row.num_done < len(row.prompt)]
         share_s = (time.perf_counter() - began) / max(1, len(rows))
@@ -107,6 +112,15 @@ class Decoding:
             if id(row) in told:
                 row.told.append(told[id(row)])
             row.take(token, self.stop_ids)
+
+    def _end_means(self, rows: Sequence[Row]) -> None:
+        """Rows that wanted no more than to be read."""
+        for row in rows:
+            assert row.sum_D is not None, "a prompt that was read has a mean"
+            row.finish = "stop"
+            if not row.sum_D.isfinite().all():
+                row.fault = EngineError("engine.non_finite", where=self.name, step=0, dtype=str(row.sum_D.dtype))
+                row.finish = "error"
 
     def _leave(self, rows: Sequence[Row]) -> None:
         if rows:

@@ -39,6 +39,7 @@ SLOTS_PER_HAND = 8
 """Seats that a computing thread of its own has at least."""
 SEATS_TOKENS = 32_768
 """Seats of a model that no packing is known of are each as long as its context; together no more than this."""
+ONE = Sampling(max_new_tokens=1)
 PLACES_BYTES = 2 * 2**30
 """Keys and values of all rows together, unless the contexts of all slots need less."""
 
@@ -144,7 +145,7 @@ class Hand:
                 self._fail()
                 continue
             self.num_steps += 1
-            self.num_tokens += sum(row.fault is None for row in rows)
+            self.num_tokens += sum(row.fault is None and not row.is_mean for row in rows)
             updates = [self._update(self._tickets[id(row)]) for row in rows if id(row) in self._tickets]
             self.deliver([update for update in updates if update is not None])
 
@@ -275,6 +276,14 @@ class Live:
             row.draws = draws(sampling, prompt, num_free)
         if is_told or sampling.stop:
             row.teller = Teller(self.encoder.answer_text, sampling.stop)
+        return self._queued(row, model, is_told=is_told)
+
+    def submit_mean(self, prompt: Sequence[int], *, model: str) -> Ticket:
+        """The mean of the prompt's hidden states is wanted, and no answer: the row's `sum_D` at its end."""
+        self.check(prompt, ONE, model=model)
+        return self._queued(Row(0, list(prompt), 0, lens=self.lens(model), is_mean=True), model, is_told=False)
+
+    def _queued(self, row: Row, model: str, *, is_told: bool) -> Ticket:
         hand = min(self.hands, key=lambda hand: hand.load)
         ticket = Ticket(row, model, is_told, hand)
         hand.orders.put(("add", ticket))

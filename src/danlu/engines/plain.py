@@ -11,6 +11,7 @@ from torch import Tensor
 
 from danlu.engines.rows import Row, Span
 from danlu.model.model import Model
+from danlu.ops.attention import Bounds
 
 
 class Plain:
@@ -42,11 +43,20 @@ class Plain:
                 prompts = [torch.tensor(span.row.prompt) for span in spans]
                 hidden.append(self.model.prefill(prompts, fresh))
                 self.cache.adopt(fresh)
+            for span in spans:
+                if span.row.is_mean:
+                    span.row.sum_D = self._sum(span.row.prompt)
         for span in spans:
             assert span.row.lens is None, "a model as it is has no lenses"
             span.row.num_done = span.end
             self.rows.append(span.row)
         return list(self.rows), torch.cat(hidden)
+
+    def _sum(self, prompt: Sequence[int]) -> Tensor:
+        """sum_D of the hidden states. A second pass: `prefill` gives the last of them only."""
+        bounds = Bounds.of([len(prompt)])
+        ids_T = torch.tensor(prompt, device=self.model.device)
+        return self.model.hidden(ids_T, bounds.positions(ids_T.device), bounds).sum(0, dtype=torch.float32)
 
     def leave(self, rows: Sequence[Row]) -> None:
         gone = set(map(id, rows))

@@ -37,6 +37,10 @@ class Row:
     lens: Lens | None = None
     draws: npt.NDArray[np.float64] | None = None
     teller: Teller | None = None
+    is_mean: bool = False
+    """Its prompt is read for the mean of its hidden states, and nothing is written."""
+    sum_D: Tensor | None = None
+    """Of such a prompt: its hidden states after the final norm, added up so far, fp32."""
     ids: list[int] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
     """One for each id, where the taste asks for them."""
@@ -106,7 +110,7 @@ class Forward(Protocol):
 
     def run(self, spans: Sequence[Span]) -> tuple[list[Row], Tensor]:
         """One more token for every row in a seat, and these spans. Rows whose next token is due, with their
-        hidden_RD; a row whose prompt is complete has a seat from then on."""
+        hidden_RD; a row whose prompt is complete has a seat from then on. Adds to `sum_D` of rows that want a mean."""
         ...
 
     def leave(self, rows: Sequence[Row]) -> None:
