@@ -23,8 +23,8 @@ Record: TypeAlias = "memoryview[int]"
 RING = 64
 """Seconds of the window, and some to spare."""
 SEATS = 128
-ID, CHANGING, OLDEST, SUM_REQUESTS, SUM_TOKENS, MONTH, SPENT = 0, 2, 3, 4, 5, 6, 7
-REQUESTS = 8
+ID, CHANGING, OLDEST, SUM_REQUESTS, SUM_TOKENS, MONTH, SPENT, OTHER_MONTH, OTHER_SPENT = 0, 2, 3, 4, 5, 6, 7, 8, 9
+REQUESTS = 10
 TOKENS = REQUESTS + RING
 CONCURRENCY = TOKENS + RING
 OPEN = CONCURRENCY + SEATS
@@ -33,7 +33,8 @@ WIDTH = OPEN + SEATS
 _WORD = 8
 _HEAD = 4096
 """Bytes before the first record: magic, number of records, number of seats that were ever taken."""
-_MAGIC = int.from_bytes(b"danlulm2", "little")
+_LAYOUT = 3
+_MAGIC = int.from_bytes(b"danlulm%d" % _LAYOUT, "little")
 _ID = struct.Struct("16s")
 
 
@@ -105,12 +106,13 @@ if sys.platform != "win32":
     import fcntl
 
     class Shared:
-        """A mapped file. One lock guards all of it, held for microseconds."""
+        """A mapped file. One lock guards all of it, held for microseconds. Each layout of records has a file of its own
+        (`path` and its number): workers of two versions may run side by side while one takes over from the other."""
 
         def __init__(self, path: Path, *, most_keys: int = 16_384) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._path, self._most = path, most_keys
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._path, self._most = path.with_name(f"{path.name}-{_LAYOUT}"), most_keys
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._records: dict[str, Record] = {}
             self.seat, self._seat_fd = self._take_seat()
             with self:

@@ -1,6 +1,7 @@
 """The limiter of `limits.py` for several machines: the same window and the same quota, kept in Redis (`limits.lua`).
 
-One script call reserves and one settles; Redis runs them one after another, by its own clock. What is open is a lease;
+One script call reserves and one settles; Redis runs them one after another, by its own clock (`TIME`, a wall clock: one
+that jumps ahead opens a window once; one that is set back keeps what counted for a minute). What is open is a lease;
 a living worker renews its leases, so a killed one's concurrency and reservations come back after `LEASE_S`. A settling
 that comes later than that charges what was used in full.
 
@@ -27,7 +28,7 @@ from typing import Any, TypeAlias
 
 from danlu.core.errors import RunError
 from danlu.serving.keys import Key
-from danlu.serving.limits import AGAIN_S, Admission, LocalLimiter, Month, Refusal, What, headers_of
+from danlu.serving.limits import AGAIN_S, Admission, LocalLimiter, Month, Refusal, What, begin_of, headers_of, month_of
 from danlu.serving.redis_calls import Calls
 
 LEASE_S = 15.0
@@ -94,7 +95,7 @@ class RedisLimiter:
         try:
             told = await self._ask_reserve(key, num_tokens, now, -1)
             if told[0] == -1:
-                spent = await self._spent(key.id, now) if self._spent is not None else 0
+                spent = await self._spent(key.id, begin_of(told[5])) if self._spent is not None else 0
                 if spent is None:
                     return Refusal("store", 0, AGAIN_S, headers_of(key, 0, 0, AGAIN_S))
                 told = await self._ask_reserve(key, num_tokens, now, spent)
@@ -150,7 +151,8 @@ class RedisLimiter:
             self._care = asyncio.create_task(self._look_after())
 
     async def _restore(self, now: float) -> None:
-        await asyncio.gather(*(self._act(key_id, "restore", now, n) for key_id, n in self._unrestored.items()))
+        month = month_of(now)[1]
+        await asyncio.gather(*(self._act(key_id, "restore", now, n, month) for key_id, n in self._unrestored.items()))
         self._unrestored.clear()
 
     async def _ask_reserve(self, key: Key, num_tokens: int, now: float, spent: int) -> Any:
@@ -162,7 +164,7 @@ class RedisLimiter:
     async def _act(self, key_id: str, act: str, now: float, *more: str | float) -> Any:
         names = f"danlu:{{{key_id}}}", f"danlu:{{{key_id}}}:open"
         clock = now if self._uses_own_clock else 0
-        return await self._calls.ask(names, (act, clock, self._month.number(now), *more))
+        return await self._calls.ask(names, (act, clock, *more))
 
     def _given_up(self, keys: Sequence[str], args: Sequence[str | float], answer: Any) -> None:
         """A caller hung up while its reservation was made: nobody will settle it but we."""
@@ -263,5 +265,6 @@ class RedisLimiter:
             self._owed.popleft()
         while self._untold:
             admission, num_tokens = self._untold[0]
-            await self._act(admission.key.id, "charge", admission.time, admission.second, 1, num_tokens)
+            ago = max(0, int(self._alone.clock()) - admission.second)
+            await self._act(admission.key.id, "charge", admission.time, ago, 1, num_tokens)
             self._untold.popleft()
