@@ -10,12 +10,13 @@ from typing import Annotated
 import typer
 
 from danlu import cli
+from danlu.cli.help import App
 from danlu.cli.options import RUNS, Json, Lang, Quiet, Reason, Runs
 from danlu.cli.voice import Voice
 from danlu.core.messages import say
 
 Keys = Annotated[Path | None, typer.Option("--keys", metavar="FILE", help=say("cli.opt_keys"))]
-audit_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+audit_app = App()
 
 
 @audit_app.command("verify", help=say("cli.audit_verify"))

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from danlu import cli
+from danlu.cli.help import App
 from danlu.cli.options import RUNS, Json, Lang, Quiet, Reason, Runs
 from danlu.cli.voice import Voice
 from danlu.core.messages import say
@@ -24,7 +25,7 @@ Concurrency = Annotated[
 Month = Annotated[int | None, typer.Option("--month", metavar="TOKENS", min=0, help=say("keys.opt_month"))]
 Expires = Annotated[str | None, typer.Option("--expires", metavar="90d|DATE|never", help=say("keys.opt_expires"))]
 Keeps = Annotated[bool | None, typer.Option("--keep-bodies/--no-bodies", help=say("keys.opt_bodies"))]
-keys_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+keys_app = App()
 
 
 @keys_app.command("create", help=say("keys.cmd_create"))

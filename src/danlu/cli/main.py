@@ -2,85 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import io
-import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 import danlu
 from danlu import cli
 from danlu.cli.advise_app import advise_command
 from danlu.cli.audit_app import audit_app, forget_command
 from danlu.cli.bundle_app import bundle_command
+from danlu.cli.ending import Verbs
+from danlu.cli.help import App
 from danlu.cli.keys_app import keys_app, usage_command
-from danlu.cli.options import RUNS, Json, Lang, Quiet, Runs, Target, choose_language
+from danlu.cli.options import RUNS, Json, Lang, Quiet, Runs, Target
 from danlu.cli.proof_app import examine_command, judge_command, weigh_command
 from danlu.cli.registry_app import registry_app
 from danlu.cli.serve_app import chat_command, feedback_app, serve_command
 from danlu.cli.serving_app import serving_app
-from danlu.cli.voice import Voice, stop_bars
-from danlu.core.errors import DanluError
-from danlu.core.messages import lookup, say
+from danlu.cli.voice import Voice
+from danlu.core.messages import say
 from danlu.version import VERSION
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help=say("cli.arg_recipe"))]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[a.b=c]...", help=say("cli.arg_overrides"))]
 
 
-class Verbs(TyperGroup):
-    """The group of commands. What a person can mend ends as text and fix (or JSON), never as a traceback."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        choose_language(args)
-        ctx.obj = Voice(as_json="--json" in args)
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except DanluError as error:
-            _end(ctx.obj, error.text, error.fix, error.to_json(), 2)
-        except KeyboardInterrupt:
-            text, fix = _text_and_fix("cli.interrupted")
-            _end(ctx.obj, text, fix, {"error": "cli.interrupted", "where": "", "message": text, "fix": fix}, 130)
-        except BrokenPipeError:  # `danlu list formats | head -1` has read enough
-            with contextlib.suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
-        except OSError as error:  # the system refused: no permission, no space, no such device
-            key = "cli.no_space" if error.errno == errno.ENOSPC else "cli.system"
-            where = str(error.filename or "")
-            text, fix = _text_and_fix(key, what=error.strerror or type(error).__name__, file=where or "-")
-            _end(ctx.obj, text, fix, {"error": key, "where": where, "message": text, "fix": fix}, 2)
-
-
-def _end(voice: Voice, text: str, fix: str, found: dict[str, Any], code: int) -> None:
-    stop_bars()
-    voice.fail(text, fix)
-    voice.result(found)
-    sys.exit(code)
-
-
-def _text_and_fix(key: str, **values: Any) -> tuple[str, str]:
-    text, fix = lookup(key)
-    return text.format(**values), fix.format(**values)
-
-
-app = typer.Typer(
-    cls=Verbs,
-    help=say("cli.about"),
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = App(cls=Verbs)
 
 
 def _tell_version(wanted: bool) -> None:
@@ -89,14 +39,18 @@ def _tell_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True, help=say("cli.about"))
 def root(
+    ctx: typer.Context,
     lang: Lang = None,
     version: Annotated[
         bool, typer.Option("--version", help=say("cli.opt_version"), callback=_tell_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Options of danlu itself."""
+    """Options of danlu itself; without a command, what there is."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit(2)
 
 
 @app.command(help=say("cli.demo"))
@@ -115,7 +69,12 @@ def demo(
 
 
 @app.command(help=say("cli.new"))
-def new(name: str, as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=say("cli.arg_name"))],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    lang: Lang = None,
+) -> None:
     cli.new.write_new_recipe(name, Voice(as_json=as_json, quiet=quiet))
 
 
@@ -337,8 +296,8 @@ def runs_(folder: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang
 
 @app.command(help=say("cli.compare"))
 def compare(
-    first: str,
-    second: str,
+    first: Annotated[str, typer.Argument(metavar="BEFORE", help=say("cli.arg_before"))],
+    second: Annotated[str, typer.Argument(metavar="AFTER", help=say("cli.arg_after"))],
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help=say("compare.opt_html"))] = None,
     runs: Runs = RUNS,
     as_json: Json = False,
@@ -350,7 +309,7 @@ def compare(
 
 @app.command(name="list", help=say("cli.list"))
 def list_(
-    shelf: Annotated[str | None, typer.Argument(metavar="[SHELF]")] = None,
+    shelf: Annotated[str | None, typer.Argument(metavar="[SHELF]", help=say("cli.arg_shelf"))] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     lang: Lang = None,
@@ -360,7 +319,7 @@ def list_(
 
 @app.command(help=say("cli.explain"))
 def explain(
-    key: Annotated[str | None, typer.Argument(metavar="[KEY]")] = None,
+    key: Annotated[str | None, typer.Argument(metavar="[KEY]", help=say("cli.arg_key"))] = None,
     schema: Annotated[bool, typer.Option("--schema", help=say("cli.opt_schema"))] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -397,4 +356,4 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # consoles of another alphabet
-    app()
+    app(prog_name="danlu")

@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from danlu import cli
+from danlu.cli.help import App
 from danlu.cli.options import RUNS, Json, Lang, Quiet, Reason, Runs
 from danlu.cli.voice import Voice
 from danlu.core.messages import say
 
 Named = Annotated[str, typer.Argument(metavar="NAME[:N|@ALIAS]", help=say("registry.arg_named"))]
-registry_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+registry_app = App()
 
 
 @registry_app.command("add", help=say("registry.cmd_add"))
@@ -31,7 +32,7 @@ def add(
 
 @registry_app.command("list", help=say("registry.cmd_list"))
 def list_(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help=say("registry.arg_named"))] = None,
     runs: Runs = RUNS,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from danlu import cli
+from danlu.cli.help import App
 from danlu.cli.options import RUNS, Json, Lang, Quiet, Runs
 from danlu.cli.voice import Voice
 from danlu.core.messages import say
 
-feedback_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+feedback_app = App()
 
 
 def serve_command(

@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from danlu import cli
+from danlu.cli.help import App
 from danlu.cli.options import RUNS, Json, Lang, Quiet, Reason, Runs
 from danlu.cli.voice import Voice
 from danlu.core.messages import say
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=say("rollout.arg_model"))]
 To = Annotated[str, typer.Argument(metavar="VERSION", help=say("rollout.arg_to"))]
-serving_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+serving_app = App()
 
 
 @serving_app.command("status", help=say("rollout.cmd_status"))
