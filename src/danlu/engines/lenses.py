@@ -8,7 +8,7 @@ Shapes: T tokens, D input width, N output width, R ranks side by side, L lenses.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor
 
+from danlu.adapters.lora import LoRALinear
 from danlu.adapters.peft_format import Pair, linears_of, read_pairs
 from danlu.core.errors import EngineError
 from danlu.model.decoder import Decoder
@@ -50,6 +51,17 @@ def load_lens(name: str, folder: Path, model: Decoder, permute: Permute | None =
     known = {f"model.layers.{layer}.{part}" for layer in range(model.spec.num_layers) for p in PRODUCTS for part in p}
     if odd := sorted(set(pairs) - known):
         raise EngineError("engine.lens_module", where=str(folder), given=odd[0])
+    return _lens(name, pairs, model, permute)
+
+
+def attached_lens(model: Decoder) -> Lens | None:
+    """The pairs that are attached to the model, as they are now; None where there are none."""
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}
+    pairs = {name: Pair(layer.lora_A.detach(), layer.lora_B.detach(), layer.scaling) for name, layer in layers.items()}
+    return _lens("attached", pairs, model, None) if pairs else None
+
+
+def _lens(name: str, pairs: dict[str, Pair], model: Decoder, permute: Permute | None) -> Lens:
     widths = {name: linear.out_features for name, linear in linears_of(model).items()}
     layers = []
     for layer in range(model.spec.num_layers):
@@ -113,6 +125,11 @@ class Stack:
             self.sides.append(row)
             self.ranks.append(counts)
 
+    def owners(self, lenses_T: Sequence[Lens | None]) -> list[int]:
+        """Each one's place here, -1 for none."""
+        number = {id(lens): place for place, lens in enumerate(self.lenses)}
+        return [number.get(id(lens), -1) for lens in lenses_T]
+
 
 def _beside(sides: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     if len(sides) == 1:
@@ -131,22 +148,24 @@ class Stacks:
         present = {id(lens): lens for lens in lenses_T if lens is not None}
         if not present:
             return None
-        lenses = tuple(sorted(present.values(), key=lambda lens: lens.name))
-        return Lensing(self._stack(lenses), lenses_T, device)
+        stack = self.stack(present.values())
+        owner_T = torch.tensor(stack.owners(lenses_T), device=device)
+        return Lensing(stack, owner_T, is_uniform=len(present) == 1 and None not in lenses_T)
+
+    def stack(self, lenses: Iterable[Lens]) -> Stack:
+        return self._stack(tuple(sorted(lenses, key=lambda lens: lens.name)))
 
     def forget(self) -> None:
         self._stack.cache_clear()
 
 
 class Lensing:
-    """One step's lenses: adds to a product's output what each token's lens adds."""
+    """One step's lenses: adds to a product's output what each token's lens adds. `owner_T` is that lens's place in the
+    stack, or -1; `is_uniform`: all tokens have the stack's only one. Nothing here waits for a device."""
 
-    def __init__(self, stack: Stack, lenses_T: Sequence[Lens | None], device: torch.device) -> None:
-        self.stack = stack
-        number = {id(lens): place for place, lens in enumerate(stack.lenses)}
-        self.is_uniform = len(stack.lenses) == 1 and None not in lenses_T
-        owner_T = torch.tensor([number.get(id(lens), -1) for lens in lenses_T], device=device)
-        self.other_TL = owner_T[:, None] != torch.arange(len(stack.lenses), device=device)
+    def __init__(self, stack: Stack, owner_T: Tensor, *, is_uniform: bool) -> None:
+        self.stack, self.is_uniform = stack, is_uniform
+        self.other_TL = owner_T[:, None] != torch.arange(len(stack.lenses), device=owner_T.device)
         self._masks: dict[tuple[int, ...], Tensor] = {}
 
     def only(self, tokens_S: Tensor) -> None:
@@ -166,6 +185,6 @@ class Lensing:
     def _others(self, ranks: tuple[int, ...]) -> Tensor:
         """[T, R]: true where the rank is not of the token's lens."""
         if ranks not in self._masks:
-            repeats = torch.tensor(ranks, device=self.other_TL.device)
-            self._masks[ranks] = self.other_TL.repeat_interleave(repeats, dim=1)
+            columns = [self.other_TL[:, n : n + 1].expand(-1, rank) for n, rank in enumerate(ranks)]
+            self._masks[ranks] = torch.cat(columns, dim=1)
         return self._masks[ranks]
