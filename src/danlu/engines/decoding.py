@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from danlu.core.errors import EngineError
-from danlu.engines.rows import Forward, Row, Span
+from danlu.engines.rows import Chooser, Forward, Row, Span
 from danlu.engines.sampling import choose_each, hold_each
+from danlu.engines.tastes import Told
 
 PREFILL_TOKENS = 4_096
 """Tokens of prompts that are computed together, which bounds memory."""
@@ -97,10 +98,16 @@ class Decoding:
 
     def _choose(self, hidden_RD: Tensor, rows: Sequence[Row]) -> None:
         """The next token of each row, which the row takes."""
-        logits_RV = self.forward.logits(hidden_RD)
-        if any(row.hold is not None for row in rows):
-            hold_each(logits_RV, rows)
-        ids, faults, told = choose_each(logits_RV, rows)
+        ids = self.forward.known(rows) if isinstance(self.forward, Chooser) else None
+        faults: set[int]
+        told: dict[int, Told]
+        if ids is not None:
+            faults, told = {id(row) for row, token in zip(rows, ids, strict=True) if token < 0}, {}
+        else:
+            logits_RV = self.forward.logits(hidden_RD)
+            if any(row.hold is not None for row in rows):
+                hold_each(logits_RV, rows)
+            ids, faults, told = choose_each(logits_RV, rows)
         for row, token in zip(rows, ids, strict=True):
             if row.fault is not None:
                 continue

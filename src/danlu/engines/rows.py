@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -118,3 +118,12 @@ class Forward(Protocol):
         ...
 
     def logits(self, hidden_ND: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """A `Forward` that chooses tokens itself where every row takes its likeliest."""
+
+    def known(self, rows: Sequence[Row]) -> list[int] | None:
+        """The tokens of these rows, of the last `run`'s, -1 where logits were no numbers; None: choose from logits."""
+        ...
