@@ -22,26 +22,29 @@ import torch
 
 from danlu.core.errors import EngineError
 from danlu.data.encode import Encoder
+from danlu.engines.cuda_rows import OnCard, fits_card, most_places
 from danlu.engines.decoding import Decoding
 from danlu.engines.engine import Sampling
 from danlu.engines.lenses import Lens, load_lens
 from danlu.engines.packed import Packed, packed
 from danlu.engines.plain import Plain
-from danlu.engines.rows import Row
+from danlu.engines.rows import Forward, Row
 from danlu.engines.sampling import check_sampling, draws
 from danlu.engines.tastes import PLAIN, Taste, Told
 from danlu.engines.telling import Teller
+from danlu.model.decoder import Decoder
 from danlu.model.model import Model
 
-READ_TOKENS = 256
-"""Tokens of prompts in one step: what a stream waits between two tokens while a long prompt is read."""
+READ_TOKENS, CARD_READ_TOKENS = 256, 1024
+"""Tokens of prompts in one step, on a CPU and on a card: what a stream waits between two tokens while a long prompt is
+read."""
 SLOTS_PER_HAND = 8
 """Seats that a computing thread of its own has at least."""
 SEATS_TOKENS = 32_768
 """Seats of a model that no packing is known of are each as long as its context; together no more than this."""
 ONE = Sampling(max_new_tokens=1)
 PLACES_BYTES = 2 * 2**30
-"""Keys and values of all rows together, unless the contexts of all slots need less."""
+"""Keys and values of all rows together, unless the contexts of all slots need less; a card has its own bound."""
 
 
 @dataclass(slots=True, eq=False)
@@ -161,7 +164,7 @@ class Hand:
             if ticket is None:
                 return False
             if isinstance(ticket, Lens):
-                if isinstance(self.decoding.forward, Packed):
+                if isinstance(self.decoding.forward, Packed | OnCard):
                     self.decoding.forward.forget(ticket)
             elif what == "add":
                 self._tickets[id(ticket.row)] = ticket
@@ -196,7 +199,7 @@ class Hand:
         """Every row in a seat ends with an error; queue and adapters stay."""
         fault = EngineError("engine.broke", where=self.decoding.name)
         rows = list(self.decoding.seated.values())
-        if isinstance(self.decoding.forward, Packed):
+        if isinstance(self.decoding.forward, Packed | OnCard):
             self.decoding.forward.clear()
         else:
             self.decoding.forward.leave(rows)
@@ -214,7 +217,7 @@ class Hand:
 class Live:
     """`base` is what the model without adapter is called. `deliver` is called with each step's updates, on a computing
     thread; it must not block. `died`: called on a thread that computes no more, though nobody told it to stop.
-    Frees the model's own weights where they are packed: the model is the engine's.
+    Frees the model's own weights where they are packed: the model is the engine's. `read_tokens` 0: as many as suit.
     """
 
     def __init__(
@@ -226,31 +229,47 @@ class Live:
         deliver: Callable[[list[Update]], None],
         num_slots: int = 16,
         context: int = 0,
-        read_tokens: int = READ_TOKENS,
+        read_tokens: int = 0,
         num_threads: int = 0,
         died: Callable[[], None] = lambda: None,
     ) -> None:
         model.eval()
         self.model, self.encoder, self.base = model, encoder, base
         self.context = min(context or model.spec.context, model.spec.context)
-        forward = packed(model, with_adapter=False, owns=True)
         num_threads = num_threads or torch.get_num_threads()
-        num = max(1, min(num_threads, num_slots // SLOTS_PER_HAND)) if model.device.type == "cpu" and forward else 1
-        self.num_slots = num_slots if forward else max(1, min(num_slots, SEATS_TOKENS // self.context))
-        place_bytes = 8 * model.spec.num_layers * model.spec.num_kv_heads * model.spec.head_size
-        whole = min(self.num_slots * self.context, PLACES_BYTES // place_bytes)
-        self.num_places = num * max(self.context, whole // num)
+        self.num_slots = num_slots
+        forwards = self._on_card() if fits_card(model) else self._packed_or_plain(num_threads)
+        read_tokens = read_tokens or (CARD_READ_TOKENS if model.device.type == "cuda" else READ_TOKENS)
         self.lenses: dict[str, Lens] = {}
-        self._packed, crew = forward, Crew(num_threads)
+        self._first, crew, num = forwards[0], Crew(num_threads), len(forwards)
         self.hands: list[Hand] = []
-        for n in range(num):
-            num_own = (self.num_slots + n) // num  # together: all of them
+        for n, forward in enumerate(forwards):
             decoding = Decoding(
-                forward.twin() if forward else Plain(model, num_own, self.context, contextlib.nullcontext),
-                stop_ids=frozenset(encoder.stop_ids), max_rows=num_own, max_tokens=self.num_places // num,
-                name=base, read_tokens=read_tokens,
+                forward, stop_ids=frozenset(encoder.stop_ids), max_rows=(self.num_slots + n) // num,  # together: all
+                max_tokens=self.num_places // num, name=base, read_tokens=read_tokens,
             )  # fmt: skip
             self.hands.append(Hand(decoding, encoder, deliver, crew, died))
+
+    def _on_card(self) -> Sequence[Forward]:
+        assert isinstance(self.model, Decoder), "what fits a card is a decoder"
+        self.num_places = max(self.context, min(self.num_slots * self.context, most_places(self.model)))
+        with torch.inference_mode():
+            return [OnCard(self.model, max_rows=self.num_slots, max_tokens=self.num_places, most_tokens=self.context)]
+
+    def _packed_or_plain(self, num_threads: int) -> Sequence[Forward]:
+        """One for each thread that computes."""
+        model, forward = self.model, packed(self.model, with_adapter=False, owns=True)
+        if forward is None:
+            self.num_slots = max(1, min(self.num_slots, SEATS_TOKENS // self.context))
+        place_bytes = 8 * model.spec.num_layers * model.spec.num_kv_heads * model.spec.head_size
+        whole = min(self.num_slots * self.context, PLACES_BYTES // place_bytes)
+        if forward is None:
+            self.num_places = max(self.context, whole)
+            return [Plain(model, self.num_slots, self.context, contextlib.nullcontext)]
+        is_shared = model.device.type == "cpu"
+        num = max(1, min(num_threads, self.num_slots // SLOTS_PER_HAND)) if is_shared else 1
+        self.num_places = num * max(self.context, whole // num)
+        return [forward.twin() for _ in range(num)]
 
     def start(self) -> None:
         for hand in self.hands:
@@ -322,9 +341,10 @@ class Live:
         """Put an adapter on, ready for the next request. A name once given never means other weights."""
         if name in self.models:
             raise EngineError("engine.lens_taken", where=str(folder), given=name)
-        if self._packed is None:
+        first = self._first
+        if not isinstance(first, Packed | OnCard):
             raise EngineError("engine.no_lenses", where=str(folder), given=self.model.spec.family)
-        lens = load_lens(name, folder, self._packed.model, self._packed.permute)
+        lens = load_lens(name, folder, first.model, first.permute if isinstance(first, Packed) else None)
         self.lenses = self.lenses | {name: lens}
 
     def drop(self, name: str) -> None:
@@ -349,6 +369,7 @@ class Live:
         hands, decodings = self.hands, [hand.decoding for hand in self.hands]
         forwards = [decoding.forward for decoding in decodings]
         places = [forward.tables.num_places for forward in forwards if isinstance(forward, Packed)]
+        places += [forward.num_places for forward in forwards if isinstance(forward, OnCard)]
         return {
             "running": sum(len(decoding.seated) for decoding in decodings), "waiting": self.num_waiting,
             "slots": self.num_slots, "hands": len(hands), "cache_places_bound": self.num_places,

@@ -1,8 +1,8 @@
 """The engine of this process: batched generation with a KV cache, streaming and scoring over a `Model`.
 
 A row that is done gives its seat to the next question (`decoding.py`); on a CPU weights are packed for the time of the
-answers (`packed.py`). No speculation; serving many users at once is `live.py`. `base()` answers with the adapter
-switched off.
+answers (`packed.py`), on a card steps are recorded (`cuda_rows.py`). No speculation; serving many users at once is
+`live.py`. `base()` answers with the adapter switched off.
 
 Shapes: B rows, V vocabulary, D hidden, T tokens laid end to end, N supervised ones.
 """
@@ -23,12 +23,13 @@ from danlu.core.errors import EngineError
 from danlu.core.files import sha256_json
 from danlu.data.encode import Encoder
 from danlu.data.tokens import Tokens
+from danlu.engines.cuda_rows import OnCard, card_for, fits_card
 from danlu.engines.decoding import Decoding
 from danlu.engines.engine import Answer, Question, Sampling, Score
 from danlu.engines.packed import Packed, packed
 from danlu.engines.parallel import side_by_side
 from danlu.engines.plain import Plain
-from danlu.engines.rows import Row
+from danlu.engines.rows import Forward, Row
 from danlu.engines.sampling import check_sampling, draws
 from danlu.engines.telling import Teller
 from danlu.model.model import Model
@@ -101,7 +102,7 @@ class NativeEngine:
         if isinstance(row, EngineError):
             raise row
         assert row.teller is not None, "a streamed row has a teller"
-        for _ in self._decoded([row], None):
+        for _ in self._decoded([row], self._forward([row])):
             if piece := row.teller.tell():
                 yield piece
         if piece := row.teller.tell(is_last=True):
@@ -186,16 +187,21 @@ class NativeEngine:
             row.teller = Teller(self.encoder.answer_text, sampling.stop)
         return row
 
-    def _forward(self, rows: Sequence[Row]) -> Packed | None:
-        """The weights packed for these rows, where that pays."""
+    def _forward(self, rows: Sequence[Row]) -> Packed | OnCard | None:
+        """A quick way through the weights for these rows, where there is one that pays."""
+        if rows and fits_card(self.model):
+            return card_for(self.model, rows, max_rows=self.max_rows, with_adapter=not self._is_base)
         if len(rows) < FEWEST_TO_PACK:
             return None
         return packed(self.model, with_adapter=not self._is_base)
 
-    def _decoded(self, rows: Sequence[Row], forward: Packed | None) -> Iterator[list[Row]]:
+    def _decoded(self, rows: Sequence[Row], forward: Packed | OnCard | None) -> Iterator[list[Row]]:
         """The rows that each step has finished, often none. Longest first, so that what does not fit into memory
         fails at once."""
         order = sorted(rows, key=lambda row: row.most_tokens, reverse=True)
+        if isinstance(forward, OnCard):
+            yield from _sound(self._decoding(forward, order, forward.max_rows, forward.max_tokens).run())
+            return
         if forward is not None:
             yield from self._by_hands(forward, order)
             return
@@ -216,7 +222,7 @@ class NativeEngine:
             yield done
 
     def _decoding(
-        self, forward: Packed | Plain, rows: Sequence[Row], num_seats: int, max_tokens: int = BATCH_TOKENS
+        self, forward: Forward, rows: Sequence[Row], num_seats: int, max_tokens: int = BATCH_TOKENS
     ) -> Decoding:
         decoding = Decoding(
             forward, stop_ids=frozenset(self.encoder.stop_ids), max_rows=num_seats, max_tokens=max_tokens,

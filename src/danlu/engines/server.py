@@ -25,7 +25,7 @@ from danlu.data.tokenizer import Tokenizer
 from danlu.engines.asking import Reader
 from danlu.engines.doors import Doors
 from danlu.engines.engine import Sampling
-from danlu.engines.live import READ_TOKENS, Live
+from danlu.engines.live import Live
 from danlu.model.build import load_model
 from danlu.model.hub import find_base
 
@@ -44,7 +44,7 @@ def open_live(
     context: int = 0,
     dtype: str = "auto",
     device: str = "",
-    read_tokens: int = READ_TOKENS,
+    read_tokens: int = 0,
     died: Callable[[], None] = lambda: None,
 ) -> tuple[Doors, Live]:
     """An engine that runs, and its doors. `speech` is where tokenizer and template lie, when not in `folder`; `died` is
@@ -135,7 +135,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--speech", type=Path, help="where tokenizer and template lie, when not in FOLDER")
     parser.add_argument("--slots", type=int, default=16, help="requests answered at once")
     parser.add_argument("--context", type=int, default=0, help="tokens of a prompt and its answer; 0: the model's")
-    parser.add_argument("--read-tokens", type=int, default=READ_TOKENS, help="tokens of prompts that a step reads")
+    parser.add_argument(
+        "--read-tokens", type=int, default=0, help="tokens of prompts that a step reads; 0: as many as suit"
+    )
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--device", default="")
