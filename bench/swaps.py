@@ -42,7 +42,7 @@ import engine_kit  # noqa: E402
 from danlu.run.artifact import Manifest  # noqa: E402
 from danlu.serving.chains import flaws_of, verify  # noqa: E402
 from danlu.serving.drivers.driver import EngineSpec  # noqa: E402
-from danlu.serving.pools import PoolPlan  # noqa: E402
+from danlu.serving.pool_plan import PoolPlan  # noqa: E402
 from danlu.serving.processes import Patience  # noqa: E402
 from danlu.serving.rollout import Offer  # noqa: E402
 from danlu.serving.store import open_store  # noqa: E402

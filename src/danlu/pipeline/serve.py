@@ -36,7 +36,7 @@ from danlu.serving.keys import Key, KeyBook, Pepper, open_pepper
 from danlu.serving.known_servers import KnownServers, verifier_of
 from danlu.serving.logs import RequestLog
 from danlu.serving.overview import Overview
-from danlu.serving.pools import PoolPlan
+from danlu.serving.pool_plan import PoolPlan
 from danlu.serving.private import check_private, write_private
 from danlu.serving.rollout import Offer
 from danlu.serving.server import Plan, Server

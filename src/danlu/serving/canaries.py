@@ -44,34 +44,44 @@ class CanaryAnswers:
         return not self.parted if self.tells_log_probs else 2 * len(self.parted) <= self.num_asked
 
 
-async def ask_canaries(
-    driver: Driver, address: str, secret: str, manifest: Manifest, encoder: Encoder, manner: Manner, engine_name: str
-) -> CanaryAnswers:
-    """Ask every canary whose question can be found again."""
+@dataclass(frozen=True, slots=True)
+class AskedCanary:
+    """A canary with the words of its question; `margin` is what its artefact's proof measured as noise of a logit."""
+
+    question: str
+    canary: Canary
+    margin: float
+
+
+def asked_canaries(manifest: Manifest, encoder: Encoder) -> tuple[AskedCanary, ...]:
+    """Those whose question can be found again."""
     margin = MARGIN_FACTOR * float(manifest.parity.get("noise", {}).get("max_abs", 0.0))
-    num_asked = num_equal = num_undecided = 0
+    found = ((question_of(canary, encoder), canary) for canary in manifest.canaries)
+    return tuple(AskedCanary(question, canary, margin) for question, canary in found if question is not None)
+
+
+async def ask_canaries(
+    driver: Driver, address: str, secret: str, canaries: Sequence[AskedCanary], manner: Manner, engine_name: str
+) -> CanaryAnswers:
+    num_equal = num_undecided = 0
     parted: list[tuple[str, str, str]] = []
-    for canary in manifest.canaries:
-        question = question_of(canary, encoder)
-        if question is None:
-            continue
+    for each in canaries:
         body: dict[str, Any] = {
-            "messages": [{"role": "user", "content": question}], "temperature": 0.0,
-            "max_tokens": len(canary.answer_ids),
+            "messages": [{"role": "user", "content": each.question}], "temperature": 0.0,
+            "max_tokens": len(each.canary.answer_ids),
         }  # fmt: skip
         if driver.can.logprobs:
             body |= {"logprobs": True, "top_logprobs": NUM_TOLD}
         asked = driver.address_body(manner.dress(body), engine_name)
         reply = await demand(address, endpoint(address, "/chat/completions"), secret, asked, timeout_s=ANSWER_S)
         given, places = _answer(reply, address)
-        num_asked += 1
-        if given.strip() == canary.answer.strip():
+        if given.strip() == each.canary.answer.strip():
             num_equal += 1
-        elif _lead(places, canary.answer) <= margin:
+        elif _lead(places, each.canary.answer) <= each.margin:
             num_undecided += 1
         else:
-            parted.append((question, canary.answer, given))
-    return CanaryAnswers(num_asked, num_equal, num_undecided, tuple(parted), driver.can.logprobs)
+            parted.append((each.question, each.canary.answer, given))
+    return CanaryAnswers(len(canaries), num_equal, num_undecided, tuple(parted), driver.can.logprobs)
 
 
 def question_of(canary: Canary, encoder: Encoder) -> str | None:

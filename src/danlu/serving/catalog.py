@@ -15,7 +15,7 @@ from danlu.run.artifact import NAME as MANIFEST
 from danlu.run.artifact import Manifest
 from danlu.run.registry import Registry
 from danlu.serving.lenses import OpenedLens, open_lens, open_url
-from danlu.serving.pools import PoolPlan
+from danlu.serving.pool_plan import PoolPlan
 
 
 class Catalog:

@@ -20,7 +20,7 @@ from danlu.core.messages import say
 from danlu.recipe.exports import VLLM_RANKS
 from danlu.run.artifact import Manifest
 from danlu.serving.drivers.driver import EngineSpec
-from danlu.serving.pools import PoolPlan
+from danlu.serving.pool_plan import PoolPlan
 
 ADAPTERS = ("adapter", "vllm-lora")
 WHOLE = ("merged", "vllm")

@@ -10,6 +10,8 @@ conversations are rendered by the engine; then its canaries are asked through it
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +26,7 @@ from danlu.data.sample import Message
 from danlu.data.template import Template
 from danlu.data.tokenizer import Tokenizer
 from danlu.run.artifact import Manifest
-from danlu.serving.canaries import CanaryAnswers, ask_canaries
+from danlu.serving.canaries import AskedCanary, CanaryAnswers, ask_canaries, asked_canaries
 from danlu.serving.drivers.driver import Can, Driver, endpoint
 from danlu.serving.drivers.requests import ask
 from danlu.serving.manner import Manner
@@ -60,36 +62,23 @@ def encoder_of(contract: Contract, folder: Path) -> Encoder:
     return Encoder(tokenizer, Template.load(folder, tokenizer, system=value["system"], thinking=value["thinking"]))
 
 
-async def check_engine(
-    driver: Driver,
-    address: str,
-    secret: str,
-    manifest: Manifest,
-    engine_name: str,
-    folder: Path,
-    *,
-    allow_unverified: bool = False,
-    with_canaries: bool = True,
-) -> Grade:
-    """The grade; TemplateError or EngineError, with the difference, when the engine is not to be used. `with_canaries`
-    is False for a bare base, whose answers are not those of the artefact."""
-    contract = Contract.from_json(manifest.contract)
-    encoder = encoder_of(contract, folder)
-    manner = manner_of(contract, encoder, driver.can)
-    at = _Door(driver, address, secret, engine_name, contract, encoder, manner)
-    level, num_alike, why = await _compare(at)
-    if level == "unverified" and not allow_unverified:
-        raise TemplateError("drivers.unverified", where=address, driver=driver.name, why=why)
-    canaries = CanaryAnswers()
-    if with_canaries and manifest.canaries:
-        canaries = await ask_canaries(driver, address, secret, manifest, encoder, manner, engine_name)
-        if not canaries.is_right and (level != "unverified"):
-            raise EngineError("drivers.canaries", where=f"{address} {engine_name}", **_told(canaries))
-    if level == "count" and with_canaries and not canaries.num_asked:
-        if not allow_unverified:
-            raise TemplateError("drivers.unverified", where=address, driver=driver.name, why=say("drivers.no_canary"))
-        level = "unverified"
-    return Grade(level, num_alike, canaries, why)
+@dataclass(frozen=True, slots=True)
+class DoorQuestions:
+    """What an artefact's engine is asked, made once: tokenizers are slow to read, and an engine that comes back is
+    asked again while clients wait."""
+
+    contract: Contract
+    manner: Manner
+    conversations: Mapping[str, tuple[dict[str, Any], list[int]]]
+    """Golden conversations up to the answer, as clients send them, with training's ids of the prompt."""
+    control: frozenset[int]
+    canaries: tuple[AskedCanary, ...]
+
+    def is_alike(self, name: str, expected: Sequence[int], given: Sequence[int], can: Can) -> bool:
+        """Ids equal; where control tokens in words were broken up, at least no more of them are real than should be."""
+        if name == "control" and can.reads_control:
+            return [id for id in given if id in self.control] == [id for id in expected if id in self.control]
+        return list(given) == list(expected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,38 +89,87 @@ class _Door:
     address: str
     secret: str
     engine_name: str
-    contract: Contract
-    encoder: Encoder
-    manner: Manner
+    folder: Path
+    questions: DoorQuestions
 
-    def bodies(self) -> dict[str, tuple[dict[str, Any], list[int]]]:
-        """Golden conversations up to the answer, as clients send them, with training's ids of the prompt."""
-        golden = self.contract.value["golden"]
-        found = {}
-        for name, (messages, tools) in golden_conversations(self.encoder.template).items():
-            if "refused" in golden.get(name, {"refused": ""}) or (tools and not self.driver.can.tools):
-                continue
-            body: dict[str, Any] = {"messages": [turn_of(message) for message in messages[:-1]]}
-            body |= {"tools": list(tools)} if tools else {}
-            found[name] = (self.manner.dress(body), list(golden[name]["prompt"]))
-        return found
 
-    def is_alike(self, name: str, expected: Sequence[int], given: Sequence[int]) -> bool:
-        """Ids equal; where control tokens in words were broken up, at least no more of them are real than should be."""
-        if name == "control" and self.driver.can.reads_control:
-            control = set(self.encoder.tokenizer.control_tokens.values())
-            return [token for token in given if token in control] == [token for token in expected if token in control]
-        return list(given) == list(expected)
+async def check_engine(
+    driver: Driver,
+    address: str,
+    secret: str,
+    manifest: Manifest,
+    engine_name: str,
+    folder: Path,
+    *,
+    allow_unverified: bool = False,
+    with_canaries: bool = True,
+    most_canaries: int | None = None,
+) -> Grade:
+    """The grade; TemplateError or EngineError, with the difference, when the engine is not to be used. `with_canaries`
+    is False for a bare base, whose answers are not those of the artefact; `most_canaries` asks the first few only."""
+    questions = await asyncio.to_thread(_questions, _Artefact(manifest, folder), driver.can)
+    at = _Door(driver, address, secret, engine_name, folder, questions)
+    level, num_alike, why = await _compare(at)
+    if level == "unverified" and not allow_unverified:
+        raise TemplateError("drivers.unverified", where=address, driver=driver.name, why=why)
+    answers = CanaryAnswers()
+    if with_canaries and manifest.canaries:
+        answers = await ask_canaries(
+            driver, address, secret, questions.canaries[:most_canaries], questions.manner, engine_name
+        )
+        if not answers.is_right and (level != "unverified"):
+            raise EngineError("drivers.canaries", where=f"{address} {engine_name}", **_told(answers))
+    if level == "count" and with_canaries and not answers.num_asked:
+        if not allow_unverified:
+            raise TemplateError("drivers.unverified", where=address, driver=driver.name, why=say("drivers.no_canary"))
+        level = "unverified"
+    return Grade(level, num_alike, answers, why)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Artefact:
+    """Equal where the contents are: a manifest's digest covers its files, its contract and canaries are hashed here."""
+
+    manifest: Manifest
+    folder: Path
+
+    def _key(self) -> tuple[object, ...]:
+        said = self.manifest
+        return (str(self.folder), said.digest, said.contract["digest"], said.canaries, said.parity.get("noise") is None)
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Artefact) and self._key() == other._key()
+
+
+@functools.lru_cache(maxsize=64)
+def _questions(artefact: _Artefact, can: Can) -> DoorQuestions:
+    """Reads the artefact's tokenizer: in a thread."""
+    manifest = artefact.manifest
+    contract = Contract.from_json(manifest.contract)
+    encoder = encoder_of(contract, artefact.folder)
+    manner, golden = manner_of(contract, encoder, can), contract.value["golden"]
+    found = {}
+    for name, (messages, tools) in golden_conversations(encoder.template).items():
+        if "refused" in golden.get(name, {"refused": ""}) or (tools and not can.tools):
+            continue
+        body: dict[str, Any] = {"messages": [turn_of(message) for message in messages[:-1]]}
+        body |= {"tools": list(tools)} if tools else {}
+        found[name] = (manner.dress(body), list(golden[name]["prompt"]))
+    control = frozenset(encoder.tokenizer.control_tokens.values())
+    return DoorQuestions(contract, manner, found, control, asked_canaries(manifest, encoder))
 
 
 async def _compare(at: _Door) -> tuple[Level, int, str]:
     """(level, golden conversations alike, why not better). TemplateError when something is unlike."""
     num_alike = 0
-    for name, (body, expected) in at.bodies().items():
+    for name, (body, expected) in at.questions.conversations.items():
         given = await at.driver.prompt_ids(at.address, at.secret, body, at.engine_name)
         if given is None:
             return await _count(at)
-        if not at.is_alike(name, expected, given):
+        if not at.questions.is_alike(name, expected, given, at.driver.can):
             raise TemplateError("drivers.template", where=at.address, name=name, **_difference(at, expected, given))
         num_alike += 1
     return "ids", num_alike, ""
@@ -140,7 +178,7 @@ async def _compare(at: _Door) -> tuple[Level, int, str]:
 async def _count(at: _Door) -> tuple[Level, int, str]:
     """By the prompt tokens that usage tells; a system prompt that the engine adds, or a lost turn, shows there."""
     num_alike = 0
-    for name, (body, expected) in at.bodies().items():
+    for name, (body, expected) in at.questions.conversations.items():
         if name == "control":  # broken up, it has another number of tokens
             continue
         asked = at.driver.address_body(dict(body) | {"max_tokens": 1, "temperature": 0.0}, at.engine_name)
@@ -187,11 +225,11 @@ def _difference(at: _Door, expected: Sequence[int], given: Sequence[int]) -> dic
     """Where they part, as people read it."""
     pairs = zip(expected, given, strict=False)
     place = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(expected), len(given)))
-    start = max(0, place - AROUND)
+    start, tokenizer = max(0, place - AROUND), Tokenizer.load(at.folder)
 
     def shown(ids: Sequence[int]) -> str:
-        part = [token for token in ids[start : place + AROUND] if 0 <= token < at.encoder.tokenizer.vocab_size]
-        return repr(at.encoder.tokenizer.decode(part, skip_control=False))
+        part = [token for token in ids[start : place + AROUND] if 0 <= token < tokenizer.vocab_size]
+        return repr(tokenizer.decode(part, skip_control=False))
 
     return {"at": place, "expected": shown(expected), "given": shown(given)}
 

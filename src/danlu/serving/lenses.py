@@ -27,7 +27,7 @@ from danlu.serving.board import Lens
 from danlu.serving.drivers import DRIVERS
 from danlu.serving.engine_check import encoder_of, manner_of
 from danlu.serving.manner import Manner
-from danlu.serving.pools import PoolPlan
+from danlu.serving.pool_plan import PoolPlan
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PEFT_KINDS, GGUF_KINDS = ("adapter", "vllm-lora"), ("gguf-lora",)

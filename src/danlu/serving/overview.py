@@ -12,7 +12,8 @@ from danlu.serving.drivers.requests import ask
 from danlu.serving.engine_figures import read_figures
 from danlu.serving.exposition import render
 from danlu.serving.meters import Totals
-from danlu.serving.pools import Pool, Seat
+from danlu.serving.pools import Pool
+from danlu.serving.seats import Seat
 from danlu.serving.server import Server
 from danlu.serving.tls import expires
 

@@ -16,32 +16,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from danlu.core.errors import EngineError
 from danlu.serving.drivers.driver import Command
+from danlu.serving.spares import Spare, order
+from danlu.serving.spawning import last_words, signal_session, spawn
 
 State = Literal["starting", "ready", "waiting", "stopping", "stopped", "failed"]
 """waiting: it died, and is started again in a moment. failed: it died too often, and is not."""
-GIVEN = (
-    "PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH",
-    "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_PATH",
-    "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "OMP_NUM_THREADS", "HF_HOME",
-)  # fmt: skip
-"""What children see of our environment: where programs and devices are; no credentials."""
 MAX_LOG_BYTES = 8 * 2**20
-LAST_WORDS = 600
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+MOST_PAUSE_S = 0.25
+"""Between two questions whether a starting one answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +49,7 @@ class Patience:
     drain_s: float = 30.0
     term_s: float = 10.0
     first_wait_s: float = 0.25
+    """Before a second failure in a row is made good; the first is at once, and each further one waits twice as long."""
     most_wait_s: float = 30.0
     steady_s: float = 60.0
     """Who lived so long has mended: its failures are forgotten."""
@@ -92,11 +86,14 @@ class Child:
         pass_fds: Sequence[int] = (),
         death_signal: signal.Signals = signal.SIGKILL,
         on_change: Callable[[Child], None] | None = None,
+        spare: Spare | None = None,
     ) -> None:
-        """`death_signal` is what it gets from the kernel when we die (Linux). `on_change` must not wait."""
+        """`death_signal` is what it gets from the kernel when we die (Linux). `on_change` must not wait. `spare`: what
+        it is made of at a restart, where one waits."""
         self.name, self.command, self.log = name, command, log
         self._is_ready, self._patience = is_ready, patience or Patience()
         self._pass_fds, self._death_signal, self._on_change = tuple(pass_fds), death_signal, on_change
+        self._spare = spare
         self._state: State = "stopped"
         self._since = time.time()
         self._process: asyncio.subprocess.Process | None = None
@@ -146,7 +143,7 @@ class Child:
     async def kill(self) -> None:
         """End the process at once, as a crash would: it is started again."""
         if self.pid:
-            _signal_session(self.pid, signal.SIGKILL)
+            signal_session(self.pid, signal.SIGKILL)
 
     # ---- the watch
 
@@ -172,24 +169,24 @@ class Child:
             self._settle_first(self._error())
 
     async def _spawn(self) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self.command.argv, stdin=asyncio.subprocess.PIPE, stdout=descriptor, stderr=descriptor,
-                env=environment(self.command.env), start_new_session=True, pass_fds=self._pass_fds,
-                preexec_fn=_bound_to_us(self._death_signal),
-            )  # fmt: skip
-        except OSError as fault:  # no such program
-            os.write(descriptor, f"{self.command.argv[0]}: {fault}\n".encode())
-            self._last_end = str(fault)
-            return
-        finally:
-            os.close(descriptor)
+        """From the spare, where one waits: then all that is left of a start is the model itself."""
+        told = self.command.secret.encode() + b"\n"
+        self._process = self._spare.take() if self._spare is not None else None
+        if self._process is not None:
+            told = order(self.command.argv, self.log) + told
+        else:
+            try:
+                self._process = await spawn(
+                    self.command.argv, self.command.env, self.log, pass_fds=self._pass_fds,
+                    death_signal=self._death_signal,
+                )  # fmt: skip
+            except OSError as fault:  # no such program; it stands in the log
+                self._last_end = str(fault)
+                return
         self._num_starts += 1
         assert self._process.stdin is not None, "its input is a pipe"
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has died already: found out below
-            self._process.stdin.write(self.command.secret.encode() + b"\n")
+            self._process.stdin.write(told)
             await self._process.stdin.drain()  # and it stays open as long as we live
 
     async def _came_up(self) -> bool:
@@ -198,10 +195,10 @@ class Child:
             if await self._answers():
                 return True
             if time.monotonic() > deadline:
-                self._last_end = f"no answer within {self._patience.ready_s:g} s: {_last_words(self.log)}"
+                self._last_end = f"no answer within {self._patience.ready_s:g} s: {last_words(self.log)}"
                 return False
             await self._nap(pause)
-            pause = min(pause * 1.5, 0.5)
+            pause = min(pause * 1.5, MOST_PAUSE_S)
         return False
 
     async def _while_well(self) -> None:
@@ -241,7 +238,9 @@ class Child:
 
     async def _wait(self) -> None:
         self._become("waiting")
-        wait_s = min(self._patience.first_wait_s * 2 ** (self._num_failures - 1), self._patience.most_wait_s)
+        if self._num_failures == 1:
+            return
+        wait_s = min(self._patience.first_wait_s * 2 ** (self._num_failures - 2), self._patience.most_wait_s)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ending.wait(), wait_s)
 
@@ -260,11 +259,11 @@ class Child:
         if self._process is None:
             return
         code = self._process.returncode
-        _signal_session(self._process.pid, signal.SIGKILL)
+        signal_session(self._process.pid, signal.SIGKILL)
         await self._process.wait()
         if code is not None and not self._ending.is_set():
             how = signal.Signals(-code).name if code < 0 else f"exit {code}"
-            self._last_end = f"{how}: {_last_words(self.log)}"
+            self._last_end = f"{how}: {last_words(self.log)}"
         if self._process.stdin is not None:
             self._process.stdin.close()
             with contextlib.suppress(ConnectionError):  # else a loop that ends now leaves its pipe to the collector
@@ -295,40 +294,3 @@ class Child:
             if self.log.stat().st_size > MAX_LOG_BYTES:
                 shutil.copyfile(self.log, self.log.with_name(self.log.name + ".1"))
                 os.truncate(self.log, 0)
-
-
-def environment(further: Mapping[str, str]) -> dict[str, str]:
-    """What a child is given: little of ours, and what its command adds. The loopback is reached without a proxy."""
-    ours = {name: os.environ[name] for name in GIVEN if name in os.environ}
-    return ours | {"no_proxy": "127.0.0.1,localhost", "PYTHONUNBUFFERED": "1"} | dict(further)
-
-
-def _bound_to_us(death_signal: signal.Signals) -> Callable[[], None] | None:
-    """Runs between fork and exec, so it only makes system calls: the kernel ends the child when we die, and no program
-    that it starts gains rights."""
-    if _LIBC is None:
-        return None
-    number = int(death_signal)
-
-    def bind() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
-        _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-
-    return bind
-
-
-def _signal_session(pid: int, which: signal.Signals) -> None:
-    """To all that stayed in the session's group; its number is the child's."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, which)
-
-
-def _last_words(log: Path) -> str:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 8192))
-            lines = file.read().decode(errors="replace").splitlines()
-    except FileNotFoundError:
-        return ""
-    told = " / ".join(line.strip() for line in lines[-6:] if line.strip())
-    return "".join(c if c.isprintable() else " " for c in told)[-LAST_WORDS:]

@@ -28,9 +28,12 @@ from danlu.serving.board import EMPTY, Board, Model
 from danlu.serving.catalog import Catalog
 from danlu.serving.lenses import OpenedLens
 from danlu.serving.line import Line
-from danlu.serving.pools import Check, Pool, PoolPlan, Seat, told
+from danlu.serving.pool_plan import PoolPlan
+from danlu.serving.pools import Pool
 from danlu.serving.processes import Patience
+from danlu.serving.seats import Check, Seat, told
 from danlu.serving.served import Served, Use, check_shares, keep, read_kept
+from danlu.serving.spares import Spares
 
 AGREE_S = 10.0
 """So long workers have to take a board; one that hangs does not keep the others from going on."""
@@ -78,6 +81,7 @@ class Rollout:
         self.board = EMPTY
         self._is_open = False
         self._ends: set[asyncio.Task[None]] = set()
+        self.spares = Spares(home / "logs")
 
     # ---- what can be asked of it
 
@@ -103,6 +107,7 @@ class Rollout:
         for task in list(self._ends):
             task.cancel()
         await asyncio.gather(*(pool.stop() for pool in self.pools.values()), return_exceptions=True)
+        await self.spares.close()
 
     async def add(self, model: str, target: str, *, reason: str = "") -> dict[str, Any]:
         """A new model while everything runs; of one that is there, `flip`."""
@@ -312,7 +317,7 @@ class Rollout:
     def _pool(self, plan: PoolPlan) -> Pool:
         return Pool(
             plan, self.home, check=self._check, changed=self._republish, vacate=self._vacate, patience=self._patience,
-            on_seat=self._on_seat,
+            on_seat=self._on_seat, spares=self.spares,
         )  # fmt: skip
 
     async def _make_room(self, pool: Pool) -> None:

@@ -26,17 +26,20 @@ from danlu.run.artifact import Manifest
 from danlu.run.registry import NAME as REGISTRY
 from danlu.serving import control
 from danlu.serving.control import Control
-from danlu.serving.drivers.driver import Command, Driver
+from danlu.serving.drivers.driver import Command
 from danlu.serving.engine_check import check_engine
 from danlu.serving.line import MAX_PATH_BYTES, Line
-from danlu.serving.pools import Loadable, PoolPlan, Seat
+from danlu.serving.pool_plan import PoolPlan
 from danlu.serving.processes import Child, Patience
 from danlu.serving.rollout import Offer, Rollout
+from danlu.serving.seats import Question, Seat
 from danlu.serving.status import status_of
 
 LINE = "line.sock"
 SILENT_S = 5.0
 """A worker that tells nothing for so long is not well."""
+RETURN_CANARIES = 2
+"""Asked of an engine that answered all of them before and was started again on the same files: clients wait for it."""
 LOOK_S = 0.5
 """How often the registry's file is looked at, and use is noted."""
 
@@ -227,15 +230,16 @@ class Server:
                     self.plan.on_event("refused", {"deed": "follow", "why": str(error)})
             await asyncio.sleep(LOOK_S)
 
-    async def _check(self, seat: Seat, driver: Driver, opened: Loadable) -> str:
+    async def _check(self, asked: Question) -> str:
         """The door between engine and clients: nothing is shown on a board before it has been through it."""
+        opened, seat = asked.loadable, asked.seat
         if opened.manifest is None or opened.folder is None:
             if not self.plan.allow_unverified:
                 raise EngineError("rollout.unverified", where=seat.address, lens=opened.lens.name)
             return "unverified"
         grade = await check_engine(
-            driver, seat.address, seat.secret, opened.manifest, seat.loaded[opened.lens.name], opened.folder,
-            allow_unverified=self.plan.allow_unverified,
+            asked.driver, seat.address, seat.secret, opened.manifest, asked.engine_name, opened.folder,
+            allow_unverified=self.plan.allow_unverified, most_canaries=RETURN_CANARIES if asked.is_return else None,
         )  # fmt: skip
         return grade.level
 

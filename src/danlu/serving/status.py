@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from danlu.serving.pools import Pool, Seat
+from danlu.serving.pools import Pool
 from danlu.serving.rollout import Rollout
+from danlu.serving.seats import Seat
 from danlu.serving.served import Served
 
 

@@ -27,7 +27,7 @@ from danlu.serving.drivers import DRIVERS
 from danlu.serving.drivers.driver import EngineSpec
 from danlu.serving.drivers.native import NativeDriver
 from danlu.serving.lenses import is_adapter
-from danlu.serving.pools import PoolPlan
+from danlu.serving.pool_plan import PoolPlan
 from danlu.serving.processes import Patience
 from tiny_chat import write_tokenizer
 

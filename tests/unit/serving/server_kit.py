@@ -23,7 +23,7 @@ from danlu.recipe.serving import ServingSection
 from danlu.run.artifact import Manifest
 from danlu.serving.drivers.driver import Command
 from danlu.serving.keys import PEPPER, KeyBook, Pepper
-from danlu.serving.pools import PoolPlan
+from danlu.serving.pool_plan import PoolPlan
 from danlu.serving.processes import Patience
 from danlu.serving.rollout import Offer
 from danlu.serving.server import Plan, Server

@@ -123,7 +123,13 @@ class Stub:
 
 
 def main() -> None:
-    stub = Stub(sys.argv[3:])  # -m danlu.engines.server
+    argv = sys.argv[1:]
+    if argv[1] == "danlu.engines.spare":
+        line = sys.stdin.readline()
+        if not line:
+            return
+        argv = json.loads(line)["argv"][1:]
+    stub = Stub(argv[2:])  # -m danlu.engines.server
 
     def end_with_parent() -> None:
         sys.stdin.read()

@@ -14,7 +14,7 @@ from danlu.core.errors import DanluError
 from danlu.run.artifact import Manifest
 from danlu.serving.drivers.driver import EngineSpec
 from danlu.serving.lenses import OpenedLens, look_through, open_lens, open_url
-from danlu.serving.pools import PoolPlan
+from danlu.serving.pool_plan import PoolPlan
 
 A = f"base_model.model.{MODULES[0]}.lora_A.weight"
 B = f"base_model.model.{MODULES[0]}.lora_B.weight"

@@ -33,6 +33,7 @@ from danlu.serving.engine_check import check_engine
 from danlu.serving.line import Line, WorkerLine
 from danlu.serving.rollout import Offer, Rollout
 from danlu.serving.router import Router
+from danlu.serving.seats import Question
 from danlu.serving.status import status_of
 
 QUESTION = Ask("c", "chat", "law", {"messages": [{"role": "user", "content": "hello?"}]}, False, False, 1, 1)
@@ -50,9 +51,11 @@ class House:
         plan = plan_for(base, stub_python(base), num_replicas=num_replicas, max_adapters=max_adapters)
         plan = fixed(plan) if is_fixed else plan
 
-        async def check(seat: Any, driver: Any, opened: Any) -> str:
+        async def check(asked: Question) -> str:
+            seat, opened = asked.seat, asked.loadable
+            assert opened.manifest is not None and opened.folder is not None, "artefacts have both"
             found = await check_engine(
-                driver, seat.address, seat.secret, opened.manifest, seat.loaded[opened.lens.name], opened.folder
+                asked.driver, seat.address, seat.secret, opened.manifest, asked.engine_name, opened.folder
             )
             return found.level
 
@@ -367,8 +370,8 @@ def test_engines_that_load_nothing_are_replaced_one_by_one(
         assert child is not None
         await child.kill()
         await until(lambda: pool.seats[0].state == "down")
-        await until(lambda: pool.seats[0].state == "ready")
-        assert set(pool.seats[0].loaded) == {lens_of(first), lens_of(second)}
+        await until(lambda: pool.seats[0].state == "ready")  # with its first lens
+        await until(lambda: set(pool.seats[0].loaded) == {lens_of(first), lens_of(second)})
 
     run(story, Offer("law", str(first)), is_fixed=True)
 

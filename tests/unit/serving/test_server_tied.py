@@ -14,7 +14,7 @@ from server_kit import serving
 
 from danlu.core.errors import DanluError
 from danlu.run.registry import Registry
-from danlu.serving import control, pools
+from danlu.serving import control, seats
 from danlu.serving.rollout import Offer
 
 
@@ -74,7 +74,7 @@ def test_files_that_changed_are_not_served_by_an_engine_that_came_back(
 ) -> None:
     """A whole model whose weights were overwritten went on under its proven name after the engine's next start; a
     model that was left out then stayed away for ever, and nobody was told why."""
-    monkeypatch.setattr(pools, "MEND_S", 0.2)
+    monkeypatch.setattr(seats, "MEND_S", 0.2)
     artifact = (make_merged if kind == "merged" else make_adapter)(tmp_path / "a", base)
     weights = next(artifact.glob("*.safetensors"))
     proven = weights.read_bytes()
@@ -94,6 +94,60 @@ def test_files_that_changed_are_not_served_by_an_engine_that_came_back(
             client.failures.clear()
             await asyncio.sleep(0.2)
             assert await client.ask() and not client.failures
+
+    asyncio.run(story())
+
+
+def test_a_base_that_was_swapped_is_not_served_by_an_engine_that_came_back(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adapters' own files were hashed again at each start, their base's were not: its weights could be overwritten, and
+    an engine that died went on with the new ones under the old name."""
+    monkeypatch.setattr(seats, "MEND_S", 0.2)
+    artifact, weights = make_adapter(tmp_path / "a", base), base / "model.safetensors"
+    proven = weights.read_bytes()
+
+    async def story() -> None:
+        async with serving(tmp_path, base, Offer("law", str(artifact))) as place:
+            client, (pool,) = place.client, place.server.rollout.pools.values()
+            first, second = pool.seats
+            assert first.child is not None and second.child is not None
+            weights.write_bytes(proven[:-4] + bytes(4))
+            os.kill(first.child.pid, signal.SIGKILL)
+            await until(lambda: bool(first.problem), within_s=15)
+            assert "The base's files are not the ones" in first.problem and not first.loaded and first.state == "down"
+            told = [facts for name, facts in place.events if name == "engine" and facts.get("problem")]
+            assert told and told[-1]["replica"] == first.name, "it is said aloud"
+            await asyncio.gather(*(client.ask() for _ in range(6)))
+            assert not client.failures and client.seen == {lens_of(artifact): 6}, "the other goes on"
+            weights.write_bytes(proven)
+            await until(lambda: first.state == "ready" and bool(first.loaded), within_s=15)
+            assert first.child.facts.num_starts == 3, "the process that had read the others has ended"
+            assert second.child.facts.num_starts == 1
+
+    asyncio.run(story())
+
+
+def test_an_engine_that_came_back_and_answers_otherwise_is_not_asked(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same files, and an engine's program that was replaced meanwhile: canaries are asked again at each start."""
+    monkeypatch.setattr(seats, "MEND_S", 0.2)
+    artifact = make_adapter(tmp_path / "a", base)
+
+    async def story() -> None:
+        async with serving(tmp_path, base, Offer("law", str(artifact))) as place:
+            client, (pool,) = place.client, place.server.rollout.pools.values()
+            first, _ = pool.seats
+            habits(base, answers_wrong=True)
+            assert first.child is not None
+            os.kill(first.child.pid, signal.SIGKILL)
+            await until(lambda: bool(first.problem), within_s=15)
+            assert "canaries" in first.problem and not first.loaded and first.state == "down"
+            await asyncio.gather(*(client.ask() for _ in range(4)))
+            assert not client.failures
+            habits(base)
+            await until(lambda: first.state == "ready", within_s=10)
 
     asyncio.run(story())
 

@@ -22,6 +22,10 @@ class Can:
     loads_adapters: bool
     """At run time, in a running process. Otherwise a new adapter is a new process."""
     embeddings: bool = False
+    adapter_embeddings: bool = False
+    """Also by an adapter; llama.cpp answers with the base's (it reads no `lora` there)."""
+    dimensions: bool = False
+    """It makes embeddings as long as a client asks."""
     tools: bool = False
     json_schema: bool = False
     logprobs: bool = False
@@ -71,6 +75,9 @@ class Command:
     env: Mapping[str, str]
     address: str
     secret: str
+    spare: Sequence[str] = ()
+    """How to start a process that has loaded what every engine of this kind loads and becomes this one when it is told
+    (`engines/spare.py`); empty where that is not worth its memory."""
 
 
 class Driver(Protocol):

@@ -13,10 +13,16 @@ from danlu.core.errors import EngineError
 from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare, ids_of, name_in_body
 from danlu.serving.drivers.requests import demand, fresh_secret, is_good, socket_in
 
+SPARE_BYTES = 4 * 2**30
+"""Models below this are loaded in less than two or three times what the libraries take: there a spare pays."""
+
 
 class NativeDriver:
     name = "native"
-    can = Can(loads_adapters=True, tools=True, json_schema=True, logprobs=True, prompt_ids=True, stops=True)
+    can = Can(
+        loads_adapters=True, embeddings=True, adapter_embeddings=True, tools=True, json_schema=True, logprobs=True,
+        prompt_ids=True, stops=True,
+    )  # fmt: skip
 
     def command(self, spec: EngineSpec, folder: Path) -> Command:
         assert spec.folder is not None, "an engine of ours has a folder to load"
@@ -32,7 +38,8 @@ class NativeDriver:
         }  # fmt: skip
         for flag, value in wished.items():
             argv += [flag, str(value)] if value else []
-        return Command(argv, {}, f"unix:{socket}", fresh_secret())
+        spare = [argv[0], "-m", "danlu.engines.spare"] if _size_bytes(spec.folder) < SPARE_BYTES else []
+        return Command(argv, {}, f"unix:{socket}", fresh_secret(), spare)
 
     def where(self, spec: EngineSpec) -> tuple[str, str]:
         raise EngineError("drivers.own_address", driver=self.name)
@@ -61,3 +68,7 @@ class NativeDriver:
     ) -> list[int] | None:
         asked = dict(body) | {"model": engine_name}
         return ids_of(await demand(address, bare(address, "/tokenize"), secret, asked), address)
+
+
+def _size_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

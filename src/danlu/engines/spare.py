@@ -1,0 +1,41 @@
+"""`python -m danlu.engines.spare`: the native engine's process before it knows what to serve. It loads all that every
+engine loads, which is nearly all of a small one's start, and waits.
+
+The first line of standard input is its order, `{"argv": [...], "log": "…"}`: from then on it is `danlu.engines.server`
+with the arguments that stand behind that name, prints to the log, and reads its secret from the next line. The end of
+input means that it was not needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+SERVER = "danlu.engines.server"
+
+
+def main() -> int:
+    # what an engine loads, before it is one
+    import uvicorn
+
+    from danlu.engines import server
+
+    uvicorn.Config(_nothing, lifespan="off", ws="none").load()
+    line = sys.stdin.readline()
+    if not line:
+        return 0
+    order = json.loads(line)
+    log = os.open(order["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+    return server.main(order["argv"][order["argv"].index(SERVER) + 1 :])
+
+
+async def _nothing(scope: object, receive: object, send: object) -> None:
+    raise AssertionError("an application that is never asked")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
