@@ -115,10 +115,13 @@ def test_law_2_lower_and_outer_rooms_are_torch_free() -> None:
         "kv_tables",
         "lenses",
         "live",
+        "looped",
+        "loops",
         "native",
         "packed",
         "parallel",
         "plain",
+        "pointwise",
     )
     with_torch = {f"danlu.engines.{name}" for name in (*native, "products", "rows", "sampling", "server")}
     wanted = [

@@ -39,6 +39,9 @@ MAX_ROWS, CPU_ROWS = 256, 128
 """Rows that are answered at once: on a GPU, and on a CPU, where more of them only crowd its caches."""
 FEWEST_TO_PACK = 8
 """Packing copies the weights once; fewer questions are done before that pays."""
+FEWEST_TO_LOOP = 64
+"""Compiled loops take 0.7 s to load, and once on a machine 8 s to make; a question to a small model gains 5 ms by them,
+to a larger one more."""
 BATCH_TOKENS = 32_768
 """Bound of rows times (longest prompt + answer), which is what the cache holds."""
 SCORE_TOKENS = 8_192
@@ -193,7 +196,7 @@ class NativeEngine:
             return card_for(self.model, rows, max_rows=self.max_rows, with_adapter=not self._is_base)
         if len(rows) < FEWEST_TO_PACK:
             return None
-        return packed(self.model, with_adapter=not self._is_base)
+        return packed(self.model, with_adapter=not self._is_base, loops=len(rows) >= FEWEST_TO_LOOP)
 
     def _decoded(self, rows: Sequence[Row], forward: Packed | OnCard | None) -> Iterator[list[Row]]:
         """The rows that each step has finished, often none. Longest first, so that what does not fit into memory

@@ -23,12 +23,13 @@ from danlu.adapters.lora import LoRALinear
 from danlu.engines.cached_attention import DecodeAttention, PrefillAttention, Prefix
 from danlu.engines.kv_tables import AHEAD, Table, Tables
 from danlu.engines.lenses import Lens, Lensing, Permute, Stacks
+from danlu.engines.looped import Looped, LoopedAttention, can_loop, numbers
+from danlu.engines.pointwise import Pointwise
 from danlu.engines.products import Layer, Norm, head_order, lay_out, make_layer, order_of, times
 from danlu.engines.rows import Row, Span
 from danlu.model.decoder import Decoder
 from danlu.model.model import Model
 from danlu.model.spec import Spec
-from danlu.ops.gated import gated_forward
 from danlu.ops.rope import RopeSpec, rotation
 
 MOST_BYTES = 2 * 2**30
@@ -40,10 +41,11 @@ MOST_PREFIXES = 16
 WIDE = torch.float32
 
 
-def packed(model: Model, *, with_adapter: bool, owns: bool = False) -> Packed | None:
+def packed(model: Model, *, with_adapter: bool, owns: bool = False, loops: bool = True) -> Packed | None:
     """The model's weights packed, with or without the pairs attached to it; None where that is not known: other
     architectures, quantised weights. Who does not own the model gets None too where a second copy would not pay: other
-    devices than a CPU, very large weights. Who does gives the model's own linear weights up for the packed ones."""
+    devices than a CPU, very large weights. Who does gives the model's own linear weights up for the packed ones.
+    `loops`: what lies between products is computed in compiled loops, where they run."""
     if not isinstance(model, Decoder) or model.dtype not in (torch.float32, torch.bfloat16):
         return None
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -56,7 +58,7 @@ def packed(model: Model, *, with_adapter: bool, owns: bool = False) -> Packed | 
     if not owns and (model.device.type != "cpu" or num_bytes > MOST_BYTES):
         return None
     with torch.inference_mode():
-        return Packed(model, with_adapter=with_adapter, owns=owns)
+        return Packed(model, with_adapter=with_adapter, owns=owns, loops=loops and can_loop(model.device))
 
 
 class Packed:
@@ -64,8 +66,10 @@ class Packed:
 
     splits = True
 
-    def __init__(self, model: Decoder, *, with_adapter: bool, owns: bool = False) -> None:
+    def __init__(self, model: Decoder, *, with_adapter: bool, owns: bool = False, loops: bool = False) -> None:
         self.model, self.spec, self.dtype = model, model.spec, model.dtype
+        self.loops = loops
+        self.pointwise = Looped(model.dtype) if loops else Pointwise(model.dtype)
         self.layers: list[Layer] = []
         for block, rope in zip(model.model.layers, self.spec.ropes, strict=True):
             order_D = head_order(rope, self.spec.head_size)
@@ -111,7 +115,8 @@ class Packed:
         """What these prompts share with one another, or with a row in a seat, is theirs already."""
         if any(rope.long_factors for rope in self.spec.ropes):
             return  # a token's angles hang on its whole document's length
-        for lens, group in groupby(sorted(rows, key=lambda row: id(row.lens)), key=lambda row: row.lens):
+        written = [row for row in rows if not row.is_mean]  # of a mean every token's hidden state is wanted
+        for lens, group in groupby(sorted(written, key=lambda row: id(row.lens)), key=lambda row: row.lens):
             some = list(group)
             self._learn(lens, some)
             for row in some:
@@ -129,13 +134,12 @@ class Packed:
 
     def run(self, spans: Sequence[Span]) -> tuple[list[Row], Tensor]:
         self.tables.make_room()
-        flat = Flat(self.spec)
+        flat = Flat(self.spec, loops=self.loops)
         for table in self.tables:
             flat.look(table)
         for table, first, some, prefix in self._placed(spans):
             flat.fill(table, first, some, prefix)
-        wanted = [place for place, row in flat.due if row is not None]
-        hidden_SD = self._through(flat, wanted)
+        hidden_SD = self._through(flat, flat.wanted)
         done = [span for span in spans if span.is_last and id(span.row) in self.laps]
         for span in spans:
             span.row.num_done = span.end
@@ -143,10 +147,11 @@ class Packed:
         for span in done:
             _, lap = self.laps.pop(id(span.row))
             self.tables.table_for(len(span.row.prompt) + AHEAD).adopt(lap, [0])
-        return [row for _, row in flat.due if row is not None], self.norm(hidden_SD).to(self.dtype)
+        return [row for _, row in flat.due if row is not None], flat.handed_out(hidden_SD)
 
     def _placed(self, spans: Sequence[Span]) -> Iterator[tuple[Table, int, list[Span], Prefix | None]]:
-        """Spans in groups: rows side by side in one table, of like length, that go on from the same place."""
+        """Spans in groups: rows side by side in one table, of like length (loops pad nothing), that go on from the same
+        place."""
         whole = []
         for span in spans:
             prefix = self._chosen.get(id(span.row))
@@ -164,7 +169,7 @@ class Packed:
             count = span.end - span.start
             prefix = self._chosen.get(id(span.row))
             table = self.tables.table_for(span.end + AHEAD)
-            return table.size, id(prefix) if prefix else 0, max(count, 16).bit_length()
+            return table.size, id(prefix) if prefix else 0, 0 if self.loops else max(count, 16).bit_length()
 
         for (size, _, _), group in groupby(sorted(whole, key=kind), key=kind):
             some, table = list(group), self.tables.by_size[size]
@@ -201,7 +206,7 @@ class Packed:
     def _computed(self, ids: Sequence[int], lens: Lens | None) -> Prefix:
         prefix, row = Prefix(ids, lens), Row(-1, list(ids), 0, lens=lens)
         table = self.tables.new(-(-len(ids) // AHEAD) * AHEAD)
-        flat = Flat(self.spec)
+        flat = Flat(self.spec, loops=self.loops)
         flat.fill(table, table.seat([row]), [Span(row, 0, len(ids))], None)
         with torch.inference_mode():
             self._through(flat, [0])
@@ -216,7 +221,7 @@ class Packed:
     # ---- the sums
 
     def _through(self, flat: Flat, wanted: list[int]) -> Tensor:
-        """hidden_SD before the final norm of the wanted tokens: the last layer's feed-forward computes no others."""
+        """hidden_SD, with the final norm, of the wanted tokens: the last layer's feed-forward computes no others."""
         spec, device = self.spec, self.model.device
         ids_T, positions_T = torch.tensor(flat.ids, device=device), torch.tensor(flat.positions, device=device)
         turns = self._turns(positions_T, flat.reaches)
@@ -225,8 +230,9 @@ class Packed:
         if x_TD.data_ptr() == self.model.model.embed_tokens.weight.data_ptr():
             x_TD = x_TD.clone()  # it is added to in place
         wanted_S = None if len(wanted) == len(flat.ids) else torch.tensor(wanted, device=device)
+        normed, gated, fed_TD = self.pointwise.normed, self.pointwise.gated, None
         for number, (layer, rope) in enumerate(zip(self.layers, spec.ropes, strict=True)):
-            met_TD = self._attend(flat, number, layer, layer.norm_in(x_TD).to(self.dtype), turns[rope], lensing)
+            met_TD = self._attend(flat, number, layer, normed(x_TD, fed_TD, layer.norm_in), turns[rope], lensing)
             if wanted_S is not None and number == spec.num_layers - 1:
                 if not wanted:
                     break  # a prompt's middle: its keys and values are all that was to be computed
@@ -234,13 +240,15 @@ class Packed:
                 if lensing is not None:
                     lensing.only(wanted_S)
             mixed_TD = self._times(number, 1, met_TD, lensing)
-            x_TD.add_(layer.norm_mixed(mixed_TD.to(WIDE)) if layer.norm_mixed else mixed_TD)
-            wide_TE = self._times(number, 2, layer.norm_fed(x_TD).to(self.dtype), lensing)
-            fed_TD = self._times(number, 3, gated_forward(wide_TE, layer.activation), lensing)
-            x_TD.add_(layer.norm_out(fed_TD.to(WIDE)) if layer.norm_out else fed_TD)
+            if layer.norm_mixed is not None:
+                mixed_TD = layer.norm_mixed(mixed_TD.to(WIDE))
+            wide_TE = self._times(number, 2, normed(x_TD, mixed_TD, layer.norm_fed), lensing)
+            fed_TD = self._times(number, 3, gated(wide_TE, layer.activation), lensing)
+            if layer.norm_out is not None:
+                fed_TD = layer.norm_out(fed_TD.to(WIDE))
         for attention in flat.attentions:
             attention.done()
-        return x_TD if wanted else x_TD[:0]
+        return self.pointwise.normed(x_TD, fed_TD, self.norm) if wanted else x_TD[:0].to(self.dtype)
 
     def _times(self, number: int, product: int, x_TD: Tensor, lensing: Lensing | None) -> Tensor:
         out_TN = self.layers[number].products[product](x_TD)
@@ -252,8 +260,22 @@ class Packed:
         self, flat: Flat, number: int, layer: Layer, x_TD: Tensor, turn_TF: Tensor, lensing: Lensing | None
     ) -> Tensor:
         """What attention says, before the output projection, in the weights' dtype."""
-        num_q, num_kv = self.spec.num_heads, self.spec.num_kv_heads
         qkv_TN = self._times(number, 0, x_TD, lensing)
+        out_TD = x_TD.new_empty(len(x_TD), self.spec.num_heads * self.spec.head_size)
+        looped = [part for part in flat.attentions if isinstance(part, LoopedAttention)]
+        if looped:  # first: turning in torch changes fp32 in place
+            views = numbers(qkv_TN), torch.view_as_real(turn_TF).numpy(), numbers(out_TD)
+            for part in looped:
+                part.meet(number, layer, *views)
+        if len(looped) < len(flat.attentions):
+            self._attend_all(flat, number, layer, qkv_TN, turn_TF, out_TD)
+        return out_TD
+
+    def _attend_all(
+        self, flat: Flat, number: int, layer: Layer, qkv_TN: Tensor, turn_TF: Tensor, out_TD: Tensor
+    ) -> None:
+        """In torch, for the parts that are for torch."""
+        num_q, num_kv = self.spec.num_heads, self.spec.num_kv_heads
         qkv_THD = qkv_TN.to(WIDE).view(len(qkv_TN), num_q + 2 * num_kv, self.spec.head_size)
         v_TKD = qkv_THD[:, num_q + num_kv :]
         turned_THD = qkv_THD[:, : num_q + num_kv]
@@ -261,12 +283,11 @@ class Packed:
             turned_THD = torch.cat((layer.norm_q(turned_THD[:, :num_q]), layer.norm_k(turned_THD[:, num_q:])), dim=1)
         torch.view_as_complex(turned_THD.view(*turned_THD.shape[:-1], -1, 2)).mul_(turn_TF[:, None])
         q_THD, k_TKD = turned_THD[:, :num_q], turned_THD[:, num_q:]
-        out_TD = x_TD.new_empty(len(x_TD), num_q * self.spec.head_size)
         for part in flat.attentions:
-            own = slice(part.begin, part.end)
-            part.append(number, k_TKD[own], v_TKD[own])
-            out_TD[own] = part.at(number, q_THD[own])
-        return out_TD
+            if not isinstance(part, LoopedAttention):
+                own = slice(part.begin, part.end)
+                part.append(number, k_TKD[own], v_TKD[own])
+                out_TD[own] = part.at(number, q_THD[own])
 
     def _turns(self, positions_T: Tensor, reaches: list[int]) -> dict[RopeSpec, Tensor]:
         """turn_TF, complex, for each kind of layer; numbers that do not turn are multiplied by one."""
@@ -282,33 +303,67 @@ class Packed:
 class Flat:
     """One step's tokens end to end: ids, positions, lens of each, how they meet keys, and whose next token is due."""
 
-    def __init__(self, spec: Spec) -> None:
-        self.spec = spec
+    def __init__(self, spec: Spec, *, loops: bool) -> None:
+        self.spec, self.loops = spec, loops
         self.ids: list[int] = []
         self.positions: list[int] = []
         self.reaches: list[int] = []
         self.lenses: list[Lens | None] = []
         self.due: list[tuple[int, Row | None]] = []
-        self.attentions: list[DecodeAttention | PrefillAttention] = []
+        self.means: list[tuple[Row, int, int]] = []
+        """Rows that want the mean of their hidden states, and where their tokens lie: [start, end)."""
+        self.attentions: list[DecodeAttention | PrefillAttention | LoopedAttention] = []
 
     def look(self, table: Table) -> None:
-        self.attentions.append(DecodeAttention(self.spec, table, len(self.ids)))
-        self.due += enumerate(table.rows, start=len(self.ids))
+        begin = len(self.ids)
+        self.due += enumerate(table.rows, start=begin)
         self.ids += [row.ids[-1] for row in table.rows]
         self.positions += table.lengths
         self.reaches += [length + 1 for length in table.lengths]
         self.lenses += [row.lens for row in table.rows]
+        if self.loops and LoopedAttention.suits(self.spec, table.lengths):
+            rows = range(len(table.rows))
+            self.attentions.append(LoopedAttention(self.spec, table, begin, rows, table.lengths, None))
+        else:
+            self.attentions.append(DecodeAttention(self.spec, table, begin))
 
     def fill(self, table: Table, first: int, spans: Sequence[Span], prefix: Prefix | None) -> None:
-        counts = [span.end - span.start for span in spans]
-        self.attentions.append(PrefillAttention(self.spec, table, first, counts, spans[0].start, len(self.ids), prefix))
-        for span, count in zip(spans, counts, strict=True):
+        begin = len(self.ids)
+        rows: list[int] = []
+        for place, span in enumerate(spans, start=first):
+            if span.row.is_mean:
+                self.means.append((span.row, len(self.ids), len(self.ids) + span.size))
             self.ids += span.row.prompt[span.start : span.end]
             self.positions += range(span.start, span.end)
-            self.reaches += [len(span.row.prompt)] * count
-            self.lenses += [span.row.lens] * count
+            self.reaches += [len(span.row.prompt)] * span.size
+            self.lenses += [span.row.lens] * span.size
+            rows += [place] * span.size
             if span.is_last:
                 self.due.append((len(self.ids) - 1, span.row))
+        places = self.positions[begin:]
+        if self.loops and LoopedAttention.suits(self.spec, places):
+            self.attentions.append(LoopedAttention(self.spec, table, begin, rows, places, prefix))
+        else:
+            counts = [span.size for span in spans]
+            self.attentions.append(PrefillAttention(self.spec, table, first, counts, spans[0].start, begin, prefix))
+
+    @property
+    def wanted(self) -> list[int]:
+        """The places whose hidden states are: the last of each row, and all of those that want a mean."""
+        due = [place for place, row in self.due if row is not None]
+        if not self.means:
+            return due
+        return sorted({*due, *(place for _, start, end in self.means for place in range(start, end))})
+
+    def handed_out(self, hidden_SD: Tensor) -> Tensor:
+        """hidden_RD of the rows that are due, from that of the wanted places; to means their share is added."""
+        if not self.means:
+            return hidden_SD
+        at = {place: number for number, place in enumerate(self.wanted)}
+        for row, start, end in self.means:
+            part_D = hidden_SD[at[start] : at[end - 1] + 1].sum(0, dtype=WIDE)
+            row.sum_D = part_D if row.sum_D is None else row.sum_D + part_D
+        return hidden_SD[[at[place] for place, row in self.due if row is not None]]
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -38,12 +38,14 @@ def encoder(folder: Path) -> Encoder:
     return Encoder(tokenizer, Template.load(folder, tokenizer), context=512)
 
 
-@pytest.fixture(params=["packed", "plain"])
+@pytest.fixture(params=["packed", "looped", "plain"])
 def engine(
     folder: Path, encoder: Encoder, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> NativeEngine:
-    """Both ways to compute: with the weights packed, from the first question on, and the model as it is."""
-    monkeypatch.setattr(native, "FEWEST_TO_PACK", 1 if request.param == "packed" else 10**9)
+    """All ways to compute: with the weights packed, from the first question on, in torch and in compiled loops (where
+    numba is), and the model as it is."""
+    monkeypatch.setattr(native, "FEWEST_TO_PACK", 10**9 if request.param == "plain" else 1)
+    monkeypatch.setattr(native, "FEWEST_TO_LOOP", 1 if request.param == "looped" else 10**9)
     return NativeEngine(load_model(folder, dtype="fp32"), encoder, name="tuned")
 
 

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from danlu.adapters.lora import LoRA
+from danlu.data.twins.compiled import has_numba
 from danlu.engines import packed as packing
 from danlu.engines.lenses import Lens
 from danlu.engines.packed import Packed, packed
@@ -32,6 +33,14 @@ SHAPES = {
     "llama": transformers.LlamaConfig(**SIZES, num_key_value_heads=4, max_position_embeddings=64, mlp_bias=True,
                                       tie_word_embeddings=False),
 }  # fmt: skip
+
+
+@pytest.fixture(params=["torch", "loops"])
+def loops(request: pytest.FixtureRequest) -> bool:
+    """Both ways to compute what lies between products."""
+    if request.param == "loops" and not has_numba():
+        pytest.skip("numba is optional")
+    return bool(request.param == "loops")
 
 
 @pytest.fixture(scope="module")
@@ -110,31 +119,31 @@ def plain(model: Model) -> Plain:
 
 @pytest.mark.parametrize("num_shared", [0, 20])
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_sums_are_the_decoders(name: str, num_shared: int, folders: dict[str, Path]) -> None:
+def test_the_sums_are_the_decoders(name: str, num_shared: int, loops: bool, folders: dict[str, Path]) -> None:
     model = model_of(folders[name])
-    quick = packed(model, with_adapter=True)
+    quick = packed(model, with_adapter=True, loops=loops)
     assert quick is not None
     wanted = course(plain(model), prompts(num_shared))
     torch.testing.assert_close(course(quick, prompts(num_shared)), wanted, rtol=1e-4, atol=1e-4)
     assert bool(quick.prefixes) == (num_shared > packing.SHARED_FROM)
 
 
-def test_the_adapter_is_packed_in_or_left_out(folders: dict[str, Path]) -> None:
+def test_the_adapter_is_packed_in_or_left_out(loops: bool, folders: dict[str, Path]) -> None:
     model, bare = model_of(folders["qwen3"]), model_of(folders["qwen3"], tuned=False)
     asked = prompts(0)
-    quick = packed(model, with_adapter=False)
+    quick = packed(model, with_adapter=False, loops=loops)
     assert quick is not None
     torch.testing.assert_close(course(quick, asked), course(plain(bare), asked), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(course(quick, asked), course(plain(model), asked), atol=0.05)
 
 
-def test_in_bf16_both_are_as_far_from_fp32(folders: dict[str, Path]) -> None:
+def test_in_bf16_both_are_as_far_from_fp32(loops: bool, folders: dict[str, Path]) -> None:
     asked = prompts(20)
     truth, model = model_of(folders["qwen2"]), model_of(folders["qwen2"], "bf16")
     with torch.no_grad():
         for mine, its in zip(truth.parameters(), model.parameters(), strict=True):
             mine.copy_(its.float())
-    quick = packed(model, with_adapter=True)
+    quick = packed(model, with_adapter=True, loops=loops)
     assert quick is not None
     exact = course(plain(truth), asked)
     slow, fast = (float((course(one, asked) - exact).pow(2).mean().sqrt()) for one in (plain(model), quick))
