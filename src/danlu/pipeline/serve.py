@@ -28,7 +28,8 @@ from danlu.run.audit import NAME as AUDIT_LOG
 from danlu.run.registry import Registry
 from danlu.run.run import Run
 from danlu.serving.bind import address_text, check_bind, is_loopback, listen, own_hosts
-from danlu.serving.choosing import ADAPTERS, GGUF_ADAPTERS, Choice, Knobs, Machine, Offered, choose, notes_apart
+from danlu.serving.choosing import Choice, Knobs, Machine, Offered, choose, notes_apart
+from danlu.serving.drivers.about import GGUF_ADAPTERS, PEFT_ADAPTERS
 from danlu.serving.drivers.base_gguf import base_file
 from danlu.serving.drivers.driver import Command, EngineSpec
 from danlu.serving.exposition import open_metrics
@@ -221,7 +222,7 @@ class BaseFinder:
         base = self._folder(folder, manifest)
         if manifest.kind in GGUF_ADAPTERS:
             return base_file(manifest, folder, base, self._cache)
-        assert manifest.kind in ADAPTERS, "whole models have no base beside them"
+        assert manifest.kind in PEFT_ADAPTERS, "whole models have no base beside them"
         return base
 
     def _folder(self, folder: Path, manifest: Manifest) -> Path:

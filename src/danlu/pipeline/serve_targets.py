@@ -16,13 +16,13 @@ from danlu.run.artifact import NAME as ARTIFACT_FILE
 from danlu.run.artifact import Manifest
 from danlu.run.registry import Registry
 from danlu.run.run import Run
+from danlu.serving.choosing import kinds_taken
 from danlu.serving.drivers.upstream import checked_url
 
 _NAMED = re.compile(r"(?P<name>[\w][\w.\-]{0,63})=(?P<rest>.+)")
 _LABEL = re.compile(r"[\w][\w.\-]{0,63}[@:][\w\-]+")
 _ORDER = ("adapter", "vllm-lora", "merged", "vllm", "gguf", "ollama", "lmstudio", "gguf-lora")
-_ORDERS = {"llamacpp": ("gguf", "ollama", "lmstudio", "gguf-lora"), "vllm": ("vllm-lora", "adapter", "vllm", "merged")}
-"""Which artefact of a run is served, by engine: adapters first, for many of them share one base."""
+"""Which artefact of a run is served, unless an engine is named: adapters first, for many of them share one base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def _of_run(run: Run, engine: str) -> Path:
         manifest = Manifest.read(path.parent)
         if manifest.parity["verdict"] != "fail":
             found.setdefault(manifest.kind, path.parent)
-    for kind in _ORDERS.get(engine, _ORDER):
+    for kind in kinds_taken(engine) or _ORDER:
         if kind in found:
             return found[kind]
     raise RunError("serve.no_artifact", where=str(run.folder), given=run.name, kinds=", ".join(found) or "-")

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from danlu.core.messages import say
 from danlu.recipe.section import Section
 
-EngineName = Literal["auto", "native", "llamacpp", "vllm", "sglang", "upstream"]
+ENGINE_NAME = r"^[a-z][a-z0-9_]{0,31}$"
 EventName = Literal["run", "registry", "serving"]
 MODEL_NAME = r"^[\w][\w.\-]{0,63}$"
 
@@ -147,8 +147,9 @@ class ServingSection(Section):
     workers: int = Field(1, ge=1, le=64)
     """Gateway processes on the one port."""
 
-    engine: EngineName = "auto"
-    """What computes answers: danlu's own, llama.cpp, vLLM, SGLang or a URL; auto chooses and says why."""
+    engine: str = Field("auto", pattern=ENGINE_NAME)
+    """What computes answers: native, llamacpp, vllm, sglang, upstream (a URL), or another package's driver by its name;
+    auto chooses and says why."""
 
     program: str | None = None
     """The engine's own program or Python, where it has an environment of its own: /opt/vllm/bin/python."""

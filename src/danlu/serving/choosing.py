@@ -6,7 +6,6 @@ Nothing is started here, and no weights are read.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -15,31 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import EngineError
-from danlu.core.files import read_json, sha256_json
+from danlu.core.files import sha256_json
 from danlu.core.messages import say
-from danlu.recipe.exports import VLLM_RANKS
 from danlu.run.artifact import Manifest
-from danlu.serving.drivers.driver import EngineSpec
+from danlu.serving.drivers import DRIVERS
+from danlu.serving.drivers.about import ADAPTERS, GGUF_ADAPTERS, LAST, Device
+from danlu.serving.drivers.driver import Driver, EngineSpec
+from danlu.serving.drivers.peft_settings import rank_of
 from danlu.serving.pool_plan import PoolPlan
 
-ADAPTERS = ("adapter", "vllm-lora")
-WHOLE = ("merged", "vllm")
-GGUF = ("gguf", "ollama", "lmstudio")
-GGUF_ADAPTERS = ("gguf-lora",)
-TAKES = {
-    "native": ADAPTERS + WHOLE, "llamacpp": GGUF + GGUF_ADAPTERS, "vllm": ADAPTERS + WHOLE, "sglang": ADAPTERS + WHOLE,
-}  # fmt: skip
-"""Kinds of artefacts that each driver serves."""
-PREFERRED = {"cuda": ("vllm", "sglang", "native", "llamacpp"), "cpu": ("llamacpp", "native", "vllm", "sglang")}
-PROOFS = {
-    "native": {"danlu_logits": "danlu", "merged_logits": "danlu", "adapter_logits": "danlu"},
-    "llamacpp": {"llamacpp_logits": "llama.cpp"},
-    "vllm": {"vllm_logits": "vLLM", "transformers_logits": "transformers", "peft_logits": "PEFT"},
-    "sglang": {"transformers_logits": "transformers", "peft_logits": "PEFT"},
-}  # fmt: skip
-"""Checks of an artefact's proof whose reading is that of the engine, or nearest to it: check to who read."""
-NEEDS = {"native": "torch", "llamacpp": "xllamacpp"}
-EXTRAS = {"native": "train", "llamacpp": "export"}
 DEFAULT_ADAPTERS, DEFAULT_RANK = 8, 32
 FindBase = Callable[[Path, Manifest], Path]
 """Where an adapter's base lies: its folder, or for a GGUF adapter the base's GGUF file."""
@@ -55,23 +38,22 @@ class Offered:
 
     @property
     def is_adapter(self) -> bool:
-        return self.manifest.kind in ADAPTERS + GGUF_ADAPTERS
+        return self.manifest.kind in ADAPTERS
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What can run here. `programs` are engines with an environment of their own."""
+    """What can run here: `here` names the drivers whose engines are installed."""
 
-    device: str
-    packages: frozenset[str]
-    programs: frozenset[str] = frozenset()
+    device: Device
+    here: frozenset[str]
 
     @classmethod
     def look(cls, *, python: str = "", device: str = "") -> Machine:
         """Without torch: a GPU is there when its driver's own tool is."""
         found = device or ("cuda" if shutil.which("nvidia-smi") else "cpu")
-        packages = {name for name in NEEDS.values() if importlib.util.find_spec(name) is not None}
-        return cls("cpu" if found == "cpu" else "cuda", frozenset(packages), _programs(python))
+        here = frozenset(name for name, driver in _drivers().items() if driver.is_here(python))
+        return cls("cpu" if found == "cpu" else "cuda", here)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,105 +148,92 @@ def _key(each: Offered) -> tuple[str, ...]:
         return ("", str(each.folder), "", "", "")
     value = manifest.contract
     stops = ",".join(str(stop["id"]) for stop in value["stop"])
-    is_gguf = "gguf" if manifest.kind in GGUF_ADAPTERS else "safetensors"
+    files = "gguf" if manifest.kind in GGUF_ADAPTERS else "safetensors"
     dtype = str(manifest.base.get("dtype") or "auto")  # in another precision even the right weights say other things
-    return (str(manifest.base.get("digest")), is_gguf, dtype, str(value["template_digest"]), stops)
+    return (str(manifest.base.get("digest")), files, dtype, str(value["template_digest"]), stops)
 
 
 def _choose(group: Sequence[Offered], machine: Machine, find_base: FindBase, knobs: Knobs) -> Choice:
-    verdicts = tuple(judge(driver, group, machine) for driver in PREFERRED[machine.device])
+    drivers = _drivers()
+    verdicts = tuple(judge(drivers[name], group, machine) for name in _order(drivers, machine.device))
     names = tuple(each.name for each in group)
     wanted = next((each for each in verdicts if each.driver == knobs.engine), None)
     if knobs.engine != "auto" and (wanted is None or not wanted.can):
-        why = "; ".join(wanted.cons) if wanted else say("drivers.no_such", known=", ".join(TAKES))
+        known = ", ".join(each.driver for each in verdicts)
+        why = "; ".join(wanted.cons) if wanted else say("drivers.no_such", known=known)
         raise EngineError("drivers.not_this", driver=knobs.engine, given=", ".join(names), why=why)
     chosen = wanted or next((each for each in verdicts if each.can), None)
     if chosen is None:
         why = "; ".join(f"{each.driver}: {', '.join(each.cons)}" for each in verdicts)
         raise EngineError("drivers.no_engine", given=", ".join(names), why=why)
-    return Choice(_plan(chosen.driver, group, machine, find_base, knobs), names, verdicts)
+    return Choice(_plan(drivers[chosen.driver], group, machine, find_base, knobs), names, verdicts)
 
 
-def judge(driver: str, group: Sequence[Offered], machine: Machine) -> Verdict:
-    """What speaks for and against one driver. Only the first list of cons shuts it out."""
+def kinds_taken(engine: str) -> tuple[str, ...]:
+    """Kinds of artefacts that an engine serves, the preferred first; none for `auto` and names that are not known."""
+    driver = _drivers().get(engine)
+    return driver.about.takes if driver is not None else ()
+
+
+def _drivers() -> dict[str, Driver]:
+    """All that may be chosen, other packages' too."""
+    every = {name: DRIVERS.load(name)() for name in DRIVERS.names()}
+    return {name: driver for name, driver in every.items() if driver.about.takes}
+
+
+def _order(drivers: Mapping[str, Driver], device: Device) -> list[str]:
+    return sorted(drivers, key=lambda name: (drivers[name].about.place.get(device, LAST), name))
+
+
+def judge(driver: Driver, group: Sequence[Offered], machine: Machine) -> Verdict:
+    """What speaks for and against one driver. What is missing, and what the artefact itself is, shut it out."""
     shut = [reason for each in group for reason in _shut_out(driver, each)]
-    if driver in NEEDS and NEEDS[driver] not in machine.packages:
-        shut.append(say("drivers.con_package", package=NEEDS[driver], extra=EXTRAS[driver]))
-    if driver not in NEEDS and driver not in machine.programs:
-        shut.append(say("drivers.con_program", program=driver))
-    if driver == "sglang" and machine.device == "cpu":
+    if driver.name not in machine.here:
+        shut.append(driver.missing())
+    if machine.device not in driver.about.devices:
         shut.append(say("drivers.con_no_gpu"))
-    cons = list(dict.fromkeys(shut))
     if shut:
-        return Verdict(driver, False, (), tuple(cons))
-    pros = [say(f"drivers.pro_{driver}")]
+        return Verdict(driver.name, False, (), tuple(dict.fromkeys(shut)))
+    pros, cons = driver.reasons(machine.device, has_adapters=any(each.is_adapter for each in group))
     readers = [_reader(driver, each.manifest) for each in group]
     if all(readers):
-        pros.append(say("drivers.pro_proven", reader=", ".join(dict.fromkeys(readers))))
-    if driver == "llamacpp" and any(each.is_adapter for each in group):
-        cons.append(say("drivers.con_fixed"))
-    if driver == "vllm" and machine.device == "cpu":
-        cons.append(say("drivers.con_vllm_cpu"))
-    if driver == "native" and machine.device == "cuda":
-        cons.append(say("drivers.con_native_gpu"))
-    return Verdict(driver, True, tuple(pros), tuple(cons))
+        pros = [*pros, say("drivers.pro_proven", reader=", ".join(dict.fromkeys(readers)))]
+    return Verdict(driver.name, True, tuple(pros), tuple(cons))
 
 
-def _shut_out(driver: str, each: Offered) -> list[str]:
-    manifest, found = each.manifest, []
-    if manifest.kind not in TAKES[driver]:
-        found.append(say("drivers.con_kind", kind=manifest.kind))
-    stored = str(manifest.parity.get("files_dtype", ""))
-    if driver == "native" and manifest.kind == "vllm" and stored in ("fp8", "int8"):
-        found.append(say("drivers.con_compressed", stored=stored))
+def _shut_out(driver: Driver, each: Offered) -> list[str]:
+    manifest = each.manifest
+    if manifest.kind not in driver.about.takes:
+        return [say("drivers.con_kind", kind=manifest.kind)]
+    found = driver.against(each.folder, manifest)
     if each.is_adapter and manifest.base.get("quantize", "none") != "none":
-        found.append(say("drivers.con_quantized_base", given=manifest.base["quantize"]))
-    if driver in ("vllm", "sglang") and manifest.kind in ADAPTERS:
-        config = _adapter_config(each.folder)
-        patterns = [key for key in ("rank_pattern", "alpha_pattern", "use_dora") if config.get(key)]
-        found += [say("drivers.con_patterns", given=", ".join(patterns))] if patterns else []
-        if rank_of(each) > VLLM_RANKS[-1]:
-            found.append(say("drivers.con_rank", given=rank_of(each), most=VLLM_RANKS[-1]))
+        found = [say("drivers.con_quantized_base", given=manifest.base["quantize"]), *found]
     return found
 
 
-def _reader(driver: str, manifest: Manifest) -> str:
+def _reader(driver: Driver, manifest: Manifest) -> str:
     """Who proved the artefact's logits, of those that read as this engine does; "" where nobody did."""
     passed = {check["name"] for check in manifest.parity["checks"] if check["verdict"] == "pass"}
-    return next((reader for check, reader in PROOFS[driver].items() if check in passed), "")
+    return next((reader for check, reader in driver.about.proofs.items() if check in passed), "")
 
 
-def rank_of(each: Offered) -> int:
-    config = _adapter_config(each.folder)
-    return max([int(config.get("r", 0)), *map(int, (config.get("rank_pattern") or {}).values())])
-
-
-def _adapter_config(folder: Path) -> Mapping[str, Any]:
-    path = folder / "adapter_config.json"
-    value = read_json(path) if path.is_file() else {}
-    return value if isinstance(value, dict) else {}
-
-
-def _plan(driver: str, group: Sequence[Offered], machine: Machine, find_base: FindBase, knobs: Knobs) -> PoolPlan:
-    first = group[0]
-    has_program = driver not in NEEDS
+def _plan(driver: Driver, group: Sequence[Offered], machine: Machine, find_base: FindBase, knobs: Knobs) -> PoolPlan:
+    first, about = group[0], driver.about
     dtype = str(first.manifest.base.get("dtype") or "auto")
     spec = EngineSpec(
-        first.folder, name="base", python=knobs.python if has_program else "", context=knobs.context,
-        num_slots=knobs.num_slots, max_adapters=0, dtype="auto" if driver == "llamacpp" else dtype,
-        device=machine.device,
+        first.folder, name="base", python=knobs.python if about.has_environment else "", context=knobs.context,
+        num_slots=knobs.num_slots, max_adapters=0, dtype="auto" if about.is_gguf else dtype, device=machine.device,
     )  # fmt: skip
-    plan = PoolPlan(_pool_name(driver, first), driver, spec, num_replicas=knobs.num_replicas)
+    plan = PoolPlan(_pool_name(driver.name, first), driver.name, spec, num_replicas=knobs.num_replicas)
     if not first.is_adapter:
         return plan
-    rank = max([knobs.max_rank or DEFAULT_RANK, *(rank_of(each) for each in group)])
+    rank = max([knobs.max_rank or DEFAULT_RANK, *(rank_of(each.folder) for each in group)])
     spec = replace(
         spec, folder=find_base(first.folder, first.manifest), speech=first.folder, max_rank=rank,
         max_adapters=knobs.max_adapters or max(DEFAULT_ADAPTERS, len(group)),
     )  # fmt: skip
-    kinds = GGUF_ADAPTERS if driver == "llamacpp" else ADAPTERS
     return replace(
-        plan, spec=spec, takes=kinds, base_digest=str(first.manifest.base.get("digest")),
+        plan, spec=spec, takes=about.adapters, base_digest=str(first.manifest.base.get("digest")),
         template_digest=str(first.manifest.contract["template_digest"]), max_rank=rank,
     )  # fmt: skip
 
@@ -273,13 +242,3 @@ def _pool_name(driver: str, first: Offered) -> str:
     """By content: the same base and words are the same pool, whoever asks."""
     digest = sha256_json(_key(first)) if first.is_adapter else first.manifest.digest
     return f"{driver}-{digest[:12]}"
-
-
-def _programs(python: str) -> frozenset[str]:
-    """Engines of the environment that was named: vLLM's program, SGLang's package."""
-    if not python:
-        return frozenset()
-    place = Path(python)
-    found = {"vllm"} if (place.parent / "vllm").is_file() else set()
-    libraries = place.parent.parent.glob("lib/python3*/site-packages/sglang")
-    return frozenset(found | ({"sglang"} if any(libraries) else set()))

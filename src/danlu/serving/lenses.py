@@ -25,13 +25,12 @@ from danlu.model.shards import Entry, find_shards, read_header, refuse_pickle
 from danlu.run.artifact import Manifest
 from danlu.serving.board import Lens
 from danlu.serving.drivers import DRIVERS
+from danlu.serving.drivers.about import ADAPTERS, PEFT_ADAPTERS
 from danlu.serving.engine_check import encoder_of, manner_of
 from danlu.serving.manner import Manner
 from danlu.serving.pool_plan import PoolPlan
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PEFT_KINDS, GGUF_KINDS = ("adapter", "vllm-lora"), ("gguf-lora",)
-ADAPTER_KINDS = PEFT_KINDS + GGUF_KINDS
 _TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.(?P<side>lora_[AB])\.weight")
 _FLOATS: dict[str, tuple[str, int, int]] = {
     "F64": ("<u8", 8, 0x7FF << 52), "F32": ("<u4", 4, 0x7F800000), "F16": ("<u2", 2, 0x7C00),
@@ -59,7 +58,7 @@ def lens_name(name: str, digest: str) -> str:
 
 
 def is_adapter(manifest: Manifest) -> bool:
-    return manifest.kind in ADAPTER_KINDS
+    return manifest.kind in ADAPTERS
 
 
 def open_lens(folder: Path, pool_for: Callable[[Path, Manifest], PoolPlan], *, label: str = "") -> OpenedLens:
@@ -102,7 +101,7 @@ def look_through(folder: Path, manifest: Manifest, pool: PoolPlan) -> None:
     spoken = manifest.contract["template_digest"]
     if pool.template_digest and spoken != pool.template_digest:
         raise EngineError("rollout.template", where=where, given=spoken[:12], expected=pool.template_digest[:12])
-    if manifest.kind in PEFT_KINDS:
+    if manifest.kind in PEFT_ADAPTERS:
         _check_settings(folder, pool)
         _check_tensors(folder, pool)
 

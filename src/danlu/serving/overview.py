@@ -63,19 +63,19 @@ class Overview:
         asked_at, rows = self._figures
         if time.monotonic() - asked_at < KEEP_S:
             return rows
-        own = [seat for _, seat in seats if seat.child is not None and seat.state == "ready"]
-        found = await asyncio.gather(*(_ask(seat) for seat in own))
+        own = [(pool, seat) for pool, seat in seats if seat.child is not None and seat.state == "ready"]
+        found = await asyncio.gather(*(_ask(pool, seat) for pool, seat in own))
         rows = {}
-        for seat, figures in zip(own, found, strict=True):
+        for (_, seat), figures in zip(own, found, strict=True):
             for key, value in figures.items():
                 rows.setdefault(key, []).append(((seat.name,), value))
         self._figures = (time.monotonic(), rows)
         return rows
 
 
-async def _ask(seat: Seat) -> dict[str, float]:
+async def _ask(pool: Pool, seat: Seat) -> dict[str, float]:
     try:
         reply = await ask(seat.address, bare(seat.address, "/metrics"), seat.secret, timeout_s=ASK_S)
     except EngineError:
         return {}
-    return read_figures(reply.body) if reply.is_good else {}
+    return read_figures(reply.body, pool.driver.about.figures) if reply.is_good else {}

@@ -11,11 +11,26 @@ import pytest
 
 from danlu.core.errors import EngineError
 from danlu.core.messages import set_language
+from danlu.recipe.serving import ServingSection
 from danlu.run.artifact import Manifest
-from danlu.serving.choosing import Choice, Knobs, Machine, Offered, choose, notes_apart, pools_of, why_apart
+from danlu.serving.choosing import (
+    Choice,
+    Knobs,
+    Machine,
+    Offered,
+    choose,
+    kinds_taken,
+    notes_apart,
+    pools_of,
+    why_apart,
+)
+from danlu.serving.drivers import DRIVERS
+from danlu.serving.drivers.about import About
+from danlu.serving.drivers.native import NativeDriver
+from danlu.serving.engine_figures import read_figures
 
-CPU = Machine("cpu", frozenset({"torch", "xllamacpp"}))
-GPU = Machine("cuda", frozenset({"torch", "xllamacpp"}), frozenset({"vllm"}))
+CPU = Machine("cpu", frozenset({"native", "llamacpp"}))
+GPU = Machine("cuda", frozenset({"native", "llamacpp", "vllm"}))
 BASE = {"name": "org/base", "digest": "b" * 64, "dtype": "bfloat16", "quantize": "none"}
 
 
@@ -68,7 +83,7 @@ def test_an_engine_that_is_named_and_cannot_is_refused_with_why() -> None:
 
 def test_where_nothing_can_each_says_why() -> None:
     with pytest.raises(EngineError) as told:
-        one(offered("law", "gguf"), Machine("cpu", frozenset({"torch"})))
+        one(offered("law", "gguf"), Machine("cpu", frozenset({"native"})))
     assert 'pip install "danlu[export]"' in told.value.text and "native: does not read gguf" in told.value.text
 
 
@@ -124,5 +139,50 @@ def test_this_machine(tmp_path) -> None:
     (tmp_path / "bin" / "vllm").touch()
     (tmp_path / "lib" / "python3.11" / "site-packages" / "sglang").mkdir(parents=True)
     found = Machine.look(python=str(tmp_path / "bin" / "python"), device="cpu")
-    assert found.programs == {"vllm", "sglang"} and found.device == "cpu" and "torch" in found.packages
-    assert Machine.look(device="cuda").programs == frozenset()
+    assert found.here >= {"vllm", "sglang", "native"} and found.device == "cpu"
+    assert not Machine.look(device="cuda").here & {"vllm", "sglang"}
+
+
+class Abacus(NativeDriver):
+    """What another package may bring: it reads a kind of artefact that none of ours does, and is better at adapters."""
+
+    name = "abacus"
+    about = About(takes=("beads", "adapter"), place={"cpu": 1}, figures={"queue": ("abacus_queue",)})
+
+    def is_here(self, python: str) -> bool:
+        return True
+
+    def against(self, folder: Path, manifest: Manifest) -> list[str]:
+        return ["no more than seven beads"] if manifest.name == "long" else []
+
+    def reasons(self, device: str, *, has_adapters: bool) -> tuple[list[str], list[str]]:
+        return ["needs no electricity"], ["slow"]
+
+
+def test_a_driver_of_another_package_is_chosen_named_refused_and_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had to stand in five tables of ours."""
+    monkeypatch.setitem(DRIVERS.places, "abacus", f"{__name__}:Abacus")
+    machine = Machine.look(device="cpu")
+    assert "abacus" in machine.here
+    beads = one(offered("law", "beads"), machine)
+    assert beads.plan.driver == "abacus" and beads.rows()[0] == ("abacus", "chosen", "needs no electricity", "slow")
+    adapter = one(offered("law", "adapter"), machine)
+    assert adapter.plan.driver == "abacus" and adapter.plan.takes == ("adapter",)
+    assert one(offered("long", "adapter"), machine).plan.driver == "native"
+    section = ServingSection(engine="abacus")
+    with pytest.raises(EngineError, match="no more than seven beads"):
+        one(offered("long", "adapter"), machine, engine=section.engine)
+    with pytest.raises(EngineError, match=r"known are abacus, llamacpp, native"):
+        one(offered("law", "adapter"), machine, engine="abakus")
+    assert kinds_taken("abacus") == ("beads", "adapter")
+    assert read_figures(b"abacus_queue 3\n", Abacus.about.figures) == {"queue": 3.0}
+
+
+@pytest.mark.parametrize("name", DRIVERS.names())
+def test_what_a_driver_says_of_itself_fits_together(name: str) -> None:
+    driver = DRIVERS.load(name)()
+    assert driver.name == name
+    assert set(driver.about.figures) <= {"cache", "running", "queue"}
+    assert set(driver.about.place) <= set(driver.about.devices)
+    pros, _ = driver.reasons("cuda", has_adapters=True)
+    assert bool(driver.about.takes) == bool(pros), "who can be chosen says what for"

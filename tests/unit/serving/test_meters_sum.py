@@ -11,6 +11,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 import danlu
+from danlu.serving.drivers import DRIVERS
 from danlu.serving.engine_figures import read_figures
 from danlu.serving.exposition import METRICS, open_metrics, render, series_names
 from danlu.serving.meters import Meters, Totals
@@ -157,12 +158,11 @@ def test_engines_figures_are_read_in_their_own_words():
         b'# HELP x\nvllm:kv_cache_usage_perc{engine="0",model_name="a b"} 0.25\nvllm:num_requests_running{e="0"} 3.0\n'
     )
     vllm += b'vllm:num_requests_running{e="1"} 2.0\nvllm:num_requests_waiting{e="0"} nan\n'
-    assert read_figures(vllm) == {"cache": 0.25, "running": 5.0}
-    assert read_figures(b"llamacpp:requests_processing 1\nllamacpp:requests_deferred 4 1700000000\n") == {
-        "running": 1.0,
-        "queue": 4.0,
-    }
-    assert read_figures(b"\xff{}} 1\n" * 10) == {}
+    called = {name: DRIVERS.load(name).about.figures for name in ("vllm", "llamacpp")}
+    assert read_figures(vllm, called["vllm"]) == {"cache": 0.25, "running": 5.0}
+    llamacpp = b"llamacpp:requests_processing 1\nllamacpp:requests_deferred 4 1700000000\n"
+    assert read_figures(llamacpp, called["llamacpp"]) == {"running": 1.0, "queue": 4.0}
+    assert read_figures(llamacpp, called["vllm"]) == {} == read_figures(b"\xff{}} 1\n" * 10, called["vllm"])
 
 
 NAMES = {name for metric in METRICS for name in series_names(metric)}

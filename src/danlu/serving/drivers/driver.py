@@ -13,6 +13,8 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from danlu.core.errors import EngineError
+from danlu.run.artifact import Manifest
+from danlu.serving.drivers.about import About
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,27 @@ class Command:
 class Driver(Protocol):
     name: str
     can: Can
+    about: About
+
+    # ---- for the choice
+
+    def is_here(self, python: str) -> bool:
+        """Whether what it needs is installed: here, or in the environment of this interpreter (`serving.program`)."""
+        ...
+
+    def missing(self) -> str:
+        """What is not, and how one gets it; in words."""
+        ...
+
+    def against(self, folder: Path, manifest: Manifest) -> list[str]:
+        """Why this artefact, of a kind that it takes, is not served by it all the same; in words."""
+        ...
+
+    def reasons(self, device: str, *, has_adapters: bool) -> tuple[list[str], list[str]]:
+        """What speaks for it on such a machine, and what against it without shutting it out; in words."""
+        ...
+
+    # ---- for the engine
 
     def command(self, spec: EngineSpec, folder: Path) -> Command | None:
         """How to start one; sockets and settings go into `folder`. None where there is nothing to start (upstream)."""

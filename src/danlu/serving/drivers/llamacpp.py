@@ -9,6 +9,7 @@ Threads: llama.cpp's own default spins on busy cores; one thread serves small mo
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,9 @@ from typing import Any
 
 from danlu.core.errors import EngineError
 from danlu.core.files import dump_json, write_bytes
+from danlu.core.messages import say
+from danlu.run.artifact import Manifest
+from danlu.serving.drivers.about import About
 from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare, ids_of
 from danlu.serving.drivers.gguf_header import Header, check_gguf
 from danlu.serving.drivers.requests import demand, fresh_secret, is_good, socket_in
@@ -30,8 +34,30 @@ _ADAPTER = "lora:"
 class LlamaCppDriver:
     name = "llamacpp"
     can = Can(
-        loads_adapters=False, tools=True, json_schema=True, logprobs=True, prompt_ids=True, reads_control=True
+        loads_adapters=False, embeddings=True, tools=True, json_schema=True, logprobs=True, prompt_ids=True,
+        reads_control=True,
     )  # fmt: skip
+
+    about = About(
+        takes=("gguf", "ollama", "lmstudio", "gguf-lora"), place={"cpu": 10, "cuda": 40}, is_gguf=True,
+        proofs={"llamacpp_logits": "llama.cpp"},
+        figures={
+            "cache": ("llamacpp:kv_cache_usage_ratio",), "running": ("llamacpp:requests_processing",),
+            "queue": ("llamacpp:requests_deferred",),
+        },
+    )  # fmt: skip
+
+    def is_here(self, python: str) -> bool:
+        return importlib.util.find_spec("xllamacpp") is not None
+
+    def missing(self) -> str:
+        return say("drivers.con_package", package="xllamacpp", extra="export")
+
+    def against(self, folder: Path, manifest: Manifest) -> list[str]:
+        return []
+
+    def reasons(self, device: str, *, has_adapters: bool) -> tuple[list[str], list[str]]:
+        return [say("drivers.pro_llamacpp")], [say("drivers.con_fixed")] if has_adapters else []
 
     def command(self, spec: EngineSpec, folder: Path) -> Command:
         assert spec.folder is not None, "llama.cpp has a file to load"

@@ -3,6 +3,7 @@ loaded and dropped while it runs, several of them in one batch."""
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 from urllib.parse import quote
 
 from danlu.core.errors import EngineError
+from danlu.core.messages import say
+from danlu.run.artifact import Manifest
+from danlu.serving.drivers.about import About
 from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare, ids_of, name_in_body
 from danlu.serving.drivers.requests import demand, fresh_secret, is_good, socket_in
 
@@ -23,6 +27,29 @@ class NativeDriver:
         loads_adapters=True, embeddings=True, adapter_embeddings=True, tools=True, json_schema=True, logprobs=True,
         prompt_ids=True, stops=True,
     )  # fmt: skip
+
+    about = About(
+        takes=("adapter", "vllm-lora", "merged", "vllm"), place={"cpu": 20, "cuda": 30},
+        proofs={"danlu_logits": "danlu", "merged_logits": "danlu", "adapter_logits": "danlu"},
+        figures={
+            "cache": ("danlu_engine_cache_ratio",), "running": ("danlu_engine_running",),
+            "queue": ("danlu_engine_waiting",),
+        },
+    )  # fmt: skip
+
+    def is_here(self, python: str) -> bool:
+        return importlib.util.find_spec("torch") is not None
+
+    def missing(self) -> str:
+        return say("drivers.con_package", package="torch", extra="train")
+
+    def against(self, folder: Path, manifest: Manifest) -> list[str]:
+        stored = str(manifest.parity.get("files_dtype", ""))
+        is_packed = manifest.kind == "vllm" and stored in ("fp8", "int8")
+        return [say("drivers.con_compressed", stored=stored)] if is_packed else []
+
+    def reasons(self, device: str, *, has_adapters: bool) -> tuple[list[str], list[str]]:
+        return [say("drivers.pro_native")], [say("drivers.con_native_gpu")] if device == "cuda" else []
 
     def command(self, spec: EngineSpec, folder: Path) -> Command:
         assert spec.folder is not None, "an engine of ours has a folder to load"

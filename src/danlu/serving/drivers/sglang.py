@@ -16,7 +16,11 @@ from typing import Any
 import yaml
 
 from danlu.core.errors import EngineError
+from danlu.core.messages import say
+from danlu.run.artifact import Manifest
+from danlu.serving.drivers.about import About
 from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare
+from danlu.serving.drivers.peft_settings import beyond_plain
 from danlu.serving.drivers.requests import demand, free_port, fresh_secret, is_good
 
 SETTINGS = "sglang.yaml"
@@ -28,6 +32,28 @@ _ADAPTER = "lora:"
 class SGLangDriver:
     name = "sglang"
     can = Can(loads_adapters=True, json_schema=True, logprobs=True, reads_control=True)
+
+    about = About(
+        takes=("vllm-lora", "adapter", "vllm", "merged"), devices=("cuda",), place={"cuda": 20}, has_environment=True,
+        proofs={"transformers_logits": "transformers", "peft_logits": "PEFT"},
+        figures={
+            "cache": ("sglang:token_usage",), "running": ("sglang:num_running_reqs",),
+            "queue": ("sglang:num_queue_reqs",),
+        },
+    )  # fmt: skip
+
+    def is_here(self, python: str) -> bool:
+        root = Path(python).parent.parent
+        return bool(python) and any(root.glob("lib/python3*/site-packages/sglang"))
+
+    def missing(self) -> str:
+        return say("drivers.con_program", program=self.name)
+
+    def against(self, folder: Path, manifest: Manifest) -> list[str]:
+        return beyond_plain(folder)
+
+    def reasons(self, device: str, *, has_adapters: bool) -> tuple[list[str], list[str]]:
+        return [say("drivers.pro_sglang")], []
 
     def command(self, spec: EngineSpec, folder: Path) -> Command:
         assert spec.folder is not None, "SGLang has a folder to load"

@@ -12,6 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from danlu.core.errors import EngineError
+from danlu.run.artifact import Manifest
+from danlu.serving.drivers.about import About
 from danlu.serving.drivers.driver import Can, Command, EngineSpec, endpoint, ids_of
 from danlu.serving.drivers.requests import ask, is_good
 from danlu.serving.private import read_private
@@ -20,8 +22,23 @@ from danlu.serving.private import read_private
 class UpstreamDriver:
     name = "upstream"
     can = Can(
-        loads_adapters=False, embeddings=True, tools=True, json_schema=True, logprobs=True, reads_control=True
+        loads_adapters=False, embeddings=True, adapter_embeddings=True, dimensions=True, tools=True,
+        json_schema=True, logprobs=True, reads_control=True,
     )  # fmt: skip
+
+    about = About()
+
+    def is_here(self, python: str) -> bool:
+        return True
+
+    def missing(self) -> str:
+        return ""
+
+    def against(self, folder: Path, manifest: Manifest) -> list[str]:
+        return []
+
+    def reasons(self, device: str, *, has_adapters: bool) -> tuple[list[str], list[str]]:
+        return [], []
 
     def command(self, spec: EngineSpec, folder: Path) -> Command | None:
         return None

@@ -17,8 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import EngineError
+from danlu.core.messages import say
 from danlu.recipe.exports import VLLM_RANKS
+from danlu.run.artifact import Manifest
+from danlu.serving.drivers.about import About
 from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare, ids_of, name_in_body
+from danlu.serving.drivers.peft_settings import beyond_plain
 from danlu.serving.drivers.requests import demand, fresh_secret, is_good, socket_in
 
 ENVIRONMENT = {
@@ -36,6 +40,27 @@ class VLLMDriver:
         loads_adapters=True, embeddings=False, tools=False, json_schema=True, logprobs=True, prompt_ids=True,
         reads_control=True,
     )  # fmt: skip
+
+    about = About(
+        takes=("vllm-lora", "adapter", "vllm", "merged"), place={"cpu": 30, "cuda": 10}, has_environment=True,
+        proofs={"vllm_logits": "vLLM", "transformers_logits": "transformers", "peft_logits": "PEFT"},
+        figures={
+            "cache": ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+            "running": ("vllm:num_requests_running",), "queue": ("vllm:num_requests_waiting",),
+        },
+    )  # fmt: skip
+
+    def is_here(self, python: str) -> bool:
+        return bool(python) and Path(_program(python)).is_file()
+
+    def missing(self) -> str:
+        return say("drivers.con_program", program=self.name)
+
+    def against(self, folder: Path, manifest: Manifest) -> list[str]:
+        return beyond_plain(folder)
+
+    def reasons(self, device: str, *, has_adapters: bool) -> tuple[list[str], list[str]]:
+        return [say("drivers.pro_vllm")], [say("drivers.con_vllm_cpu")] if device == "cpu" else []
 
     def command(self, spec: EngineSpec, folder: Path) -> Command:
         assert spec.folder is not None, "vLLM has a folder to load"
