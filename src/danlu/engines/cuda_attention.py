@@ -67,9 +67,9 @@ def place(
     """q_TX, normed and turned; keys, the same, and values into the places of their rows. A token at a position below 0
     is nobody's: nothing is written."""
     num_q, num_kv, size = look.num_heads, look.num_kv_heads, look.head_size
-    q_TX = qkv_TN.new_empty(len(qkv_TN), num_q * size)
     if not fits(qkv_TN, turn.cos, held.keys):
-        return reference_place(qkv_TN, turn, norms, held, rows_T, positions_T, look, q_TX)
+        return reference_place(qkv_TN, turn, norms, held, rows_T, positions_T, look)
+    q_TX = qkv_TN.new_empty(len(qkv_TN), num_q * size)
     num_groups = triton.cdiv(num_q, HEADS) + 2 * triton.cdiv(num_kv, HEADS)
     _place_kernel[(len(qkv_TN), num_groups)](
         qkv_TN, q_TX, turn.cos, turn.sin, norms and norms.q_weight, norms and norms.k_weight, held.keys, held.values,
@@ -139,23 +139,21 @@ def _tile_of(look: Look, dtype: torch.dtype) -> dict[str, int | float]:
 
 
 def reference_place(
-    qkv_TN: Tensor, turn: Rotation, norms: HeadNorms | None, held: Held, rows_T: Tensor, positions_T: Tensor,
-    look: Look, q_TX: Tensor,
-) -> Tensor:  # fmt: skip
+    qkv_TN: Tensor, turn: Rotation, norms: HeadNorms | None, held: Held, rows_T: Tensor, positions_T: Tensor, look: Look
+) -> Tensor:
     num_q, num_kv = look.num_heads, look.num_kv_heads
     heads_THD = qkv_TN.view(len(qkv_TN), -1, look.head_size)
     q_THD, k_TKD, v_TKD = torch.split(heads_THD, [num_q, num_kv, num_kv], dim=1)
     if norms is not None:
         q_THD = reference_rms_norm(q_THD, norms.q_weight, norms.eps, norms.offset)
         k_TKD = reference_rms_norm(k_TKD, norms.k_weight, norms.eps, norms.offset)
-    q_TX.copy_(rotate(q_THD, turn.cos, turn.signed_sin).flatten(1))
     turned_TKD = rotate(k_TKD, turn.cos, turn.signed_sin)
     own_S = (positions_T >= 0).nonzero()[:, 0]
     rows_S, positions_S = rows_T[own_S].long(), positions_T[own_S].long()
     pages_S = held.table_BP[rows_S, positions_S // PAGE].long()
     held.keys[pages_S, :, positions_S % PAGE] = turned_TKD[own_S].to(held.keys.dtype)
     held.values[pages_S, :, positions_S % PAGE] = v_TKD[own_S].to(held.values.dtype)
-    return q_TX
+    return rotate(q_THD, turn.cos, turn.signed_sin).flatten(1)
 
 
 def reference_decode(q_BX: Tensor, held: Held, positions_B: Tensor, look: Look) -> Tensor:

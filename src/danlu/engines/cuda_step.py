@@ -42,13 +42,17 @@ class Sums:
         self.layers = [CardLayer.of(block) for block in model.model.layers]
         self.looks = [Look.of(model.spec, layer) for layer in range(model.spec.num_layers)]
         self.head_DV = model.head_weight.detach().T
+        scale = model.spec.embed_scale  # rounded to the weights' dtype, as `Trunk.embed` does
+        self.embed_scale = None if scale == 1 else torch.tensor(scale, dtype=model.dtype, device=model.device)
 
     def hidden(
         self, ids_T: Tensor, positions_T: Tensor, reach_T: Tensor | None, rows_T: Tensor, table_BP: Tensor,
         pages: Pages, meet: Meet, lensing: Lensing | None,
     ) -> Tensor:  # fmt: skip
         """hidden_TD after the final norm; keys and values are put where the tables of `rows_T` say."""
-        x_TD = self.model.model.embed(ids_T)
+        x_TD = self.model.model.embed_tokens(ids_T)
+        if self.embed_scale is not None:
+            x_TD = x_TD * self.embed_scale
         turns = self._turns(positions_T.clamp(min=0), x_TD.dtype, reach_T)
         norms = [layer.norm_in for layer in self.layers[1:]] + [self.model.model.norm]
         first = self.layers[0].norm_in
@@ -120,7 +124,7 @@ def decode_step(sums: Sums, seats: Seats, pages: Pages, num: int, lensing: Lensi
 def picked(logits_BV: Tensor) -> tuple[Tensor, Tensor]:
     """(picks_B, ids_B): the likeliest tokens, in the first -1 for those whose logits are no numbers."""
     peak_B, ids_B = logits_BV.max(-1)
-    return torch.where(peak_B.isfinite(), ids_B, -1), ids_B
+    return ids_B.masked_fill(~peak_B.isfinite(), -1), ids_B
 
 
 class Recorder:

@@ -121,9 +121,13 @@ def alone(
     sampling: Sampling = GREEDY,
     device: str = "cpu",
 ) -> list[list[int]]:
-    """NativeEngine's answers, through the model as it is: fewer than it packs weights for."""
+    """NativeEngine's answers, through the model as it is: fewer than it packs weights for; on a card only ready ids are
+    continued so, greedily."""
     model = load_model(folder, dtype="fp32", device=device)
     engine = NativeEngine(model, encoder, name="alone", adapter=LoRA.load(adapter, model) if adapter else None)
+    if device == "cuda":
+        assert sampling.temperature == 0
+        return [engine.continue_ids([ids], sampling.max_new_tokens)[0] for ids in asked]
     return [list(engine.continue_texts([ids], sampling)[0].ids) for ids in asked]
 
 

@@ -1,0 +1,255 @@
+"""How fast does the native engine write on a card, beside its own reference and transformers' `generate`?
+
+    python bench/decode.py --out bench/results/decode-h200.json
+    python bench/decode.py --shapes qwen2.5-7b --rows 1 64 --profile profile.txt
+    python bench/decode.py --peer --shapes qwen2.5-7b --rows 1 64 --out peer.json     # transformers, a case a process
+
+Weights are drawn on the device, in bf16, so nothing must be there beforehand. A case is a shape and so many rows at
+once; each has a prompt of 256 drawn tokens and writes on without an end.
+
+`decode`: the likeliest tokens, after the first 24 steps (kernels compiled, steps recorded); a step is all that
+`Decoding.step` does, the host's books included, and the clock stops when the tokens are on the host. `drawn`: the same
+at temperature 1, where every token is drawn by the host's rule. `adapter`: a LoRA of rank 16 on all projections, beside
+the base on half of the rows. `reference`: `plain.py`, the model as it is. `prefill`: 16 prompts of 1,024 tokens.
+`evaluate`: 1,024 questions of 40 to 300 tokens with answers of 8 to 128, from the first call to the last answer, on an
+engine that is made for it, compiling apart.
+
+transformers gets ready ids and computes greedily with its static cache, compiled, and with its dynamic one; the best
+counts. Compiling is outside its clock (a call with as many tokens goes before).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.append(str(Path(__file__).parent))
+from shape_run import config_of
+from step import draw
+
+from danlu.adapters.lora import LoRA
+from danlu.engines.cuda_rows import OnCard, card_for, fits_card, most_places
+from danlu.engines.decoding import Decoding
+from danlu.engines.engine import Sampling
+from danlu.engines.lenses import Lens, attached_lens
+from danlu.engines.plain import Plain
+from danlu.engines.rows import Forward, Row
+from danlu.engines.sampling import draws
+from danlu.model.decoder import Decoder
+
+PROMPT, WARM, STEPS = 256, 24, 96
+SHAPES = ("qwen2.5-7b", "qwen2.5-1.5b", "qwen2.5-0.5b")
+
+
+def rows_of(num: int, *, prompt: int = PROMPT, free: int = 1_000, temperature: float = 0.0) -> list[Row]:
+    generator = random.Random(num)
+    made = []
+    for number in range(num):
+        ids = [generator.randrange(1_000, 90_000) for _ in range(prompt)]
+        sampling = Sampling(free, temperature=temperature, seed=number)
+        made.append(Row(number, ids, free, sampling, draws=draws(sampling, ids, free) if temperature else None))
+    return made
+
+
+def seated(forward: Forward, rows: list[Row]) -> Decoding:
+    """All prompts read."""
+    decoding = Decoding(forward, stop_ids=frozenset(), max_rows=len(rows), max_tokens=1 << 40, name="bench")
+    decoding.add(rows)
+    while decoding.queue or decoding.partial or not decoding.seated:
+        decoding.step()
+    return decoding
+
+
+def timed_steps(decoding: Decoding, num_steps: int = STEPS, num_warm: int = WARM) -> float:
+    """Seconds a step."""
+    for _ in range(num_warm):
+        decoding.step()
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(num_steps):
+        decoding.step()
+    return (time.perf_counter() - began) / num_steps
+
+
+def card(model: Decoder, rows: list[Row], *, with_adapter: bool = False) -> OnCard:
+    return card_for(model, rows, max_rows=len(rows), with_adapter=with_adapter)
+
+
+def decode(model: Decoder, num: int, *, temperature: float = 0.0, lens: Lens | None = None) -> dict[str, Any]:
+    rows = rows_of(num, free=400, temperature=temperature)
+    for row in rows[: num // 2 or 1]:
+        row.lens = lens
+    step_s = timed_steps(seated(card(model, rows), rows))
+    return {"rows": num, "ms_a_step": round(1e3 * step_s, 3), "tok_s": round(num / step_s)}
+
+
+def reference(model: Decoder, num: int) -> dict[str, Any]:
+    rows = rows_of(num, free=400)
+    plain = Plain(model, num, PROMPT + 400, nullcontext)
+    step_s = timed_steps(seated(plain, rows), 24, 8)
+    return {"rows": num, "ms_a_step": round(1e3 * step_s, 3), "tok_s": round(num / step_s)}
+
+
+def prefill(model: Decoder, length: int = 1024, num: int = 16) -> dict[str, Any]:
+    found = []
+    for _ in range(3):
+        rows = rows_of(num, prompt=length, free=4)
+        forward = card(model, rows)
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        seated(forward, rows)
+        torch.cuda.synchronize()
+        found.append(time.perf_counter() - began)
+        del forward
+    return {"prompts": num, "tokens_each": length, "tok_s": round(num * length / min(found))}
+
+
+def evaluate(model: Decoder, num: int = 1024, max_rows: int = 256) -> dict[str, Any]:
+    """Answers end where their allowance does: drawn weights know no end."""
+    generator = random.Random(0)
+    found: list[dict[str, Any]] = []
+    for _ in range(2):
+        rows = []
+        for number in range(num):
+            ids = [generator.randrange(1_000, 90_000) for _ in range(generator.randint(40, 300))]
+            free = generator.randint(8, 128)
+            rows.append(Row(number, ids, free, Sampling(free)))
+        rows.sort(key=lambda row: -row.most_tokens)
+        began = time.perf_counter()
+        forward = card_for(model, rows, max_rows=max_rows, with_adapter=False)
+        decoding = Decoding(
+            forward, stop_ids=frozenset(), max_rows=forward.max_rows, max_tokens=forward.max_tokens, name="bench",
+            refill=max(1, forward.max_rows // 4),
+        )  # fmt: skip
+        decoding.add(rows)
+        for _ in decoding.run():
+            pass
+        took_s = time.perf_counter() - began
+        written = sum(len(row.ids) for row in rows)
+        found.append({
+            "questions": num, "seats": forward.max_rows, "s": round(took_s, 2),
+            "prompt_tokens": sum(len(row.prompt) for row in rows), "answer_tokens": written,
+            "tok_s": round(written / took_s), "answers_s": round(num / took_s, 1),
+        })  # fmt: skip
+        del forward
+    return found[-1]
+
+
+def adapter_for(name: str) -> Lens:
+    model = draw(name, "cuda")
+    LoRA(rank=16).attach(model)
+    lens = attached_lens(model)
+    assert lens is not None
+    return lens
+
+
+def profile(model: Decoder, num: int, path: Path) -> None:
+    rows = rows_of(num, free=400)
+    decoding = seated(card(model, rows), rows)
+    timed_steps(decoding, 4)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+        for _ in range(8):
+            decoding.step()
+        torch.cuda.synchronize()
+    table = found.key_averages().table(sort_by="cuda_time_total", row_limit=24, max_name_column_width=90)
+    with path.open("a") as file:
+        file.write(f"{num} rows, 8 steps\n{table}\n")
+
+
+def ours(names: list[str], sizes: list[int], path: Path | None, write: Callable[[str, dict[str, Any]], None]) -> None:
+    for name in names:
+        model = draw(name, "cuda").eval()
+        assert fits_card(model), "a card that has kernels"
+        write(name, {"weights_gib": round(sum(p.nbytes for p in model.parameters()) / 2**30, 2),
+                     "places": most_places(model)})  # fmt: skip
+        for num in sizes:
+            write(name, {"case": "decode", **decode(model, num)})
+        if path is not None:
+            for num in sizes[:2]:
+                profile(model, num, path)
+        write(name, {"case": "prefill", **prefill(model)})
+        write(name, {"case": "evaluate", **evaluate(model)})
+        for num in (n for n in sizes if n in (1, 64)):
+            write(name, {"case": "reference", **reference(model, num)})
+            write(name, {"case": "drawn", **decode(model, num, temperature=1.0)})
+        lens = adapter_for(name)
+        for num in (n for n in sizes if n in (1, 64)):
+            write(name, {"case": "adapter", **decode(model, num, lens=lens)})
+        del model, lens
+        torch.cuda.empty_cache()
+
+
+def theirs(names: list[str], sizes: list[int], write: Callable[[str, dict[str, Any]], None]) -> None:
+    import transformers
+
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").write_text(json.dumps(config_of(name)))
+            config = transformers.AutoConfig.from_pretrained(folder)
+        torch.set_default_dtype(torch.bfloat16)
+        with torch.device("cuda"):
+            model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+        torch.set_default_dtype(torch.float32)
+        for num in sizes:
+            ids = torch.tensor([row.prompt for row in rows_of(num)], device="cuda")
+            for cache in ("static", "dynamic"):
+                found = []
+                for new in (STEPS + 1, STEPS + 1, 1, STEPS + 1, 1):
+                    torch.cuda.synchronize()
+                    began = time.perf_counter()
+                    with torch.inference_mode():
+                        model.generate(
+                            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new,
+                            min_new_tokens=new, cache_implementation=cache, pad_token_id=0,
+                        )  # fmt: skip
+                    torch.cuda.synchronize()
+                    found.append(time.perf_counter() - began)
+                step_s = (found[3] - found[4]) / STEPS
+                write(name, {"case": f"transformers {transformers.__version__}, {cache} cache", "rows": num,
+                             "ms_a_step": round(1e3 * step_s, 3), "tok_s": round(num / step_s)})  # fmt: skip
+        del model
+        torch.cuda.empty_cache()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES))
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 8, 64, 256])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--profile", type=Path)
+    parser.add_argument("--peer", action="store_true")
+    given = parser.parse_args()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    told: dict[str, Any] = {
+        "hardware": torch.cuda.get_device_name(), "torch": torch.__version__, "python": platform.python_version(),
+        "commit": commit.stdout.strip(), "command": " ".join(sys.argv),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"), "cases": [],
+    }  # fmt: skip
+
+    def write(shape: str, case: dict[str, Any]) -> None:
+        told["cases"].append({"shape": shape, **case})
+        print(json.dumps(told["cases"][-1]), flush=True)
+        if given.out is not None:
+            given.out.write_text(json.dumps(told, indent=1) + "\n")
+
+    if given.peer:
+        theirs(given.shapes, given.rows, write)
+    else:
+        ours(given.shapes, given.rows, given.profile, write)
+
+
+if __name__ == "__main__":
+    main()
