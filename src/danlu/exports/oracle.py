@@ -46,7 +46,7 @@ class Transformers:
         self.name = "autoround" if has_codes else "transformers" if adapter is None else "peft"
         # so that its layers are those of auto-round, whichever packages for these formats are here
         further: dict[str, Any] = {"quantization_config": transformers.AutoRoundConfig()} if has_codes else {}
-        self._device = device
+        self._device, self._where = device, str(adapter or folder)
         try:
             with quiet():
                 self._tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -69,10 +69,7 @@ class Transformers:
                     )
             self._model: Any = model.to(device).eval()
         except REFUSALS as error:
-            said = " ".join(str(error).split())[:400]
-            raise ExportError(
-                "export.reader_failed", where=str(adapter or folder), reader=self.name, said=said
-            ) from error
+            raise self._refused(error) from error
         # it fills these with random numbers and goes on
         if missing := sorted(told["missing_keys"]):
             raise ExportError("export.reader_failed", where=str(folder), reader=self.name, said=", ".join(missing[:5]))
@@ -91,7 +88,7 @@ class Transformers:
         answers = []
         for prompt in prompts:
             ids_BT = torch.tensor([list(prompt)], device=self._device)
-            with torch.inference_mode(), quiet():
+            with torch.inference_mode(), quiet(), self._refusing():
                 out_BT = self._model.generate(
                     input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), max_new_tokens=max_new_tokens,
                     do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None,
@@ -101,12 +98,26 @@ class Transformers:
 
     def logits(self, sequences: Sequence[Sequence[int]]) -> Iterator[Tensor]:
         for ids in sequences:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._refusing():
                 out = self._model(input_ids=torch.tensor([list(ids)], device=self._device), use_cache=False)
             yield out.logits[0].float()
 
     def close(self) -> None:
         del self._model
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """It may load what it cannot multiply with: codes of a layer that the header leaves out."""
+        try:
+            yield
+        except torch.OutOfMemoryError:  # says nothing of the files
+            raise
+        except REFUSALS as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> ExportError:
+        said = " ".join(str(error).split())[:400]
+        return ExportError("export.reader_failed", where=self._where, reader=self.name, said=said)
 
 
 @contextmanager

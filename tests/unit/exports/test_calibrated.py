@@ -190,8 +190,8 @@ def test_spoilt_codes_are_caught(spoil: str, rounded, tuned, tmp_path: Path) -> 
     save_file(tensors, model_file, metadata={"format": "pt"})
     merged = merged_model(subject, where="test")
     model = load_base_again(subject, torch.float32, "cpu")
-    check = check_codes(model, merged, tmp_path, scheme, 64)
-    assert check.verdict == "fail", check
+    checks = check_codes(model, merged, tmp_path, scheme, 64)
+    assert "fail" in {check.verdict for check in checks}, checks
 
 
 @needs_auto_round

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from danlu.core.files import read_json
 from danlu.engines.native import NativeEngine
+from danlu.exports.arrival import Arrivals
 from danlu.exports.calibrated.schemes import PARTS, Scheme
 from danlu.exports.compressed.write import coded_layers
 from danlu.exports.export import Subject
@@ -36,6 +37,9 @@ from danlu.model.weights import split
 MAX_ERROR_RATIO = 1.6
 """A layer's distance from its weight, over that of rounding to nearest: a search for the best answers moves single
 weights farther, and clips."""
+MAX_GROUP_RATIO = 12**0.5
+"""The same of one group: as far as if each of its numbers lay a whole step away. A search may take the other neighbour
+of a number, not the one after; a foreign scale or zero point goes farther."""
 MAX_SIZE_CHANGE = 0.06
 """Codes are a little small for their weight where they clip; a layer at 0.9 is none of that."""
 
@@ -47,7 +51,7 @@ def prove_calibrated(
     subject: Subject, folder: Path, merged: Model, scheme: Scheme, group: int, *, python: str | None = None
 ) -> tuple[list[Check], Difference]:
     model = load_base_again(subject, proof_dtype(subject.engine.model), subject.engine.model.device)
-    checks = [check_codes(model, merged, folder, scheme, group)]
+    checks = check_codes(model, merged, folder, scheme, group)
     expected = witnessed(NativeEngine(model, subject.engine.encoder, name="expected"), subject)
     bench = set_up(subject, Promise(("autoround", *programs(python)), python=python), expected=expected)
     cost, noise = _check_cost(bench.trained, expected, scheme, group, subject.max_new_tokens)
@@ -62,49 +66,66 @@ def prove_calibrated(
     return checks + cost, noise
 
 
-def check_codes(model: Model, merged: Model, folder: Path, scheme: Scheme, group: int) -> Check:
-    """Each weight that the files hold against the merged one; `model` gets what the files hold."""
+def check_codes(model: Model, merged: Model, folder: Path, scheme: Scheme, group: int) -> list[Check]:
+    """Each weight that the files hold against the merged one, and each update as a whole; `model` is the base and gets
+    what the files hold."""
+    arrivals = Arrivals(strays=MAX_ERROR_RATIO)
     weights, whole = dict(model.named_parameters()), dict(merged.named_parameters())
     coded = {f"{name}.weight" for name in coded_layers(model)}
     unseen, wrong = set(weights), []
-    ratios, sizes = [1.0], [1.0]
+    ratios, sizes, worst = [1.0], [1.0], [1.0]
     with torch.no_grad():
         for their_name, values in stored(folder, scheme):
             for name, part in split(their_name, values, family_of(model.config), model.spec):
                 weight = whole[name].detach().cpu().float()
                 unseen.discard(name)
-                weights[name].copy_(part)
                 if name in coded:
-                    ratio, size = _fit(weight, part, scheme, group)
+                    steps = scheme.spacing(weight, group)
+                    arrivals.add(name.removesuffix(".weight"), weights[name].cpu(), weight, part, steps)
+                    ratio, in_group, size = _fit(weight, part, steps, group)
                     ratios.append(ratio)
+                    worst.append(in_group)
                     sizes.append(size)
-                    is_right = ratio <= MAX_ERROR_RATIO and abs(1 - size) <= MAX_SIZE_CHANGE
+                    is_right = (
+                        ratio <= MAX_ERROR_RATIO and in_group <= MAX_GROUP_RATIO and abs(1 - size) <= MAX_SIZE_CHANGE
+                    )
                 else:
                     is_right = bool(((part - weight).abs() <= weight.abs() * 2**-8 + 1e-7).all())
+                weights[name].copy_(part)
                 if not is_right:
                     wrong.append(name)
     numbers = {
         "num_wrong_modules": len(wrong), "num_foreign_tensors": len(unseen), "group": group,
-        "largest_error_ratio": max(ratios), "least_size": min(sizes), "most_size": max(sizes),
+        "largest_error_ratio": max(ratios), "largest_group_ratio": max(worst),
+        "least_size": min(sizes), "most_size": max(sizes),
         "num_modules": len(sizes) - 1, "num_unshown": 0,
     }  # fmt: skip
     limits = {"num_wrong_modules": 0, "num_foreign_tensors": 0, "largest_error_ratio": MAX_ERROR_RATIO,
+              "largest_group_ratio": MAX_GROUP_RATIO,
               "largest_size_change": MAX_SIZE_CHANGE}  # fmt: skip
-    return Check("file", "fail" if wrong or unseen else "pass", numbers, limits, "; ".join([*wrong, *unseen][:5]))
+    note = "; ".join([*wrong, *unseen][:5])
+    return [
+        Check("file", "fail" if wrong or unseen else "pass", numbers, limits, note),
+        arrivals.check("file_modules"),
+    ]
 
 
-def _fit(weight_ND: Tensor, found_ND: Tensor, scheme: Scheme, group: int) -> tuple[float, float]:
-    """How far the codes' values are from the weight, in distances of rounding to nearest; and how large they are along
-    it."""
-    steps = scheme.spacing(weight_ND, group).double()
-    nearest = (steps.square().sum() / 12).sqrt()  # a weight lies anywhere between two codes
-    apart = (found_ND.double() - weight_ND.double()).norm()
-    size = (found_ND.double() * weight_ND.double()).sum() / weight_ND.double().square().sum().clamp_min(1e-30)
-    return float(apart / nearest.clamp_min(1e-30)), float(size)
+def _fit(weight_ND: Tensor, found_ND: Tensor, steps_ND: Tensor, group: int) -> tuple[float, float, float]:
+    """How far the codes' values are from the weight, in distances of rounding to nearest, as a whole and in the worst
+    group; and how large they are along it."""
+    weight, found = weight_ND.double(), found_ND.double()
+    nearest = steps_ND.double().square() / 12  # a weight lies anywhere between two codes
+    apart = (found - weight).square()
+    groups = [each.reshape(len(weight), -1, group).sum(-1) for each in (apart, nearest)]
+    in_group = (groups[0] / groups[1].clamp_min(1e-30)).max().sqrt()
+    ratio = (apart.sum() / nearest.sum().clamp_min(1e-30)).sqrt()
+    size = (found * weight).sum() / weight.square().sum().clamp_min(1e-30)
+    return float(ratio), float(in_group), float(size)
 
 
 def stored(folder: Path, scheme: Scheme) -> list[tuple[str, Tensor]]:
-    """The files' tensors by their names in fp32, codes as the values that they stand for."""
+    """The files' tensors by their names in fp32, codes as the values that they stand for; a layer with a part missing
+    stands for nothing."""
     found: list[tuple[str, Tensor]] = []
     parts: dict[str, dict[str, Tensor]] = {}
     for path in find_shards(folder):
@@ -115,7 +136,8 @@ def stored(folder: Path, scheme: Scheme) -> list[tuple[str, Tensor]]:
                     parts.setdefault(stem, {})[part] = file.get_tensor(name)
                 else:
                     found.append((name, file.get_tensor(name).float()))
-    return found + [(f"{stem}.weight", scheme.values(each)) for stem, each in sorted(parts.items())]
+    whole = {stem: each for stem, each in sorted(parts.items()) if each.keys() >= set(scheme.parts)}
+    return found + [(f"{stem}.weight", scheme.values(each)) for stem, each in whole.items()]
 
 
 def _check_cost(

@@ -35,6 +35,11 @@ class Scheme:
     format: str
     is_symmetric: bool
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What a layer's codes need to stand for anything."""
+        return PARTS if self.name == "gptq" else PARTS[:3]
+
     def values(self, parts: Mapping[str, Tensor]) -> Tensor:
         """weight_ND in fp32 of a layer's parts."""
         scales_GN = parts["scales"].float()

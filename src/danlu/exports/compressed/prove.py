@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from danlu.engines.native import NativeEngine
+from danlu.exports.arrival import Arrivals
 from danlu.exports.compressed.schemes import Scheme, rounding_inputs
 from danlu.exports.compressed.write import SCALE, coded_layers
 from danlu.exports.export import Subject
@@ -47,7 +48,7 @@ def prove_compressed(
 ) -> tuple[list[Check], Difference]:
     """Every tensor of the files, then the readers."""
     model = load_base_again(subject, proof_dtype(subject.engine.model), subject.engine.model.device)
-    checks = [_check_tensors(model, merged, folder, scheme)]
+    checks = _check_tensors(model, merged, folder, scheme)
     layers = coded_layers(model)
     rounding = functools.partial(rounding_inputs, scheme=scheme, names=layers)
     promise = Promise(("transformers", *programs(python)), inputs=rounding, python=python)
@@ -64,9 +65,10 @@ def prove_compressed(
     return checks + cost, noise
 
 
-def _check_tensors(model: Model, merged: Model, folder: Path, scheme: Scheme) -> Check:
-    """Each weight that the files hold against the merged one, within half a step of its row; `model` gets what the
-    files hold."""
+def _check_tensors(model: Model, merged: Model, folder: Path, scheme: Scheme) -> list[Check]:
+    """Each weight that the files hold against the merged one, within half a step of its row, and each update as a
+    whole; `model` is the base and gets what the files hold."""
+    arrivals = Arrivals()
     weights, whole = dict(model.named_parameters()), dict(merged.named_parameters())
     family, coded = family_of(model.config), {f"{name}.weight" for name in coded_layers(model)}
     unseen, wrong, worst = set(weights), [], 0.0
@@ -75,8 +77,10 @@ def _check_tensors(model: Model, merged: Model, folder: Path, scheme: Scheme) ->
             for name, part in split(their_name, values, family, model.spec):
                 weight = whole[name].detach().cpu().float()
                 unseen.discard(name)
-                weights[name].copy_(part)
                 steps = scheme.spacing(weight) if name in coded else None
+                if steps is not None:
+                    arrivals.add(name.removesuffix(".weight"), weights[name].cpu(), weight, part, steps)
+                weights[name].copy_(part)
                 # a scale is rounded to 8 bits of mantissa, and moves the largest codes by as much
                 allowed = 0.5 * steps + weight.abs() * 2**-8 if steps is not None else weight.abs() * 2**-8
                 excess = float(((part - weight).abs() - allowed).max())
@@ -85,7 +89,11 @@ def _check_tensors(model: Model, merged: Model, folder: Path, scheme: Scheme) ->
                     wrong.append(name)
     numbers = {"num_wrong_modules": len(wrong), "num_foreign_tensors": len(unseen), "worst_distance": worst}
     limits = {"num_wrong_modules": 0, "num_foreign_tensors": 0}
-    return Check("file", "fail" if wrong or unseen else "pass", numbers, limits, "; ".join([*wrong, *unseen][:5]))
+    note = "; ".join([*wrong, *unseen][:5])
+    return [
+        Check("file", "fail" if wrong or unseen else "pass", numbers, limits, note),
+        arrivals.check("file_modules"),
+    ]
 
 
 def _stored(folder: Path, scheme: Scheme) -> list[tuple[str, Tensor]]:
