@@ -110,6 +110,11 @@ def test_law_1_no_circles() -> None:
 def test_law_2_lower_and_outer_rooms_are_torch_free() -> None:
     native = (
         "cached_attention",
+        "cuda_attention",
+        "cuda_pages",
+        "cuda_rows",
+        "cuda_step",
+        "cuda_weights",
         "decoding",
         "doors",
         "kv_tables",
