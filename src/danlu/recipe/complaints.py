@@ -71,6 +71,9 @@ def _unknown_key(key: str, given: Any, recipe: type[BaseModel]) -> Complaint:
     return Complaint(key, _plain(given), say("recipe.known_keys", keys=", ".join(siblings)), close)
 
 
+_KINDS = {"int": "recipe.whole_number", "float": "recipe.number", "bool": "recipe.yes_or_no", "string": "recipe.text"}
+
+
 def _expected(finding: Any) -> str:
     context = finding.get("ctx", {})
     names = {
@@ -90,7 +93,8 @@ def _expected(finding: Any) -> str:
         ("missing", "recipe.needed"),
     ):
         if finding["type"].endswith(ending):
-            return say(message, type=finding["type"].partition("_")[0])
+            kind = finding["type"].partition("_")[0]
+            return say(_KINDS.get(kind, message), type=kind)
     return str(finding["msg"])
 
 

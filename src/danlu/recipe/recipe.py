@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from danlu.core.errors import RecipeError
@@ -17,6 +16,7 @@ from danlu.recipe.data import DataSection
 from danlu.recipe.defaults import fill_training
 from danlu.recipe.evaluation import EvaluationSection, GateSection
 from danlu.recipe.exports import ExportSection
+from danlu.recipe.file import tree_of
 from danlu.recipe.method import MethodSection, SFTSection, StageSection
 from danlu.recipe.model import ModelSection
 from danlu.recipe.overrides import anchor_paths, apply_overrides
@@ -110,12 +110,7 @@ class Recipe(Section):
         path = Path(path)
         if not path.is_file():
             raise RecipeError("recipe.no_file", where=str(path), given=str(path))
-        try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RecipeError("recipe.not_yaml", where=str(path), given=str(error)) from error
-        if not isinstance(tree, dict):
-            raise RecipeError("recipe.not_a_mapping", where=str(path), given=type(tree).__name__)
+        tree = tree_of(path)
         return cls.from_tree(anchor_paths(tree, path.parent), overrides, file=str(path))
 
     @classmethod
