@@ -115,6 +115,8 @@ class _Screen:
                 self.voice.fail(say("serve.event_worker", name=shown["name"], last_end=shown.get("last_end") or "-"))
             case "engine" if facts.get("problem"):
                 self.voice.fail(say("rollout.replica_problem", name=shown["replica"], problem=shown["problem"]))
+            case "engine" if facts.get("state") == "failed":
+                self.voice.fail(say("serve.event_dead", name=shown["replica"], last_end=shown.get("last_end") or "-"))
             case "engine" if facts.get("state") in ("ready", "down"):
                 key = "serve.event_back" if facts.get("state") == "ready" else "serve.event_engine"
                 values = {"name": shown.get("replica", "-"), "last_end": shown.get("last_end") or "-"}

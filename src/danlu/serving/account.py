@@ -8,14 +8,25 @@ import time
 
 import aiohttp
 
+from danlu.openai.refused import RefusedError
 from danlu.serving.ask import Ask
 from danlu.serving.caps import Caps
 from danlu.serving.events import Usage
 from danlu.serving.journal import Closing, Journal, Opening, Outcome
 from danlu.serving.limits import Admission, Limiter
-from danlu.serving.replies import RefusedError, retry_after
+from danlu.serving.replies import retry_after
 from danlu.serving.router import Lease, NoReplicaError, Router, UnknownModelError
 from danlu.serving.tally import Tally
+
+
+def no_engine(model: str, none: NoReplicaError) -> RefusedError:
+    """Either it comes back within seconds, or trying again is of no use until somebody has looked at it."""
+    headers = retry_after(none.retry_s)
+    if none.is_broken:
+        headers += ((b"x-should-retry", b"false"),)
+    return RefusedError(
+        f"gateway.{'model_not_loaded' if none.is_broken else 'no_engine'}", status=503, headers=headers, model=model
+    )
 
 
 class Account:
@@ -40,7 +51,7 @@ class Account:
         except UnknownModelError:
             raise RefusedError("gateway.model_not_found", status=404, param="model", model=ask.model) from None
         except NoReplicaError as none:
-            raise RefusedError("gateway.no_engine", status=503, headers=retry_after(none.retry_s)) from None
+            raise no_engine(ask.model, none) from None
         tally.lens, tally.replica, tally.before_s, tally.num_tries = lease.lens.name, lease.replica.name, since_s, 1
         try:
             self._journal.opened(self._opening(lease))

@@ -12,7 +12,7 @@ import orjson
 
 from danlu.serving.manner import Manner
 
-State = Literal["ready", "draining", "down"]
+State = Literal["ready", "draining", "down", "failed"]
 PLAIN = Manner()
 
 
@@ -34,7 +34,8 @@ class Lens:
 @dataclass(frozen=True, slots=True)
 class Replica:
     """`address` is `http://127.0.0.1:port`, `unix:/path` or an upstream's URL; `secret` goes out as a bearer token.
-    `draining` gets nothing new while its last answers end; `down` is being started."""
+    `draining` gets nothing new while its last answers end; `down` is being started, or asked until it answers; `failed`
+    does not come back before somebody looks at it."""
 
     name: str
     pool: str

@@ -62,7 +62,7 @@ class Pool:
     def replicas(self) -> list[Replica]:
         return [
             Replica(
-                seat.name, self.plan.name, self.plan.driver, seat.address, seat.secret, seat.state,
+                seat.name, self.plan.name, self.plan.driver, seat.address, seat.secret, seat.shown,
                 tuple((lens, name) for lens, name in seat.loaded.items() if lens in self.lenses),
             )
             for seat in self.seats

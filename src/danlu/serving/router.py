@@ -30,8 +30,9 @@ NUM_FAILURES = 3
 """Running, until a replica is left alone."""
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.5, 30.0
 """How long: doubled with each try that fails."""
-RETRY_S = 1.0
-"""What clients are told to wait when nothing answers: engines are back within seconds."""
+RETRY_S, MENDING_S = 2.0, 60.0
+"""What clients are told to wait when nothing answers: engines are back within seconds, but for those that somebody has
+to look at."""
 
 
 class UnknownModelError(LookupError):
@@ -39,11 +40,12 @@ class UnknownModelError(LookupError):
 
 
 class NoReplicaError(RuntimeError):
-    """It is served, and no engine can be asked now; worth another try after `retry_s`."""
+    """It is served, and no engine can be asked now; worth another try after `retry_s`. `is_broken`: no engine that
+    should have it is coming back by itself, or those that run were found not to answer as they should."""
 
-    def __init__(self, model: str, retry_s: float) -> None:
+    def __init__(self, model: str, retry_s: float, *, is_broken: bool = False) -> None:
         super().__init__(model)
-        self.retry_s = retry_s
+        self.retry_s, self.is_broken = retry_s, is_broken
 
 
 @dataclass(slots=True)
@@ -219,7 +221,10 @@ class Router:
         for name in (chosen, *others):
             if (seat := self._seat(name, exclude)) is not None:
                 return name, seat
-        raise NoReplicaError(model, RETRY_S)
+        pools = {self._lenses[name].pool for name, _ in turn.lenses}
+        states = {replica.state for replica in self.board.replicas if replica.pool in pools}
+        is_broken = not exclude and "down" not in states
+        raise NoReplicaError(model, MENDING_S if is_broken else RETRY_S, is_broken=is_broken)
 
     def _seat(self, lens: str, exclude: Collection[str]) -> _Seat | None:
         """The fewest outstanding of those that are well; where none is, of all that are there: a request that no engine

@@ -95,6 +95,13 @@ class Seat:
             spare=means.spares.of(command),
         )  # fmt: skip
 
+    @property
+    def shown(self) -> State:
+        """Its state as clients shall know it: what died too often, or has nothing that it may answer with, is not about
+        to come back."""
+        is_over = self.child is not None and self.child.state == "failed"
+        return "failed" if self.state == "down" and (is_over or self.problem) else self.state
+
     async def start(self) -> None:
         """Until it answers; what it shall have is for the caller to load, and `ready` for it to say."""
         if self.child is not None:
@@ -144,6 +151,7 @@ class Seat:
         before, self.problem = self.problem, found
         if found and found != before:
             self._means.on_seat(self)
+            self._means.changed()
 
     async def end(self) -> None:
         self.state = "draining"  # on purpose: no event
@@ -201,6 +209,9 @@ class Seat:
                 self._means.later(self.mend())
         elif self.state == "ready":
             self.become("down")
+            self._means.changed()
+        elif child.state == "failed":
+            self._means.on_seat(self)
             self._means.changed()
 
     async def mend(self) -> None:

@@ -205,7 +205,7 @@ class Server:
 
     def _engine_changed(self, seat: Seat) -> None:
         last = seat.child.facts.last_end if seat.child is not None else ""
-        facts = {"replica": seat.name, "state": seat.state, "last_end": last}
+        facts = {"replica": seat.name, "state": seat.shown, "last_end": last}
         self.plan.on_event("engine", facts | ({"problem": seat.problem} if seat.problem else {}))
 
     async def _reload_aloud(self) -> None:

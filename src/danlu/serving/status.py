@@ -57,12 +57,10 @@ def _pool(rollout: Rollout, pool: Pool) -> dict[str, Any]:
 
 def _replica(rollout: Rollout, seat: Seat) -> dict[str, Any]:
     told = {
-        "name": seat.name, "state": seat.state, "since": seat.since, "problem": seat.problem,
+        "name": seat.name, "state": seat.shown, "since": seat.since, "problem": seat.problem,
         "outstanding": sum(post.on_replica.get(seat.name, 0) for post in rollout.line.posts.values()),
     }  # fmt: skip
     if seat.child is not None:
         facts = seat.child.facts
-        if facts.state == "failed":
-            told["state"] = "failed"
         told |= {"pid": facts.pid, "num_starts": facts.num_starts, "last_end": facts.last_end}
     return told

@@ -9,11 +9,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 
+from danlu.serving.board import State
 from danlu.serving.caps import Caps
 from danlu.serving.keys import Key
 from danlu.serving.limits import Refusal
@@ -168,10 +170,20 @@ def test_all_busy_is_503_with_a_time(tmp_path: Path) -> None:
         books(gate)
 
 
-def test_no_replica_is_503_and_costs_nothing(tmp_path: Path) -> None:
-    with served(tmp_path, board_of()) as gate:
+@pytest.mark.parametrize(
+    ("state", "code", "wait", "retries"),
+    [("down", "no_engine", "2", None), ("failed", "model_not_loaded", "60", "false")],
+)
+def test_no_replica_is_503_that_says_whether_it_comes_back_and_costs_nothing(
+    tmp_path: Path, state: State, code: str, wait: str, retries: str | None
+) -> None:
+    board = board_of("http://127.0.0.1:1")
+    board = replace(board, replicas=tuple(replace(replica, state=state) for replica in board.replicas))
+    with served(tmp_path, board) as gate:
         found = gate.ask(chat())
-        assert found.status == 503 and found.code == "no_engine" and "retry-after" in found.headers
+        assert found.status == 503 and found.code == code and found.headers["retry-after"] == wait
+        assert found.headers.get("x-should-retry") == retries, "OpenAI's clients try again by themselves else"
+        assert "law" in orjson.loads(found.body)["error"]["message"]
         assert not [line for line in gate.lines() if line["what"] == "opened"]
 
 

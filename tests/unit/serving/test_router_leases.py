@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.serving.ask import Ask
-from danlu.serving.board import Board, Lens, Model, Replica
+from danlu.serving.board import Board, Lens, Model, Replica, State
 from danlu.serving.keys import Key
 from danlu.serving.manner import Manner
 from danlu.serving.router import FIRST_PAUSE_S, NUM_FAILURES, NoReplicaError, Router, UnknownModelError
@@ -193,9 +194,28 @@ def test_nothing_up_and_nothing_known() -> None:
     router.take(board(down=("r0", "r1")))
     with pytest.raises(NoReplicaError) as refusal:
         router.lease("law", ASK)
+    assert not refusal.value.is_broken, "it comes back"
     assert refusal.value.retry_s > 0 and router.can("law") is None and router.knows("law")
     router.take(board(2))
     assert (can := router.can("law")) is not None and can.loads_adapters
+
+
+@pytest.mark.parametrize(
+    ("states", "is_broken"),
+    [
+        (("failed", "failed"), True),
+        (("failed", "down"), False),
+        (("ready", "failed"), True),
+        (("ready", "down"), False),
+    ],
+)
+def test_whether_an_engine_comes_back_is_known(states: tuple[State, State], is_broken: bool) -> None:
+    """Those that are ready have not loaded it."""
+    there = board()
+    replicas = tuple(replace(r, state=state, lenses=()) for r, state in zip(there.replicas, states, strict=True))
+    with pytest.raises(NoReplicaError) as refusal:
+        Router(replace(there, replicas=replicas)).lease("law", ASK)
+    assert refusal.value.is_broken is is_broken
 
 
 def test_a_lease_outlives_its_board() -> None:

@@ -88,7 +88,7 @@ def test_files_that_changed_are_not_served_by_an_engine_that_came_back(
             os.kill(seat.child.pid, signal.SIGKILL)
             await until(lambda: bool(seat.problem), within_s=15)
             assert "not the one that was proven" in seat.problem and not seat.loaded
-            assert not await client.ask()
+            assert not await client.ask() and "model_not_loaded" in client.failures[-1]
             weights.write_bytes(proven)
             await until(lambda: bool(seat.loaded) and not seat.problem, within_s=10)
             client.failures.clear()
