@@ -91,37 +91,77 @@ def redis_url(redis_server: RedisServer) -> str:
     return redis_server.url
 
 
+class PostgresServer:
+    """One that a test may stop, freeze and start again; what was committed stays."""
+
+    def __init__(self, folder: Path) -> None:
+        self.program, initdb = _program("postgres"), _program("initdb")
+        user = getpass.getuser() if os.getuid() else "postgres"
+        try:
+            self.account = pwd.getpwnam(user)
+        except KeyError:
+            pytest.skip("Postgres does not run as root, and there is no user postgres here")
+        self.folder, self.port = folder, free_port()
+        self.url = f"postgresql://danlu@127.0.0.1:{self.port}/postgres"
+        """As its superuser."""
+        os.chown(folder, self.account.pw_uid, self.account.pw_gid)
+        made = subprocess.run(
+            [initdb, "-D", str(folder / "data"), "-A", "trust", "-U", "danlu", "-E", "UTF8", "--no-sync",
+             "--no-instructions"], capture_output=True, text=True, cwd=folder, **_as(self.account),
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        self.child: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        log = self.folder / "log"
+        self.child = _child(
+            [self.program, "-D", str(self.folder / "data"), "-p", str(self.port), "-c", "listen_addresses=127.0.0.1",
+             "-c", "fsync=off", "-c", f"unix_socket_directories={self.folder}"], log, **_as(self.account),
+        )  # fmt: skip
+        _await_port(self.port, self.child, log)
+
+    def stop(self) -> None:
+        """At once, as a crash; the next start replays its log."""
+        assert self.child is not None
+        self.child.send_signal(signal.SIGQUIT)
+        self.child.wait(_START_S)
+
+    def freeze(self) -> None:
+        """All of it: connections are served by processes of their own."""
+        for pid in self._pids():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for pid in self._pids():
+            os.kill(pid, signal.SIGCONT)
+
+    def _pids(self) -> list[int]:
+        assert self.child is not None
+        children = Path(f"/proc/{self.child.pid}/task/{self.child.pid}/children").read_text().split()
+        return [self.child.pid, *map(int, children)]
+
+
+@contextlib.contextmanager
+def running_postgres() -> Iterator[PostgresServer]:
+    pytest.importorskip("psycopg", reason="no Postgres client: pip install psycopg[binary]")
+    folder = Path(tempfile.mkdtemp(prefix="danlu-pg-"))
+    server = None
+    try:
+        server = PostgresServer(folder)
+        yield server
+    finally:
+        if server is not None and server.child is not None and server.child.poll() is None:
+            server.thaw()
+            server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The URL of a server, as its superuser; its database is `postgres`."""
-    pytest.importorskip("psycopg", reason="no Postgres client: pip install psycopg[binary]")
-    initdb, postgres = _program("initdb"), _program("postgres")
-    user = getpass.getuser() if os.getuid() else "postgres"
-    try:
-        account = pwd.getpwnam(user)
-    except KeyError:
-        pytest.skip("Postgres does not run as root, and there is no user postgres here")
-    folder = Path(tempfile.mkdtemp(prefix="danlu-pg-"))
-    child = None
-    try:
-        os.chown(folder, account.pw_uid, account.pw_gid)
-        data, log, port = folder / "data", folder / "log", free_port()
-        made = subprocess.run(
-            [initdb, "-D", str(data), "-A", "trust", "-U", "danlu", "-E", "UTF8", "--no-sync", "--no-instructions"],
-            capture_output=True, text=True, cwd=folder, **_as(account),
-        )  # fmt: skip
-        assert made.returncode == 0, made.stderr
-        child = _child(
-            [postgres, "-D", str(data), "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off",
-             "-c", f"unix_socket_directories={folder}"], log, **_as(account),
-        )  # fmt: skip
-        _await_port(port, child, log)
-        yield f"postgresql://danlu@127.0.0.1:{port}/postgres"
-    finally:
-        if child is not None:
-            child.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
-            child.wait(_START_S)
-        shutil.rmtree(folder, ignore_errors=True)
+    with running_postgres() as server:
+        yield server.url
 
 
 @pytest.fixture

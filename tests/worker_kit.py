@@ -189,7 +189,7 @@ def make_certificate(folder, days=30):
 class Receiver:
     """A real HTTP server that answers what it is told to, and keeps what came."""
 
-    def __init__(self, statuses=(), delay_s=0.0):
+    def __init__(self, statuses=(), delay_s=0.0, port=0):
         self.got, self.statuses = [], list(statuses)
         outer = self
 
@@ -207,7 +207,7 @@ class Receiver:
             def log_message(self, *args):
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Door)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hook?token=t"
 

@@ -27,6 +27,7 @@ from importlib import resources
 from typing import Any, TypeAlias
 
 from danlu.core.errors import RunError
+from danlu.serving.absence import Absence
 from danlu.serving.keys import Key
 from danlu.serving.limits import AGAIN_S, Admission, LocalLimiter, Month, Refusal, What, begin_of, headers_of, month_of
 from danlu.serving.redis_calls import Calls
@@ -42,7 +43,8 @@ Spent: TypeAlias = Callable[[str, float], Awaitable[int | None]]
 
 
 class RedisLimiter:
-    """See the file's docstring. One a worker; `spent(key_id, now)` tells a month's usage, or None when it cannot."""
+    """See the file's docstring. One a worker; `spent(key_id, now)` tells a month's usage, or None when it cannot. Who
+    wants to know that Redis is away, and for how long it was: `gone`, `back`, once each."""
 
     def __init__(
         self,
@@ -52,6 +54,8 @@ class RedisLimiter:
         spent: Spent | None = None,
         lease_s: float = LEASE_S,
         uses_own_clock: bool = False,
+        gone: Callable[[Exception], None] | None = None,
+        back: Callable[[float], None] | None = None,
     ) -> None:
         try:
             import redis.asyncio as redis  # an extra: most have one machine
@@ -83,6 +87,7 @@ class RedisLimiter:
         self._unrestored: dict[str, int] = {}
         self._care: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._absence = Absence(gone, back)
         self.alarm = ""
 
     async def reserve(self, key: Key, num_tokens: int, now: float) -> Admission | Refusal:
@@ -203,6 +208,7 @@ class RedisLimiter:
         return Refusal(what, limits[what], retry_s, headers_of(key, requests, tokens, retry_s))
 
     def _lose_sight(self, error: Exception) -> None:
+        self._absence.missed(error)
         self.alarm = f"Redis is away: {type(error).__name__}: {error}"[:300]
         self._wake.set()
 
@@ -243,6 +249,7 @@ class RedisLimiter:
                 self._lose_sight(error)
             else:
                 self.alarm = ""
+                self._absence.found()
 
     async def _renew(self) -> None:
         of_key: dict[str, list[str]] = defaultdict(list)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import socket
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,6 +14,11 @@ from danlu.core.errors import RunError
 from danlu.serving.database import Running, Values
 
 _WAIT_S = 5
+"""Until a server that says nothing counts as away: one that is frozen, or behind a network that swallows all."""
+_WRITE_S = 60
+"""The same of a transaction: a piece of a journal may be some ten thousand rows."""
+_PAUSE_S = 1.0
+"""After a connection could not be made, so that all who wait do not wait one after the other."""
 _SCHEMA_LOCK = 0x64616E6C75
 """Two servers that start at once make the tables one after the other."""
 
@@ -26,6 +34,8 @@ class Postgres:
         self._psycopg, self._url = psycopg, url
         self.errors: tuple[type[Exception], ...] = (psycopg.Error,)
         self._link: Any = None
+        self._away: Exception | None = None
+        self._until = 0.0
         try:
             known = psycopg.conninfo.conninfo_to_dict(url)
         except psycopg.ProgrammingError as error:
@@ -40,12 +50,14 @@ class Postgres:
     @contextlib.contextmanager
     def writing(self) -> Iterator[Running]:
         link = self._live()
-        with link.transaction():
+        with _within(_WRITE_S, link), link.transaction():
             link.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
             yield _Running(link)
 
     def read(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
-        rows: list[tuple[Any, ...]] = self._live().execute(_marked(statement), values).fetchall()
+        link = self._live()
+        with _within(_WAIT_S, link):
+            rows: list[tuple[Any, ...]] = link.execute(_marked(statement), values).fetchall()
         return rows
 
     def has_changed(self) -> bool:
@@ -59,11 +71,35 @@ class Postgres:
 
     def _live(self) -> Any:
         if self._link is None or self._link.closed:
-            self._link = self._psycopg.connect(
-                self._url, autocommit=True, connect_timeout=_WAIT_S,
-                options=f"-c statement_timeout={_WAIT_S * 6000} -c timezone=UTC",
-            )  # fmt: skip
+            if self._away is not None and time.monotonic() < self._until:
+                raise self._away
+            try:
+                self._link = self._psycopg.connect(
+                    self._url, autocommit=True, connect_timeout=_WAIT_S,
+                    options=f"-c statement_timeout={_WAIT_S * 6000} -c timezone=UTC",
+                )  # fmt: skip
+            except self._psycopg.OperationalError as error:
+                self._away, self._until = error.with_traceback(None), time.monotonic() + _PAUSE_S
+                raise
         return self._link
+
+
+@contextlib.contextmanager
+def _within(seconds: float, link: Any) -> Iterator[None]:
+    """Cut the connection where an answer takes longer: whoever waits for it is told then, as of any that broke."""
+
+    def cut() -> None:
+        with contextlib.suppress(OSError), socket.fromfd(number, socket.AF_INET, socket.SOCK_STREAM) as line:
+            line.shutdown(socket.SHUT_RDWR)
+
+    number = link.fileno()
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class _Running:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import orjson
 
+from danlu.serving.absence import Absence
 from danlu.serving.journal import FOLDER, START, chained, is_dead, journals, parted
 from danlu.serving.limits import month_of
 from danlu.serving.store import Ending, Place, Store, Sum, Use
@@ -27,6 +28,8 @@ BYS: tuple[By, ...] = ("key", "model", "lens", "day")
 Prices = Mapping[str, tuple[float, float]]
 """Money per million tokens of prompts and of answers, by model; "*" is every other."""
 EVERY_S = 1.0
+STORE_S = 2.0
+"""How long a request waits for the store at most, where it has to ask it at all."""
 _PIECE_BYTES = 8 << 20
 
 
@@ -116,13 +119,15 @@ class Folder:
 
 
 class Bookkeeper:
-    """A thread that folds all the time. `told` gets each pass that found something lost or broken."""
+    """A thread that folds all the time. `told` gets each pass that found something lost or broken. While the store is
+    away (told to `failed` once, and to `back` how long it was) journals wait for it: nothing of them is lost."""
 
     def __init__(
         self, home: Path, store: Store, *, every_s: float = EVERY_S, told: Callable[[Folded], None] | None = None,
-        failed: Callable[[Exception], None] | None = None,
+        failed: Callable[[Exception], None] | None = None, back: Callable[[float], None] | None = None,
     ) -> None:  # fmt: skip
-        self._folder, self._every_s, self._told, self._failed = Folder(home, store), every_s, told, failed
+        self._folder, self._every_s, self._told = Folder(home, store), every_s, told
+        self._absence = Absence(failed, back)
         self._expected: tuple[type[Exception], ...] = (OSError, *store.errors)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="books", daemon=True)
@@ -141,9 +146,9 @@ class Bookkeeper:
             try:
                 folded = self._folder.fold()
             except self._expected as error:
-                if self._failed is not None:
-                    self._failed(error)
+                self._absence.missed(error)
             else:
+                self._absence.found()
                 if self._told is not None and (folded.lost or folded.broken):
                     self._told(folded)
             if is_last:
@@ -158,13 +163,15 @@ def spent_this_month(store: Store, now: float) -> dict[str, int]:
 
 
 def spent_of(store: Store) -> Callable[[str, float], Awaitable[int | None]]:
-    """For `RedisLimiter(spent=…)`: what a key spent this month, asked in a thread; None where the store is away."""
+    """For `RedisLimiter(spent=…)`: what a key spent this month, asked in a thread; None where the store is away, or
+    takes longer to say than a request should wait."""
     expected: tuple[type[Exception], ...] = (OSError, *store.errors)
 
     async def spent(key_id: str, now: float) -> int | None:
         try:
-            return (await asyncio.to_thread(spent_this_month, store, now)).get(key_id, 0)
-        except expected:
+            async with asyncio.timeout(STORE_S):
+                return (await asyncio.to_thread(spent_this_month, store, now)).get(key_id, 0)
+        except expected:  # a timeout is an OSError
             return None
 
     return spent

@@ -1,8 +1,10 @@
 """Webhooks: who is told of what happened. An event is signed, sent again while that may help, and never waited for.
 
-What runs did and what the registry was told stands in the audit log beside the runs, whoever wrote it; it is followed
-from where the last delivery ended, so a receiver that was away, or a server that was down, misses nothing of it.
-Serving's own events are told as they happen and live in memory.
+What runs did and what the registry was told stands in the audit log beside the runs, whoever wrote it; serving's own
+events stand in an outbox beside them (outbox.py). Both are followed from where the last delivery ended: a receiver that
+was away, or a server that was killed, misses nothing. So an event comes at least once, and in order; one that comes
+twice has the same id. A receiver that cannot be reached is waited for, for days; one that is there and cannot do
+anything with an event is asked a few times, and then the next one has its turn.
 
 The receiver checks: X-Danlu-Signature is `v1=` and the hex HMAC-SHA256, under the secret, of X-Danlu-Time, a dot and
 the body; the time is recent; X-Danlu-Delivery (the event's id) is new. Only addresses that an operator wrote down are
@@ -26,7 +28,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import orjson
@@ -34,20 +36,32 @@ import orjson
 from danlu.core.errors import RunError
 from danlu.core.files import read_json, write_json
 from danlu.recipe.serving import WebhookSection
+from danlu.serving.outbox import MOST_BYTES, Outbox
 from danlu.serving.private import read_private
 
 CURSORS = "webhooks.json"
+OUTBOX = "outbox.jsonl"
 TIMEOUT_S = 10.0
 WAITS_S = (1.0, 5.0, 30.0, 120.0, 600.0)
 """Before each further try, give or take a fifth."""
 POLL_S = 1.0
-MOST_WAITING = 1000
+HELD_S = 3 * 86400.0
+"""So long a receiver may be away."""
+MOST_WAITING = 100
+"""Events in memory for one receiver; all others wait on disk."""
 MOST_LINE = 2**20
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
+Source = Literal["audit", "outbox"]
+
+
 class TemporaryError(Exception):
     """Worth another try."""
+
+
+class AwayError(TemporaryError):
+    """Nobody is there: it is tried again until somebody is."""
 
 
 class FinalError(Exception):
@@ -64,12 +78,15 @@ class Event:
     """run, registry or serving."""
     event: str
     facts: dict[str, Any]
+    source: Source = "audit"
     offset: int = -1
-    """Where the audit log goes on behind it; -1: it does not stand there."""
+    """Where its source goes on behind it."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"id": self.id, "time": self.time, "kind": self.kind, "event": self.event, "facts": self.facts}
 
     def body(self) -> bytes:
-        told = {"id": self.id, "time": self.time, "kind": self.kind, "event": self.event, "facts": self.facts}
-        return orjson.dumps(told, default=str)
+        return orjson.dumps(self.to_json(), default=str)
 
 
 class Webhook:
@@ -82,10 +99,11 @@ class Webhook:
         delivered: Callable[[Webhook, Event], None],
         told: Callable[..., None],
         waits_s: Sequence[float] = WAITS_S,
+        held_s: float = HELD_S,
     ) -> None:
         self.section, self.name = section, hashlib.sha256(section.url.encode()).hexdigest()[:16]
         self._secret = read_private(Path(section.key_file)).encode()
-        self._delivered, self._told, self._waits = delivered, told, waits_s
+        self._delivered, self._told, self._waits, self._held_s = delivered, told, waits_s, held_s
         self._events: queue.Queue[Event | None] = queue.Queue(MOST_WAITING)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send_all, name=f"webhook {self.name}", daemon=True)
@@ -98,41 +116,49 @@ class Webhook:
         try:
             self._events.put_nowait(event)
         except queue.Full:
-            self._told("webhook_full", url=_shown(self.section.url), lost=event.event)
             return False
         return True
 
     def close(self, *, patience_s: float = 3.0) -> None:
-        """What waits is tried once more, for so long."""
+        """What waits is tried once more, for so long; what is left then is sent after the next start."""
         with contextlib.suppress(queue.Full):
             self._events.put_nowait(None)
         self._thread.join(patience_s)
         self._stop.set()
 
+    def lost(self, what: str, said: str) -> None:
+        self._told("webhook_lost", url=_shown(self.section.url), lost=what, said=said[:200])
+
     def _send_all(self) -> None:
         while (event := self._events.get()) is not None and not self._stop.is_set():
-            self._send(event)
+            if self._send(event):
+                self._delivered(self, event)
 
-    def _send(self, event: Event) -> None:
-        body = event.body()
-        for wait_s in (*self._waits, None):
+    def _send(self, event: Event) -> bool:
+        """Try until it is there, or never will be. False where we end before that."""
+        body, began, waits = event.body(), time.monotonic(), iter(self._waits)
+        while True:
+            wait_s = next(waits, None)
             try:
                 send(self.section, self._secret, event, body)
+                return True
+            except AwayError as fault:
+                is_over, said = time.monotonic() - began > self._held_s, str(fault)
+                wait_s = wait_s if wait_s is not None else self._waits[-1]
             except TemporaryError as fault:
-                if wait_s is None or self._stop.wait(wait_s * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads tries
-                    self._told("webhook_lost", url=_shown(self.section.url), lost=event.event, said=str(fault)[:200])
-                    break
+                is_over, said = wait_s is None, str(fault)
             except FinalError as fault:
-                self._told("webhook_lost", url=_shown(self.section.url), lost=event.event, said=str(fault)[:200])
-                break
-            else:
-                break
-        if not self._stop.is_set():
-            self._delivered(self, event)
+                is_over, said = True, str(fault)
+            if is_over or wait_s is None:
+                self.lost(event.event, said)
+                return True
+            if self._stop.wait(wait_s * random.uniform(0.8, 1.2)):  # noqa: S311 - spreads tries
+                return False
 
 
 class Webhooks:
-    """All receivers, and who follows the audit log. `told` is told, as a log's event, what could not be delivered."""
+    """All receivers, and who follows the audit log and the outbox. `told` is told, as a log's event, what could not be
+    delivered."""
 
     def __init__(
         self,
@@ -143,54 +169,106 @@ class Webhooks:
         told: Callable[..., None],
         waits_s: Sequence[float] = WAITS_S,
         poll_s: float = POLL_S,
+        held_s: float = HELD_S,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
-        self._audit, self._cursors = audit, home / CURSORS
-        self._turn = threading.Lock()
-        end = audit.stat().st_size if audit.is_file() else 0
-        known: dict[str, int] = read_json(self._cursors) if self._cursors.is_file() else {}
-        self._hooks = [Webhook(section, delivered=self._keep_place, told=told, waits_s=waits_s) for section in sections]
-        self._places = {hook.name: min(known.get(hook.name, end), end) for hook in self._hooks}
-        self._heard = dict(self._places)
-        self._stop, self._poll_s = threading.Event(), poll_s
+        self._audit, self._cursors, self._hooks = audit, home / CURSORS, list[Webhook]()
+        self._turn, self._wake, self._is_ending = threading.Lock(), threading.Event(), False
+        self._poll_s = poll_s
         self._thread = threading.Thread(target=self._follow, name="webhooks", daemon=True)
-        if self._hooks:
-            write_json(self._cursors, self._places)
-            self._thread.start()
+        if not sections:
+            return
+        self._outbox = Outbox(home / OUTBOX, most_bytes=most_bytes)
+        self._hooks = [
+            Webhook(section, delivered=self._keep_place, told=told, waits_s=waits_s, held_s=held_s)
+            for section in sections
+        ]
+        known: dict[str, int] = read_json(self._cursors) if self._cursors.is_file() else {}
+        ends: dict[Source, int] = {"audit": audit.stat().st_size if audit.is_file() else 0, "outbox": self._outbox.end}
+        self._places = {
+            _place(hook, source): min(known.get(_place(hook, source), end), end)
+            for hook in self._hooks
+            for source, end in ends.items()
+        }
+        """Behind what was delivered; `_heard`: behind what waits in memory for it."""
+        self._heard = dict(self._places)
+        write_json(self._cursors, self._places)
+        self._thread.start()
 
     def tell(self, event: str, **facts: Any) -> None:
-        """An event of serving's own."""
+        """An event of serving's own: on disk when this returns."""
+        if not self._hooks:
+            return
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        for hook in self._hooks:
-            hook.tell(Event(secrets.token_hex(16), stamp, "serving", f"serving.{event}", facts))
+        told = Event(secrets.token_hex(16), stamp, "serving", f"serving.{event}", facts)
+        readers = {
+            hook: self._places[_place(hook, "outbox")] for hook in self._hooks if "serving" in hook.section.events
+        }
+        try:
+            lost = self._outbox.add(told.to_json(), {hook.name: place for hook, place in readers.items()})
+        except OSError as fault:
+            lost = {hook.name: 1 for hook in readers}
+            said = fault.strerror or str(fault)
+        else:
+            said = "too many wait for it"
+        for hook in readers:
+            if num := lost.get(hook.name):
+                hook.lost(f"{num} of serving", said)
+        self._wake.set()
 
     def close(self) -> None:
-        self._stop.set()
+        """What was told until now is tried once more. A second call does nothing."""
+        if not self._hooks or self._is_ending:
+            return
+        self._is_ending = True
+        self._wake.set()
+        self._thread.join()
         for hook in self._hooks:
             hook.close()
+        self._outbox.close()
 
     def _follow(self) -> None:
-        while not self._stop.wait(self._poll_s):
+        while True:
+            self._wake.wait(self._poll_s)
+            self._wake.clear()
+            is_last = self._is_ending
             for hook in self._hooks:
                 with contextlib.suppress(OSError):
-                    self._read_on(hook)
+                    self._read_audit(hook)
+                self._read_outbox(hook)
+            if is_last:
+                return
 
-    def _read_on(self, hook: Webhook) -> None:
+    def _read_audit(self, hook: Webhook) -> None:
         if not self._audit.is_file():
             return
+        place = _place(hook, "audit")
         with self._audit.open("rb") as file:
-            file.seek(self._heard[hook.name])
+            file.seek(self._heard[place])
             while (line := file.readline(MOST_LINE)).endswith(b"\n"):
                 event = event_of(line, file.tell())
                 if event is not None and not hook.tell(event):
                     return  # full: from here again, later
-                self._heard[hook.name] = file.tell()
+                self._heard[place] = file.tell()
+
+    def _read_outbox(self, hook: Webhook) -> None:
+        place = _place(hook, "outbox")
+        if self._heard[place] == self._outbox.end:
+            return
+        for told, behind in self._outbox.read(self._heard[place]):
+            if not hook.tell(Event(**told, source="outbox", offset=behind)):
+                return
+            self._heard[place] = behind
 
     def _keep_place(self, hook: Webhook, event: Event) -> None:
-        if event.offset < 0:
-            return
         with self._turn, contextlib.suppress(OSError):
-            self._places[hook.name] = event.offset
+            self._places[_place(hook, event.source)] = event.offset
             write_json(self._cursors, self._places)
+
+
+def _place(hook: Webhook, source: Source) -> str:
+    """What its place in a source is called."""
+    return hook.name if source == "audit" else f"{hook.name}.{source}"
 
 
 def event_of(line: bytes, offset: int) -> Event | None:
@@ -201,7 +279,7 @@ def event_of(line: bytes, offset: int) -> Event | None:
         kind = {"registry": "registry", "keys": "serving", "serving": "serving"}.get(action.partition(".")[0], "run")
         return Event(
             str(entry["hash"]), str(entry["time"]), kind, action if kind != "run" else f"run.{action}",
-            facts | {"actor": entry["actor"], "reason": entry["reason"]}, offset,
+            facts | {"actor": entry["actor"], "reason": entry["reason"]}, offset=offset,
         )  # fmt: skip
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return None
@@ -215,7 +293,7 @@ def sign(secret: bytes, stamp: str, body: bytes) -> str:
 
 
 def send(section: WebhookSection, secret: bytes, event: Event, body: bytes) -> None:
-    """POST it once. TemporaryError, FinalError."""
+    """POST it once. AwayError, TemporaryError, FinalError."""
     parts = urlsplit(section.url)
     assert parts.hostname is not None, "the address was looked at when the hook was made"
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -238,8 +316,10 @@ def send(section: WebhookSection, secret: bytes, event: Event, body: bytes) -> N
     except ssl.SSLCertVerificationError as fault:
         raise FinalError(f"certificate: {fault.verify_message}") from fault
     except (OSError, http.client.HTTPException) as fault:
-        raise TemporaryError(str(fault) or type(fault).__name__) from fault
-    if status in (408, 425, 429) or status >= 500:
+        raise AwayError(str(fault) or type(fault).__name__) from fault
+    if status in (429, 502, 503, 504):
+        raise AwayError(f"HTTP {status}")
+    if status in (408, 425) or status >= 500:
         raise TemporaryError(f"HTTP {status}")
     if not 200 <= status < 300:
         raise FinalError(f"HTTP {status}")
