@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from danlu.core.errors import DataError
+from danlu.core.messages import say
 from danlu.core.shelf import nearest
 from danlu.data.columns import PARTS
 from danlu.data.ledger import Entry
@@ -110,7 +111,8 @@ def _files(given: str, left_out: LeftOut) -> Iterator[Path]:
     else:
         here = path.parent if path.parent.is_dir() else Path()
         guess = nearest(path.name, [entry.name for entry in here.iterdir()]) if path.parent.is_dir() else None
-        raise DataError("data.no_such_path", where=given, nearest=str(here / guess) if guess else "-")
+        hint = say("data.near_path", nearest=here / guess) if guess else say("data.seen_from", folder=Path.cwd())
+        raise DataError("data.no_such_path", where=given, hint=hint)
 
 
 def _walk(folder: Path, left_out: LeftOut) -> Iterator[Path]:
