@@ -35,11 +35,9 @@ from sabotage_kit import FAMILIES, one_module
 VLLM_FAMILY = "qwen3"
 """vLLM on a CPU wants heads of 32 at least."""
 VLLM_HARMS = {
-    "fp8": ("a layer's scales at 0.9", "scales of two layers swapped"),
-    "int8": ("codes of two layers swapped", "the end of turns lost"),
-    "awq": ("groups twice as large in the header", "a layer's words in plain order"),
-    "gptq": ("zero points as version 2 has them", "inputs in other groups"),
-}
+    "fp8": ("scales of two layers swapped",), "int8": ("the end of turns lost",),
+    "awq": ("groups twice as large in the header",), "gptq": ("zero points as version 2 has them",),
+}  # fmt: skip
 READERS = ("transformers_", "autoround_")
 FIRST = MATRIX_FAMILIES[0]
 Key = tuple[str, str, int, str, str]

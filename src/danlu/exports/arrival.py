@@ -11,13 +11,18 @@ Shapes: N output width, D input width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from danlu.core.errors import DanluError
+from danlu.core.files import read_json
 from danlu.exports.parity import Check
 from danlu.exports.transfer import LEAST_LIMIT, NOISE_FACTOR, SHOWN
+from danlu.model.build import family_of
+from danlu.model.model import Model
 
 
 @dataclass(slots=True)
@@ -62,3 +67,16 @@ class Arrivals:
         note = "; ".join(f"{module}: x{self.arrived[module]:.3f}" for module in wrong[:5])
         limits = {"num_wrong_modules": 0, "least_limit": LEAST_LIMIT}
         return Check(name, "fail" if wrong else "pass", numbers, limits, note)
+
+
+def check_shape(name: str, model: Model, folder: Path) -> Check:
+    """config.json describes the model that was trained: angles, epsilon, caps. Where a format rounds inputs, its noise
+    hides a small one of these from logits."""
+    config = read_json(folder / "config.json")
+    try:
+        found, ours = asdict(family_of(config).spec(config)), asdict(model.spec)
+        differing = sorted(key for key in ours if found[key] != ours[key])
+    except DanluError as error:
+        return Check(name, "fail", note=error.text)
+    numbers, limits = {"num_wrong_settings": len(differing)}, {"num_wrong_settings": 0}
+    return Check(name, "fail" if differing else "pass", numbers, limits, "; ".join(differing))

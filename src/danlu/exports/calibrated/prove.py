@@ -19,7 +19,7 @@ from torch import Tensor
 
 from danlu.core.files import read_json
 from danlu.engines.native import NativeEngine
-from danlu.exports.arrival import Arrivals
+from danlu.exports.arrival import Arrivals, check_shape
 from danlu.exports.calibrated.schemes import PARTS, Scheme
 from danlu.exports.compressed.write import coded_layers
 from danlu.exports.export import Subject
@@ -107,6 +107,7 @@ def check_codes(model: Model, merged: Model, folder: Path, scheme: Scheme, group
     return [
         Check("file", "fail" if wrong or unseen else "pass", numbers, limits, note),
         arrivals.check("file_modules"),
+        check_shape("file_shape", merged, folder),
     ]
 
 

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from danlu.engines.native import NativeEngine
-from danlu.exports.arrival import Arrivals
+from danlu.exports.arrival import Arrivals, check_shape
 from danlu.exports.compressed.schemes import Scheme, rounding_inputs
 from danlu.exports.compressed.write import SCALE, coded_layers
 from danlu.exports.export import Subject
@@ -93,6 +93,7 @@ def _check_tensors(model: Model, merged: Model, folder: Path, scheme: Scheme) ->
     return [
         Check("file", "fail" if wrong or unseen else "pass", numbers, limits, note),
         arrivals.check("file_modules"),
+        check_shape("file_shape", merged, folder),
     ]
 
 
