@@ -1,9 +1,10 @@
 """Rows through a decoder on a card: pages of keys and values, recorded steps, and one step ahead.
 
-While all rows take the likeliest token, the card knows the next step's inputs before the host does: that step is
-launched before this one's tokens are looked at, so that the host keeps its books while the card computes. A row that
-turns out to be done has computed one token that nobody reads. Prompts are read beside the recorded step, in a pass of
-their own. Answers are those of `plain.py`, the reference, to round-off.
+While tokens hang on logits alone (and on numbers that are drawn beforehand), the card knows the next step's inputs
+before the host does: that step is launched before this one's tokens are looked at, so that the host keeps its books
+while the card computes. A row that turns out to be done has computed one token that nobody reads. Rows with penalties,
+a grammar or log-probabilities are chosen for by the host, and everybody waits for it. Prompts are read beside the
+recorded step, in a pass of their own. Answers are those of `plain.py`, the reference, to round-off.
 
 Shapes: T tokens end to end, B seats in use, R rows whose token is due, S prompts at their end, V vocabulary, P pages.
 """
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from danlu.adapters.lora import LoRALinear
 from danlu.engines.cuda_attention import TILE, Held, prefill
+from danlu.engines.cuda_choice import draw, is_simple, likeliest, to_card
 from danlu.engines.cuda_pages import PAGE, Pages, num_pages
-from danlu.engines.cuda_step import Recorder, Seats, Sums, decode_step, padded, picked, to_card
+from danlu.engines.cuda_step import Recorder, Seats, Sums, decode_step, padded
 from danlu.engines.lenses import Lens, Lensing, Stack, Stacks, attached_lens
 from danlu.engines.rows import Row, Span
 from danlu.model.decoder import Decoder
@@ -139,8 +141,7 @@ class OnCard:
     # ---- a step
 
     def run(self, spans: Sequence[Span]) -> tuple[list[Row], Tensor]:
-        """Rows whose next token is due and their logits; where all take the likeliest one `known` has it, and the
-        logits are none."""
+        """Rows whose next token is due and their logits; where `known` has the tokens the logits are none."""
         writing = list(self.rows)
         if writing and not self._launched:
             self._launch({})
@@ -148,12 +149,13 @@ class OnCard:
         rows = [*writing, *fresh]
         places = {id(row): place for place, row in enumerate(self._launched)}
         order = [places[id(row)] for row in writing]
-        if all(map(_is_greedy, rows)):
+        if all(map(is_simple, rows)):
             picks = self._read_picks()
             self._picks = {id(row): picks[place] for row, place in zip(writing, order, strict=True)}
             if fresh_SV is not None:
-                own = picked(fresh_SV)[0].tolist()
-                self._picks |= {id(row): pick for row, pick in zip(fresh, own, strict=True)}
+                picks_S, ids_S = likeliest(fresh_SV)
+                draw(fresh_SV, fresh, 0, picks_S, ids_S)
+                self._picks |= {id(row): pick for row, pick in zip(fresh, picks_S.tolist(), strict=True)}
             self._launched = []
             if not spans and any(len(row.ids) + 1 < row.num_free for row in rows):
                 self._launch(self._picks)
@@ -187,6 +189,7 @@ class OnCard:
 
         self.recorder.do((size, stack, is_uniform), work)
         self._launched = list(self.rows)
+        draw(seats.logits_BV, self.rows, int(bool(picks)), seats.picks_B, seats.ids_B)
         if self._is_there is not None:
             self._host_B[:size].copy_(seats.picks_B[:size], non_blocking=True)
             self._is_there.record()
@@ -299,9 +302,3 @@ class OnCard:
 
     def _lens(self, row: Row) -> Lens | None:
         return self.own_lens if row.lens is None else row.lens
-
-
-def _is_greedy(row: Row) -> bool:
-    """Whether the row takes the likeliest token and asks for nothing else."""
-    taste = row.taste
-    return row.sampling.temperature == 0 and row.hold is None and taste.is_plain and taste.num_likeliest is None

@@ -11,12 +11,13 @@ row.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
 
 from danlu.engines.cuda_attention import Held, Look, decode, parts_of, place
+from danlu.engines.cuda_choice import likeliest
 from danlu.engines.cuda_pages import Pages
 from danlu.engines.cuda_weights import CardLayer
 from danlu.engines.lenses import Lensing
@@ -115,16 +116,10 @@ def decode_step(sums: Sums, seats: Seats, pages: Pages, num: int, lensing: Lensi
         seats.ids_B[:num], positions_B, None, seats.rows_B[:num], seats.table_BP, pages, meet, lensing
     )
     logits_BV = sums.logits(hidden_BD, seats.logits_BV[:num])
-    picks_B, ids_B = picked(logits_BV)
+    picks_B, ids_B = likeliest(logits_BV)
     seats.picks_B[:num] = picks_B
     seats.ids_B[:num] = ids_B
     positions_B += (positions_B >= 0).to(positions_B.dtype)
-
-
-def picked(logits_BV: Tensor) -> tuple[Tensor, Tensor]:
-    """(picks_B, ids_B): the likeliest tokens, in the first -1 for those whose logits are no numbers."""
-    peak_B, ids_B = logits_BV.max(-1)
-    return ids_B.masked_fill(~peak_B.isfinite(), -1), ids_B
 
 
 class Recorder:
@@ -172,10 +167,3 @@ def padded(num: int, most: int) -> int:
     step = 8 if num <= 64 else 16 if num <= 128 else 32
     size = 1 << (num - 1).bit_length() if num <= 8 else -(-num // step) * step
     return min(size, most)
-
-
-def to_card(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor of these numbers, without waiting for the card."""
-    if device.type != "cuda":
-        return torch.tensor(values, dtype=dtype, device=device)
-    return torch.tensor(values, dtype=dtype, pin_memory=True).to(device, non_blocking=True)

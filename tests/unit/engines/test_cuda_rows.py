@@ -24,6 +24,7 @@ from danlu.engines.lenses import Lens, attached_lens
 from danlu.engines.plain import Plain
 from danlu.engines.rows import Row, Span
 from danlu.engines.sampling import draws
+from danlu.engines.tastes import Taste
 from danlu.model.build import load_model
 from danlu.model.decoder import Decoder
 
@@ -139,7 +140,7 @@ def test_the_sums_are_the_decoders(
     name: str, num_pieces: int, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of every kind of block; pages are crossed, windows end within one."""
-    monkeypatch.setattr(cuda_rows, "_is_greedy", lambda row: False)
+    monkeypatch.setattr(cuda_rows, "is_simple", lambda row: False)
     model = model_of(folders[name], tuned=True)
     wanted = course(plain(model), prompts(4))
     ours = course(on_card(model, with_adapter=True), prompts(4), num_pieces if name != "phi3" else 1)
@@ -150,7 +151,7 @@ def test_the_sums_are_the_decoders(
 def test_in_16_bits_both_are_as_far_from_fp32(
     name: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_rows, "_is_greedy", lambda row: False)
+    monkeypatch.setattr(cuda_rows, "is_simple", lambda row: False)
     truth, model = model_of(folders[name]), model_of(folders[name], "bf16")
     with torch.no_grad():
         for mine, its in zip(truth.parameters(), model.parameters(), strict=True):
@@ -177,14 +178,19 @@ def test_likeliest_answers_are_the_reference_s(name: str, read_tokens: int, fold
     assert answered(card, rows_of(prompts(), 40)) == wanted
 
 
-def test_drawn_rows_and_likeliest_ones_side_by_side(folders: dict[str, Path]) -> None:
+@pytest.mark.parametrize("has_tastes", [False, True])
+def test_drawn_rows_and_likeliest_ones_side_by_side(has_tastes: bool, folders: dict[str, Path]) -> None:
+    """Drawn on the card; with a row that has penalties in the batch, by the host."""
     model = model_of(folders["qwen2"])
 
     def rows() -> list[Row]:
         made = rows_of(prompts(), 30)
         for row in made[::2]:
-            row.sampling = Sampling(row.num_free, temperature=0.9, top_p=0.9, seed=row.number)
+            how = ({"top_p": 0.9}, {"top_k": 5}, {})[row.number // 2 % 3]
+            row.sampling = Sampling(row.num_free, temperature=0.9, seed=row.number, **how)
             row.draws = draws(row.sampling, row.prompt, row.num_free)
+        if has_tastes:
+            made[3].taste = Taste(frequency=0.5)
         return made
 
     wanted = [answered(plain(model), [row])[0] for row in rows()]
