@@ -8,7 +8,7 @@ gateway workers on one socket, clients that ask all the time, half of them strea
 header's version gives: word for word and whole. Three parts:
 
     swaps    an adapter is loaded on both engines, checked there, flipped to, and the old one drained and dropped
-    engines  kill -9 of one of two; what fails, and how long until both answer again
+    engines  kill -9 of one of two; what fails, and how long until both answer again, with a spare process and without
     workers  kill -9 of one of two; every answer that came stands in a journal, opened and closed, and the chains verify
 """
 
@@ -45,6 +45,7 @@ from danlu.serving.drivers.driver import EngineSpec  # noqa: E402
 from danlu.serving.pool_plan import PoolPlan  # noqa: E402
 from danlu.serving.processes import Patience  # noqa: E402
 from danlu.serving.rollout import Offer  # noqa: E402
+from danlu.serving.spares import Spare  # noqa: E402
 from danlu.serving.store import open_store  # noqa: E402
 from danlu.serving.usage import Folder  # noqa: E402
 from tiny_chat import QUESTIONS  # noqa: E402
@@ -92,23 +93,57 @@ async def swap(place: Place, num: int, folders: list[Path]) -> dict[str, Any]:
 
 
 async def kill_engines(place: Place, num: int) -> dict[str, Any]:
-    pool = place.server.rollout.pools["tiny"]
-    back_s, cpu_s, running = [], [], []
+    """Each in turn, when a spare waits; and once more right after it is back, when there is none."""
+    back: dict[str, list[float]] = {"spare": [], "none": []}
+    cpu: dict[str, list[float]] = {"spare": [], "none": []}
+    running: list[int] = []
+    megabytes = 0
+    (spare,) = place.server.rollout.fleet.spares.all.values()
     async with under_load(place):
         for n in range(num):
-            await asyncio.sleep(1.0)
-            seat = pool.seats[n % 2]
-            assert seat.child is not None
-            posts = place.server.line.posts.values()
-            running.append(sum(post.on_replica.get(seat.name, 0) for post in posts))
-            began = time.monotonic()
-            os.kill(seat.child.pid, signal.SIGKILL)
-            await until(lambda seat=seat: seat.state == "down")
-            await until(lambda: all(each.state == "ready" for each in pool.seats))
-            back_s.append(time.monotonic() - began)
-            cpu_s.append(cpu_of(seat.child.pid))
-    told = {"kills": num, "running_when_killed": running, "back_s": spread(back_s), "start_cpu_s": spread(cpu_s)}
-    return counts(place.client) | told
+            await at_rest(spare)
+            megabytes = spare.memory_bytes // 2**20
+            before = {"spare": cpu_of(spare.pid), "none": 0.0}
+            for found in ("spare", "none"):
+                seconds, pid = await kill_one(place, n % 2, running)
+                back[found].append(seconds)
+                cpu[found].append(cpu_of(pid) - before[found])
+                if found == "spare":
+                    await no_spare(spare)
+    return counts(place.client) | {
+        "kills": 2 * num, "running_when_killed": running, "back_s": spread(back["spare"]),
+        "start_cpu_s": spread(cpu["spare"]), "back_without_spare_s": spread(back["none"]),
+        "start_without_spare_cpu_s": spread(cpu["none"]), "spare_mb": megabytes,
+    }  # fmt: skip
+
+
+async def kill_one(place: Place, number: int, running: list[int]) -> tuple[float, int]:
+    """Seconds until both answer again, and the process that does."""
+    pool = place.server.rollout.fleet.pools["tiny"]
+    seat = pool.seats[number]
+    assert seat.child is not None
+    running.append(sum(post.on_replica.get(seat.name, 0) for post in place.server.line.posts.values()))
+    began = time.monotonic()
+    os.kill(seat.child.pid, signal.SIGKILL)
+    await until(lambda: seat.state == "down")
+    await until(lambda: all(each.state == "ready" for each in pool.seats))
+    return time.monotonic() - began, seat.child.pid
+
+
+async def at_rest(spare: Spare) -> None:
+    """It has loaded everything, and waits."""
+    await until(lambda: spare.memory_bytes > 2**20)
+    seen = -1.0
+    while cpu_of(spare.pid) != seen:
+        seen = cpu_of(spare.pid)
+        await asyncio.sleep(0.5)
+
+
+async def no_spare(spare: Spare) -> None:
+    """The next death finds none."""
+    await until(lambda: spare.pid)
+    os.kill(spare.pid, signal.SIGKILL)
+    await until(lambda: not spare.pid)
 
 
 def cpu_of(pid: int) -> float:
@@ -197,6 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--swaps", type=int, default=50)
     parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--only", choices=("swaps", "engines", "workers"), help="one part")
     parser.add_argument("--out", type=Path)
     told = parser.parse_args()
     folders = [engine_kit.artefact("adapter", seed) for seed in (0, 1)]
@@ -212,6 +248,8 @@ def main() -> None:
         "workers": lambda place: kill_workers(place, told.kills),
     }
     for name, what in parts.items():
+        if told.only not in (None, name):
+            continue
         found[name] = asyncio.run(part(what, folders)) | {"load_average": round(os.getloadavg()[0], 1)}
         print(json.dumps({name: found[name]}, ensure_ascii=False, indent=1), flush=True)
     if told.out is not None:

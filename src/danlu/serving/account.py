@@ -4,6 +4,7 @@ happens on the way, it is settled once.
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import aiohttp
@@ -14,6 +15,7 @@ from danlu.serving.caps import Caps
 from danlu.serving.events import Usage
 from danlu.serving.journal import Closing, Journal, Opening, Outcome
 from danlu.serving.limits import Admission, Limiter
+from danlu.serving.redact import Redacted
 from danlu.serving.replies import retry_after
 from danlu.serving.router import Lease, NoReplicaError, Router, UnknownModelError
 from danlu.serving.tally import Tally
@@ -21,12 +23,11 @@ from danlu.serving.tally import Tally
 
 def no_engine(model: str, none: NoReplicaError) -> RefusedError:
     """Either it comes back within seconds, or trying again is of no use until somebody has looked at it."""
-    headers = retry_after(none.retry_s)
-    if none.is_broken:
-        headers += ((b"x-should-retry", b"false"),)
-    return RefusedError(
-        f"gateway.{'model_not_loaded' if none.is_broken else 'no_engine'}", status=503, headers=headers, model=model
-    )
+    wait = retry_after(none.retry_s)
+    if not none.is_broken:
+        return RefusedError("gateway.no_engine", status=503, headers=wait, model=model)
+    never = (b"x-should-retry", b"false")
+    return RefusedError("gateway.model_not_loaded", status=503, headers=(*wait, never), model=model)
 
 
 class Account:
@@ -37,6 +38,8 @@ class Account:
         self._limiter, self._journal = limiter, journal
         self._lease: Lease | None = None
         self._is_settled = False
+        self.redacted: Redacted | None = None
+        """What is masked of question and answer, where anything is."""
 
     @property
     def lease(self) -> Lease:
@@ -90,9 +93,15 @@ class Account:
             if self._lease is not None:
                 self._lease.release(outcome)
                 self._journal.closed(self._closing(status, whole_s))
+                self._note_redacted()
         finally:  # a disk that is full keeps nobody's reservation
             num_tokens = usage.prompt_tokens + usage.answer_tokens
             await self._limiter.settle(self.admission, num_tokens, time.time())
+
+    def _note_redacted(self) -> None:
+        if self.redacted is not None and (note := self.redacted.note()):
+            with contextlib.suppress(OSError):  # the answer itself is written down, or owed
+                self._journal.noted("redacted", id=self.ask.id, **note)
 
     def _opening(self, lease: Lease) -> Opening:
         ask = self.ask

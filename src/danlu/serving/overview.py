@@ -40,7 +40,7 @@ class Overview:
     async def page(self) -> bytes:
         server, totals = self._server, self._totals
         totals.take(server.counters)
-        seats = [(pool, seat) for pool in server.rollout.pools.values() for seat in pool.seats]
+        seats = [(pool, seat) for pool in server.rollout.fleet.pools.values() for seat in pool.seats]
         standing: Rows = {
             "in_flight": [((), totals.num_in_flight)],
             "workers": [((), sum(post.writer is not None for post in server.line.posts.values()))],

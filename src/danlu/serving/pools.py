@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Pool:
         home: Path,
         *,
         check: Check,
-        changed: Callable[[], None],
+        changed: Callable[[], object],
         vacate: Callable[[str], Awaitable[None]],
         spares: Spares,
         patience: Patience | None = None,
@@ -114,6 +115,29 @@ class Pool:
                 continue
             self.seats = [fresh if seat is dead else seat for seat in self.seats]
             self._later(fresh.mend())
+
+    async def resize(self, num_replicas: int) -> None:
+        """More start with all lenses before they are shown; of fewer, the last ones finish their answers and end. A
+        DanluError leaves as many as there were."""
+        if any(seat.child is None for seat in self.seats):  # somebody else's
+            return
+        standing = [seat for seat in self.seats if seat.state != "draining"]
+        fresh = [self._seat() for _ in range(num_replicas - len(standing))]
+        try:
+            await _all([seat.start() for seat in fresh])
+            for loadable in list(self.lenses.values()):
+                await self._load_on(fresh, loadable)
+        except BaseException:
+            await _all([seat.end() for seat in fresh])
+            raise
+        for seat in fresh:
+            seat.state = "ready"
+        self.seats += fresh
+        for seat in standing[num_replicas:]:
+            seat.become("draining")
+            self._later(self._retire(seat))
+        self.plan = replace(self.plan, num_replicas=num_replicas)
+        self._changed()
 
     # ---- lenses
 

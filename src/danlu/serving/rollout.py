@@ -1,9 +1,8 @@
 """Which version answers: models, the lenses they point at, and every change of that, one at a time. Server process.
 
-A change is: the artefact is looked at (`lenses.py`), loaded and checked on every replica (`pools.py`), then a new board
+A change is: the artefact is looked at (`lenses.py`), loaded and checked on every replica (`fleet.py`), then a new board
 is shown, and it is done when every worker goes by it. Until then, and whenever something fails, everything is as it
-was. Old versions stay loaded while there is room, so that going back is as quick as going on; the one that was used
-longest ago makes room, once its last answer has ended.
+was.
 
 What was changed by hand outlives the server process (`rollout.json`), unless the registry or the command line says
 something else by then. Each change, and each that failed, stands in the audit log.
@@ -26,14 +25,13 @@ from danlu.run.audit import AuditLog
 from danlu.run.registry import Registry
 from danlu.serving.board import EMPTY, Board, Model
 from danlu.serving.catalog import Catalog
+from danlu.serving.fleet import Fleet
 from danlu.serving.lenses import OpenedLens
 from danlu.serving.line import Line
 from danlu.serving.pool_plan import PoolPlan
-from danlu.serving.pools import Pool
 from danlu.serving.processes import Patience
 from danlu.serving.seats import Check, Seat, told
 from danlu.serving.served import Served, Use, check_shares, keep, read_kept
-from danlu.serving.spares import Spares
 
 AGREE_S = 10.0
 """So long workers have to take a board; one that hangs does not keep the others from going on."""
@@ -67,21 +65,18 @@ class Rollout:
         on_seat: Callable[[Seat], None] = lambda seat: None,
         on_event: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None,
     ) -> None:
-        """`drain_s`: so long a change waits for answers of a lens that shall make room; `answer_s`: so long an engine
-        that was replaced may finish its answers, while everything else goes on."""
+        """`drain_s` and `answer_s` are the fleet's."""
         self.home, self.catalog, self.line = home, Catalog(Registry(runs), pool_for), line
         self.models: dict[str, Served] = {}
-        self.pools: dict[str, Pool] = {}
-        self.uses: dict[str, Use] = {}
-        self.drain_s, self.answer_s = drain_s, answer_s
-        self._check, self._patience, self._on_seat = check, patience, on_seat
+        self.fleet = Fleet(
+            home, line, check=check, publish=self._republish, in_use=self._in_use, drain_s=drain_s, answer_s=answer_s,
+            patience=patience, on_seat=on_seat,
+        )  # fmt: skip
         self._on_event = on_event
         self._audit = AuditLog(runs / AUDIT_LOG)
         self._turn = asyncio.Lock()
         self.board = EMPTY
         self._is_open = False
-        self._ends: set[asyncio.Task[None]] = set()
-        self.spares = Spares(home / "logs")
 
     # ---- what can be asked of it
 
@@ -92,11 +87,11 @@ class Rollout:
             for offer in offers:
                 await self._open(offer, kept.get(offer.model))
             try:
-                await self._start_pools()
+                await self.fleet.start(self._wanted())
             except DanluError as error:
                 if not self._forget_changes(error):
                     raise
-                await self._start_pools()
+                await self.fleet.start(self._wanted())
             self._is_open = True
             self._publish()
         self._keep()
@@ -104,10 +99,7 @@ class Rollout:
         await self._write("serving.opened", {"models": shown}, "")
 
     async def close(self) -> None:
-        for task in list(self._ends):
-            task.cancel()
-        await asyncio.gather(*(pool.stop() for pool in self.pools.values()), return_exceptions=True)
-        await self.spares.close()
+        await self.fleet.close()
 
     async def add(self, model: str, target: str, *, reason: str = "") -> dict[str, Any]:
         """A new model while everything runs; of one that is there, `flip`."""
@@ -160,15 +152,15 @@ class Rollout:
             if name in self.models:
                 del self.models[name]
                 await self._agree(facts)
-            elif name in self.catalog and (pool := self._pool_with(name)) is not None:
+            elif name in self.catalog and (pool := self.fleet.pool_with(name)) is not None:
                 if used := [served.name for served in self.models.values() if name in dict(served.lenses)]:
                     raise EngineError("rollout.in_use", where=name, given=name, models=", ".join(used))
-                await self._let_go(pool, name)
+                await self.fleet.let_go(pool, name)
             else:
-                known = ", ".join(sorted({*self.models, *self.loaded()})) or "-"
+                known = ", ".join(sorted({*self.models, *self.fleet.loaded()})) or "-"
                 raise EngineError("rollout.unknown", where=name, given=name, known=known)
             facts["dropped"] = name
-            self._close_unused()
+            self.fleet.close_unused()
         return facts
 
     async def follow(self) -> None:
@@ -188,17 +180,7 @@ class Rollout:
     async def revive(self) -> None:
         """Engines that died too often are tried once more."""
         async with self._turn:
-            for pool in self.pools.values():
-                await pool.revive()
-
-    def note_use(self) -> None:
-        """How often each lens was asked, as the workers tell."""
-        now = time.time()
-        for name in self.loaded():
-            count = sum(post.num_leased.get(name, 0) for post in self.line.posts.values())
-            use = self.uses.setdefault(name, Use())
-            if count != use.num_leased:
-                use.num_leased, use.last = count, now
+            await self.fleet.revive()
 
     # ---- one change
 
@@ -231,7 +213,7 @@ class Rollout:
     async def _settle(self, facts: dict[str, Any]) -> None:
         """The flip itself, and what nobody needs any more."""
         await self._agree(facts)
-        self._close_unused()
+        self.fleet.close_unused()
 
     async def _agree(self, facts: dict[str, Any]) -> None:
         """Done when every worker goes by it. A worker that hangs is told of; it does not keep the others back."""
@@ -243,7 +225,7 @@ class Rollout:
         """As it was left by hand, if what it was offered as still means the same; else as offered. Loads nothing."""
         if offer.url is not None:
             opened = await self.catalog.look_behind(offer.model, offer.url, offer.artifact)
-            self.uses.setdefault(opened.lens.name, Use())
+            self.fleet.uses.setdefault(opened.lens.name, Use())
         else:
             opened = await self._looked(offer.target)
         served = self._serve(offer.model, offer.target, opened)
@@ -260,16 +242,12 @@ class Rollout:
         else:
             served.restore(kept)
 
-    async def _start_pools(self) -> None:
-        """Each with all of its lenses: engines that take them at their start only are started once."""
-        wanted = {name: self.catalog[name] for served in self.models.values() for name, _ in served.lenses}
-        for plan in {opened.pool.name: opened.pool for opened in wanted.values()}.values():
-            if plan.name not in self.pools:
-                pool = self._pool(plan)
-                await pool.start([opened for opened in wanted.values() if opened.pool.name == plan.name])
-                self.pools[plan.name] = pool
-        for opened in wanted.values():
-            await self._load(opened)
+    def _wanted(self) -> list[OpenedLens]:
+        names = dict.fromkeys(name for served in self.models.values() for name, _ in served.lenses)
+        return [self.catalog[name] for name in names]
+
+    def _in_use(self) -> set[str]:
+        return {name for served in self.models.values() for name, _ in served.lenses}
 
     def _forget_changes(self, error: DanluError) -> bool:
         """What was changed by hand does not start: as offered, then. False where nothing was changed."""
@@ -285,13 +263,13 @@ class Rollout:
     async def _ready(self, target: str) -> OpenedLens:
         """What `target` means: looked at, loaded and checked on every replica."""
         opened = await self._looked(target)
-        await self._load(opened)
+        await self.fleet.load(opened)
         return opened
 
     async def _looked(self, target: str) -> OpenedLens:
         """A lens that is loaded needs no second look."""
-        opened = self.catalog[target] if target in self.loaded() else await self.catalog.look(target)
-        self.uses.setdefault(opened.lens.name, Use())
+        opened = self.catalog[target] if target in self.fleet.loaded() else await self.catalog.look(target)
+        self.fleet.uses.setdefault(opened.lens.name, Use())
         return opened
 
     def _whole(self, served: Served, target: str) -> str:
@@ -302,70 +280,15 @@ class Rollout:
         name = next((label.partition(":")[0] for label in labels if label), served.target.partition("@")[0])
         return f"{name}:{target}"
 
-    async def _load(self, opened: OpenedLens) -> None:
-        pool = self.pools.get(opened.lens.pool)
-        if pool is None:
-            pool = self._pool(opened.pool)
-            await pool.start([opened])
-            self.pools[opened.pool.name] = pool
-        if opened.lens.name in pool.lenses:
-            return
-        assert not opened.lens.is_base, "a model comes with its pool"
-        await self._make_room(pool)
-        await pool.load(opened)
-
-    def _pool(self, plan: PoolPlan) -> Pool:
-        return Pool(
-            plan, self.home, check=self._check, changed=self._republish, vacate=self._vacate, patience=self._patience,
-            on_seat=self._on_seat, spares=self.spares,
-        )  # fmt: skip
-
-    async def _make_room(self, pool: Pool) -> None:
-        """The lens that was used longest ago, and that no model points at, leaves. EngineError where all are used."""
-        self.note_use()
-        used = {name for served in self.models.values() for name, _ in served.lenses}
-        spare = sorted((self.uses[name].last, name) for name in pool.adapters if name not in used)
-        while len(pool.adapters) >= pool.plan.spec.max_adapters:
-            if not spare:
-                most = pool.plan.spec.max_adapters
-                raise EngineError("rollout.full", where=pool.plan.name, most=most, used=", ".join(pool.adapters))
-            await self._let_go(pool, spare.pop(0)[1])
-
-    async def _let_go(self, pool: Pool, name: str) -> None:
-        """Out of the engines, once nothing is asked of it any more."""
-        if not await self.line.idle(name, self.board.number, within_s=self.drain_s):
-            raise EngineError("rollout.busy", where=name, given=name, num=self.line.outstanding(name))
-        await pool.drop(name)
-
-    async def _vacate(self, replica: str) -> None:
-        """A replica ends when its last answer has, or has had time to."""
-        await self.line.free(replica, self.board.number, within_s=self.answer_s)
-
-    def _close_unused(self) -> None:
-        """Pools of whole models that nothing points at hold memory for nothing: they end with their last answers."""
-        used = {self.catalog[name].lens.pool for served in self.models.values() for name, _ in served.lenses}
-        for name, pool in list(self.pools.items()):
-            if name not in used and any(opened.lens.is_base for opened in pool.lenses.values()):
-                del self.pools[name]
-                task = asyncio.create_task(self._end(pool))
-                self._ends.add(task)
-                task.add_done_callback(self._ends.discard)
-
-    async def _end(self, pool: Pool) -> None:
-        number = self._publish()
-        for lens in list(pool.lenses):
-            await self.line.idle(lens, number, within_s=self.answer_s)
-        await pool.stop()
-
     # ---- boards
 
-    def _republish(self) -> None:
-        if self._is_open:
-            self._publish()
+    def _republish(self) -> int:
+        """Nothing is shown before the first board is whole."""
+        return self._publish() if self._is_open else self.board.number
 
     def _publish(self) -> int:
         """Show what stands now, if it is not what was shown last."""
-        pools = list(self.pools.values())
+        pools = list(self.fleet.pools.values())
         fresh = Board(
             number=self.board.number,
             models=tuple(Model(s.name, s.lenses, s.created) for s in self.models.values()),
@@ -383,12 +306,6 @@ class Rollout:
         if model not in self.models:
             raise EngineError("rollout.unknown", where=model, given=model, known=", ".join(sorted(self.models)) or "-")
         return self.models[model]
-
-    def loaded(self) -> list[str]:
-        return [name for pool in self.pools.values() for name in pool.lenses]
-
-    def _pool_with(self, lens: str) -> Pool | None:
-        return next((pool for pool in self.pools.values() if lens in pool.lenses), None)
 
     async def _write(self, action: str, facts: Mapping[str, Any], reason: str) -> None:
         await asyncio.to_thread(self._audit.append, action, dict(facts), reason=reason)

@@ -59,7 +59,7 @@ class Means:
     """What every seat shall have; the pool changes it."""
     files: ProvenFiles
     check: Check
-    changed: Callable[[], None]
+    changed: Callable[[], object]
     on_seat: Callable[[Seat], None]
     later: Callable[[Any], None]
     spares: Spares

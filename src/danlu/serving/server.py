@@ -220,7 +220,7 @@ class Server:
         path = self.plan.runs / REGISTRY
         seen: tuple[int, ...] = ()
         while True:
-            self.rollout.note_use()
+            self.rollout.fleet.note_use()
             state = _state(path)
             if state != seen:
                 seen = state

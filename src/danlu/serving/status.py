@@ -12,11 +12,11 @@ from danlu.serving.served import Served
 
 
 def status_of(rollout: Rollout) -> dict[str, Any]:
-    rollout.note_use()
+    rollout.fleet.note_use()
     return {
         "board": rollout.board.number,
         "models": [_model(rollout, served) for served in rollout.models.values()],
-        "pools": [_pool(rollout, pool) for pool in rollout.pools.values()],
+        "pools": [_pool(rollout, pool) for pool in rollout.fleet.pools.values()],
         "workers": [
             {
                 "name": post.name, "has_line": post.writer is not None, "board": post.board,
@@ -39,7 +39,7 @@ def _pool(rollout: Rollout, pool: Pool) -> dict[str, Any]:
     pointed = {name for served in rollout.models.values() for name, _ in served.lenses}
     lenses = []
     for name, opened in pool.lenses.items():
-        use = rollout.uses[name]
+        use = rollout.fleet.uses[name]
         lenses.append(
             {
                 "name": name, "label": opened.lens.label, "is_base": opened.lens.is_base,

@@ -134,9 +134,9 @@ def test_a_flip_and_the_way_back(tmp_path: Path, base: Path, run: Callable[..., 
         with pytest.raises(DanluError) as refusal:
             await rollout.back("law")
         assert refusal.value.key == "rollout.nothing_before"
-        seats = rollout.pools["tiny"].seats
+        seats = rollout.fleet.pools["tiny"].seats
         assert len(seats) == 2 and all(set(seat.loaded) == {lens_of(first), lens_of(second)} for seat in seats)
-        assert rollout.pools["tiny"].grades[lens_of(second)] == "ids"
+        assert rollout.fleet.pools["tiny"].grades[lens_of(second)] == "ids"
 
     run(story, Offer("law", str(first)))
     assert deeds(tmp_path) == ["serving.opened", "serving.flip", "serving.back"]
@@ -160,7 +160,7 @@ def test_a_failure_on_any_replica_is_no_flip(tmp_path: Path, base: Path, run: Ca
         with pytest.raises(DanluError) as refusal:
             await rollout.flip("law", str(tmp_path / "nothing") if fault == "gone" else str(second))
         assert rollout.board.models == before.models and await house.said() == (lens_of(first), mark_of(first))
-        assert all(set(seat.loaded) == {lens_of(first)} for seat in rollout.pools["tiny"].seats)
+        assert all(set(seat.loaded) == {lens_of(first)} for seat in rollout.fleet.pools["tiny"].seats)
         assert rollout.models["law"].problem and refusal.value.text
         assert status_of(rollout)["models"][0]["problem"]
         if fault not in ("nan", "gone"):  # and when the engines have thought better of it
@@ -258,12 +258,12 @@ def test_the_one_that_was_used_longest_ago_makes_room(tmp_path: Path, base: Path
 
     async def story(house: House) -> None:
         rollout = house.rollout
-        pool = rollout.pools["tiny"]
+        pool = rollout.fleet.pools["tiny"]
         for artifact in artifacts[1:3]:
             await rollout.flip("law", str(artifact))
         assert pool.adapters == [lens_of(a) for a in artifacts[:3]]
         await house.said(lens_of(artifacts[0]))  # its immutable name is a model too
-        await until(lambda: (rollout.note_use(), rollout.uses[lens_of(artifacts[0])].last)[1] > 0)
+        await until(lambda: (rollout.fleet.note_use(), rollout.fleet.uses[lens_of(artifacts[0])].last)[1] > 0)
         await rollout.flip("law", str(artifacts[3]))
         assert set(pool.adapters) == {lens_of(artifacts[n]) for n in (0, 2, 3)}
         assert all(set(seat.loaded) == set(pool.adapters) for seat in pool.seats)
@@ -310,7 +310,7 @@ def test_whole_models_change_with_their_engines(tmp_path: Path, base: Path, run:
         assert await house.said() == (lens_of(second), mark_of(second))
         assert await ask(lease.address, lease.body, lease.secret), "the old engine is there for its last answer"
         lease.release("done")
-        await until(lambda: not rollout._ends)
+        await until(lambda: not rollout.fleet.ends)
         await rollout.back("law")
         assert await house.said() == (lens_of(first), mark_of(first))
 
@@ -324,7 +324,7 @@ def test_an_engine_that_was_killed_comes_back_with_its_lenses(
 
     async def story(house: House) -> None:
         rollout = house.rollout
-        seat = rollout.pools["tiny"].seats[0]
+        seat = rollout.fleet.pools["tiny"].seats[0]
         assert seat.child is not None
         await seat.child.kill()
         await until(lambda: seat.state == "down")
@@ -347,7 +347,7 @@ def test_engines_that_load_nothing_are_replaced_one_by_one(
 
     async def story(house: House) -> None:
         rollout = house.rollout
-        pool = rollout.pools["tiny"]
+        pool = rollout.fleet.pools["tiny"]
         leases = [house.router.lease("law", QUESTION) for _ in range(2)]
         old = {seat.name for seat in pool.seats}
         habits(base, answers_wrong=is_bad)
@@ -396,7 +396,7 @@ def test_status_is_plain_json(tmp_path: Path, base: Path, run: Callable[..., Non
         await until(lambda: status_of(house.rollout)["pools"][0]["lenses"][0]["num_leased"] == 1)
         told = orjson.loads(orjson.dumps(status_of(house.rollout)))
         assert told["pools"][0]["num_loaded"] == 1 and len(told["pools"][0]["replicas"]) == 2
-        secrets = [seat.secret for seat in house.rollout.pools["tiny"].seats]
+        secrets = [seat.secret for seat in house.rollout.fleet.pools["tiny"].seats]
         assert not any(secret in orjson.dumps(told).decode() for secret in secrets), "it tells no secret"
 
     run(story, Offer("law", str(first)))

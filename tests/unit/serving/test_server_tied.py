@@ -47,7 +47,7 @@ def test_a_killed_engine_fails_its_running_streams_only(tmp_path: Path, base: Pa
 
     async def story() -> None:
         async with serving(tmp_path, base, Offer("law", str(artifact))) as place:
-            client, seats = place.client, place.server.rollout.pools["tiny"].seats
+            client, seats = place.client, place.server.rollout.fleet.pools["tiny"].seats
             running = [asyncio.create_task(client.ask(is_stream=True)) for _ in range(8)]
             posts = place.server.line.posts
             await until(lambda: sum(posts["w0"].on_replica.values()) == 8)
@@ -81,7 +81,7 @@ def test_files_that_changed_are_not_served_by_an_engine_that_came_back(
 
     async def story() -> None:
         async with serving(tmp_path, base, Offer("law", str(artifact)), num_replicas=1) as place:
-            client, (pool,) = place.client, place.server.rollout.pools.values()
+            client, (pool,) = place.client, place.server.rollout.fleet.pools.values()
             (seat,) = pool.seats
             assert await client.ask() and seat.child is not None
             weights.write_bytes(proven[:-4] + bytes(4))
@@ -109,7 +109,7 @@ def test_a_base_that_was_swapped_is_not_served_by_an_engine_that_came_back(
 
     async def story() -> None:
         async with serving(tmp_path, base, Offer("law", str(artifact))) as place:
-            client, (pool,) = place.client, place.server.rollout.pools.values()
+            client, (pool,) = place.client, place.server.rollout.fleet.pools.values()
             first, second = pool.seats
             assert first.child is not None and second.child is not None
             weights.write_bytes(proven[:-4] + bytes(4))
@@ -137,7 +137,7 @@ def test_an_engine_that_came_back_and_answers_otherwise_is_not_asked(
 
     async def story() -> None:
         async with serving(tmp_path, base, Offer("law", str(artifact))) as place:
-            client, (pool,) = place.client, place.server.rollout.pools.values()
+            client, (pool,) = place.client, place.server.rollout.fleet.pools.values()
             first, _ = pool.seats
             habits(base, answers_wrong=True)
             assert first.child is not None
@@ -283,7 +283,7 @@ def test_an_end_lets_answers_end(tmp_path: Path, base: Path) -> None:
             client = place.client
             running = [asyncio.create_task(client.ask(is_stream=bool(n % 2))) for n in range(4)]
             await asyncio.sleep(0.5)
-            pids = [place.server.workers[0].pid, place.server.rollout.pools["tiny"].seats[0].child.pid]  # type: ignore[union-attr]
+            pids = [place.server.workers[0].pid, place.server.rollout.fleet.pools["tiny"].seats[0].child.pid]  # type: ignore[union-attr]
             await place.server.close()
             await asyncio.gather(*running)
             assert not client.failures and client.seen == {lens_of(artifact): 4}
