@@ -30,6 +30,8 @@ JUDGED_BYTES = 4096
 
 _STRANGE_RUN = re.compile("[^\x00-\x7f]+")
 _HIGH_RUN = re.compile(rb"[\x80-\xff]")
+_LEADS_OF_CHINESE = bytes([*range(0x4E, 0xA0), 0x00, 0x30, 0xFF])
+"""First bytes of UTF-16 units in Chinese text: Han, spaces and ASCII, marks of theirs, full width."""
 
 
 @dataclass(slots=True)
@@ -189,7 +191,7 @@ def _wide_without_mark(head: bytes) -> str | None:
         if zeros > max(len(high) * 0.1, stray * 4) and _decodes_mostly(head, name):
             return name
         if len(head) >= 16 and stray < len(low) * 0.02 and _strict(head, "utf-8") is None:
-            chinese = sum(0x4E <= byte <= 0x9F or byte in (0x00, 0x30, 0xFF) for byte in high)
+            chinese = len(high) - len(high.translate(None, _LEADS_OF_CHINESE))
             if chinese > len(high) * 0.97 and best_legacy(head) is None and _decodes_mostly(head, name):
                 return name
     return None

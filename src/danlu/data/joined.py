@@ -11,12 +11,14 @@ from __future__ import annotations
 import bisect
 import functools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from danlu.data.sample import Sample
-from danlu.data.texts import texts_of
+from danlu.data.sample import Conversation, Sample
+from danlu.data.texts import is_pair, texts_of
+from danlu.data.twins.folding import Folded, fold_pairs
 
 Units = npt.NDArray[np.uint16]
 Places = npt.NDArray[np.int64]
@@ -65,33 +67,44 @@ class Laid:
         return np.flatnonzero(~is_common)
 
     @functools.cached_property
-    def _encoded(self) -> list[bytes]:
-        return [text.encode("utf-8", "surrogatepass") for text in self.flat]
-
-    @functools.cached_property
     def data(self) -> bytes:
         """`joined` in UTF-8."""
-        return BREAK.encode().join([*self._encoded, b""])
+        return self.joined.encode("utf-8", "surrogatepass")
 
     @functools.cached_property
     def data_ends(self) -> Places:
-        """(texts,) where in `data` the break of each text stands."""
-        return np.cumsum(np.fromiter(map(len, self._encoded), np.int64, len(self.flat)) + 1) - 1
+        """(texts,) where in `data` the break of each text stands: as many breaks stand before it as in `units`."""
+        breaks = np.flatnonzero(self.units == ord(BREAK))
+        ends: Places = np.flatnonzero(np.frombuffer(self.data, np.uint8) == ord(BREAK))
+        return ends[np.searchsorted(breaks, self.unit_ends)]
 
 
 class Page(Laid):
     """Some rows' texts as they were when the page was made. `rows` are their numbers; the texts of row `rows[i]` are
     `flat[first[i] : first[i + 1]]`."""
 
-    def __init__(self, rows: range, samples: Sequence[Sample | None]) -> None:
+    def __init__(self, rows: range, samples: Sequence[Sample | None], *, is_pairs: bool = False) -> None:
+        """`is_pairs`: each of them is a pair (`texts.is_pair`), so every other text is an answer."""
         super().__init__([])
-        self.rows = rows
+        self.rows, self.is_pairs = rows, is_pairs
+        if is_pairs:
+            chats = cast("Sequence[Conversation]", samples)
+            self.flat = [turn.content for sample in chats for turn in sample.messages]
+            self.first = list(range(0, 2 * len(samples) + 1, 2))
+            return
         self.first = [0]
         flat = self.flat
         for sample in samples:
             if sample is not None:
                 flat += texts_of(sample)
             self.first.append(len(flat))
+
+    @functools.cached_property
+    def folded(self) -> Folded:
+        """What `fold_all` gives of question, nothing and answer of each row, where rows are pairs: made once for who
+        looks for words and for who signs."""
+        assert self.is_pairs, "every other text is an answer"
+        return fold_pairs(self.flat, self.units, self.unit_ends)
 
     @functools.cached_property
     def row_of_text(self) -> Places:
@@ -115,6 +128,8 @@ class Texts:
 
     def __init__(self, samples: Iterable[Sample | None]) -> None:
         self.samples: list[Sample | None] = list(samples)
+        self.pairs: list[bool] = list(map(is_pair, self.samples))
+        """Which of them are a question and an answer alone: nobody has to look at their turns again."""
         self.stale: set[int] = set()
         """Rows that are no more what their page says."""
         self._pages: list[Page] = []
@@ -133,6 +148,7 @@ class Texts:
         """What a stage made of the row; None: it dropped it. Costs nothing where it is the very same sample."""
         if self.samples[row] is not sample:
             self.samples[row] = sample
+            self.pairs[row] = is_pair(sample)
             self.stale.add(row)
 
     def of(self, row: int) -> list[str]:
@@ -152,6 +168,10 @@ class Texts:
             return []
         return [row for row in page.rows if row in self.stale and self.samples[row] is not None]
 
+    def are_pairs(self, page: Page) -> bool:
+        """Whether all its rows are there, as the page says them, and each is a question and an answer."""
+        return page.is_pairs and self.stale.isdisjoint(page.rows)
+
     def suspects_in(self, page: Page, places: Places) -> list[int]:
         """The rows of a page that a stage has to look at closely: those of these places in `units`, and stale ones."""
         return sorted({*page.rows_at(places, page.unit_ends), *self.stale_in(page)})
@@ -163,4 +183,5 @@ class Texts:
     def _cut(self) -> Iterator[Page]:
         for first in range(0, len(self.samples), PAGE_ROWS):
             rows = range(first, min(first + PAGE_ROWS, len(self.samples)))
-            yield Page(rows, self.samples[rows.start : rows.stop])
+            own = slice(rows.start, rows.stop)
+            yield Page(rows, self.samples[own], is_pairs=all(self.pairs[own]))

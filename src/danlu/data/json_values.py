@@ -9,9 +9,10 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import orjson
 
 from danlu.data.sources.source import Change, Fault, Item, Row
@@ -22,6 +23,8 @@ _LONG_NUMBER = re.compile(rb"[0-9]{19}")
 _ESCAPED_KEY = re.compile(rb'"[^"\\]{0,99}\\(?:[^"\\]|\\.){0,99}"\s*:')
 _BEHIND_KEYS = (b'":', b" :", b"\t:", b"\r:", b"\n:")
 """What the colon of every key stands behind: its quote, or blanks."""
+_COLON = ord(":")
+_IS_BEHIND = np.isin(np.arange(256), [pair[0] for pair in _BEHIND_KEYS])
 _PLAIN = frozenset({str, int, bool, type(None)})
 _MUCH = 1 << 24
 """Bytes to look through, over all keys of an object, from which Python's decoder is the shorter way."""
@@ -49,14 +52,27 @@ def parse_values(text: str, line: int, changes: tuple[Change, ...] = (), *, clea
         yield Row(line, value, text, changes, clean=clean)
 
 
-def needs_care(row: dict[str, Any], raw: bytes) -> bool:
+def needs_care(row: dict[str, Any], raw: bytes, num_behind_keys: int | None = None) -> bool:
     """Whether what orjson read may not be all that is written: a key may be given twice, or a whole number beyond 64
-    bits (an account, a card) was read as a float. Python's decoder tells."""
-    if raw.count(b":") != len(row) and _may_be_twice(row, raw):  # each key has its colon
+    bits (an account, a card) was read as a float. Python's decoder tells. `num_behind_keys` as `count_behind_keys` has
+    it, where many lines were counted at once."""
+    is_once = num_behind_keys == len(row) or raw.count(b":") == len(row)  # each key has its colon
+    if not is_once and _may_be_twice(row, raw):
         return True
     if _PLAIN.issuperset(map(type, row.values())):
         return False
     return _has_float(row.values()) and _LONG_NUMBER.search(raw) is not None
+
+
+def count_behind_keys(lines: Sequence[bytes]) -> list[int]:
+    """For each line the colons behind a quote or a blank, as those of all keys are. As many as there are keys: all
+    other colons stand within texts."""
+    data = np.frombuffer(b"\n".join(lines), np.uint8)
+    colons = np.flatnonzero(data == _COLON)
+    colons = colons[_IS_BEHIND[data[colons - 1]]]
+    ends = np.cumsum(np.fromiter(map(len, lines), np.int64, len(lines)) + 1)
+    num: list[int] = np.diff(np.searchsorted(colons, ends), prepend=0).tolist()
+    return num
 
 
 def _may_be_twice(row: dict[str, Any], raw: bytes) -> bool:

@@ -79,6 +79,24 @@ def messages_of(sample: Sample) -> tuple[Message, ...]:
     return sample.messages
 
 
+def is_pair(sample: Sample | None) -> bool:
+    """Whether it is a question and an answer, and nothing else but origin, group and tags, as nearly all rows are:
+    `messages[0].content` and `messages[1].content` are all of its texts."""
+    if type(sample) is not Conversation or len(sample.messages) != 2 or sample.tools:
+        return False
+    asked, answered = sample.messages
+    return (
+        asked.role == "user"
+        and answered.role == "assistant"
+        and asked.reasoning is answered.reasoning is None
+        and asked.name is answered.name is None
+        and asked.train is answered.train is None
+        and asked.tool_call_id is answered.tool_call_id is None
+        and not asked.tool_calls
+        and not answered.tool_calls
+    )
+
+
 def answer_at(turns: Sequence[Message]) -> int:
     """Where the last answer stands, all that is asked being before it; behind the last turn where nobody answers."""
     last = len(turns) - 1

@@ -32,7 +32,7 @@ class Clean:
         for page in texts.pages():
             rows = [row for row in page.rows if texts.samples[row] is not None]
             samples = [sample for row in rows if (sample := texts.samples[row]) is not None]
-            found = self._found(Batch(samples, page))
+            found = self._found(Batch(samples, page, are_pairs=texts.are_pairs(page)))
             told |= {rows[at]: outcome for at, outcome in sorted(found.items())}
         return told
 

@@ -82,14 +82,24 @@ class Batch:
     """Rows as rules see them: `asked` is all that comes before the answer, `body` what is to be learnt: the last answer
     (the better one of a preference), a document's text, the text that a label judges.
 
-    `laid` holds both of each row in turn; `page` may be that already, where it holds nothing else. `quick`: by compiled
-    loops or without; by default where they pay."""
+    `laid` holds both of each row in turn; `page` may be that already, where it holds nothing else, and is for certain
+    with `are_pairs`. `quick`: by compiled loops or without; by default where they pay."""
 
-    def __init__(self, samples: Sequence[Sample], page: Laid | None = None, *, quick: bool | None = None) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        page: Laid | None = None,
+        *,
+        are_pairs: bool = False,
+        quick: bool | None = None,
+    ) -> None:
         self.samples = samples
         both: list[str] = []
-        for sample in samples:
-            both += _asked_and_body(sample)
+        if are_pairs and page is not None:
+            both = page.flat
+        else:
+            for sample in samples:
+                both += _asked_and_body(sample)
         self.asked, self.body = both[0::2], both[1::2]
         self.laid = page if page is not None and page.flat == both else Laid(both)
         self._quick = quick

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from danlu.data.joined import Laid, Places, Units
+from danlu.data.joined import Laid, Page, Places, Units
 from danlu.data.twins import folding
 from danlu.data.twins.compiled import purse
+from danlu.data.twins.digests import PIECES
 
 Keys = npt.NDArray[np.uint64]
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -70,6 +71,9 @@ def _folded(laid: Laid, *, quick: bool) -> tuple[Units, Places]:
 def _folded_quickly(laid: Laid) -> tuple[Units, Places]:
     from danlu.data.cleaners.loops_words import fold_words  # compiled on the first call
 
+    if isinstance(laid, Page) and laid.is_pairs:
+        folded = laid.folded  # of three pieces, the second one empty
+        return folded.coarse, np.delete(folded.coarse_at, slice(1, None, PIECES))
     units, ends = laid.units, laid.unit_ends
     points, kinds = folding.points_beyond(units)
     flat, at, is_hard = np.empty(len(units), np.uint16), np.zeros(len(ends) + 1, np.int64), np.zeros(len(ends), bool)

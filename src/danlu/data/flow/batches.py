@@ -18,7 +18,7 @@ import numpy.typing as npt
 from danlu.core.errors import DataError
 from danlu.data.flow.codec import pack_content, pack_json, pack_marks, unpack, unpack_json, unpack_marks
 from danlu.data.flow.marks import Mark
-from danlu.data.flow.piece import Row
+from danlu.data.flow.piece import Piece, Row
 from danlu.data.sample import Origin, line_origin
 
 SCHEMA_VERSION = "1"
@@ -47,31 +47,40 @@ def schema() -> Any:
     return pa.schema(fields, metadata={"danlu.rows": SCHEMA_VERSION})
 
 
-def to_batch(rows: Sequence[Row]) -> Any:
-    """A record batch of these rows; content is null where the row was dropped."""
+def to_batch(piece: Piece) -> Any:
+    """A record batch of the rows of a piece; content is null where the row was dropped."""
     pa = arrow()
+    rows, stands = piece.kept, piece.columns
     packed = [_packed(row) for row in rows]
     origins = [row.origin for row in rows]
-    columns: dict[str, list[Any]] = {
+    values: dict[str, list[Any]] = {
         "id": [name for _, name in packed],
         "content": [content for content, _ in packed],
         "group": [None if row.sample is None else row.sample.group for row in rows],
         "tags": _tags(rows),
         "marks": [(pack_marks(row.marks) or None) if row.marks else None for row in rows],
-        "seat": [row.seat for row in rows],
-        **{place: list(map(attrgetter(place), origins)) for place in _PLACES},
+        **{place: list(map(attrgetter(place), origins)) for place in _PLACES[2:]},
     }
     form = schema()
-    return pa.record_batch([_array(columns[one.name], one.type) for one in form], schema=form)
+    arrays = {name: _array(own, form.field(name).type) for name, own in values.items()}
+    arrays |= {"seat": _numbers(stands["row_seat"]), "line": _numbers(stands["row_line"])}
+    names = _array(stands["row_files"].tolist(), pa.string())
+    arrays["file"] = pa.DictionaryArray.from_arrays(_numbers(stands["row_file"]), names)
+    return pa.record_batch([arrays[one.name] for one in form], schema=form)
+
+
+def _numbers(column: npt.NDArray[Any]) -> Any:
+    pa = arrow()
+    return pa.Array.from_buffers(pa.from_numpy_dtype(column.dtype), len(column), [None, pa.py_buffer(column)])
 
 
 def _array(values: list[Any], kind: Any) -> Any:
     """An Arrow array, laid out here: `pa.array` asks of a list whether it is one of pandas', and loads pandas for it,
     where that happens to be installed."""
     pa = arrow()
-    there = [value for value in values if value is not None]
-    if not there and values:
+    if values and values[0] is values[-1] is None and set(map(type, values)) == {type(None)}:
         return pa.nulls(len(values), kind)
+    there = [value for value in values if value is not None]
     if pa.types.is_dictionary(kind):
         places = {value: place for place, value in enumerate(dict.fromkeys(there))}
         indices = [None if value is None else places[value] for value in values]
@@ -83,7 +92,8 @@ def _array(values: list[Any], kind: Any) -> Any:
         numbers = np.array([value or 0 for value in values] if is_there else values, kind.to_pandas_dtype())
         return pa.Array.from_buffers(kind, len(values), [is_there, pa.py_buffer(numbers)])
     if pa.types.is_string(kind):
-        values, there = [value and value.encode() for value in values], [value.encode() for value in there]
+        there = [value.encode() for value in there]
+        values = [value and value.encode() for value in values] if is_there else there
     lengths = list(map(len, values)) if is_there is None else [len(value or b"") for value in values]
     ends = np.cumsum([0, *lengths])
     offsets = ends.astype(np.int64 if pa.types.is_large_binary(kind) else np.int32)

@@ -48,13 +48,24 @@ def _name_of(packed: bytes) -> str:
     return PREFIX + hashlib.sha256(packed).hexdigest()[:DIGITS]
 
 
+_OPENED = b'{"kind":"conversation","messages":[{"content":'
 _BETWEEN_TURNS = {role: f',"role":"{role}"}},{{"content":'.encode() for role in get_args(Role)}
 _AFTER_TURNS = {role: f',"role":"{role}"}}]}}'.encode() for role in get_args(Role)}
+_ASKED, _ANSWERED = _BETWEEN_TURNS["user"], _AFTER_TURNS["assistant"]
+
+
+def pack_pair(asked: str, answered: str) -> tuple[bytes, str] | None:
+    """`pack_content` of a question and an answer alone (`texts.is_pair`); None where orjson cannot write them."""
+    try:
+        packed = b"".join((_OPENED, orjson.dumps(asked), _ASKED, orjson.dumps(answered), _ANSWERED))
+    except TypeError:  # half surrogates
+        return None
+    return packed, _name_of(packed)
 
 
 def _pack_plain(turns: Sequence[Message]) -> bytes | None:
     """The same without making objects of it, for turns of a role and a text alone; None of any other."""
-    parts = [b'{"kind":"conversation","messages":[{"content":']
+    parts = [_OPENED]
     try:
         for turn in turns:
             if (

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from danlu.data.flow.codec import pack_content
+from danlu.data.flow.codec import pack_content, pack_pair
+from danlu.data.flow.folds import Folds
 from danlu.data.flow.marks import Mark, Passed
 from danlu.data.flow.piece import Piece, Row, facts_of
 from danlu.data.flow.plan import Shard
@@ -200,14 +201,16 @@ def _piece(load: _Load, passing: Passing, told: Told) -> Piece:
         _through(load, texts, touched(stage, texts), station)
     alive = [row for row, sample in enumerate(texts.samples) if sample is not None]
     refused = [_refusal(load, row) for row, sample in enumerate(texts.samples) if sample is None]
-    original = texts.alive()
+    original, pairs, folds = texts.alive(), [texts.pairs[row] for row in alive], Folds(texts)
     look = passing.privacy.look(texts) if passing.privacy else None
     if look is not None:
         _through(load, texts, {row: one.outcome for row, one in look.examined.items()}, stations[-1])
         _tag(texts, alive, look)
     rows = _rows(load, texts, alive)
-    ids = [row.id or sample_id(sample) for row, sample in zip(rows, original, strict=True)]
-    columns = signatures(original, ids if passing.has_children else None)
+    ids = None
+    if passing.has_children:
+        ids = [row.id or sample_id(sample) for row, sample in zip(rows, original, strict=True)]
+    columns = signatures(original, ids, pairs=pairs, folds=folds)
     records: list[Mapping[str, Any]] = []
     if look is not None:
         records = [dict(record) for one in look.examined.values() for record in one.records]
@@ -222,9 +225,17 @@ def _rows(load: _Load, texts: Texts, numbers: Sequence[int]) -> list[Row]:
     rows: list[Row] = []
     for number in numbers:
         sample, origin = texts.samples[number], load.samples[number].origin
-        packed, name = (None, "") if sample is None else pack_content(sample)
+        packed, name = (None, "") if sample is None else _packed(sample, is_pair=texts.pairs[number])
         rows.append(Row(sample, origin, name, load.marks.get(number, ()), load.seats[number], packed))
     return rows
+
+
+def _packed(sample: Sample, *, is_pair: bool) -> tuple[bytes, str]:
+    if is_pair:
+        asked, answered = cast(Conversation, sample).messages
+        if packed := pack_pair(asked.content, answered.content):
+            return packed
+    return pack_content(sample)
 
 
 def _tag(texts: Texts, rows: Sequence[int], look: Look) -> None:
@@ -252,7 +263,7 @@ def _told_masked(tags: dict[str, Any]) -> dict[str, Any]:
 
 def _through(load: _Load, texts: Texts, outcomes: Mapping[int, Outcome], station: Passed) -> None:
     """Put what a stage did into the rows, and count it."""
-    num_alive = sum(sample is not None for sample in texts.samples)
+    num_alive = len(texts) - texts.samples.count(None)
     station.rows_in += num_alive
     station.rows_out += num_alive
     for row, (sample, fates) in outcomes.items():

@@ -96,12 +96,11 @@ def facts_of(rows: Sequence[Row]) -> dict[str, npt.NDArray[Any]]:
     origins, samples = [row.origin for row in rows], [row.sample for row in rows]
     names = list(map(attrgetter("file"), origins))
     codes = {name: code for code, name in enumerate(dict.fromkeys(names))}
-    kinds = (0 if sample is None else _CODES[sample.kind] for sample in samples)
     return {
-        "alive": np.fromiter((sample is not None for sample in samples), bool, num),
-        "row_kind": np.fromiter(kinds, np.uint8, num),
+        "alive": np.array([sample is not None for sample in samples], bool),
+        "row_kind": np.array([0 if sample is None else _CODES[sample.kind] for sample in samples], np.uint8),
         "row_level": _levels(samples),
-        "touched": np.fromiter((bool(row.marks) for row in rows), bool, num),
+        "touched": np.array([bool(row.marks) for row in rows], bool),
         "row_line": np.fromiter(map(attrgetter("line"), origins), np.int64, num),
         "row_seat": np.fromiter(map(attrgetter("seat"), rows), np.int64, num),
         "row_file": np.fromiter(map(codes.__getitem__, names), np.int32, num),

@@ -298,7 +298,7 @@ def _write_piece(folder: Path, piece: Piece) -> dict[str, tuple[int, str]]:
     refused = [dump_json(asdict(entry), indent=False) + b"\n" for entry in piece.refused]
     records = [orjson.dumps(record) + b"\n" for record in piece.records]
     files: dict[str, Callable[[_Written], object]] = {
-        "rows.arrow": lambda file: write_batch(file, to_batch(piece.kept)),
+        "rows.arrow": lambda file: write_batch(file, to_batch(piece)),
         "columns.bin": lambda file: write_arrays(file, piece.columns),
         "refused.jsonl": lambda file: file.write(b"".join(refused)),
         "records.jsonl": lambda file: file.write(b"".join(records)),

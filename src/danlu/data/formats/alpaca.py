@@ -77,7 +77,7 @@ class Alpaca:
             question, answer = row[asked], row[answered]
             if extra is not None and (more := row[extra]) and not more.isspace():
                 question = f"{question}\n{more}" if question and not question.isspace() else more
-            if "<" in question or any(row[name] for name in idle):
+            if "<" in question or (idle and any(row[name] for name in idle)):
                 return None
             return plain_pair(question, answer, origin, tags(row))
 

@@ -50,7 +50,7 @@ class PromptCompletion:
             return None
 
         def quick(row: Row, origin: Origin) -> Sample | None:
-            if any(row[name] for name in idle):
+            if idle and any(row[name] for name in idle):
                 return None
             return plain_pair(row[asked], row[answered], origin, tags(row))
 

@@ -20,8 +20,8 @@ from danlu.data.privacy.policy import Policy
 from danlu.data.privacy.records import Record
 from danlu.data.privacy.rewriting import Rewriting, Seen
 from danlu.data.privacy.scan import Scanner, open_recognizer, settle
-from danlu.data.privacy.sight import OURS, Place, cues_of, is_bare, is_plain, places_of
-from danlu.data.sample import Conversation, Sample
+from danlu.data.privacy.sight import OURS, Place, cues_of, is_plain, places_of
+from danlu.data.sample import Sample
 from danlu.data.stage import Fate, Outcome
 from danlu.data.texts import texts_of, with_tags
 
@@ -131,8 +131,12 @@ class PrivacyStage:
         suspects = self._suspects(texts)
         rows = [
             row
-            for row, sample in enumerate(texts.samples)
-            if sample is not None and (row in suspects or not self._is_known_clean(sample))
+            for row, (sample, is_pair) in enumerate(zip(texts.samples, texts.pairs, strict=True))
+            if sample is not None
+            and (
+                row in suspects
+                or not ((is_pair and not sample.tags and sample.group is None) or self._is_known_clean(sample))
+            )
         ]
         samples = [sample for row in rows if (sample := texts.samples[row]) is not None]
         examined = self._closely(samples, [suspects.get(row, []) for row in rows])
@@ -208,8 +212,6 @@ class PrivacyStage:
 
     def _is_known_clean(self, sample: Sample) -> bool:
         """Whether there is nothing to look at but its texts, and nothing to say of it but what is said of most."""
-        if type(sample) is Conversation and not (sample.tags or sample.group or sample.tools):
-            return is_bare(sample.messages)  # as below, for nearly all rows
         if not is_plain(sample) or (sample.group and not self._is_clean_group(sample.group)):
             return False
         tags = sample.tags

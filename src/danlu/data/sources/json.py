@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from danlu.data.containers import at_path, path_to_rows, place_of
-from danlu.data.json_values import DECODER, needs_care, parse_values
+from danlu.data.json_values import DECODER, count_behind_keys, needs_care, parse_values
 from danlu.data.opening import HEAD_BYTES, MAX_LINE_BYTES, Line, Source
 from danlu.data.sources.source import Change, Context, Fault, Item, Row, Rows, changes_of, fault_of
 
@@ -146,8 +146,7 @@ def _in_runs(source: Source, comments: _Comments) -> Iterator[Item]:
             yield from _of_line(group, comments)
             continue
         run: Rows | None = None
-        for raw in group:
-            value = _object_of(raw)
+        for raw, value in zip(group, _objects_of(group), strict=True):
             if value is not None:
                 names, types = tuple(value), tuple(map(type, value.values()))
                 if run is None or names != run.shape[0] or types != run.shape[1]:
@@ -194,15 +193,25 @@ def _seen(run: Rows, source: Source) -> Rows:
     return run
 
 
-def _object_of(raw: bytes) -> dict[str, Any] | None:
-    """The object that a line is, where nothing about it needs a closer look."""
+def _objects_of(lines: Sequence[bytes]) -> list[dict[str, Any] | None]:
+    """The object that each line is, where nothing about it needs a closer look."""
     try:
-        value = orjson.loads(raw)
+        values = list(map(orjson.loads, lines))
+    except (ValueError, RecursionError):
+        values = list(map(_loaded, lines))
+    return [
+        value
+        if type(value) is dict and value and len(raw) < MAX_LINE_BYTES and not needs_care(value, raw, num)
+        else None
+        for value, raw, num in zip(values, lines, count_behind_keys(lines), strict=True)
+    ]
+
+
+def _loaded(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
     except (ValueError, RecursionError):
         return None
-    if type(value) is not dict or not value or len(raw) >= MAX_LINE_BYTES:
-        return None
-    return None if needs_care(value, raw) else value
 
 
 @dataclass(slots=True)

@@ -80,7 +80,11 @@ class Folded:
 def fold_all(texts: Sequence[str], *, quick: bool = False) -> Folded:
     """`fold` and `fold_finely` of every text, as UTF-16 units. `quick`: by a compiled loop, which gives the same."""
     fold_some = _fold_some_quickly if quick else _fold_some
-    parts = [fold_some(texts[at : at + _SOME]) for at in range(0, max(1, len(texts)), _SOME)]
+    return end_to_end([fold_some(texts[at : at + _SOME]) for at in range(0, max(1, len(texts)), _SOME)])
+
+
+def end_to_end(parts: Sequence[Folded]) -> Folded:
+    """The texts of all parts, one part after the other."""
     return Folded(
         np.concatenate([part.coarse for part in parts]),
         _bounds(np.cumsum(np.concatenate([np.diff(part.coarse_at) for part in parts]))),
@@ -89,18 +93,49 @@ def fold_all(texts: Sequence[str], *, quick: bool = False) -> Folded:
     )
 
 
+def fold_pairs(texts: Sequence[str], units: Units, ends: Places) -> Folded:
+    """`fold_all` of rows of three pieces, the second of which is empty. `texts` are the first and the third of each in
+    turn, and lie in `units`, each closed by a line break, which stands at `ends`. By the compiled loop."""
+    pieces = [piece for at in range(0, len(texts), 2) for piece in (texts[at], "", texts[at + 1])]
+    # a piece that ends where the one before it does is empty and has no break of its own
+    return _folded_quickly(pieces, units, np.repeat(ends.reshape(-1, 2), (2, 1), axis=1).ravel())
+
+
 def _fold_some_quickly(texts: Sequence[str]) -> Folded:
+    return _folded_quickly(texts, *_units_of(texts))
+
+
+def _folded_quickly(texts: Sequence[str], units: Units, ends: Places) -> Folded:
     from danlu.data.twins.loops_fold import fold_texts  # compiled on the first call
 
-    units, ends = _units_of(texts)
     points, kinds = points_beyond(units)
-    coarse, fine = np.empty(len(units), np.uint16), np.empty(len(units), np.uint16)
+    coarse, fine = np.empty(len(units), np.uint16), np.empty(len(units) + len(ends), np.uint16)
     coarse_at, fine_at = np.zeros(len(texts) + 1, np.int64), np.zeros(len(texts) + 1, np.int64)
     is_hard = np.zeros(len(texts), bool)
     fold_texts(units, ends, joint_table(), points, kinds, coarse, coarse_at, fine, fine_at, is_hard)
     bare = np.flatnonzero((np.diff(coarse_at) == 0) & (np.diff(ends, prepend=-1) > 1) & ~is_hard).tolist()
     folded = Folded(coarse[: coarse_at[-1]], coarse_at, fine[: fine_at[-1]], fine_at)
     return _mended(texts, folded, np.flatnonzero(is_hard).tolist(), bare)
+
+
+def replaced(folded: Folded, at: Sequence[int], fresh: Folded, gone: Sequence[int]) -> Folded:
+    """The folds with those of the texts at these places exchanged, and without those of the texts that are gone."""
+    places = sorted([*zip(at, range(len(at)), strict=True), *((place, -1) for place in gone)])
+    return Folded(
+        *_replaced(folded.coarse, folded.coarse_at, places, fresh.coarse, fresh.coarse_at),
+        *_replaced(folded.fine, folded.fine_at, places, fresh.fine, fresh.fine_at),
+    )
+
+
+def _replaced(
+    flat: Units, bounds: Places, places: Sequence[tuple[int, int]], fresh: Units, fresh_bounds: Places
+) -> tuple[Units, Places]:
+    """`places`: (number of a text, number of what stands there from now on, or -1)."""
+    if not places:
+        return flat, bounds
+    texts = [fresh[fresh_bounds[new] : fresh_bounds[new + 1]] if new >= 0 else fresh[:0] for _, new in places]
+    flat, bounds = spliced(flat, bounds, [place for place, _ in places], texts)
+    return flat, np.delete(bounds, [place for place, new in places if new < 0])
 
 
 def points_beyond(units: Units) -> tuple[Places, npt.NDArray[np.uint8]]:

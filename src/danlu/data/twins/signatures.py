@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
 from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Preference, Sample
-from danlu.data.texts import answer_at
+from danlu.data.texts import answer_at, is_pair
 from danlu.data.twins.columns import GRAM_BORDER, GRAM_OVERLAP, KINDS, QUESTION, TEXT
 from danlu.data.twins.compiled import purse
 from danlu.data.twins.digests import PIECES, Framed, digests, digests_quickly, key_of
-from danlu.data.twins.folding import Places, Units, fold_all, fold_finely
+from danlu.data.twins.folding import Folded, Places, Units, fold_all, fold_finely
 from danlu.data.twins.minhash import LONG_GRAM, SHORT_GRAM, Signed, Spans, sign
 
 _KIND_CODES = {kind: code for code, kind in enumerate(KINDS)}
@@ -44,15 +44,22 @@ class _Told(NamedTuple):
 
 
 def signatures(
-    samples: Sequence[Sample], ids: Sequence[str] | None = None, *, quick: bool | None = None
+    samples: Sequence[Sample],
+    ids: Sequence[str] | None = None,
+    *,
+    pairs: Sequence[bool] | None = None,
+    folds: Callable[[], Folded | None] | None = None,
+    quick: bool | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
-    """The columns of these samples (`columns.LAYOUT`). `ids` are their ids, needed where other rows name parents.
-    `quick`: by compiled loops or without; by default where they pay. The columns are the same."""
-    pieces, told = _all_told(samples)
+    """The columns of these samples (`columns.LAYOUT`). `ids` are their ids, needed where other rows name parents;
+    `pairs` says of each whether it is one (`texts.is_pair`), where that is known, and `folds` gives the folds of their
+    texts, where they may be made already. `quick`: by compiled loops or without; by default where they pay. The
+    columns are the same."""
+    pieces, told = _all_told(samples, list(map(is_pair, samples)) if pairs is None else pairs)
     sizes = np.fromiter(map(len, pieces), np.int32, len(pieces)).reshape(-1, PIECES)
     if quick is None:
         quick = purse.is_worth(int(sizes.sum()))
-    folded = fold_all(pieces, quick=quick)
+    folded = (folds() if folds and quick else None) or fold_all(pieces, quick=quick)
     lengths = np.diff(folded.coarse_at).reshape(-1, PIECES)
     start = np.concatenate([[0], np.cumsum(lengths.sum(axis=1))]).astype(np.int64)
     asked = np.where(told.is_asked, lengths[:, 0], 0).astype(np.int32)
@@ -75,19 +82,18 @@ def signatures(
     }
 
 
-def _all_told(samples: Sequence[Sample]) -> tuple[list[str], Framed]:
+def _all_told(samples: Sequence[Sample], pairs: Sequence[bool]) -> tuple[list[str], Framed]:
     """Three pieces of text for each sample, one after the other, and what stands around them."""
     pieces: list[str] = []
     frames: list[bytes] = []
     is_asked, is_answered = np.ones(len(samples), bool), np.ones(len(samples), bool)
     judgements: dict[int, str] = {}
-    for row, sample in enumerate(samples):
-        if isinstance(sample, Conversation) and len(turns := sample.messages) == 2 and not sample.tools:
-            asked, answered = turns
-            if _is_plain(asked, answered):  # as the general way below, for nearly all rows
-                pieces += (asked.content, "", answered.content)
-                frames.append(_PLAIN)
-                continue
+    for row, (sample, is_plain) in enumerate(zip(samples, pairs, strict=True)):
+        if is_plain:  # as the general way below, for nearly all rows
+            asked, answered = cast(Conversation, sample).messages
+            pieces += (asked.content, "", answered.content)
+            frames.append(_PLAIN)
+            continue
         one = _told(sample)
         pieces += (one.question, one.middle, one.answer)
         frames.append(one.frame)
@@ -114,11 +120,6 @@ def _told(sample: Sample) -> _Told:
     frame = _frame_of(sample.kind, turns, sample.tools)
     judgement = str(sample.desirable) if isinstance(sample, Feedback) else None
     return _Told(question, middle, _joined(turns[last:]), frame, judgement=judgement)
-
-
-def _is_plain(asked: Message, answered: Message) -> bool:
-    return (asked.role == "user" and answered.role == "assistant" and not answered.reasoning and not asked.reasoning
-            and not answered.tool_calls and not asked.tool_calls)  # fmt: skip
 
 
 def _opened(turns: Sequence[Message]) -> tuple[str, str]:
