@@ -1,7 +1,8 @@
 """The doors of the native engine's server: a bare ASGI application for a gateway, and nobody else. Every door wants the
 secret. A connection that closes cancels what it asked for.
 
-`/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/cancel`, `/tokenize`, `/adapters`, `/ready`, `/metrics`.
+`/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/models`, `/cancel`, `/tokenize`, `/adapters`,
+`/ready`, `/metrics`.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ import contextlib
 import hmac
 import re
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from danlu.core.errors import DanluError, EngineError
-from danlu.engines.asking import Asked, BadRequestError, Reader, seeded
+from danlu.engines.asking import Asked, AskedMeans, Reader, seeded
 from danlu.engines.bills import Bills
-from danlu.engines.live import Live, Ticket, Update
+from danlu.engines.embeddings import embedding_answer
+from danlu.engines.live import ONE, Live, Ticket, Update
 from danlu.engines.replies import Reply, error_body
 from danlu.engines.tastes import Told
+from danlu.openai.bodies import PATHS, PREFIXES, Kind
+from danlu.openai.refused import RefusedError
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -32,8 +36,14 @@ MOST_WAITING = 1024
 """Requests in the queue; more are sent away."""
 LONG_BODY = 1 << 16
 """Bytes of a body from which its rendering leaves the loop; a schema, which is compiled, always does."""
+MEANS_AT_ONCE = 32
+"""Texts of one request for embeddings that wait or are read."""
+KINDS: dict[str, Kind] = {path: kind for kind, path in PATHS.items()}
 _ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _JSON = (b"content-type", b"application/json")
+
+
+Mail = asyncio.Queue[tuple[int, Update] | None]
 
 
 class ServerError(Exception):
@@ -54,7 +64,7 @@ class Doors:
         self.bills = Bills()
         self._secret = f"Bearer {secret}".encode()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._mail: dict[int, asyncio.Queue[tuple[int, Update] | None]] = {}
+        self._mail: dict[int, Mail] = {}
         """By the ticket's identity, with the choice's number."""
         self._numbers: dict[int, int] = {}
 
@@ -80,8 +90,8 @@ class Doors:
         self._loop = self._loop or asyncio.get_running_loop()
         try:
             await self._open(scope, receive, send)
-        except BadRequestError as fault:
-            await _reply(send, 400, error_body(str(fault), param=fault.param))
+        except RefusedError as refused:
+            await _reply(send, refused.status, orjson.dumps(refused.to_json()))
         except EngineError as fault:
             status = 404 if fault.key == "engine.no_lens" else 400
             code = "context_length_exceeded" if fault.key == "engine.prompt_too_long" else fault.key.rpartition(".")[2]
@@ -106,29 +116,28 @@ class Doors:
             case "GET", "/v1/models":
                 listed = [{"id": name, "object": "model", "owned_by": "danlu"} for name in self._engine().models]
                 await _reply(send, 200, orjson.dumps({"object": "list", "data": listed}))
-            case "POST", "/v1/chat/completions" | "/v1/completions":
-                body = await _body(receive)
-                read = self.reader.chat if path.endswith("chat/completions") else self.reader.text
-                value = _parsed(body)
-                is_slow = len(body) > LONG_BODY or (isinstance(value, dict) and value.get("response_format"))
-                asked = await asyncio.to_thread(read, value) if is_slow else read(value)
+            case "POST", "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings":
                 given = headers.get(b"x-request-id", b"").decode("latin-1")
-                fresh = f"{'chatcmpl' if asked.is_chat else 'cmpl'}-{secrets.token_hex(12)}"
-                await self._answer(asked, given if _ID.fullmatch(given) else fresh, receive, send)
+                kind = KINDS[path.removeprefix("/v1")]
+                id = given if _ID.fullmatch(given) else f"{PREFIXES[kind]}{secrets.token_hex(12)}"
+                asked = await self._read(kind, await _body(receive))
+                if isinstance(asked, AskedMeans):
+                    await self._embed(asked, id, receive, send)
+                else:
+                    await self._answer(asked, id, receive, send)
             case "POST", "/cancel":
                 usage = await self._cancelled(_parsed(await _body(receive)))
                 await _reply(send, 200, orjson.dumps({"usage": usage}))
             case "POST", "/tokenize":
                 value = _parsed(await _body(receive))
-                if not isinstance(value, dict):
-                    raise BadRequestError("the body is no JSON object")
-                self._engine().lens(str(value.get("model", self._engine().base)))
-                ids, _ = await asyncio.to_thread(self.reader.chat_ids, value)
+                value = {"model": self._engine().base, **value} if isinstance(value, dict) else value
+                ids = await asyncio.to_thread(self.reader.chat_ids, value)
+                self._engine().lens(value["model"])
                 await _reply(send, 200, orjson.dumps({"tokens": ids, "count": len(ids)}))
             case "POST", "/adapters":
                 value = _parsed(await _body(receive))
                 if not isinstance(value, dict) or not all(isinstance(value.get(k), str) for k in ("name", "folder")):
-                    raise BadRequestError("a name and a folder")
+                    raise RefusedError("gateway.missing_parameter", name="name, folder")
                 await asyncio.to_thread(self._engine().load, value["name"], Path(value["folder"]))
                 await _reply(send, 200, orjson.dumps({"loaded": value["name"]}))
             case "DELETE", _ if path.startswith("/adapters/"):
@@ -150,7 +159,18 @@ class Doors:
 
     # ---- answers
 
-    async def _answer(self, asked: Asked, id: str, receive: Receive, send: Send) -> None:
+    async def _read(self, kind: Kind, body: bytes) -> Asked | AskedMeans:
+        """What is asked; off the loop where that may take a while. RefusedError."""
+        value, reader = _parsed(body), self.reader
+        reads: dict[Kind, Callable[[Any], Asked | AskedMeans]] = {
+            "chat": reader.chat, "completion": reader.text, "embedding": reader.means,
+        }  # fmt: skip
+        read = reads[kind]
+        compiles = isinstance(value, dict) and (value.get("response_format") or value.get("tool_choice"))
+        return await asyncio.to_thread(read, value) if compiles or len(body) > LONG_BODY else read(value)
+
+    def _free(self, id: str) -> Live:
+        """The engine, where it can take this one. ServerError."""
         live = self._engine()
         if not live.is_alive:
             raise ServerError(503, "the engine computes no more", "dead")
@@ -158,37 +178,69 @@ class Doors:
             raise _cancelled()
         if live.num_waiting >= MOST_WAITING:
             raise ServerError(503, "too many requests are waiting", "overloaded")
+        return live
+
+    @contextlib.asynccontextmanager
+    async def _errand(self, id: str, receive: Receive) -> AsyncIterator[Errand]:
+        """The tickets of one request. Those that are left at its end are given up."""
+        errand = Errand(id)
+        gone = asyncio.ensure_future(_until_gone(receive, errand.mail))
+        try:
+            yield errand
+        finally:
+            gone.cancel()
+            for ticket in errand.tickets:
+                self._engine().cancel(ticket)
+            for key in [key for key, box in self._mail.items() if box is errand.mail]:
+                del self._mail[key], self._numbers[key]
+
+    def note(self, errand: Errand, ticket: Ticket) -> None:
+        """From now on the ticket's updates go to the errand."""
+        self._mail[id_of(ticket)], self._numbers[id_of(ticket)] = errand.mail, len(errand.tickets)
+        self.bills.add(errand.id, ticket)
+        errand.tickets.append(ticket)
+
+    async def _answer(self, asked: Asked, id: str, receive: Receive, send: Send) -> None:
+        live = self._free(id)
         for prompt in asked.prompts:  # all, before any is computed
             live.check(prompt, asked.sampling, model=asked.model)
-        mail: asyncio.Queue[tuple[int, Update] | None] = asyncio.Queue()
-        tickets: list[Ticket] = []
-        gone = asyncio.ensure_future(_until_gone(receive, mail))
-        try:
+        async with self._errand(id, receive) as errand:
             for prompt in asked.prompts:
                 for choice in range(asked.num_choices):
                     sampling = seeded(asked.sampling, choice)
                     ticket = live.submit(prompt, sampling, asked.taste, model=asked.model, is_told=asked.is_stream)
-                    self._mail[id_of(ticket)], self._numbers[id_of(ticket)] = mail, len(tickets)
-                    self.bills.add(id, ticket)
-                    tickets.append(ticket)
-            tokenizer = self.reader.encoders[True].tokenizer
-            reply = Reply(asked, id, lambda token: tokenizer.decode([token], skip_control=False))
+                    self.note(errand, ticket)
+            reply = Reply(asked, id, lambda token: self.reader.tokenizer.decode([token], skip_control=False))
             write = _stream if asked.is_stream else _whole
-            if not await write(reply, len(tickets), mail, send):
-                return
-            tickets.clear()
-        finally:
-            gone.cancel()
-            for ticket in tickets:
-                live.cancel(ticket)
-            for key in [key for key, box in self._mail.items() if box is mail]:
-                del self._mail[key], self._numbers[key]
+            if await write(reply, len(errand.tickets), errand.mail, send):
+                errand.tickets.clear()
+
+    async def _embed(self, asked: AskedMeans, id: str, receive: Receive, send: Send) -> None:
+        """Some of many texts at a time: a collection that is embedded does not stand in everybody's way."""
+        live = self._free(id)
+        for prompt in asked.prompts:
+            live.check(prompt, ONE, model=asked.model)
+        sums: list[Any] = [None] * len(asked.prompts)
+        num_done = 0
+        async with self._errand(id, receive) as errand:
+            while num_done < len(sums):
+                while len(errand.tickets) < min(len(sums), num_done + MEANS_AT_ONCE):
+                    self.note(errand, live.submit_mean(asked.prompts[len(errand.tickets)], model=asked.model))
+                if (found := await errand.mail.get()) is None:
+                    return
+                number, update = found
+                _check(update)
+                if update.finish is not None and update.ticket.row.sum_D is not None:
+                    sums[number] = update.ticket.row.sum_D.cpu().numpy()
+                    num_done += 1
+            errand.tickets.clear()
+        await _reply(send, 200, embedding_answer(asked, sums))
 
     async def _cancelled(self, value: Any) -> dict[str, int]:
         """End the answer of this id, now or when it comes; what it came to, once nothing is computed for it."""
         id = value.get("id") if isinstance(value, dict) else None
         if not isinstance(id, str) or not _ID.fullmatch(id):
-            raise BadRequestError("the id of an answer", param="id")
+            raise RefusedError("gateway.missing_parameter", param="id", name="id")
         bill = self.bills.of(id)
         bill.is_cancelled = True
         for ticket in bill.running.values():
@@ -201,11 +253,24 @@ def _cancelled() -> ServerError:
     return ServerError(409, "this answer was cancelled", "cancelled")
 
 
+def _check(update: Update) -> None:
+    """ServerError where it is no step towards an answer."""
+    if update.fault is not None:
+        raise ServerError(500, "the engine failed at this answer", "engine_failed")
+    if update.finish == "cancelled":
+        raise _cancelled()
+
+
 def id_of(ticket: Ticket) -> int:
     return id(ticket)
 
 
-Mail = asyncio.Queue[tuple[int, Update] | None]
+class Errand:
+    """One request under way: its tickets, and the mail that their updates come to (None: the client is gone)."""
+
+    def __init__(self, id: str) -> None:
+        self.id, self.tickets = id, list[Ticket]()
+        self.mail: Mail = asyncio.Queue()
 
 
 async def _whole(reply: Reply, num: int, mail: Mail, send: Send) -> bool:
@@ -218,10 +283,7 @@ async def _whole(reply: Reply, num: int, mail: Mail, send: Send) -> bool:
         if (found := await mail.get()) is None:
             return False
         number, update = found
-        if update.fault is not None:
-            raise ServerError(500, "the engine failed at this answer", "engine_failed")
-        if update.finish == "cancelled":
-            raise _cancelled()
+        _check(update)
         if update.finish is not None:
             texts[number], finishes[number], told[number] = update.piece, update.finish, update.told
             ids[number] = update.ticket.row.ids
@@ -243,15 +305,13 @@ async def _stream(reply: Reply, num: int, mail: Mail, send: Send) -> bool:
             if found is None:
                 return False
             number, update = found
+            if not is_open:
+                _check(update)
             if update.fault is not None:
-                if not is_open:
-                    raise ServerError(500, "the engine failed at this answer", "engine_failed")
                 parts.append(b"data: " + error_body("the engine failed at this answer", "server_error") + b"\n\n")
                 await send({"type": "http.response.body", "body": b"".join(parts)})
                 return False
             if update.finish == "cancelled":
-                if not is_open:
-                    raise _cancelled()
                 await send({"type": "http.response.body", "body": b"".join(parts)})
                 return False
             parts += _events(reply, number, update)
@@ -291,11 +351,11 @@ async def _body(receive: Receive) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise BadRequestError("the request broke off")
+            raise ServerError(400, "the request broke off", "broken_off")
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > MAX_BODY_BYTES:
-            raise BadRequestError(f"the body is larger than {MAX_BODY_BYTES} bytes")
+            raise RefusedError("gateway.body_too_large", status=413, most=MAX_BODY_BYTES)
         if not message.get("more_body"):
             return b"".join(parts)
 
@@ -304,7 +364,7 @@ def _parsed(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as fault:
-        raise BadRequestError(f"the body is no JSON: {fault}") from fault
+        raise RefusedError("gateway.invalid_json", line=fault.lineno, column=fault.colno) from fault
 
 
 async def _reply(send: Send, status: int, content: bytes, *, kind: bytes = b"application/json") -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-import re
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,32 +12,12 @@ import orjson
 
 from danlu.engines.asking import Asked
 from danlu.engines.tastes import Told
-
-CALL, END_CALL = "<tool_call>", "</tool_call>"
-"""How Hermes and Qwen models write that they call a tool."""
-_CALLS = re.compile(rf"{CALL}\s*(.*?)\s*(?:{END_CALL}|$)", re.DOTALL)
-DONE = b"data: [DONE]\n\n"
+from danlu.openai.hermes import CALL, called
+from danlu.openai.sse import DONE, event_of
 
 
 def error_body(text: str, kind: str = "invalid_request_error", *, param: str = "", code: str = "") -> bytes:
     return orjson.dumps({"error": {"message": text, "type": kind, "param": param or None, "code": code or None}})
-
-
-def called(text: str) -> tuple[str, list[dict[str, Any]]]:
-    """(what was said, the calls in it). A call that is no JSON stays text: nothing is guessed."""
-    calls = []
-    for written in _CALLS.findall(text):
-        try:
-            given = json.loads(written)
-            name, arguments = given["name"], given.get("arguments", {})
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return text, []
-        if not isinstance(name, str):
-            return text, []
-        told = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        function = {"name": name, "arguments": told}
-        calls.append({"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function})
-    return (_CALLS.sub("", text).strip() if calls else text), calls
 
 
 @dataclass(slots=True)
@@ -57,6 +34,16 @@ class Reply:
     """Text of a choice that may be a call: it is said at the end."""
 
     @property
+    def _lead(self) -> str:
+        """How an answer that is a call begins: its prompt ended so."""
+        return CALL if self.asked.is_call else ""
+
+    @property
+    def _finish(self) -> str:
+        """Of an answer with calls in it."""
+        return "stop" if self.asked.is_named else "tool_calls"
+
+    @property
     def usage(self) -> dict[str, int]:
         asked = sum(map(len, self.asked.prompts)) * self.asked.num_choices
         made = sum(self.num_tokens.values())
@@ -70,12 +57,11 @@ class Reply:
             if not self.asked.is_chat:
                 choices.append({"index": number, "text": text, "logprobs": logs, "finish_reason": finishes[number]})
                 continue
-            said, calls = called(text) if self.asked.has_tools else (text, [])
-            message = {"role": "assistant", "content": said or (None if calls else "")}
+            said, calls = called(self._lead + text) if self.asked.has_tools else (text, [])
+            message: dict[str, Any] = {"role": "assistant", "content": said or (None if calls else "")}
             finish = finishes[number]
             if calls:
-                message["tool_calls"] = calls  # type: ignore[assignment]
-                finish = "tool_calls"
+                message["tool_calls"], finish = calls, self._finish
             choices.append({"index": number, "message": message, "logprobs": logs, "finish_reason": finish})
         return orjson.dumps(self._body(choices, is_event=False) | {"usage": self.usage})
 
@@ -94,11 +80,11 @@ class Reply:
         """The usage, where it was asked for, and the end."""
         if not self.asked.has_usage:
             return DONE
-        return b"data: " + orjson.dumps(self._body([], is_event=True) | {"usage": self.usage}) + b"\n\n" + DONE
+        return event_of(self._body([], is_event=True) | {"usage": self.usage}) + DONE
 
     def _watched(self, number: int, piece: str, ids: Sequence[int], told: Sequence[Told], finish: str | None) -> bytes:
         """Text up to where a call may begin; the calls with the last event."""
-        text = self.held.get(number, "") + piece
+        text = self.held.get(number, self._lead) + piece
         start = text.find(CALL)
         if start < 0 and finish is None:
             start = next((len(text) - n for n in range(min(len(text), len(CALL) - 1), 0, -1)
@@ -112,7 +98,7 @@ class Reply:
         listed = [call | {"index": place} for place, call in enumerate(calls)]
         delta: dict[str, Any] = {"tool_calls": listed} | ({"content": said} if said else {})
         logs = self._logs(ids, told)
-        return self._event([{"index": number, "delta": delta, "logprobs": logs, "finish_reason": "tool_calls"}])
+        return self._event([{"index": number, "delta": delta, "logprobs": logs, "finish_reason": self._finish}])
 
     def _piece(self, number: int, piece: str, ids: Sequence[int], told: Sequence[Told], finish: str | None) -> bytes:
         choice: dict[str, Any] = {"index": number}
@@ -126,7 +112,7 @@ class Reply:
         body = self._body(choices, is_event=True)
         if self.asked.counts_on:
             body["usage"] = self.usage
-        return b"data: " + orjson.dumps(body) + b"\n\n"
+        return event_of(body)
 
     def _body(self, choices: list[dict[str, Any]], *, is_event: bool) -> dict[str, Any]:
         kind = ("chat.completion.chunk" if is_event else "chat.completion") if self.asked.is_chat else "text_completion"

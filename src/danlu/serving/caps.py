@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from danlu.openai.bodies import BodyCaps
+
 
 @dataclass(frozen=True, slots=True)
-class Caps:
+class Caps(BodyCaps):
     """Defaults are for a private API: generous for people, small enough that nobody can hold an engine for an hour.
     Those that a recipe may change (`serving.caps`) have the recipe's own defaults."""
 
@@ -20,18 +22,6 @@ class Caps:
     """Of an engine's answer that is no stream."""
     most_event_bytes: int = 2**20
     """Of one event in a stream."""
-    most_messages: int = 1024
-    most_prompts: int = 64
-    """Texts in one completion or embedding request."""
-    most_tools: int = 128
-    most_stops: int = 16
-    most_choices: int = 8
-    """`n`."""
-    most_logprobs: int = 20
-    most_depth: int = 32
-    """Nesting of a JSON schema or a tool's parameters."""
-    most_answer_tokens: int = 4096
-    """The largest `max_tokens` a client may ask."""
     answer_tokens: int = 2048
     """`max_tokens` where the client gives none: an answer has an end."""
     bytes_per_token: float = 2.0

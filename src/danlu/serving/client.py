@@ -7,12 +7,11 @@ from __future__ import annotations
 import aiohttp
 import orjson
 
+from danlu.openai.bodies import PATHS, Kind
 from danlu.openai.sse import BrokenError
-from danlu.serving.ask import Kind
 from danlu.serving.drivers.driver import bare, endpoint
 from danlu.serving.events import Usage, usage_of
 
-PATHS: dict[Kind, str] = {"chat": "/chat/completions", "completion": "/completions", "embedding": "/embeddings"}
 CONNECT_S = 5.0
 KEEP_S = 4.0
 """Idle connections are closed before engines do it (uvicorn, and so vLLM: 5 s): no request meets a dying one."""

@@ -14,8 +14,9 @@ from typing import Any
 
 import orjson
 
+from danlu.openai.refused import RefusedError
 from danlu.serving.caps import Caps
-from danlu.serving.replies import RefusedError, Reply
+from danlu.serving.replies import Reply
 from danlu.serving.tally import Tally
 
 Message = MutableMapping[str, Any]

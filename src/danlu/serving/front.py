@@ -14,11 +14,12 @@ from urllib.parse import parse_qsl
 
 import orjson
 
+from danlu.openai.refused import RefusedError
 from danlu.serving.caps import Caps
 from danlu.serving.door import Call, Receive, Scope, Send, check_headers
 from danlu.serving.keys import Key, Pepper
 from danlu.serving.known_servers import IDENTITY, VERIFIER, proof_of, verifier_of
-from danlu.serving.replies import RefusedError, Reply, error_reply, json_reply, new_id, retry_after
+from danlu.serving.replies import Reply, error_reply, json_reply, new_id, retry_after
 from danlu.serving.tally import Meters
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]

@@ -11,8 +11,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
+from danlu.openai.bodies import PATHS, Kind, bodies
+from danlu.openai.refused import RefusedError
 from danlu.serving.account import Account
-from danlu.serving.ask import Ask, Kind
+from danlu.serving.ask import Ask
 from danlu.serving.caps import Caps
 from danlu.serving.client import Client
 from danlu.serving.door import (
@@ -33,10 +35,11 @@ from danlu.serving.journal import Journal
 from danlu.serving.keys import Key, KeyStore
 from danlu.serving.limits import Limiter, Refusal
 from danlu.serving.openapi import document
+from danlu.serving.redact import Redaction
 from danlu.serving.relay import Relay
-from danlu.serving.replies import JSON_TYPE, RefusedError, Reply, error_reply, json_reply, limit_error, new_id
+from danlu.serving.replies import JSON_TYPE, Reply, error_reply, json_reply, limit_error, new_id
 from danlu.serving.router import Router
-from danlu.serving.schema import bodies, fit, understand
+from danlu.serving.schema import fit, understand
 from danlu.serving.tally import Meters
 
 _LOG = logging.getLogger("danlu.serving.gateway")
@@ -45,9 +48,7 @@ Door = Callable[[Key, bytes], Awaitable[bytes]]
 """Another authenticated endpoint: the key and the request's bytes in, the JSON answer's out. It raises RefusedError."""
 Route = Callable[[Call], Awaitable[Reply | None]]
 """None: it has answered already."""
-KINDS: dict[str, Kind] = {
-    "/v1/chat/completions": "chat", "/v1/completions": "completion", "/v1/embeddings": "embedding",
-}  # fmt: skip
+KINDS: dict[str, Kind] = {f"/v1{path}": kind for kind, path in PATHS.items()}
 MODELS = "/v1/models"
 
 
@@ -71,9 +72,10 @@ class Gateway:
         *,
         doors: Mapping[tuple[str, str], Door] | None = None,
         keeper: Keeper | None = None,
+        redaction: Redaction | None = None,
     ) -> None:
         self.router, self.keys, self.limiter, self.journal = router, keys, limiter, journal
-        self.meters, self.caps, self.keeper = meters, caps, keeper
+        self.meters, self.caps, self.keeper, self.redaction = meters, caps, keeper, redaction
         self.is_draining = False
         self._client = Client()
         self._relay = Relay(self._client, router, caps)
@@ -160,8 +162,10 @@ class Gateway:
         ask = understand(kind, decode(body), self._records[kind], self.caps)
         self._note(call, ask)
         self._authorise(key, ask)
+        redacted = None if self.redaction is None else await self.redaction.question(ask)
         fit(ask, self.router.lenses_of(ask.model), self.router.can(ask.model), self.caps)
         account = await self._reserve(call, key, ask)
+        account.redacted = redacted
         try:
             account.open(self.router, call.since())
             answer = await self._relay.carry(call, ask, account)

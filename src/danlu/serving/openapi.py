@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from danlu.openai.bodies import bodies
 from danlu.serving.caps import Caps
-from danlu.serving.schema import bodies
 from danlu.version import VERSION
 
 Schema = dict[str, Any]

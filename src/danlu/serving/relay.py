@@ -15,15 +15,18 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 
+from danlu.openai.bodies import Kind
+from danlu.openai.refused import RefusedError
 from danlu.openai.sse import BrokenError
 from danlu.serving.account import Account
-from danlu.serving.ask import Ask, Kind
+from danlu.serving.ask import Ask
 from danlu.serving.caps import Caps
 from danlu.serving.client import Client
 from danlu.serving.door import Call, GoneError
 from danlu.serving.events import Events, Usage, cleaned, usage_in
 from danlu.serving.journal import Outcome
-from danlu.serving.replies import JSON_TYPE, RefusedError, error_event, retry_after
+from danlu.serving.redact_stream import RedactedEvents
+from danlu.serving.replies import JSON_TYPE, error_event, retry_after
 from danlu.serving.router import Router
 from danlu.serving.watch import Reason, Watch
 
@@ -46,10 +49,11 @@ _LONG_CODES = frozenset(("context_length_exceeded", "exceed_context_size_error")
 """OpenAI's, and ours; llama.cpp's."""
 _TOO_LONG = re.compile(
     r"maximum (?:context|model) length|model's context length|context (?:length|size|window).{0,40}exceeded"
-    r"|exceeds? (?:the|this model's) (?:available |maximum )?context",
+    r"|input \(\d+ tokens\) is too large|exceeds? (?:the|this model's) (?:available |maximum )?context",
     re.IGNORECASE,
 )
-"""How engines without a code for it say that a prompt is too long: vLLM, SGLang, others."""
+"""How engines without a code for it say that a prompt is too long: vLLM, SGLang, others. llama.cpp says it of a text to
+embed as a fault of its own, with 500, which would let any client have it taken for broken."""
 _PROMPTS: dict[Kind, str] = {"chat": "messages", "completion": "prompt", "embedding": "input"}
 _DECLINED = frozenset((400, 413, 415, 422))
 _BUSY = frozenset((429, 503))
@@ -111,7 +115,8 @@ class _Passage:
         said = await self._begun()
         ask, account = self.ask, self.account
         usage = usage_in(self._whole)
-        body = orjson.dumps(cleaned(self._whole, ask.id, account.lease.lens.name))
+        answer = cleaned(self._whole, ask.id, account.lease.lens.name)
+        body = orjson.dumps(answer if account.redacted is None else await account.redacted.whole(answer))
         self.watch.end()
         found = usage or Usage(ask.num_prompt_tokens, min(ask.most_tokens, self._tokens_in(said)))
         await account.settle("done", 200, found, is_counted=usage is not None, whole_s=self.call.since())
@@ -198,8 +203,10 @@ class _Passage:
         status = response.status
         if status == 200:
             return
-        if status in _DECLINED:
-            raise self._declined(await response.content.read(MOST_SAID_BYTES))
+        if status in _DECLINED or status == 500:
+            refused = self._declined(await response.content.read(MOST_SAID_BYTES))
+            if status in _DECLINED or refused.code == "context_length_exceeded":
+                raise refused
         raise _StatusError(status)
 
     def _declined(self, body: bytes) -> RefusedError:
@@ -330,15 +337,18 @@ class _Passage:
         except TimeoutError:
             raise GoneError from None
 
-    def _new_events(self) -> Events:
+    def _new_events(self) -> Events | RedactedEvents:
         lens = self.account.lease.lens.name
         caps = self.relay.caps
-        return Events(self.ask.id, lens, wants_usage=self.ask.wants_usage, most_bytes=caps.most_event_bytes)
+        events = Events(self.ask.id, lens, wants_usage=self.ask.wants_usage, most_bytes=caps.most_event_bytes)
+        return events if self.account.redacted is None else self.account.redacted.events(events)
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         found = [(b"x-danlu-lens", quote(self.account.lease.lens.name, safe="@:").encode())]
         if self.ask.ignored:
             found.append((b"x-danlu-ignored", ", ".join(self.ask.ignored).encode()))
+        if self.account.redacted is not None:
+            found += self.account.redacted.headers()
         return found + list(self.account.admission.headers)
 
     def _keep(self, data: bytes) -> None:

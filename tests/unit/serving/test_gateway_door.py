@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from danlu.openai.refused import RefusedError
 from danlu.serving.caps import Caps
 from danlu.serving.keys import Key
-from danlu.serving.replies import RefusedError
 from gateway_kit import Served, Upstream, board_of, chat, served, upstreams
 
 CAPS = Caps(most_body_bytes=20_000, most_header_bytes=4096, body_s=0.3, origins=("https://chat.example.com",))

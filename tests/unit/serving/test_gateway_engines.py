@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +12,13 @@ import pytest
 
 import engine_kit as kit
 from danlu.serving.drivers.driver import EngineSpec
-from gateway_kit import LENS, Loop, Served, board_of, served
+from engine_gate import CONTEXT, gateway_before, spec_of
+from gateway_kit import LENS, Served
 
+jsonschema = pytest.importorskip("jsonschema")
 openai = pytest.importorskip("openai", reason="the official client: pip install openai")
 
 ENGINES = ("native", "llamacpp")
-CONTEXT = 256
-
-
-@contextmanager
-def gateway_before(name: str, folder: Path, spec: EngineSpec) -> Iterator[Served]:
-    loop = Loop()
-    engine = kit.running(name, spec, folder / "engine")
-    try:
-        running = asyncio.run_coroutine_threadsafe(engine.__aenter__(), loop.loop).result(120)
-        names = running.driver.engine_names(spec)
-        board = board_of(
-            running.address, driver=name, context=CONTEXT, engine_name=names[""], secret=running.secret
-        )  # fmt: skip
-        with served(folder, board) as gate:
-            yield gate
-        asyncio.run_coroutine_threadsafe(engine.__aexit__(None, None, None), loop.loop).result(30)
-    finally:
-        loop.stop()
-
-
-def spec_of(name: str) -> EngineSpec:
-    if name == "llamacpp":
-        pytest.importorskip("xllamacpp", reason="llama.cpp comes with the package xllamacpp")
-        pytest.importorskip("gguf", reason="writing GGUF needs the package gguf")
-        return EngineSpec(kit.artefact("gguf-f32"), context=CONTEXT, num_slots=2)
-    return EngineSpec(kit.artefact("merged"), context=CONTEXT, num_threads=1, dtype="float32")
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -81,3 +57,89 @@ def test_an_answer_has_openais_fields_only(client: Any) -> None:
         assert not any(choice.model_extra for choice in said.choices)
         assert said.model == LENS
     assert parts[-1].usage.completion_tokens == whole.usage.completion_tokens == 3
+
+
+@pytest.mark.parametrize("gate", ["llamacpp"], indirect=True)
+def test_an_engine_without_embeddings_says_so(client: Any) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.embeddings.create(model="law", input="x")
+    assert (caught.value.code, caught.value.param) == ("cannot_embeddings", "input")
+
+
+TOOLED = (
+    "{%- if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool.function.name }}\n{% endfor %}"
+    "Call as <tool_call>{...}</tool_call><|im_end|>\n{% endif %}"
+    "{%- for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] or '' }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>\n{{ call.function | tojson }}\n</tool_call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""ChatML with tools as Hermes models are trained on them."""
+PLACE = {"type": "object", "properties": {"city": {"enum": ["京", "沪"]}, "near": {"$ref": "#/$defs/km"}},
+         "required": ["city", "near"], "additionalProperties": False, "$defs": {"km": {"type": "integer", "minimum": 1, "maximum": 9}}}  # fmt: skip
+DAY = {"type": "object", "properties": {"day": {"type": "string", "maxLength": 3}}, "required": ["day"],
+       "additionalProperties": False}  # fmt: skip
+TOOLS = [
+    {"type": "function", "function": {"name": "weather", "description": "of a city", "parameters": PLACE}},
+    {"type": "function", "function": {"name": "calendar", "parameters": DAY}},
+]
+
+
+def tooled(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to)
+    config = json.loads((to / "tokenizer_config.json").read_text())
+    (to / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": TOOLED}, ensure_ascii=False))
+    (to / "chat_template.jinja").unlink(missing_ok=True)
+    return to
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The native engine's client; a template that takes tools."""
+    folder = tmp_path_factory.mktemp("tools")
+    spec = EngineSpec(
+        tooled(kit.artefact("merged"), folder / "model"), context=CONTEXT * 2, num_threads=1, dtype="float32"
+    )
+    with gateway_before("native", folder, spec) as gate, openai.OpenAI(
+        base_url=gate.url, api_key=gate.credential, max_retries=0
+    ) as found:  # fmt: skip
+        yield found
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("choice", ["required", "weather", "calendar"])
+def test_a_call_that_is_asked_for_comes_and_fits_its_tool(native: Any, choice: str, is_stream: bool) -> None:
+    """A model that would never call: its answer is held to the call, whatever it would rather say."""
+    pytest.importorskip("llguidance", reason='no grammars: pip install "danlu[serve]"')
+    forced = choice if choice == "required" else {"type": "function", "function": {"name": choice}}
+    schemas = {"weather": PLACE, "calendar": DAY}
+    for seed in range(4):
+        asked = {"model": "law", "messages": [{"role": "user", "content": "?"}], "tools": TOOLS, "tool_choice": forced}
+        asked |= {"temperature": 0.8, "seed": seed, "max_tokens": 360}
+        if is_stream:
+            parts = [part.choices[0] for part in native.chat.completions.create(**asked, stream=True) if part.choices]
+            said, finish = "".join(part.delta.content or "" for part in parts), parts[-1].finish_reason
+            calls = [call for part in parts for call in part.delta.tool_calls or ()]
+        else:
+            answer = native.chat.completions.create(**asked).choices[0]
+            said, finish, calls = answer.message.content or "", answer.finish_reason, answer.message.tool_calls or []
+        if finish == "length":  # a random model likes blank space between two marks
+            continue
+        assert finish == ("tool_calls" if choice == "required" else "stop") and not said and len(calls) == 1
+        assert choice in ("required", calls[0].function.name) and calls[0].id.startswith("call_")
+        jsonschema.validate(json.loads(calls[0].function.arguments), schemas[calls[0].function.name])
+        return
+    raise AssertionError(f"no answer came to its end: {said}")
+
+
+def test_what_no_call_can_be(native: Any) -> None:
+    asked = {"model": "law", "messages": [{"role": "user", "content": "?"}], "tools": TOOLS, "max_tokens": 4}
+    for more, code in (
+        ({"tool_choice": {"type": "function", "function": {"name": "wether"}}}, "no_such_tool"),
+        ({"tool_choice": "required", "response_format": {"type": "json_object"}}, "engine_declined"),
+        ({"tool_choice": "required", "tools": [{"type": "function", "function": {"name": "x", "parameters": {"not": {}}}}]}, "engine_declined"),
+    ):  # fmt: skip
+        with pytest.raises(openai.BadRequestError) as caught:
+            native.chat.completions.create(**asked | more)
+        assert caught.value.code == code
+    for more in ({"tool_choice": "none"}, {"parallel_tool_calls": False}, {"tool_choice": "auto"}):
+        assert native.chat.completions.create(**asked | more).choices[0].finish_reason in ("length", "stop")

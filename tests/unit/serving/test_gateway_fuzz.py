@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from danlu.openai.bodies import bodies
 from danlu.serving.caps import Caps
-from danlu.serving.schema import bodies
 from gateway_kit import Served, Upstream, board_of, chat, served, upstreams
 
 FIELDS = sorted({name for record in bodies(Caps()).values() for name in record.fields})

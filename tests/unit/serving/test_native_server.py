@@ -27,8 +27,8 @@ from danlu.data.template import Template
 from danlu.data.tokenizer import Tokenizer
 from danlu.engines.engine import Question, Sampling
 from danlu.engines.native import NativeEngine
-from danlu.engines.replies import called
 from danlu.model.build import load_model
+from danlu.openai.hermes import called
 from tiny_chat import QUESTIONS, tuned_engine, write_base
 
 SECRET = "s3cret-of-the-test"
@@ -204,7 +204,7 @@ def test_log_probabilities_choices_seeds_and_stops(engine: Engine) -> None:
     cut = engine.chat(stop=[whole[3]])["choices"][0]
     assert cut["message"]["content"] == whole[: whole.index(whole[3])].strip() and cut["finish_reason"] == "stop"
     status, value = engine.ask(
-        "POST", "/v1/completions", {"model": "law@1", "prompt": ["差旅", [5, 6, 7]], "max_tokens": 3, "temperature": 0}
+        "POST", "/v1/completions", {"model": "law@1", "prompt": [[8], [5, 6, 7]], "max_tokens": 3, "temperature": 0}
     )
     assert status == 200 and [choice["index"] for choice in value["choices"]] == [0, 1]
 
@@ -212,7 +212,7 @@ def test_log_probabilities_choices_seeds_and_stops(engine: Engine) -> None:
 def test_what_cannot_be_done_is_refused_by_name(engine: Engine) -> None:
     bad = {
         "messages": [], "temperature": -1, "top_p": 0, "max_tokens": 0, "n": 99, "stop": [""], "seed": "x", "stream": "yes",
-        "response_format": {"type": "xml"}, "logit_bias": {"5": 100}, "tool_choice": "required", "guided_json": {},
+        "response_format": {"type": "xml"}, "logit_bias": {"5": 100}, "tool_choice": "sometimes", "guided_json": {},
         "stream_options": {"other": 1}, "top_logprobs": 500, "chat_template_kwargs": {"documents": "x" * 9}, "tools": [5],
         "temperature ": 1, "presence_penalty": 3, "frequency_penalty": float("nan"),
     }  # fmt: skip
@@ -227,8 +227,9 @@ def test_what_cannot_be_done_is_refused_by_name(engine: Engine) -> None:
     assert engine.ask("POST", "/v1/chat/completions", {"model": "care@9", "messages": ASK})[0] == 404
     long = [{"role": "user", "content": "补贴八十元 " * 600}]
     status, value = engine.ask("POST", "/v1/chat/completions", {"model": "base", "messages": long})
-    assert status == 400 and value["error"]["code"] == "prompt_too_long"
-    assert engine.ask("POST", "/v1/embeddings", {"model": "base", "input": "x"})[0] == 404
+    assert status == 400 and value["error"]["code"] == "context_length_exceeded"
+    for more in ({}, {"input": []}, {"input": "x", "dimensions": 5}, {"input": [99999]}, {"input": "x", "model": 5}):
+        assert engine.ask("POST", "/v1/embeddings", {"model": "base"} | more)[0] == 400, more
 
 
 def test_adapters_come_and_go_while_it_answers(engine: Engine, adapter: Path, tmp_path: Path) -> None:

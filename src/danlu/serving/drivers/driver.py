@@ -25,7 +25,7 @@ class Can:
     """At run time, in a running process. Otherwise a new adapter is a new process."""
     embeddings: bool = False
     adapter_embeddings: bool = False
-    """Also by an adapter; llama.cpp answers with the base's (it reads no `lora` there)."""
+    """Also by an adapter."""
     dimensions: bool = False
     """It makes embeddings as long as a client asks."""
     tools: bool = False

@@ -4,6 +4,10 @@ Adapters are GGUF files fixed at the start; each request says which one by `lora
 So a new adapter is a new process. Files are read by our own parser before llama.cpp sees them (CVE-2025-53630,
 CVE-2026-27940: headers that overflow).
 
+No embeddings: it can make them beside answers, but a text's mean is wrong as soon as two texts of unlike length are
+computed at once (with several slots: the longer one's is that of its last tokens), and an adapter's are the base's.
+A llama.cpp that was started to embed, with one slot, is an upstream like any other.
+
 Threads: llama.cpp's own default spins on busy cores; one thread serves small models best, larger ones get the cores.
 """
 
@@ -34,8 +38,7 @@ _ADAPTER = "lora:"
 class LlamaCppDriver:
     name = "llamacpp"
     can = Can(
-        loads_adapters=False, embeddings=True, tools=True, json_schema=True, logprobs=True, prompt_ids=True,
-        reads_control=True,
+        loads_adapters=False, tools=True, json_schema=True, logprobs=True, prompt_ids=True, reads_control=True
     )  # fmt: skip
 
     about = About(

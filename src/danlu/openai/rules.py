@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from danlu.core.messages import say
-from danlu.serving.replies import RefusedError, listed, quoted
+from danlu.openai.refused import RefusedError, listed, quoted
 
 Schema = dict[str, Any]
 
