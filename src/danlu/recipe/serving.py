@@ -14,6 +14,7 @@ from danlu.recipe.section import Section
 
 ENGINE_NAME = r"^[a-z][a-z0-9_]{0,31}$"
 EventName = Literal["run", "registry", "serving"]
+RedactWhere = Literal["never", "urls", "always"]
 MODEL_NAME = r"^[\w][\w.\-]{0,63}$"
 
 
@@ -82,6 +83,14 @@ class LimitsSection(Section):
         if self.kind == "redis" and self.url_file is None:
             raise _complaint("serve.needs_url", kind=self.kind)
         return self
+
+
+class RedactSection(Section):
+    questions: RedactWhere = "never"
+    """Personal data in questions is masked before an engine gets them: for no model, those behind a URL, or all."""
+
+    answers: RedactWhere = "never"
+    """Personal data in answers is masked before a client gets them; a stream is held back by up to a sentence."""
 
 
 class ServedSection(Section):
@@ -180,6 +189,9 @@ class ServingSection(Section):
 
     limits: LimitsSection = LimitsSection()
     """Who counts."""
+
+    redact: RedactSection = RedactSection()
+    """Masking of what is forwarded."""
 
     bodies: Literal["never", "masked"] = "never"
     """Whether questions and answers may be kept, for keys made with --keep-bodies; personal data in them is masked."""

@@ -4,8 +4,7 @@ Off by default. What is kept goes through the detectors of the data furnace, que
 touches a disk: `<MOBILE>` stands where a number was. Detectors are no proof, so the file is its owner's alone (0600)
 and is deleted after some days. The journal holds the digest of each line, by which an altered body is told.
 
-What is forwarded to an engine is never changed here. Masking a client's question on its way would change its answer,
-and what a detector overlooks would go through all the same: that promise could not be kept.
+What is forwarded is not changed here: `redact.py` does that, for those who want it.
 """
 
 from __future__ import annotations
@@ -24,10 +23,8 @@ from typing import Any
 
 import orjson
 
-from danlu.data.privacy.fakes import type_token
-from danlu.data.privacy.scan import Scanner
-from danlu.data.privacy.structured import kept_valid
 from danlu.serving.keys import Key
+from danlu.serving.mask import Mask
 
 FOLDER = "bodies"
 DAYS = 30
@@ -57,33 +54,6 @@ class _Raw:
     question: bytes
     answer: bytes
     is_stream: bool
-
-
-class Mask:
-    """`Mask()(text)`: personal data replaced by the name of its kind. Loads the detectors when first asked."""
-
-    def __init__(self) -> None:
-        self._scanner: Scanner | None = None
-        self._turn = threading.Lock()
-
-    def __call__(self, text: str) -> str:
-        with self._turn:
-            if self._scanner is None:
-                self._scanner = Scanner()
-            (found,) = self._scanner.scan([text])
-        return kept_valid(text, [(one.start, one.end, type_token(one.kind, text)) for one in found])
-
-    def all_of(self, value: Any) -> Any:
-        """The same for every text in a JSON value; names of members stay."""
-        match value:
-            case str():
-                return self(value)
-            case dict():
-                return {name: self.all_of(inner) for name, inner in value.items()}
-            case list() | tuple():
-                return [self.all_of(inner) for inner in value]
-            case _:
-                return value
 
 
 class Bodies:

@@ -21,9 +21,10 @@ from typing import Any, Literal
 
 import orjson
 
-from danlu.serving.keys import Key
-from danlu.serving.replies import RefusedError
+from danlu.openai.refused import RefusedError
+from danlu.serving.keys import Key, store_away
 from danlu.serving.tally import Tally
+from danlu.serving.usage import STORE_S
 
 PATH = "/v1/feedback"
 FOLDER = "feedback"
@@ -63,7 +64,7 @@ class Kept:
 
 class FeedbackDesk:
     """One a worker. `owner` asks the store who got an answer (in a thread); `mask` takes personal data out of words;
-    `keeps_words`: whether the server keeps bodies at all."""
+    `keeps_words`: whether the server keeps bodies at all; `away`: what the store raises when it is not there."""
 
     def __init__(
         self,
@@ -73,10 +74,12 @@ class FeedbackDesk:
         owner: Callable[[str], Owner | None],
         mask: Callable[[str], str],
         keeps_words: bool,
+        away: tuple[type[Exception], ...] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = os.open(folder / f"{worker}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._owner, self._mask, self._keeps_words = owner, mask, keeps_words
+        self._away: tuple[type[Exception], ...] = (OSError, *away)
         self._answered: OrderedDict[str, Owner] = OrderedDict()
         self._times: Counter[str] = Counter()
 
@@ -120,7 +123,11 @@ class FeedbackDesk:
         began = time.monotonic()
         for look_s in () if known else LOOKS_S:
             await asyncio.sleep(max(0.0, began + look_s - time.monotonic()))
-            known = await asyncio.to_thread(self._owner, id)
+            try:
+                async with asyncio.timeout(STORE_S):
+                    known = await asyncio.to_thread(self._owner, id)
+            except self._away:  # a timeout is an OSError
+                raise store_away() from None
             if known:
                 break
         return known

@@ -81,6 +81,10 @@ class Journal(Protocol):
         """Never fails: what cannot be written now is owed, and written before the next opening."""
         ...
 
+    def noted(self, what: str, **facts: str | int | float) -> None:
+        """A line of another kind. OSError as `opened`."""
+        ...
+
 
 class FileJournal:
     """One worker's journal. `close` at the end."""

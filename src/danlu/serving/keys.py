@@ -25,6 +25,8 @@ from typing import Protocol
 
 from danlu.core.errors import RunError
 from danlu.core.files import sync_folder
+from danlu.openai.refused import RefusedError
+from danlu.serving.absence import Absence
 from danlu.serving.private import is_exposed
 
 MARK = "dl"
@@ -37,6 +39,8 @@ _WRONG = f"{MARK}-{'0' * ID_LETTERS}-{'0' * SECRET_LETTERS}"
 PEPPER = "pepper"
 LOOK_S = 0.25
 """How often a worker asks whether the store changed."""
+MOST_STALE_S = 900.0
+"""How long keys go on working while the store cannot be asked: for so long a revocation may go unheard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,8 @@ class KeyStore(Protocol):
     renewed when the store changed; a revoked key is refused within a second everywhere."""
 
     def find(self, credential: str, now: float) -> Key | None:
-        """The key, if the credential is right and the key is neither revoked nor past its time."""
+        """The key, if the credential is right and the key is neither revoked nor past its time. RefusedError where
+        what is known is too old to say so."""
         ...
 
 
@@ -153,9 +158,9 @@ class Pepper:
 class LiveKeys:
     """The `KeyStore` of a worker: all keys in memory. `watch` starts the thread that keeps them fresh."""
 
-    def __init__(self, store: Sealing, pepper: Pepper) -> None:
+    def __init__(self, store: Sealing, pepper: Pepper, *, most_stale_s: float = MOST_STALE_S) -> None:
         check_pepper(store, pepper)
-        self._store, self._seal = store, pepper.seal
+        self._store, self._seal, self._most_stale_s = store, pepper.seal, most_stale_s
         self._keys: dict[str, Sealed] = {}
         self._seen = -1
         self._nobody = Sealed(Key("", "", ()), os.urandom(32), os.urandom(32))
@@ -166,6 +171,8 @@ class LiveKeys:
 
     def find(self, credential: str, now: float) -> Key | None:
         """See `KeyStore`. Each of the two hashes is compared, whoever asks and whatever is found."""
+        if self._thread is not None and self.stale_s > self._most_stale_s:
+            raise store_away()
         formed = _CREDENTIAL.fullmatch(credential)
         digest = self._seal(credential if formed else _WRONG)
         sealed = self._keys.get(formed[1] if formed else "", self._nobody)
@@ -183,11 +190,13 @@ class LiveKeys:
             self._keys = self._keys | fresh
         self._seen, self._looked = seen, time.monotonic()
 
-    def watch(self, failed: Callable[[Exception], None] | None = None) -> None:
-        """Look from now on, each quarter of a second. A database that is away is told to `failed` and asked again;
-        until then what is known holds (`stale_s`)."""
+    def watch(
+        self, failed: Callable[[Exception], None] | None = None, back: Callable[[float], None] | None = None
+    ) -> None:
+        """Look from now on, each quarter of a second. That the database is away is told to `failed` once, and to `back`
+        for how long it was; until then what is known holds (`stale_s`), but no longer than `most_stale_s`."""
         assert self._thread is None, "watched already"
-        self._thread = threading.Thread(target=self._look, args=(failed,), name="keys", daemon=True)
+        self._thread = threading.Thread(target=self._look, args=(Absence(failed, back),), name="keys", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -200,7 +209,7 @@ class LiveKeys:
         """For how long the store has not been seen."""
         return time.monotonic() - self._looked
 
-    def _look(self, failed: Callable[[Exception], None] | None) -> None:
+    def _look(self, absence: Absence) -> None:
         expected: tuple[type[Exception], ...] = (OSError, *self._store.errors)
         while not self._stop.wait(LOOK_S):
             try:
@@ -209,8 +218,9 @@ class LiveKeys:
                 else:
                     self._looked = time.monotonic()
             except expected as error:
-                if failed is not None:
-                    failed(error)
+                absence.missed(error)
+            else:
+                absence.found()
 
 
 class KeyBook:
@@ -293,6 +303,11 @@ def check_pepper(store: Sealing, pepper: Pepper) -> None:
 def open_pepper(store: Sealing, path: Path) -> Pepper:
     """The pepper of a store; made only where the store has no keys yet, for several machines share one."""
     return Pepper.open(path, is_first=store.fact("pepper") is None)
+
+
+def store_away() -> RefusedError:
+    """What a client is told when the store is needed and cannot be asked."""
+    return RefusedError("keys.store_unavailable", status=503, headers=((b"retry-after", b"2"),))
 
 
 def id_of(credential: str) -> str:

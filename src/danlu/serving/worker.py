@@ -26,7 +26,7 @@ from typing import Any
 import uvicorn
 
 from danlu.recipe.serving import ServingSection
-from danlu.serving.bodies import Bodies, Mask
+from danlu.serving.bodies import Bodies
 from danlu.serving.feedback import FOLDER, FeedbackDesk
 from danlu.serving.feedback import PATH as FEEDBACK
 from danlu.serving.front import Front, verifier_door
@@ -38,9 +38,11 @@ from danlu.serving.limit_table import Shared
 from danlu.serving.limits import Limiter, LocalLimiter
 from danlu.serving.line import WorkerLine
 from danlu.serving.logs import RequestLog
+from danlu.serving.mask import Mask
 from danlu.serving.meters import Meters
 from danlu.serving.private import read_private
 from danlu.serving.protocol import GuardedProtocol
+from danlu.serving.redact import Redaction
 from danlu.serving.router import Router
 from danlu.serving.settings import Settings, caps_of, pepper_of, store_url
 from danlu.serving.snippets import pages
@@ -115,7 +117,7 @@ class Worker:
             stack.callback(store.close)
             pepper = open_pepper(store, pepper_of(section, home))
             keys = self.keys = LiveKeys(store, pepper)
-            keys.watch(failed=lambda fault: self.log.event("store_away", said=str(fault)))
+            keys.watch(*self._outage("store"))
             stack.callback(keys.stop)
             limiter = self.limiter = await self._open_limiter(store)
             stack.push_async_callback(limiter.close)
@@ -126,7 +128,9 @@ class Worker:
                 keeper = Bodies(home, self.name, noted=lambda id, digest: journal.noted("kept", id=id, sha256=digest))
                 stack.callback(keeper.close)
             folder, keeps = home / FOLDER, keeper is not None
-            desk = FeedbackDesk(folder, self.name, owner=store.answer, mask=Mask(), keeps_words=keeps)
+            desk = FeedbackDesk(
+                folder, self.name, owner=store.answer, mask=Mask(), keeps_words=keeps, away=store.errors
+            )
             stack.callback(desk.close)
             others: list[Callable[[Tally], None]] = [desk.ended, self.log.ended]
             if section.traces:
@@ -136,7 +140,10 @@ class Worker:
             counting = Counting(self.meters, *others)
             caps = caps_of(section, self.settings.hosts)
             doors = dict([verifier_door(pepper), (("POST", FEEDBACK), desk.door)])
-            gateway = Gateway(self.router, keys, limiter, journal, counting, caps, doors=doors, keeper=keeper)
+            redaction = Redaction.of(section.redact, self.router, bytes_per_token=caps.bytes_per_token)
+            gateway = Gateway(
+                self.router, keys, limiter, journal, counting, caps, doors=doors, keeper=keeper, redaction=redaction
+            )
             yield gateway, Front(
                 gateway, pages=pages(self.settings.url), pepper=pepper, caps=caps, meters=counting,
                 most_waiting=section.caps.waiting,
@@ -151,13 +158,23 @@ class Worker:
 
             assert limits.url_file is not None, "the section asked for it"
             url = read_private(Path(limits.url_file))
-            limiter = RedisLimiter(url, num_workers=self.settings.num_workers, spent=spent_of(store))
+            gone, back = self._outage("limits")
+            limiter = RedisLimiter(
+                url, num_workers=self.settings.num_workers, spent=spent_of(store), gone=gone, back=back
+            )
         else:
             limiter = LocalLimiter(Shared(self.home.joinpath(*TABLE)))
         await asyncio.to_thread(Folder(self.home, store).fold)
         now = time.time()
         await limiter.restore(await asyncio.to_thread(spent_this_month, store, now), now)
         return limiter
+
+    def _outage(self, what: str) -> tuple[Callable[[Exception], None], Callable[[float], None]]:
+        """What the log says of a store that goes and comes back: a line each."""
+        return (
+            lambda fault: self.log.event(f"{what}_away", worker=self.name, said=str(fault) or type(fault).__name__),
+            lambda after_s: self.log.event(f"{what}_back", worker=self.name, after_s=after_s),
+        )
 
     def _counters(self) -> dict[str, Any]:
         told = self.meters.counters()

@@ -1,0 +1,298 @@
+"""What is forwarded is masked where that was asked for, both ways, in streams cut anywhere; and nowhere else."""
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from danlu.recipe.serving import RedactSection
+from danlu.serving.board import Board
+from danlu.serving.mask import Mask
+from danlu.serving.redact import Redaction
+from danlu.serving.redact_stream import HELD, MOST_HELD, Tail
+from danlu.serving.router import Router
+from gateway_kit import NUM_PROMPT, Play, _chunked, _head, answer, board_of, chat, chunk, served, upstreams, usage
+
+MOBILE, MAIL, CARD, KEY = (
+    "13800138000",
+    "li.lei@example.com",
+    "6222021234567890128",
+    "sk-abcdEFGH1234567890abcdEFGH1234",
+)
+PEM = "-----BEGIN PRIVATE KEY-----\n" + "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n" * 20 + "-----END PRIVATE KEY-----"
+VALUES = (MOBILE, MAIL, CARD, KEY)
+MASK = Mask()
+
+
+def redaction(board: Board, questions: str = "never", answers: str = "never") -> Redaction | None:
+    section = RedactSection(questions=questions, answers=answers)
+    return Redaction.of(section, Router(board), bytes_per_token=2.0)
+
+
+def tells(*words: str, finish: str = "stop", **more: object) -> Play:
+    """A stream of these pieces, with usage at its end."""
+
+    async def play(upstream, asked, writer) -> None:
+        writer.write(_head("text/event-stream", "transfer-encoding: chunked\r\n"))
+        said = [chunk({"role": "assistant", "content": ""}), *(chunk({"content": word}) for word in words)]
+        said += [chunk({}, finish), chunk({}) | {"choices": [], "usage": usage(len(words))}]
+        for one in [b"data: " + orjson.dumps(one) + b"\n\n" for one in said] + [b"data: [DONE]\n\n"]:
+            writer.write(_chunked(one))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+
+    return play
+
+
+def text_of(got) -> str:
+    return "".join(choice["delta"].get("content") or "" for event in got.events for choice in event.get("choices", ()))
+
+
+def redacted_lines(served_) -> list[dict[str, object]]:
+    return [line for line in served_.lines() if line["what"] == "redacted"]
+
+
+# ---- off
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_off_changes_nothing(tmp_path: Path, is_stream: bool) -> None:
+    assert redaction(board_of("http://127.0.0.1:1")) is None
+    with upstreams(tells(MOBILE, "。") if is_stream else None) as (upstream,):
+        with served(tmp_path, board_of(upstream.address)) as one:
+            got = one.ask(chat(messages=[{"role": "user", "content": MOBILE}], stream=is_stream))
+            assert upstream.asked[0].body["messages"][0]["content"] == MOBILE
+            assert "x-danlu-redacted" not in got.headers
+            if is_stream:
+                assert text_of(got) == MOBILE + "。"
+
+
+# ---- questions
+
+
+def test_a_question_is_masked_before_it_leaves(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {
+        "name": "send_mail", "description": f"asks {MAIL}", "parameters": {
+            "type": "object", "properties": {"to": {"type": "string", "description": f"e.g. {MAIL}"}}, "required": ["to"],
+        }}}]  # fmt: skip
+    called = {"id": "call_1", "type": "function", "function": {
+        "name": "send_mail", "arguments": json.dumps({"to": MAIL, "tel": int(MOBILE)})}}  # fmt: skip
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "name": "zhang_san", "content": [{"type": "text", "text": f"我的手机号是{MOBILE}"}]},
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "call_1", "content": f"sent to {MAIL}"},
+    ]
+    with upstreams() as (upstream,):
+        board = board_of(upstream.address)
+        with served(tmp_path, board, redaction=redaction(board, "always")) as one:
+            got = one.ask(chat(messages=messages, tools=tools))
+            assert got.status == 200, got.body
+            sent = upstream.asked[0].body
+            assert all(value not in json.dumps(sent, ensure_ascii=False) for value in (MOBILE, MAIL, "zhang_san"))
+            arguments = json.loads(sent["messages"][2]["tool_calls"][0]["function"]["arguments"])
+            assert arguments == {"to": "<EMAIL>", "tel": "<MOBILE>"}, "still JSON"
+            assert sent["messages"][2]["tool_calls"][0]["id"] == sent["messages"][3]["tool_call_id"] == "call_1"
+            assert sent["tools"][0]["function"]["name"] == "send_mail"
+            assert sent["tools"][0]["function"]["parameters"]["required"] == ["to"]
+            assert sent["messages"][0]["content"] == "Be brief."
+            assert got.headers["x-danlu-redacted"] == "email=4, mobile=2, name=1"
+            assert one.closing()["prompt_tokens"] == NUM_PROMPT
+            (line,) = redacted_lines(one)
+            assert line["id"] == got.headers["x-request-id"] and line["question"] == "email=4 mobile=2 name=1"
+            assert not any(value in str(one.lines()) for value in (MOBILE, MAIL))
+
+
+def test_a_completion_and_an_embedding_are_masked_too(tmp_path: Path) -> None:
+    with upstreams() as (upstream,):
+        board = board_of(upstream.address)
+        with served(tmp_path, board, redaction=redaction(board, "always", "always")) as one:
+            for path, name in (("/v1/completions", "prompt"), ("/v1/embeddings", "input")):
+                got = one.ask({"model": "law", name: [f"call {MOBILE}", "nobody"]}, path=path)
+                assert got.status == 200, got.body
+                assert upstream.asked[-1].body[name] == ["call <MOBILE>", "nobody"]
+                refused = one.ask({"model": "law", name: [1, 2, 3]}, path=path)
+                assert (refused.status, refused.code) == (400, "redact_ids")
+            assert len(upstream.asked) == 2
+
+
+def test_what_goes_to_a_url_is_masked_and_what_stays_in_the_house_is_not(tmp_path: Path) -> None:
+    with upstreams(None, None) as (own, far):
+        inside, outside = board_of(own.address, driver="native"), board_of(far.address)
+        for number, board in enumerate((inside, outside)):
+            with served(tmp_path / str(number), board, redaction=redaction(board, "urls", "urls")) as one:
+                assert one.ask(chat(messages=[{"role": "user", "content": MOBILE}])).status == 200
+        assert own.asked[0].body["messages"][0]["content"] == MOBILE
+        assert far.asked[0].body["messages"][0]["content"] == "<MOBILE>"
+
+
+# ---- answers
+
+
+def test_an_answer_is_masked_and_counted_as_the_engine_counted(tmp_path: Path) -> None:
+    message = {"role": "assistant", "content": f"请拨打{MOBILE}。", "tool_calls": [
+        {"id": "c", "type": "function", "function": {"name": "dial", "arguments": json.dumps({"n": MOBILE})}}]}  # fmt: skip
+    body = answer(choices=[{"index": 0, "message": message, "finish_reason": "tool_calls"}])
+
+    async def play(upstream, asked, writer) -> None:
+        writer.write(_head("application/json", f"content-length: {len(body)}\r\n") + body)
+
+    with upstreams(play) as (upstream,):
+        board = board_of(upstream.address)
+        with served(tmp_path, board, redaction=redaction(board, answers="always")) as one:
+            got = one.ask(chat())
+            said = got.json["choices"][0]["message"]
+            assert said["content"] == "请拨打<手机号>。" and MOBILE not in got.body.decode()
+            assert json.loads(said["tool_calls"][0]["function"]["arguments"]) == {"n": "<MOBILE>"}
+            assert got.json["usage"] == usage(5) and one.closing()["answer_tokens"] == 5
+            assert redacted_lines(one)[0]["answer"] == "mobile=2" and "question" not in redacted_lines(one)[0]
+            assert "x-danlu-redacted" not in got.headers
+            refused = one.ask(chat(logprobs=True))
+            assert (refused.status, refused.code) == (400, "redact_logprobs")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_a_value_that_a_stream_is_cut_in_is_masked(tmp_path: Path, size: int) -> None:
+    whole = f"您好，请致电{MOBILE}，或写信给 {MAIL} 。卡号：{CARD}，谢谢！祝好"
+    words = ["".join(part) for part in itertools.batched(whole, size)] if hasattr(itertools, "batched") else [
+        whole[at : at + size] for at in range(0, len(whole), size)
+    ]  # fmt: skip
+    with upstreams(tells(*words)) as (upstream,):
+        board = board_of(upstream.address)
+        with served(tmp_path, board, redaction=redaction(board, answers="always")) as one:
+            got = one.ask(chat(stream=True, stream_options={"include_usage": True}))
+            assert text_of(got) == MASK(whole) and "<手机号>" in text_of(got)
+            assert not any(value in got.body.decode() for value in (MOBILE, MAIL, CARD))
+            assert got.body.endswith(b"data: [DONE]\n\n")
+            assert got.events[-1]["usage"] == usage(len(words))
+            assert [event["choices"][0].get("finish_reason") for event in got.events if event["choices"]][-1] == "stop"
+            closing = one.closing()
+            assert (closing["answer_tokens"], closing["is_counted"]) == (len(words), True)
+            assert redacted_lines(one)[0]["answer"] == "bank_card=1 email=1 mobile=1"
+
+
+def test_arguments_of_a_streamed_call_come_whole_and_masked(tmp_path: Path) -> None:
+    def call(**function: str) -> dict[str, object]:
+        more = {"id": "c1", "type": "function"} if "name" in function else {}
+        return {"tool_calls": [{"index": 0, **more, "function": function}]}
+
+    arguments = json.dumps({"to": MAIL, "n": int(MOBILE)})
+    pieces = [call(name="dial", arguments=""), *(call(arguments=letter) for letter in arguments)]
+
+    async def play(upstream, asked, writer) -> None:
+        writer.write(_head("text/event-stream", "transfer-encoding: chunked\r\n"))
+        for one in [*map(chunk, pieces), chunk({}, "tool_calls")]:
+            writer.write(_chunked(b"data: " + orjson.dumps(one) + b"\n\n"))
+        writer.write(_chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+    with upstreams(play) as (upstream,):
+        board = board_of(upstream.address)
+        with served(tmp_path, board, redaction=redaction(board, answers="always")) as one:
+            got = one.ask(chat(stream=True))
+            calls = [
+                c for event in got.events for choice in event["choices"] for c in choice["delta"].get("tool_calls", ())
+            ]
+            assert calls[0]["id"] == "c1" and calls[0]["function"]["name"] == "dial"
+            told = "".join(c["function"].get("arguments", "") for c in calls)
+            assert json.loads(told) == {"to": "<EMAIL>", "n": "<MOBILE>"}
+            assert got.events[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_of_a_stream_that_breaks_nothing_half_is_sent(tmp_path: Path) -> None:
+    pieces = [
+        chunk({"role": "assistant", "content": ""}),
+        chunk({"content": "第一句。"}),
+        chunk({"content": "电话 138001"}),
+    ]
+    sent = [b"data: " + orjson.dumps(one) + b"\n\n" for one in pieces]
+
+    async def play(upstream, asked, writer) -> None:
+        writer.write(_head("text/event-stream", "transfer-encoding: chunked\r\n") + b"".join(map(_chunked, sent)))
+        await writer.drain()
+        raise ConnectionResetError
+
+    with upstreams(play) as (upstream,):
+        board = board_of(upstream.address)
+        with served(tmp_path, board, redaction=redaction(board, answers="always")) as one:
+            got = one.ask(chat(stream=True))
+            assert "第一句。" in got.body.decode() and "138" not in got.body.decode()
+            assert got.events[-1]["error"]["code"] == "engine_failed"
+
+
+# ---- texts in pieces
+
+
+def through(pieces: Sequence[str]) -> tuple[str, list[int]]:
+    """What comes out, and after each piece how much was held back."""
+    tail, out, held, came = Tail(MASK, Counter()), "", [], 0
+    for piece in pieces:
+        out += tail.feed(piece)
+        came += len(piece)
+        held.append(len(tail._text) - tail._at)
+    return out + tail.feed("", is_last=True), held
+
+
+FILLER = st.sampled_from([
+    "好的。", "请看合同第十二条，", "The term of the lease is two years. ", "\n\n- ", " ", "，", "see the annex, ", "100 元",
+    "房屋租赁合同约定的租金按月支付，逾期的应当支付违约金，具体金额由双方另行协商确定并以书面形式记录在案，",
+])  # fmt: skip
+
+
+@given(
+    parts=st.lists(st.one_of(FILLER, st.sampled_from([f" {value} " for value in VALUES])), max_size=25),
+    cuts=st.lists(st.integers(1, 9), min_size=1, max_size=8),
+)
+@settings(max_examples=300, deadline=None)
+def test_no_cut_lets_a_value_through(parts: list[str], cuts: list[int]) -> None:
+    whole, sizes, at, pieces = "".join(parts), itertools.cycle(cuts), 0, []
+    while at < len(whole):
+        size = next(sizes)
+        pieces.append(whole[at : at + size])
+        at += size
+    out, held = through(pieces)
+    assert not any(value in out for value in VALUES)
+    plain = whole
+    for one in reversed(MASK.found(whole)):
+        plain = plain[: one.start] + "\0" + plain[one.end :]
+    for part in plain.split("\0"):
+        assert part in out, "what is not personal comes as it was"
+    assert max(held, default=0) <= HELD + max(map(len, VALUES))
+
+
+def test_a_key_of_many_lines_is_held_until_its_end() -> None:
+    whole = f"Here it is:\n{PEM}\nKeep it safe."
+    out, held = through([whole[at : at + 5] for at in range(0, len(whole), 5)])
+    assert out == "Here it is:\n<PRIVATE_KEY>\nKeep it safe." and max(held) >= len(PEM) - 30
+
+
+def test_what_is_held_is_bounded() -> None:
+    out, held = through(["A1" * 50] * 400)
+    assert max(held) <= MOST_HELD + 100 and len(out) == 40_000
+    out, held = through(["-----BEGIN PRIVATE KEY-----\n"] + ["MIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n"] * 600)
+    assert max(held) <= MOST_HELD + 100 and "PRIVATE_KEY" in out
+
+
+def test_a_sentence_is_sent_when_it_is_at_its_end() -> None:
+    tail = Tail(MASK, Counter())
+    assert tail.feed("租金按月支付") == ""
+    assert tail.feed("。逾期") == "租金按月支付。"
+    assert tail.feed("的\n") == "逾期的\n"
+
+
+def test_it_costs_little_an_event() -> None:
+    import time
+
+    words = [f"word{n} " for n in range(400)]
+    best = 1.0
+    for _ in range(3):
+        tail, began = Tail(MASK, Counter()), time.process_time()
+        for word in words:
+            tail.feed(word)
+        best = min(best, (time.process_time() - began) / len(words))
+    assert best < 200e-6  # 15 us on a quiet core
