@@ -227,9 +227,10 @@ class NativeEngine:
     def _decoding(
         self, forward: Forward, rows: Sequence[Row], num_seats: int, max_tokens: int = BATCH_TOKENS
     ) -> Decoding:
+        reads_alone = isinstance(forward, Packed) and forward.loops  # beside those that write, at no cost of its own
         decoding = Decoding(
             forward, stop_ids=frozenset(self.encoder.stop_ids), max_rows=num_seats, max_tokens=max_tokens,
-            name=self.name, refill=max(1, int(REFILL_SHARE * num_seats)),
+            name=self.name, refill=1 if reads_alone else max(1, int(REFILL_SHARE * num_seats)),
         )  # fmt: skip
         decoding.add(rows)
         return decoding

@@ -57,7 +57,7 @@ def packed(model: Model, *, with_adapter: bool, owns: bool = False, loops: bool 
     num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     if not owns and (model.device.type != "cpu" or num_bytes > MOST_BYTES):
         return None
-    with torch.inference_mode():
+    with torch.inference_mode(False), torch.no_grad():  # oneDNN lays out tensors of no inference mode only
         return Packed(model, with_adapter=with_adapter, owns=owns, loops=loops and can_loop(model.device))
 
 

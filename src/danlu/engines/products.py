@@ -11,7 +11,8 @@ Shapes: T tokens end to end, D inputs or a head's size, N outputs, R ranks side 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,7 @@ class Product:
         if any(pairs):
             weights += [pair.lora_A.to(dtype) for pair in pairs if pair is not None]
             self.B_RN = _blocks(linears, pairs, orders, dtype)
-        weight_ND = torch.cat(weights)
+        weight_ND = torch.cat(weights) if len(weights) > 1 else weights[0].detach()
         self.bias_N = None
         if any(bias is not None for bias in biases):
             filled = [
@@ -92,14 +93,22 @@ def lay_out(weight_ND: Tensor) -> tuple[Tensor, bool]:
     if not torch._C._has_mkldnn or weight_ND.device.type != "cpu":
         return weight_ND, False
     with torch.inference_mode(False), torch.no_grad():
-        return torch.ops.mkldnn._reorder_linear_weight(weight_ND.clone()), True
+        normal_ND = weight_ND.clone() if weight_ND.is_inference() else weight_ND
+        return torch.ops.mkldnn._reorder_linear_weight(normal_ND), True
 
 
 def times(x_TD: Tensor, weight_ND: Tensor, bias_N: Tensor | None, *, is_packed: bool) -> Tensor:
     if not is_packed:
         return F.linear(x_TD, weight_ND, bias_N)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x_TD, weight_ND, bias_N, "none", [], "")
+    out: Tensor = _linear()(x_TD, weight_ND, bias_N, "none", [], "")
     return out
+
+
+@functools.cache
+def _linear() -> Callable[..., Tensor]:
+    """oneDNN's product; asked for by its full name, torch need not look for it at every call."""
+    found: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default
+    return found
 
 
 class Norm:

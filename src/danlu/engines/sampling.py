@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor
 
 from danlu.core.errors import EngineError
@@ -106,7 +107,7 @@ def highest(logits_BV: Tensor) -> tuple[Tensor, Tensor]:
     if vocab_size % PIECE or logits_BV.device.type != "cpu":
         peak_B, best_B = logits_BV.max(-1)
         return best_B, peak_B
-    pieces_BCP = logits_BV.view(num_rows, -1, PIECE)
+    pieces_BCP = logits_BV.float().view(num_rows, -1, PIECE)  # bf16 is compared one by one, fp32 sixteen at a time
     peak_B, piece_B = pieces_BCP.amax(-1).max(-1)
     place_B = pieces_BCP[torch.arange(num_rows), piece_B].max(-1).indices
     return piece_B * PIECE + place_B, peak_B
@@ -160,9 +161,22 @@ def candidates(logits_BV: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
 
 
 def invert(weights_BK: Tensor, draws_B: Tensor) -> Tensor:
-    """Where draws_B · total falls in the cumulated weights; never on a weight of 0."""
-    mass_BK = weights_BK.cumsum(-1, dtype=torch.float64)
-    aim_B = draws_B.to(mass_BK) * mass_BK[:, -1]
+    """Where draws_B · total falls in the cumulated weights; never on a weight of 0. A whole vocabulary is cumulated in
+    pieces first, and then within the piece."""
+    num_rows, num_weights = weights_BK.shape
+    if num_weights % PIECE or num_weights <= 4 * PIECE:
+        mass_BK = weights_BK.cumsum(-1, dtype=torch.float64)
+        return _fallen(mass_BK, draws_B.to(mass_BK) * mass_BK[:, -1])
+    pieces_BCP = weights_BK.view(num_rows, -1, PIECE)
+    mass_BC = pieces_BCP.sum(-1, dtype=torch.float64).cumsum(-1)
+    aim_B = draws_B.to(mass_BC) * mass_BC[:, -1]
+    piece_B = _fallen(mass_BC, aim_B)
+    before_B = F.pad(mass_BC, (1, 0)).gather(1, piece_B[:, None])[:, 0]
+    own_BP = pieces_BCP[torch.arange(num_rows, device=piece_B.device), piece_B]
+    return piece_B * PIECE + _fallen(own_BP.cumsum(-1, dtype=torch.float64), aim_B - before_B)
+
+
+def _fallen(mass_BK: Tensor, aim_B: Tensor) -> Tensor:
     found_B = torch.searchsorted(mass_BK, aim_B[:, None], right=True)[:, 0]
-    last_B = (mass_BK < mass_BK[:, -1:]).sum(-1)  # the last token with weight, where round-off aimed past the end
+    last_B = (mass_BK < mass_BK[:, -1:]).sum(-1)  # the last one with weight, where round-off aimed past the end
     return torch.minimum(found_B, last_B)
