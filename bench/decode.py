@@ -9,10 +9,10 @@ once; each has a prompt of 256 drawn tokens and writes on without an end.
 
 `decode`: the likeliest tokens, after the first 24 steps (kernels compiled, steps recorded); a step is all that
 `Decoding.step` does, the host's books included, and the clock stops when the tokens are on the host. `drawn`: the same
-at temperature 1, where every token is drawn by the host's rule. `adapter`: a LoRA of rank 16 on all projections, beside
-the base on half of the rows. `reference`: `plain.py`, the model as it is. `prefill`: 16 prompts of 1,024 tokens.
-`evaluate`: 1,024 questions of 40 to 300 tokens with answers of 8 to 128, from the first call to the last answer, on an
-engine that is made for it, compiling apart.
+at temperature 1, or with settings that a model's makers recommend (0.7, top-p 0.8, top-k 20). `adapter`: a LoRA of rank
+16 on all projections, beside the base. `reference`: `plain.py`, the model as it is. `prefill`: 16 prompts of 1,024
+tokens. `evaluate`: 1,024 questions of 40 to 300 tokens with answers of 8 to 128, from the first call to the last
+answer, on an engine that is made for it, compiling apart.
 
 transformers gets ready ids and computes greedily with its static cache, compiled, and with its dynamic one; the best
 counts. Compiling is outside its clock (a call with as many tokens goes before).
@@ -54,13 +54,14 @@ PROMPT, WARM, STEPS = 256, 24, 96
 SHAPES = ("qwen2.5-7b", "qwen2.5-1.5b", "qwen2.5-0.5b")
 
 
-def rows_of(num: int, *, prompt: int = PROMPT, free: int = 1_000, temperature: float = 0.0) -> list[Row]:
+def rows_of(num: int, *, prompt: int = PROMPT, free: int = 1_000, sampling: Sampling | None = None) -> list[Row]:
     generator = random.Random(num)
     made = []
     for number in range(num):
         ids = [generator.randrange(1_000, 90_000) for _ in range(prompt)]
-        sampling = Sampling(free, temperature=temperature, seed=number)
-        made.append(Row(number, ids, free, sampling, draws=draws(sampling, ids, free) if temperature else None))
+        row = Row(number, ids, free, sampling or Sampling(free))
+        row.draws = draws(row.sampling, ids, free) if sampling else None
+        made.append(row)
     return made
 
 
@@ -88,9 +89,11 @@ def card(model: Decoder, rows: list[Row], *, with_adapter: bool = False) -> OnCa
     return card_for(model, rows, max_rows=len(rows), with_adapter=with_adapter)
 
 
-def decode(model: Decoder, num: int, *, temperature: float = 0.0, lens: Lens | None = None) -> dict[str, Any]:
-    rows = rows_of(num, free=400, temperature=temperature)
-    for row in rows[: num // 2 or 1]:
+def decode(
+    model: Decoder, num: int, *, sampling: Sampling | None = None, lens: Lens | None = None, lens_every: int = 1
+) -> dict[str, Any]:
+    rows = rows_of(num, free=400, sampling=sampling)
+    for row in rows[::lens_every]:
         row.lens = lens
     step_s = timed_steps(seated(card(model, rows), rows))
     return {"rows": num, "ms_a_step": round(1e3 * step_s, 3), "tok_s": round(num / step_s)}
@@ -160,13 +163,27 @@ def profile(model: Decoder, num: int, path: Path) -> None:
     rows = rows_of(num, free=400)
     decoding = seated(card(model, rows), rows)
     timed_steps(decoding, 4)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+
+    def steps() -> None:
         for _ in range(8):
             decoding.step()
-        torch.cuda.synchronize()
-    table = found.key_averages().table(sort_by="cuda_time_total", row_limit=24, max_name_column_width=90)
-    with path.open("a") as file:
-        file.write(f"{num} rows, 8 steps\n{table}\n")
+
+    def read() -> None:
+        seated(forward, again)
+
+    again = rows_of(4, prompt=1024, free=4)
+    forward = card(model, again)
+    for what, work in ((f"{num} rows, 8 steps", steps), ("a prompt pass of 4,096 tokens", read)):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+            began = time.perf_counter()
+            work()
+            launched = time.perf_counter()
+            torch.cuda.synchronize()
+            ended = time.perf_counter()
+        table = found.key_averages().table(sort_by="cuda_time_total", row_limit=20, max_name_column_width=90)
+        told = f"{what}: launched in {1e3 * (launched - began):.1f} ms, done in {1e3 * (ended - began):.1f}"
+        with path.open("a") as file:
+            file.write(f"{told}\n{table}\n")
 
 
 def ours(names: list[str], sizes: list[int], path: Path | None, write: Callable[[str, dict[str, Any]], None]) -> None:
@@ -178,16 +195,19 @@ def ours(names: list[str], sizes: list[int], path: Path | None, write: Callable[
         for num in sizes:
             write(name, {"case": "decode", **decode(model, num)})
         if path is not None:
-            for num in sizes[:2]:
-                profile(model, num, path)
+            profile(model, sizes[-1], path)
         write(name, {"case": "prefill", **prefill(model)})
         write(name, {"case": "evaluate", **evaluate(model)})
         for num in (n for n in sizes if n in (1, 64)):
             write(name, {"case": "reference", **reference(model, num)})
-            write(name, {"case": "drawn", **decode(model, num, temperature=1.0)})
+            write(name, {"case": "drawn", **decode(model, num, sampling=Sampling(400, temperature=1.0))})
+            usual = Sampling(400, temperature=0.7, top_p=0.8, top_k=20)
+            write(name, {"case": "drawn among 20", **decode(model, num, sampling=usual)})
         lens = adapter_for(name)
-        for num in (n for n in sizes if n in (1, 64)):
+        for num in (n for n in sizes if n >= 64 or n == 1):
             write(name, {"case": "adapter", **decode(model, num, lens=lens)})
+        for num in (n for n in sizes if n == 64):
+            write(name, {"case": "adapter on every second row", **decode(model, num, lens=lens, lens_every=2)})
         del model, lens
         torch.cuda.empty_cache()
 

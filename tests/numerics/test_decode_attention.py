@@ -27,7 +27,9 @@ from danlu.engines.cuda_attention import (
     reference_place,
     reference_prefill,
 )  # fmt: skip
+from danlu.engines.cuda_lenses import CardLensing
 from danlu.engines.cuda_pages import PAGE, num_pages
+from danlu.engines.lenses import Lens, Lensing, Stack
 from danlu.ops.kernels import HAS_TRITON, IS_INTERPRETED
 from danlu.ops.rope import HeadNorms, RopeSpec, rotation
 
@@ -126,6 +128,32 @@ def test_place_kernel(shape: str, rotary_size: int, norms: bool, offset: float, 
     for mine, its in ((held.keys, other.keys), (held.values, other.values)):
         assert torch.equal(mine.isnan(), its.isnan()), "nothing else is written"
         assert_close(mine.nan_to_num(), its.nan_to_num())
+
+
+@has_kernels
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("num_rows", "num_inputs", "num_outputs"), [(1, 200, 300), (19, 2100, 70)])
+@pytest.mark.parametrize("is_uniform", [True, False])
+def test_pairs_kernel(num_rows: int, num_inputs: int, num_outputs: int, is_uniform: bool, dtype: torch.dtype) -> None:
+    """Three lenses side by side, or one for all; one lens's numbers are no numbers, which is its own rows' affair."""
+    ranks = [20] if is_uniform else [3, 16, 5]
+    lenses = []
+    for number, rank in enumerate(ranks):
+        A_RK, B_RN = torch.randn(rank, num_inputs) / num_inputs**0.5, torch.randn(rank, num_outputs) / rank**0.5
+        if number == 2:
+            A_RK[0] = float("inf")
+        lenses.append(Lens(str(number), (((A_RK.to(DEVICE, dtype), B_RN.to(DEVICE, dtype)),),)))
+    owner_B = torch.arange(num_rows, device=DEVICE, dtype=torch.int32) % 3 - 1  # nobody's, the first's, the second's
+    stack = Stack(lenses)
+    x_BK = torch.randn(num_rows, num_inputs, device=DEVICE).to(dtype)
+    before = torch.randn(num_rows, num_outputs, device=DEVICE).to(dtype)
+    ours, theirs = before.clone(), before.clone()
+    CardLensing(stack, owner_B, is_uniform=is_uniform).add(0, 0, x_BK, ours)
+    Lensing(stack, owner_B, is_uniform=is_uniform).add(0, 0, x_BK, theirs)
+    assert not torch.equal(ours, before) or (num_rows == 1 and not is_uniform)
+    if not is_uniform:
+        assert torch.equal(ours[::3], before[::3])
+    assert_close(ours, theirs)
 
 
 def test_through_the_interpreter() -> None:

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from danlu.adapters.lora import LoRALinear
 from danlu.engines.cuda_attention import TILE, Held, prefill
 from danlu.engines.cuda_choice import draw, is_simple, likeliest, to_card
+from danlu.engines.cuda_lenses import CardLensing
 from danlu.engines.cuda_pages import PAGE, Pages, num_pages
 from danlu.engines.cuda_step import Recorder, Seats, Sums, decode_step, padded
-from danlu.engines.lenses import Lens, Lensing, Stack, Stacks, attached_lens
+from danlu.engines.lenses import Lens, Stack, Stacks, attached_lens
 from danlu.engines.rows import Row, Span
 from danlu.model.decoder import Decoder
 from danlu.model.model import Model
@@ -134,6 +135,7 @@ class OnCard:
 
     def forget(self, lens: Lens) -> None:
         """The lens is gone: nothing of it is kept but what its rows in seats still need."""
+        self._wait()
         self.pages.forget(lens)
         self.stacks.forget()
         self.recorder.forget()
@@ -184,7 +186,7 @@ class OnCard:
         seats = self.seats
 
         def work() -> None:
-            lensing = Lensing(stack, seats.owners_B[:size], is_uniform=is_uniform) if stack else None
+            lensing = CardLensing(stack, seats.owners_B[:size], is_uniform=is_uniform) if stack else None
             decode_step(self.sums, seats, self.pages, size, lensing)
 
         self.recorder.do((size, stack, is_uniform), work)

@@ -131,6 +131,7 @@ class Recorder:
         self._times: Counter[Hashable] = Counter()
         self._records: OrderedDict[Hashable, torch.cuda.CUDAGraph] = OrderedDict()
         self._room = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        """Memory that all records share: one runs at a time."""
 
     def do(self, key: Hashable, work: Callable[[], None]) -> None:
         if self.device.type != "cuda" or (key not in self._records and self._times[key] < FROM_TIMES):
@@ -158,8 +159,11 @@ class Recorder:
         return graph
 
     def forget(self) -> None:
+        """Nothing that was recorded may be under way."""
         self._times.clear()
         self._records.clear()
+        if self._room is not None:
+            self._room = torch.cuda.graph_pool_handle()  # the old one went with its last record
 
 
 def padded(num: int, most: int) -> int:

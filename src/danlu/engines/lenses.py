@@ -115,6 +115,8 @@ class Stack:
         self.sides: list[list[Sides]] = []
         self.ranks: list[list[list[int]]] = []
         """[layer][product][lens]"""
+        self.lens_of: dict[tuple[int, ...], Tensor] = {}
+        """By the ranks of each lens in a product, int32: whose each rank is, by its place here."""
         for parts in zip(*(lens.sides for lens in lenses), strict=True):
             row: list[Sides] = []
             counts = []
@@ -124,6 +126,10 @@ class Stack:
                 counts.append([0 if sides is None else len(sides[0]) for sides in several])
             self.sides.append(row)
             self.ranks.append(counts)
+            for sides, ranks in zip(row, counts, strict=True):
+                if sides is not None and tuple(ranks) not in self.lens_of:
+                    whose = [place for place, rank in enumerate(ranks) for _ in range(rank)]
+                    self.lens_of[tuple(ranks)] = torch.tensor(whose, dtype=torch.int32, device=sides[0].device)
 
     def owners(self, lenses_T: Sequence[Lens | None]) -> list[int]:
         """Each one's place here, -1 for none."""

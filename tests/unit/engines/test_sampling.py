@@ -60,6 +60,22 @@ def test_a_draw_never_lands_on_a_weight_of_zero(weights: list[float], draw: floa
     assert weights[found] > 0
 
 
+def test_a_vocabulary_in_pieces_gives_what_it_gives_as_one() -> None:
+    generator = torch.Generator().manual_seed(2)
+    weights_BK = torch.rand(64, 12 * 128, generator=generator, dtype=torch.float64).pow(40)
+    weights_BK[:, ::3] = 0
+    weights_BK[:8, 128:1400] = 0
+    for draw in (0.0, 0.3, 0.7, 1 - 2**-53):
+        draws_B = torch.full((64,), draw, dtype=torch.float64)
+        found_B = invert(weights_BK, draws_B)
+        mass_BK = weights_BK.cumsum(-1)
+        aim_B1 = draw * mass_BK[:, -1:]
+        rows_B = torch.arange(64)
+        assert (weights_BK[rows_B, found_B] > 0).all()
+        assert (mass_BK[rows_B, found_B] >= aim_B1[:, 0] * (1 - 1e-12)).all()
+        assert ((mass_BK - weights_BK)[rows_B, found_B] <= aim_B1[:, 0] * (1 + 1e-12)).all()
+
+
 def test_draws_belong_to_seed_and_prompt_alone() -> None:
     first = draws(Sampling(seed=7), [1, 2], 5)
     assert (draws(Sampling(seed=7, max_new_tokens=99), [1, 2], 9)[:5] == first).all()
