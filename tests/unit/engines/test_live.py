@@ -17,7 +17,7 @@ from danlu.data.sample import Message
 from danlu.data.template import Template
 from danlu.data.tokenizer import Tokenizer
 from danlu.engines import packed as packing
-from danlu.engines.engine import Sampling
+from danlu.engines.engine import Question, Sampling
 from danlu.engines.live import Live, Ticket, Update
 from danlu.engines.native import NativeEngine
 from danlu.engines.tastes import Taste
@@ -150,6 +150,45 @@ def test_base_and_adapters_in_one_batch_answer_as_each_does_alone(
         assert [ticket.row.ids for ticket in tickets[place::4]] == wanted, name
     made = {tuple(ticket.row.ids) for ticket in tickets}
     assert len(made) > 12 and room.live.facts()["cache_places_reserved"] == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_adapters_come_and_go_while_steps_are_recorded(
+    folder: Path, encoder: Encoder, adapters: dict[str, Path], room_of
+) -> None:
+    """Loading one copies to the card from another thread than the one that records."""
+    asked = prompts(encoder)
+    room = room_of("cuda", num_slots=6)
+    room.live.start()
+    first = [room.live.submit(ids, GREEDY, model=("base", "care@1")[n % 2]) for n, ids in enumerate(asked)]
+    for n in range(6):
+        room.live.load(f"law@{n + 2}", adapters["law@1"])
+    room.live.drop("care@1")
+    second = [room.live.submit(ids, GREEDY, model=f"law@{n % 6 + 2}") for n, ids in enumerate(asked)]
+    for ticket in first + second:
+        assert room.wait(ticket)[-1].fault is None
+    assert [t.row.ids for t in first[::2]] == alone(folder, encoder, None, asked[::2], device="cuda")
+    assert [t.row.ids for t in first[1::2]] == alone(folder, encoder, adapters["care@1"], asked[1::2], device="cuda")
+    assert [t.row.ids for t in second] == alone(folder, encoder, adapters["law@1"], asked, device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_an_engine_on_a_card_answers_as_its_model_does(
+    folder: Path, encoder: Encoder, adapters: dict[str, Path]
+) -> None:
+    """With an adapter attached, with it switched off, one question and many, in a stream."""
+    model = load_model(folder, dtype="fp32", device="cuda")
+    engine = NativeEngine(model, encoder, name="card", adapter=LoRA.load(adapters["law@1"], model))
+    asked = prompts(encoder)
+    for one in (engine, engine.base()):
+        wanted = alone(folder, encoder, adapters["law@1"] if one is engine else None, asked, device="cuda")
+        answers = one.continue_texts(asked, GREEDY)
+        assert [list(answer.ids) for answer in answers] == wanted
+        assert list(one.continue_texts(asked[:1], GREEDY)[0].ids) == wanted[0]
+    question = Question((Message("user", QUESTIONS[1]),))
+    assert "".join(engine.stream(question, GREEDY)) == engine.generate([question], GREEDY)[0].text
 
 
 def test_answers_are_those_of_transformers_and_peft(
