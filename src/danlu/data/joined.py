@@ -130,6 +130,7 @@ class Texts:
         self.samples: list[Sample | None] = list(samples)
         self.pairs: list[bool] = list(map(is_pair, self.samples))
         """Which of them are a question and an answer alone: nobody has to look at their turns again."""
+        self.num_alive = sum([sample is not None for sample in self.samples])
         self.stale: set[int] = set()
         """Rows that are no more what their page says."""
         self._pages: list[Page] = []
@@ -146,8 +147,10 @@ class Texts:
 
     def put(self, row: int, sample: Sample | None) -> None:
         """What a stage made of the row; None: it dropped it. Costs nothing where it is the very same sample."""
-        if self.samples[row] is not sample:
+        before = self.samples[row]
+        if before is not sample:
             self.samples[row] = sample
+            self.num_alive += (sample is not None) - (before is not None)
             self.pairs[row] = is_pair(sample)
             self.stale.add(row)
 

@@ -6,11 +6,11 @@ May suspect a line that is in order, never the other way round (a test holds it 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from danlu.data.joined import Laid
 
 _ESCAPES = ("\\u", "\\b", "\\f")
 """What stands behind a backslash in JSON is not seen here."""
@@ -35,26 +35,18 @@ def suspect_lines(text: str, num_lines: int) -> list[bool]:
     return found
 
 
-def suspect_texts(texts: Sequence[str]) -> list[int]:
+def suspect_texts(texts: list[str]) -> list[int]:
     """Numbers of the texts that have to be looked at."""
-    joined = "\n".join(texts)
-    if joined.isascii():
-        codes: npt.NDArray[Any] = np.frombuffer(joined.encode(), np.uint8)
-        hits = np.take(_suspects(), codes)
-    else:
-        codes = np.frombuffer(joined.encode("utf-16-le", "surrogatepass"), np.uint16)
-        hits = np.take(_suspects(), codes)  # all halves of a pair are suspect
-        high = codes - np.uint16(0x80) < 0x80
-        if high.any():
-            hits[:-2] |= high[:-2] & high[1:-1] & high[2:]
+    laid = Laid(texts)
+    codes = laid.units
+    hits = np.take(_suspects(), codes)  # all halves of a pair are suspect
+    high = codes - np.uint16(0x80) < 0x80
+    if high.any():
+        hits[:-2] |= high[:-2] & high[1:-1] & high[2:]
     places = np.flatnonzero(hits)
     if not len(places):
         return []
-    if len(codes) == len(joined):
-        lengths = [len(text) + 1 for text in texts]
-    else:
-        lengths = [len(text.encode("utf-16-le", "surrogatepass")) // 2 + 1 for text in texts]
-    found: list[int] = np.unique(np.searchsorted(np.cumsum(lengths), places, "right")).tolist()
+    found: list[int] = np.unique(np.searchsorted(laid.unit_ends, places)).tolist()
     return found
 
 

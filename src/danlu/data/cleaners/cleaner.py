@@ -95,6 +95,7 @@ class Batch:
     ) -> None:
         self.samples = samples
         both: list[str] = []
+        self._are_pairs = are_pairs
         if are_pairs and page is not None:
             both = page.flat
         else:
@@ -121,6 +122,8 @@ class Batch:
 
     @functools.cached_property
     def is_answer_of(self) -> list[bool]:
+        if self._are_pairs:
+            return [True] * len(self)
         return [not isinstance(sample, Document | Label) for sample in self.samples]
 
     def is_answer(self, row: int) -> bool:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from danlu.data.joined import Page, Texts
 from danlu.data.sample import Sample
 from danlu.data.texts import texts_of
 from danlu.data.twins.digests import PIECES
-from danlu.data.twins.folding import Folded, end_to_end, fold_all, replaced
+from danlu.data.twins.folding import Folded, Some, fold_all, gathered
 
 
 class Folds:
@@ -20,24 +22,32 @@ class Folds:
 
     def __init__(self, texts: Texts) -> None:
         pages = texts.pages()
-        changed = [(row, texts.samples[row]) for row in sorted(texts.stale)]
-        self.pages: Sequence[Page] = pages if all(page.is_pairs for page in pages) else ()
-        self.fresh = [(row, sample) for row, sample in changed if sample is not None]
-        self.gone = [row for row, sample in changed if sample is None]
-        if not all(texts.pairs[row] for row, _ in self.fresh):
-            self.pages = ()
+        self.stale = np.array(sorted(texts.stale), np.int64)
+        self.changed = {row: sample for row in self.stale.tolist() if (sample := texts.samples[row]) is not None}
+        are_pairs = all(page.is_pairs for page in pages) and all(texts.pairs[row] for row in self.changed)
+        self.pages: Sequence[Page] = pages if are_pairs else ()
 
     def __call__(self) -> Folded | None:
         """None where a row is something else than a question with its answer."""
         if not self.pages:
             return None
-        folded = end_to_end([page.folded for page in self.pages])
-        if not self.fresh and not self.gone:
-            return folded
-        fresh = fold_all([piece for _, sample in self.fresh for piece in _pieces(sample)], quick=True)
-        at = [PIECES * row + piece for row, _ in self.fresh for piece in range(PIECES)]
-        gone = [PIECES * row + piece for row in self.gone for piece in range(PIECES)]
-        return replaced(folded, at, fresh, gone)
+        fresh = fold_all([piece for sample in self.changed.values() for piece in _pieces(sample)], quick=True)
+        parts: list[Some] = []
+        num_fresh = 0
+        for page in self.pages:
+            last = page.rows.start
+            for row in self.stale[slice(*np.searchsorted(self.stale, [page.rows.start, page.rows.stop]))].tolist():
+                parts.append(_rows(page.folded, last - page.rows.start, row - page.rows.start))
+                if row in self.changed:
+                    parts.append(_rows(fresh, num_fresh, num_fresh + 1))
+                    num_fresh += 1
+                last = row + 1
+            parts.append(_rows(page.folded, last - page.rows.start, len(page.rows)))
+        return gathered(parts)
+
+
+def _rows(folded: Folded, first: int, last: int) -> Some:
+    return folded, PIECES * first, PIECES * last
 
 
 def _pieces(sample: Sample) -> tuple[str, str, str]:

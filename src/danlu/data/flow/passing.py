@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from danlu.data.flow.codec import pack_content, pack_pair
 from danlu.data.flow.folds import Folds
@@ -225,14 +225,14 @@ def _rows(load: _Load, texts: Texts, numbers: Sequence[int]) -> list[Row]:
     rows: list[Row] = []
     for number in numbers:
         sample, origin = texts.samples[number], load.samples[number].origin
-        packed, name = (None, "") if sample is None else _packed(sample, is_pair=texts.pairs[number])
+        packed, name = (None, "") if sample is None else _packed(sample, texts.pairs[number])
         rows.append(Row(sample, origin, name, load.marks.get(number, ()), load.seats[number], packed))
     return rows
 
 
-def _packed(sample: Sample, *, is_pair: bool) -> tuple[bytes, str]:
-    if is_pair:
-        asked, answered = cast(Conversation, sample).messages
+def _packed(sample: Sample, is_pair: bool) -> tuple[bytes, str]:
+    if is_pair and type(sample) is Conversation:
+        asked, answered = sample.messages
         if packed := pack_pair(asked.content, answered.content):
             return packed
     return pack_content(sample)
@@ -263,9 +263,8 @@ def _told_masked(tags: dict[str, Any]) -> dict[str, Any]:
 
 def _through(load: _Load, texts: Texts, outcomes: Mapping[int, Outcome], station: Passed) -> None:
     """Put what a stage did into the rows, and count it."""
-    num_alive = len(texts) - texts.samples.count(None)
-    station.rows_in += num_alive
-    station.rows_out += num_alive
+    station.rows_in += texts.num_alive
+    station.rows_out += texts.num_alive
     for row, (sample, fates) in outcomes.items():
         if sample is None:
             station.rows_out -= 1

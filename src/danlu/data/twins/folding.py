@@ -80,17 +80,8 @@ class Folded:
 def fold_all(texts: Sequence[str], *, quick: bool = False) -> Folded:
     """`fold` and `fold_finely` of every text, as UTF-16 units. `quick`: by a compiled loop, which gives the same."""
     fold_some = _fold_some_quickly if quick else _fold_some
-    return end_to_end([fold_some(texts[at : at + _SOME]) for at in range(0, max(1, len(texts)), _SOME)])
-
-
-def end_to_end(parts: Sequence[Folded]) -> Folded:
-    """The texts of all parts, one part after the other."""
-    return Folded(
-        np.concatenate([part.coarse for part in parts]),
-        _bounds(np.cumsum(np.concatenate([np.diff(part.coarse_at) for part in parts]))),
-        np.concatenate([part.fine for part in parts]),
-        _bounds(np.cumsum(np.concatenate([np.diff(part.fine_at) for part in parts]))),
-    )
+    some = [texts[at : at + _SOME] for at in range(0, len(texts), _SOME)]
+    return gathered([(fold_some(own), 0, len(own)) for own in some])
 
 
 def fold_pairs(texts: Sequence[str], units: Units, ends: Places) -> Folded:
@@ -118,24 +109,21 @@ def _folded_quickly(texts: Sequence[str], units: Units, ends: Places) -> Folded:
     return _mended(texts, folded, np.flatnonzero(is_hard).tolist(), bare)
 
 
-def replaced(folded: Folded, at: Sequence[int], fresh: Folded, gone: Sequence[int]) -> Folded:
-    """The folds with those of the texts at these places exchanged, and without those of the texts that are gone."""
-    places = sorted([*zip(at, range(len(at)), strict=True), *((place, -1) for place in gone)])
+Some = tuple[Folded, int, int]
+"""Texts of some folds: those from the first number to before the second."""
+
+
+def gathered(parts: Sequence[Some]) -> Folded:
+    """Texts of several folds, one part after the other."""
     return Folded(
-        *_replaced(folded.coarse, folded.coarse_at, places, fresh.coarse, fresh.coarse_at),
-        *_replaced(folded.fine, folded.fine_at, places, fresh.fine, fresh.fine_at),
+        *_gathered([(one.coarse, one.coarse_at[first : last + 1]) for one, first, last in parts]),
+        *_gathered([(one.fine, one.fine_at[first : last + 1]) for one, first, last in parts]),
     )
 
 
-def _replaced(
-    flat: Units, bounds: Places, places: Sequence[tuple[int, int]], fresh: Units, fresh_bounds: Places
-) -> tuple[Units, Places]:
-    """`places`: (number of a text, number of what stands there from now on, or -1)."""
-    if not places:
-        return flat, bounds
-    texts = [fresh[fresh_bounds[new] : fresh_bounds[new + 1]] if new >= 0 else fresh[:0] for _, new in places]
-    flat, bounds = spliced(flat, bounds, [place for place, _ in places], texts)
-    return flat, np.delete(bounds, [place for place, new in places if new < 0])
+def _gathered(parts: Sequence[tuple[Units, Places]]) -> tuple[Units, Places]:
+    flat = np.concatenate([np.zeros(0, np.uint16), *(units[at[0] : at[-1]] for units, at in parts)])
+    return flat, _bounds(np.cumsum(np.concatenate([np.zeros(0, np.int64), *(np.diff(at) for _, at in parts)])))
 
 
 def points_beyond(units: Units) -> tuple[Places, npt.NDArray[np.uint8]]:

@@ -11,7 +11,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -89,8 +89,8 @@ def _all_told(samples: Sequence[Sample], pairs: Sequence[bool]) -> tuple[list[st
     is_asked, is_answered = np.ones(len(samples), bool), np.ones(len(samples), bool)
     judgements: dict[int, str] = {}
     for row, (sample, is_plain) in enumerate(zip(samples, pairs, strict=True)):
-        if is_plain:  # as the general way below, for nearly all rows
-            asked, answered = cast(Conversation, sample).messages
+        if is_plain and type(sample) is Conversation:  # as the general way below, for nearly all rows
+            asked, answered = sample.messages
             pieces += (asked.content, "", answered.content)
             frames.append(_PLAIN)
             continue
