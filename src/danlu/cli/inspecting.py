@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from danlu.cli.show import show_previews
+from danlu.cli.preparing import show_previews
 from danlu.cli.voice import Voice
 from danlu.core.errors import DanluError
 from danlu.core.messages import say

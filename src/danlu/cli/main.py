@@ -22,6 +22,7 @@ from danlu.cli.proof_app import examine_command, judge_command, weigh_command
 from danlu.cli.registry_app import registry_app
 from danlu.cli.serve_app import chat_command, feedback_app, serve_command
 from danlu.cli.serving_app import serving_app
+from danlu.cli.sweep_app import sweep_command
 from danlu.cli.voice import Voice
 from danlu.core.messages import say
 from danlu.version import VERSION
@@ -129,7 +130,7 @@ def prepare(
     voice = Voice(as_json=as_json, quiet=quiet)
     run = cli.targets.open_target(target, overrides or (), runs)
     prepared = danlu.prepare(run, progress=voice.progress)
-    cli.show.show_prepared(run, prepared, voice)
+    cli.preparing.show_prepared(run, prepared, voice)
 
 
 @app.command(help=say("select.about"))
@@ -255,6 +256,7 @@ def round_(
         raise typer.Exit(1)
 
 
+app.command(name="sweep", help=say("sweep.about"))(sweep_command)
 app.command(name="chat", help=say("serve.chat"))(chat_command)
 app.command(name="serve", help=say("serve.about"))(serve_command)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from danlu.cli.checking import size_text
+from danlu.cli.preparing import show_dataset
 from danlu.cli.targets import is_artifact, open_target
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
-from danlu.core.messages import current_language, say
-from danlu.data.dataset import Dataset
+from danlu.core.messages import say
 from danlu.evaluation.gate import percent, points
 from danlu.evaluation.report import Report
 from danlu.run.artifact import Manifest
@@ -21,85 +22,8 @@ from danlu.run.run import Run, list_runs
 if TYPE_CHECKING:  # these stand above torch; here they are only read
     from danlu.pipeline.demo import Story
     from danlu.pipeline.export import Exported
-    from danlu.pipeline.prepare import Prepared
     from danlu.pipeline.run_all import Summary
     from danlu.pipeline.train import Trained
-
-
-def show_prepared(run: Run, prepared: Prepared, voice: Voice) -> None:
-    rows = prepared.outcome["rows"]
-    voice.say(say("cli.inspect_rows", **rows))
-    for stage in prepared.stages:
-        _show_parts(stage.name, stage.dataset.card.parts, voice)
-    show_previews(run.read("dataset", "preview.json")[:1], voice)
-    for entry in prepared.ledger["rejects"][:FIRST_REJECTS]:
-        voice.say(f"  {entry['file']}:{entry['line']}: {entry['reason']}", "yellow")
-    if rows["rejected"] > FIRST_REJECTS:
-        more, place = rows["rejected"] - FIRST_REJECTS, run.path("rejects.jsonl")
-        voice.say("  " + say("cli.more_rejects", count=more, path=str(place)), "yellow")
-    report = run.path(f"data_report.{current_language()}.html")
-    voice.say(say("report_data.wrote", path=str(report)))
-    voice.result(
-        {"run": str(run.folder), "rows": rows, "counts": prepared.outcome["counts"],
-         "dataset_id": prepared.outcome["dataset_id"], "shards": prepared.outcome["shards"],
-         "certificate": prepared.certificate, "report": str(report),
-         "stages": {stage.name: stage.dataset.card.to_json() for stage in prepared.stages}}
-    )  # fmt: skip
-
-
-def show_dataset(folder: Path, voice: Voice) -> None:
-    """A dataset folder: its card, and its digest once every byte has been looked at."""
-    dataset = Dataset.open(folder)
-    _show_parts(folder.name, dataset.card.parts, voice)
-    voice.result(dataset.card.to_json() | {"dataset": str(folder), "digest": dataset.digest})
-
-
-def _show_parts(name: str, parts: Mapping[str, Any], voice: Voice) -> None:
-    voice.table(
-        [name, *(say(f"cli.col_{column}") for column in ("items", "tokens_all", "learnt", "median", "p99", "max"))],
-        [
-            (part_name, f"{part['items']:,}", f"{part['tokens']:,}", f"{part['supervised_ratio']:.0%}",
-             part["lengths"].get("p50"), part["lengths"].get("p99"), part["lengths"].get("max"))
-            for part_name, part in parts.items()
-        ],
-    )  # fmt: skip
-
-
-FIRST_REJECTS = 5
-MOST_CHARACTERS, MOST_IDS = 480, 96
-"""Of a preview's run of text and of ids: a page of a document says no more than its beginning and its end."""
-
-
-def show_previews(previews: Sequence[dict[str, Any]], voice: Voice) -> None:
-    """Samples as the model sees them: green is learnt, dim is context; control tokens stand as they are."""
-    if voice.quiet or not previews:
-        return
-    voice.say(say("cli.inspect_samples"), "bold")
-    for shown in previews:
-        voice.say(f"{shown['origin']} · {len(shown['ids'])} tokens", "dim")
-        for run in shown["runs"]:
-            voice.say(_shortened(run["text"]), "green" if run["learnt"] else "bright_black", end="")
-        voice.say("")
-        for run_ids, learnt in _runs_of_ids(shown):
-            told = [*map(str, run_ids)]
-            if len(told) > MOST_IDS:
-                told = [*told[: MOST_IDS // 2], "…", *told[-MOST_IDS // 2 :]]
-            voice.say(" ".join(told) + " ", "green" if learnt else "bright_black", end="")
-        voice.say("\n")
-
-
-def _shortened(text: str) -> str:
-    half = MOST_CHARACTERS // 2
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:half]} … {text[-half:]}"
-
-
-def _runs_of_ids(shown: dict[str, Any]) -> list[tuple[list[int], bool]]:
-    runs: list[tuple[list[int], bool]] = []
-    for token, weight in zip(shown["ids"], shown["weights"], strict=True):
-        if not runs or runs[-1][1] != bool(weight):
-            runs.append(([], bool(weight)))
-        runs[-1][0].append(token)
-    return runs
 
 
 def show_trained(run: Run, stages: Sequence[Trained], voice: Voice) -> None:
@@ -168,10 +92,13 @@ def show_artifacts(artifacts: Sequence[Exported], voice: Voice) -> bool:
     """True when every artefact was proven."""
     for artifact in artifacts:
         style = "green" if artifact.verdict == "pass" else "bold red"
-        voice.say(f"{artifact.manifest.kind}: {artifact.folder} · parity {artifact.verdict}", style)
-        for check in artifact.manifest.parity.get("checks", []):
-            why = f" · {check['note']}" if check["verdict"] != "pass" and check.get("note") else ""
-            voice.say(f"  {'✓' if check['verdict'] == 'pass' else '✗'} {check['name']}: {check['verdict']}{why}", "dim")
+        voice.say(f"{artifact.manifest.kind}: {artifact.folder} · {_proof(artifact.verdict)}", style)
+        checks = artifact.manifest.parity.get("checks", [])
+        missed = [check for check in checks if check["verdict"] != "pass"]
+        voice.say("  " + say("cli.checks_passed", num=len(checks) - len(missed), all=len(checks)), "dim")
+        for check in missed:
+            why = f" · {check['note']}" if check.get("note") else ""
+            voice.say(f"  ✗ {check['name']}: {check['verdict']}{why}")
     voice.result([{"folder": str(a.folder)} | a.manifest.to_json() for a in artifacts])
     return all(artifact.verdict == "pass" for artifact in artifacts)
 
@@ -210,7 +137,7 @@ def show_demo(story: Story, voice: Voice) -> None:
     )  # fmt: skip
     temperature = story.run.recipe.evaluation.temperature
     voice.say(say("cli.demo_consistency", temperature=temperature, value=_percent(report.consistency_ratio)))
-    voice.say(say("cli.demo_parity", verdict=story.summary.parity_verdict))
+    voice.say(say("cli.demo_parity", verdict=_proof(story.summary.parity_verdict)))
     voice.say(say("cli.demo_cost", seconds=round(story.seconds), memory=size_text(story.peak_memory_bytes)))
     voice.say(say("cli.demo_next", run=story.run.folder, report=story.run.path("report.html")), "cyan")
     voice.result(
@@ -242,7 +169,15 @@ def show(target: str, runs: Path, voice: Voice) -> None:
         return
     run = open_target(target, (), runs)
     facts = run_facts(run.folder)
-    voice.table([say("cli.col_key"), say("cli.col_value")], [(key, _listed(value)) for key, value in facts.items()])
+    told = facts | {
+        "created": _when(facts["created"]), "base": _percent(facts["base"]), "tuned": _percent(facts["tuned"]),
+        "decision": _decision(facts), "parity": _proof(facts["parity"] or "-"),
+        "size_bytes": size_text(facts["size_bytes"]),
+    }  # fmt: skip
+    voice.table(
+        [say("cli.col_fact"), say("cli.col_value")],
+        [(say(f"cli.fact_{key}"), _listed(value)) for key, value in told.items()],
+    )
     voice.result(facts | {"recipe": run.read("recipe.json")})
 
 
@@ -281,12 +216,27 @@ def show_runs(runs: Path, voice: Voice) -> None:
         voice.table(
             [say(f"cli.col_{name}") for name in ("run", "when", "state", "accuracy", "size")],
             [
-                (Path(f["run"]).name, f["created"], f["decision"] or " · ".join(f["finished"][-1:]),
+                (Path(f["run"]).name, _when(f["created"]), _decision(f),
                  f"{_percent(f['base'])} → {_percent(f['tuned'])}", size_text(f["size_bytes"]))
                 for f in found
             ],
         )  # fmt: skip
     voice.result(found)
+
+
+def _proof(verdict: str) -> str:
+    """A parity verdict in words."""
+    return say(f"cli.proof_{verdict}".replace(" ", "_")) if verdict in ("pass", "fail", "not run") else verdict
+
+
+def _decision(found: Mapping[str, Any]) -> str:
+    """What the gate said; before that, the last act that ended."""
+    return say(f"report.{found['decision']}") if found["decision"] else " · ".join(found["finished"][-1:])
+
+
+def _when(moment: str) -> str:
+    """A time of the record (UTC) as this machine's clock shows it."""
+    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M}"
 
 
 def _percent(value: float | None) -> str:
