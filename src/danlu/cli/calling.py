@@ -13,7 +13,8 @@ from danlu.core.messages import say
 from danlu.core.shelf import nearest
 from danlu.engines.engine import Sampling
 from danlu.engines.remote import Endpoint, RemoteEngine
-from danlu.engines.wire import Address, RefusedError, TransientError, Wire
+from danlu.engines.wire import RefusedError, TransientError, Wire
+from danlu.openai.address import Address
 from danlu.serving.known_servers import SERVERS, Known, KnownServers
 from danlu.serving.private import read_private
 

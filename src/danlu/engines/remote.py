@@ -6,7 +6,6 @@ once is found in the cache, so a stopped run resumes; a cost cap stops before it
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import threading
@@ -15,23 +14,22 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import orjson
+from typing import Any
 
 from danlu.core.errors import EngineError
 from danlu.core.files import dump_json, sha256_json
-from danlu.data.sample import Message
 from danlu.data.tokens import Tokens
 from danlu.engines.cache import AnswerCache
+from danlu.engines.completions import StreamedAnswer, parse_completion, text_of_completion, tokens_of
 from danlu.engines.cost import Bill
 from danlu.engines.engine import Answer, Question, Sampling, Score
-from danlu.engines.wire import Address, RefusedError, TransientError, Wire
+from danlu.engines.thinking import drop_thinking
+from danlu.engines.wire import RefusedError, TransientError, Wire
+from danlu.openai.address import Address
+from danlu.openai.turns import turn_of
 
 PATH = "/chat/completions"
 MAX_WAIT_S = 60.0
-MAX_QUOTED_BYTES = 4096
-THINK, END_THINK = "<think>", "</think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +128,7 @@ class RemoteEngine:
         reserved = self._reserve(body)
         settled = False
         try:
-            reply = _Streamed(self.endpoint.keep_thinking, self._wire.scrub)
+            reply = StreamedAnswer(self.endpoint.keep_thinking, self._wire.scrub)
             for attempt in range(self.endpoint.num_retries + 1):
                 try:
                     for data in self._wire.stream(PATH, dump_json(self._streaming(body), indent=False)):
@@ -145,7 +143,7 @@ class RemoteEngine:
                     raise EngineError("engine.declined", where=self._where, said=str(fault)) from fault
             if piece := reply.close():
                 yield piece
-            answer = reply.answer(self._tokens(body, reply.usage, reply.raw))
+            answer = reply.answer(tokens_of(body, reply.usage, reply.raw))
             self.bill.settle(reserved, (answer.num_prompt_tokens, answer.num_tokens), estimated=not reply.usage)
             settled = True
             self._keep(digest, answer)
@@ -159,7 +157,7 @@ class RemoteEngine:
     def body(self, question: Question, sampling: Sampling) -> dict[str, Any]:
         """The request as the server reads it, without the streaming switches."""
         body: dict[str, Any] = {
-            "model": self.endpoint.model, "messages": [wire_message(message) for message in question.messages],
+            "model": self.endpoint.model, "messages": [turn_of(message) for message in question.messages],
             "max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature,
         }  # fmt: skip
         if sampling.temperature > 0:
@@ -190,9 +188,9 @@ class RemoteEngine:
         began = time.monotonic()
         try:
             completion = self._ask(body, stop)
-            text, finish = self._text(completion)
+            text, finish = text_of_completion(completion)
             usage = completion.get("usage")
-            spent, estimated = self._tokens(body, usage, text), not usage
+            spent, estimated = tokens_of(body, usage, text), not usage
             if not self.endpoint.keep_thinking:
                 text = drop_thinking(text)
             answer = Answer(text, finish, spent[0], spent[1], seconds=time.monotonic() - began)
@@ -237,25 +235,9 @@ class RemoteEngine:
         elif stop.wait(wait_s):
             raise fault
 
-    @staticmethod
-    def _text(completion: dict[str, Any]) -> tuple[str, Literal["stop", "length"]]:
-        choice = completion["choices"][0]
-        message = choice["message"]
-        calls = "".join(call_text(call) for call in message.get("tool_calls") or ())
-        return content_text(message) + calls, "length" if choice.get("finish_reason") == "length" else "stop"
-
     def _reserve(self, body: dict[str, Any]) -> float:
         # A byte-level token holds at least one byte, so the request's bytes bound its tokens.
         return self.bill.reserve(len(dump_json(body, indent=False)), int(body["max_tokens"]))
-
-    @staticmethod
-    def _tokens(body: dict[str, Any], usage: Any, text: str) -> tuple[int, int]:
-        """(prompt, answer) tokens by the server's count, or a cautious estimate of one token per two bytes."""
-        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
-        asked, made = (n if type(n) is int and n >= 0 else None for n in (counts or (None, None)))
-        if asked is not None and (made is not None or counts[1] is None):
-            return asked, made or 0
-        return len(dump_json(body["messages"], indent=False)) // 2, len(text.encode()) // 2
 
     def _streaming(self, body: dict[str, Any]) -> dict[str, Any]:
         switches: dict[str, Any] = {"stream": True}
@@ -277,137 +259,3 @@ class RemoteEngine:
             entry = {"text": answer.text, "finish": answer.finish, "model": self.endpoint.model}
             counts = {"num_prompt_tokens": answer.num_prompt_tokens, "num_tokens": answer.num_tokens}
             self.cache.keep(digest, entry | counts)
-
-
-class _Streamed:
-    """A streamed answer being put together: text, finish reason, usage."""
-
-    def __init__(self, keep_thinking: bool, scrub: Callable[[str], str]) -> None:
-        self._scrub = scrub
-        self._dropper = None if keep_thinking else ThinkingDropper()
-        self._shown: list[str] = []
-        self.raw, self.is_begun = "", False
-        self.usage: Any = None
-        self._finish: Literal["stop", "length"] = "stop"
-
-    def feed(self, data: str) -> str:
-        """What one event lets us show."""
-        try:
-            event = orjson.loads(data)
-            choices = event["choices"]
-            delta = choices[0].get("delta") or {} if choices else {}
-            piece = content_text(delta)
-        except (orjson.JSONDecodeError, KeyError, AttributeError, TypeError) as fault:
-            raise TransientError(f"a stream event is not a chat chunk: {self._scrub(data)[:80]!r}") from fault
-        self.usage = event.get("usage") or self.usage
-        if choices and choices[0].get("finish_reason") == "length":
-            self._finish = "length"
-        self.raw += piece
-        piece = self._dropper.feed(piece) if self._dropper else piece
-        return self._show(piece)
-
-    def close(self) -> str:
-        return self._show(self._dropper.close() if self._dropper else "")
-
-    def answer(self, tokens: tuple[int, int]) -> Answer:
-        return Answer("".join(self._shown), self._finish, tokens[0], tokens[1])
-
-    def _show(self, piece: str) -> str:
-        if piece:
-            self.is_begun = True
-            self._shown.append(piece)
-        return piece
-
-
-class ThinkingDropper:
-    """Takes a leading `<think>…</think>` (and the blank space after it) out of a text that arrives in pieces."""
-
-    def __init__(self) -> None:
-        self._held = ""
-        self._state: Literal["start", "thinking", "gap", "answer"] = "start"
-
-    def feed(self, piece: str) -> str:
-        if self._state == "answer":
-            return piece
-        self._held += piece
-        if self._state == "start":
-            head = self._held.lstrip()
-            if THINK.startswith(head[: len(THINK)]) and len(head) < len(THINK):
-                return ""  # still undecided
-            self._state = "thinking" if head.startswith(THINK) else "answer"
-            if self._state == "answer":
-                held, self._held = self._held, ""
-                return held
-        if self._state == "thinking":
-            _, mark, rest = self._held.partition(END_THINK)
-            if not mark:
-                return ""
-            self._held, self._state = rest, "gap"
-        self._held = self._held.lstrip()
-        if not self._held:
-            return ""
-        held, self._held, self._state = self._held, "", "answer"
-        return held
-
-    def close(self) -> str:
-        """What was held back and turned out to be no thinking trace."""
-        return self._held if self._state == "start" else ""
-
-
-def drop_thinking(text: str) -> str:
-    dropper = ThinkingDropper()
-    return dropper.feed(text) + dropper.close()
-
-
-def parse_completion(content: bytes, scrub: Callable[[str], str] = str) -> dict[str, Any]:
-    """A chat completion whose first choice can be read, or TransientError: servers under load cut or garble replies.
-    `scrub` takes the key out of what is quoted."""
-    try:
-        completion: dict[str, Any] = orjson.loads(content)
-        message = completion["choices"][0]["message"]
-        content_text(message)
-        for call in message.get("tool_calls") or ():
-            call_text(call)
-        return completion
-    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
-        said = scrub(content[:MAX_QUOTED_BYTES].decode("utf-8", "replace"))
-        raise TransientError(f"the reply is not a chat completion: {said[:80]!r}") from None
-
-
-def content_text(message: dict[str, Any]) -> str:
-    """A turn's text: a string, nothing, or parts of which the texts count. TypeError for anything else."""
-    content = message.get("content")
-    if isinstance(content, list):
-        return "".join(part["text"] for part in content if part.get("type") == "text")
-    if content is not None and not isinstance(content, str):
-        raise TypeError("content is no text")
-    return content or ""
-
-
-def wire_message(message: Message) -> dict[str, Any]:
-    """OpenAI's shape of a turn; `arguments` travel as a JSON string there. Reasoning stays here."""
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.name:
-        turn["name"] = message.name
-    if message.tool_call_id:
-        turn["tool_call_id"] = message.tool_call_id
-    if message.tool_calls:
-        turn["tool_calls"] = [_wire_call(call, number) for number, call in enumerate(message.tool_calls)]
-    return turn
-
-
-def _wire_call(call: dict[str, Any], number: int) -> dict[str, Any]:
-    function = call.get("function", call)
-    arguments = function.get("arguments", {})
-    text = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
-    return {"id": call.get("id", f"call_{number}"), "type": "function",
-            "function": {"name": function["name"], "arguments": text}}  # fmt: skip
-
-
-def call_text(call: dict[str, Any]) -> str:
-    """A tool call as text, in the form that Hermes and Qwen models write themselves."""
-    function = call["function"]
-    arguments = function["arguments"]
-    with contextlib.suppress(orjson.JSONDecodeError):  # broken JSON is kept as the model wrote it
-        arguments = orjson.loads(arguments) if isinstance(arguments, str) else arguments
-    return f"<tool_call>\n{orjson.dumps({'name': function['name'], 'arguments': arguments}).decode()}\n</tool_call>"

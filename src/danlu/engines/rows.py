@@ -39,7 +39,7 @@ class Row:
     teller: Teller | None = None
     is_mean: bool = False
     """Its prompt is read for the mean of its hidden states, and nothing is written."""
-    sum_D: Tensor | None = None
+    sum_D: Tensor | None = None  # noqa: N815 - a shape
     """Of such a prompt: its hidden states after the final norm, added up so far, fp32."""
     ids: list[int] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)

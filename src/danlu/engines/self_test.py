@@ -21,7 +21,8 @@ from danlu.core.messages import say
 from danlu.data.sample import Message
 from danlu.engines.engine import Answer, Question, Sampling
 from danlu.engines.remote import Endpoint, RemoteEngine
-from danlu.engines.wire import Address, RefusedError, TransientError, Wire
+from danlu.engines.wire import RefusedError, TransientError, Wire
+from danlu.openai.address import Address
 
 ECHOED = "The capital of France is Paris, and water boils at 100 degrees."
 NUM_REPEATS = 3

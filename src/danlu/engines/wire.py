@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import re
 import ssl
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from danlu.core.errors import EngineError
+from danlu.openai.address import Address
+from danlu.openai.sse import BrokenError, Cutter, data_of, events
 
 MAX_REPLY_BYTES = 32 * 2**20
 MAX_QUOTE_CHARS = 300
-_PASSWORD = re.compile(r"//.*@", re.DOTALL)
 
 
 class TransientError(Exception):
@@ -35,34 +33,6 @@ class TransientError(Exception):
 
 class RefusedError(Exception):
     """The server understood this one request and declines it (too long, malformed); others may still be answered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A checked base URL, such as https://host/v1."""
-
-    scheme: str
-    host: str
-    port: int | None
-    path: str
-
-    @classmethod
-    def parse(cls, url: str) -> Address:
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-            (parts.hostname or "").encode("idna")
-        except ValueError as fault:  # a port, an IPv6 address or a host name that is none
-            raise EngineError("engine.bad_url", given=_PASSWORD.sub("//…@", url)) from fault
-        plain = not (parts.username or parts.password or parts.query or parts.fragment)
-        is_path = parts.path.isascii() and parts.path.isprintable() and " " not in parts.path
-        if parts.scheme not in ("http", "https") or not parts.hostname or not plain or not is_path:
-            raise EngineError("engine.bad_url", given=_PASSWORD.sub("//…@", url))
-        return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/"))
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}{f':{self.port}' if self.port else ''}{self.path}"
 
 
 class Wire:
@@ -94,21 +64,27 @@ class Wire:
             if kind != "text/event-stream":
                 self._close()
                 raise TransientError(f"expected text/event-stream, got {kind}")
-            size = 0
-            while line := response.readline(MAX_REPLY_BYTES):
-                size += len(line)
-                if size > MAX_REPLY_BYTES:
-                    self._close()
-                    raise RefusedError(f"the stream is larger than {MAX_REPLY_BYTES} bytes")
-                text = line.decode("utf-8", errors="replace").rstrip("\r\n")
-                if not text.startswith("data:"):
-                    continue  # comments, event names, the blank line between events
-                data = text[5:].removeprefix(" ")
-                if data == "[DONE]":
+            for data in self._events(response):
+                if data == b"[DONE]":
                     self._close()  # what the server sends after the end is nobody's
                     return
-                yield data
+                if data:  # else a comment, or a name
+                    yield data.decode("utf-8", errors="replace")
             raise TransientError("the stream ended before [DONE]")
+
+    def _events(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        """What each event's data lines say."""
+        cutter, size = Cutter(MAX_REPLY_BYTES), 0
+        try:
+            while piece := response.read1(65536):
+                size += len(piece)
+                if size > MAX_REPLY_BYTES:
+                    raise BrokenError
+                yield from map(data_of, events(cutter.feed(piece)))
+        except BrokenError:
+            self._close()
+            raise RefusedError(f"the stream is larger than {MAX_REPLY_BYTES} bytes") from None
+        yield from map(data_of, events(cutter.feed(b"\n\n")))  # an end that was left out
 
     def scrub(self, text: str) -> str:
         """A server's words, short and without the key."""

@@ -21,7 +21,6 @@ from danlu.engines.cost import Bill, Price
 from danlu.engines.engine import Engine
 from danlu.engines.remote import Endpoint, RemoteEngine
 from danlu.engines.self_test import self_test
-from danlu.engines.wire import Address
 from danlu.evaluation.cache import CachedEngine
 from danlu.evaluation.clusters import clusters
 from danlu.evaluation.fold import is_chinese
@@ -29,6 +28,7 @@ from danlu.evaluation.items import Item, load_questions
 from danlu.evaluation.judge.judge import Judge
 from danlu.evaluation.judge.sheet import NUM_ROWS, Judged, read_sheet, write_sheet
 from danlu.evaluation.judge.summary import family_of, pair_summary, rating_summary
+from danlu.openai.address import Address
 from danlu.pipeline.base import load_base, open_base
 from danlu.pipeline.teacher import is_loopback
 from danlu.recipe.model import ModelSection

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from danlu.core.errors import RunError
+from danlu.openai.address import Address
 from danlu.recipe.serving import MODEL_NAME, ServedSection, ServingSection
 from danlu.run.artifact import NAME as ARTIFACT_FILE
 from danlu.run.artifact import Manifest
 from danlu.run.registry import Registry
 from danlu.run.run import Run
 from danlu.serving.choosing import kinds_taken
-from danlu.serving.drivers.upstream import checked_url
 
 _NAMED = re.compile(r"(?P<name>[\w][\w.\-]{0,63})=(?P<rest>.+)")
 _LABEL = re.compile(r"[\w][\w.\-]{0,63}[@:][\w\-]+")
@@ -61,7 +61,7 @@ def _read(target: str) -> ServedSection:
 def _wanted(served: ServedSection, section: ServingSection, runs: Path, open_run: Callable[[str], Run]) -> Wanted:
     if served.is_url:
         assert served.name is not None, "the section asks for it"
-        checked_url(served.target)  # now, and not when all else has started
+        Address.parse(served.target)  # now, and not when all else has started
         folder = Path(served.artifact).resolve() if served.artifact else None
         return Wanted(served.name, folder, "", served.target, served.model or "", served.key_file or "")
     path = Path(served.target).expanduser()

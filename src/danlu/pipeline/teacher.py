@@ -22,11 +22,14 @@ from danlu.core.files import dump_json, sha256_file, sha256_json
 from danlu.core.progress import Progress
 from danlu.data.synthesis.teacher import Ask, Reply, check_cleared
 from danlu.engines.cache import AnswerCache
+from danlu.engines.completions import parse_completion
 from danlu.engines.cost import Bill, Price
 from danlu.engines.engine import Engine, Question, Sampling
-from danlu.engines.remote import Endpoint, RemoteEngine, drop_thinking, parse_completion
-from danlu.engines.wire import Address, RefusedError, TransientError, Wire
+from danlu.engines.remote import Endpoint, RemoteEngine
+from danlu.engines.thinking import drop_thinking
+from danlu.engines.wire import RefusedError, TransientError, Wire
 from danlu.model.shards import known_digest
+from danlu.openai.address import Address
 from danlu.pipeline.base import load_base, open_base
 from danlu.pipeline.pace import Pace
 from danlu.recipe.model import ModelSection

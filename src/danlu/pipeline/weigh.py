@@ -24,7 +24,6 @@ from danlu.data.samples_file import read_samples
 from danlu.data.sources import read
 from danlu.engines.engine import Question, Sampling
 from danlu.engines.native import NativeEngine
-from danlu.engines.wire import Address
 from danlu.evaluation.arms.asking import ARMS, USES_PASSAGES, USES_TUNED, Asking, Name
 from danlu.evaluation.arms.mix import Measured, recommend
 from danlu.evaluation.arms.retrieval import Embedder, Found, Passage, Reranker, Retriever
@@ -36,6 +35,7 @@ from danlu.evaluation.items import Item, choose_items, load_questions
 from danlu.evaluation.stats import compare, holm
 from danlu.evaluation.tasks.task import Result, judge, shown, totals
 from danlu.evaluation.usage import Usage, percentiles
+from danlu.openai.address import Address
 from danlu.pipeline.device import describe_hardware
 from danlu.pipeline.leaks import without_leaks
 from danlu.pipeline.open_engine import Engines, open_engines

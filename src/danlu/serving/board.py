@@ -27,6 +27,8 @@ class Lens:
     """`law:3`, where it is a version of the registry."""
     context: int = 0
     """Tokens of prompt and answer together; 0: not known."""
+    takes_tools: bool = True
+    """False: the engine would not find a call in its answers."""
     manner: Manner = PLAIN
     """What is said around each conversation, as in training."""
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import orjson
 
+from danlu.openai.sse import BrokenError, decoded, events
 from danlu.serving.keys import Key
 from danlu.serving.mask import Mask
 
@@ -143,15 +144,12 @@ def answered(answer: bytes) -> list[dict[str, Any]]:
 def streamed(answer: bytes) -> list[dict[str, Any]]:
     """The same of a stream of events, its pieces put together; of one that was cut off, what had come."""
     found: dict[int, dict[str, Any]] = {}
-    for line in answer.splitlines():
-        data = line.removeprefix(b"data:").strip()
-        if not line.startswith(b"data:") or data == b"[DONE]":
-            continue
+    for event in events(answer):
         try:
-            event = orjson.loads(data)
-        except orjson.JSONDecodeError:
+            value = decoded(event)
+        except BrokenError:
             break
-        for choice in event.get("choices", ()):
+        for choice in (value or {}).get("choices", ()):
             message = found.setdefault(choice.get("index", 0), {"content": ""})
             piece = choice.get("delta", {})
             message["content"] += piece.get("content") or choice.get("text") or ""

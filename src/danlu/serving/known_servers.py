@@ -22,7 +22,8 @@ from typing import Any
 import orjson
 
 from danlu.core.errors import EngineError
-from danlu.engines.wire import Address, RefusedError, TransientError, Wire
+from danlu.engines.wire import RefusedError, TransientError, Wire
+from danlu.openai.address import Address
 from danlu.serving.bind import is_loopback
 from danlu.serving.keys import Pepper, id_of
 from danlu.serving.private import write_private

@@ -26,6 +26,7 @@ from danlu.run.artifact import Manifest
 from danlu.serving.board import Lens
 from danlu.serving.drivers import DRIVERS
 from danlu.serving.drivers.about import ADAPTERS, PEFT_ADAPTERS
+from danlu.serving.drivers.tool_parsers import reads_calls
 from danlu.serving.engine_check import encoder_of, manner_of
 from danlu.serving.manner import Manner
 from danlu.serving.pool_plan import PoolPlan
@@ -69,7 +70,10 @@ def open_lens(folder: Path, pool_for: Callable[[Path, Manifest], PoolPlan], *, l
     if is_adapter(manifest):
         look_through(folder, manifest, pool)
     name, manner = lens_name(manifest.name, manifest.digest), _manner(folder, manifest, pool)
-    lens = Lens(name, pool.name, not is_adapter(manifest), label, context=pool.spec.context, manner=manner)
+    lens = Lens(
+        name, pool.name, not is_adapter(manifest), label, context=pool.spec.context,
+        takes_tools=reads_calls(pool.driver, folder), manner=manner,
+    )  # fmt: skip
     return OpenedLens(lens, pool, folder, manifest)
 
 

@@ -44,7 +44,7 @@ def understand(kind: Kind, value: Any, record: Record, caps: Caps) -> Ask:
 def fit(ask: Ask, lenses: tuple[Lens, ...], can: Can | None, caps: Caps) -> None:
     """Hold an Ask against what answers: its abilities and its context. It ends with the reservation it needs."""
     if can is not None:
-        _check_abilities(ask, can, is_adapter=not all(lens.is_base for lens in lenses))
+        _check_abilities(ask, can, lenses)
     body = ask.body
     context = min((lens.context for lens in lenses if lens.context), default=0)
     if context:
@@ -82,13 +82,15 @@ def _settle_stream(ask: Ask) -> None:
         ask.body["stream_options"] = {"include_usage": True}
 
 
-def _check_abilities(ask: Ask, can: Can, *, is_adapter: bool) -> None:
+def _check_abilities(ask: Ask, can: Can, lenses: tuple[Lens, ...]) -> None:
     body = ask.body
-    embeds = can.adapter_embeddings if is_adapter else can.embeddings
+    embeds = can.embeddings if all(lens.is_base for lens in lenses) else can.adapter_embeddings
+    has_tools = "tools" in body and body.get("tool_choice") != "none"
     lacking = (
         ("embeddings", "input", ask.kind == "embedding" and not embeds),
         ("dimensions", "dimensions", "dimensions" in body and not can.dimensions),
-        ("tools", "tools", "tools" in body and body.get("tool_choice") != "none" and not can.tools),
+        ("tools", "tools", has_tools and not can.tools),
+        ("tools_said", "tools", has_tools and not all(lens.takes_tools for lens in lenses)),
         ("json_schema", "response_format", "response_format" in body and not can.json_schema),
         ("logprobs", "logprobs", bool(body.get("logprobs")) and not can.logprobs),
     )

@@ -23,8 +23,11 @@ from danlu.data.sample import Message
 from danlu.engines.cache import AnswerCache
 from danlu.engines.cost import Bill, Price
 from danlu.engines.engine import Question, Sampling
-from danlu.engines.remote import Endpoint, RemoteEngine, ThinkingDropper, drop_thinking, wire_message
-from danlu.engines.wire import Address, retry_after_s
+from danlu.engines.remote import Endpoint, RemoteEngine
+from danlu.engines.thinking import ThinkingDropper, drop_thinking
+from danlu.engines.wire import retry_after_s
+from danlu.openai.address import Address
+from danlu.openai.turns import turn_of
 
 KEY = "sk-very-secret-0123456789"
 SAMPLING = Sampling(max_new_tokens=16)
@@ -424,7 +427,7 @@ def test_dropping_in_pieces_equals_dropping_at_once(pieces: list[str]) -> None:
 
 def test_tool_calls_both_ways(server: Server) -> None:
     call = {"id": "c1", "function": {"name": "lookup", "arguments": {"城市": "北京"}}}
-    turn = wire_message(Message("assistant", "", tool_calls=(call,)))
+    turn = turn_of(Message("assistant", "", tool_calls=(call,)))
     assert json.loads(turn["tool_calls"][0]["function"]["arguments"]) == {"城市": "北京"}
     server.acts = [status(200, completion(None, calls=[turn["tool_calls"][0]]))]
     (answer,) = server.engine().generate([ask("天气?")], SAMPLING)

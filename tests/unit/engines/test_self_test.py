@@ -18,8 +18,9 @@ from danlu.engines.loopback import Loopback
 from danlu.engines.native import NativeEngine
 from danlu.engines.remote import Endpoint, RemoteEngine
 from danlu.engines.self_test import ECHOED, SelfTest, echoed, self_test
-from danlu.engines.wire import Address, RefusedError, Wire
+from danlu.engines.wire import RefusedError, Wire
 from danlu.model.build import load_model
+from danlu.openai.address import Address
 from tiny_chat import write_base
 
 

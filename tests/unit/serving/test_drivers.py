@@ -13,12 +13,13 @@ import yaml
 
 import engine_kit as kit
 from danlu.core.errors import EngineError, RunError
+from danlu.openai.address import Address
 from danlu.serving.drivers import DRIVERS
 from danlu.serving.drivers.driver import EngineSpec, bare, endpoint
 from danlu.serving.drivers.llamacpp import threads_for
 from danlu.serving.drivers.requests import ask, socket_in
 from danlu.serving.drivers.sglang import settings_of
-from danlu.serving.drivers.upstream import checked_url, read_key
+from danlu.serving.drivers.upstream import read_key
 from danlu.serving.drivers.vllm import allowed_rank
 
 SPEC = EngineSpec(
@@ -113,7 +114,7 @@ def test_a_socket_whose_path_is_too_long_lies_elsewhere(tmp_path) -> None:
 )  # fmt: skip
 def test_urls_that_no_upstream_has(url: str) -> None:
     with pytest.raises(EngineError) as told:
-        checked_url(url)
+        Address.parse(url)
     assert "pw" not in told.value.text
 
 

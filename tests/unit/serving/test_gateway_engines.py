@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import engine_kit as kit
 from danlu.serving.drivers.driver import EngineSpec
-from engine_gate import CONTEXT, gateway_before, spec_of
+from engine_gate import CONTEXT, DAY, PLACE, TOOLS, gateway_before, spec_of, tooled
 from gateway_kit import LENS, Served
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -64,32 +62,6 @@ def test_an_engine_without_embeddings_says_so(client: Any) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.embeddings.create(model="law", input="x")
     assert (caught.value.code, caught.value.param) == ("cannot_embeddings", "input")
-
-
-TOOLED = (
-    "{%- if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool.function.name }}\n{% endfor %}"
-    "Call as <tool_call>{...}</tool_call><|im_end|>\n{% endif %}"
-    "{%- for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] or '' }}"
-    "{% for call in message.tool_calls or [] %}<tool_call>\n{{ call.function | tojson }}\n</tool_call>{% endfor %}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-"""ChatML with tools as Hermes models are trained on them."""
-PLACE = {"type": "object", "properties": {"city": {"enum": ["京", "沪"]}, "near": {"$ref": "#/$defs/km"}},
-         "required": ["city", "near"], "additionalProperties": False, "$defs": {"km": {"type": "integer", "minimum": 1, "maximum": 9}}}  # fmt: skip
-DAY = {"type": "object", "properties": {"day": {"type": "string", "maxLength": 3}}, "required": ["day"],
-       "additionalProperties": False}  # fmt: skip
-TOOLS = [
-    {"type": "function", "function": {"name": "weather", "description": "of a city", "parameters": PLACE}},
-    {"type": "function", "function": {"name": "calendar", "parameters": DAY}},
-]
-
-
-def tooled(folder: Path, to: Path) -> Path:
-    shutil.copytree(folder, to)
-    config = json.loads((to / "tokenizer_config.json").read_text())
-    (to / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": TOOLED}, ensure_ascii=False))
-    (to / "chat_template.jinja").unlink(missing_ok=True)
-    return to
 
 
 @pytest.fixture(scope="module")

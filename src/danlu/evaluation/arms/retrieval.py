@@ -21,8 +21,9 @@ import orjson
 from danlu.core.errors import EvaluationError
 from danlu.core.files import dump_json, sha256_json, write_bytes
 from danlu.engines.remote import Endpoint
-from danlu.engines.wire import Address, RefusedError, TransientError, Wire
+from danlu.engines.wire import RefusedError, TransientError, Wire
 from danlu.evaluation.arms.bm25 import BM25, words
+from danlu.openai.address import Address
 
 POOL = 50
 """Passages that enter fusion and reranking."""

@@ -22,6 +22,7 @@ from danlu.serving.drivers.about import About
 from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare
 from danlu.serving.drivers.peft_settings import beyond_plain
 from danlu.serving.drivers.requests import demand, free_port, fresh_secret, is_good
+from danlu.serving.drivers.tool_parsers import tool_parser
 
 SETTINGS = "sglang.yaml"
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
@@ -31,7 +32,7 @@ _ADAPTER = "lora:"
 
 class SGLangDriver:
     name = "sglang"
-    can = Can(loads_adapters=True, json_schema=True, logprobs=True, reads_control=True)
+    can = Can(loads_adapters=True, tools=True, json_schema=True, logprobs=True, reads_control=True)
 
     about = About(
         takes=("vllm-lora", "adapter", "vllm", "merged"), devices=("cuda",), place={"cuda": 20}, has_environment=True,
@@ -110,6 +111,7 @@ def settings_of(spec: EngineSpec, *, port: int) -> dict[str, Any]:
         "chat-template": str(template) if template.is_file() else None, "context-length": spec.context or None,
         "max-running-requests": spec.num_slots or None, "dtype": spec.dtype if spec.dtype != "auto" else None,
         "enable-metrics": True, "log-level-http": "warning",
+        "tool-call-parser": tool_parser(SGLangDriver.name, place) or None,
     }  # fmt: skip
     if spec.max_adapters:
         # targets are told: adapters that come later may have others than those of the start

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from danlu.core.errors import EngineError
+from danlu.openai.address import Address
 from danlu.run.artifact import Manifest
 from danlu.serving.drivers.about import About
 from danlu.serving.drivers.driver import Can, Command, EngineSpec, endpoint, ids_of
@@ -44,7 +45,7 @@ class UpstreamDriver:
         return None
 
     def where(self, spec: EngineSpec) -> tuple[str, str]:
-        return checked_url(spec.url), read_key(spec.key_file) if spec.key_file else ""
+        return str(Address.parse(spec.url)), read_key(spec.key_file) if spec.key_file else ""
 
     def engine_names(self, spec: EngineSpec) -> dict[str, str]:
         return {"": spec.name}
@@ -71,19 +72,6 @@ class UpstreamDriver:
         reply = await ask(address, f"{root}/tokenize", secret, asked)
         # llama.cpp's door of that name reads ready text, and makes nothing of turns
         return (ids_of(reply.value, address) or None) if reply.is_good else None
-
-
-def checked_url(url: str) -> str:
-    """Without a slash at its end. EngineError unless it is plain http(s)://host[:port][/path]."""
-    try:
-        parts = urlsplit(url)
-        is_plain = not (parts.username or parts.password or parts.query or parts.fragment) and parts.port != 0
-    except ValueError:
-        parts, is_plain = urlsplit(""), False
-    is_clean = url.isascii() and url.isprintable() and not set(url) & set(' \\"<>')
-    if parts.scheme not in ("http", "https") or not parts.hostname or not is_plain or not is_clean:
-        raise EngineError("drivers.bad_url", given=url.rpartition("@")[2][:200])
-    return url.rstrip("/")
 
 
 def read_key(path: Path) -> str:

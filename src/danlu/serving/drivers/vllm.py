@@ -24,6 +24,7 @@ from danlu.serving.drivers.about import About
 from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare, ids_of, name_in_body
 from danlu.serving.drivers.peft_settings import beyond_plain
 from danlu.serving.drivers.requests import demand, fresh_secret, is_good, socket_in
+from danlu.serving.drivers.tool_parsers import tool_parser
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1", "VLLM_NO_USAGE_STATS": "1",
@@ -37,7 +38,7 @@ LOAD_S = 300.0
 class VLLMDriver:
     name = "vllm"
     can = Can(
-        loads_adapters=True, embeddings=False, tools=False, json_schema=True, logprobs=True, prompt_ids=True,
+        loads_adapters=True, tools=True, json_schema=True, logprobs=True, prompt_ids=True,
         reads_control=True,
     )  # fmt: skip
 
@@ -89,6 +90,8 @@ class VLLMDriver:
             argv += ["--max-loras", str(spec.max_adapters), "--max-cpu-loras", str(2 * spec.max_adapters)]
         if spec.adapters:
             argv += ["--lora-modules", *(f"{lens}={place.resolve()}" for lens, place in spec.adapters.items())]
+        parser = tool_parser(self.name, spec.speech or spec.folder)
+        argv += ["--enable-auto-tool-choice", "--tool-call-parser", parser] if parser else []
         argv += ["--enforce-eager"] if is_cpu else []
         environment = ENVIRONMENT | (CPU_ENVIRONMENT if is_cpu else {})
         return Command(argv, environment, f"unix:{socket}", fresh_secret())
