@@ -22,6 +22,16 @@ from danlu.serving.settings import Settings
 from danlu.serving.store import open_store
 
 LENS = "law@0123456789ab"
+PATIENCE_S = 90.0
+"""For what has to happen at some time: nothing is judged by how busy the machine is."""
+
+
+def until_true(holds, why=lambda: ""):
+    """Wait for what has to become true."""
+    until = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < until, why()
+        time.sleep(0.02)
 
 
 class Engine:
@@ -142,16 +152,29 @@ class Stage:
         self.processes.append(process)
         return process
 
-    def wait(self, name="w0", within_s=20.0):
-        until = time.monotonic() + within_s
+    def wait(self, name="w0", *, board=1):
+        """Until a worker goes by this board; 0: until it has a line."""
+        until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             post = self.line.posts.get(name)
-            if post is not None and post.board:
+            if post is not None and post.board >= board:
                 return
             time.sleep(0.02)
         raise AssertionError((self.home / f"{name}.err").read_text()[-3000:])
 
-    def ask(self, *, stream=False, timeout=20, **more):
+    def ended(self, process, name="w0"):
+        """Its exit code; what it printed where it does not end."""
+        try:
+            return process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError((self.home / f"{name}.err").read_text()[-3000:]) from None
+
+    def journal(self):
+        """All lines."""
+        paths = sorted((self.home / "journal").glob("*.jsonl"))
+        return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+    def ask(self, *, stream=False, timeout=PATIENCE_S, **more):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         body = json.dumps({"model": "law", "messages": [{"role": "user", "content": "?"}], "stream": stream} | more)
         connection.request(
@@ -163,7 +186,7 @@ class Stage:
         return connection, connection.getresponse()
 
     def get(self, path, **headers):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         connection.request("GET", path, headers=headers)
         reply = connection.getresponse()
         return reply.status, dict(reply.getheaders()), reply.read()
