@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from danlu.cli.voice import Voice
 from danlu.core.errors import EngineError
 from danlu.core.messages import say
+from danlu.pipeline.serve_targets import checked_name
 from danlu.serving import control
 
 FOLDER = "serving"
@@ -38,7 +39,7 @@ def split(model: str, shares: Sequence[str], runs: Path, voice: Voice, *, reason
 
 
 def add(model: str, to: str, runs: Path, voice: Voice, *, reason: str) -> None:
-    _do(control.Add(model=model, to=_absolute(to), reason=reason), runs, voice)
+    _do(control.Add(model=checked_name(model), to=_absolute(to), reason=reason), runs, voice)
 
 
 def drop(name: str, runs: Path, voice: Voice, *, reason: str) -> None:
@@ -49,10 +50,20 @@ def reload(runs: Path, voice: Voice, *, reason: str) -> None:
     _do(control.Reload(reason=reason), runs, voice)
 
 
+def say_renewed(facts: Mapping[str, Any], voice: Voice) -> None:
+    """Of a reload: what became of the models, and what waits for the next start."""
+    for deed in ("added", "changed", "removed"):
+        if models := facts.get(deed):
+            voice.say(say(f"rollout.reload_{deed}", models=", ".join(models)))
+    for kept in facts.get("kept", ()):
+        voice.fail(say("rollout.reload_kept", **kept))
+
+
 def _do(request: control.Request, runs: Path, voice: Voice) -> None:
     done = control.ask(runs / FOLDER, request)
     shown = {name: _plain(value) for name, value in done.items()}
     voice.say(say(f"rollout.done_{request.do}", **shown))
+    say_renewed(done, voice)
     if done.get("late"):
         voice.fail(say("rollout.late", names=_plain(done["late"])))
     voice.result(done)

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from danlu.cli.rolling import say_renewed
 from danlu.cli.targets import RECIPE_SUFFIXES, open_target
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
 from danlu.core.messages import current_language, say
-from danlu.pipeline.serve import Serving, prepare_serving, run_server
-from danlu.pipeline.serve_targets import read_targets
+from danlu.pipeline.serve import prepare_serving, run_server
+from danlu.pipeline.serve_look import Serving
+from danlu.pipeline.serve_targets import Wanted, read_targets
 from danlu.recipe import Recipe
 from danlu.recipe.overrides import apply_overrides
 from danlu.recipe.serving import ServingSection
@@ -44,7 +46,7 @@ def serve(words: Sequence[str], runs: Path, voice: Voice, *, config: Path | None
             return
         screen = _Screen(serving, voice)
         voice.progress.note(say("serve.starting"))
-        reread = None if source is None else lambda: _section(source, targets, overrides, runs)
+        reread = None if source is None else lambda: _reread(source, targets, overrides, runs)
         asyncio.run(run_server(serving, reread=reread, on_event=screen.told))
         voice.say(say("serve.ended"))
     finally:
@@ -75,6 +77,14 @@ def _section(source: Path | None, targets: Sequence[str], overrides: Sequence[st
         kept = Run.open(Path(targets[0])).recipe.serving
     tree = {"serving": kept.model_dump(mode="json", exclude_defaults=True)} if kept is not None else {}
     return Recipe.from_tree(apply_overrides(tree, overrides)).serving
+
+
+def _reread(
+    source: Path, targets: Sequence[str], overrides: Sequence[str], runs: Path
+) -> tuple[list[Wanted], ServingSection]:
+    """For a reload: what the file says now. The command line says what it said."""
+    section = _section(source, targets, overrides, runs)
+    return read_targets(targets, section, runs, lambda target: _run(target, runs)), section
 
 
 # ---- what is shown
@@ -128,6 +138,7 @@ class _Screen:
                 self.voice.fail(say("serve.event_refused", deed=shown.get("deed", "-"), why=shown.get("why", "-")))
             case "reloaded":
                 self.voice.say(say("serve.event_reloaded"))
+                say_renewed(facts, self.voice)
             case "no_figures":
                 self.voice.say(say("serve.note_no_figures", port=shown["port"]), "yellow")
 

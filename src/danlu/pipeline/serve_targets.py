@@ -66,12 +66,12 @@ def _wanted(served: ServedSection, section: ServingSection, runs: Path, open_run
         return Wanted(served.name, folder, "", served.target, served.model or "", served.key_file or "")
     path = Path(served.target).expanduser()
     if (path / ARTIFACT_FILE).is_file():
-        return Wanted(served.name or _name(Manifest.read(path).name), path.resolve())
+        return Wanted(served.name or checked_name(Manifest.read(path).name), path.resolve())
     if _LABEL.fullmatch(served.target) and not path.exists():
         version = Registry(runs).resolve(served.target)
-        return Wanted(served.name or _name(version.name), label=served.target)
+        return Wanted(served.name or checked_name(version.name), label=served.target)
     run = open_run(served.target)
-    return Wanted(served.name or _name(run.recipe.name), _of_run(run, section.engine).resolve())
+    return Wanted(served.name or checked_name(run.recipe.name), _of_run(run, section.engine).resolve())
 
 
 def _of_run(run: Run, engine: str) -> Path:
@@ -87,7 +87,8 @@ def _of_run(run: Run, engine: str) -> Path:
     raise RunError("serve.no_artifact", where=str(run.folder), given=run.name, kinds=", ".join(found) or "-")
 
 
-def _name(text: str) -> str:
+def checked_name(text: str) -> str:
+    """What clients may call a model; RunError for anything else."""
     if not re.fullmatch(MODEL_NAME, text):
         raise RunError("serve.odd_name", where=text, given=text)
     return text

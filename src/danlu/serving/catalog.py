@@ -22,7 +22,7 @@ class Catalog:
     """`pool_for` says which pool an artefact belongs to."""
 
     def __init__(self, registry: Registry, pool_for: Callable[[Path, Manifest], PoolPlan]) -> None:
-        self.registry, self._pool_for = registry, pool_for
+        self.registry, self.pool_for = registry, pool_for
         self.opened: dict[str, OpenedLens] = {}
         self.places: dict[str, str] = {}
         """Lens to where it was found: a label of the registry, or a folder."""
@@ -59,6 +59,6 @@ class Catalog:
     def _look(self, target: str) -> OpenedLens:
         """Runs in a thread: every byte is read."""
         if (Path(target) / MANIFEST).is_file():
-            return open_lens(Path(target).resolve(), self._pool_for)
+            return open_lens(Path(target).resolve(), self.pool_for)
         version = self.registry.resolve(target)
-        return open_lens(self.registry.open(version).resolve(), self._pool_for, label=version.label)
+        return open_lens(self.registry.open(version).resolve(), self.pool_for, label=version.label)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +21,9 @@ from danlu.core.errors import EngineError, TemplateError
 from danlu.core.messages import say
 from danlu.data.contract import Contract, golden_conversations
 from danlu.data.encode import Encoder
-from danlu.data.sample import Message
 from danlu.data.template import Template
 from danlu.data.tokenizer import Tokenizer
+from danlu.openai.turns import turn_of
 from danlu.run.artifact import Manifest
 from danlu.serving.canaries import AskedCanary, CanaryAnswers, ask_canaries, asked_canaries
 from danlu.serving.drivers.driver import Can, Driver, endpoint
@@ -194,25 +193,6 @@ async def _count(at: _Door) -> tuple[Level, int, str]:
             )
         num_alike += 1
     return "count", num_alike, say("drivers.only_counts")
-
-
-def turn_of(message: Message) -> dict[str, Any]:
-    """A turn as OpenAI's protocol has it: arguments of calls are JSON text."""
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.name is not None:
-        turn["name"] = message.name
-    if message.tool_call_id is not None:
-        turn["tool_call_id"] = message.tool_call_id
-    if message.tool_calls:
-        turn["tool_calls"] = [_call(call) for call in message.tool_calls]
-    return turn
-
-
-def _call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = dict(call["function"])
-    if not isinstance(function.get("arguments"), str):
-        function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
-    return {**call, "function": function}
 
 
 def _prompt_tokens(value: Any) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 
 from danlu.core.errors import EngineError
 from danlu.serving.drivers.driver import bare
@@ -27,8 +26,8 @@ GAUGES = ("keys_stale", "limits_alarm", "journal_failing")
 class Overview:
     """One a server. `watch` keeps what dead workers had counted; `page` is the text."""
 
-    def __init__(self, server: Server, cert: Path | None) -> None:
-        self._server, self._cert = server, cert
+    def __init__(self, server: Server) -> None:
+        self._server = server
         self._totals = Totals()
         self._figures: tuple[float, Rows] = (0.0, {})
 
@@ -51,7 +50,7 @@ class Overview:
             "lenses": [((seat.name,), len(seat.loaded)) for _, seat in seats],
         }
         standing |= {name: [((), totals.worst(name))] for name in GAUGES}
-        if self._cert is not None and (ends := expires(self._cert)):
+        if (cert := server.plan.cert) is not None and (ends := expires(cert)):
             standing["certificate"] = [((), ends)]
         return render(totals.sum(), standing | await self._engines(seats))
 

@@ -284,6 +284,7 @@ class Child:
                 self._first.set_result(None)
             else:
                 self._first.set_exception(error)
+                self._first.exception()  # heard of, also where who waited for it has thought better of it
 
     def _error(self) -> EngineError:
         return EngineError("drivers.no_start", where=self.name, said=self._last_end or "-", log=str(self.log))

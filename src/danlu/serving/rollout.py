@@ -103,14 +103,41 @@ class Rollout:
 
     async def add(self, model: str, target: str, *, reason: str = "") -> dict[str, Any]:
         """A new model while everything runs; of one that is there, `flip`."""
-        if model in self.models:
-            raise EngineError("rollout.model_there", where=model, given=model)
-        async with self._change("add", model, {"target": target}, reason) as facts:
-            opened = await self._ready(target)
-            self.models[model] = self._serve(model, target, opened)
+        return await self.take(Offer(model, target), reason=reason)
+
+    async def take(self, offer: Offer, *, reason: str = "") -> dict[str, Any]:
+        """A new model: an artefact, or somebody else's engine."""
+        if offer.model in self.models:
+            raise EngineError("rollout.model_there", where=offer.model, given=offer.model)
+        async with self._change("add", offer.model, {"target": offer.target}, reason) as facts:
+            opened = await self._found(offer)
+            await self.fleet.load(opened)
+            self.models[offer.model] = self._serve(offer.model, offer.target, opened)
             facts["to"] = opened.lens.name
             await self._agree(facts)
         return facts
+
+    async def retarget(self, offer: Offer, *, reason: str) -> None:
+        """A model that is offered as something else from now on: flipped to it, and to follow it."""
+        served = self.models[offer.model]
+        opened = await self._found(offer)
+        async with self._change("flip", offer.model, {"target": offer.target}, reason) as facts:
+            await self.fleet.load(opened)
+            facts |= {"from": dict(served.lenses), "to": {opened.lens.name: 1.0}}
+            served.turn_to(((opened.lens.name, 1.0),))
+            await self._settle(facts)
+        fresh = self._serve(offer.model, offer.target, opened)
+        served.target, served.origin, served.offered = fresh.target, fresh.origin, fresh.offered
+        self._keep()
+
+    async def resize(self, num_replicas: int) -> None:
+        async with self._turn:
+            await self.fleet.resize(num_replicas)
+
+    def go_by(self, pool_for: Callable[[Path, Manifest], PoolPlan], *, drain_s: float, answer_s: float) -> None:
+        """Of what is looked at from now on."""
+        self.catalog.pool_for = pool_for
+        self.fleet.drain_s, self.fleet.answer_s = drain_s, answer_s
 
     async def flip(self, model: str, target: str, *, reason: str = "") -> dict[str, Any]:
         """Let the model be answered by this version from now on."""
@@ -223,11 +250,7 @@ class Rollout:
 
     async def _open(self, offer: Offer, kept: Mapping[str, Any] | None) -> None:
         """As it was left by hand, if what it was offered as still means the same; else as offered. Loads nothing."""
-        if offer.url is not None:
-            opened = await self.catalog.look_behind(offer.model, offer.url, offer.artifact)
-            self.fleet.uses.setdefault(opened.lens.name, Use())
-        else:
-            opened = await self._looked(offer.target)
+        opened = await self._found(offer)
         served = self._serve(offer.model, offer.target, opened)
         self.models[offer.model] = served
         if kept is None or (kept["target"], kept["origin"]) != (served.target, served.origin):
@@ -264,6 +287,14 @@ class Rollout:
         """What `target` means: looked at, loaded and checked on every replica."""
         opened = await self._looked(target)
         await self.fleet.load(opened)
+        return opened
+
+    async def _found(self, offer: Offer) -> OpenedLens:
+        """What an offer means; loads nothing."""
+        if offer.url is None:
+            return await self._looked(offer.target)
+        opened = await self.catalog.look_behind(offer.model, offer.url, offer.artifact)
+        self.fleet.uses.setdefault(opened.lens.name, Use())
         return opened
 
     async def _looked(self, target: str) -> OpenedLens:

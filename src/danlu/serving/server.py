@@ -12,26 +12,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import signal
-import socket
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 from danlu.core.errors import DanluError, EngineError
-from danlu.run.artifact import Manifest
 from danlu.run.registry import NAME as REGISTRY
 from danlu.serving import control
 from danlu.serving.control import Control
-from danlu.serving.drivers.driver import Command
 from danlu.serving.engine_check import check_engine
 from danlu.serving.line import MAX_PATH_BYTES, Line
-from danlu.serving.pool_plan import PoolPlan
+from danlu.serving.plan import Plan, Renewal
 from danlu.serving.processes import Child, Patience
-from danlu.serving.rollout import Offer, Rollout
+from danlu.serving.reoffering import reoffer
+from danlu.serving.rollout import Rollout
 from danlu.serving.seats import Question, Seat
 from danlu.serving.status import status_of
 
@@ -42,33 +41,6 @@ RETURN_CANARIES = 2
 """Asked of an engine that answered all of them before and was started again on the same files: clients wait for it."""
 LOOK_S = 0.5
 """How often the registry's file is looked at, and use is noted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything the server needs to know; whoever makes it has read the recipe. `home` holds what it keeps and its
-    sockets, `runs` the registry and the audit log."""
-
-    home: Path
-    runs: Path
-    offers: tuple[Offer, ...]
-    pool_for: Callable[[Path, Manifest], PoolPlan]
-    """Which pool an artefact belongs to: base, driver, how many replicas. Asked for each that is added later too."""
-    worker: Callable[[str, int, Path], Command]
-    """(name, descriptor of the listening socket, path of the line) → how to start a gateway worker."""
-    listener: socket.socket
-    num_workers: int = 1
-    allow_unverified: bool = False
-    drain_s: float = 30.0
-    """How long answers under way may go on at the end, and hold up a lens that shall make room."""
-    answer_s: float = 600.0
-    """How long an engine that was replaced may finish its answers."""
-    patience: Patience = field(default_factory=Patience)
-    """With engines."""
-    on_event: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
-    """Told of what happened, and its facts; must not wait. `opened` {models} · `changed` {deed, model, from, to, …} ·
-    `refused` {deed, model, why} · `reloaded` {workers, draining} · `engine` {replica, state, last_end, problem?} ·
-    `worker` {name, state, last_end}."""
 
 
 class Server:
@@ -85,7 +57,8 @@ class Server:
         self.control = Control(plan.home, self.answer)
         self.workers: list[Child] = []
         self.ended = asyncio.Event()
-        self._num_workers_started = 0
+        self._running: dict[str, Child] = {}
+        """Workers by name, the draining ones too: files are named by them, and a name that is free is taken again."""
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -133,21 +106,61 @@ class Server:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(child.stop() for child in self.workers))
+        await asyncio.gather(*(child.stop() for child in self._running.values()))
         await self.rollout.close()
         await self.line.close()
 
     async def reload(self) -> dict[str, Any]:
-        """New workers on the same socket; the old ones stop accepting, finish, and end. Settings that workers read are
-        read again. Where the new ones do not come up, the old ones stay. Engines that died too often get a new try.
-        One at a time: two at once would forget each other's workers, which would serve on with settings of before."""
+        """What the settings say now: models, replicas, address, and all that workers go by. New workers on the same
+        socket, or on the new one; the old ones stop accepting, finish, and end. Where anything of it fails, everything
+        stays as it was. Engines that died too often get a new try. One at a time: two at once would forget each other's
+        workers, which would serve on with settings of before."""
         async with self._turn:
-            old = self.workers
-            self.workers = await self._start_workers(self.plan.num_workers)
-            for child in old:
-                self._later(child.stop())
+            before = self.plan
+            renewal = await asyncio.to_thread(before.renew) if before.renew else Renewal(before, 0)
+            try:
+                facts = await self._renewed(renewal)
+            except BaseException:
+                self.plan = before
+                if renewal.plan.listener is not before.listener:
+                    renewal.plan.listener.close()
+                raise
+            if kept := renewal.kept:
+                facts["kept"] = [asdict(each) for each in kept]
             self._later(self.rollout.revive())
-            return {"workers": [child.name for child in self.workers], "draining": [child.name for child in old]}
+            self.plan.on_event("reloaded", facts)
+            return facts
+
+    async def _renewed(self, renewal: Renewal) -> dict[str, Any]:
+        """Models first, for they take the longest and may be refused; a worker that does not start undoes them."""
+        before, plan, old = self.plan, renewal.plan, self.workers
+        self.plan = plan
+        self.rollout.go_by(plan.pool_for, drain_s=plan.drain_s, answer_s=plan.answer_s)
+        try:
+            facts = await reoffer(self.rollout, before.offers, plan.offers)
+            try:
+                if renewal.num_replicas:
+                    await self.rollout.resize(renewal.num_replicas)
+                self.workers = await self._start_workers(plan.num_workers)
+            except BaseException:
+                await reoffer(self.rollout, plan.offers, before.offers)
+                raise
+        except BaseException:
+            self.rollout.go_by(before.pool_for, drain_s=before.drain_s, answer_s=before.answer_s)
+            raise
+        self._later(self._retire(old, before.listener if before.listener is not plan.listener else None))
+        return {"workers": [child.name for child in self.workers], "draining": [child.name for child in old]} | facts
+
+    async def _retire(self, workers: list[Child], listener: socket | None) -> None:
+        """Their names are free once they are gone; so is an address that nobody listens on any more."""
+        await asyncio.gather(*(self._ended(child) for child in workers))
+        if listener is not None:
+            listener.close()
+
+    async def _ended(self, child: Child) -> None:
+        await child.stop()
+        await self.line.forget(child.name)
+        self._running.pop(child.name, None)
 
     async def answer(self, request: control.Request) -> dict[str, Any]:
         """What came through the control socket."""
@@ -175,13 +188,12 @@ class Server:
         try:
             await asyncio.gather(*(child.start() for child in fresh))
         except BaseException:
-            await asyncio.gather(*(child.stop() for child in fresh), return_exceptions=True)
+            await asyncio.gather(*(self._ended(child) for child in fresh), return_exceptions=True)
             raise
         return fresh
 
     def _worker(self) -> Child:
-        name = f"w{self._num_workers_started}"
-        self._num_workers_started += 1
+        name = next(name for number in itertools.count() if (name := f"w{number}") not in self._running)
         descriptor = self.plan.listener.fileno()
 
         async def is_ready() -> bool:
@@ -189,11 +201,12 @@ class Server:
             post = self.line.posts.get(name)
             return post is not None and post.board > 0 and time.monotonic() - post.heard < SILENT_S
 
-        return Child(
+        self._running[name] = child = Child(
             name, self.plan.worker(name, descriptor, self.line.path), log=self.plan.home / "logs" / f"{name}.log",
             is_ready=is_ready, pass_fds=(descriptor,), death_signal=signal.SIGTERM, on_change=self._worker_changed,
             patience=Patience(ready_s=60.0, ask_every_s=0.5, drain_s=self.plan.drain_s, term_s=self.plan.drain_s + 5.0),
         )  # fmt: skip
+        return child
 
     def _worker_changed(self, child: Child) -> None:
         """A change of lenses waits for workers that live: the dead hold nothing back."""
@@ -210,7 +223,7 @@ class Server:
 
     async def _reload_aloud(self) -> None:
         try:
-            self.plan.on_event("reloaded", await self.reload())
+            await self.reload()
         except DanluError as error:
             self.plan.on_event("refused", {"deed": "reload", "why": error.text})
 

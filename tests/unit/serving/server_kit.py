@@ -23,10 +23,11 @@ from danlu.recipe.serving import ServingSection
 from danlu.run.artifact import Manifest
 from danlu.serving.drivers.driver import Command
 from danlu.serving.keys import PEPPER, KeyBook, Pepper
+from danlu.serving.plan import Plan
 from danlu.serving.pool_plan import PoolPlan
 from danlu.serving.processes import Patience
 from danlu.serving.rollout import Offer
-from danlu.serving.server import Plan, Server
+from danlu.serving.server import Server
 from danlu.serving.store import open_store
 from danlu.serving.worker import Settings
 
