@@ -84,12 +84,17 @@ def test_a_model_judges_and_people_judge_it(story: Path) -> None:
     assert danlu("judge", run, "--json").json["error"] == "judge.no_model"
 
 
+def stand_in(folder: Path) -> Path:
+    python = folder / "python"
+    (folder / "stand_in.py").write_text(STAND_IN)
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit 0\nexec {sys.executable} {folder}/stand_in.py "$@"\n')
+    python.chmod(0o755)
+    return python
+
+
 def test_somebody_elses_suite_is_paired(story: Path) -> None:
     (run,) = story.glob("runs/*-*")
-    python = story / "python"
-    (story / "stand_in.py").write_text(STAND_IN)
-    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit 0\nexec {sys.executable} {story}/stand_in.py "$@"\n')
-    python.chmod(0o755)
+    python = stand_in(story)
     said = danlu("examine", run, "--with", "lm-eval", "--python", python, "--task", "own", "--json")
     assert said.code == 0, said.err
     section = said.json["tasks"]["own"]
@@ -98,3 +103,44 @@ def test_somebody_elses_suite_is_paired(story: Path) -> None:
     assert json.loads((run / "examine.json").read_text())["harness"] == "lm-eval"
     wrong = danlu("examine", run, "--with", "lm-evil", "--python", python, "--task", "own", "--json")
     assert wrong.code == 2 and "lm-eval" in wrong.json["message"] + wrong.json["fix"]
+
+
+RECIPE = """
+name: asked
+model: {{base: {base}}}
+data: {{sources: [{qa}], split: {{test: 0.2, validation: 0.1}}, replay: {{ratio: 0}}}}
+training: {{max_steps: 4, context: 128, batch_tokens: 512, micro_tokens: 512}}
+evaluation:
+  tasks: [domain]
+  max_items: 8
+  max_new_tokens: 8
+  judge: {{model: ember-judge, url: "{url}"}}
+  suites: [{{harness: lm-eval, python: {python}, tasks: [own], limit: 2}}]
+gate: {{min_gain: -1, max_forget: 1000, max_loss: null, min_win_rate: 0.4}}
+exports: [adapter]
+"""
+
+
+def test_a_recipe_s_judge_and_suites_enter_the_report_and_the_gate(story: Path, base: Path) -> None:
+    place = story / "asked"
+    place.mkdir()
+    python = stand_in(place)
+    with serving(judging) as server:
+        recipe = place / "asked.yaml"
+        recipe.write_text(
+            RECIPE.format(base=base, qa=story / "company" / "qa.jsonl", url=server.url, python=python), encoding="utf-8"
+        )
+        assert danlu("run", recipe, "--runs", place / "runs", "--json").code in (0, 1)
+        (run,) = place.glob("runs/*-*")
+        report = json.loads((run / "report.json").read_text())
+        num_asked = len(server.bodies)
+        assert danlu("evaluate", run, "--json").code == 0
+        assert len(server.bodies) == num_asked, "what is known is not asked again"
+    assert report["judged"]["pairs"]["num_items"] == 8 and report["judged"]["pairs"]["win_rate"] == 0.5
+    assert report["suites"]["lm-eval: own"]["difference"]["value"] == 1.0
+    codes = [reason["code"] for reason in report["gate"]["reasons"]]
+    assert "judged_passed" in codes and "suites_kept" in codes
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "ember-judge" in page and "lm-eval: own" in page and "ember-judge" in (run / "report.md").read_text()
+    wrong = danlu("check", recipe, "evaluation.judge=null", "evaluation.suites.0.harness=lm-evil", "--json").json
+    assert {"gate.min_win_rate", "evaluation.suites.0.harness"} == {error["key"] for error in wrong["errors"]}

@@ -20,6 +20,8 @@ Decision = Literal["ship", "hold"]
 
 # More failed answers than this, and the accuracies themselves are in doubt.
 MAX_ERROR_RATIO = 0.01
+EVEN = 0.5
+"""The win rate of two equal models."""
 MAX_UNENDED = 0.1
 """More answers than this cut or looping, and more than the base has: the end token was lost, or room is short."""
 
@@ -78,11 +80,14 @@ class Gate:
     max_category_loss: float | None = None
     prove_categories: bool = False
     max_probe_loss: float | None = None
+    min_win_rate: float | None = None
+    max_suite_loss: float | None = None
 
     def judge(self, report: Mapping[str, Any]) -> GateVerdict:
         """The verdict on a report's JSON."""
         reasons = [*self._gain(report), *self._accuracy(report), *self._consistency(report), *self._forget(report)]
         reasons += [*self._general(report), *self._categories(report), *self._probes(report)]
+        reasons += [*self._judged(report), *self._suites(report)]
         reasons += [*_endings(report), *_parity(report), *_errors(report)]
         return GateVerdict("ship" if all(reason.passed for reason in reasons) else "hold", tuple(reasons))
 
@@ -196,6 +201,37 @@ class Gate:
             return [Reason("probes_kept", True, values)]
         worst = min(changes[kind]["value"] for kind in fallen)
         return [Reason("probes_lost", False, values | {"names": ",".join(fallen), "worst": points(worst)})]
+
+    def _judged(self, report: Mapping[str, Any]) -> list[Reason]:
+        """The judge's preference. One that people were found to disagree with proves nothing."""
+        if self.min_win_rate is None:
+            return []
+        pairs = (report.get("judged") or {}).get("pairs") or {}
+        if "win_rate" not in pairs:
+            return [Reason("unmeasured", False, {"check": "gate.min_win_rate", "task": "judge"})]
+        low, high = ((1 + edge) / 2 for edge in pairs["difference"]["interval"])
+        values = {"rate": percent(pairs["win_rate"]), "low": percent(low), "high": percent(high),
+                  "wanted": percent(self.min_win_rate)}  # fmt: skip
+        if (report["judged"].get("people") or {}).get("verdict") == "doubtful":
+            return [Reason("judge_doubtful", False, values)]
+        if pairs["win_rate"] < self.min_win_rate:
+            return [Reason("judged_low", False, values)]
+        if self.min_win_rate >= EVEN and low <= EVEN:
+            return [Reason("judged_uncertain", False, values)]
+        return [Reason("judged_passed", True, values)]
+
+    def _suites(self, report: Mapping[str, Any]) -> list[Reason]:
+        """Outside benchmarks that fell by more than allowed, beyond doubt. Without any nothing is claimed."""
+        section = report.get("suites")
+        if self.max_suite_loss is None or not section:
+            return []
+        changes = {name: part["difference"] for name, part in section.items()}
+        values = {"wanted": plain_points(self.max_suite_loss), "num": str(len(changes))}
+        fallen = [k for k, d in changes.items() if d["direction"] == "worse" and d["value"] < -self.max_suite_loss]
+        if not fallen:
+            return [Reason("suites_kept", True, values)]
+        worst = min(changes[name]["value"] for name in fallen)
+        return [Reason("suites_lost", False, values | {"names": ",".join(fallen), "worst": points(worst)})]
 
 
 def _endings(report: Mapping[str, Any]) -> list[Reason]:

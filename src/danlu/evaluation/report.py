@@ -17,6 +17,8 @@ Top-level keys (absent tasks leave null):
 `diagnosis`      [{code, is_good, values}], what the curves say and which knob to turn
 `forgetting`     {ratio, interval, base.perplexity, tuned.perplexity, num_texts, num_tokens}
 `preference`     {implicit_reward {value, interval}, base, tuned {raw, normalised}, num_pairs}
+`judged`         a model's opinion: {judge, pairs {win_rate, difference, ...}, scores, people, inputs}
+`suites`         outside benchmarks {"<harness>: <task>": {base, tuned, difference, metric, p_adjusted}}
 `tests`          headline comparisons {name: {value, interval, p, p_holm}}, corrected together (Holm)
 `items`          one row per question and task: question, reference, base and tuned {answers, right, value, details}
 `gate`           {decision: ship | hold, reasons [{code, passed, values}]}
@@ -99,6 +101,8 @@ class Report:
     footer: dict[str, Any] = field(default_factory=dict)
     others: dict[str, Any] = field(default_factory=dict)
     """Sections of tasks that other packages put on the shelf."""
+    judged: dict[str, Any] | None = None
+    suites: dict[str, Any] = field(default_factory=dict)
     created: str = ""
 
     @property
@@ -199,6 +203,17 @@ def stage_row(name: str, report: Report, *, side: Literal["base", "tuned"] = "tu
         "pair_interval": pairs["interval"] if pairs else None,
         "perplexity": forgetting.get(side, {}).get("perplexity"),
     }
+
+
+def with_outside(
+    report: Report, judged: dict[str, Any] | None, suites: dict[str, Any], gate: Gate | None = None
+) -> Report:
+    """The report with what a judge and other people's benchmarks say, and the gate judges again."""
+    parts = {entry.name: getattr(report, entry.name) for entry in fields(Report)}
+    parts |= {"judged": judged, "suites": suites}
+    if gate is not None:
+        parts["gate"] = gate.judge(parts).to_json()
+    return Report(**parts)
 
 
 def with_parity(report: Report, parity: dict[str, Any], gate: Gate | None = None) -> Report:

@@ -14,6 +14,7 @@ from danlu.evaluation.gate import percent, points
 from danlu.evaluation.report import Report
 from danlu.evaluation.report_answers import answers_section
 from danlu.evaluation.report_charts import KINDS, forest_rows, overview_bars, stability_rows
+from danlu.evaluation.report_outside import outside_section
 from danlu.evaluation.report_parts import (
     endings_card,
     general_section,
@@ -43,6 +44,7 @@ def render_html(report: Report, *, language: Language | None = None) -> str:
         view.edges(),
         view.classes(),
         answers_section(report, chosen),
+        outside_section(report, chosen),
         learning_section(report, chosen),
         view.training(),
         endings_card(report, chosen),

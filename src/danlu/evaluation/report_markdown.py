@@ -8,6 +8,7 @@ from typing import Any
 from danlu.core.messages import Language, current_language, say
 from danlu.evaluation.gate import percent, points
 from danlu.evaluation.report import Report
+from danlu.evaluation.report_outside import suite_rows
 from danlu.evaluation.worse import losses_of
 
 MOST_LOST = 10
@@ -55,6 +56,10 @@ def _numbers(report: Report, word: Any, language: Language) -> list[tuple[str, s
     if report.forgetting is not None and "ratio" in report.forgetting:
         before, after = (report.forgetting[side]["perplexity"] for side in ("base", "tuned"))
         rows.append((word("forgetting"), f"{before:.1f}", f"{after:.1f} (×{report.forgetting['ratio']:.2f})"))
+    if report.judged and "win_rate" in report.judged["pairs"]:
+        name = say("outside.judge", language, judge=report.judged["judge"])
+        rows.append((_plain(name), "–", percent(report.judged["pairs"]["win_rate"])))
+    rows += [(_plain(row[0]), row[2], f"{row[3]} ({row[4]})") for row in suite_rows(report.suites)]
     if report.preference is not None:
         rows.append((word("preference"), "–", percent(report.preference["implicit_reward"]["value"])))
     return rows

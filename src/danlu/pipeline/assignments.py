@@ -11,9 +11,12 @@ import numpy as np
 from danlu.core.errors import EvaluationError
 from danlu.core.messages import say
 from danlu.core.progress import Progress
+from danlu.data.certificate import VALIDATION
 from danlu.data.dataset import Dataset
 from danlu.data.encode import Encoder
 from danlu.data.finding import SourceSpec
+from danlu.data.flow.kept import open_kept
+from danlu.data.flow.store import Store
 from danlu.data.ledger import Ledger
 from danlu.data.sample import Document, Label, Preference, Sample, replace
 from danlu.data.samples_file import read_samples
@@ -32,6 +35,7 @@ from danlu.evaluation.tasks.memorisation import Excerpt, Memorisation
 from danlu.evaluation.tasks.preference import Pair, pairs_from
 from danlu.evaluation.tasks.preference import Preference as PreferenceTask
 from danlu.evaluation.tasks.probes import Probes
+from danlu.pipeline.furnace import STORE
 from danlu.pipeline.leaks import without_leaks
 from danlu.recipe.evaluation import EvaluationSection
 from danlu.run.run import Run
@@ -75,6 +79,20 @@ class Assignments:
     def asking(self, questions: Path) -> list[Assignment]:
         """A file of the user's own alone."""
         return [Assignment(self._domain_task(), self._asked(str(questions)))]
+
+    def validating(self) -> list[Assignment]:
+        """Questions made of the validation part, which training watches and is never taught; the test part stays
+        shut."""
+        store = Store(self.run.folder.parent / STORE)
+        kept = open_kept(self.run.path("dataset"), store)
+        is_meant = iter(kept.columns["part"] == VALIDATION) if kept is not None else iter(())
+        rows = kept.rows(lambda *_: bool(next(is_meant))) if kept is not None else ()
+        samples = [row.sample for _, row in rows]
+        asked = [sample for sample in samples if sample and not isinstance(sample, Document | Preference)]
+        items = judged_by(load_questions([worded(sample, self.encoder) for sample in asked]).items, self.section.metric)
+        if not items:
+            raise EvaluationError("sweep.no_validation", where="data.split.validation")
+        return [Assignment(self._domain_task(), choose_items(items, self.section.max_items, seed=self.seed))]
 
     def chosen(self, only: Iterable[str] | None = None) -> list[Assignment]:
         """The recipe's tasks (or those of them in `only`) that have something to ask; the others are noted."""

@@ -37,7 +37,7 @@ from danlu.recipe.privacy import PrivacySection
 def check(recipe: Recipe) -> dict[str, Any]:
     """`{"ok", "errors": [{"key", "given", "expected", "nearest"}], "warnings": [...], "plan": {...}}`."""
     complaints = [*_missing_files(recipe), *_missing_sources(recipe), *_unknown_names(recipe), *_teachers(recipe)]
-    complaints += _privacy(recipe.data.privacy)
+    complaints += [*_privacy(recipe.data.privacy), *_judges(recipe)]
     warnings = []
     plans: list[Plan] = []
     try:
@@ -126,6 +126,11 @@ def _unknown_names(recipe: Recipe) -> list[Complaint]:
         from danlu.evaluation.metrics import METRICS  # numpy: for few recipes
 
         asked |= {key: (name, METRICS.names()) for key, name in judges.items()}
+    if recipe.evaluation.suites:
+        from danlu.evaluation.harnesses import HARNESSES  # numpy, too
+
+        suites = enumerate(recipe.evaluation.suites)
+        asked |= {f"evaluation.suites.{i}.harness": (suite.harness, HARNESSES.names()) for i, suite in suites}
     for i, name in enumerate(recipe.data.augment.methods):
         asked[f"data.augment.methods.{i}"] = (name, AUGMENTERS.names())
     return [
@@ -144,6 +149,14 @@ def _teachers(recipe: Recipe) -> list[Complaint]:
     if section.max_cost is not None and section.prompt_price is None and section.answer_price is None:
         complaints.append(Complaint("data.teacher.max_cost", section.max_cost, say("synthesis.wants_prices")))
     return complaints
+
+
+def _judges(recipe: Recipe) -> list[Complaint]:
+    """A share of won answers needs somebody who says who won."""
+    rate = recipe.gate.min_win_rate
+    if rate is None or recipe.evaluation.judge is not None:
+        return []
+    return [Complaint("gate.min_win_rate", rate, say("pipeline.some_judge"))]
 
 
 def _privacy(section: PrivacySection) -> list[Complaint]:
@@ -195,6 +208,11 @@ def _missing_files(recipe: Recipe) -> list[Complaint]:
     }
     named |= {f"data.cleaning.evaluation_sets.{i}": path for i, path in enumerate(recipe.data.cleaning.evaluation_sets)}
     named |= {"evaluation.preference": recipe.evaluation.preference or ""}
+    if (judge := recipe.evaluation.judge) is not None:
+        named |= {"evaluation.judge.key_file": judge.key_file or "", "evaluation.judge.rubric": judge.rubric or ""}
+    for i, suite in enumerate(recipe.evaluation.suites):
+        named[f"evaluation.suites.{i}.python"] = str(Path(suite.python).expanduser())
+        named[f"evaluation.suites.{i}.include"] = str(Path(suite.include).expanduser()) if suite.include else ""
     if recipe.adapter.kind == "lora" and recipe.adapter.start:
         named["adapter.start"] = recipe.adapter.start
     return [

@@ -25,6 +25,7 @@ from danlu.evaluation.tasks.domain import Domain
 from danlu.pipeline.assignments import Assignments, read_rows, worded
 from danlu.pipeline.device import describe_hardware
 from danlu.pipeline.open_engine import Engines, open_artifact, open_engines, trained_digest
+from danlu.pipeline.outside import hear_others
 from danlu.recipe.evaluation import EvaluationSection
 from danlu.run.run import Run
 from danlu.version import VERSION
@@ -40,24 +41,35 @@ def evaluate(
     """Measure a trained run. With `questions` (a file of the user's own) only the domain task is run, and the run's own
     report stays as it is; without, the recipe's tasks are run and report.json and report.html are written."""
     told = progress or Silent()
-    began = time.perf_counter()
     with run.acting("evaluate"):
         inputs = _inputs_digest(run)
-        if questions is None and (known := _known_report(run, inputs)) is not None:
-            return known
-        engines = open_engines(run, device=device, progress=told)
-        desk = Assignments(run, engines.encoder, told)
-        assignments = desk.chosen() if questions is None else desk.asking(questions)
-        sections = run_tasks(engines.base, engines.tuned, assignments, folder=run.path("answers"), progress=told)
-        context = _context(run, engines, desk.sifted, time.perf_counter() - began)
-        report = build_report(
-            run.recipe.name, sections, base=engines.base, tuned=engines.tuned,
-            gate=gate_of(run) if questions is None else None, context=context,
-        )  # fmt: skip
-        if questions is None:
+        known = _known_report(run, inputs) if questions is None else None
+        report = known or _measured(run, questions, device, told)
+        if questions is None and known is None:
             save_report(run, report)
             run.finish("evaluate", inputs, {"report": "report.json"})
-    return report
+    return report if questions is not None else _with_others(run, report, device, told)
+
+
+def _measured(run: Run, questions: Path | None, device: str, told: Progress) -> Report:
+    """Both models asked, or what they have answered before taken up again."""
+    began = time.perf_counter()
+    engines = open_engines(run, device=device, progress=told)
+    desk = Assignments(run, engines.encoder, told)
+    assignments = desk.chosen() if questions is None else desk.asking(questions)
+    sections = run_tasks(engines.base, engines.tuned, assignments, folder=run.path("answers"), progress=told)
+    context = _context(run, engines, desk.sifted, time.perf_counter() - began)
+    gate = gate_of(run) if questions is None else None
+    return build_report(run.recipe.name, sections, base=engines.base, tuned=engines.tuned, gate=gate, context=context)
+
+
+def _with_others(run: Run, report: Report, device: str, told: Progress) -> Report:
+    """The judge and the benchmarks that the recipe names, once the run's own answers lie there."""
+    heard = hear_others(run, report, gate_of(run), trained=trained_digest(run), device=device, progress=told)
+    if heard != report:
+        with run.acting("evaluate"):
+            save_report(run, heard)
+    return heard
 
 
 def gate_of(run: Run) -> Gate:
@@ -65,7 +77,8 @@ def gate_of(run: Run) -> Gate:
     section = run.recipe.gate
     return Gate(
         section.min_gain, section.max_forget, section.min_accuracy, section.min_consistency, section.max_loss,
-        section.max_category_loss, section.prove_categories, section.max_probe_loss,
+        section.max_category_loss, section.prove_categories, section.max_probe_loss, section.min_win_rate,
+        section.max_suite_loss,
     )  # fmt: skip
 
 
@@ -89,7 +102,8 @@ def _inputs_digest(run: Run) -> str:
     section = run.recipe.evaluation
     files = [section.questions, section.edge, section.preference, section.general, section.general_questions]
     asked = [[found.name, sha256_file(found.path)] for found in find_files([path for path in files if path])]
-    chapters = [part.model_dump(mode="json") for part in (section, run.recipe.gate, run.recipe.model)]
+    own = section.model_dump(mode="json", exclude={"judge", "suites"})  # they are asked after our own questions
+    chapters = [own, *(part.model_dump(mode="json") for part in (run.recipe.gate, run.recipe.model))]
     return sha256_json([VERSION, PINNED, trained_digest(run), chapters, asked, run.recipe.data.split.seed])
 
 
@@ -114,6 +128,18 @@ def evaluate_checkpoint(
         engines = open_engines(run, checkpoint=checkpoint, device=device, progress=told)
         assignments = [a for a in Assignments(run, engines.encoder, told).chosen(tasks) if a.task.name != "general"]
         sections = run_tasks(engines.base, engines.tuned, assignments, folder=run.path("answers"), progress=told)
+        return build_report(run.recipe.name, sections, base=engines.base, tuned=engines.tuned)
+
+
+def evaluate_validation(
+    run: Run, checkpoint: Path, *, device: str = "auto", progress: Progress | None = None
+) -> Report:
+    """Domain questions of the validation part alone, for choosing among trainings; the test part is not opened."""
+    told = progress or Silent()
+    with run.acting("evaluate"):
+        engines = open_engines(run, checkpoint=checkpoint, device=device, progress=told)
+        asked = Assignments(run, engines.encoder, told).validating()
+        sections = run_tasks(engines.base, engines.tuned, asked, folder=run.path("answers"), progress=told)
         return build_report(run.recipe.name, sections, base=engines.base, tuned=engines.tuned)
 
 

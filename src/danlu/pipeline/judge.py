@@ -77,6 +77,7 @@ def judge(
     for warning in (warnings := kin(run, seat.model)):
         told.note(warning)
     with run.acting("judge"):
+        run.forget("judge")  # whoever judged before
         rows = _rows(run)
         num_all = len(rows)
         if seat.is_external:

@@ -1,4 +1,4 @@
-"""Chapter `evaluation` and chapter `gate`: what is asked, and what counts as good enough to ship."""
+"""Chapter `evaluation` and chapter `gate`: what is asked, who judges besides, and what is good enough to ship."""
 
 from __future__ import annotations
 
@@ -7,9 +7,53 @@ from typing import Literal
 from pydantic import Field
 
 from danlu.recipe.section import Section
+from danlu.recipe.synthesis import Level
 
 TaskName = Literal["domain", "consistency", "edge", "probes", "preference", "forgetting", "memorisation"]
 SuiteName = Literal["sarcasm", "negation", "typo", "consistency", "unanswerable", "injection", "format"]
+
+
+class JudgeSection(Section):
+    model: str
+    """The judge's name at its URL; without a URL a folder or hub id on this machine."""
+
+    url: str | None = None
+    """An OpenAI-compatible URL, such as https://host/v1; empty lets a model on this machine judge."""
+
+    key_file: str | None = None
+    """File that holds the API key alone."""
+
+    key_variable: str | None = None
+    """Name of the environment variable that holds the API key."""
+
+    levels: tuple[Level, ...] = ("public", "internal")
+    """What may be sent to a judge outside this machine."""
+
+    rubric: str | None = None
+    """File that says what a good answer is; empty takes danlu's own words."""
+
+    max_items: int | None = Field(None, ge=1)
+    """Judge at most so many questions; empty judges all."""
+
+
+class SuiteSection(Section):
+    harness: str
+    """Whose suite: lm-eval, evalscope or opencompass."""
+
+    python: str
+    """The interpreter of the environment in which it is installed."""
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    """Its names of what to ask."""
+
+    limit: int | None = Field(None, ge=1)
+    """At most so many questions per task; empty asks all."""
+
+    scores: bool = False
+    """Tasks that compare likelihoods of given answers."""
+
+    include: str | None = None
+    """Folder of tasks or data of your own for it."""
 
 
 class EvaluationSection(Section):
@@ -54,6 +98,12 @@ class EvaluationSection(Section):
     max_items: int | None = Field(None, ge=1)
     """Ask at most so many questions per task, chosen by seed; empty asks all."""
 
+    judge: JudgeSection | None = None
+    """A model that judges the answers, base beside tuned, in both orders. Empty asks none."""
+
+    suites: tuple[SuiteSection, ...] = ()
+    """Other people's benchmarks, put to base and tuned alike."""
+
 
 class GateSection(Section):
     min_gain: float = Field(0.05, ge=-1, le=1)
@@ -79,3 +129,9 @@ class GateSection(Section):
 
     max_probe_loss: float | None = Field(0.05, ge=0, le=1)
     """Largest loss on any probe suite that may ship, where the loss is shown at 95 %."""
+
+    min_win_rate: float | None = Field(None, ge=0, le=1)
+    """Smallest share of answers that the judge prefers to the base's, ties as halves; empty does not judge it."""
+
+    max_suite_loss: float | None = Field(0.05, ge=0, le=1)
+    """Largest loss on any outside benchmark that may ship, where the loss is shown at 95 %."""

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import danlu.core.messages as messages
 from danlu.evaluation.gate import Gate, GateVerdict
 from danlu.evaluation.stats import compare
@@ -149,3 +151,37 @@ def test_every_check_of_this_file_speaks_both_languages() -> None:
             for language in ("zh", "en"):
                 said = reason.text(language) + reason.remedy(language)
                 assert said and "{" not in said
+
+
+def judged(rate: float, low: float, high: float, **more: object) -> dict:
+    difference = {"value": 2 * rate - 1, "interval": [2 * low - 1, 2 * high - 1], "p": 0.01, "direction": "better"}
+    return measured() | {"judged": {"pairs": {"win_rate": rate, "difference": difference}} | more}
+
+
+@pytest.mark.parametrize(
+    ("report", "code"),
+    [
+        (measured(), "unmeasured"),
+        (judged(0.7, 0.6, 0.8), "judged_passed"),
+        (judged(0.5, 0.45, 0.55), "judged_low"),
+        (judged(0.6, 0.48, 0.7), "judged_uncertain"),
+        (judged(0.9, 0.8, 0.95, people={"verdict": "doubtful"}), "judge_doubtful"),
+    ],
+)
+def test_a_judge_that_was_asked_for_decides_unless_people_doubt_it(report: dict, code: str) -> None:
+    reasons = {reason.code: reason for reason in Gate(min_win_rate=0.55).judge(report).reasons}
+    assert code in reasons and reasons[code].passed == (code == "judged_passed")
+    for language in ("en", "zh"):
+        assert "{" not in reasons[code].text(language) + reasons[code].remedy(language)
+
+
+@pytest.mark.parametrize(
+    ("value", "direction", "code"), [(-0.1, "worse", "suites_lost"), (-0.1, "same", "suites_kept")]
+)
+def test_an_outside_benchmark_holds_only_a_loss_beyond_doubt(value: float, direction: str, code: str) -> None:
+    difference = {"value": value, "interval": [-0.2, 0.0], "p": 0.5, "direction": direction}
+    report = measured() | {"suites": {"lm-eval: own": {"difference": difference}}}
+    reasons = {reason.code: reason for reason in Gate(max_suite_loss=0.05).judge(report).reasons}
+    assert reasons[code].passed == (direction != "worse")
+    assert Gate(max_suite_loss=0.05).judge(measured()).reasons, "without any nothing is claimed"
+    assert code == "suites_kept" or "lm-eval: own" in reasons[code].text("zh")
