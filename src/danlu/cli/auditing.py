@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ _MARK = "serving/journal/"
 """What stands before a journal's name in an anchor file."""
 _SHOWN = 40
 _BRIEF = 24
+_DIGEST = re.compile("[0-9a-f]{16,}")
 
 
 def verify(runs: Path, anchors: Path | None, voice: Voice) -> bool:
@@ -88,13 +90,18 @@ def show(runs: Path, num: int, voice: Voice) -> None:
     entries = list(log_of(runs).entries())[-num:]
     voice.table(
         ["", *(say(f"audit.col_{name}") for name in ("time", "actor", "action", "object", "reason"))],
-        [(e.n, e.time[:19], e.actor, e.action, _brief(e.object), e.reason) for e in entries],
+        [(e.n, e.time[:16].replace("T", " "), e.actor, e.action, _brief(e.object), e.reason) for e in entries],
+        num_whole=2,
     )
     voice.result([entry.to_json() for entry in entries])
 
 
 def _brief(value: dict[str, object]) -> str:
-    return ", ".join(f"{name}: {str(inner)[:_BRIEF]}" for name, inner in value.items())
+    """What people know a thing by; digests are for `--json`, unless there is nothing else."""
+    told = {name: str(inner) for name, inner in value.items() if not _DIGEST.fullmatch(str(inner))} or value
+    return ", ".join(
+        str(inner)[:_SHOWN] if name == "run" else f"{name}: {str(inner)[:_BRIEF]}" for name, inner in told.items()
+    )
 
 
 def head(runs: Path, anchor: Path | None, voice: Voice) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from danlu.data.sample import Message
 from danlu.engines.engine import Engine, Question, Sampling
 
 MAX_NEW_TOKENS = 512
+_COMMAND = re.compile("/[a-z?]*")
 
 
 def talk(target: str, runs: Path, voice: Voice, *, allow_unproven: bool = False) -> None:
@@ -30,12 +32,17 @@ def converse(table: Table) -> None:
         hello = "cli.chat_hello" if table.base is not None else "cli.chat_hello_alone"
         voice.say(say(hello, name=table.tuned.name), "bold")
     while (line := _ask(voice)) is not None:
+        word = line.partition(" ")[0]
         if line in ("/quit", "/exit", "/bye"):
             return
         if line == "/new":
             table.turns.clear()
-        elif line.startswith("/base"):
+        elif word == "/base":
             table.ask_base(line.removeprefix("/base").strip())
+        elif _COMMAND.fullmatch(
+            line.partition(" ")[0]
+        ):  # a slip or a wish for help; a path such as /etc/hosts is a question
+            voice.fail(say("cli.chat_commands", given=line.partition(" ")[0]))
         elif line:
             table.ask(line)
 

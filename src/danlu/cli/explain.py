@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
+from danlu.cli.lines import described, terminal_cells
 from danlu.cli.voice import Voice
 from danlu.core.errors import RecipeError
 from danlu.core.messages import lookup, say
@@ -22,8 +25,7 @@ _OF_KINDS = ("data.privacy.actions", "data.privacy.levels")
 def explain(key: str | None, voice: Voice) -> None:
     knobs = all_knobs(Recipe)
     if key is None:
-        columns = [say("cli.col_key"), say("cli.col_default"), say("cli.col_range"), say("cli.col_help")]
-        voice.table(columns, [(k.key, _default(k), k.bounds, _text(k)[0]) for k in knobs.values()])
+        _show_many(list(knobs.values()), voice)
         voice.result([explained(knob) for knob in knobs.values()])
         return
     knob = knobs.get(key) or knobs.get(HABITS.get(key, ""))
@@ -33,10 +35,7 @@ def explain(key: str | None, voice: Voice) -> None:
             by_last = {name.rpartition(".")[2]: name for name in reversed(knobs)}
             close = nearest(key, knobs) or by_last.get(nearest(key.rpartition(".")[2], by_last) or "") or "-"
             raise RecipeError("recipe.unknown_knob", where=key, given=key, nearest=close)
-        voice.table(
-            [say("cli.col_key"), say("cli.col_default"), say("cli.col_range"), say("cli.col_help")],
-            [(name, _default(knobs[name]), knobs[name].bounds, _text(knobs[name])[0]) for name in inside],
-        )
+        _show_many([knobs[name] for name in inside], voice)
         voice.result([explained(knobs[name]) for name in inside])
         return
     what, why = _text(knob)
@@ -49,6 +48,19 @@ def explain(key: str | None, voice: Voice) -> None:
         for level, names in _kinds().items():
             voice.say(say("privacy.kinds", level=level, kinds=", ".join(names)))
     voice.result(explained(knob))
+
+
+def _show_many(knobs: Sequence[Knob], voice: Voice) -> None:
+    """Key, sentence, default and range, chapter by chapter; a key is never folded, for it is there to be copied."""
+    for chapter, members in groupby(knobs, lambda knob: knob.key.partition(".")[0]):
+        rows = []
+        for knob in members:
+            default = _default(knob)
+            told = say("help.default", value=default) if default not in ("-", "") else ""
+            rows.append((knob.key, f"{_text(knob)[0]}{told} {knob.bounds}".strip()))
+        voice.say(chapter, "bold cyan")
+        voice.say(described(rows, terminal_cells()))
+        voice.say()
 
 
 def explained(knob: Knob) -> dict[str, Any]:

@@ -136,9 +136,9 @@ def _names(param: Any) -> str:
 def _sentence(param: Any) -> str:
     if "--help" in param.opts:
         return say("help.help")
-    told = param.help or ""
+    told = [param.help or ""]
     if param.required:
-        told += say("help.required")
+        told.append(say("help.required"))
     elif not param.is_flag and param.default not in (None, "") and not callable(param.default):
-        told += say("help.default", value=param.default)
-    return str(told)
+        told.append(say("help.default", value=param.default))
+    return "".join(told)

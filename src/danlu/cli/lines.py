@@ -37,9 +37,9 @@ def wrapped(text: str, width: int) -> list[str]:
     return [*lines, line.rstrip()]
 
 
-def described(rows: Sequence[tuple[str, str]], width: int, *, indent: int = 2, most_name: int = 30) -> str:
+def described(rows: Sequence[tuple[str, str]], width: int, *, indent: int = 2) -> str:
     """Names on the left, their sentences wrapped on the right; below the name where it is long."""
-    beside = [cells(name) for name, _ in rows if cells(name) <= most_name]
+    beside = [cells(name) for name, _ in rows if cells(name) <= max(width * 3 // 8, 14)]
     margin = indent + max(beside, default=0) + 2
     lines = []
     for name, sentence in rows:

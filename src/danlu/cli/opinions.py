@@ -22,9 +22,10 @@ FILES = {"samples": "samples.jsonl", "pairs": "pairs.jsonl", "judged": "judged.j
 def show(runs: Path, voice: Voice) -> None:
     opinions = read_opinions(runs / HOME / FOLDER)
     told = summary(opinions)
-    columns = [say(f"serve.col_{part}") for part in ("lens", "up", "down", "corrected")]
-    voice.table(columns, [(lens, row["up"], row["down"], row["corrected"]) for lens, row in sorted(told.items())])
-    if not opinions:
+    if told:
+        columns = [say(f"serve.col_{part}") for part in ("lens", "up", "down", "corrected")]
+        voice.table(columns, [(lens, row["up"], row["down"], row["corrected"]) for lens, row in sorted(told.items())])
+    else:
         voice.say(say("serve.no_feedback"))
     voice.result(told)
 

@@ -11,6 +11,8 @@ from danlu.core.messages import say
 from danlu.pipeline.why import why
 
 _SHOWN = 200
+WHOLE = 3
+"""So many samples are told whole, the others in two lines: who wants more of one names it by its id."""
 
 
 def show_why(wanted: str, target: str | None, runs: Path, voice: Voice) -> None:
@@ -18,9 +20,12 @@ def show_why(wanted: str, target: str | None, runs: Path, voice: Voice) -> None:
     only = [open_target(target, (), runs).folder] if target else []
     answer = why(wanted, runs, only=only)
     for number, sample in enumerate(answer.samples):
-        if number:
+        if number and number < WHOLE:
             voice.say()
-        _show(sample, voice)
+        if number < WHOLE:
+            _show(sample, voice)
+        else:
+            _show_head(sample, voice)
     if answer.num_more:
         voice.say()
         voice.say(say("flow.why_more", num=answer.num_more), "yellow")
@@ -31,13 +36,17 @@ def show_why(wanted: str, target: str | None, runs: Path, voice: Voice) -> None:
     voice.result(answer.to_json())
 
 
-def _show(sample: dict[str, Any], voice: Voice) -> None:
+def _show_head(sample: dict[str, Any], voice: Voice) -> None:
     place = (
         say(f"flow.why_part_{sample['part']}") if sample["part"] and not sample["left_out"] else say("flow.why_none")
     )
     voice.say(say("flow.why_head", id=sample["id"] or "-", run=sample["run"], place=place), "bold")
     if sample["text"]:
         voice.say(f"  {_line(sample['text'])}", "dim")
+
+
+def _show(sample: dict[str, Any], voice: Voice) -> None:
+    _show_head(sample, voice)
     if sample["left_out"]:
         voice.say("  " + say("flow.why_left_out", reason=sample["left_out"]["text"]), "yellow")
     for item in sample["items"]:

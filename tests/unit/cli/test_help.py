@@ -65,3 +65,8 @@ def test_lines_are_measured_in_cells_and_keep_punctuation_beside_its_word() -> N
         described([("a", "one two three four five six seven"), ("名", "二")], 20).splitlines()[0]
         == "  a   one two three four"
     )
+
+
+def test_a_knobs_key_is_never_folded_on_a_narrow_screen() -> None:
+    told = danlu("--lang", "zh", "explain", columns=60).stdout
+    assert "data.documents.ocr_command" in told and max(map(cells, told.splitlines())) <= 60
