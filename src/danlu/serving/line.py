@@ -1,8 +1,9 @@
 """The line between the server process and its gateway workers: one unix socket, JSON objects a line.
 
-Down go boards, and what else workers are told (`keys`, `drain` …). Up come the number of the board a worker goes by,
-what it has leased by lens and by replica, and its counters. Either side may die: a worker comes back by itself and goes
-on with its last board until then; a server that starts again shows its newest board to whoever comes.
+Down go boards, what the other workers have leased by replica, and what else workers are told (`keys`, `drain` …). Up
+come the number of the board a worker goes by, what it has leased by lens and by replica, and its counters. Either side
+may die: a worker comes back by itself and goes on with its last board until then; a server that starts again shows its
+newest board to whoever comes.
 
 Only the socket's owner may connect (0600, and the kernel is asked who it is). Boards hold the engines' secrets.
 """
@@ -16,6 +17,7 @@ import socket
 import struct
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +53,8 @@ class Post:
     on_replica: dict[str, int] = field(default_factory=dict)
     num_leased: dict[str, int] = field(default_factory=dict)
     counters: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, int] = field(default_factory=dict)
+    """What it was told last that the others have leased."""
 
 
 class Line:
@@ -61,16 +65,19 @@ class Line:
         self.posts: dict[str, Post] = {}
         self.board = EMPTY
         self._server: asyncio.AbstractServer | None = None
+        self._sharing: asyncio.Task[None] | None = None
         self._changed = asyncio.Condition()
 
     async def open(self) -> None:
         self._server = await listen(self.path, self._serve)
+        self._sharing = asyncio.create_task(self._share())
 
     async def close(self) -> None:
         """What is at `path` belongs to another server where this one never came to open it."""
-        if self._server is None:
+        if self._server is None or self._sharing is None:
             return
         self._server.close()
+        self._sharing.cancel()
         for post in self.posts.values():
             if post.writer is not None:
                 post.writer.close()
@@ -143,11 +150,24 @@ class Line:
                 if not post.is_expected:
                     await self.forget(post.name)
 
+    async def _share(self) -> None:
+        """The fewest outstanding are to be those of all workers: each is told what the others have, as it changes."""
+        while True:
+            await asyncio.sleep(REPORT_S)
+            total: Counter[str] = Counter()
+            for post in self.posts.values():
+                total.update(post.on_replica)
+            for post in self.posts.values():
+                others = {name: num - own for name, num in total.items() if num > (own := post.on_replica.get(name, 0))}
+                if others != post.others and post.writer is not None:
+                    post.others = others
+                    self._send_all(orjson.dumps({"others": others}) + b"\n", to=post.name)
+
     def _greet(self, name: str, writer: asyncio.StreamWriter) -> Post:
         post = self.posts.setdefault(name, Post(name))
         if post.writer is not None:
             post.writer.close()
-        post.writer = writer
+        post.writer, post.others = writer, {}
         if self.board.number:
             writer.write(b'{"board":' + self.board.to_bytes() + b"}\n")
         return post
@@ -211,12 +231,14 @@ class WorkerLine:
                 if "board" in said:
                     self.router.take(Board.from_json(said["board"]))
                     self._send(writer)  # it goes by it from now on
+                elif "others" in said:
+                    self.router.others = said["others"]
                 else:
                     self._told(said["told"])
         except (ConnectionError, ValueError):
             pass
         finally:
-            self.is_connected = False
+            self.is_connected, self.router.others = False, {}
             reports.cancel()
             with contextlib.suppress(asyncio.CancelledError, ConnectionError):
                 await reports

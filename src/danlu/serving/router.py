@@ -4,7 +4,8 @@ A lens is chosen by the model's weights: smooth weighted round robin, so that af
 had its share of them to within one. Then a replica that has this lens: the fewest outstanding answers, and among
 equals the one that this lens always prefers (rendezvous hashing), so that an adapter and its prompts stay warm where
 they are while there is little to do. A replica that failed several times running is left to the others for a while and
-then tried with one request (circuit breaker); the last one is asked all the same. Counts are this worker's own.
+then tried with one request (circuit breaker); the last one is asked all the same. What the other workers have leased
+is known from the line, as of a twentieth of a second ago.
 
 `lease` before asking, `release` after the last byte. A lens is dropped from engines only when nothing is leased on it.
 """
@@ -143,6 +144,8 @@ class Router:
         self.on_lens: Counter[str] = Counter()
         """Leased now, by lens: the line tells the server, which waits for it before an adapter is dropped."""
         self.on_replica: Counter[str] = Counter()
+        self.others: Mapping[str, int] = {}
+        """The same of the other workers: the line tells."""
         self.num_leased: Counter[str] = Counter()
         """Since the start, by lens: which ones are in use, and which have been forgotten."""
         self.circuits: dict[str, Circuit] = {}
@@ -231,7 +234,12 @@ class Router:
         can stand must not shut the door for everybody."""
         now, found = self.clock(), [seat for seat in self._seats[lens] if seat.replica.name not in exclude]
         well = [seat for seat in found if self.circuits[seat.replica.name].lets(now)]
-        return min(well or found, key=lambda seat: self.on_replica[seat.replica.name], default=None)
+        others = self.others
+        return min(
+            well or found,
+            key=lambda seat: self.on_replica[seat.replica.name] + others.get(seat.replica.name, 0),
+            default=None,
+        )
 
     def _try(self, replica: str) -> bool:
         """Whether this request is the one that shows whether a replica is back."""

@@ -57,6 +57,28 @@ def test_a_worker_takes_boards_and_tells_what_it_has_leased(tmp_path: Path) -> N
     asyncio.run(story())
 
 
+def test_workers_hear_what_the_others_have_leased(tmp_path: Path) -> None:
+    async def story() -> None:
+        line, routers = Line(tmp_path / "line.sock"), [Router() for _ in range(3)]
+        await line.open()
+        workers = [WorkerLine(line.path, router, f"w{n}") for n, router in enumerate(routers)]
+        running = [asyncio.create_task(worker.run()) for worker in workers]
+        line.show(board(1))
+        await until(lambda: all(router.board.number for router in routers))
+        leases = [router.lease("law", ASK) for router in (routers[0], routers[0], routers[1])]
+        await until(lambda: [router.others for router in routers] == [{"r0": 1}, {"r0": 2}, {"r0": 3}])
+        leases[0].release("done")
+        await until(lambda: [router.others for router in routers] == [{"r0": 1}, {"r0": 1}, {"r0": 2}])
+        running[0].cancel()  # killed: what it had is not held against the replica for ever
+        await until(lambda: [router.others for router in routers[1:]] == [{}, {"r0": 1}])
+        await line.close()
+        await until(lambda: not any(router.others for router in routers))  # nobody knows any more
+        for task in running:
+            task.cancel()
+
+    asyncio.run(story())
+
+
 def test_a_worker_goes_on_with_its_last_board_and_comes_back(tmp_path: Path) -> None:
     async def story() -> None:
         router = Router()

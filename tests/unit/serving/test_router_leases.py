@@ -61,6 +61,16 @@ def test_the_fewest_outstanding_gets_the_next() -> None:
     assert [router.lease("law", ASK).replica.name for _ in range(3)] == ["r1"] * 3
 
 
+def test_what_other_workers_have_leased_counts() -> None:
+    """Four workers that each counted for themselves sent the first four requests to one engine of four."""
+    router = Router(board(num_replicas=3))
+    first = router.lease("law", ASK).replica.name
+    router.others = {name: 2 for name in ("r0", "r1", "r2") if name != first}
+    assert router.lease("law", ASK).replica.name == first
+    router.others = {first: 9}
+    assert first not in {router.lease("law", ASK).replica.name for _ in range(4)}
+
+
 def test_an_idle_lens_stays_where_it_is_warm() -> None:
     shares = tuple((f"law@{n}", 1.0 / 32) for n in range(32))
     router = Router(board(shares=shares, num_replicas=4))
