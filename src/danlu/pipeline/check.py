@@ -212,7 +212,6 @@ def _missing_files(recipe: Recipe) -> list[Complaint]:
         named |= {"evaluation.judge.key_file": judge.key_file or "", "evaluation.judge.rubric": judge.rubric or ""}
     for i, suite in enumerate(recipe.evaluation.suites):
         named[f"evaluation.suites.{i}.python"] = str(Path(suite.python).expanduser())
-        named[f"evaluation.suites.{i}.include"] = str(Path(suite.include).expanduser()) if suite.include else ""
     if recipe.adapter.kind == "lora" and recipe.adapter.start:
         named["adapter.start"] = recipe.adapter.start
     return [

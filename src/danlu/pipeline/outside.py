@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from danlu.core.files import sha256_file, sha256_json
+from danlu.core.files import sha256_json
 from danlu.core.progress import Progress
 from danlu.evaluation.gate import Gate
 from danlu.evaluation.report import Report, with_outside
@@ -45,11 +45,8 @@ def ask_judge(run: Run, section: JudgeSection, progress: Progress) -> dict[str, 
     ]
     inputs = sha256_json([VERSION, answered, section.model_dump(mode="json"), rubric])
     if run.finished("judge", inputs) is None or not run.path(JUDGED).is_file():
-        seat = Seat(
-            section.model, section.url, Path(section.key_file) if section.key_file else None, section.key_variable,
-            levels=section.levels,
-        )  # fmt: skip
-        judge(run, seat, rubric=rubric.strip(), max_items=section.max_items, progress=progress)
+        seat = Seat(section.model, section.url, Path(section.key_file) if section.key_file else None)
+        judge(run, seat, rubric=rubric.strip(), progress=progress)
         run.finish("judge", inputs, {"judged": JUDGED})
     found = run.read(JUDGED)
     return {key: found[key] for key in KEPT if key in found}
@@ -61,8 +58,7 @@ def ask_suites(
     """Each task's paired section by `<harness>: <task>`, tests of all corrected together."""
     sections: dict[str, Any] = {}
     for suite in suites:
-        files = sorted(path for path in Path(suite.include).rglob("*") if path.is_file()) if suite.include else []
-        inputs = sha256_json([VERSION, trained, suite.model_dump(mode="json"), [sha256_file(path) for path in files]])
+        inputs = sha256_json([VERSION, trained, suite.model_dump(mode="json")])
         act = f"examine-{sha256_json(suite.model_dump(mode='json'))[:8]}"
         done = run.finished(act, inputs)
         if done is None:
@@ -75,7 +71,6 @@ def ask_suites(
 def _examined(run: Run, suite: SuiteSection, device: str, progress: Progress) -> dict[str, Any]:
     from danlu.pipeline.examine import Hall, examine  # torch comes with it: only where a suite is asked
 
-    include = Path(suite.include).expanduser() if suite.include else None
-    hall = Hall(suite.harness, Path(suite.python).expanduser(), suite.tasks, suite.limit, suite.scores, include)
+    hall = Hall(suite.harness, Path(suite.python).expanduser(), suite.tasks, suite.limit)
     tasks: dict[str, Any] = examine(run, hall, device=device, progress=progress)["tasks"]
     return tasks

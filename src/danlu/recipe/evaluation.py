@@ -7,7 +7,6 @@ from typing import Literal
 from pydantic import Field
 
 from danlu.recipe.section import Section
-from danlu.recipe.synthesis import Level
 
 TaskName = Literal["domain", "consistency", "edge", "probes", "preference", "forgetting", "memorisation"]
 SuiteName = Literal["sarcasm", "negation", "typo", "consistency", "unanswerable", "injection", "format"]
@@ -23,17 +22,8 @@ class JudgeSection(Section):
     key_file: str | None = None
     """File that holds the API key alone."""
 
-    key_variable: str | None = None
-    """Name of the environment variable that holds the API key."""
-
-    levels: tuple[Level, ...] = ("public", "internal")
-    """What may be sent to a judge outside this machine."""
-
     rubric: str | None = None
     """File that says what a good answer is; empty takes danlu's own words."""
-
-    max_items: int | None = Field(None, ge=1)
-    """Judge at most so many questions; empty judges all."""
 
 
 class SuiteSection(Section):
@@ -48,12 +38,6 @@ class SuiteSection(Section):
 
     limit: int | None = Field(None, ge=1)
     """At most so many questions per task; empty asks all."""
-
-    scores: bool = False
-    """Tasks that compare likelihoods of given answers."""
-
-    include: str | None = None
-    """Folder of tasks or data of your own for it."""
 
 
 class EvaluationSection(Section):
