@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,20 @@ def show_inspection(paths: Sequence[Path], voice: Voice, *, base: str, num_sampl
     """Print (and with --json return) the account; exit 2 when nothing is usable."""
     eye = _Eye(base, context)
     found = inspect(paths, num_samples=num_samples, show=eye.show, progress=voice.progress)
-    voice.say(f"{found['format'] or '-'} · {found['encoding'] or '-'}", "bold")
-    voice.say(say("cli.inspect_rows", **found["rows"]))
-    if found["columns"]:
-        voice.say(" · ".join(f"{part} ← {column}" for part, column in found["columns"].items()), "dim")
     if len(found["files"]) > 1:
+        voice.say(say("cli.inspect_rows", **found["rows"]), "bold")
         voice.table(
             [say(f"cli.col_{name}") for name in ("file", "format", "encoding", "used", "changed", "rejected")],
-            [(f["file"], f["format"] or f["container"], f["encoding"], f["rows"]["used"], f["rows"]["changed"],
-              f["rows"]["rejected"]) for f in found["files"][:60]],
+            [(f["file"], _format(f), f["encoding"], f["rows"]["used"], f["rows"]["changed"], f["rows"]["rejected"])
+             for f in found["files"][:60]],
         )  # fmt: skip
+    else:
+        voice.say(f"{found['format'] or '-'} · {found['encoding'] or '-'}", "bold")
+        voice.say(say("cli.inspect_rows", **found["rows"]))
+        if found["columns"]:
+            voice.say(_columns(found["columns"]), "dim")
+    if found["usable"]:
+        voice.say(say("cli.inspect_longest", chars=found["lengths"]["longest"], duplicates=found["duplicates"]))
     for note in [*found["notes"], *eye.notes]:
         voice.say(note, "yellow")
     if found["rejects"]:
@@ -42,11 +46,24 @@ def show_inspection(paths: Sequence[Path], voice: Voice, *, base: str, num_sampl
         for entry in found["rejects"][:10]:
             voice.say(f"  {entry['file']}:{entry['line']}: {entry['reason']}", "yellow")
     show_previews([sample["rendered"] for sample in found["samples"] if sample.get("rendered")], voice)
+    if found["usable"]:
+        voice.say(say("cli.next", command="danlu new NAME"))
     voice.result(found)
     if not found["usable"]:
         if not voice.as_json:
             voice.fail(say("cli.unusable", given=", ".join(map(str, paths))).partition("\n")[0])
         raise typer.Exit(2)
+
+
+def _format(file: Mapping[str, Any]) -> str:
+    """The rows' format, and the columns of other names that it was found in."""
+    renamed = {part: column for part, column in file["columns"].items() if part != column}
+    return " · ".join(filter(None, [file["format"] or file["container"], _columns(renamed)]))
+
+
+def _columns(columns: Mapping[str, str]) -> str:
+    """Which column is taken for what."""
+    return " · ".join(f"{part} ← {column}" for part, column in columns.items())
 
 
 class _Eye:
