@@ -101,6 +101,8 @@ def _show_models(told: dict[str, Any], voice: Voice) -> None:
     for model in told["models"]:
         if model["problem"]:
             voice.fail(say("rollout.problem", name=model["name"], problem=model["problem"]))
+        for warning in model["warnings"]:
+            voice.say(warning, "yellow")
 
 
 def _show_pool(pool: dict[str, Any], voice: Voice) -> None:

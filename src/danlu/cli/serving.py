@@ -134,6 +134,8 @@ class _Screen:
             case "changed":
                 text = " · ".join(f"{key} {value}" for key, value in shown.items() if key != "deed" and value)
                 self.voice.say(say("serve.event_changed", deed=shown.get("deed", "-"), told=text))
+            case "warning":
+                self.voice.say(shown["why"], "yellow")
             case "refused":
                 self.voice.fail(say("serve.event_refused", deed=shown.get("deed", "-"), why=shown.get("why", "-")))
             case "reloaded":

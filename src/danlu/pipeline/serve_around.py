@@ -29,6 +29,7 @@ async def surroundings(serving: Serving) -> AsyncIterator[Tell]:
     store = open_store(serving.home, store_url(serving.section))
     books = Bookkeeper(
         serving.home, store, failed=lambda fault: log.event("store_away", said=str(fault)),
+        back=lambda after_s: log.event("store_back", after_s=after_s),
         told=lambda folded: log.event("journals", lost=len(folded.lost), broken=len(folded.broken)),
     )  # fmt: skip
     books.start()
@@ -52,7 +53,7 @@ def _is_news(name: str, facts: Mapping[str, Any]) -> bool:
     """For webhooks: what does not stand in the audit log, which they follow themselves, and is more than routine."""
     if name == "worker":
         return facts.get("state") in ("waiting", "failed")
-    return name in ("engine", "reloaded") or (name == "refused" and facts.get("deed") in ("reload", "follow"))
+    return name in ("engine", "reloaded", "warning") or (name == "refused" and facts.get("deed") in ("reload", "follow"))
 
 
 @contextlib.asynccontextmanager

@@ -7,10 +7,12 @@ was here before. What is not in the engines is read again, whatever it was befor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from danlu.core.errors import EngineError
+from danlu.core.errors import EngineError, RunError
+from danlu.core.messages import say
 from danlu.run.artifact import NAME as MANIFEST
 from danlu.run.artifact import Manifest
 from danlu.run.registry import Registry
@@ -52,9 +54,29 @@ class Catalog:
         self.opened[opened.lens.name] = opened
         return opened
 
+    def check_usable(self, lens: str) -> None:
+        """RunError where the registry has withdrawn it since it was looked at. Reads a file."""
+        if self._is_withdrawn(label := self.label(lens)):
+            raise RunError("registry.is_withdrawn", where=label, given=label)
+
+    def why_last(self, lens: str) -> str:
+        """Why it could not be rolled out again, though it answers now; "" where it could. Reads files."""
+        folder, label = self.opened[lens].folder, self.label(lens)
+        if self._is_withdrawn(label):
+            return say("rollout.withdrawn", lens=lens, label=label)
+        if folder is not None and not (folder / MANIFEST).is_file():
+            return say("rollout.gone", lens=lens, place=str(folder))
+        return ""
+
     def know(self, places: Mapping[str, str]) -> None:
         """Of an earlier process."""
         self.places |= places
+
+    def _is_withdrawn(self, label: str) -> bool:
+        """A registry that cannot be read says nothing, and stops no way back."""
+        with contextlib.suppress(RunError):
+            return bool(label) and self.registry.resolve(label).is_withdrawn
+        return False
 
     def _look(self, target: str) -> OpenedLens:
         """Runs in a thread: every byte is read."""

@@ -42,7 +42,7 @@ class Plan:
     on_event: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
     """Told of what happened, and its facts; must not wait. `opened` {models} · `changed` {deed, model, from, to, …} ·
     `refused` {deed, model, why} · `reloaded` {workers, draining, added?, changed?, removed?, kept?} ·
-    `engine` {replica, state, last_end, problem?} · `worker` {name, state, last_end}."""
+    `engine` {replica, state, last_end, problem?} · `worker` {name, state, last_end} · `warning` {lens, why}."""
     renew: Callable[[], Renewal] | None = None
     """The settings read again, at a reload; None where there is nothing to read. A DanluError where they cannot be
     used: then everything stays as it is. Runs in a thread: artefacts are hashed."""

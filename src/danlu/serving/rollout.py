@@ -77,6 +77,8 @@ class Rollout:
         self._turn = asyncio.Lock()
         self.board = EMPTY
         self._is_open = False
+        self.warnings: dict[str, str] = {}
+        """By lens, of those in use."""
 
     # ---- what can be asked of it
 
@@ -204,6 +206,15 @@ class Rollout:
                 served.problem = told(error)
             self._keep()
 
+    async def warn(self) -> None:
+        """Of what answers and could not be rolled out again: withdrawn from the registry, or its files are away. It
+        goes on answering, for clients rely on it; whoever runs the server is told, once each."""
+        found = {lens: await asyncio.to_thread(self.catalog.why_last, lens) for lens in sorted(self._in_use())}
+        before, self.warnings = self.warnings, {lens: why for lens, why in found.items() if why}
+        for lens, why in self.warnings.items():
+            if before.get(lens) != why:
+                self._on_event("warning", {"lens": lens, "why": why})
+
     async def revive(self) -> None:
         """Engines that died too often are tried once more."""
         async with self._turn:
@@ -298,8 +309,12 @@ class Rollout:
         return opened
 
     async def _looked(self, target: str) -> OpenedLens:
-        """A lens that is loaded needs no second look."""
-        opened = self.catalog[target] if target in self.fleet.loaded() else await self.catalog.look(target)
+        """A lens that is loaded needs no second look at its files; what was withdrawn meanwhile is not turned to."""
+        if target in self.fleet.loaded():
+            await asyncio.to_thread(self.catalog.check_usable, target)
+            opened = self.catalog[target]
+        else:
+            opened = await self.catalog.look(target)
         self.fleet.uses.setdefault(opened.lens.name, Use())
         return opened
 

@@ -39,6 +39,8 @@ SILENT_S = 5.0
 """A worker that tells nothing for so long is not well."""
 RETURN_CANARIES = 2
 """Asked of an engine that answered all of them before and was started again on the same files: clients wait for it."""
+WARN_EVERY = 10
+"""Looks, until files of what answers are looked for again."""
 LOOK_S = 0.5
 """How often the registry's file is looked at, and use is noted."""
 
@@ -232,15 +234,18 @@ class Server:
     async def _look_around(self) -> None:
         path = self.plan.runs / REGISTRY
         seen: tuple[int, ...] = ()
-        while True:
+        for number in itertools.count():
             self.rollout.fleet.note_use()
             state = _state(path)
-            if state != seen:
-                seen = state
-                try:
+            try:
+                if state != seen:
+                    seen = state
                     await self.rollout.follow()
-                except (DanluError, OSError) as error:  # an unreadable registry, a full disk: looked at again
-                    self.plan.on_event("refused", {"deed": "follow", "why": str(error)})
+                    await self.rollout.warn()
+                elif not number % WARN_EVERY:
+                    await self.rollout.warn()
+            except (DanluError, OSError) as error:  # an unreadable registry, a full disk: looked at again
+                self.plan.on_event("refused", {"deed": "follow", "why": str(error)})
             await asyncio.sleep(LOOK_S)
 
     async def _check(self, asked: Question) -> str:

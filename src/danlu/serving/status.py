@@ -32,6 +32,7 @@ def _model(rollout: Rollout, served: Served) -> dict[str, Any]:
     return {
         "name": served.name, "target": served.target, "follows": served.follows, "lenses": lenses,
         "before": [dict(way) for way in reversed(served.before)], "problem": served.problem,
+        "warnings": [rollout.warnings[name] for name, _ in served.lenses if name in rollout.warnings],
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 and what outlives a restart."""
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -59,9 +60,11 @@ class House:
             )
             return found.level
 
+        self.events: list[tuple[str, Any]] = []
         self.rollout = Rollout(
-            self.home, runs, self.line, pool_for=plan, check=check, drain_s=drain_s, answer_s=20.0, patience=QUICK
-        )
+            self.home, runs, self.line, pool_for=plan, check=check, drain_s=drain_s, answer_s=20.0, patience=QUICK,
+            on_event=lambda name, facts: self.events.append((name, facts)),
+        )  # fmt: skip
 
     async def said(self, model: str = "law") -> tuple[str, str]:
         """(the lens that was leased, the mark in the answer)."""
@@ -386,6 +389,67 @@ def test_a_damaged_offer_is_no_start(tmp_path: Path, base: Path, run: Callable[.
     with pytest.raises(DanluError) as refusal:
         run(story, Offer("law", str(first)))
     assert refusal.value.key == "run.tampered"
+
+
+def test_what_is_withdrawn_while_it_answers_goes_on_and_is_not_turned_to_again(
+    tmp_path: Path, base: Path, run: Callable[..., None]
+) -> None:
+    """Nobody said what becomes of it: it went on silently, and `back` returned to it."""
+    registry = Registry(tmp_path)
+    artifacts = [make_adapter(tmp_path / "runs" / str(n), base, seed=n) for n in range(2)]
+    for artifact in artifacts:
+        register(tmp_path, artifact)
+    first, second = map(lens_of, artifacts)
+
+    async def story(house: House) -> None:
+        rollout = house.rollout
+        await rollout.warn()
+        assert not rollout.warnings
+        registry.withdraw("law", 1, reason="names of people in it")
+        await rollout.warn()
+        await rollout.warn()
+        assert [facts["lens"] for name, facts in house.events if name == "warning"] == [first], "once"
+        assert "law:1" in status_of(rollout)["models"][0]["warnings"][0]
+        assert (await house.said())[0] == first, "clients go on"
+        seat = rollout.fleet.pools["tiny"].seats[0]
+        assert seat.child is not None
+        await seat.child.kill()
+        await until(lambda: seat.state == "down")
+        await until(lambda: seat.state == "ready", within_s=10)
+        assert set(seat.loaded) == {first}, "and an engine that died has it again"
+        await rollout.flip("law", "2")
+        for asked in (rollout.back("law"), rollout.flip("law", "1"), rollout.flip("law", first)):
+            with pytest.raises(DanluError) as refusal:
+                await asked
+            assert refusal.value.key == "registry.is_withdrawn"
+        assert (await house.said())[0] == second
+        await rollout.warn()
+        assert not rollout.warnings
+
+    run(story, Offer("law", "law:1"))
+    with pytest.raises(DanluError) as refusal:
+        run(story, Offer("law", "law:1"))
+    assert refusal.value.key == "registry.is_withdrawn", "a server that starts serves nothing that was withdrawn"
+
+
+def test_files_that_are_taken_away_while_they_answer_are_told_of(
+    tmp_path: Path, base: Path, run: Callable[..., None]
+) -> None:
+    artifact = make_adapter(tmp_path / "a", base)
+
+    async def story(house: House) -> None:
+        shutil.rmtree(artifact)
+        await house.rollout.warn()
+        assert str(artifact) in house.rollout.warnings[lens_of_first]
+        assert (await house.said())[0] == lens_of_first
+        seat = house.rollout.fleet.pools["tiny"].seats[0]
+        assert seat.child is not None
+        await seat.child.kill()
+        await until(lambda: seat.child.facts.num_failures > 1, within_s=15)  # its tokenizer was there too
+        assert seat.state == "down" and (await house.said())[0] == lens_of_first, "by the other"
+
+    lens_of_first = lens_of(artifact)
+    run(story, Offer("law", str(artifact)))
 
 
 def test_status_is_plain_json(tmp_path: Path, base: Path, run: Callable[..., None]) -> None:
