@@ -129,6 +129,7 @@ def prepare(
 ) -> None:
     voice = Voice(as_json=as_json, quiet=quiet)
     run = cli.targets.open_target(target, overrides or (), runs)
+    cli.targets.tell_if_new(run, voice)
     prepared = danlu.prepare(run, progress=voice.progress)
     cli.preparing.show_prepared(run, prepared, voice)
 
@@ -172,6 +173,7 @@ def train(
 ) -> None:
     voice = Voice(as_json=as_json, quiet=quiet)
     run = cli.targets.open_target(target, overrides or (), runs)
+    cli.targets.tell_if_new(run, voice)
     stages = danlu.train(run, progress=voice.progress)
     cli.show.show_trained(run, stages, voice)
 
@@ -237,6 +239,7 @@ def run(
 ) -> None:
     voice = Voice(as_json=as_json, quiet=quiet)
     opened = cli.targets.open_target(target, overrides or (), runs)
+    cli.targets.tell_if_new(opened, voice)
     summary = danlu.run_all(opened, progress=voice.progress)
     cli.show.show_summary(opened, summary, voice)
     if summary.parity_verdict == "fail":

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
+from danlu.core.messages import say
 from danlu.recipe import Recipe
+from danlu.recipe.recipe import OUTSIDE
 from danlu.run.artifact import NAME as ARTIFACT_FILE
+from danlu.run.kept import read_kept
 from danlu.run.run import Run, list_runs
 
+MOST_KEYS = 8
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -29,6 +35,34 @@ def open_target(target: str, overrides: Sequence[str], runs: Path) -> Run:
         if target in (folder.name, folder.name.rpartition("-")[0]):
             return Run.open(folder)
     raise RunError("cli.no_target", given=target)
+
+
+def tell_if_new(run: Run, voice: Voice) -> None:
+    """A recipe that changed, or whose defaults a newer danlu added to, starts anew: said once, with what differs."""
+    if any((run.folder / "acts").glob("*.json")):
+        return
+    for folder in list_runs(run.folder.parent):
+        if folder.name.rpartition("-")[0] == run.folder.name.rpartition("-")[0] and any(
+            (folder / "acts").glob("*.json")
+        ):
+            before, now = (_flat(read_kept(place / "recipe.json")) for place in (folder, run.folder))
+            keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+            shown = ", ".join(keys[:MOST_KEYS]) + (" …" if len(keys) > MOST_KEYS else "")
+            voice.progress.note(say("cli.new_run", run=run.folder.name, other=folder, keys=shown))
+            return
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """`{"training.lr": 1e-4, …}`; of what decides what comes out."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if not above and name in (*OUTSIDE, "stages"):  # stages repeat what stands in the other chapters
+            continue
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{above}{name}.")
+        else:
+            flat[f"{above}{name}"] = value
+    return flat
 
 
 def refuse_overrides(target: str, overrides: Sequence[str]) -> None:

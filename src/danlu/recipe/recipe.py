@@ -27,7 +27,7 @@ from danlu.recipe.serving import ServingSection
 from danlu.recipe.tracking import TrackingSection
 from danlu.recipe.training import TrainingSection
 
-_OUTSIDE = ("tracking", "serving")
+OUTSIDE = ("tracking", "serving")
 """Chapters that decide nothing of what comes out: who looks on, and who is answered afterwards."""
 
 
@@ -148,7 +148,7 @@ class Recipe(Section):
     @property
     def digest(self) -> str:
         """Of everything that decides what comes out."""
-        return sha256_json({name: chapter for name, chapter in self.resolved().items() if name not in _OUTSIDE})
+        return sha256_json({name: chapter for name, chapter in self.resolved().items() if name not in OUTSIDE})
 
 
 def _whole_stage(stage: Any) -> Any:

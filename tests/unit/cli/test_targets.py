@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from danlu.cli.targets import open_target
+from danlu.cli.targets import open_target, tell_if_new
+from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
 from danlu.core.messages import lookup
 
@@ -28,3 +29,20 @@ def test_overrides_on_a_run_are_refused_and_the_way_out_is_named(tmp_path: Path)
             assert "{given}" in text and "RECIPE.yaml {given}" in fix
     other = open_target(str(recipe), ["gate.min_gain=0"], tmp_path)
     assert other.folder != run.folder and other.recipe.gate.min_gain == 0
+
+
+def test_a_recipe_that_starts_anew_says_in_what_it_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After a changed knob the same command trained from nothing beside a finished run, and said nothing."""
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    first = open_target(str(recipe), (), tmp_path)
+    tell_if_new(first, Voice())
+    assert not capsys.readouterr().err
+    (first.folder / "acts").mkdir(exist_ok=True)
+    (first.folder / "acts" / "prepare.json").write_text("{}")
+    tell_if_new(first, Voice())
+    assert not capsys.readouterr().err
+    second = open_target(str(recipe), ["training.lr=0.001", "serving.port=9000"], tmp_path)
+    tell_if_new(second, Voice())
+    told = capsys.readouterr().err
+    assert "training.lr" in told and str(first.folder) in told and "serving" not in told and "stages" not in told
