@@ -19,6 +19,7 @@ from danlu.serving.drivers.driver import EngineSpec, bare, endpoint
 from danlu.serving.drivers.llamacpp import threads_for
 from danlu.serving.drivers.requests import ask, socket_in
 from danlu.serving.drivers.sglang import settings_of
+from danlu.serving.drivers.tool_parsers import reads_calls, tool_parser
 from danlu.serving.drivers.upstream import read_key
 from danlu.serving.drivers.vllm import allowed_rank
 
@@ -63,12 +64,35 @@ def test_vllm_is_started_as_its_documentation_says(tmp_path) -> None:
         allowed_rank(513)
 
 
+CALLS = {
+    "{{ '<tool_call>\\n' }}": ("hermes", "qwen25"), "<tool_call>\n<function=x>\n<parameter=y>": ("qwen3_coder",) * 2,
+    "[TOOL_CALLS] [": ("mistral",) * 2, '{"name": x, "parameters": y} <|python_tag|>': ("llama3_json", "llama3"),
+    "<tool_call>f<arg_key>k</arg_key><arg_value>": ("glm45",) * 2, "<|im_start|>": ("", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("template", CALLS)
+def test_engines_are_told_how_the_model_writes_calls(template: str, tmp_path) -> None:
+    """vLLM answers 400 to every request with tools otherwise, and to read them wrongly shows calls as text."""
+    (tmp_path / "chat_template.jinja").write_text(template)
+    spec = EngineSpec(tmp_path, name="base")
+    for name, parser in zip(("vllm", "sglang"), CALLS[template], strict=True):
+        assert tool_parser(name, tmp_path) == parser and reads_calls(name, tmp_path) == bool(parser)
+        assert reads_calls("native", tmp_path) and reads_calls("llamacpp", tmp_path)
+    words = DRIVERS.load("vllm")().command(spec, tmp_path / "engine").argv
+    told = dict(itertools.pairwise(words))
+    assert ("--enable-auto-tool-choice" in words) == bool(CALLS[template][0])
+    assert told.get("--tool-call-parser", "") == CALLS[template][0]
+    assert settings_of(spec, port=1).get("tool-call-parser", "") == CALLS[template][1]
+
+
 def test_sglangs_settings_are_arguments_that_it_documents(tmp_path) -> None:
     """Server arguments of SGLang 0.5 (docs, advanced_features/server_arguments); not run here: it needs a GPU."""
     documented = {
         "model-path", "served-model-name", "host", "port", "load-format", "tokenizer-path", "chat-template",
         "context-length", "max-running-requests", "dtype", "enable-metrics", "log-level-http", "enable-lora",
         "max-lora-rank", "lora-target-modules", "max-loras-per-batch", "lora-paths", "api-key",
+        "tool-call-parser",
     }  # fmt: skip
     command = DRIVERS.load("sglang")().command(SPEC, tmp_path)
     assert command is not None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("uvicorn", reason="no server here: pip install 'danlu[serve]'")
 
@@ -29,6 +30,7 @@ from danlu.engines.engine import Question, Sampling
 from danlu.engines.native import NativeEngine
 from danlu.model.build import load_model
 from danlu.openai.hermes import called
+from danlu.ops.attention import Bounds
 from tiny_chat import QUESTIONS, tuned_engine, write_base
 
 SECRET = "s3cret-of-the-test"
@@ -230,6 +232,41 @@ def test_what_cannot_be_done_is_refused_by_name(engine: Engine) -> None:
     assert status == 400 and value["error"]["code"] == "context_length_exceeded"
     for more in ({}, {"input": []}, {"input": "x", "dimensions": 5}, {"input": [99999]}, {"input": "x", "model": 5}):
         assert engine.ask("POST", "/v1/embeddings", {"model": "base"} | more)[0] == 400, more
+
+
+def means(base: Path, adapter: Path | None, texts: Sequence[str]) -> torch.Tensor:
+    model = load_model(base, dtype="fp32")
+    if adapter is not None:
+        LoRA.load(adapter, model)
+    tokenizer, found = Tokenizer.load(base), []
+    for text in texts:
+        ids_T = torch.tensor(tokenizer.encode_text(text))
+        bounds = Bounds.of([len(ids_T)])
+        with torch.inference_mode():
+            found.append(model.hidden(ids_T, bounds.positions("cpu"), bounds).mean(0))
+    return torch.nn.functional.normalize(torch.stack(found), dim=1)
+
+
+def test_embeddings_of_base_and_adapter_beside_streams(engine: Engine, base: Path, adapter: Path) -> None:
+    """Long texts in pieces, beginnings that many share, answers that are written meanwhile: the same numbers."""
+    texts = [f"{QUESTIONS[0]} {word}" for word in ("差旅", "x", "leave " * 90)] + [QUESTIONS[1]]
+    connection, reply = engine.open("POST", "/v1/chat/completions", LONG | {"stream": True, "n": 2})
+    reply.read(200)
+    before = engine.metric("answer_tokens_total")
+    for name, folder in (("base", None), ("law@1", adapter)):
+        status, value = engine.ask("POST", "/v1/embeddings", {"model": name, "input": texts})
+        given = torch.tensor([row["embedding"] for row in value["data"]])
+        assert status == 200 and (given - means(base, folder, texts)).abs().max() < 1e-4
+    connection.close()
+    assert value["usage"]["prompt_tokens"] == sum(len(Tokenizer.load(base).encode_text(text)) for text in texts) > 300
+    after = settled(engine)
+    status, value = engine.ask(
+        "POST", "/v1/embeddings", {"model": "base", "input": texts * 20}, **{"x-request-id": "em"}
+    )
+    assert status == 200 and settled(engine) - after == value["usage"]["total_tokens"], "nothing is written"
+    assert engine.ask("POST", "/cancel", {"id": "em"})[1]["usage"]["total_tokens"] == value["usage"]["total_tokens"]
+    assert before <= engine.metric("answer_tokens_total")
+    assert engine.ask("POST", "/v1/embeddings", {"model": "care@9", "input": "x"})[0] == 404
 
 
 def test_adapters_come_and_go_while_it_answers(engine: Engine, adapter: Path, tmp_path: Path) -> None:

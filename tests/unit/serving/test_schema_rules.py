@@ -1,6 +1,7 @@
 """What may be asked: each field's range, what is ignored and said, what is refused and how it is named."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,40 @@ PHRASES = {
     "token_id",
 }
 """Parts of `invalid_value`."""
+
+
+@pytest.mark.parametrize(
+    ("body", "can", "lens", "code"),
+    [
+        ({"input": "x"}, {}, {}, "cannot_embeddings"),
+        ({"input": "x"}, {"embeddings": True}, {}, "cannot_embeddings"),  # llama.cpp gave the base's for an adapter
+        ({"input": "x"}, {"embeddings": True}, {"is_base": True}, ""),
+        ({"input": "x"}, {"adapter_embeddings": True}, {}, ""),
+        ({"input": "x", "dimensions": 9}, {"adapter_embeddings": True}, {}, "cannot_dimensions"),
+        ({"input": "x", "dimensions": 9}, {"adapter_embeddings": True, "dimensions": True}, {}, ""),
+        (chat(tools=[TOOL]), {"tools": True}, {}, ""),
+        (chat(tools=[TOOL]), {"tools": True}, {"takes_tools": False}, "cannot_tools"),
+        (chat(tools=[TOOL], tool_choice="none"), {"tools": True}, {"takes_tools": False}, ""),
+        (chat(tools=[TOOL]), {}, {}, "cannot_tools"),
+    ],
+)
+def test_what_an_engine_or_a_version_cannot_is_refused(
+    body: dict[str, Any], can: dict[str, bool], lens: dict[str, bool], code: str
+) -> None:
+    ask = asked({"model": "law"} | body, "embedding" if "input" in body else "chat")
+    one = Lens("law@1", "pool", context=100, **lens)
+    try:
+        fit(ask, (one, replace(one, is_base=True, takes_tools=True)), Can(loads_adapters=True, **can), CAPS)
+    except RefusedError as refused:
+        assert refused.code == code and refused.to_json()["error"]["message"]
+    else:
+        assert not code and ask.num_prompt_tokens <= 100
+
+
+def test_a_forced_call_names_a_tool_that_is_there() -> None:
+    choice = {"type": "function", "function": {"name": "prices"}}
+    assert refused(chat(tools=[TOOL], tool_choice=choice)).code == "no_such_tool"
+    assert "tool_choice" not in asked(chat(tool_choice=choice)).body
 
 
 @pytest.mark.parametrize("page", ["api.md", "api.zh.md"])
