@@ -41,8 +41,10 @@ WITH_WORDS = {"metrics"}
 def show_shelf(name: str | None, voice: Voice) -> None:
     """The items of one shelf; without a name, the shelves."""
     if name is None:
-        voice.table([say("cli.col_name"), say("cli.col_place")], list(SHELVES.items()))
-        voice.result({"shelves": [{"name": shelf, "place": place} for shelf, place in SHELVES.items()]})
+        told = {shelf: say(f"cli.shelf_{shelf}") for shelf in SHELVES}
+        voice.table([say("cli.col_name"), say("cli.col_about")], list(told.items()))
+        voice.say(say("cli.next", command="danlu list NAME"))
+        voice.result({"shelves": [{"name": s, "place": place, "about": told[s]} for s, place in SHELVES.items()]})
         return
     if name not in SHELVES:
         raise RecipeError("cli.unknown_shelf", given=name, known=", ".join(SHELVES))
