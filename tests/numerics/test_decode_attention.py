@@ -1,7 +1,7 @@
-"""Attention over pages: the kernels against the same written out in torch, on CUDA in every dtype, and without it once
+"""Attention over pages: the kernels against the same written out in torch, on CUDA in fp32 and bf16, and without it once
 through Triton's interpreter (which multiplies bf16 as integers: fp32 and fp16 there).
 
-Tolerances, of the largest value: fp32 2e-6 (sums over some hundred places in another order; on a card 1e-5), 16 bits
+Tolerances, of the largest value: fp32 5e-6 (sums over some thousand places in another order; on a card 1e-5), 16 bits
 two roundings, doubled where the interpreter cuts off what a card rounds.
 """
 
@@ -35,7 +35,7 @@ from danlu.ops.rope import HeadNorms, RopeSpec, rotation
 
 DEVICE = "cuda" if torch.cuda.is_available() and not IS_INTERPRETED else "cpu"
 DTYPES = [torch.float32, torch.bfloat16 if DEVICE == "cuda" else torch.float16]
-UNIT = {torch.float32: 1e-5 if DEVICE == "cuda" else 2e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
+UNIT = {torch.float32: 1e-5 if DEVICE == "cuda" else 5e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 SHAPES = {
     "7 heads a key": Look(14, 2, 64, 0.125, 0, 0.0),
     "a key of their own": Look(2, 2, 96, 0.1, 0, 0.0),
@@ -45,6 +45,11 @@ SHAPES = {
 if DEVICE == "cuda":
     SHAPES |= {"wide": Look(8, 4, 256, 0.0625, 300, 50.0), "8 heads a key": Look(32, 4, 128, 0.088, 0, 0.0)}
 has_kernels = pytest.mark.skipif(not (IS_INTERPRETED or DEVICE == "cuda"), reason="no CUDA: see the interpreter's test")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
 
 
 def assert_close(ours: Tensor, exact: Tensor) -> None:
