@@ -294,7 +294,7 @@ class Live:
         if sampling.temperature > 0:
             row.draws = draws(sampling, prompt, num_free)
         if is_told or sampling.stop:
-            row.teller = Teller(self.encoder.answer_text, sampling.stop)
+            row.teller = Teller(self.encoder.tokenizer.decode, sampling.stop, self.encoder.stop_ids)
         return self._queued(row, model, is_told=is_told)
 
     def submit_mean(self, prompt: Sequence[int], *, model: str) -> Ticket:

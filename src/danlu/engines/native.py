@@ -187,7 +187,7 @@ class NativeEngine:
         if sampling.temperature > 0:
             row.draws = draws(sampling, prompt, row.num_free)
         if needs_text:
-            row.teller = Teller(self.encoder.answer_text, sampling.stop)
+            row.teller = Teller(self.encoder.tokenizer.decode, sampling.stop, self.encoder.stop_ids)
         return row
 
     def _forward(self, rows: Sequence[Row]) -> Packed | OnCard | None:

@@ -77,6 +77,8 @@ class Row:
             self.finish = "stop"
         elif len(self.ids) >= self.num_free:
             self.finish = "length"
+        if self.finish is not None and self.teller is not None:
+            self.teller.hear(self.ids, is_last=True)
 
 
 @dataclass(frozen=True, slots=True)

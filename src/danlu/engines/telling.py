@@ -1,29 +1,36 @@
 """Telling an answer while it is made: pieces of text that never break a character or show a stop string's beginning.
 
-Torch-free. A piece is what the decoded text has gained for certain; the whole is decoded each time, because a token's
-text may depend on its neighbours.
+Torch-free. A piece is what the decoded text has gained for certain. A token's text depends on its neighbours: a
+character's bytes come in several tokens, and a tokenizer that writes a space before each word (SentencePiece) drops the
+first. So each token is decoded behind the few before it, whose text is known, and what comes behind that is its own. At
+the end the whole is decoded once, and that is the answer's text, whatever the tokenizer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 
 REPLACEMENT = "\ufffd"
 """What an unfinished UTF-8 character decodes to."""
 
 
 class Teller:
-    """Text of one answer. `decode` turns all its ids into text; `stop` ends it before the first of these strings."""
+    """Text of one answer, without blank space around it. `decode` turns ids into text; a last token in `ends` is none
+    of it; `stop` ends it before the first of these strings."""
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
-        self._decode, self._stop = decode, tuple(stop)
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = (), ends: AbstractSet[int] = frozenset()
+    ) -> None:
+        self._growing, self._stop, self._ends = Growing(decode), tuple(stop), ends
         self.text = ""
         self.is_stopped = False
         self._told = 0
 
-    def hear(self, ids: Sequence[int]) -> bool:
+    def hear(self, ids: Sequence[int], *, is_last: bool = False) -> bool:
         """Take all ids so far; True when a stop string has come and `text` ends before it."""
-        text = self._decode(ids)
+        num = len(ids) - (bool(ids) and ids[-1] in self._ends)
+        text = (self._growing.whole(ids, num) if is_last else self._growing.grown(ids, num)).strip()
         cuts = [place for string in self._stop if (place := text.find(string)) >= 0]
         self.is_stopped = bool(cuts)
         self.text = text[: min(cuts)] if cuts else text
@@ -37,11 +44,40 @@ class Teller:
         return piece
 
     def _sure(self) -> int:
-        """How much of the text cannot change: not an unfinished character, blank space at the end (decoders may trim
-        it), or what may become a stop string."""
+        """How much of the text cannot change: not an unfinished character, blank space at the end (it may be the
+        answer's), or what may become a stop string."""
         sure = self.text.rstrip(REPLACEMENT).rstrip()
         held = max((_overlap(sure, string) for string in self._stop), default=0)
         return len(sure) - held
+
+
+class Growing:
+    """The text of ids that become more, a few of them decoded each time."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+        self._settled = ""
+        """The text of ids up to `_end`, where a character ends."""
+        self._begin = self._end = 0
+        self._known = ""
+        """What the ids from `_begin` to `_end` are when decoded alone."""
+
+    def grown(self, ids: Sequence[int], num: int) -> str:
+        """The text of the first `num` ids, which begin with those of the last call."""
+        window = self._decode(ids[self._begin : num])
+        if not window.startswith(self._known):  # a decoder that takes back what it has said
+            self._settled, self._known, self._begin, self._end = "", "", 0, 0
+            window = self._decode(ids[:num])
+        text = self._settled + window[len(self._known) :]
+        if len(window) > len(self._known) and not window.endswith(REPLACEMENT):
+            alone = self._decode(ids[self._end : num])
+            # nothing comes of a lone first space: what follows it would be the first again
+            self._begin, self._known = (self._end, alone) if alone else (self._begin, window)
+            self._settled, self._end = text, num
+        return text
+
+    def whole(self, ids: Sequence[int], num: int) -> str:
+        return self._decode(ids[:num])
 
 
 def _overlap(text: str, string: str) -> int:

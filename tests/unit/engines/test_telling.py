@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+import functools
+from collections.abc import Sequence
+from pathlib import Path
 
-from danlu.engines.telling import Teller
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import decoders, models
+
+from danlu.data.encode import Encoder
+from danlu.data.tokenizer import Tokenizer
+from danlu.engines.telling import REPLACEMENT, Teller
+from danlu.model.hub import find_base
+
+LLAMA = Path(__file__).parents[4] / "shared/data/tiny_weights/llama2_tokenizer.model"
 
 
 def decode(ids: list[int]) -> str:
@@ -49,4 +61,87 @@ def test_pieces_join_to_the_text(text: str, stop: list[str]) -> None:
 @given(st.binary(max_size=20))
 def test_bytes_that_are_no_text_are_said_in_the_end(content: bytes) -> None:
     pieces, teller = tell_all(content)
-    assert "".join(pieces) == teller.text == decode(list(content))
+    assert "".join(pieces) == teller.text == decode(list(content)).strip()
+
+
+@functools.cache
+def bytewise() -> Encoder:
+    return Encoder(Tokenizer.load(find_base("ember")), None)
+
+
+@functools.cache
+def worded() -> tokenizers.Tokenizer:
+    """Words with a space before each, characters of bytes where no word is: Llama 2's way, as tokenizer.json says it."""
+    words = ["<unk>", *(f"<0x{n:02X}>" for n in range(256)), "▁", "▁a", "b", "▁你", "好", "▁▁", "."]
+    found = tokenizers.Tokenizer(models.BPE({word: n for n, word in enumerate(words)}, [], byte_fallback=True))
+    found.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return found
+
+
+def hear_all(teller: Teller, ids: Sequence[int]) -> list[str]:
+    texts = []
+    for end in range(1, len(ids) + 1):
+        teller.hear(ids[:end], is_last=end == len(ids))
+        texts.append(teller.text)
+    return texts
+
+
+@settings(deadline=None)  # the first case loads the tokenizer
+@given(st.data(), st.text(max_size=40))
+def test_of_bytes_each_growth_is_the_whole_answers(data: st.DataObject, text: str) -> None:
+    """Any ids, control tokens and halves of characters among them, and those of any text, end with the stop token."""
+    encoder = bytewise()
+    odd = data.draw(st.lists(st.integers(0, encoder.tokenizer.vocab_size - 1), max_size=12))
+    ids = [*(n for n in odd if n not in encoder.stop_ids), *encoder.tokenizer.encode_text(text), max(encoder.stop_ids)]
+    teller = Teller(encoder.tokenizer.decode, (), encoder.stop_ids)
+    assert hear_all(teller, ids) == [encoder.answer_text(ids[:end]) for end in range(1, len(ids) + 1)]
+
+
+@settings(deadline=None)  # the first case loads the tokenizer
+@given(st.lists(st.one_of(st.integers(257, 263), st.sampled_from([*map(ord, "a\n"), 0xE4, 0xBD, 0xA0]))))
+def test_of_words_with_spaces_each_growth_is_the_whole_answers_or_better(ids: list[int]) -> None:
+    """The decoder makes nothing of a run of bytes as long as its last character is not whole; what was whole before
+    stays told here. In the end both are the same."""
+    ids = [n if n > 256 else n + 1 for n in ids]
+    teller = Teller(worded().decode)
+    for text, end in zip(hear_all(teller, ids), range(1, len(ids) + 1), strict=True):
+        wanted = worded().decode(ids[:end]).strip()
+        assert text == wanted or (end < len(ids) and REPLACEMENT in wanted)
+
+
+@pytest.mark.skipif(not LLAMA.is_file(), reason="no tokenizer of Llama's at hand")
+@settings(deadline=None)  # the first case loads the tokenizer
+@given(st.text(max_size=40), st.lists(st.integers(3, 31_999), max_size=12))
+def test_of_sentencepiece_the_text_is_the_whole_answers(text: str, odd: list[int]) -> None:
+    tokenizer = llama()
+    ids = [*odd, *tokenizer.encode_text(text)]
+    teller = Teller(tokenizer.decode)
+    texts = hear_all(teller, ids)
+    assert not ids or texts[-1] == tokenizer.decode(ids).strip()
+    for end in range(1, len(ids)):
+        wanted = tokenizer.decode(ids[:end]).strip()
+        assert texts[end - 1] == wanted or REPLACEMENT in wanted
+
+
+@functools.cache
+def llama() -> Tokenizer:
+    import shutil
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp())
+    shutil.copy(LLAMA, folder / "tokenizer.model")
+    return Tokenizer.load(folder)
+
+
+def test_a_long_answer_is_not_decoded_again_for_each_token() -> None:
+    encoder, decoded = bytewise(), []
+
+    def counting(ids: Sequence[int]) -> str:
+        decoded.append(len(ids))
+        return encoder.tokenizer.decode(ids)
+
+    ids = encoder.tokenizer.encode_text("报销要附上发票。 Please keep the receipt! 😀 " * 40)
+    hear_all(Teller(counting), ids)
+    assert len(ids) > 400 and sum(decoded) < 12 * len(ids)
