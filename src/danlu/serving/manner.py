@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from danlu.openai.turns import text_of
+
 BREAK = "\u200b"
 """Zero-width space, put after a literal's first character: people see the same, the tokenizer does not."""
 
@@ -43,7 +45,7 @@ class Manner:
             turns = [{"role": "system", "content": self.system}, *turns]
         is_opened = len(turns) > 1 and turns[0]["role"] == "system" and turns[1]["role"] == "user"
         if not self.takes_system and is_opened:
-            said = f"{_text(turns[0]['content'])}\n\n{_text(turns[1]['content'])}"
+            said = f"{text_of(turns[0]['content'])}\n\n{text_of(turns[1]['content'])}"
             turns = [turns[1] | {"content": said}, *turns[2:]]
         return turns
 
@@ -70,8 +72,3 @@ def _without(value: Any, marks: re.Pattern[str]) -> Any:
         items = [_without(item, marks) for item in value]
         return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
     return value
-
-
-def _text(content: Any) -> str:
-    """Of OpenAI's parts the text."""
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content or ())
