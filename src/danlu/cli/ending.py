@@ -65,7 +65,14 @@ def _told(voice: Voice) -> Iterator[None]:
     except OSError as error:  # the system refused: no permission, no space, no such device
         key = "cli.no_space" if error.errno == errno.ENOSPC else "cli.system"
         where = str(error.filename or "")
-        _end_with(voice, key, 2, where=where, what=error.strerror or type(error).__name__, file=where or "-")
+        _end_with(
+            voice,
+            key,
+            2,
+            where=where,
+            what=error.strerror or type(error).__name__,
+            file=where or say("cli.while_writing"),
+        )
 
 
 def _end_usage(voice: Voice, error: Any) -> None:

@@ -220,6 +220,7 @@ def show_runs(runs: Path, voice: Voice) -> None:
                  f"{_percent(f['base'])} → {_percent(f['tuned'])}", size_text(f["size_bytes"]))
                 for f in found
             ],
+            num_whole=1,
         )  # fmt: skip
     voice.result(found)
 
