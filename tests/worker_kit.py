@@ -40,6 +40,8 @@ class Engine:
     def __init__(self, words=8, every_s=0.0):
         self.words, self.every_s = words, every_s
         self.num_asked = 0
+        self.bodies = []
+        """What it was asked, newest last."""
 
     async def serve(self, reader, writer):
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -56,6 +58,7 @@ class Engine:
                 )
                 body = json.loads(await reader.readexactly(length))
                 self.num_asked += 1
+                self.bodies.append(body)
                 usage = {"prompt_tokens": 5, "completion_tokens": self.words, "total_tokens": 5 + self.words}
                 if not body.get("stream"):
                     await asyncio.sleep(self.words * self.every_s)

@@ -207,6 +207,17 @@ def test_more_than_may_wait_is_told_to_come_back(stage):
     held.close()
 
 
+def test_a_question_to_a_url_leaves_the_house_masked(stage):
+    one = stage()
+    one.show()
+    one.start(redact={"questions": "urls"})
+    one.wait()
+    _, reply = one.ask(messages=[{"role": "user", "content": "我的手机号是13800138000"}])
+    assert reply.status == 200 and reply.getheader("x-danlu-redacted") == "mobile=1"
+    assert one.engine.bodies[-1]["messages"][0]["content"] == "我的手机号是<手机号>"
+    until_true(lambda: any(told["what"] == "redacted" and told["question"] == "mobile=1" for told in one.journal()))
+
+
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_who_closes_its_half_of_the_line_has_hung_up(stage, is_stream):
     """The end of a client's sending is all that is seen of one that is gone: nobody waits for it, and it is settled."""
