@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from danlu.pipeline.round import play_round
     from danlu.pipeline.run_all import run_all
     from danlu.pipeline.serve import serve
+    from danlu.pipeline.sweep import sweep
     from danlu.pipeline.train import train
     from danlu.pipeline.weigh import weigh
     from danlu.recipe.recipe import Recipe
@@ -54,6 +55,7 @@ _PLACES = {
     "play_round": "danlu.pipeline.round",
     "run_all": "danlu.pipeline.run_all",
     "serve": "danlu.pipeline.serve",
+    "sweep": "danlu.pipeline.sweep",
     "demo": "danlu.pipeline.demo",
     "learning_curve": "danlu.pipeline.curve",
     "judge": "danlu.pipeline.judge",
@@ -98,6 +100,7 @@ __all__ = [
     "prepare",
     "run_all",
     "serve",
+    "sweep",
     "train",
     "weigh",
 ]
