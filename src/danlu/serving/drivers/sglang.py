@@ -1,8 +1,14 @@
-"""Driver `sglang`: SGLang's server, in an environment of its own, behind our keeper. Written by its documentation
-(server arguments, LoRA serving); it needs a GPU.
+"""Driver `sglang`: SGLang's server, in an environment of its own, behind our keeper. It needs a GPU.
 
-It has no unix socket: it listens on the loopback, and its key, which here guards every door but health, stands in a
-settings file that only this user reads, not in an argument list.
+It has no unix socket: it listens on the loopback, and its key, which here guards every door but health and metrics,
+stands in a settings file that only this user reads, not in an argument list.
+
+Not run here. Held to the source of 0.5.23 instead, file by file: the settings go through its own parser
+(server_args.py, utils/server_args_config_parser.py: every one is taken, `lora-paths` only as an argument); routes and
+bodies of /v1/chat/completions, /tokenize, /load_lora_adapter, /unload_lora_adapter, /health (entrypoints/
+http_server.py, openai/protocol.py, serving_tokenize.py, managers/io_struct.py); who may enter (utils/auth.py); usage in
+every event of a stream (openai/utils.py); names of metrics (observability/metrics_collector.py). Whether it computes
+what was trained, the door's questions find out.
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from danlu.core.errors import EngineError
 from danlu.core.messages import say
 from danlu.run.artifact import Manifest
 from danlu.serving.drivers.about import About
-from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare
+from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare, ids_of, name_in_body
 from danlu.serving.drivers.peft_settings import beyond_plain
 from danlu.serving.drivers.requests import demand, free_port, fresh_secret, is_good
 from danlu.serving.drivers.tool_parsers import tool_parser
@@ -32,7 +38,9 @@ _ADAPTER = "lora:"
 
 class SGLangDriver:
     name = "sglang"
-    can = Can(loads_adapters=True, tools=True, json_schema=True, logprobs=True, reads_control=True)
+    can = Can(
+        loads_adapters=True, tools=True, json_schema=True, logprobs=True, prompt_ids=True, reads_control=True
+    )  # fmt: skip
 
     about = About(
         takes=("vllm-lora", "adapter", "vllm", "merged"), devices=("cuda",), place={"cuda": 20}, has_environment=True,
@@ -66,6 +74,8 @@ class SGLangDriver:
             yaml.safe_dump(settings_of(spec, port=port) | {"api-key": secret}, file, allow_unicode=True)
         argv = [sys.executable, "-m", "danlu.serving.drivers.keeper", "-"]
         argv += [spec.python or "python", "-m", "sglang.launch_server", "--config", str(path)]
+        if spec.adapters:
+            argv += ["--lora-paths", *(f"{lens}={place.resolve()}" for lens, place in spec.adapters.items())]
         return Command(argv, ENVIRONMENT, f"http://127.0.0.1:{port}", secret)
 
     def where(self, spec: EngineSpec) -> tuple[str, str]:
@@ -76,8 +86,8 @@ class SGLangDriver:
 
     def address_body(self, body: dict[str, Any], engine_name: str) -> dict[str, Any]:
         if engine_name.startswith(_ADAPTER):
-            return body | {"model": "base", "lora_path": engine_name.removeprefix(_ADAPTER)}
-        return body | {"model": engine_name}
+            return name_in_body(body, "base") | {"lora_path": engine_name.removeprefix(_ADAPTER)}
+        return name_in_body(body, engine_name)
 
     async def is_ready(self, address: str, secret: str) -> bool:
         return await is_good(address, bare(address, "/health"), secret)
@@ -96,8 +106,10 @@ class SGLangDriver:
     async def prompt_ids(
         self, address: str, secret: str, body: Mapping[str, Any], engine_name: str
     ) -> list[int] | None:
-        """Its /v1/tokenize takes ready text only."""
-        return None
+        """Rendered as it renders a chat request; adapters have no tokenizer of their own there."""
+        kept = {key: body[key] for key in ("messages", "tools", "chat_template_kwargs") if key in body}
+        asked = kept | {"model": "base"}
+        return ids_of(await demand(address, bare(address, "/tokenize"), secret, asked), address)
 
 
 def settings_of(spec: EngineSpec, *, port: int) -> dict[str, Any]:
@@ -118,6 +130,5 @@ def settings_of(spec: EngineSpec, *, port: int) -> dict[str, Any]:
         wished |= {
             "enable-lora": True, "max-lora-rank": spec.max_rank, "lora-target-modules": ["all"],
             "max-loras-per-batch": spec.max_adapters,
-            "lora-paths": [f"{lens}={place.resolve()}" for lens, place in spec.adapters.items()] or None,
         }  # fmt: skip
     return {key: value for key, value in wished.items() if value is not None}
