@@ -19,7 +19,7 @@ from danlu.engines.cost import Bill, Price
 from danlu.engines.remote import Endpoint
 from danlu.evaluation.fold import fold
 from danlu.evaluation.metrics.refusal import says_not_stated
-from danlu.pipeline.teacher import RemoteTeacher
+from danlu.pipeline.remote_teacher import RemoteTeacher
 
 READING = Reading(fold, says_not_stated)
 SILENT = Silent()

@@ -30,7 +30,7 @@ from danlu.evaluation.judge.sheet import NUM_ROWS, Judged, read_sheet, write_she
 from danlu.evaluation.judge.summary import family_of, pair_summary, rating_summary
 from danlu.openai.address import Address
 from danlu.pipeline.base import load_base, open_base
-from danlu.pipeline.teacher import is_loopback
+from danlu.pipeline.remote_teacher import is_loopback
 from danlu.recipe.model import ModelSection
 from danlu.run.run import Run
 

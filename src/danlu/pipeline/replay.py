@@ -25,7 +25,7 @@ from danlu.data.synthesis.teacher import OPEN, Ask, Teacher
 from danlu.data.synthesis.words import tokens_of
 from danlu.engines.cache import AnswerCache
 from danlu.pipeline.base import Base, open_base
-from danlu.pipeline.teacher import LocalTeacher
+from danlu.pipeline.local_teacher import LocalTeacher
 from danlu.planning.shapes import Shapes
 from danlu.recipe.recipe import Recipe
 from danlu.recipe.synthesis import ReplaySection

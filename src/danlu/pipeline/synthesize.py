@@ -17,7 +17,9 @@ from danlu.data.synthesis import Reading, synthesise
 from danlu.engines.cache import AnswerCache
 from danlu.evaluation.fold import fold
 from danlu.evaluation.metrics.refusal import says_not_stated
-from danlu.pipeline.teacher import LocalTeacher, RemoteTeacher, open_teacher
+from danlu.pipeline.local_teacher import LocalTeacher
+from danlu.pipeline.remote_teacher import RemoteTeacher
+from danlu.pipeline.teacher import open_teacher
 from danlu.recipe.recipe import Recipe
 
 READING = Reading(fold, says_not_stated)

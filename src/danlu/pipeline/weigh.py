@@ -39,7 +39,7 @@ from danlu.openai.address import Address
 from danlu.pipeline.device import describe_hardware
 from danlu.pipeline.leaks import without_leaks
 from danlu.pipeline.open_engine import Engines, open_engines
-from danlu.pipeline.teacher import is_loopback
+from danlu.pipeline.remote_teacher import is_loopback
 from danlu.pipeline.weigh_html import render_weighed
 from danlu.run.run import Run
 from danlu.version import VERSION

@@ -17,8 +17,11 @@ from danlu.engines.cache import AnswerCache
 from danlu.engines.cost import Price
 from danlu.model.shards import find_shards
 from danlu.pipeline.base import open_base
+from danlu.pipeline.local_teacher import LocalTeacher
 from danlu.pipeline.pace import Pace
-from danlu.pipeline.teacher import LocalTeacher, is_loopback, open_teacher, without_thinking
+from danlu.pipeline.remote_teacher import is_loopback
+from danlu.pipeline.replies import without_thinking
+from danlu.pipeline.teacher import open_teacher
 from danlu.recipe.model import ModelSection
 from danlu.recipe.synthesis import TeacherSection
 from teacher_kit import Act, completion, serving
