@@ -29,6 +29,19 @@ BREAK = "\n"
 """Closes each text of a page; a text may hold it too."""
 
 
+TELLING = "`:&?[<#锟烫屯"
+"""Common characters at which something begins that a cleaner looks for."""
+
+
+@functools.cache
+def _is_telling() -> npt.NDArray[np.bool_]:
+    """By UTF-16 unit."""
+    table = np.ones(65536, bool)
+    table[0x20:0x7F] = table[0x4E00:0xA000] = False
+    table[[ord(letter) for letter in TELLING]] = True
+    return table
+
+
 class Laid:
     """Texts laid end to end, each closed by a break. Places count from the beginning of the first."""
 
@@ -45,9 +58,14 @@ class Laid:
         return np.frombuffer(self.joined.encode("utf-16-le", "surrogatepass"), np.uint16)
 
     @functools.cached_property
+    def num_chars(self) -> Places:
+        """(texts,) characters of each."""
+        return np.fromiter(map(len, self.flat), np.int64, len(self.flat))
+
+    @functools.cached_property
     def unit_ends(self) -> Places:
         """(texts,) where in `units` the break of each text stands."""
-        ends = np.cumsum(np.fromiter(map(len, self.flat), np.int64, len(self.flat)) + 1) - 1
+        ends = np.cumsum(self.num_chars + 1) - 1
         num_pairs = len(self.units) - len(self.joined)
         if not num_pairs:
             return ends
@@ -58,13 +76,26 @@ class Laid:
         return np.cumsum(np.array(lengths, np.int64)) - 1
 
     @functools.cached_property
-    def rare(self) -> Places:
-        """Places in `units` of what is neither printable ASCII nor a common Han character: few, so that a table may be
-        asked about each."""
-        units = self.units
-        is_common = (units - np.uint16(0x20)) < 0x5F
-        is_common |= (units - np.uint16(0x4E00)) < 0x5200
-        return np.flatnonzero(~is_common)
+    def telling(self) -> tuple[Places, Units]:
+        """Places in `units` of what is neither a common Han character nor a plain one of ASCII, and what stands there:
+        few, and all that cleaners look for begins at one of them."""
+        places = np.flatnonzero(np.take(_is_telling(), self.units))
+        return places, self.units[places]
+
+    def at_any(self, letters: str) -> Places:
+        """Where one of these letters, all of them of `TELLING`, stands."""
+        places, units = self.telling
+        is_one = units == ord(letters[0])
+        for letter in letters[1:]:
+            is_one |= units == ord(letter)
+        found: Places = places[is_one]
+        return found
+
+    def at_table(self, table: npt.NDArray[np.bool_]) -> Places:
+        """Where a unit stands that is True in this table; of common Han and ASCII those of `TELLING` alone."""
+        places, units = self.telling
+        found: Places = places[np.take(table, units)]
+        return found
 
     @functools.cached_property
     def data(self) -> bytes:

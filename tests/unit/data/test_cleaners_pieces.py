@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import danlu.data.cleaners.boilerplate as boilerplate
+import danlu.data.cleaners.injection as injection
 import danlu.data.cleaners.normalise as normalise
+import danlu.data.cleaners.symbols as symbols
 from danlu.data.cleaners import CLEANERS
-from danlu.data.joined import PAGE_ROWS, Texts
+from danlu.data.joined import PAGE_ROWS, TELLING, Texts
 from danlu.data.ledger import Ledger
 from danlu.data.sample import Conversation, Document, Message, Origin, Sample
 from danlu.data.sources import read
@@ -111,13 +113,17 @@ def test_rows_that_changed_since_are_seen_as_they_are(name: str, plainly: Callab
 
 
 def test_common_characters_need_no_mending() -> None:
-    """`Page.rare` leaves out what normalising never touches."""
-    common = [*range(0x20, 0x7F), *range(0x4E00, 0xA000)]
-    assert not normalise._table()[common].any()
+    """`Page.telling` leaves out what normalising never touches, nor any cleaner looks for."""
+    common = {*range(0x20, 0x7F), *range(0x4E00, 0xA000)} - set(map(ord, TELLING))
+    looked_for = normalise._table() | symbols._table()
+    assert not looked_for[list(common)].any() and not normalise._table()[list(map(ord, TELLING))].any()
+    assert set(boilerplate._BEGUN) | {mark for mark, _ in injection._BEGUN} | set(":`锟烫屯") == set(TELLING)
     (page,) = Texts([Document("".join(map(chr, range(0xD800))), HERE)]).pages()
-    assert set(common).isdisjoint(page.units[page.rare].tolist())
-    assert len(page.rare) == 0xD800 - len(common) + 2  # a title too, each closed by a break
-    assert np.all(np.diff(page.rare) > 0)
+    places, units = page.telling
+    assert common.isdisjoint(units.tolist()) and (page.units[places] == units).all()
+    assert len(places) == 0xD800 - len(common) + 2  # a title too, each closed by a break
+    assert np.all(np.diff(places) > 0)
+    assert page.at_any(":<").tolist() == [ord(":"), ord("<")]
 
 
 def test_rows_of_the_furnace_bench_come_to_the_same() -> None:

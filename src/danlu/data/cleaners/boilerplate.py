@@ -98,11 +98,7 @@ def _told(sample: Sample, texts: Sequence[str]) -> Outcome | None:
 
 def _residue_at(page: Page) -> Places:
     """Where `_TRACKING`, `_IMAGES` or `_SPACES` may match: at a mark with a letter of theirs behind, or at `data:`."""
-    units = page.units
-    is_mark = units == ord(":")
-    for mark in _BEGUN:
-        is_mark |= units == ord(mark)
-    places = np.flatnonzero(is_mark)
+    units, places = page.units, page.at_any("".join([":", *_BEGUN]))
     marks, letters = _bits()
     is_found = (marks[units[places]] & letters[units[places + 1]]) > 0  # the last unit of a page is a break
     is_data = units[places] == ord(":")

@@ -114,11 +114,7 @@ class Injection:
 
 def _token_at(laid: Laid) -> Places:
     """Where a control token may begin: a mark, and what comes behind it in one of `_TOKENS`."""
-    units = laid.units
-    is_mark = units == ord(_BEGUN[0][0])
-    for mark, _ in _BEGUN[1:]:
-        is_mark |= units == ord(mark)
-    places = np.flatnonzero(is_mark)
+    units, places = laid.units, laid.at_any("".join([mark for mark, _ in _BEGUN]))
     marks, behind = units[places], units[places + 1]  # the last unit is a break
     is_begun = np.zeros(len(places), bool)
     for mark, letters in _BEGUN:

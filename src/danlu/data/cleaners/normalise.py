@@ -73,7 +73,7 @@ def _suspects(texts: Texts) -> Iterator[int]:
     """Rows that may have anything to do. A table over UTF-16 units says quickly that there is nothing in most."""
     table = _table()
     for page in texts.pages():
-        yield from texts.suspects_in(page, page.rare[table[page.units[page.rare]]])
+        yield from texts.suspects_in(page, page.at_table(table))
 
 
 @functools.cache

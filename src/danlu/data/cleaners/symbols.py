@@ -22,7 +22,6 @@ _MOST_DIGITS = 0.6
 _MOST_BROKEN = 0.02
 # private characters below U+E600 are the emoji of old telephones
 _BROKEN = re.compile("[\ufffd\ue600-\uf8ff]|锟斤拷|烫烫烫|屯屯屯|ï¿½|â€[œ™\u009d]|Ã[©¨¤¶¼]")
-_HAN = "锟烫屯"
 _RUN = re.compile(r"([\W_])\1+")
 """Three exclamation marks are one, and so is the line under a heading."""
 
@@ -54,19 +53,15 @@ class Symbols:
 
 def _broken_at(laid: Laid) -> Places:
     """Where broken characters may stand."""
-    units = laid.units
-    is_han = units == ord(_HAN[0])
-    for char in _HAN[1:]:
-        is_han |= units == ord(char)
-    return np.concatenate([laid.rare[_table()[units[laid.rare]]], np.flatnonzero(is_han)])
+    return laid.at_table(_table())
 
 
 @functools.cache
 def _table() -> npt.NDArray[np.bool_]:
-    """Units, apart from Han, that a broken character is or begins with."""
+    """Units that a broken character is or begins with."""
     table = np.zeros(65536, bool)
     table[0xE600:0xF900] = table[0xFFFD] = True
-    table[[ord(char) for char in "ïâÃ"]] = True
+    table[[ord(char) for char in "ïâÃ锟烫屯"]] = True
     return table
 
 

@@ -8,8 +8,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from danlu.data.cleaners.cleaner import Batch, Finding
 from danlu.data.joined import Laid, Places
 from danlu.data.sample import Label
@@ -50,7 +48,7 @@ class Truncated:
 
 
 def _fence_at(laid: Laid) -> Places:
-    ticks = np.flatnonzero(laid.units == ord("`"))
+    ticks = laid.at_any("`")
     found: Places = ticks[:-2][ticks[2:] == ticks[:-2] + 2]
     return found
 

@@ -11,7 +11,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +88,10 @@ def _all_told(samples: Sequence[Sample], pairs: Sequence[bool]) -> tuple[list[st
     frames: list[bytes] = []
     is_asked, is_answered = np.ones(len(samples), bool), np.ones(len(samples), bool)
     judgements: dict[int, str] = {}
+    if all(pairs):
+        chats = cast("Sequence[Conversation]", samples)
+        pieces = [text for chat in chats for text in (chat.messages[0].content, "", chat.messages[1].content)]
+        return pieces, Framed([_PLAIN] * len(samples), is_asked, is_answered, judgements)
     for row, (sample, is_plain) in enumerate(zip(samples, pairs, strict=True)):
         if is_plain and type(sample) is Conversation:  # as the general way below, for nearly all rows
             asked, answered = sample.messages
