@@ -251,11 +251,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--profile", type=Path)
     parser.add_argument("--peer", action="store_true")
+    parser.add_argument("--commit", default="", help="of a copy that git knows nothing of")
     given = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     told: dict[str, Any] = {
         "hardware": torch.cuda.get_device_name(), "torch": torch.__version__, "python": platform.python_version(),
-        "commit": commit.stdout.strip(), "command": " ".join(sys.argv),
+        "commit": given.commit or commit.stdout.strip(), "command": " ".join(sys.argv),
         "at": datetime.now(UTC).isoformat(timespec="seconds"), "cases": [],
     }  # fmt: skip
 
