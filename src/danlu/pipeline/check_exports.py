@@ -20,6 +20,7 @@ from danlu.data.template import Template
 from danlu.data.tokenizer import Tokenizer
 from danlu.exports.calibrated.needs import MULTIPLE, PACKAGES
 from danlu.exports.gguf.vocabulary import read_vocabulary
+from danlu.exports.ollama.modelfile import refuse_unsaid
 from danlu.exports.ollama.turns import learn
 from danlu.exports.push import CLIENTS, token_file
 from danlu.exports.vllm_program import program
@@ -143,6 +144,7 @@ def _speech(
         if section.kind == "ollama":
             named = recipe.model.template
             learn(Template.load(folder, tokenizer, None if named == "auto" else named))
+            refuse_unsaid(recipe.model.system or "", "model.system")
     except (ExportError, RecipeError) as error:
         yield Complaint(key, section.kind, error.text)
     except DanluError:

@@ -23,7 +23,7 @@ from danlu.data.template import Template
 from danlu.data.templates import TEMPLATES
 from danlu.data.tokenizer import Tokenizer
 from danlu.exports.ollama.gotemplate import write_go
-from danlu.exports.ollama.modelfile import write_modelfile
+from danlu.exports.ollama.modelfile import refuse_unsaid, write_modelfile
 from danlu.exports.ollama.turns import learn
 
 JINJA = Path(__file__).parents[4] / "shared" / "data" / "tokenizers" / "hf_chat_templates"
@@ -172,3 +172,26 @@ def test_quotes_that_would_end_a_text_early_are_refused(tmp_path: Path) -> None:
     template.system = 'say """no"""'
     with pytest.raises(ExportError):
         write_modelfile("m.gguf", "T", contract_of(template, tokenizer), context=512)
+
+
+def as_ollama_reads(text: str) -> str:
+    """Its parser keeps tabs, line ends and what prints; the rest is gone (parser.go, `strconv.IsPrint`)."""
+    return "".join(char for char in text if char in "\t\n\r" or char.isprintable())
+
+
+@pytest.mark.parametrize("name", everyone())
+def test_nothing_of_a_template_is_lost_when_ollama_reads_the_modelfile(name: str, tmp_path: Path) -> None:
+    """Full-width spaces in the loop that trims were: what it was to cut off stood there as nothing."""
+    template, _, _ = speaker(tmp_path, name.removeprefix("their "), everyone()[name])
+    text = write_go(learn(template))
+    assert as_ollama_reads(text) == text
+    if "range len" in text:
+        assert "\\u3000" in text and "\\u2028" in text
+
+
+@pytest.mark.parametrize("text", ["　你是助手。", "a\u00a0b", "family \U0001f468\u200d\U0001f469", "\ufeffx"])
+def test_a_system_prompt_that_ollama_would_change_is_refused(text: str) -> None:
+    with pytest.raises(ExportError) as caught:
+        refuse_unsaid(text, "model.system")
+    assert caught.value.key == "ollama.unprintable" and "U+" in caught.value.text
+    refuse_unsaid("你是助手。\n\tReply briefly. 😀❤️", "model.system")

@@ -62,8 +62,13 @@ def _action(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """A Go string literal; JSON's escapes are Go's too, and no three quotes stand side by side in one."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """A Go string literal; JSON's escapes are Go's too, and no three quotes stand side by side in one. What does not
+    print (a full-width space) is escaped as well: Ollama reads a Modelfile without it."""
+    return "".join(char if char.isprintable() else _escaped(char) for char in json.dumps(text, ensure_ascii=False))
+
+
+def _escaped(char: str) -> str:
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
 
 
 def _front() -> list[str]:

@@ -12,6 +12,7 @@ from danlu.core.errors import ExportError
 from danlu.data.contract import Contract
 
 _QUOTES = '"""'
+_KEPT = "\t\n\r"
 _PARAMETERS = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "repetition_penalty": "repeat_penalty"}
 NEUTRAL: dict[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
 """What a setting is where the contract says nothing of it: it changes nothing."""
@@ -32,6 +33,14 @@ def write_modelfile(file_name: str, template: str, contract: Contract, *, contex
 
 
 def _quoted(text: str, where: str) -> str:
+    refuse_unsaid(text, where)
+    return f"{_QUOTES}{text}{_QUOTES}"
+
+
+def refuse_unsaid(text: str, where: str) -> None:
+    """ExportError where a text cannot stand in a Modelfile: quotes that would end it, and characters that Ollama drops
+    without a word when it reads one (`strconv.IsPrint`: full-width and no-break spaces, joiners of emoji)."""
     if _QUOTES in text or text.endswith('"'):
         raise ExportError("ollama.quotes", where=where)
-    return f"{_QUOTES}{text}{_QUOTES}"
+    if lost := sorted({char for char in text if not char.isprintable() and char not in _KEPT}):
+        raise ExportError("ollama.unprintable", where=where, given=", ".join(f"U+{ord(char):04X}" for char in lost))
