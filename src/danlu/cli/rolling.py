@@ -22,6 +22,8 @@ def show_status(runs: Path, voice: Voice) -> None:
     _show_models(told, voice)
     for pool in told["pools"]:
         _show_pool(pool, voice)
+    for spare in told["spares"]:
+        voice.say(say("rollout.spare", pid=spare["pid"], megabytes=spare["memory_bytes"] // 2**20), "dim")
     _show_workers(told, voice)
     voice.result(told)
 

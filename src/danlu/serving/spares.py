@@ -1,5 +1,5 @@
 """Spare processes: one for each kind of engine whose start is mostly the loading of libraries, waiting with these
-loaded until an engine dies. What takes it over has only the model left to load: a tenth of a second of CPU instead of
+loaded until an engine dies. What takes it over has only the model left to load: a fifth of a second of CPU instead of
 one and a half for small models (torch), which on a busy machine is the difference between one second and ten.
 
 A spare holds no model, no secret and no file but its log. It takes memory (`Spare.memory_bytes`), so that a driver

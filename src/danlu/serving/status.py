@@ -17,6 +17,11 @@ def status_of(rollout: Rollout) -> dict[str, Any]:
         "board": rollout.board.number,
         "models": [_model(rollout, served) for served in rollout.models.values()],
         "pools": [_pool(rollout, pool) for pool in rollout.fleet.pools.values()],
+        "spares": [
+            {"pid": spare.pid, "memory_bytes": spare.memory_bytes}
+            for spare in rollout.fleet.spares.all.values()
+            if spare.pid
+        ],
         "workers": [
             {
                 "name": post.name, "has_line": post.writer is not None, "board": post.board,

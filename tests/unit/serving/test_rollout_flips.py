@@ -460,6 +460,8 @@ def test_status_is_plain_json(tmp_path: Path, base: Path, run: Callable[..., Non
         await until(lambda: status_of(house.rollout)["pools"][0]["lenses"][0]["num_leased"] == 1)
         told = orjson.loads(orjson.dumps(status_of(house.rollout)))
         assert told["pools"][0]["num_loaded"] == 1 and len(told["pools"][0]["replicas"]) == 2
+        await until(lambda: status_of(house.rollout)["spares"])
+        assert status_of(house.rollout)["spares"][0]["memory_bytes"] >= 0, "what a spare takes is told"
         secrets = [seat.secret for seat in house.rollout.fleet.pools["tiny"].seats]
         assert not any(secret in orjson.dumps(told).decode() for secret in secrets), "it tells no secret"
 
