@@ -16,7 +16,7 @@ from danlu.data.encode import Encoder
 from danlu.engines.engine import Sampling
 from danlu.engines.grammars import ANY_OBJECT, Grammar, Grammars
 from danlu.engines.tastes import PLAIN, Taste
-from danlu.openai.bodies import BodyCaps, Kind, bodies, checked, stream_options
+from danlu.openai.bodies import BodyCaps, Kind, bodies, checked, chosen_tools, stream_options
 from danlu.openai.hermes import CALL, END_CALL, schema_of_call
 from danlu.openai.refused import RefusedError
 from danlu.openai.rules import Flag, Record, Rule
@@ -93,7 +93,7 @@ class Reader:
         if "response_format" in body:
             raise RefusedError("gateway.format_and_tools", param="response_format")
         if choice != "auto":
-            return self._forced(asked, choice, tools)
+            return self._forced(asked, choice, chosen_tools(body))
         if body.get("parallel_tool_calls") is False:  # the first call ends the answer
             stop = (*asked.sampling.stop, END_CALL)
             asked = replace(asked, sampling=replace(asked.sampling, stop=stop))
@@ -135,13 +135,11 @@ class Reader:
 
     def _forced(self, asked: Asked, choice: Any, tools: tuple[dict[str, Any], ...]) -> Asked:
         """A call of any tool, or of the named one. Where the template knows how a call begins, it has begun."""
-        named = choice["function"]["name"] if isinstance(choice, dict) else None
-        wanted = tuple(tool for tool in tools if named in (None, tool["function"]["name"]))
-        taste = replace(asked.taste, grammar=self._grammar(schema_of_call(wanted), "tools"))
+        taste = replace(asked.taste, grammar=self._grammar(schema_of_call(tools), "tools"))
         opened = self._opening() if any(CALL in text for text in self.encoders[True].template.texts.values()) else []
         prompts = tuple((*ids, *opened) for ids in asked.prompts)
         return replace(
-            asked, prompts=prompts, taste=taste, has_tools=True, is_call=True, is_named=named is not None
+            asked, prompts=prompts, taste=taste, has_tools=True, is_call=True, is_named=isinstance(choice, dict)
         )  # fmt: skip
 
     def _opening(self) -> list[int]:

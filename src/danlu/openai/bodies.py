@@ -8,6 +8,7 @@ file, or reaches a chat template but through `messages` and `tools`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -101,12 +102,19 @@ def _settle_tools(body: dict[str, Any]) -> None:
     if not body.get("tools"):
         for name in ("tools", "tool_choice", "parallel_tool_calls"):
             body.pop(name, None)
-        return
-    choice = body.get("tool_choice")
-    if type(choice) is dict:
-        wanted = choice["function"]["name"]
-        if wanted not in [tool["function"]["name"] for tool in body["tools"]]:
-            raise RefusedError("gateway.no_such_tool", param="tool_choice", given=quoted(wanted))
+
+
+def chosen_tools(body: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """The tools that a checked body lets the model call: those, or the one, that `tool_choice` names. RefusedError
+    where it names none of them, which no JSON Schema could say."""
+    choice, tools = body.get("tool_choice"), tuple(body.get("tools") or ())
+    if type(choice) is not dict:
+        return () if choice == "none" else tools
+    wanted = choice["function"]["name"]
+    found = tuple(tool for tool in tools if tool["function"]["name"] == wanted)
+    if not found:
+        raise RefusedError("gateway.no_such_tool", param="tool_choice", given=quoted(wanted))
+    return found
 
 
 def _sampling(caps: BodyCaps) -> dict[str, Rule]:

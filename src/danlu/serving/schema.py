@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from danlu.openai.bodies import PREFIXES, Kind, checked
+from danlu.openai.bodies import PREFIXES, Kind, checked, chosen_tools
 from danlu.openai.refused import RefusedError
 from danlu.openai.rules import Record
 from danlu.serving.ask import Ask
@@ -85,7 +85,7 @@ def _settle_stream(ask: Ask) -> None:
 def _check_abilities(ask: Ask, can: Can, lenses: tuple[Lens, ...]) -> None:
     body = ask.body
     embeds = can.embeddings if all(lens.is_base for lens in lenses) else can.adapter_embeddings
-    has_tools = "tools" in body and body.get("tool_choice") != "none"
+    has_tools = chosen_tools(body) != ()
     lacking = (
         ("embeddings", "input", ask.kind == "embedding" and not embeds),
         ("dimensions", "dimensions", "dimensions" in body and not can.dimensions),

@@ -290,7 +290,10 @@ def test_what_an_engine_or_a_version_cannot_is_refused(
 
 def test_a_forced_call_names_a_tool_that_is_there() -> None:
     choice = {"type": "function", "function": {"name": "prices"}}
-    assert refused(chat(tools=[TOOL], tool_choice=choice)).code == "no_such_tool"
+    ask = asked(chat(tools=[TOOL], tool_choice=choice))
+    with pytest.raises(RefusedError) as caught:
+        fit(ask, (Lens("law@1", "pool"),), Can(loads_adapters=True, tools=True), CAPS)
+    assert caught.value.code == "no_such_tool"
     assert "tool_choice" not in asked(chat(tool_choice=choice)).body
 
 
