@@ -93,8 +93,8 @@ def _sides(
     if not any(own):
         return None
     widths = [widths_of[prefix + part] for part in product]
-    ranks = sum(pair.A.shape[0] for pair in own if pair is not None)
-    B_RN = torch.zeros(ranks, sum(widths))
+    A_RD = torch.cat([pair.A for pair in own if pair is not None])
+    B_RN = torch.zeros(len(A_RD), sum(widths), device=A_RD.device)
     rank = output = 0
     for part, pair, width in zip(product, own, widths, strict=True):
         if pair is not None:
@@ -103,7 +103,6 @@ def _sides(
             B_RN[rank : rank + size, output : output + width] = pair.scaling * B_NR.T
             rank += size
         output += width
-    A_RD = torch.cat([pair.A for pair in own if pair is not None])
     return A_RD.to(model.device, model.dtype), B_RN.to(model.device, model.dtype)
 
 
