@@ -109,6 +109,7 @@ def test_law_1_no_circles() -> None:
 
 def test_law_2_lower_and_outer_rooms_are_torch_free() -> None:
     native = (
+        "api",
         "cached_attention",
         "cuda_attention",
         "cuda_choice",
@@ -118,7 +119,6 @@ def test_law_2_lower_and_outer_rooms_are_torch_free() -> None:
         "cuda_step",
         "cuda_weights",
         "decoding",
-        "doors",
         "kv_tables",
         "lenses",
         "live",

@@ -1,5 +1,5 @@
 """The native engine under many streams: requests that join and leave at every step, adapters that come and go while
-it runs. Knows tokens and rows; HTTP is `doors.py`'s. On a CPU several threads compute, each with a part of the seats:
+it runs. Knows tokens and rows; HTTP is `api.py`'s. On a CPU several threads compute, each with a part of the seats:
 small sums leave most of a second core idle, and a barrier between threads waits for whoever the machine has taken away.
 
 What it holds is bounded: `num_slots` rows at once, their keys and values by `num_places` tokens (each row is admitted

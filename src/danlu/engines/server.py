@@ -22,8 +22,8 @@ from danlu.core.errors import DanluError, EngineError
 from danlu.data.encode import Encoder
 from danlu.data.template import Template
 from danlu.data.tokenizer import Tokenizer
+from danlu.engines.api import Api
 from danlu.engines.asking import Reader
-from danlu.engines.doors import Doors
 from danlu.engines.engine import Sampling
 from danlu.engines.live import Live
 from danlu.model.build import load_model
@@ -35,7 +35,7 @@ BROKEN = 70
 
 def open_live(
     folder: Path,
-    doors_secret: str,
+    secret: str,
     *,
     name: str = "base",
     speech: Path | None = None,
@@ -46,8 +46,8 @@ def open_live(
     device: str = "",
     read_tokens: int = 0,
     died: Callable[[], None] = lambda: None,
-) -> tuple[Doors, Live]:
-    """An engine that runs, and its doors. `speech` is where tokenizer and template lie, when not in `folder`; `died` is
+) -> tuple[Api, Live]:
+    """An engine that runs, and its API. `speech` is where tokenizer and template lie, when not in `folder`; `died` is
     called where it computes no more."""
     found = find_base(folder)
     spoken = speech or found
@@ -58,16 +58,16 @@ def open_live(
     }
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(found, dtype=dtype, device=chosen)
-    doors = Doors(Reader(encoders, usual_sampling(spoken)), doors_secret)
+    api = Api(Reader(encoders, usual_sampling(spoken)), secret)
     live = Live(
-        model, encoders[True], base=name, deliver=doors.deliver, num_slots=num_slots, context=context,
+        model, encoders[True], base=name, deliver=api.deliver, num_slots=num_slots, context=context,
         read_tokens=read_tokens, died=died,
     )  # fmt: skip
     for lens, place in adapters:
         live.load(lens, place)
-    doors.bind(live)
+    api.bind(live)
     live.start()
-    return doors, live
+    return api, live
 
 
 def usual_sampling(folder: Path) -> Sampling:
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         secret = _secret(chosen.secret_file)
         threading.Thread(target=_leave_with_parent, args=(chosen.socket,), daemon=True).start()
         torch.set_num_threads(chosen.threads or torch.get_num_threads())
-        doors, _ = open_live(
+        api, _ = open_live(
             chosen.folder, secret, name=chosen.name, speech=chosen.speech, adapters=chosen.adapter,
             num_slots=chosen.slots, context=chosen.context, dtype=chosen.dtype, device=chosen.device,
             read_tokens=chosen.read_tokens, died=_leave_broken,
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import uvicorn  # the extra `serve`; engines themselves need none
 
     config = uvicorn.Config(
-        doors, lifespan="off", ws="none", access_log=False, server_header=False, proxy_headers=False,
+        api, lifespan="off", ws="none", access_log=False, server_header=False, proxy_headers=False,
         log_level="warning", timeout_keep_alive=75,
     )  # fmt: skip
     uvicorn.Server(config).run(sockets=[listen(chosen.socket, chosen.port)])

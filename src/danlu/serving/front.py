@@ -93,10 +93,10 @@ class Front:
             self._meters.ended(call.tally)
 
 
-def verifier_door(pepper: Pepper) -> tuple[tuple[str, str], Callable[[Key, bytes], Awaitable[bytes]]]:
-    """The gateway's door that tells a key's holder what the server's proofs to it are made of."""
+def verifier_endpoint(pepper: Pepper) -> tuple[tuple[str, str], Callable[[Key, bytes], Awaitable[bytes]]]:
+    """The gateway's endpoint that tells a key's holder what the server's proofs to it are made of."""
 
-    async def door(key: Key, body: bytes) -> bytes:
+    async def endpoint(key: Key, body: bytes) -> bytes:
         return orjson.dumps({"verifier": verifier_of(pepper, key.id)})
 
-    return ("POST", VERIFIER), door
+    return ("POST", VERIFIER), endpoint

@@ -44,7 +44,7 @@ from danlu.serving.tally import Meters
 
 _LOG = logging.getLogger("danlu.serving.gateway")
 
-Door = Callable[[Key, bytes], Awaitable[bytes]]
+Endpoint = Callable[[Key, bytes], Awaitable[bytes]]
 """Another authenticated endpoint: the key and the request's bytes in, the JSON answer's out. It raises RefusedError."""
 Route = Callable[[Call], Awaitable[Reply | None]]
 """None: it has answered already."""
@@ -70,7 +70,7 @@ class Gateway:
         meters: Meters,
         caps: Caps,
         *,
-        doors: Mapping[tuple[str, str], Door] | None = None,
+        endpoints: Mapping[tuple[str, str], Endpoint] | None = None,
         keeper: Keeper | None = None,
         redaction: Redaction | None = None,
     ) -> None:
@@ -80,7 +80,7 @@ class Gateway:
         self._client = Client()
         self._relay = Relay(self._client, router, caps)
         self._records = bodies(caps)
-        self._doors = dict(doors or {})
+        self._endpoints = dict(endpoints or {})
         self._document = json_reply(document(caps))
         self._routes = self._all_routes()
 
@@ -94,8 +94,8 @@ class Gateway:
         }
         for path, kind in KINDS.items():
             routes[path] = {"POST": self._question_of(kind)}
-        for (method, path), door in self._doors.items():
-            routes.setdefault(path, {})[method] = self._through(door)
+        for (method, path), endpoint in self._endpoints.items():
+            routes.setdefault(path, {})[method] = self._through(endpoint)
         return routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -218,10 +218,10 @@ class Gateway:
                 return json_reply(_model_json(model.name, model.created))
         raise RefusedError("gateway.model_not_found", status=404, param="model", model=name[:256])
 
-    def _through(self, door: Door) -> Route:
+    def _through(self, endpoint: Endpoint) -> Route:
         async def answer(call: Call) -> Reply:
             key = self._authenticate(call)
-            return Reply(200, await door(key, await read_body(call, self.caps)))
+            return Reply(200, await endpoint(key, await read_body(call, self.caps)))
 
         return answer
 

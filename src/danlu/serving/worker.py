@@ -29,7 +29,7 @@ from danlu.recipe.serving import ServingSection
 from danlu.serving.bodies import Bodies
 from danlu.serving.feedback import FOLDER, FeedbackDesk
 from danlu.serving.feedback import PATH as FEEDBACK
-from danlu.serving.front import Front, verifier_door
+from danlu.serving.front import Front, verifier_endpoint
 from danlu.serving.gateway import Gateway
 from danlu.serving.journal import FOLDER as JOURNAL
 from danlu.serving.journal import FileJournal
@@ -139,11 +139,12 @@ class Worker:
                 others.append(traces.ended)
             counting = Counting(self.meters, *others)
             caps = caps_of(section, self.settings.hosts)
-            doors = dict([verifier_door(pepper), (("POST", FEEDBACK), desk.door)])
+            endpoints = dict([verifier_endpoint(pepper), (("POST", FEEDBACK), desk.door)])
             redaction = Redaction.of(section.redact, self.router, bytes_per_token=caps.bytes_per_token)
             gateway = Gateway(
-                self.router, keys, limiter, journal, counting, caps, doors=doors, keeper=keeper, redaction=redaction
-            )
+                self.router, keys, limiter, journal, counting, caps, endpoints=endpoints, keeper=keeper,
+                redaction=redaction,
+            )  # fmt: skip
             yield gateway, Front(
                 gateway, pages=pages(self.settings.url), pepper=pepper, caps=caps, meters=counting,
                 most_waiting=section.caps.waiting,

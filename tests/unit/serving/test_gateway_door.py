@@ -28,7 +28,7 @@ def gate(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iterat
         return b'{"key":"' + key.id.encode() + b'"}'
 
     folder = tmp_path_factory.mktemp("gate")
-    with served(folder, board_of(upstream.address), caps=CAPS, doors={("POST", "/v1/feedback"): shout}) as one:
+    with served(folder, board_of(upstream.address), caps=CAPS, endpoints={("POST", "/v1/feedback"): shout}) as one:
         yield one
 
 

@@ -1,5 +1,5 @@
-"""The doors of the native engine's server: a bare ASGI application for a gateway, and nobody else. Every door wants the
-secret. A connection that closes cancels what it asked for.
+"""The HTTP API of the native engine's server: a bare ASGI application for a gateway, and nobody else. Every path wants
+the secret. A connection that closes cancels what it asked for.
 
 `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/models`, `/cancel`, `/tokenize`, `/adapters`,
 `/ready`, `/metrics`.
@@ -54,11 +54,11 @@ class ServerError(Exception):
         self.status, self.code = status, code
 
 
-class Doors:
+class Api:
     """`deliver` is what the engine is given; `bind` tells the loop that answers go to."""
 
     def __init__(self, reader: Reader, secret: str) -> None:
-        assert secret, "a door without a secret is open"
+        assert secret, "without a secret it would be open"
         self.reader = reader
         self.live: Live | None = None
         self.bills = Bills()
@@ -147,7 +147,7 @@ class Doors:
                 await _reply(send, 404, error_body("not here", code="not_found"))
 
     def _engine(self) -> Live:
-        assert self.live is not None, "doors open once there is an engine"
+        assert self.live is not None, "nothing is asked before there is an engine"
         return self.live
 
     def _metrics(self) -> bytes:
