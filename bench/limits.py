@@ -126,7 +126,7 @@ def run_worker(name: str, fd: int, engine: int, home: Path, redis_url: str) -> N
     from danlu.serving.gateway import Gateway
     from danlu.serving.journal import FOLDER, FileJournal
     from danlu.serving.keys import PEPPER, LiveKeys, Pepper
-    from danlu.serving.limit_table import Shared
+    from danlu.serving.limit_table import SharedTable
     from danlu.serving.limits import LocalLimiter
     from danlu.serving.meters import Meters
     from danlu.serving.redis_limits import RedisLimiter
@@ -141,7 +141,7 @@ def run_worker(name: str, fd: int, engine: int, home: Path, redis_url: str) -> N
 
     async def serve() -> None:
         limiter = (
-            RedisLimiter(redis_url, num_workers=NUM_WORKERS) if redis_url else LocalLimiter(Shared(home / "table"))
+            RedisLimiter(redis_url, num_workers=NUM_WORKERS) if redis_url else LocalLimiter(SharedTable(home / "table"))
         )
         gateway = Gateway(Router(board), keys, limiter, journal, Meters(), Caps())
         config = uvicorn.Config(
@@ -283,13 +283,13 @@ def account(home: Path, names: dict[str, str], in_all: dict[str, int]) -> dict[s
     from danlu.serving.chains import flaws_of, verify
     from danlu.serving.journal import FOLDER
     from danlu.serving.store import open_store
-    from danlu.serving.usage import Folder
+    from danlu.serving.usage import JournalReader
 
     rows = journalled(home / FOLDER)
     engine = [json.loads(line) for line in (home / "engine.jsonl").read_text().splitlines()]
     keys = {id: names[row["key"]] for id, row in rows.items()}
     store = open_store(home)
-    Folder(home, store).fold()
+    JournalReader(home, store).fold()
     sums = store.sums("0000-00-00", "9999-99-99")
     limits = {}
     for key_id, name in names.items():

@@ -47,7 +47,7 @@ from danlu.serving.processes import Patience  # noqa: E402
 from danlu.serving.rollout import Offer  # noqa: E402
 from danlu.serving.spares import Spare  # noqa: E402
 from danlu.serving.store import open_store  # noqa: E402
-from danlu.serving.usage import Folder  # noqa: E402
+from danlu.serving.usage import JournalReader  # noqa: E402
 from tiny_chat import QUESTIONS  # noqa: E402
 
 NUM_CLIENTS = 8
@@ -168,7 +168,7 @@ async def kill_workers(place: Place, num: int) -> dict[str, Any]:
 def in_the_books(home: Path, ids: list[str]) -> dict[str, Any]:
     """Each answer that came has its row of usage, folded from the journals, whose chains are whole."""
     store = open_store(home)
-    Folder(home, store).fold()
+    JournalReader(home, store).fold()
     sums = store.sums("0000-00-00", "9999-99-99")
     store.close()
     opened: dict[tuple[str, int], str] = {}

@@ -17,10 +17,10 @@ from danlu.core.messages import say
 from danlu.recipe.recipe import Recipe
 from danlu.recipe.serving import ServingSection
 from danlu.run.audit import NAME, AuditLog
-from danlu.serving.keys import Key, KeyBook, Sealed, open_pepper
+from danlu.serving.keys import Key, KeyBook, StoredKey, open_pepper
 from danlu.serving.settings import HOME, pepper_of, store_url
 from danlu.serving.store import Store, open_store
-from danlu.serving.usage import Folder, spent_this_month
+from danlu.serving.usage import JournalReader, spent_this_month
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
 
@@ -133,7 +133,7 @@ def show(place: Place, voice: Voice) -> None:
     now = time.time()
     with place.store() as store:
         known = place.book_of(store).all()
-        Folder(place.home, store).fold()
+        JournalReader(place.home, store).fold()
         spent = spent_this_month(store, now)
     if not known:
         voice.say(say("keys.none"))
@@ -185,7 +185,7 @@ def _show_secret(key: Key, credential: str, voice: Voice) -> None:
     voice.result(key_json(key) | {"key": credential})
 
 
-def _row(sealed: Sealed, spent: int, now: float) -> tuple[str, ...]:
+def _row(sealed: StoredKey, spent: int, now: float) -> tuple[str, ...]:
     key = sealed.key
     limits = [
         f"{value:,}/{unit}"
@@ -200,7 +200,7 @@ def _row(sealed: Sealed, spent: int, now: float) -> tuple[str, ...]:
     return key.id, key.name, ", ".join(key.models), " ".join(limits) or "-", month, expires, state
 
 
-def _state(sealed: Sealed, now: float) -> str:
+def _state(sealed: StoredKey, now: float) -> str:
     key = sealed.key
     if key.revoked:
         return "revoked"

@@ -14,7 +14,7 @@ from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
 from danlu.core.files import write_text
 from danlu.core.messages import say
-from danlu.serving.usage import BYS, By, Folder, Row, csv_lines, report, total
+from danlu.serving.usage import BYS, By, JournalReader, ReportRow, csv_lines, report, total
 
 
 def show_usage(
@@ -26,7 +26,7 @@ def show_usage(
     first = _day(since) if since else today.replace(day=1)
     last = _day(until) if until else today
     with place.store() as store:
-        folded = Folder(place.home, store).fold()
+        folded = JournalReader(place.home, store).fold()
         rows = report(store, by=groups, since=f"{first}", until=f"{last}", prices=place.section().prices)
         names = {sealed.key.id: sealed.key.name for sealed in store.keys_since(-1)[1]}
     rows = [replace(row, of=_with_name(row.of, names)) for row in rows]
@@ -77,7 +77,7 @@ def _day(text: str) -> datetime.date:
         raise RunError("keys.bad_day", where=text) from None
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: ReportRow) -> tuple[str, ...]:
     rest = [
         f"{say(f'keys.{name}')} {num:,}"
         for name, num in (

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 Values: TypeAlias = Sequence[str | int | float | bytes | None]
 
 
-class Running(Protocol):
+class Transaction(Protocol):
     """Statements of one transaction."""
 
     def __call__(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]: ...
@@ -25,7 +25,7 @@ class Database(Protocol):
     errors: tuple[type[Exception], ...]
     """What it raises when the database is away or refuses."""
 
-    def writing(self) -> AbstractContextManager[Running]:
+    def writing(self) -> AbstractContextManager[Transaction]:
         """A transaction, alone among writers: kept when the block ends well, else undone."""
         ...
 

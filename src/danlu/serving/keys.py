@@ -79,7 +79,7 @@ class KeyStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class StoredKey:
     """A key as it is stored: hashes alone. `previous` is the secret before a rotation, good until `previous_until`."""
 
     key: Key
@@ -88,15 +88,15 @@ class Sealed:
     previous_until: float = 0.0
 
 
-class Sealing(Protocol):
+class KeyRecords(Protocol):
     """What keys ask of a store (store.py)."""
 
     where: str
     errors: tuple[type[Exception], ...]
 
-    def put_key(self, sealed: Sealed) -> None: ...
+    def put_key(self, sealed: StoredKey) -> None: ...
 
-    def keys_since(self, change: int) -> tuple[int, list[Sealed]]: ...
+    def keys_since(self, change: int) -> tuple[int, list[StoredKey]]: ...
 
     def has_changed(self) -> bool: ...
 
@@ -158,12 +158,12 @@ class Pepper:
 class LiveKeys:
     """The `KeyStore` of a worker: all keys in memory. `watch` starts the thread that keeps them fresh."""
 
-    def __init__(self, store: Sealing, pepper: Pepper, *, most_stale_s: float = MOST_STALE_S) -> None:
+    def __init__(self, store: KeyRecords, pepper: Pepper, *, most_stale_s: float = MOST_STALE_S) -> None:
         check_pepper(store, pepper)
         self._store, self._seal, self._most_stale_s = store, pepper.seal, most_stale_s
-        self._keys: dict[str, Sealed] = {}
+        self._keys: dict[str, StoredKey] = {}
         self._seen = -1
-        self._nobody = Sealed(Key("", "", ()), os.urandom(32), os.urandom(32))
+        self._nobody = StoredKey(Key("", "", ()), os.urandom(32), os.urandom(32))
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._looked = 0.0
@@ -226,7 +226,7 @@ class LiveKeys:
 class KeyBook:
     """Makes, changes and shows keys, with or without a server running."""
 
-    def __init__(self, store: Sealing, pepper: Pepper) -> None:
+    def __init__(self, store: KeyRecords, pepper: Pepper) -> None:
         check_pepper(store, pepper)
         self.store, self.pepper = store, pepper
 
@@ -243,7 +243,7 @@ class KeyBook:
             raise RunError("keys.past", where=name)
         key = dataclasses.replace(lent, id=_word(_LETTERS, ID_LETTERS), name=name, models=tuple(models), created=now)
         credential = self._credential(key.id)
-        self.store.put_key(Sealed(key, self.pepper.seal(credential)))
+        self.store.put_key(StoredKey(key, self.pepper.seal(credential)))
         return key, credential
 
     def rotate(self, named: str, *, now: float, overlap_s: float) -> tuple[Key, str]:
@@ -252,7 +252,7 @@ class KeyBook:
         if not old.key.is_good(now):
             raise RunError("keys.not_good", where=named)
         credential = self._credential(old.key.id)
-        self.store.put_key(Sealed(old.key, self.pepper.seal(credential), old.digest, now + overlap_s))
+        self.store.put_key(StoredKey(old.key, self.pepper.seal(credential), old.digest, now + overlap_s))
         return old.key, credential
 
     def change(self, named: str, limits: Key) -> Key:
@@ -270,10 +270,10 @@ class KeyBook:
         if old.key.revoked:
             return old.key
         key = dataclasses.replace(old.key, revoked=now)
-        self.store.put_key(Sealed(key, old.digest))
+        self.store.put_key(StoredKey(key, old.digest))
         return key
 
-    def find(self, named: str) -> Sealed:
+    def find(self, named: str) -> StoredKey:
         """A key by its id, or by its name where one good key alone has it."""
         known = {sealed.key.id: sealed for sealed in self.all()}
         if named in known:
@@ -286,7 +286,7 @@ class KeyBook:
             raise RunError("keys.ambiguous", where=named, ids=", ".join(sealed.key.id for sealed in same))
         return same[0]
 
-    def all(self) -> list[Sealed]:
+    def all(self) -> list[StoredKey]:
         """In the order they were made."""
         return sorted(self.store.keys_since(-1)[1], key=lambda sealed: (sealed.key.created, sealed.key.id))
 
@@ -294,13 +294,13 @@ class KeyBook:
         return f"{MARK}-{id}-{_word(string.ascii_letters + string.digits, SECRET_LETTERS)}"
 
 
-def check_pepper(store: Sealing, pepper: Pepper) -> None:
+def check_pepper(store: KeyRecords, pepper: Pepper) -> None:
     """RunError when the keys in the store were made with another pepper: none of them would be right."""
     if store.pin("pepper", pepper.mark) != pepper.mark:
         raise RunError("keys.other_pepper", where=store.where)
 
 
-def open_pepper(store: Sealing, path: Path) -> Pepper:
+def open_pepper(store: KeyRecords, path: Path) -> Pepper:
     """The pepper of a store; made only where the store has no keys yet, for several machines share one."""
     return Pepper.open(path, is_first=store.fact("pepper") is None)
 

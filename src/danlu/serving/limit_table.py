@@ -62,7 +62,7 @@ class Table(Protocol):
     def close(self) -> None: ...
 
 
-class Private:
+class PrivateTable:
     """Memory of one process, used from one thread."""
 
     seat = 0
@@ -105,7 +105,7 @@ def mend(record: Record) -> None:
 if sys.platform != "win32":
     import fcntl
 
-    class Shared:
+    class SharedTable:
         """A mapped file. One lock guards all of it, held for microseconds. Each layout of records has a file of its own
         (`path` and its number): workers of two versions may run side by side while one takes over from the other."""
 

@@ -38,7 +38,7 @@ from danlu.serving.limit_table import (
     SUM_REQUESTS,
     SUM_TOKENS,
     TOKENS,
-    Private,
+    PrivateTable,
     Record,
     Table,
     mend,
@@ -103,7 +103,7 @@ class LocalLimiter:
     alarm = ""
 
     def __init__(self, table: Table | None = None, *, clock: Callable[[], float] = forward_s) -> None:
-        self._table: Table = table if table is not None else Private()
+        self._table: Table = table if table is not None else PrivateTable()
         self._month, self.clock = Month(), clock
 
     async def reserve(self, key: Key, num_tokens: int, now: float) -> Admission | Refusal:

@@ -17,7 +17,7 @@ import orjson
 
 from danlu.core.errors import RunError
 from danlu.serving.database import Database
-from danlu.serving.keys import Key, Sealed
+from danlu.serving.keys import Key, StoredKey
 
 VERSION = "1"
 DATABASE = "serving.db"
@@ -80,7 +80,7 @@ _SUMS = """SELECT key_id, model, lens, day, COUNT(*), CAST(SUM(prompt_tokens) AS
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class UsageRow:
     """One request's row. `outcome` "open": not settled yet; (journal, n) is the place of its first line."""
 
     journal: str
@@ -105,7 +105,7 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class Settlement:
     """What settles a row that was stored open."""
 
     outcome: str
@@ -120,7 +120,7 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class JournalPlace:
     """How far a journal was folded: the byte behind the last whole line, its number and its hash."""
 
     at_byte: int = 0
@@ -129,7 +129,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Sum:
+class UsageSum:
     """Usage of a day by key, model and lens. `reserved_tokens` are those of rows still open, in no other figure."""
 
     key_id: str
@@ -187,7 +187,7 @@ class Store:
             assert known is not None, "just written"
         return known
 
-    def put_key(self, sealed: Sealed) -> None:
+    def put_key(self, sealed: StoredKey) -> None:
         """A new key, or one that changed. Each change has a number, given in the order of commits."""
         key = sealed.key
         with self._turn, self._database.writing() as run:
@@ -198,18 +198,25 @@ class Store:
                 sealed.digest.hex(), sealed.previous.hex(), sealed.previous_until, number,
             ))  # fmt: skip
 
-    def keys_since(self, change: int) -> tuple[int, list[Sealed]]:
+    def keys_since(self, change: int) -> tuple[int, list[StoredKey]]:
         """Keys made or changed after a change, and the number of the last one; -1 gives all."""
         with self._turn:
             rows = self._database.read(_KEYS, (change,))
         return (rows[-1][-1] if rows else change), [_sealed(row) for row in rows]
 
-    def place_of(self, journal: str) -> Place:
+    def place_of(self, journal: str) -> JournalPlace:
         with self._turn:
             rows = self._database.read("SELECT at_byte, n, head FROM journals WHERE journal = ?", (journal,))
-        return Place(*rows[0]) if rows else Place()
+        return JournalPlace(*rows[0]) if rows else JournalPlace()
 
-    def fold(self, journal: str, before: Place, after: Place, uses: Sequence[Use], endings: Sequence[Ending]) -> bool:
+    def fold(
+        self,
+        journal: str,
+        before: JournalPlace,
+        after: JournalPlace,
+        uses: Sequence[UsageRow],
+        endings: Sequence[Settlement],
+    ) -> bool:
         """Store what stands between two places of a journal, in one transaction. False when another had folded it
         first: nothing is stored then, or stored twice."""
         with self._turn, self._database.writing() as run:
@@ -246,10 +253,10 @@ class Store:
         with self._turn:
             return dict(self._database.read(_SPENT, (since, until)))
 
-    def sums(self, since: str, until: str) -> list[Sum]:
+    def sums(self, since: str, until: str) -> list[UsageSum]:
         """Usage by day, key, model and lens, of days from `since` to `until`, both included."""
         with self._turn:
-            return [Sum(*row) for row in self._database.read(_SUMS, (since, until))]
+            return [UsageSum(*row) for row in self._database.read(_SUMS, (since, until))]
 
 
 def open_store(home: Path, url: str = "") -> Store:
@@ -266,9 +273,9 @@ def open_store(home: Path, url: str = "") -> Store:
     return Store(SQLite(home / DATABASE))
 
 
-def _sealed(row: tuple[Any, ...]) -> Sealed:
+def _sealed(row: tuple[Any, ...]) -> StoredKey:
     id, name, models, requests, tokens, concurrency, month, expires, created, revoked, keeps, *rest = row
     key = Key(id, name, tuple(orjson.loads(models)), requests, tokens, concurrency, month, expires, created, revoked,
               bool(keeps))  # fmt: skip
     digest, previous, until, _ = rest
-    return Sealed(key, bytes.fromhex(digest), bytes.fromhex(previous), until)
+    return StoredKey(key, bytes.fromhex(digest), bytes.fromhex(previous), until)

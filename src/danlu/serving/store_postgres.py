@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from danlu.core.errors import RunError
-from danlu.serving.database import Running, Values
+from danlu.serving.database import Transaction, Values
 
 _WAIT_S = 5
 """Until a server that says nothing counts as away: one that is frozen, or behind a network that swallows all."""
@@ -48,11 +48,11 @@ class Postgres:
             raise RunError("keys.store_away", where=self.where, reason=str(error).splitlines()[0]) from error
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Running]:
+    def writing(self) -> Iterator[Transaction]:
         link = self._live()
         with _within(_WRITE_S, link), link.transaction():
             link.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
-            yield _Running(link)
+            yield _Transaction(link)
 
     def read(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
         link = self._live()
@@ -102,7 +102,7 @@ def _within(seconds: float, link: Any) -> Iterator[None]:
         timer.cancel()
 
 
-class _Running:
+class _Transaction:
     def __init__(self, link: Any) -> None:
         self._link = link
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import RunError
-from danlu.serving.database import Running, Values
+from danlu.serving.database import Transaction, Values
 
 _WAIT_S = 30.0
 
@@ -33,10 +33,10 @@ class SQLite:
         self._version: int = -1
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Running]:
+    def writing(self) -> Iterator[Transaction]:
         self._link.execute("BEGIN IMMEDIATE")
         try:
-            yield _Running(self._link)
+            yield _Transaction(self._link)
             self._link.execute("COMMIT")
         except BaseException:
             if self._link.in_transaction:  # a full disk may have undone it; left open, it would stop all others
@@ -56,7 +56,7 @@ class SQLite:
         self._link.close()
 
 
-class _Running:
+class _Transaction:
     def __init__(self, link: sqlite3.Connection) -> None:
         self._link = link
 

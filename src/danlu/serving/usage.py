@@ -21,7 +21,7 @@ import orjson
 from danlu.serving.absence import Absence
 from danlu.serving.journal import FOLDER, START, chained, is_dead, journals, parted
 from danlu.serving.limits import month_of
-from danlu.serving.store import Ending, Place, Store, Sum, Use
+from danlu.serving.store import JournalPlace, Settlement, Store, UsageRow, UsageSum
 
 By = Literal["key", "model", "lens", "day"]
 BYS: tuple[By, ...] = ("key", "model", "lens", "day")
@@ -52,7 +52,7 @@ class Folded:
     broken: tuple[tuple[str, int], ...]
 
 
-class Folder:
+class JournalReader:
     """Folds the journals of one home. Keep it: it remembers what is finished."""
 
     def __init__(self, home: Path, store: Store) -> None:
@@ -90,9 +90,11 @@ class Folder:
             else:
                 place = self._store.place_of(path.stem)  # another folds too
 
-    def _understood(self, journal: str, place: Place, whole: bytes) -> tuple[Place, list[Use], list[Ending]]:
-        uses: dict[int, Use] = {}
-        endings: list[Ending] = []
+    def _understood(
+        self, journal: str, place: JournalPlace, whole: bytes
+    ) -> tuple[JournalPlace, list[UsageRow], list[Settlement]]:
+        uses: dict[int, UsageRow] = {}
+        endings: list[Settlement] = []
         n, head = place.n, place.head or START
         for line in whole.splitlines():
             self._num_lines += 1
@@ -115,7 +117,7 @@ class Folder:
                 uses[ending.n] = _ended(uses[ending.n], ending)
             else:
                 later.append(ending)
-        return Place(place.at_byte + len(whole), n, head), list(uses.values()), later
+        return JournalPlace(place.at_byte + len(whole), n, head), list(uses.values()), later
 
 
 class Bookkeeper:
@@ -126,7 +128,7 @@ class Bookkeeper:
         self, home: Path, store: Store, *, every_s: float = EVERY_S, told: Callable[[Folded], None] | None = None,
         failed: Callable[[Exception], None] | None = None, back: Callable[[float], None] | None = None,
     ) -> None:  # fmt: skip
-        self._folder, self._every_s, self._told = Folder(home, store), every_s, told
+        self._folder, self._every_s, self._told = JournalReader(home, store), every_s, told
         self._absence = Absence(failed, back)
         self._expected: tuple[type[Exception], ...] = (OSError, *store.errors)
         self._stop = threading.Event()
@@ -178,7 +180,7 @@ def spent_of(store: Store) -> Callable[[str, float], Awaitable[int | None]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ReportRow:
     """A line of a report. `of` holds what it was asked by; `cost` is None where a model has no price."""
 
     of: Mapping[str, str]
@@ -203,10 +205,10 @@ class Row:
         }  # fmt: skip
 
 
-def report(store: Store, *, by: Sequence[By], since: str, until: str, prices: Prices) -> list[Row]:
+def report(store: Store, *, by: Sequence[By], since: str, until: str, prices: Prices) -> list[ReportRow]:
     """Usage of days from `since` to `until` (UTC, both included), summed by what is asked, in its order. Prices are
     today's: a bill that was sent stands in its export."""
-    rows: dict[tuple[str, ...], Row] = {}
+    rows: dict[tuple[str, ...], ReportRow] = {}
     for one in store.sums(since, until):
         of = {"key": one.key_id, "model": one.model, "lens": one.lens, "day": one.day}
         group = tuple(of[name] for name in by)
@@ -216,48 +218,48 @@ def report(store: Store, *, by: Sequence[By], since: str, until: str, prices: Pr
     return [rows[group] for group in sorted(rows)]
 
 
-def total(rows: Sequence[Row]) -> Row:
+def total(rows: Sequence[ReportRow]) -> ReportRow:
     """All of them in one."""
-    whole = Row({}, 0, 0, 0, 0.0, 0, 0, 0, 0, 0, 0, 0)
+    whole = ReportRow({}, 0, 0, 0, 0.0, 0, 0, 0, 0, 0, 0, 0)
     for row in rows:
         whole = _sum(whole, row)
     return whole
 
 
-def _row(of: Mapping[str, str], one: Sum, prices: Prices) -> Row:
+def _row(of: Mapping[str, str], one: UsageSum, prices: Prices) -> ReportRow:
     price = prices.get(one.model) or prices.get(one.model.partition("@")[0]) or prices.get("*")
     cost = None if price is None else (one.prompt_tokens * price[0] + one.answer_tokens * price[1]) / 1e6
-    return Row(
+    return ReportRow(
         of, one.requests, one.prompt_tokens, one.answer_tokens, cost, one.done, one.aborted, one.failed, one.lost,
         one.open, one.reserved_tokens, one.uncounted,
     )  # fmt: skip
 
 
-def _sum(row: Row, more: Row) -> Row:
+def _sum(row: ReportRow, more: ReportRow) -> ReportRow:
     costs = [cost for cost in (row.cost, more.cost) if cost is not None]
     names = ("requests", "prompt_tokens", "answer_tokens", "done", "aborted", "failed", "lost", "open",
              "reserved_tokens", "uncounted")  # fmt: skip
     sums = {name: getattr(row, name) + getattr(more, name) for name in names}
-    return Row(of=row.of, cost=sum(costs) if len(costs) == 2 else None, **sums)
+    return ReportRow(of=row.of, cost=sum(costs) if len(costs) == 2 else None, **sums)
 
 
-def _use(journal: str, n: int, told: Mapping[str, Any]) -> Use:
+def _use(journal: str, n: int, told: Mapping[str, Any]) -> UsageRow:
     day = datetime.datetime.fromtimestamp(told["time"], datetime.UTC)
-    return Use(
+    return UsageRow(
         journal, n, str(told["id"]), float(told["time"]), f"{day:%Y-%m-%d}", str(told["key"]), str(told["model"]),
         str(told["lens"]), str(told["replica"]), str(told["kind"]), int(told["reserved_tokens"]),
     )  # fmt: skip
 
 
-def _ending(journal: str, told: Mapping[str, Any]) -> Ending:
-    return Ending(
+def _ending(journal: str, told: Mapping[str, Any]) -> Settlement:
+    return Settlement(
         str(told["outcome"]), int(told["status"]), int(told["prompt_tokens"]), int(told["answer_tokens"]),
         int(told["is_counted"]), float(told["first_s"]), float(told["whole_s"]), str(told.get("in", journal)),
         int(told["of"]),
     )  # fmt: skip
 
 
-def _ended(use: Use, ending: Ending) -> Use:
+def _ended(use: UsageRow, ending: Settlement) -> UsageRow:
     return replace(
         use, outcome=ending.outcome, status=ending.status, prompt_tokens=ending.prompt_tokens,
         answer_tokens=ending.answer_tokens, is_counted=ending.is_counted, first_s=ending.first_s,
@@ -265,9 +267,9 @@ def _ended(use: Use, ending: Ending) -> Use:
     )  # fmt: skip
 
 
-def csv_lines(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[list[str]]:
-    """Heads, then a list of cells for each row. `columns`: those of `Row.of`."""
-    heads = [*columns, *(name for name in Row({}, 0, 0, 0, None, 0, 0, 0, 0, 0, 0, 0).to_json())]
+def csv_lines(rows: Sequence[ReportRow], columns: Sequence[str]) -> Iterator[list[str]]:
+    """Heads, then a list of cells for each row. `columns`: those of `ReportRow.of`."""
+    heads = [*columns, *(name for name in ReportRow({}, 0, 0, 0, None, 0, 0, 0, 0, 0, 0, 0).to_json())]
     yield heads
     for row in rows:
         told = row.to_json()

@@ -34,7 +34,7 @@ from danlu.serving.gateway import Gateway
 from danlu.serving.journal import FOLDER as JOURNAL
 from danlu.serving.journal import FileJournal
 from danlu.serving.keys import LiveKeys, open_pepper
-from danlu.serving.limit_table import Shared
+from danlu.serving.limit_table import SharedTable
 from danlu.serving.limits import Limiter, LocalLimiter
 from danlu.serving.line import WorkerLine
 from danlu.serving.logs import RequestLog
@@ -50,7 +50,7 @@ from danlu.serving.store import Store, open_store
 from danlu.serving.tally import Tally
 from danlu.serving.tls import tls_context
 from danlu.serving.traces import Traces
-from danlu.serving.usage import Folder, spent_of, spent_this_month
+from danlu.serving.usage import JournalReader, spent_of, spent_this_month
 
 LINGER_S = 2.0
 """How long open connections may still ask once we have stopped accepting: each is closed behind its answer."""
@@ -164,8 +164,8 @@ class Worker:
                 url, num_workers=self.settings.num_workers, spent=spent_of(store), gone=gone, back=back
             )
         else:
-            limiter = LocalLimiter(Shared(self.home.joinpath(*TABLE)))
-        await asyncio.to_thread(Folder(self.home, store).fold)
+            limiter = LocalLimiter(SharedTable(self.home.joinpath(*TABLE)))
+        await asyncio.to_thread(JournalReader(self.home, store).fold)
         now = time.time()
         await limiter.restore(await asyncio.to_thread(spent_this_month, store, now), now)
         return limiter

@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from danlu.serving.keys import Key
-from danlu.serving.limit_table import Shared
+from danlu.serving.limit_table import SharedTable
 from danlu.serving.limits import Admission, Limiter, LocalLimiter, Refusal, month_of
 
 NOW = 1_795_357_000.25
@@ -27,7 +27,7 @@ class Clocked(LocalLimiter):
     def __init__(self, path: Path | None = None, *, most_keys: int = 8) -> None:
         self.at: float | None = None
         self._told = NOW
-        table = Shared(path, most_keys=most_keys) if path is not None else None
+        table = SharedTable(path, most_keys=most_keys) if path is not None else None
         super().__init__(table, clock=lambda: self._told if self.at is None else self.at)
 
     def reserve_now(self, key: Key, num_tokens: int, now: float) -> Admission | Refusal:

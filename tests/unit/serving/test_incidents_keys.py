@@ -17,7 +17,7 @@ from danlu.serving import keys as keys_module
 from danlu.serving import redis_limits, store, store_postgres, store_sqlite, usage
 from danlu.serving.journal import FOLDER, FileJournal
 from danlu.serving.keys import Key, KeyBook, LiveKeys, Pepper
-from danlu.serving.limit_table import Shared
+from danlu.serving.limit_table import SharedTable
 from danlu.serving.limits import Admission, Limiter, LocalLimiter
 from danlu.serving.redis_limits import RedisLimiter
 from danlu.serving.store import Store, open_store
@@ -146,7 +146,7 @@ def test_token_limits_are_not_multiplied_by_the_number_of_workers(
     def limiter() -> Limiter:
         if kind == "redis":
             return RedisLimiter(request.getfixturevalue("redis_url"), num_workers=4)
-        return LocalLimiter(Shared(tmp_path / "table")) if kind == "shared" else LocalLimiter()
+        return LocalLimiter(SharedTable(tmp_path / "table")) if kind == "shared" else LocalLimiter()
 
     async def ask() -> int:
         workers = [limiter() for _ in range(1 if kind == "private" else 4)]

@@ -10,13 +10,13 @@ from pathlib import Path
 from limit_kit import NOW, Clocked, key
 
 from danlu.serving.keys import Key
-from danlu.serving.limit_table import CHANGING, SUM_TOKENS, Shared
+from danlu.serving.limit_table import CHANGING, SUM_TOKENS, SharedTable
 from danlu.serving.limits import Admission, LocalLimiter, Refusal
 
 
 def _hammer(path: Path, asked: Key, all_there: object, counts: object) -> None:
     async def work() -> None:
-        limiter, admitted = LocalLimiter(Shared(path)), 0
+        limiter, admitted = LocalLimiter(SharedTable(path)), 0
         all_there.wait()
         for _ in range(400):
             time.sleep(0.0005)  # all get a turn
@@ -43,7 +43,7 @@ def test_workers_of_one_machine_count_together(tmp_path: Path) -> None:
 
 def _hold_open(path: Path, asked: Key, ready: object) -> None:
     async def work() -> None:
-        limiter = LocalLimiter(Shared(path))
+        limiter = LocalLimiter(SharedTable(path))
         found = [await limiter.reserve(asked, 50, time.time()) for _ in range(2)]
         ready.put(all(isinstance(one, Admission) for one in found))
         time.sleep(60)
@@ -57,7 +57,7 @@ def test_a_killed_workers_places_come_back(tmp_path: Path) -> None:
     child = spawn.Process(target=_hold_open, args=(tmp_path / "table", asked, ready))
     child.start()
     assert ready.get(timeout=30)
-    limiter = LocalLimiter(Shared(tmp_path / "table"))
+    limiter = LocalLimiter(SharedTable(tmp_path / "table"))
     assert limiter.reserve_now(asked, 50, time.time()).what == "concurrency"
     os.kill(child.pid, signal.SIGKILL)
     child.join()
@@ -83,9 +83,9 @@ def test_a_restart_opens_no_window(tmp_path: Path) -> None:
 
 
 def test_a_full_table_refuses_and_is_made_anew_when_nobody_uses_it(tmp_path: Path) -> None:
-    limiter = LocalLimiter(Shared(tmp_path / "table", most_keys=2))
+    limiter = LocalLimiter(SharedTable(tmp_path / "table", most_keys=2))
     found = [limiter.reserve_now(key(f"k{number:011d}", concurrency=1), 1, NOW) for number in range(3)]
     assert [getattr(one, "what", "") for one in found] == ["", "", "store"]
     asyncio.run(limiter.close())
-    limiter = LocalLimiter(Shared(tmp_path / "table", most_keys=2))
+    limiter = LocalLimiter(SharedTable(tmp_path / "table", most_keys=2))
     assert isinstance(limiter.reserve_now(key("k00000000002", concurrency=1), 1, NOW), Admission)

@@ -9,7 +9,7 @@ import pytest
 
 from danlu.core.errors import RunError
 from danlu.serving.keys import Key, KeyBook, LiveKeys, Pepper
-from danlu.serving.store import DATABASE, URL, Ending, Place, Store, Use, open_store
+from danlu.serving.store import DATABASE, URL, JournalPlace, Settlement, Store, UsageRow, open_store
 from danlu.serving.store_sqlite import SQLite
 
 NOW = 1_795_357_000.0
@@ -28,16 +28,16 @@ def store(home: Path) -> Store:
     return open_store(home)
 
 
-def use(n: int, **changes: object) -> Use:
+def use(n: int, **changes: object) -> UsageRow:
     plain = {
         "journal": "w0-a", "n": n, "request": f"r{n}", "opened": NOW, "day": "2026-11-22", "key_id": "k", "model": "law",
         "lens": "law@1", "replica": "p-0", "kind": "chat", "reserved": 100,
     }  # fmt: skip
-    return Use(**(plain | changes))
+    return UsageRow(**(plain | changes))
 
 
-def done(n: int, prompt: int = 30, answer: int = 12) -> Ending:
-    return Ending("done", 200, prompt, answer, 1, 0.1, 0.2, "w0-a", n)
+def done(n: int, prompt: int = 30, answer: int = 12) -> Settlement:
+    return Settlement("done", 200, prompt, answer, 1, 0.1, 0.2, "w0-a", n)
 
 
 def test_a_key_comes_back_as_it_was_put(store: Store, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_pepper_of_another_store_is_refused(store: Store, tmp_path: Path) -> N
 
 
 def test_folding_twice_counts_once(store: Store) -> None:
-    before, after = Place(), Place(400, 2, "ab")
+    before, after = JournalPlace(), JournalPlace(400, 2, "ab")
     assert store.fold("w0-a", before, after, [use(1)], [done(1)])
     assert not store.fold("w0-a", before, after, [use(1)], [done(1)])  # another had done it
     assert store.place_of("w0-a") == after
@@ -118,7 +118,7 @@ def test_folding_twice_counts_once(store: Store) -> None:
 
 
 def test_what_stays_open_is_lost_once_and_charged_as_reserved(store: Store) -> None:
-    store.fold("w0-a", Place(), Place(400, 3, "ab"), [use(1), use(2, key_id="other")], [done(1)])
+    store.fold("w0-a", JournalPlace(), JournalPlace(400, 3, "ab"), [use(1), use(2, key_id="other")], [done(1)])
     assert store.spent("2026-11-01", "2026-12-01") == {"k": 42, "other": 100}  # open counts in full
     assert store.lose("w0-a") == [("other", NOW, 100)]
     assert store.lose("w0-a") == []
@@ -130,9 +130,9 @@ def test_what_stays_open_is_lost_once_and_charged_as_reserved(store: Store) -> N
 
 def test_a_fold_that_fails_leaves_nothing(store: Store) -> None:
     with pytest.raises(store.errors):
-        store.fold("w0-a", Place(), Place(400, 1, "ab"), [use(1, lens=None)], [])
-    assert store.place_of("w0-a") == Place()
-    assert store.fold("w0-a", Place(), Place(400, 1, "ab"), [use(1)], [])
+        store.fold("w0-a", JournalPlace(), JournalPlace(400, 1, "ab"), [use(1, lens=None)], [])
+    assert store.place_of("w0-a") == JournalPlace()
+    assert store.fold("w0-a", JournalPlace(), JournalPlace(400, 1, "ab"), [use(1)], [])
 
 
 def test_a_store_of_a_later_version_is_refused(home: Path) -> None:
@@ -210,5 +210,5 @@ def test_a_connection_that_broke_is_made_again(postgres_url: str, tmp_path: Path
     with psycopg.connect(postgres_url, autocommit=True) as link:
         link.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
     with pytest.raises(opened.errors):
-        opened.fold("w0-a", Place(), Place(400, 1, "ab"), [use(1)], [])
-    assert opened.fold("w0-a", Place(), Place(400, 1, "ab"), [use(1)], [])
+        opened.fold("w0-a", JournalPlace(), JournalPlace(400, 1, "ab"), [use(1)], [])
+    assert opened.fold("w0-a", JournalPlace(), JournalPlace(400, 1, "ab"), [use(1)], [])

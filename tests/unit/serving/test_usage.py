@@ -16,7 +16,7 @@ from danlu.serving.journal import FOLDER, FileJournal, journals
 from danlu.serving.keys import Key
 from danlu.serving.limits import LocalLimiter
 from danlu.serving.store import URL, Store, open_store
-from danlu.serving.usage import Bookkeeper, Folder, csv_lines, report, spent_of, spent_this_month, total
+from danlu.serving.usage import Bookkeeper, JournalReader, csv_lines, report, spent_of, spent_this_month, total
 
 KILLS = (3, 17, 2026)
 
@@ -44,10 +44,10 @@ def work(home: Path, num: int, *, first: int = 0, num_open: int = 0, **knobs: ob
 def test_a_line_counts_once_however_often_it_is_read(home: Path) -> None:
     store = open_store(home)
     journal = work(home, 5)
-    folder = Folder(home, store)
+    folder = JournalReader(home, store)
     for _ in range(2):
         folder.fold()
-        Folder(home, store).fold()
+        JournalReader(home, store).fold()
     journal.opened(opening("last"))
     folder.fold()
     assert (everything(store).requests, everything(store).open, everything(store).reserved_tokens) == (6, 1, 100)
@@ -61,24 +61,24 @@ def test_a_line_counts_once_however_often_it_is_read(home: Path) -> None:
 def test_what_a_living_worker_has_open_is_not_lost(home: Path) -> None:
     store = open_store(home)
     journal = work(home, 3, num_open=2)
-    folder = Folder(home, store)
+    folder = JournalReader(home, store)
     assert not folder.fold().lost and everything(store).open == 2
     journal.close()
     folded = folder.fold()
     assert [(lost.key_id, lost.tokens) for lost in folded.lost] == [("abcdefghijkl", 100)] * 2
     assert everything(store).lost == 2 and everything(store).answer_tokens == 12 + 200
-    assert not folder.fold().lost and not Folder(home, store).fold().lost
+    assert not folder.fold().lost and not JournalReader(home, store).fold().lost
 
 
 def test_what_is_closed_in_a_later_file_finds_its_opening(home: Path) -> None:
     store = open_store(home)
     journal = work(home, 30, num_open=30, most_bytes=1500)
-    Folder(home, store).fold()
+    JournalReader(home, store).fold()
     for number in range(30):
         journal.closed(closing(f"r{number}"))
     journal.close()
     assert len(journals(home / FOLDER)) > 4
-    assert not Folder(home, store).fold().lost
+    assert not JournalReader(home, store).fold().lost
     assert (everything(store).done, everything(store).lost, everything(store).open) == (30, 0, 0)
 
 
@@ -95,7 +95,7 @@ def test_an_opening_that_is_read_after_its_closing_is_ended_all_the_same(home: P
 
 
 def _read_alone(home: Path, store: Store, path: Path) -> None:
-    folder = Folder(home, store)
+    folder = JournalReader(home, store)
     folder._num_lines, folder._broken = 0, []
     folder._read(path)
 
@@ -120,7 +120,7 @@ def test_a_changed_line_counts_and_is_told(home: Path) -> None:
     work(home, 3).close()
     (path,) = journals(home / FOLDER)
     path.write_bytes(path.read_bytes().replace(b'"answer_tokens":12', b'"answer_tokens":99', 1))
-    assert Folder(home, store).fold().broken == ((path.stem, 2),)
+    assert JournalReader(home, store).fold().broken == ((path.stem, 2),)
     assert everything(store).answer_tokens == 99 + 24
 
 
@@ -131,7 +131,7 @@ def test_a_file_that_was_seen_while_it_was_made_is_read_later(home: Path) -> Non
     (path,) = journals(home / FOLDER)
     whole = path.read_bytes()
     path.write_bytes(b"")
-    folder = Folder(home, store)
+    folder = JournalReader(home, store)
     folder.fold()
     path.write_bytes(whole)
     folder.fold()
@@ -143,14 +143,14 @@ def test_a_line_of_nonsense_stops_nothing(home: Path) -> None:
     work(home, 1).close()
     (path,) = journals(home / FOLDER)
     path.write_bytes(path.read_bytes() + b"what is this\n" + b'{"n":4,"what":"opened","hash":"' + b"0" * 64 + b'"}\n')
-    folded = Folder(home, store).fold()
+    folded = JournalReader(home, store).fold()
     assert folded.broken and everything(store).done == 1
 
 
 def test_cost_is_by_model_and_unknown_where_a_price_is(home: Path) -> None:
     store = open_store(home)
     work(home, 10).close()
-    Folder(home, store).fold()
+    JournalReader(home, store).fold()
     assert everything(store, law=(1.0, 10.0)).cost == pytest.approx((300 * 1.0 + 120 * 10.0) / 1e6)
     assert everything(store, **{"*": (0.0, 5.0)}).cost == pytest.approx(120 * 5.0 / 1e6)
     assert everything(store, tcm=(1.0, 1.0)).cost is None
@@ -167,7 +167,7 @@ def test_cost_is_by_model_and_unknown_where_a_price_is(home: Path) -> None:
 def test_a_quota_is_restored_from_usage(home: Path) -> None:
     store = open_store(home)
     work(home, 10, num_open=1).close()
-    Folder(home, store).fold()
+    JournalReader(home, store).fold()
     now = NOW + 1
     spent = spent_this_month(store, now)
     if not spent:
@@ -208,7 +208,7 @@ def test_sigkill_loses_nothing_that_was_answered(tmp_path: Path, seed: int) -> N
     """Three times over, at seeded moments: every answered request has its row, every settled one its tokens, every chain
     holds, and the journals of all lives follow from one another."""
     store, dice = open_store(tmp_path), random.Random(seed)
-    folder, answered, settled = Folder(tmp_path, store), 0, 0
+    folder, answered, settled = JournalReader(tmp_path, store), 0, 0
     for _ in range(3):
         child = subprocess.Popen(
             [sys.executable, "-c", CHILD, str(tmp_path), str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True

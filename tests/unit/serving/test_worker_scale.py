@@ -5,7 +5,7 @@ import threading
 import time
 
 from danlu.serving.store import open_store
-from danlu.serving.usage import Folder
+from danlu.serving.usage import JournalReader
 from worker_kit import Engine, Stage
 
 RPM = 20
@@ -43,7 +43,7 @@ def test_two_workers_keep_one_limit_and_one_book(tmp_path, redis_url, postgres_u
         # either worker knows whose answer it was, whoever gave it
         time.sleep(0.2)
         store = open_store(stage.home, postgres_url)
-        Folder(stage.home, store).fold()
+        JournalReader(stage.home, store).fold()
         assert {store.answer(answer["id"])[1] for answer in done} == {"law"}
         (total,) = {sum(row.answer_tokens for row in store.sums("2000-01-01", "2999-01-01"))}
         assert total == 2 * RPM
