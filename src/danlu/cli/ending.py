@@ -84,7 +84,8 @@ def _end_usage(voice: Voice, error: Any) -> None:
     key, values = "help.wrong", {"why": message}
     param = getattr(error, "param", None)  # only some of typer's errors know one
     if kind == "MissingParameter" and param is not None:
-        key, values = "help.missing", {"name": param.metavar or " / ".join(param.opts)}
+        words = [param.opts[-1]] if param.param_type_name == "option" else []
+        key, values = "help.missing", {"name": " ".join([*words, param.metavar or ""]).strip()}
     elif kind == "NoSuchOption":
         near = ", ".join(error.possibilities or ())
         key, values = (

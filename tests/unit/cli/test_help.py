@@ -42,6 +42,7 @@ def test_help_is_of_one_language_and_no_line_is_wider_than_the_terminal(words: l
         (["inspekt"], "danlu inspect"), (["inspect"], "PATH"), (["inspect", "x", "--sample", "3"], "--samples"),
         (["inspect", "x", "--samples", "many"], "整数"), (["inspect", "x", "--samples", "-1"], "0"),
         (["inspect", "--samples"], "danlu inspect -h"), (["runs", "a", "b"], "a b"), (["registry", "ls"], "danlu registry list"),
+        (["examine", "x"], "--with SUITE"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
