@@ -109,7 +109,7 @@ def test_incident_5_a_journal_that_somebody_wrote_into_is_no_way_into_the_databa
     journal.closed(closing(evil))
     journal.close()
     opened = open_store(home)
-    usage.Folder(home, opened).fold()
+    usage.JournalReader(home, opened).fold()
     assert opened.answer(evil) == ("abcdefghijkl", "law", "law@0123456789ab")
 
 
@@ -119,7 +119,7 @@ def test_incident_7_one_key_learns_nothing_of_anothers_answers(tmp_path: Path) -
     journal.opened(opening("chatcmpl-1"))
     journal.close()
     opened = open_store(tmp_path)
-    usage.Folder(tmp_path, opened).fold()
+    usage.JournalReader(tmp_path, opened).fold()
     assert opened.answer("chatcmpl-1")[0] == "abcdefghijkl" and opened.answer("chatcmpl-2") is None
 
 
