@@ -13,6 +13,8 @@ from danlu.pipeline.advise import Advice, advise, review, write_recipe
 from danlu.planning.advice.bases import Candidate, about
 
 SHOWN = 4
+SLOW = 200
+"""Tokens a second below which a few hundred pages take days: worth a word before somebody starts."""
 
 
 def show_advice(
@@ -63,6 +65,8 @@ def _show_bases(advice: Advice, voice: Voice) -> None:
     if chosen is not None:
         why = say("advice.list").join(reason.text() for reason in (*chosen.against, *chosen.reasons))
         voice.say(say("advice.why", base=chosen.base.name, why=why), FAULT if chosen.against else "")
+    if chosen is not None and chosen.plan.fits and 0 < (chosen.plan.tokens_per_s or 0) < SLOW:
+        voice.say("  " + say("advice.slow", speed=f"{chosen.plan.tokens_per_s:.0f}", card=advice.card.name), "yellow")
     for one in [one for one in out if any(reason.code == "licence_forbids" for reason in one.against)][:2]:
         voice.say(f"  {one.base.name}: " + say("advice.list").join(reason.text() for reason in one.against), "dim")
 

@@ -37,7 +37,8 @@ def call(
         return
     known = servers.meet(url, key=read_private(key_file) if key_file else "", plain_http=plain_http)
     if known.is_new:
-        voice.progress.note(say("serve.new_server", url=known.origin, fingerprint=_groups(known.fingerprint)))
+        told = "serve.new_server" if known.fingerprint else "serve.new_server_here"
+        voice.progress.note(say(told, url=known.origin, fingerprint=_groups(known.fingerprint)))
     name = _model(known, model)
     endpoint = Endpoint(f"{known.origin}/v1", name, key_file=known.key_file, ca_file=known.ca_file, num_retries=2)
     converse(Table(voice, RemoteEngine(endpoint), None, Sampling(max_new_tokens=MAX_NEW_TOKENS)))
@@ -64,5 +65,5 @@ def _model(known: Known, wished: str) -> str:
 
 
 def _groups(fingerprint: str) -> str:
-    """As people compare them; a server on this machine has none."""
-    return ":".join(fingerprint[at : at + 4] for at in range(0, len(fingerprint), 4)) or "-"
+    """As people compare them."""
+    return ":".join(fingerprint[at : at + 4] for at in range(0, len(fingerprint), 4))

@@ -26,6 +26,8 @@ def add(target: str, runs: Path, voice: Voice, *, kind: str | None, alias: str |
         registry.point(version.name, alias, version.number, reason=reason)
     aliases = registry.read().aliases_of(version)
     voice.say(say("registry.added", version=version.label, kind=version.kind, aliases=", ".join(aliases) or "-"))
+    named = f"{version.name}@{aliases[0]}" if aliases else version.label
+    voice.say(say("cli.next", command=f"danlu serve {named}" if aliases else f"danlu registry alias {named} prod"))
     voice.result(version.to_json() | {"aliases": aliases})
 
 

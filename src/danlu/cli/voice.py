@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
 
+from danlu.core.messages import current_language, load_room, say
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -199,9 +201,13 @@ class Lines:
 
 def facts_text(facts: Mapping[str, Any]) -> str:
     """`loss 1.234 · tokens/s 3,210`."""
-    return " · ".join(
-        f"{name.replace('_per_', '/')} {_figure(value)}" for name, value in facts.items() if value is not None
-    )
+    return " · ".join(f"{_word(name)} {_figure(value)}" for name, value in facts.items() if value is not None)
+
+
+def _word(name: str) -> str:
+    """A fact's name in the reader's language; names that methods of other packages bring stay as they are."""
+    known = f"progress_{name}" in load_room("cli", current_language())
+    return say(f"cli.progress_{name}") if known else name.replace("_per_", "/")
 
 
 def _figure(value: Any) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from danlu.cli.checking import size_text
 from danlu.cli.voice import Lines, Voice, facts_text
+from danlu.core.messages import set_language
 
 
 def test_pipes_get_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,3 +75,13 @@ def test_figures() -> None:
         "3.00 GiB",
         "5120.00 GiB",
     ]
+
+
+def test_facts_beside_a_bar_are_in_the_readers_language() -> None:
+    facts = {"loss": 1.5, "tokens_per_s": 3210.0, "reward_per_pair": 2}
+    try:
+        set_language("zh")
+        assert facts_text(facts) == "损失 1.5 · 词元/秒 3,210 · reward/pair 2"
+    finally:
+        set_language("en")
+    assert facts_text(facts) == "loss 1.5 · tokens/s 3,210 · reward/pair 2"
