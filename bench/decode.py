@@ -1,8 +1,10 @@
 """How fast does the native engine write on a card, beside its own reference and transformers' `generate`?
 
-    python bench/decode.py --out bench/results/decode-h200.json
+    for shape in qwen2.5-7b qwen2.5-1.5b qwen2.5-0.5b; do       # in turn, into one file
+        python bench/decode.py --shapes $shape --out bench/results/decode-h200.json
+        python bench/decode.py --shapes $shape --out bench/results/decode-h200.json --peer
+    done
     python bench/decode.py --shapes qwen2.5-7b --rows 1 64 --profile profile.txt
-    python bench/decode.py --peer --shapes qwen2.5-7b --rows 1 64 --out peer.json     # transformers, a case a process
 
 Weights are drawn on the device, in bf16, so nothing must be there beforehand. A case is a shape and so many rows at
 once; each has a prompt of 256 drawn tokens and writes on without an end.
@@ -45,6 +47,7 @@ from danlu.engines.cuda_rows import OnCard, card_for, fits_card, most_places
 from danlu.engines.decoding import Decoding
 from danlu.engines.engine import Sampling
 from danlu.engines.lenses import Lens, attached_lens
+from danlu.engines.native import CARD_REFILL_SHARE
 from danlu.engines.plain import Plain
 from danlu.engines.rows import Forward, Row
 from danlu.engines.sampling import draws
@@ -135,7 +138,7 @@ def evaluate(model: Decoder, num: int = 1024, max_rows: int = 256) -> dict[str, 
         forward = card_for(model, rows, max_rows=max_rows, with_adapter=False)
         decoding = Decoding(
             forward, stop_ids=frozenset(), max_rows=forward.max_rows, max_tokens=forward.max_tokens, name="bench",
-            refill=max(1, forward.max_rows // 4),
+            refill=max(1, int(CARD_REFILL_SHARE * forward.max_rows)),
         )  # fmt: skip
         decoding.add(rows)
         for _ in decoding.run():
@@ -256,9 +259,12 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     told: dict[str, Any] = {
         "hardware": torch.cuda.get_device_name(), "torch": torch.__version__, "python": platform.python_version(),
-        "commit": given.commit or commit.stdout.strip(), "command": " ".join(sys.argv),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"), "cases": [],
+        "commit": given.commit or commit.stdout.strip(), "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commands": [], "cases": [],
     }  # fmt: skip
+    if given.out is not None and given.out.exists():
+        told = json.loads(given.out.read_text())
+    told["commands"].append(f"bench/decode.py --shapes {' '.join(given.shapes)}" + " --peer" * given.peer)
 
     def write(shape: str, case: dict[str, Any]) -> None:
         told["cases"].append({"shape": shape, **case})

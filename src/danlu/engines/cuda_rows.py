@@ -12,6 +12,7 @@ Shapes: T tokens end to end, B seats in use, R rows whose token is due, S prompt
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from danlu.model.decoder import Decoder
 from danlu.model.model import Model
 from danlu.ops.kernels import HAS_TRITON, has_kernels
 
+_UNKNOWN = object()
 FREE_SHARE = 0.5
 """Of the card's memory that is free, so much may be taken for keys and values."""
 
@@ -66,6 +68,17 @@ def card_for(model: Model, rows: Sequence[Row], *, max_rows: int, with_adapter: 
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """What is the same for all steps of the same rows. `is_simple`: the card chooses their tokens; `draws`: not all the
+    likeliest; `stack`: their lenses, `is_uniform`: the same one for all."""
+
+    is_simple: bool
+    draws: bool
+    stack: Stack | None
+    is_uniform: bool
+
+
 class OnCard:
     """A `rows.Forward` for at most `max_rows` rows, together `max_tokens` tokens, each `most_tokens` at the longest.
     With `with_adapter` every row is answered with the pairs that are attached to the model, as they are now."""
@@ -97,7 +110,13 @@ class OnCard:
         """By the row's identity, from its beginning on."""
         self._launched: list[Row] = []
         """Who had which seat when the step was launched whose tokens are not read yet."""
-        self._is_changed = True
+        self._crowd: Crowd | None = None
+        """Of the rows in seats; None: they have changed."""
+        self._held: list[object] = [_UNKNOWN] * self.max_rows
+        """Whose inputs lie in each seat on the card; None: nobody's."""
+        self._held_stack: Stack | None = None
+        self._is_told = True
+        """Whether the card knows every row's last token."""
         self._picks: dict[int, int] | None = None
 
     @property
@@ -128,7 +147,8 @@ class OnCard:
             last = self.rows.pop()
             if place < len(self.rows):
                 self.rows[place] = last
-        self._is_changed |= bool(places)
+        if places:
+            self._crowd = None
         if not self.rows:
             self._wait()
             self._launched = []
@@ -139,32 +159,35 @@ class OnCard:
         self.pages.forget(lens)
         self.stacks.forget()
         self.recorder.forget()
+        self._crowd = None
 
     # ---- a step
 
     def run(self, spans: Sequence[Span]) -> tuple[list[Row], Tensor]:
         """Rows whose next token is due and their logits; where `known` has the tokens the logits are none."""
-        writing = list(self.rows)
+        writing, is_simple_crowd = list(self.rows), self._now().is_simple
         if writing and not self._launched:
             self._launch({})
         fresh, fresh_SV = self._read(spans) if spans else ([], None)
-        rows = [*writing, *fresh]
-        places = {id(row): place for place, row in enumerate(self._launched)}
-        order = [places[id(row)] for row in writing]
-        if all(map(is_simple, rows)):
-            picks = self._read_picks()
-            self._picks = {id(row): picks[place] for row, place in zip(writing, order, strict=True)}
+        rows, launched, self._launched = [*writing, *fresh], self._launched, []
+        order = None
+        if launched != writing:
+            places = {id(row): place for place, row in enumerate(launched)}
+            order = [places[id(row)] for row in writing]
+        if is_simple_crowd and all(map(is_simple, fresh)):
+            picks = self._read_picks() if launched else []
+            picks = picks[: len(writing)] if order is None else [picks[place] for place in order]
             if fresh_SV is not None:
                 picks_S, ids_S = likeliest(fresh_SV)
                 draw(fresh_SV, fresh, 0, picks_S, ids_S)
-                self._picks |= {id(row): pick for row, pick in zip(fresh, picks_S.tolist(), strict=True)}
-            self._launched = []
+                picks = picks + picks_S.tolist()
+            self._picks = dict(zip(map(id, rows), picks, strict=True))
             if not spans and any(len(row.ids) + 1 < row.num_free for row in rows):
                 self._launch(self._picks)
             return rows, self.seats.logits_BV[:1, :1].expand(len(rows), 1)
-        self._picks, self._launched, self._is_changed = None, [], True
-        logits_BV = self.seats.logits_BV[: len(order)]
-        if order != list(range(len(order))):
+        self._picks, self._is_told = None, False
+        logits_BV = self.seats.logits_BV[: len(writing)]
+        if order is not None:
             logits_BV = self.seats.logits_BV[to_card(order, torch.long, self.device)]
         return rows, logits_BV if fresh_SV is None else torch.cat((logits_BV, fresh_SV))
 
@@ -175,15 +198,21 @@ class OnCard:
         """What `run` gives are logits already."""
         return hidden_ND
 
+    def _now(self) -> Crowd:
+        if self._crowd is None:
+            lenses = [self._lens(row) for row in self.rows]
+            present = {id(lens): lens for lens in lenses if lens is not None}
+            self._crowd = Crowd(
+                all(map(is_simple, self.rows)), any(row.sampling.temperature > 0 for row in self.rows),
+                self.stacks.stack(present.values()) if present else None, len(present) == 1 and None not in lenses,
+            )  # fmt: skip
+        return self._crowd
+
     def _launch(self, picks: dict[int, int]) -> None:
         """The next step of all rows in seats; `picks` are tokens that rows have not taken yet."""
-        size = padded(len(self.rows), self.max_rows)
-        present = {id(lens): lens for row in self.rows if (lens := self._lens(row)) is not None}
-        stack = self.stacks.stack(present.values()) if present else None
-        if self._is_changed:
-            self._seat(picks, size, stack)
-        is_uniform = len(present) == 1 and all(self._lens(row) is not None for row in self.rows)
-        seats = self.seats
+        size, seats, crowd = padded(len(self.rows), self.max_rows), self.seats, self._now()
+        stack, is_uniform = crowd.stack, crowd.is_uniform
+        self._seat(picks, size, stack)
 
         def work() -> None:
             lensing = CardLensing(stack, seats.owners_B[:size], is_uniform=is_uniform) if stack else None
@@ -191,33 +220,49 @@ class OnCard:
 
         self.recorder.do((size, stack, is_uniform), work)
         self._launched = list(self.rows)
-        draw(seats.logits_BV, self.rows, int(bool(picks)), seats.picks_B, seats.ids_B)
+        if crowd.draws:
+            draw(seats.logits_BV, self.rows, int(bool(picks)), seats.picks_B, seats.ids_B)
         if self._is_there is not None:
             self._host_B[:size].copy_(seats.picks_B[:size], non_blocking=True)
             self._is_there.record()
 
     def _seat(self, picks: dict[int, int], size: int, stack: Stack | None) -> None:
-        """Rows' inputs into the seats, and none into those that only fill up."""
-        ids, positions, tables, longest = [], [], [], 0
-        for row in self.rows:
-            pick = picks.get(id(row))
-            ids.append(max(pick, 0) if pick is not None else row.ids[-1])
-            positions.append(len(row.prompt) + len(row.ids) - (pick is None))
-            tables.append(self._pages_of[id(row)])
-            longest = max(longest, len(tables[-1]))
-        free, num, seats = size - len(self.rows), len(self.rows), self.seats
-        seats.ids_B[:num] = to_card(ids, torch.long, self.device)
-        seats.positions_B[:size] = to_card(positions + [-1] * free, torch.int32, self.device)
-        if stack is not None:
-            owners = stack.owners([self._lens(row) for row in self.rows])
-            seats.owners_B[:size] = to_card(owners + [-1] * free, torch.int32, self.device)
-        table = [pages + [0] * (longest - len(pages)) for pages in tables]
-        seats.table_BP[:num, :longest] = to_card(table, torch.int32, self.device)
-        self._is_changed = False
+        """Inputs into the seats of a step that hold other rows' than they should; nobody's into those that only fill it
+        up. What a step itself has made is left there."""
+        if not self._is_told:
+            ids = [row.ids[-1] for row in self.rows]
+            self.seats.ids_B[: len(ids)] = to_card(ids, torch.long, self.device)
+            self._is_told = True
+        wanted: list[Row | None] = [*self.rows, *[None] * (size - len(self.rows))]
+        if stack is self._held_stack:
+            changed = [n for n, (row, held) in enumerate(zip(wanted, self._held, strict=False)) if row is not held]
+        else:
+            changed = list(range(size))
+            self._held_stack = stack
+        if not changed:
+            return
+        lines = [self._line(n, wanted[n], picks, stack) for n in changed]
+        longest = max(map(len, lines))
+        lines_CX = to_card([line + [0] * (longest - len(line)) for line in lines], torch.int32, self.device)
+        places_C, seats = lines_CX[:, 0].long(), self.seats
+        seats.ids_B[places_C] = lines_CX[:, 1].long()
+        seats.positions_B[places_C] = lines_CX[:, 2]
+        seats.owners_B[places_C] = lines_CX[:, 3]
+        seats.table_BP[places_C, : longest - 4] = lines_CX[:, 4:]
+        for n in changed:
+            self._held[n] = wanted[n]
+
+    def _line(self, place: int, row: Row | None, picks: dict[int, int], stack: Stack | None) -> list[int]:
+        """A seat's number, token, position, lens and pages."""
+        if row is None:
+            return [place, 0, -1, -1]
+        pick = picks.get(id(row))
+        token = row.ids[-1] if pick is None else max(pick, 0)
+        owner = stack.owners([self._lens(row)])[0] if stack is not None else -1
+        position = len(row.prompt) + len(row.ids) - (pick is None)
+        return [place, token, position, owner, *self._pages_of[id(row)]]
 
     def _read_picks(self) -> list[int]:
-        if not self._launched:
-            return []
         if self._is_there is None:
             return self.seats.picks_B.tolist()
         self._is_there.synchronize()
@@ -247,7 +292,8 @@ class OnCard:
                 done.append(row)
         seated = [row for row in done if not row.is_mean]
         self.rows += seated
-        self._is_changed |= bool(seated)
+        if seated:
+            self._crowd = None
         if not ends:
             return [], None
         return done, self.sums.logits(hidden_TD[to_card(ends, torch.long, self.device)])

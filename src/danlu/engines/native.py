@@ -47,8 +47,9 @@ BATCH_TOKENS = 32_768
 SCORE_TOKENS = 8_192
 ROWS_PER_HAND = 32
 """Rows that a thread of its own must have: matrix products of fewer rows are slower for each."""
-REFILL_SHARE = 0.25
-"""So many of the seats are free before prompts are computed for them: a prompt alone costs nearly what many do."""
+REFILL_SHARE, CARD_REFILL_SHARE = 0.25, 0.0625
+"""So many of the seats are free before prompts are computed for them, on a CPU and on a card: a prompt alone costs
+nearly what many do."""
 
 
 class NativeEngine:
@@ -228,9 +229,10 @@ class NativeEngine:
         self, forward: Forward, rows: Sequence[Row], num_seats: int, max_tokens: int = BATCH_TOKENS
     ) -> Decoding:
         reads_alone = isinstance(forward, Packed) and forward.loops  # beside those that write, at no cost of its own
+        share = CARD_REFILL_SHARE if isinstance(forward, OnCard) else REFILL_SHARE
         decoding = Decoding(
             forward, stop_ids=frozenset(self.encoder.stop_ids), max_rows=num_seats, max_tokens=max_tokens,
-            name=self.name, refill=1 if reads_alone else max(1, int(REFILL_SHARE * num_seats)),
+            name=self.name, refill=1 if reads_alone else max(1, int(share * num_seats)),
         )  # fmt: skip
         decoding.add(rows)
         return decoding
