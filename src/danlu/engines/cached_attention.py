@@ -64,6 +64,7 @@ class _CachedAttention:
             held.view(-1, self.table.size, spec.head_size)[first * num_kv : (first + num_rows) * num_kv, : self.length]
             for held in (self.table.keys[layer], self.table.values[layer])
         )
+        keys, values = keys.to(rows_XSD.dtype), values.to(rows_XSD.dtype)
         hiding = self.hiding[spec.windows[layer]]
         cap = spec.attention_softcap
         if cap is None:
@@ -84,7 +85,7 @@ class DecodeAttention(_CachedAttention):
         self.slots_N = (first_BK + lengths_B1).flatten()
         behind_BM = lengths_B1 - torch.arange(self.length, device=table.device)
         for window in dict.fromkeys(spec.windows):
-            hiding_BM = _hiding(behind_BM, window, table.dtype)
+            hiding_BM = _hiding(behind_BM, window, torch.float32)
             self.hiding[window] = hiding_BM[:, None].expand(-1, num_kv, -1).reshape(-1, 1, self.length)
 
     def at(self, layer: int, q_BHD: Tensor) -> Tensor:
@@ -124,7 +125,7 @@ class PrefillAttention(_CachedAttention):
         num_shared = spec.num_heads // num_kv
         self.is_long = spec.attention_softcap is None and num_shared * num_kv * behind_LM.numel() > MOST_SCORES
         for window in dict.fromkeys(spec.windows):
-            hiding_LM = _hiding(behind_LM, window, table.dtype)
+            hiding_LM = _hiding(behind_LM, window, torch.float32)
             self.hiding[window] = hiding_LM if self.is_long else hiding_LM.repeat_interleave(num_shared, dim=0)[None]
 
     def at(self, layer: int, q_THD: Tensor) -> Tensor:
@@ -146,7 +147,7 @@ class PrefillAttention(_CachedAttention):
         shape = (self.num_rows, spec.num_kv_heads, self.longest, -1, spec.head_size)
         q_NHLD = rows.view(shape).transpose(2, 3).flatten(1, 2)
         keys, values = (
-            held[self.first : self.first + self.num_rows, :, : self.length]
+            held[self.first : self.first + self.num_rows, :, : self.length].to(rows.dtype)
             for held in (self.table.keys[layer], self.table.values[layer])
         )
         out_NHLD = F.scaled_dot_product_attention(

@@ -6,6 +6,7 @@ Shapes: T tokens, D hidden, F width of the feed-forward or a head's pairs, E = 2
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,24 +41,25 @@ def numbers(tensor: Tensor) -> Array:
     return found
 
 
+@functools.cache
+def _loops() -> Any:
+    from danlu.engines import loops  # half a second, and numba is optional
+
+    return loops
+
+
 class Looped(Pointwise):
     def normed(self, x_TD: Tensor, more_TD: Tensor | None, norm: Norm) -> Tensor:
-        from danlu.engines import loops  # half a second, and numba is optional
-
         out_TD = torch.empty(x_TD.shape, dtype=self.dtype)
         more = numbers(out_TD if more_TD is None else more_TD)
-        loops.add_norm(
-            numbers(x_TD), more, more_TD is not None, norm.weight.numpy(), np.float32(norm.eps), numbers(out_TD)
-        )
+        _loops().add_norm(numbers(x_TD), more, more_TD is not None, *norm.numbers, numbers(out_TD))
         return out_TD
 
     def gated(self, wide_TE: Tensor, activation: Activation) -> Tensor:
-        from danlu.engines import loops
-
         if activation not in ("silu", "gelu_tanh"):
             return super().gated(wide_TE, activation)
         out_TF = torch.empty((len(wide_TE), wide_TE.shape[1] // 2), dtype=self.dtype)
-        loops.gate(numbers(wide_TE), activation == "gelu_tanh", numbers(out_TF))
+        _loops().gate(numbers(wide_TE), activation == "gelu_tanh", numbers(out_TF))
         return out_TF
 
 
@@ -77,8 +79,6 @@ class LoopedAttention:
 
     def meet(self, number: int, layer: Layer, qkv: Array, turn: Array, out: Array) -> None:
         """qkv_TN and turn_TF2 (cosine, sine) of the whole flat row; out_TX gets what attention says of these tokens."""
-        from danlu.engines import loops
-
         spec, window = self.spec, self.spec.windows[number]
         keys, values = self.table.keys[number], self.table.values[number]
         if self.prefix is not None:
@@ -86,11 +86,11 @@ class LoopedAttention:
             keys[first:last, :, : self.prefix.length] = self.prefix.keys[number]
             values[first:last, :, : self.prefix.length] = self.prefix.values[number]
         norm_q, norm_k = layer.norm_q, layer.norm_k
-        loops.attend(
-            qkv, turn, self.begin, self.row_T, self.place_T, keys.numpy(), values.numpy(),
+        _loops().attend(
+            qkv, turn, self.begin, self.row_T, self.place_T, numbers(keys), numbers(values),
             np.float32(spec.attention_scale), np.float32(spec.attention_softcap or 0), window or self.table.size,
-            norm_q.weight.numpy() if norm_q else _NONE, norm_k.weight.numpy() if norm_k else _NONE,
-            np.float32(norm_q.eps if norm_q else 0), out,
+            norm_q.numbers[0] if norm_q else _NONE, norm_k.numbers[0] if norm_k else _NONE,
+            norm_q.numbers[1] if norm_q else np.float32(0), out,
         )  # fmt: skip
 
     def done(self) -> None:

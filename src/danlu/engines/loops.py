@@ -171,25 +171,26 @@ def attend(
     num_kv, num_places, size = keys_BKMD.shape[1], keys_BKMD.shape[2], keys_BKMD.shape[3]
     num_shared = out_TX.shape[1] // size // num_kv
     num_heads = num_kv * num_shared
+    turned_D, sum_D, scores_M = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(num_places, np.float32)
     for n in range(len(row_T)):
         t, row, place = begin + n, row_T[n], place_T[n]
         for k in range(num_kv):
-            _turned(qkv_TN, t, (num_heads + k) * size, turn_TF2, k_norm_D, eps, _ONE, keys_BKMD[row, k, place])
-            value_D, first = values_BKMD[row, k, place], (num_heads + num_kv + k) * size
+            keys_MD, values_MD, first = keys_BKMD[row, k], values_BKMD[row, k], (num_heads + num_kv + k) * size
+            _turned(qkv_TN, t, (num_heads + k) * size, turn_TF2, k_norm_D, eps, _ONE, turned_D)
             for d in range(size):
-                value_D[d] = _wide(qkv_TN[t, first + d])
-    query_D, sum_D, scores_M = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(num_places, np.float32)
+                _put(keys_MD, place, d, turned_D[d])
+                _put(values_MD, place, d, _wide(qkv_TN[t, first + d]))
     for n in range(len(row_T)):
         t, row, place = begin + n, row_T[n], place_T[n]
         first = max(0, place + 1 - window)
         for head in range(num_heads):
             keys_MD, values_MD = keys_BKMD[row, head // num_shared], values_BKMD[row, head // num_shared]
-            _turned(qkv_TN, t, head * size, turn_TF2, q_norm_D, eps, scale, query_D)
+            _turned(qkv_TN, t, head * size, turn_TF2, q_norm_D, eps, scale, turned_D)
             top = np.float32(-np.inf)
             for m in range(first, place + 1):
                 score = _ZERO
                 for d in range(size):
-                    score += query_D[d] * keys_MD[m, d]
+                    score += turned_D[d] * _wide(keys_MD[m, d])
                 if cap > 0:
                     score = cap - _TWO * cap / (_exp(_TWO * score / cap) + _ONE)  # cap * tanh(score / cap)
                 scores_M[m] = score
@@ -203,6 +204,6 @@ def attend(
             for m in range(first, place + 1):
                 weight = scores_M[m]
                 for d in range(size):
-                    sum_D[d] += weight * values_MD[m, d]
+                    sum_D[d] += weight * _wide(values_MD[m, d])
             for d in range(size):
                 _put(out_TX, t, head * size + d, sum_D[d] / whole)

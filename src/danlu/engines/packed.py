@@ -83,7 +83,8 @@ class Packed:
 
     def clear(self) -> None:
         """No row, and no memory held for any."""
-        self.tables = Tables(self.spec, dtype=WIDE, device=self.model.device)
+        # loops widen what they read, so keys and values may be what products say, as the model's own cache holds them
+        self.tables = Tables(self.spec, dtype=self.dtype if self.loops else WIDE, device=self.model.device)
         self.laps: dict[int, tuple[Row, Table]] = {}
         """Prompts that are not complete yet, each in a table of its own, by the row's identity."""
         self.prefixes: list[Prefix] = []

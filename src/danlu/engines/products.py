@@ -15,6 +15,8 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor, nn
@@ -117,6 +119,11 @@ class Norm:
     def __init__(self, norm: nn.Module, order: Tensor | None = None) -> None:
         assert isinstance(norm, RMSNorm), "a decoder's norms are RMSNorms"
         self.weight, self.eps = _ordered(norm.weight, order).float() + norm.offset, norm.eps
+
+    @functools.cached_property
+    def numbers(self) -> tuple[npt.NDArray[np.float32], np.float32]:
+        """Weight and epsilon as numpy has them."""
+        return self.weight.numpy(), np.float32(self.eps)
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)

@@ -57,7 +57,7 @@ def test_attention_is_the_definition(dtype: torch.dtype, window: int, cap: float
     from danlu.engines import loops
 
     H, K, D, M = 6, 2, 10, 16
-    held = [drawn(3, K, M, D, seed=seed) for seed in (5, 6)]
+    held = [drawn(3, K, M, D, seed=seed).to(dtype) for seed in (5, 6)]
     before = [tensor.clone() for tensor in held]
     row_T, place_T = np.array([0, 0, 0, 2, 2]), np.array([7, 8, 9, 0, 1])
     qkv_TN, angle_TF = drawn(7, (H + 2 * K) * D + 3).to(dtype)[:, : (H + 2 * K) * D], drawn(7, D // 2, seed=7)
@@ -65,7 +65,7 @@ def test_attention_is_the_definition(dtype: torch.dtype, window: int, cap: float
     norms = [drawn(D, seed=seed) if has_norms else None for seed in (8, 9)]
     out_TX = torch.zeros(7, H * D, dtype=dtype)
     loops.attend(
-        numbers(qkv_TN), turn_TF2.numpy(), 2, row_T, place_T, held[0].numpy(), held[1].numpy(), np.float32(0.3),
+        numbers(qkv_TN), turn_TF2.numpy(), 2, row_T, place_T, *map(numbers, held), np.float32(0.3),
         np.float32(cap), window, *(NONE if norm is None else norm.numpy() for norm in norms), np.float32(1e-6),
         numbers(out_TX),
     )  # fmt: skip
@@ -84,7 +84,7 @@ def test_attention_is_the_definition(dtype: torch.dtype, window: int, cap: float
     keys, values = (tensor.double() for tensor in before)
     for t in range(5):
         keys[row_T[t], :, place_T[t]], values[row_T[t], :, place_T[t]] = k_THD[t], v_THD[t]
-    torch.testing.assert_close(held[0].double(), keys, rtol=2e-6, atol=2e-6)
+    near(held[0], keys, dtype)
     assert torch.equal(held[1].double(), values) and not out_TX[:2].any()
     for t in range(5):
         seen = slice(max(0, int(place_T[t]) + 1 - window), int(place_T[t]) + 1)

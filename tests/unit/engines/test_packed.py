@@ -12,6 +12,7 @@ import transformers
 
 from danlu.adapters.lora import LoRA
 from danlu.data.twins.compiled import has_numba
+from danlu.engines import looped
 from danlu.engines import packed as packing
 from danlu.engines.lenses import Lens
 from danlu.engines.packed import Packed, packed
@@ -35,12 +36,14 @@ SHAPES = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=["torch", "loops"])
-def loops(request: pytest.FixtureRequest) -> bool:
-    """Both ways to compute what lies between products."""
-    if request.param == "loops" and not has_numba():
+@pytest.fixture(params=["torch", "loops", "both"])
+def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """The ways to compute what lies between products; "both": attention over more than a few tokens in torch."""
+    if request.param != "torch" and not has_numba():
         pytest.skip("numba is optional")
-    return bool(request.param == "loops")
+    if request.param == "both":
+        monkeypatch.setattr(looped, "MOST_MEETINGS", 30 * 64)
+    return bool(request.param != "torch")
 
 
 @pytest.fixture(scope="module")
