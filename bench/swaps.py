@@ -120,14 +120,14 @@ async def kill_engines(place: Place, num: int) -> dict[str, Any]:
 async def kill_one(place: Place, number: int, running: list[int]) -> tuple[float, int]:
     """Seconds until both answer again, and the process that does."""
     pool = place.server.rollout.fleet.pools["tiny"]
-    seat = pool.seats[number]
-    assert seat.child is not None
-    running.append(sum(post.on_replica.get(seat.name, 0) for post in place.server.line.posts.values()))
+    instance = pool.instances[number]
+    assert instance.child is not None
+    running.append(sum(post.on_replica.get(instance.name, 0) for post in place.server.line.posts.values()))
     began = time.monotonic()
-    os.kill(seat.child.pid, signal.SIGKILL)
-    await until(lambda: seat.state == "down")
-    await until(lambda: all(each.state == "ready" for each in pool.seats))
-    return time.monotonic() - began, seat.child.pid
+    os.kill(instance.child.pid, signal.SIGKILL)
+    await until(lambda: instance.state == "down")
+    await until(lambda: all(each.state == "ready" for each in pool.instances))
+    return time.monotonic() - began, instance.child.pid
 
 
 async def at_rest(spare: Spare) -> None:

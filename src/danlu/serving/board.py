@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import orjson
 
-from danlu.serving.manner import Manner
+from danlu.serving.chat_format import ChatFormat
 
 State = Literal["ready", "draining", "down", "failed"]
-PLAIN = Manner()
+PLAIN = ChatFormat()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Lens:
     """Tokens of prompt and answer together; 0: not known."""
     takes_tools: bool = True
     """False: the engine would not find a call in its answers."""
-    manner: Manner = PLAIN
+    chat_format: ChatFormat = PLAIN
     """What is said around each conversation, as in training."""
 
 
@@ -76,7 +76,7 @@ class Board:
         return cls(
             number=value["number"],
             models=tuple(Model(one["name"], _pairs(one["lenses"]), one["created"]) for one in value["models"]),
-            lenses=tuple(Lens(**(one | {"manner": _manner(one["manner"])})) for one in value["lenses"]),
+            lenses=tuple(Lens(**(one | {"chat_format": _chat_format(one["chat_format"])})) for one in value["lenses"]),
             replicas=tuple(Replica(**(one | {"lenses": _pairs(one["lenses"])})) for one in value["replicas"]),
         )
 
@@ -85,9 +85,9 @@ EMPTY = Board(0, (), (), ())
 """Before the first one came."""
 
 
-def _manner(value: Mapping[str, Any]) -> Manner:
+def _chat_format(value: Mapping[str, Any]) -> ChatFormat:
     plain: dict[str, Any] = {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
-    return Manner(**plain)
+    return ChatFormat(**plain)
 
 
 def _pairs(value: list[list[Any]]) -> tuple[tuple[Any, Any], ...]:

@@ -16,9 +16,9 @@ from danlu.core.errors import EngineError, TemplateError
 from danlu.data.encode import Encoder
 from danlu.data.sample import Message
 from danlu.run.artifact import Canary, Manifest
+from danlu.serving.chat_format import ChatFormat
 from danlu.serving.drivers.driver import Driver, endpoint
 from danlu.serving.drivers.requests import demand
-from danlu.serving.manner import Manner
 
 NUM_TOLD = 10
 """Alternatives asked for at each place."""
@@ -61,7 +61,12 @@ def asked_canaries(manifest: Manifest, encoder: Encoder) -> tuple[AskedCanary, .
 
 
 async def ask_canaries(
-    driver: Driver, address: str, secret: str, canaries: Sequence[AskedCanary], manner: Manner, engine_name: str
+    driver: Driver,
+    address: str,
+    secret: str,
+    canaries: Sequence[AskedCanary],
+    chat_format: ChatFormat,
+    engine_name: str,
 ) -> CanaryAnswers:
     num_equal = num_undecided = 0
     parted: list[tuple[str, str, str]] = []
@@ -72,7 +77,7 @@ async def ask_canaries(
         }  # fmt: skip
         if driver.can.logprobs:
             body |= {"logprobs": True, "top_logprobs": NUM_TOLD}
-        asked = driver.address_body(manner.dress(body), engine_name)
+        asked = driver.address_body(chat_format.apply(body), engine_name)
         reply = await demand(address, endpoint(address, "/chat/completions"), secret, asked, timeout_s=ANSWER_S)
         given, places = _answer(reply, address)
         if given.strip() == each.canary.answer.strip():

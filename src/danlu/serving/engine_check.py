@@ -26,9 +26,9 @@ from danlu.data.tokenizer import Tokenizer
 from danlu.openai.turns import turn_of
 from danlu.run.artifact import Manifest
 from danlu.serving.canaries import AskedCanary, CanaryAnswers, ask_canaries, asked_canaries
+from danlu.serving.chat_format import ChatFormat
 from danlu.serving.drivers.driver import Can, Driver, endpoint
 from danlu.serving.drivers.requests import ask
-from danlu.serving.manner import Manner
 
 Level = Literal["ids", "count", "unverified"]
 AROUND = 8
@@ -47,11 +47,11 @@ class Grade:
     """Why not better."""
 
 
-def manner_of(contract: Contract, encoder: Encoder, can: Can) -> Manner:
+def chat_format_of(contract: Contract, encoder: Encoder, can: Can) -> ChatFormat:
     """What must be done to conversations for an engine that knows nothing of the contract."""
     value = contract.value
     marks = tuple(sorted(encoder.tokenizer.control_tokens)) if can.reads_control else ()
-    return Manner(value["system"] or "", encoder.template.takes_system, value["thinking"] == "drop", marks)
+    return ChatFormat(value["system"] or "", encoder.template.takes_system, value["thinking"] == "drop", marks)
 
 
 def encoder_of(contract: Contract, folder: Path) -> Encoder:
@@ -67,7 +67,7 @@ class DoorQuestions:
     asked again while clients wait."""
 
     contract: Contract
-    manner: Manner
+    chat_format: ChatFormat
     conversations: Mapping[str, tuple[dict[str, Any], list[int]]]
     """Golden conversations up to the answer, as clients send them, with training's ids of the prompt."""
     control: frozenset[int]
@@ -114,7 +114,7 @@ async def check_engine(
     answers = CanaryAnswers()
     if with_canaries and manifest.canaries:
         answers = await ask_canaries(
-            driver, address, secret, questions.canaries[:most_canaries], questions.manner, engine_name
+            driver, address, secret, questions.canaries[:most_canaries], questions.chat_format, engine_name
         )
         if not answers.is_right and (level != "unverified"):
             raise EngineError("drivers.canaries", where=f"{address} {engine_name}", **_told(answers))
@@ -149,16 +149,16 @@ def _questions(artefact: _Artefact, can: Can) -> DoorQuestions:
     manifest = artefact.manifest
     contract = Contract.from_json(manifest.contract)
     encoder = encoder_of(contract, artefact.folder)
-    manner, golden = manner_of(contract, encoder, can), contract.value["golden"]
+    chat_format, golden = chat_format_of(contract, encoder, can), contract.value["golden"]
     found = {}
     for name, (messages, tools) in golden_conversations(encoder.template).items():
         if "refused" in golden.get(name, {"refused": ""}) or (tools and not can.tools):
             continue
         body: dict[str, Any] = {"messages": [turn_of(message) for message in messages[:-1]]}
         body |= {"tools": list(tools)} if tools else {}
-        found[name] = (manner.dress(body), list(golden[name]["prompt"]))
+        found[name] = (chat_format.apply(body), list(golden[name]["prompt"]))
     control = frozenset(encoder.tokenizer.control_tokens.values())
-    return DoorQuestions(contract, manner, found, control, asked_canaries(manifest, encoder))
+    return DoorQuestions(contract, chat_format, found, control, asked_canaries(manifest, encoder))
 
 
 async def _compare(at: _Door) -> tuple[Level, int, str]:

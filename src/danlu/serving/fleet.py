@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from danlu.core.errors import EngineError
+from danlu.serving.instances import Check, Instance
 from danlu.serving.lenses import OpenedLens
 from danlu.serving.line import Line
 from danlu.serving.pool_plan import PoolPlan
 from danlu.serving.pools import Pool
 from danlu.serving.processes import Patience
-from danlu.serving.seats import Check, Seat
 from danlu.serving.served import Use
 from danlu.serving.spares import Spares
 
@@ -39,7 +39,7 @@ class Fleet:
         drain_s: float,
         answer_s: float,
         patience: Patience | None = None,
-        on_seat: Callable[[Seat], None] = lambda seat: None,
+        on_instance: Callable[[Instance], None] = lambda instance: None,
     ) -> None:
         self.home, self.line = home, line
         self.pools: dict[str, Pool] = {}
@@ -49,7 +49,7 @@ class Fleet:
         """Of pools that finish their last answers."""
         self.drain_s, self.answer_s = drain_s, answer_s
         self._check, self._publish, self._in_use = check, publish, in_use
-        self._patience, self._on_seat = patience, on_seat
+        self._patience, self._on_instance = patience, on_instance
 
     def loaded(self) -> list[str]:
         return [name for pool in self.pools.values() for name in pool.lenses]
@@ -128,7 +128,7 @@ class Fleet:
     def _pool(self, plan: PoolPlan) -> Pool:
         return Pool(
             plan, self.home, check=self._check, changed=self._publish, vacate=self._vacate, spares=self.spares,
-            patience=self._patience, on_seat=self._on_seat,
+            patience=self._patience, on_instance=self._on_instance,
         )  # fmt: skip
 
     async def _make_room(self, pool: Pool) -> None:

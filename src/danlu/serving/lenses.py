@@ -24,11 +24,11 @@ from danlu.exports.verify import verify
 from danlu.model.shards import Entry, find_shards, read_header, refuse_pickle
 from danlu.run.artifact import Manifest
 from danlu.serving.board import Lens
+from danlu.serving.chat_format import ChatFormat
 from danlu.serving.drivers import DRIVERS
 from danlu.serving.drivers.about import ADAPTERS, PEFT_ADAPTERS
 from danlu.serving.drivers.tool_parsers import reads_calls
-from danlu.serving.engine_check import encoder_of, manner_of
-from danlu.serving.manner import Manner
+from danlu.serving.engine_check import chat_format_of, encoder_of
 from danlu.serving.pool_plan import PoolPlan
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -69,10 +69,10 @@ def open_lens(folder: Path, pool_for: Callable[[Path, Manifest], PoolPlan], *, l
     pool = pool_for(folder, manifest)
     if is_adapter(manifest):
         look_through(folder, manifest, pool)
-    name, manner = lens_name(manifest.name, manifest.digest), _manner(folder, manifest, pool)
+    name, chat_format = lens_name(manifest.name, manifest.digest), _chat_format(folder, manifest, pool)
     lens = Lens(
         name, pool.name, not is_adapter(manifest), label, context=pool.spec.context,
-        takes_tools=reads_calls(pool.driver, folder), manner=manner,
+        takes_tools=reads_calls(pool.driver, folder), chat_format=chat_format,
     )  # fmt: skip
     return OpenedLens(lens, pool, folder, manifest)
 
@@ -84,13 +84,14 @@ def open_url(model: str, pool: PoolPlan, artifact: Path | None = None) -> Opened
     if artifact is None:
         return OpenedLens(Lens(name, pool.name, is_base=True, context=pool.spec.context), pool, None, None)
     manifest = verify(artifact)
-    manner = _manner(artifact, manifest, pool)
-    return OpenedLens(Lens(name, pool.name, True, context=pool.spec.context, manner=manner), pool, artifact, manifest)
+    chat_format = _chat_format(artifact, manifest, pool)
+    lens = Lens(name, pool.name, is_base=True, context=pool.spec.context, chat_format=chat_format)
+    return OpenedLens(lens, pool, artifact, manifest)
 
 
-def _manner(folder: Path, manifest: Manifest, pool: PoolPlan) -> Manner:
+def _chat_format(folder: Path, manifest: Manifest, pool: PoolPlan) -> ChatFormat:
     contract = Contract.from_json(manifest.contract)
-    return manner_of(contract, encoder_of(contract, folder), DRIVERS.load(pool.driver).can)
+    return chat_format_of(contract, encoder_of(contract, folder), DRIVERS.load(pool.driver).can)
 
 
 def look_through(folder: Path, manifest: Manifest, pool: PoolPlan) -> None:

@@ -10,9 +10,9 @@ from danlu.serving.drivers.driver import bare
 from danlu.serving.drivers.requests import ask
 from danlu.serving.engine_figures import read_figures
 from danlu.serving.exposition import render
+from danlu.serving.instances import Instance
 from danlu.serving.meters import Totals
 from danlu.serving.pools import Pool
-from danlu.serving.seats import Seat
 from danlu.serving.server import Server
 from danlu.serving.tls import expires
 
@@ -39,42 +39,42 @@ class Overview:
     async def page(self) -> bytes:
         server, totals = self._server, self._totals
         totals.take(server.counters)
-        seats = [(pool, seat) for pool in server.rollout.fleet.pools.values() for seat in pool.seats]
+        instances = [(pool, instance) for pool in server.rollout.fleet.pools.values() for instance in pool.instances]
         standing: Rows = {
             "in_flight": [((), totals.num_in_flight)],
             "workers": [((), sum(post.writer is not None for post in server.line.posts.values()))],
             "board": [((), server.rollout.board.number)],
-            "up": [((seat.name, pool.plan.name, pool.plan.driver), seat.state == "ready") for pool, seat in seats],
-            "starts": [((seat.name,), seat.child.facts.num_starts) for _, seat in seats if seat.child is not None],
-            "outstanding": [((seat.name,), self._outstanding(seat)) for _, seat in seats],
-            "lenses": [((seat.name,), len(seat.loaded)) for _, seat in seats],
+            "up": [((one.name, pool.plan.name, pool.plan.driver), one.state == "ready") for pool, one in instances],
+            "starts": [((one.name,), one.child.facts.num_starts) for _, one in instances if one.child is not None],
+            "outstanding": [((one.name,), self._outstanding(one)) for _, one in instances],
+            "lenses": [((one.name,), len(one.loaded)) for _, one in instances],
         }
         standing |= {name: [((), totals.worst(name))] for name in GAUGES}
         if (cert := server.plan.cert) is not None and (ends := expires(cert)):
             standing["certificate"] = [((), ends)]
-        return render(totals.sum(), standing | await self._engines(seats))
+        return render(totals.sum(), standing | await self._engines(instances))
 
-    def _outstanding(self, seat: Seat) -> int:
-        return sum(post.on_replica.get(seat.name, 0) for post in self._server.line.posts.values())
+    def _outstanding(self, instance: Instance) -> int:
+        return sum(post.on_replica.get(instance.name, 0) for post in self._server.line.posts.values())
 
-    async def _engines(self, seats: list[tuple[Pool, Seat]]) -> Rows:
+    async def _engines(self, instances: list[tuple[Pool, Instance]]) -> Rows:
         """What our own engines tell; somebody else's are not asked."""
         asked_at, rows = self._figures
         if time.monotonic() - asked_at < KEEP_S:
             return rows
-        own = [(pool, seat) for pool, seat in seats if seat.child is not None and seat.state == "ready"]
-        found = await asyncio.gather(*(_ask(pool, seat) for pool, seat in own))
+        own = [(pool, one) for pool, one in instances if one.child is not None and one.state == "ready"]
+        found = await asyncio.gather(*(_ask(pool, instance) for pool, instance in own))
         rows = {}
-        for (_, seat), figures in zip(own, found, strict=True):
+        for (_, instance), figures in zip(own, found, strict=True):
             for key, value in figures.items():
-                rows.setdefault(key, []).append(((seat.name,), value))
+                rows.setdefault(key, []).append(((instance.name,), value))
         self._figures = (time.monotonic(), rows)
         return rows
 
 
-async def _ask(pool: Pool, seat: Seat) -> dict[str, float]:
+async def _ask(pool: Pool, instance: Instance) -> dict[str, float]:
     try:
-        reply = await ask(seat.address, bare(seat.address, "/metrics"), seat.secret, timeout_s=ASK_S)
+        reply = await ask(instance.address, bare(instance.address, "/metrics"), instance.secret, timeout_s=ASK_S)
     except EngineError:
         return {}
     return read_figures(reply.body, pool.driver.about.figures) if reply.is_good else {}

@@ -26,11 +26,11 @@ from danlu.run.registry import Registry
 from danlu.serving.board import EMPTY, Board, Model
 from danlu.serving.catalog import Catalog
 from danlu.serving.fleet import Fleet
+from danlu.serving.instances import Check, Instance, told
 from danlu.serving.lenses import OpenedLens
 from danlu.serving.line import Line
 from danlu.serving.pool_plan import PoolPlan
 from danlu.serving.processes import Patience
-from danlu.serving.seats import Check, Seat, told
 from danlu.serving.served import Served, Use, check_shares, keep, read_kept
 
 AGREE_S = 10.0
@@ -62,7 +62,7 @@ class Rollout:
         drain_s: float = 30.0,
         answer_s: float = 600.0,
         patience: Patience | None = None,
-        on_seat: Callable[[Seat], None] = lambda seat: None,
+        on_instance: Callable[[Instance], None] = lambda instance: None,
         on_event: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None,
     ) -> None:
         """`drain_s` and `answer_s` are the fleet's."""
@@ -70,7 +70,7 @@ class Rollout:
         self.models: dict[str, Served] = {}
         self.fleet = Fleet(
             home, line, check=check, publish=self._republish, in_use=self._in_use, drain_s=drain_s, answer_s=answer_s,
-            patience=patience, on_seat=on_seat,
+            patience=patience, on_instance=on_instance,
         )  # fmt: skip
         self._on_event = on_event
         self._audit = AuditLog(runs / AUDIT_LOG)
@@ -295,7 +295,7 @@ class Rollout:
         return Served(model, target, origin, opened.lens.name, ((opened.lens.name, 1.0),), int(time.time()))
 
     async def _ready(self, target: str) -> OpenedLens:
-        """What `target` means: looked at, loaded and checked on every replica."""
+        """What `target` context: looked at, loaded and checked on every replica."""
         opened = await self._looked(target)
         await self.fleet.load(opened)
         return opened

@@ -128,7 +128,7 @@ class _Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seat:
+class _Option:
     """A replica that has a lens, and what it calls it."""
 
     replica: Replica
@@ -162,7 +162,7 @@ class Router:
         self._models = {model.name: model for model in board.models}
         self._turns = {model.name: self._turn(model) for model in board.models}
         self._turns |= {name: _Turn(((name, 1.0),), [0.0]) for name in self._lenses if name not in self._turns}
-        self._seats = {name: self._seats_of(name) for name in self._lenses}
+        self._options = {name: self._options_of(name) for name in self._lenses}
         self.circuits = {replica.name: self._circuit(replica, before) for replica in board.replicas}
         self.num_leased = Counter({name: n for name, n in self.num_leased.items() if name in self._lenses})
 
@@ -182,8 +182,8 @@ class Router:
 
     def can(self, model: str) -> Can | None:
         """What every engine that may answer does; None where no engine is there now."""
-        seats = [seat for lens in self.lenses_of(model) for seat in self._seats[lens.name]]
-        return seats[0].driver.can if seats else None
+        options = [option for lens in self.lenses_of(model) for option in self._options[lens.name]]
+        return options[0].driver.can if options else None
 
     def lease(self, model: str, ask: Ask, exclude: Collection[str] = (), *, lens: str = "") -> Lease:
         """Choose lens and replica for one request. `exclude`: replicas (by name) that have just failed it; `lens`: the
@@ -192,14 +192,14 @@ class Router:
         turn = self._turns.get(model)
         if turn is None:
             raise UnknownModelError(model)
-        chosen, seat = self._choose(model, turn, exclude, lens)
-        name, found = seat.replica.name, self._lenses[chosen]
-        said = found.manner.dress(ask.body) if ask.kind == "chat" else ask.body
-        body = orjson.dumps(seat.driver.address_body(said, seat.engine_name))
+        chosen, option = self._choose(model, turn, exclude, lens)
+        name, found = option.replica.name, self._lenses[chosen]
+        said = found.chat_format.apply(ask.body) if ask.kind == "chat" else ask.body
+        body = orjson.dumps(option.driver.address_body(said, option.engine_name))
         self.on_lens[chosen] += 1
         self.on_replica[name] += 1
         self.num_leased[chosen] += 1
-        return Lease(model, found, seat.replica, body, self.board.number, self, self._try(name))
+        return Lease(model, found, option.replica, body, self.board.number, self, self._try(name))
 
     def take_back(self, lease: Lease, outcome: Outcome) -> None:
         """Of `Lease.release`."""
@@ -217,27 +217,27 @@ class Router:
         elif lease._is_trial:
             circuit.is_trying = False  # it said nothing: the next one tries
 
-    def _choose(self, model: str, turn: _Turn, exclude: Collection[str], lens: str) -> tuple[str, _Seat]:
+    def _choose(self, model: str, turn: _Turn, exclude: Collection[str], lens: str) -> tuple[str, _Option]:
         """Of a split, a lens that nothing can answer for now leaves its share to the others."""
-        chosen = lens if lens in self._seats else turn.next()
+        chosen = lens if lens in self._options else turn.next()
         others = () if lens else (name for name, _ in turn.lenses if name != chosen)
         for name in (chosen, *others):
-            if (seat := self._seat(name, exclude)) is not None:
-                return name, seat
+            if (option := self._option(name, exclude)) is not None:
+                return name, option
         pools = {self._lenses[name].pool for name, _ in turn.lenses}
         states = {replica.state for replica in self.board.replicas if replica.pool in pools}
         is_broken = not exclude and "down" not in states
         raise NoReplicaError(model, MENDING_S if is_broken else RETRY_S, is_broken=is_broken)
 
-    def _seat(self, lens: str, exclude: Collection[str]) -> _Seat | None:
+    def _option(self, lens: str, exclude: Collection[str]) -> _Option | None:
         """The fewest outstanding of those that are well; where none is, of all that are there: a request that no engine
         can stand must not shut the door for everybody."""
-        now, found = self.clock(), [seat for seat in self._seats[lens] if seat.replica.name not in exclude]
-        well = [seat for seat in found if self.circuits[seat.replica.name].lets(now)]
+        now, found = self.clock(), [option for option in self._options[lens] if option.replica.name not in exclude]
+        well = [option for option in found if self.circuits[option.replica.name].lets(now)]
         others = self.others
         return min(
             well or found,
-            key=lambda seat: self.on_replica[seat.replica.name] + others.get(seat.replica.name, 0),
+            key=lambda option: self.on_replica[option.replica.name] + others.get(option.replica.name, 0),
             default=None,
         )
 
@@ -259,16 +259,16 @@ class Router:
             return standing
         return _Turn(model.lenses, [0.0] * len(model.lenses))
 
-    def _seats_of(self, lens: str) -> list[_Seat]:
+    def _options_of(self, lens: str) -> list[_Option]:
         """Replicas that can answer, the preferred first."""
-        seats = [
-            _Seat(replica, engine_name, self.driver(replica.driver))
+        options = [
+            _Option(replica, engine_name, self.driver(replica.driver))
             for replica in self.board.replicas
             if replica.state == "ready"
             for name, engine_name in replica.lenses
             if name == lens
         ]
-        return sorted(seats, key=lambda seat: _preference(lens, seat.replica.name))
+        return sorted(options, key=lambda option: _preference(lens, option.replica.name))
 
     def driver(self, name: str) -> Driver:
         if name not in self._drivers:

@@ -26,12 +26,12 @@ from danlu.run.registry import NAME as REGISTRY
 from danlu.serving import control
 from danlu.serving.control import Control
 from danlu.serving.engine_check import check_engine
+from danlu.serving.instances import Instance, Question
 from danlu.serving.line import MAX_PATH_BYTES, Line
 from danlu.serving.plan import Plan, Renewal
 from danlu.serving.processes import Child, Patience
 from danlu.serving.reoffering import reoffer
 from danlu.serving.rollout import Rollout
-from danlu.serving.seats import Question, Seat
 from danlu.serving.status import status_of
 
 LINE = "line.sock"
@@ -53,7 +53,7 @@ class Server:
         self.line = Line(_line_path(plan.home))
         self.rollout = Rollout(
             plan.home, plan.runs, self.line, pool_for=plan.pool_for, check=self._check, drain_s=plan.drain_s,
-            answer_s=plan.answer_s, patience=plan.patience, on_seat=self._engine_changed,
+            answer_s=plan.answer_s, patience=plan.patience, on_instance=self._engine_changed,
             on_event=plan.on_event,
         )  # fmt: skip
         self.control = Control(plan.home, self.answer)
@@ -218,10 +218,10 @@ class Server:
             self._later(self.line.forget(child.name))
         self.plan.on_event("worker", {"name": child.name, "state": child.state, "last_end": child.facts.last_end})
 
-    def _engine_changed(self, seat: Seat) -> None:
-        last = seat.child.facts.last_end if seat.child is not None else ""
-        facts = {"replica": seat.name, "state": seat.shown, "last_end": last}
-        self.plan.on_event("engine", facts | ({"problem": seat.problem} if seat.problem else {}))
+    def _engine_changed(self, instance: Instance) -> None:
+        last = instance.child.facts.last_end if instance.child is not None else ""
+        facts = {"replica": instance.name, "state": instance.shown, "last_end": last}
+        self.plan.on_event("engine", facts | ({"problem": instance.problem} if instance.problem else {}))
 
     async def _reload_aloud(self) -> None:
         try:
@@ -250,13 +250,13 @@ class Server:
 
     async def _check(self, asked: Question) -> str:
         """The door between engine and clients: nothing is shown on a board before it has been through it."""
-        opened, seat = asked.loadable, asked.seat
+        opened, instance = asked.loadable, asked.instance
         if opened.manifest is None or opened.folder is None:
             if not self.plan.allow_unverified:
-                raise EngineError("rollout.unverified", where=seat.address, lens=opened.lens.name)
+                raise EngineError("rollout.unverified", where=instance.address, lens=opened.lens.name)
             return "unverified"
         grade = await check_engine(
-            asked.driver, seat.address, seat.secret, opened.manifest, asked.engine_name, opened.folder,
+            asked.driver, instance.address, instance.secret, opened.manifest, asked.engine_name, opened.folder,
             allow_unverified=self.plan.allow_unverified, most_canaries=RETURN_CANARIES if asked.is_return else None,
         )  # fmt: skip
         return grade.level

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from danlu.serving.instances import Instance
 from danlu.serving.pools import Pool
 from danlu.serving.rollout import Rollout
-from danlu.serving.seats import Seat
 from danlu.serving.served import Served
 
 
@@ -50,23 +50,23 @@ def _pool(rollout: Rollout, pool: Pool) -> dict[str, Any]:
             {
                 "name": name, "label": opened.lens.label, "is_base": opened.lens.is_base,
                 "is_pointed_at": name in pointed,
-                "grade": pool.grades.get(name, ""), "num_replicas": sum(name in seat.loaded for seat in pool.seats),
+                "grade": pool.grades.get(name, ""), "num_replicas": sum(name in one.loaded for one in pool.instances),
                 "outstanding": rollout.line.outstanding(name), "num_leased": use.num_leased, "last_used": use.last,
             }
         )  # fmt: skip
     return {
         "name": pool.plan.name, "driver": pool.plan.driver, "num_loaded": len(pool.adapters),
         "most_loaded": pool.plan.spec.max_adapters, "lenses": lenses,
-        "replicas": [_replica(rollout, seat) for seat in pool.seats],
+        "replicas": [_replica(rollout, instance) for instance in pool.instances],
     }  # fmt: skip
 
 
-def _replica(rollout: Rollout, seat: Seat) -> dict[str, Any]:
+def _replica(rollout: Rollout, instance: Instance) -> dict[str, Any]:
     told = {
-        "name": seat.name, "state": seat.shown, "since": seat.since, "problem": seat.problem,
-        "outstanding": sum(post.on_replica.get(seat.name, 0) for post in rollout.line.posts.values()),
+        "name": instance.name, "state": instance.shown, "since": instance.since, "problem": instance.problem,
+        "outstanding": sum(post.on_replica.get(instance.name, 0) for post in rollout.line.posts.values()),
     }  # fmt: skip
-    if seat.child is not None:
-        facts = seat.child.facts
+    if instance.child is not None:
+        facts = instance.child.facts
         told |= {"pid": facts.pid, "num_starts": facts.num_starts, "last_end": facts.last_end}
     return told

@@ -44,7 +44,7 @@ def test_incident_15_no_engine_ever_sees_an_adapter_that_would_kill_it(tmp_path:
                 assert refusal.value.key in ("rollout.not_finite", "rollout.rank")
             await place.client.ask()
             assert not place.client.failures
-            child = place.server.rollout.fleet.pools["tiny"].seats[0].child
+            child = place.server.rollout.fleet.pools["tiny"].instances[0].child
             assert child is not None and child.facts.num_starts == 1
 
     asyncio.run(story())
@@ -64,7 +64,7 @@ def test_incident_15_an_adapter_that_kills_an_engine_is_not_rolled_out_and_not_l
             asking = [asyncio.create_task(client.keep_asking(ended)) for _ in range(4)]
             with pytest.raises(DanluError):
                 await rollout.flip("law", str(deadly))
-            first, second = rollout.fleet.pools["tiny"].seats
+            first, second = rollout.fleet.pools["tiny"].instances
             assert first.child is not None and second.child is not None
             await until(lambda: first.child.facts.num_starts == 2 and first.state == "ready", within_s=20)
             ended.set()
@@ -82,8 +82,8 @@ def test_incident_15_one_replica_dead_for_good_and_everything_is_answered(tmp_pa
 
     async def story() -> None:
         async with serving(tmp_path, base, Offer("law", str(good))) as place:
-            client, seats = place.client, place.server.rollout.fleet.pools["tiny"].seats
-            child = seats[0].child
+            client, instances = place.client, place.server.rollout.fleet.pools["tiny"].instances
+            child = instances[0].child
             assert child is not None
             child.command = type(child.command)(["/bin/false"], {}, child.command.address, child.command.secret)
             await child.kill()
@@ -93,7 +93,7 @@ def test_incident_15_one_replica_dead_for_good_and_everything_is_answered(tmp_pa
             ended.set()
             await asyncio.gather(*asking)
             assert not client.failures and sum(client.seen.values()) > 10
-            assert seats[0].state == "down"
+            assert instances[0].state == "down"
 
     asyncio.run(story())
 
@@ -116,17 +116,19 @@ def test_incident_16_a_name_never_means_two_contents(tmp_path: Path, base: Path)
             text = await client.ask()
             assert text.split()[0] == second_mark != first_mark and first_lens != second_lens
             assert set((await running).split()) == {first_mark}, "begun before, whole afterwards"
-            loaded: dict[str, Any] = rollout.fleet.pools["tiny"].seats[0].loaded
+            loaded: dict[str, Any] = rollout.fleet.pools["tiny"].instances[0].loaded
             assert loaded == {first_lens: first_lens, second_lens: second_lens}, "engines know contents, not aliases"
             await rollout.back("law")
             assert (await client.ask()).split()[0] == first_mark
             assert not client.failures and not client.mixed
-            seat = rollout.fleet.pools["tiny"].seats[0]
-            assert seat.child is not None
-            await seat.child.kill()
-            await until(lambda: seat.state == "down")
-            await until(lambda: seat.state == "ready", within_s=10)
-            assert set(seat.loaded) == {second_lens} and seat.problem, "the files of the first are others by now"
+            instance = rollout.fleet.pools["tiny"].instances[0]
+            assert instance.child is not None
+            await instance.child.kill()
+            await until(lambda: instance.state == "down")
+            await until(lambda: instance.state == "ready", within_s=10)
+            assert set(instance.loaded) == {second_lens} and instance.problem, (
+                "the files of the first are others by now"
+            )
 
     asyncio.run(story())
 

@@ -59,7 +59,9 @@ def test_a_reload_takes_new_models_new_targets_and_what_was_taken_away(tmp_path:
             assert {(await client.ask(model)).split()[0] for model in ("law", "whole", "byhand")} == {
                 mark_of(better), mark_of(whole), mark_of(med),
             }  # fmt: skip
-            assert all(len([s for s in pool.seats if s.state == "ready"]) == 2 for pool in rollout.fleet.pools.values())
+            assert all(
+                len([s for s in pool.instances if s.state == "ready"]) == 2 for pool in rollout.fleet.pools.values()
+            )
             assert not client.failures and not client.mixed
             assert rollout.models["law"].target == str(better)
             await rollout.back("law")
@@ -67,7 +69,7 @@ def test_a_reload_takes_new_models_new_targets_and_what_was_taken_away(tmp_path:
             reads(place, lambda plan: plan, num_replicas=1)
             assert not {"added", "changed", "removed"} & set(await place.server.reload())
             pool = rollout.fleet.pools["tiny"]
-            await until(lambda: len(pool.seats) == 1)
+            await until(lambda: len(pool.instances) == 1)
             assert (await client.ask("law")).split()[0] == mark_of(law), "what was done by hand stays"
 
     asyncio.run(story())

@@ -31,10 +31,10 @@ from danlu.run.audit import AuditLog
 from danlu.run.registry import Registry
 from danlu.serving.ask import Ask
 from danlu.serving.engine_check import check_engine
+from danlu.serving.instances import Question
 from danlu.serving.line import Line, WorkerLine
 from danlu.serving.rollout import Offer, Rollout
 from danlu.serving.router import Router
-from danlu.serving.seats import Question
 from danlu.serving.status import status_of
 
 QUESTION = Ask("c", "chat", "law", {"messages": [{"role": "user", "content": "hello?"}]}, False, False, 1, 1)
@@ -53,10 +53,10 @@ class House:
         plan = fixed(plan) if is_fixed else plan
 
         async def check(asked: Question) -> str:
-            seat, opened = asked.seat, asked.loadable
+            instance, opened = asked.instance, asked.loadable
             assert opened.manifest is not None and opened.folder is not None, "artefacts have both"
             found = await check_engine(
-                asked.driver, seat.address, seat.secret, opened.manifest, asked.engine_name, opened.folder
+                asked.driver, instance.address, instance.secret, opened.manifest, asked.engine_name, opened.folder
             )
             return found.level
 
@@ -131,14 +131,16 @@ def test_a_flip_and_the_way_back(tmp_path: Path, base: Path, run: Callable[..., 
         done = await rollout.flip("law", str(second), reason="better")
         assert done["to"] == {lens_of(second): 1.0} and "late" not in done
         assert await house.said() == (lens_of(second), mark_of(second))
-        assert house.router.board.number == rollout.board.number, "done means: every worker goes by it"
+        assert house.router.board.number == rollout.board.number, "done context: every worker goes by it"
         await rollout.back("law")
         assert await house.said() == (lens_of(first), mark_of(first))
         with pytest.raises(DanluError) as refusal:
             await rollout.back("law")
         assert refusal.value.key == "rollout.nothing_before"
-        seats = rollout.fleet.pools["tiny"].seats
-        assert len(seats) == 2 and all(set(seat.loaded) == {lens_of(first), lens_of(second)} for seat in seats)
+        instances = rollout.fleet.pools["tiny"].instances
+        assert len(instances) == 2 and all(
+            set(instance.loaded) == {lens_of(first), lens_of(second)} for instance in instances
+        )
         assert rollout.fleet.pools["tiny"].grades[lens_of(second)] == "ids"
 
     run(story, Offer("law", str(first)))
@@ -163,7 +165,7 @@ def test_a_failure_on_any_replica_is_no_flip(tmp_path: Path, base: Path, run: Ca
         with pytest.raises(DanluError) as refusal:
             await rollout.flip("law", str(tmp_path / "nothing") if fault == "gone" else str(second))
         assert rollout.board.models == before.models and await house.said() == (lens_of(first), mark_of(first))
-        assert all(set(seat.loaded) == {lens_of(first)} for seat in rollout.fleet.pools["tiny"].seats)
+        assert all(set(instance.loaded) == {lens_of(first)} for instance in rollout.fleet.pools["tiny"].instances)
         assert rollout.models["law"].problem and refusal.value.text
         assert status_of(rollout)["models"][0]["problem"]
         if fault not in ("nan", "gone"):  # and when the engines have thought better of it
@@ -269,7 +271,7 @@ def test_the_one_that_was_used_longest_ago_makes_room(tmp_path: Path, base: Path
         await until(lambda: (rollout.fleet.note_use(), rollout.fleet.uses[lens_of(artifacts[0])].last)[1] > 0)
         await rollout.flip("law", str(artifacts[3]))
         assert set(pool.adapters) == {lens_of(artifacts[n]) for n in (0, 2, 3)}
-        assert all(set(seat.loaded) == set(pool.adapters) for seat in pool.seats)
+        assert all(set(instance.loaded) == set(pool.adapters) for instance in pool.instances)
         await rollout.flip("law", str(artifacts[1]))  # dropped, and it comes back
         assert (await house.said())[1] == mark_of(artifacts[1])
 
@@ -327,10 +329,10 @@ def test_an_engine_that_was_killed_comes_back_with_its_lenses(
 
     async def story(house: House) -> None:
         rollout = house.rollout
-        seat = rollout.fleet.pools["tiny"].seats[0]
-        assert seat.child is not None
-        await seat.child.kill()
-        await until(lambda: seat.state == "down")
+        instance = rollout.fleet.pools["tiny"].instances[0]
+        assert instance.child is not None
+        await instance.child.kill()
+        await until(lambda: instance.state == "down")
         await until(lambda: sum(r.state == "ready" for r in house.router.board.replicas) == 1)
         await rollout.flip("law", str(second))  # while one of two is away
         assert (await house.said())[1] == mark_of(second)
@@ -352,12 +354,12 @@ def test_engines_that_load_nothing_are_replaced_one_by_one(
         rollout = house.rollout
         pool = rollout.fleet.pools["tiny"]
         leases = [house.router.lease("law", QUESTION) for _ in range(2)]
-        old = {seat.name for seat in pool.seats}
+        old = {instance.name for instance in pool.instances}
         habits(base, answers_wrong=is_bad)
         if is_bad:
             with pytest.raises(DanluError):
                 await rollout.flip("law", str(second))
-            assert {seat.name for seat in pool.seats} == old and lens_of(second) not in pool.lenses
+            assert {instance.name for instance in pool.instances} == old and lens_of(second) not in pool.lenses
             assert (await house.said())[1] == mark_of(first)
             return
         await rollout.flip("law", str(second))
@@ -365,16 +367,16 @@ def test_engines_that_load_nothing_are_replaced_one_by_one(
         for lease in leases:
             assert (await ask(lease.address, lease.body, lease.secret)).split()[0] == mark_of(first), "there to its end"
             lease.release("done")
-        await until(lambda: old.isdisjoint(seat.name for seat in pool.seats))
-        assert len(pool.seats) == 2 and {seat.state for seat in pool.seats} == {"ready"}
+        await until(lambda: old.isdisjoint(instance.name for instance in pool.instances))
+        assert len(pool.instances) == 2 and {instance.state for instance in pool.instances} == {"ready"}
         await rollout.back("law")  # the fresh ones have both
-        assert (await house.said())[1] == mark_of(first) and len(pool.seats) == 2
-        child = pool.seats[0].child
+        assert (await house.said())[1] == mark_of(first) and len(pool.instances) == 2
+        child = pool.instances[0].child
         assert child is not None
         await child.kill()
-        await until(lambda: pool.seats[0].state == "down")
-        await until(lambda: pool.seats[0].state == "ready")  # with its first lens
-        await until(lambda: set(pool.seats[0].loaded) == {lens_of(first), lens_of(second)})
+        await until(lambda: pool.instances[0].state == "down")
+        await until(lambda: pool.instances[0].state == "ready")  # with its first lens
+        await until(lambda: set(pool.instances[0].loaded) == {lens_of(first), lens_of(second)})
 
     run(story, Offer("law", str(first)), is_fixed=True)
 
@@ -411,12 +413,12 @@ def test_what_is_withdrawn_while_it_answers_goes_on_and_is_not_turned_to_again(
         assert [facts["lens"] for name, facts in house.events if name == "warning"] == [first], "once"
         assert "law:1" in status_of(rollout)["models"][0]["warnings"][0]
         assert (await house.said())[0] == first, "clients go on"
-        seat = rollout.fleet.pools["tiny"].seats[0]
-        assert seat.child is not None
-        await seat.child.kill()
-        await until(lambda: seat.state == "down")
-        await until(lambda: seat.state == "ready", within_s=10)
-        assert set(seat.loaded) == {first}, "and an engine that died has it again"
+        instance = rollout.fleet.pools["tiny"].instances[0]
+        assert instance.child is not None
+        await instance.child.kill()
+        await until(lambda: instance.state == "down")
+        await until(lambda: instance.state == "ready", within_s=10)
+        assert set(instance.loaded) == {first}, "and an engine that died has it again"
         await rollout.flip("law", "2")
         for asked in (rollout.back("law"), rollout.flip("law", "1"), rollout.flip("law", first)):
             with pytest.raises(DanluError) as refusal:
@@ -442,11 +444,11 @@ def test_files_that_are_taken_away_while_they_answer_are_told_of(
         await house.rollout.warn()
         assert str(artifact) in house.rollout.warnings[lens_of_first]
         assert (await house.said())[0] == lens_of_first
-        seat = house.rollout.fleet.pools["tiny"].seats[0]
-        assert seat.child is not None
-        await seat.child.kill()
-        await until(lambda: seat.child.facts.num_failures > 1, within_s=15)  # its tokenizer was there too
-        assert seat.state == "down" and (await house.said())[0] == lens_of_first, "by the other"
+        instance = house.rollout.fleet.pools["tiny"].instances[0]
+        assert instance.child is not None
+        await instance.child.kill()
+        await until(lambda: instance.child.facts.num_failures > 1, within_s=15)  # its tokenizer was there too
+        assert instance.state == "down" and (await house.said())[0] == lens_of_first, "by the other"
 
     lens_of_first = lens_of(artifact)
     run(story, Offer("law", str(artifact)))
@@ -462,7 +464,7 @@ def test_status_is_plain_json(tmp_path: Path, base: Path, run: Callable[..., Non
         assert told["pools"][0]["num_loaded"] == 1 and len(told["pools"][0]["replicas"]) == 2
         await until(lambda: status_of(house.rollout)["spares"])
         assert status_of(house.rollout)["spares"][0]["memory_bytes"] >= 0, "what a spare takes is told"
-        secrets = [seat.secret for seat in house.rollout.fleet.pools["tiny"].seats]
+        secrets = [instance.secret for instance in house.rollout.fleet.pools["tiny"].instances]
         assert not any(secret in orjson.dumps(told).decode() for secret in secrets), "it tells no secret"
 
     run(story, Offer("law", str(first)))

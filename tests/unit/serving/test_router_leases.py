@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from danlu.serving.ask import Ask
 from danlu.serving.board import Board, Lens, Model, Replica, State
+from danlu.serving.chat_format import ChatFormat
 from danlu.serving.keys import Key
-from danlu.serving.manner import Manner
 from danlu.serving.router import FIRST_PAUSE_S, NUM_FAILURES, NoReplicaError, Router, UnknownModelError
 
 ASK = Ask("chatcmpl-1", "chat", "law", {"messages": [{"role": "user", "content": "hi"}]}, False, False, 5, 16)
@@ -30,10 +30,10 @@ def board(
     shares: tuple[tuple[str, float], ...] = (("law@1", 1.0),),
     num_replicas: int = 2,
     down: tuple[str, ...] = (),
-    manner: Manner = Manner(),  # noqa: B008
+    chat_format: ChatFormat = ChatFormat(),  # noqa: B008
 ) -> Board:
     names = [name for name, _ in shares]
-    lenses = tuple(Lens(name, "p", manner=manner) for name in names)
+    lenses = tuple(Lens(name, "p", chat_format=chat_format) for name in names)
     replicas = tuple(
         Replica(f"r{n}", "p", "native", f"unix:/r{n}", f"s{n}", "down" if f"r{n}" in down else "ready",
                 tuple((name, name) for name in names))
@@ -43,7 +43,7 @@ def board(
 
 
 def test_a_lease_is_ready_to_send() -> None:
-    router = Router(board(manner=Manner(system="Be brief.")))
+    router = Router(board(chat_format=ChatFormat(system="Be brief.")))
     lease = router.lease("law", ASK)
     body = orjson.loads(lease.body)
     assert body["model"] == "law@1" and body["messages"][0] == {"role": "system", "content": "Be brief."}
@@ -247,7 +247,9 @@ def test_a_key_sees_what_it_may_ask() -> None:
 
 
 def test_a_board_comes_back_as_it_went() -> None:
-    there = board(shares=(("法律@3", 0.9), ("law@4", 0.1)), manner=Manner(system="简短。", marks=("<|im_end|>",)))
+    there = board(
+        shares=(("法律@3", 0.9), ("law@4", 0.1)), chat_format=ChatFormat(system="简短。", marks=("<|im_end|>",))
+    )
     assert Board.from_json(orjson.loads(there.to_bytes())) == there
 
 

@@ -14,7 +14,7 @@ from server_kit import serving
 
 from danlu.core.errors import DanluError
 from danlu.run.registry import Registry
-from danlu.serving import control, seats
+from danlu.serving import control, instances
 from danlu.serving.rollout import Offer
 
 
@@ -47,20 +47,20 @@ def test_a_killed_engine_fails_its_running_streams_only(tmp_path: Path, base: Pa
 
     async def story() -> None:
         async with serving(tmp_path, base, Offer("law", str(artifact))) as place:
-            client, seats = place.client, place.server.rollout.fleet.pools["tiny"].seats
+            client, instances = place.client, place.server.rollout.fleet.pools["tiny"].instances
             running = [asyncio.create_task(client.ask(is_stream=True)) for _ in range(8)]
             posts = place.server.line.posts
             await until(lambda: sum(posts["w0"].on_replica.values()) == 8)
             assert posts["w0"].on_replica == {"tiny-0": 4, "tiny-1": 4}
             await asyncio.sleep(0.3)  # all of them have had their first byte
-            assert seats[0].child is not None
-            os.kill(seats[0].child.pid, signal.SIGKILL)
+            assert instances[0].child is not None
+            os.kill(instances[0].child.pid, signal.SIGKILL)
             later = [asyncio.create_task(client.ask(is_stream=bool(n % 2))) for n in range(10)]
             await asyncio.gather(*running, *later)
             assert len(client.failures) == 4, client.failures
             assert client.seen == {lens_of(artifact): 14} and not client.mixed
-            await until(lambda: seats[0].state == "ready", within_s=10)
-            assert seats[0].child.facts.num_starts == 2 and "SIGKILL" in seats[0].child.facts.last_end
+            await until(lambda: instances[0].state == "ready", within_s=10)
+            assert instances[0].child.facts.num_starts == 2 and "SIGKILL" in instances[0].child.facts.last_end
             client.failures.clear()
             await asyncio.gather(*(client.ask() for _ in range(10)))
             assert not client.failures
@@ -74,7 +74,7 @@ def test_files_that_changed_are_not_served_by_an_engine_that_came_back(
 ) -> None:
     """A whole model whose weights were overwritten went on under its proven name after the engine's next start; a
     model that was left out then stayed away for ever, and nobody was told why."""
-    monkeypatch.setattr(seats, "MEND_S", 0.2)
+    monkeypatch.setattr(instances, "MEND_S", 0.2)
     artifact = (make_merged if kind == "merged" else make_adapter)(tmp_path / "a", base)
     weights = next(artifact.glob("*.safetensors"))
     proven = weights.read_bytes()
@@ -82,15 +82,15 @@ def test_files_that_changed_are_not_served_by_an_engine_that_came_back(
     async def story() -> None:
         async with serving(tmp_path, base, Offer("law", str(artifact)), num_replicas=1) as place:
             client, (pool,) = place.client, place.server.rollout.fleet.pools.values()
-            (seat,) = pool.seats
-            assert await client.ask() and seat.child is not None
+            (instance,) = pool.instances
+            assert await client.ask() and instance.child is not None
             weights.write_bytes(proven[:-4] + bytes(4))
-            os.kill(seat.child.pid, signal.SIGKILL)
-            await until(lambda: bool(seat.problem), within_s=15)
-            assert "not the one that was proven" in seat.problem and not seat.loaded
+            os.kill(instance.child.pid, signal.SIGKILL)
+            await until(lambda: bool(instance.problem), within_s=15)
+            assert "not the one that was proven" in instance.problem and not instance.loaded
             assert not await client.ask() and "model_not_loaded" in client.failures[-1]
             weights.write_bytes(proven)
-            await until(lambda: bool(seat.loaded) and not seat.problem, within_s=10)
+            await until(lambda: bool(instance.loaded) and not instance.problem, within_s=10)
             client.failures.clear()
             await asyncio.sleep(0.2)
             assert await client.ask() and not client.failures
@@ -103,14 +103,14 @@ def test_a_base_that_was_swapped_is_not_served_by_an_engine_that_came_back(
 ) -> None:
     """Adapters' own files were hashed again at each start, their base's were not: its weights could be overwritten, and
     an engine that died went on with the new ones under the old name."""
-    monkeypatch.setattr(seats, "MEND_S", 0.2)
+    monkeypatch.setattr(instances, "MEND_S", 0.2)
     artifact, weights = make_adapter(tmp_path / "a", base), base / "model.safetensors"
     proven = weights.read_bytes()
 
     async def story() -> None:
         async with serving(tmp_path, base, Offer("law", str(artifact))) as place:
             client, (pool,) = place.client, place.server.rollout.fleet.pools.values()
-            first, second = pool.seats
+            first, second = pool.instances
             assert first.child is not None and second.child is not None
             weights.write_bytes(proven[:-4] + bytes(4))
             os.kill(first.child.pid, signal.SIGKILL)
@@ -132,13 +132,13 @@ def test_an_engine_that_came_back_and_answers_otherwise_is_not_asked(
     tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same files, and an engine's program that was replaced meanwhile: canaries are asked again at each start."""
-    monkeypatch.setattr(seats, "MEND_S", 0.2)
+    monkeypatch.setattr(instances, "MEND_S", 0.2)
     artifact = make_adapter(tmp_path / "a", base)
 
     async def story() -> None:
         async with serving(tmp_path, base, Offer("law", str(artifact))) as place:
             client, (pool,) = place.client, place.server.rollout.fleet.pools.values()
-            first, _ = pool.seats
+            first, _ = pool.instances
             habits(base, answers_wrong=True)
             assert first.child is not None
             os.kill(first.child.pid, signal.SIGKILL)
@@ -283,7 +283,7 @@ def test_an_end_lets_answers_end(tmp_path: Path, base: Path) -> None:
             client = place.client
             running = [asyncio.create_task(client.ask(is_stream=bool(n % 2))) for n in range(4)]
             await asyncio.sleep(0.5)
-            pids = [place.server.workers[0].pid, place.server.rollout.fleet.pools["tiny"].seats[0].child.pid]  # type: ignore[union-attr]
+            pids = [place.server.workers[0].pid, place.server.rollout.fleet.pools["tiny"].instances[0].child.pid]  # type: ignore[union-attr]
             await place.server.close()
             await asyncio.gather(*running)
             assert not client.failures and client.seen == {lens_of(artifact): 4}

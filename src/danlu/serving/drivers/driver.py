@@ -34,7 +34,7 @@ class Can:
     prompt_ids: bool = False
     """Whether it shows the token ids of a rendered conversation."""
     reads_control: bool = False
-    """It takes control tokens in anybody's words (`<|im_end|>`) for real ones; `Manner` breaks them up before."""
+    """It takes control tokens in anybody's words (`<|im_end|>`) for real ones; `ChatFormat` breaks them up before."""
     stops: bool = False
     """`POST /cancel {"id"}` ends an answer by its id, and says, once it has left its seat, what was computed for it."""
 

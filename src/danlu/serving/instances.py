@@ -34,7 +34,7 @@ MEND_S = 10.0
 class Question:
     """What `Check` is asked: does this replica answer as this lens was proven to, under this name of the engine's?"""
 
-    seat: Seat
+    instance: Instance
     driver: Driver
     loadable: Loadable
     engine_name: str
@@ -47,29 +47,31 @@ Check = Callable[[Question], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
-    """What all seats of a pool share. `changed` is called when the board would say something else of the pool,
-    `on_seat` when a seat came into another state; neither may wait. `later` runs something as long as the pool
+class PoolContext:
+    """What all instances of a pool share. `changed` is called when the board would say something else of the pool,
+    `on_instance` when an instance came into another state; neither may wait. `later` runs something as long as the pool
     lives."""
 
     plan: PoolPlan
     driver: Driver
     home: Path
     lenses: Mapping[str, Loadable]
-    """What every seat shall have; the pool changes it."""
+    """What every instance shall have; the pool changes it."""
     files: ProvenFiles
     check: Check
     changed: Callable[[], object]
-    on_seat: Callable[[Seat], None]
+    on_instance: Callable[[Instance], None]
     later: Callable[[Any], None]
     spares: Spares
     patience: Patience | None
 
 
-class Seat:
-    def __init__(self, name: str, means: Means, lenses: Mapping[str, Loadable]) -> None:
+class Instance:
+    """`start`, then `load` each lens, and the pool says that it is ready; after a death it does so itself."""
+
+    def __init__(self, name: str, context: PoolContext, lenses: Mapping[str, Loadable]) -> None:
         """`lenses` are what its process is started with, where the driver loads nothing later."""
-        self.name, self._means = name, means
+        self.name, self._context = name, context
         self.child: Child | None = None
         """None of a URL."""
         self.state: State = "down"
@@ -77,22 +79,22 @@ class Seat:
         self.problem = ""
         self.loaded: dict[str, str] = {}
         """Lens to what the engine calls it, of those that were checked here."""
-        spec = _spec(means, lenses)
-        self.names = means.driver.engine_names(spec)
+        spec = _spec(context, lenses)
+        self.names = context.driver.engine_names(spec)
         """What its process was started with; the base's key is empty."""
         self._misread: set[str] = set()
         """Of `names`, what this process may have read while the files were others."""
         self._is_on_its_base = False
         """What this process was started on was looked at, and was right."""
-        command = means.driver.command(spec, means.home / name)
+        command = context.driver.command(spec, context.home / name)
         if command is None:
-            self.address, self.secret = means.driver.where(spec)
+            self.address, self.secret = context.driver.where(spec)
             return
         self.address, self.secret = command.address, command.secret
         self.child = Child(
-            name, command, log=means.home / "logs" / f"{name}.log", patience=means.patience,
-            is_ready=lambda: means.driver.is_ready(self.address, self.secret), on_change=self._child_changed,
-            spare=means.spares.of(command),
+            name, command, log=context.home / "logs" / f"{name}.log", patience=context.patience,
+            is_ready=lambda: context.driver.is_ready(self.address, self.secret), on_change=self._child_changed,
+            spare=context.spares.of(command),
         )  # fmt: skip
 
     @property
@@ -106,15 +108,15 @@ class Seat:
         """Until it answers; what it shall have is for the caller to load, and `ready` for it to say."""
         if self.child is not None:
             await _started(self.child)
-        elif not await self._means.driver.is_ready(self.address, self.secret):
+        elif not await self._context.driver.is_ready(self.address, self.secret):
             raise EngineError("rollout.no_answer", where=self.address, name=self.name)
         else:
-            self._means.later(self._watch())
+            self._context.later(self._watch())
 
     async def load(self, loadable: Loadable, *, is_return: bool = False) -> str:
         """Its grade here, once its files were looked at, it is in the engine, and answers as it should. A DanluError
         leaves the engine without it."""
-        name, driver = loadable.lens.name, self._means.driver
+        name, driver = loadable.lens.name, self._context.driver
         engine_name = self.names.get("" if loadable.lens.is_base else name)
         is_fresh = engine_name is None
         await self._look(loadable, key=None if is_fresh else "" if loadable.lens.is_base else name)
@@ -122,7 +124,7 @@ class Seat:
             assert loadable.folder is not None, "an adapter has files"
             engine_name = await driver.load(self.address, self.secret, name, loadable.folder)
         try:
-            grade = await self._means.check(Question(self, driver, loadable, engine_name, is_return))
+            grade = await self._context.check(Question(self, driver, loadable, engine_name, is_return))
         except BaseException:
             if is_fresh:
                 await self._drop(engine_name)
@@ -137,8 +139,8 @@ class Seat:
         """Give it what the pool's lenses are made of, and let it be asked from the first on. A lens that cannot be had
         is left out here, and said."""
         found = ""
-        for name, loadable in list(self._means.lenses.items()):
-            if name in self.loaded or not (self._means.driver.can.loads_adapters or name in self._at_start):
+        for name, loadable in list(self._context.lenses.items()):
+            if name in self.loaded or not (self._context.driver.can.loads_adapters or name in self._at_start):
                 continue
             try:
                 await self.load(loadable, is_return=True)
@@ -150,8 +152,8 @@ class Seat:
                 self._is_up()
         before, self.problem = self.problem, found
         if found and found != before:
-            self._means.on_seat(self)
-            self._means.changed()
+            self._context.on_instance(self)
+            self._context.changed()
 
     async def end(self) -> None:
         self.state = "draining"  # on purpose: no event
@@ -161,14 +163,14 @@ class Seat:
     def become(self, state: State) -> None:
         if state != self.state:
             self.state, self.since = state, time.time()
-            self._means.on_seat(self)
+            self._context.on_instance(self)
 
     # ---- its files
 
     async def _look(self, loadable: Loadable, key: str | None) -> None:
         """What it was started on, and this lens, are what was proven. `key`: of `names`, where the process itself has
         read it at its start. One that read other files has them in memory, whatever lies there now: it starts anew."""
-        files = self._means.files
+        files = self._context.files
         if not self._is_on_its_base:
             await self._held("", files.check_base())
         await self._held(key, files.check(loadable))
@@ -189,12 +191,12 @@ class Seat:
     @property
     def _at_start(self) -> set[str]:
         """Lenses that its process was started with."""
-        lenses = self._means.lenses.items()
+        lenses = self._context.lenses.items()
         return {name for name, loadable in lenses if ("" if loadable.lens.is_base else name) in self.names}
 
     async def _drop(self, engine_name: str) -> None:
         try:
-            await self._means.driver.drop(self.address, self.secret, engine_name)
+            await self._context.driver.drop(self.address, self.secret, engine_name)
         except EngineError as error:  # it is dying, and comes back without it
             self.problem = told(error)
 
@@ -206,13 +208,13 @@ class Seat:
                 self.loaded.clear()
                 self._misread.clear()
                 self._is_on_its_base = False
-                self._means.later(self.mend())
+                self._context.later(self.mend())
         elif self.state == "ready":
             self.become("down")
-            self._means.changed()
+            self._context.changed()
         elif child.state == "failed":
-            self._means.on_seat(self)
-            self._means.changed()
+            self._context.on_instance(self)
+            self._context.changed()
 
     async def mend(self) -> None:
         """After a start. A lens that cannot be had is tried again: a folder that is away comes back, and nobody else
@@ -221,34 +223,34 @@ class Seat:
         starts = self.child.facts.num_starts
         while self.child.state == "ready" and self.child.facts.num_starts == starts and self.state != "draining":
             await self.fit()
-            self._means.later(self._means.spares.keep())
-            if not set(self._means.lenses) - set(self.loaded):
+            self._context.later(self._context.spares.keep())
+            if not set(self._context.lenses) - set(self.loaded):
                 return
             await asyncio.sleep(MEND_S)
 
     def _is_up(self) -> None:
         if self.state == "down" and (self.child is None or self.child.state == "ready"):
             self.become("ready")
-        self._means.changed()
+        self._context.changed()
 
     async def _watch(self) -> None:
         """Of what we did not start: is it there?"""
         while True:
             await asyncio.sleep(WATCH_S)
-            state: State = "ready" if await self._means.driver.is_ready(self.address, self.secret) else "down"
+            state: State = "ready" if await self._context.driver.is_ready(self.address, self.secret) else "down"
             if self.state != state and self.state != "draining":
                 self.become(state)
-                self._means.changed()
+                self._context.changed()
 
 
-def _spec(means: Means, lenses: Mapping[str, Loadable]) -> EngineSpec:
+def _spec(context: PoolContext, lenses: Mapping[str, Loadable]) -> EngineSpec:
     """With adapters for engines that take them at the start only."""
-    if means.driver.can.loads_adapters:
-        return means.plan.spec
+    if context.driver.can.loads_adapters:
+        return context.plan.spec
     files = {
         name: loadable.folder for name, loadable in lenses.items() if not loadable.lens.is_base and loadable.folder
     }
-    return replace(means.plan.spec, adapters=files)
+    return replace(context.plan.spec, adapters=files)
 
 
 async def _started(child: Child) -> None:

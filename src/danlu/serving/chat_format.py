@@ -2,8 +2,8 @@
 tokens in words broken up, where the engine would take them for real ones.
 
 Training's template puts the recipe's system prompt before conversations that have none; engines know nothing of it.
-The gateway dresses each chat request so before it is sent, the door check before it compares. Plain values: it travels
-in the board.
+The gateway applies it to each chat request before it is sent, the door check before it compares. Plain values: it
+travels in the board.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BREAK = "\u200b"
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class ChatFormat:
     system: str = ""
     takes_system: bool = True
     """False: the template has no place for a system turn, and its words stand before the first question."""
@@ -28,7 +28,7 @@ class Manner:
     marks: tuple[str, ...] = ()
     """Literals of control tokens to break up; none for an engine that reads them as text anyway."""
 
-    def dress(self, body: dict[str, Any]) -> dict[str, Any]:
+    def apply(self, body: dict[str, Any]) -> dict[str, Any]:
         """A chat request as it was trained on. What needs nothing comes back as it is."""
         turns = body.get("messages")
         if not turns:
