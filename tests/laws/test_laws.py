@@ -29,7 +29,7 @@ MAY_READ_ENVIRONMENT = {
     "core/messages/__init__.py",  # the terminal's language
     "engines/remote.py",  # the variable that the user named for the key
     "pipeline/examine.py",  # what of it a suite's own process is given
-    "serving/processes.py",  # what of it engines and workers are given
+    "serving/spawning.py",  # what of it engines and workers are given
     "serving/drivers/keeper.py",  # what an engine is given, and its key
     "pipeline/device.py",  # torch's own variable for its allocator: what the user chose stays
 }
