@@ -96,8 +96,9 @@ def _show(serving: Serving, voice: Voice) -> None:
     voice.table(columns, rows)
     for choice in serving.choices:
         others = [row for row in choice.rows() if row[0] != choice.plan.driver]
-        told = "; ".join(
-            f"{driver}: {state}{f' ({against})' if against else ''}" for driver, state, _, against in others
+        told = say("drivers.separator").join(
+            say(f"drivers.other{'_against' if against else ''}", driver=driver, state=state, against=against)
+            for driver, state, _, against in others
         )
         voice.say(say("serve.others", pool=choice.plan.name, others=told), "dim")
     for note in serving.notes:

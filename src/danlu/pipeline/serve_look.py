@@ -145,7 +145,7 @@ def _told(wanted: Wanted, found: Offered | None, choices: Sequence[Choice]) -> T
     verdict = next(each for each in choice.verdicts if each.driver == choice.plan.driver)
     return Told(
         wanted.name, target, found.manifest.kind, found.manifest.digest[:12], choice.plan.driver,
-        "; ".join(verdict.pros),
+        say("drivers.separator").join(verdict.pros),
     )  # fmt: skip
 
 

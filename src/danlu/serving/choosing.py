@@ -90,7 +90,8 @@ class Choice:
     def rows(self) -> list[tuple[str, str, str, str]]:
         """(driver, chosen / could / cannot, for, against), the chosen one first: the table people see."""
         ordered = sorted(self.verdicts, key=lambda each: (each.driver != self.plan.driver, not each.can))
-        return [(each.driver, self._state(each), "; ".join(each.pros), "; ".join(each.cons)) for each in ordered]
+        comma = say("drivers.separator")
+        return [(each.driver, self._state(each), comma.join(each.pros), comma.join(each.cons)) for each in ordered]
 
     def to_json(self) -> dict[str, Any]:
         candidates = [
@@ -160,11 +161,11 @@ def _choose(group: Sequence[Offered], machine: Machine, find_base: FindBase, kno
     wanted = next((each for each in verdicts if each.driver == knobs.engine), None)
     if knobs.engine != "auto" and (wanted is None or not wanted.can):
         known = ", ".join(each.driver for each in verdicts)
-        why = "; ".join(wanted.cons) if wanted else say("drivers.no_such", known=known)
+        why = say("drivers.separator").join(wanted.cons) if wanted else say("drivers.no_such", known=known)
         raise EngineError("drivers.not_this", driver=knobs.engine, given=", ".join(names), why=why)
     chosen = wanted or next((each for each in verdicts if each.can), None)
     if chosen is None:
-        why = "; ".join(f"{each.driver}: {', '.join(each.cons)}" for each in verdicts)
+        why = say("drivers.separator").join(f"{each.driver}: {', '.join(each.cons)}" for each in verdicts)
         raise EngineError("drivers.no_engine", given=", ".join(names), why=why)
     return Choice(_plan(drivers[chosen.driver], group, machine, find_base, knobs), names, verdicts)
 
