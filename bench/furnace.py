@@ -37,6 +37,7 @@ from furnace_rows import write
 from danlu.core.files import write_json
 from danlu.data.flow.account import Verdicts, fold
 from danlu.data.flow.conveyor import convey
+from danlu.data.flow.crew import Crew
 from danlu.data.flow.passing import Passing
 from danlu.data.flow.piece import Places, joined
 from danlu.data.flow.plan import Shard, plan_shards
@@ -116,10 +117,12 @@ def whole(path: Path, num_rows: int, folder: Path, workers: int) -> dict[str, An
         times[name] = round(time.perf_counter() - begin - sum(times.values()), 3)
         cpu[name] = round(sum(watch.used_s()) - before - sum(cpu.values()), 2)
 
-    plan = plan_shards([path])
-    lap("plan")
-    passing = build_passing(DataSection.model_validate({"privacy": {"key_file": str(folder / "keys.json")}}))
-    found = convey(plan, passing, Store(folder / "store"), engine="local", num_workers=workers)
+    store = Store(folder / "store")
+    with Crew("local", workers, store) as crew:
+        plan = plan_shards([path], expect=crew.expect)
+        lap("plan")
+        passing = build_passing(DataSection.model_validate({"privacy": {"key_file": str(folder / "keys.json")}}))
+        found = convey(plan, passing, store, engine="local", num_workers=workers, ready=crew.executor)
     lap("parse, clean, sign, PII")
     columns = [piece.columns for piece in found.pieces]
     alive = joined(found.pieces, "alive")

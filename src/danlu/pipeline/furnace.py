@@ -19,6 +19,7 @@ from danlu.data.certificate import TRAIN, UNUSED, VALIDATION
 from danlu.data.finding import SourceSpec
 from danlu.data.flow.account import MOST_LISTED, Verdicts
 from danlu.data.flow.conveyor import Conveyed, convey
+from danlu.data.flow.crew import Crew
 from danlu.data.flow.marks import Passed, add_up
 from danlu.data.flow.passing import Passing, Told, pass_samples
 from danlu.data.flow.piece import AnyPiece, Places, joined
@@ -48,16 +49,19 @@ class Sources:
     watched: Plan | None = None
     seeds: Plan | None = None
     general: Plan | None = None
+    crew: Crew | None = None
+    """Workers that got ready meanwhile."""
 
     @classmethod
-    def of(cls, section: DataSection, told: Progress) -> Sources:
-        """Find and digest all files."""
+    def of(cls, section: DataSection, told: Progress, crew: Crew | None = None) -> Sources:
+        """Find and digest all files; `crew` is told of those that will be passed."""
         watched = plan_shards([SourceSpec(section.validation)]) if section.validation else None
         wants_seeds = makes_samples(section) and section.synthesis.seeds
         seeds = plan_shards([SourceSpec(section.synthesis.seeds)]) if wants_seeds and section.synthesis.seeds else None
         replayed = file_of(section.replay)
         general = plan_shards([SourceSpec(replayed)]) if replayed else None
-        return cls(plan_shards(specs_of(section), progress=told), watched, seeds, general)
+        plan = plan_shards(specs_of(section), expect=crew.expect if crew else None, progress=told)
+        return cls(plan, watched, seeds, general, crew)
 
     @property
     def plans(self) -> list[Plan]:
@@ -88,7 +92,7 @@ def specs_of(section: DataSection) -> list[SourceSpec]:
 def smelt(recipe: Recipe, sources: Sources, passing: Passing, folder: Path, store: Store, told: Progress) -> Smelted:
     """Everything between the files and the encoder. `folder` is the run's, for what synthesis leaves."""
     section = recipe.data
-    main = _convey(sources.plan, passing, store, section, told)
+    main = _convey(sources.plan, passing, store, section, told, sources.crew)
     watched = _convey(sources.watched, passing, store, section, told) if sources.watched else None
     read = [main, watched] if watched else [main]
     pieces = list(main.pieces)
@@ -112,8 +116,11 @@ def smelt(recipe: Recipe, sources: Sources, passing: Passing, folder: Path, stor
     return Smelted(parts, read, decision, funnel, [*made, *variants], ledger)
 
 
-def _convey(plan: Plan, passing: Passing, store: Store, section: DataSection, told: Progress) -> Conveyed:
-    return convey(plan, passing, store, engine=section.engine, num_workers=section.workers, progress=told)
+def _convey(
+    plan: Plan, passing: Passing, store: Store, section: DataSection, told: Progress, crew: Crew | None = None
+) -> Conveyed:
+    ready = crew.executor if crew else None
+    return convey(plan, passing, store, engine=section.engine, num_workers=section.workers, ready=ready, progress=told)
 
 
 def _ledger_of(read: Sequence[Conveyed]) -> Ledger:

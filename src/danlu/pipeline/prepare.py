@@ -23,6 +23,7 @@ from danlu.data.dataset import Dataset
 from danlu.data.finding import find_files
 from danlu.data.flow.account import fold as fold_fates
 from danlu.data.flow.conveyor import keys_of
+from danlu.data.flow.crew import Crew
 from danlu.data.flow.kept import rows_gone
 from danlu.data.flow.passing import Passing
 from danlu.data.flow.store import Store
@@ -84,8 +85,15 @@ def prepare(run: Run, *, progress: Progress | None = None) -> Prepared:
     base = open_base(recipe.model, progress=told)
     if not recipe.data.sources:
         raise DataError("pipeline.no_sources", where="data.sources")
-    sources = Sources.of(recipe.data, told)
-    passing = build_passing(recipe.data, recipe.evaluation.questions, progress=told)
+    store = Store(run.folder.parent / STORE)
+    with Crew(recipe.data.engine, recipe.data.workers, store) as crew:
+        sources = Sources.of(recipe.data, told, crew)
+        passing = build_passing(recipe.data, recipe.evaluation.questions, progress=told)
+        return _made_or_found(run, base, sources, passing, store, told)
+
+
+def _made_or_found(run: Run, base: Base, sources: Sources, passing: Passing, store: Store, told: Progress) -> Prepared:
+    recipe = run.recipe
     inputs = _inputs_digest(recipe, base, sources, passing)
     with run.acting("prepare"):
         outcome = run.finished("prepare", inputs)
@@ -95,7 +103,6 @@ def prepare(run: Run, *, progress: Progress | None = None) -> Prepared:
             except (DataError, RunError) as error:  # damaged since: made anew, for the sources are still there
                 told.note(error.text)
         remove_unfinished(run.path("dataset"))
-        store = Store(run.folder.parent / STORE)
         keys = [key for plan in sources.plans for key in keys_of(plan, passing, recipe.data.engine)]
         with counting_on(run, store, keys):
             made = _prepare(run, base, sources, passing, store, told)

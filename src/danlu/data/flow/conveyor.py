@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
-from danlu.data.flow.executors import EXECUTORS
+from danlu.data.flow.executors import EXECUTORS, Executor
 from danlu.data.flow.marks import Passed, add_up
 from danlu.data.flow.passing import Passing, Told, pass_shard
 from danlu.data.flow.piece import AnyPiece, Piece, digest_of, num_rows
@@ -74,13 +74,15 @@ def convey(
     *,
     engine: Engine = "auto",
     num_workers: int | None = None,
+    ready: Executor | None = None,
     progress: Progress | None = None,
 ) -> Conveyed:
-    """All shards, passed. DataError for a missing package or a lost worker; damage in files never raises."""
+    """All shards, passed. `ready`: workers that were started for this plan (crew.py), of the engine `local`. DataError
+    for a missing package or a lost worker; damage in files never raises."""
     told = progress or Silent()
     if choose_engine(engine, plan) == "inline":
         return _in_memory(plan, passing, told)
-    return _through_store(plan, passing, store, choose_engine(engine, plan), num_workers, told)
+    return _through_store(plan, passing, store, choose_engine(engine, plan), num_workers, ready, told)
 
 
 def _in_memory(plan: Plan, passing: Passing, told: Progress) -> Conveyed:
@@ -103,7 +105,13 @@ def _in_memory(plan: Plan, passing: Passing, told: Progress) -> Conveyed:
 
 
 def _through_store(
-    plan: Plan, passing: Passing, store: Store, engine: Engine, num_workers: int | None, told: Progress
+    plan: Plan,
+    passing: Passing,
+    store: Store,
+    engine: Engine,
+    num_workers: int | None,
+    ready: Executor | None,
+    told: Progress,
 ) -> Conveyed:
     digest = passing_digest(passing)
     tasks = [Task(shard_key(shard, digest), shard) for shard in plan.shards]
@@ -113,7 +121,11 @@ def _through_store(
         told.note(say("flow.reused", reused=num_found, total=len(tasks)))
     if damaged := [task.shard.found.name for task in missing if store.is_damaged(task.key)]:
         told.note(say("flow.damaged", damaged=len(damaged), total=len(tasks), first=damaged[0]))
-    _do(missing, Work(passing, store), engine, num_workers, told)
+    alone = len(missing) == 1 or sum(task.shard.num_bytes for task in missing) <= ALONE_BYTES
+    engine = "inline" if engine == "local" and alone else engine
+    if missing:
+        executor = ready if ready is not None and engine == "local" else _executor(engine, num_workers)
+        _do(missing, Work(passing, store), executor, told)
     shards = [_found(store, task) for task in tasks]
     found = Conveyed([], [], [], num_redone=len(missing), remarks=list(plan.left_out))
     for task, shard in zip(tasks, shards, strict=True):
@@ -125,14 +137,14 @@ def _through_store(
     return found
 
 
-def _do(missing: Sequence[Task], work: Work, engine: Engine, num_workers: int | None, told: Progress) -> None:
-    if not missing:
-        return
-    alone = engine == "local" and (len(missing) == 1 or sum(task.shard.num_bytes for task in missing) <= ALONE_BYTES)
-    executor = EXECUTORS.load("inline" if alone else engine, where="data.engine")(num_workers)
+def _executor(engine: Engine, num_workers: int | None) -> Executor:
+    return EXECUTORS.load(engine, where="data.engine")(num_workers)
+
+
+def _do(missing: Sequence[Task], work: Work, executor: Executor, told: Progress) -> None:
     told.start(say("flow.passing"), len(missing))
     for number, task in enumerate(executor.run(work, missing)):
-        if number == 0 and not alone:
+        if number == 0 and len(missing) > 1:
             has_numba()  # half a second, while this process waits anyway: what compares all rows will want it
         told.advance(1, file=task.shard.found.name)
     told.finish()

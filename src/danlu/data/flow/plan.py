@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,12 +83,19 @@ class Plan:
 
 
 def plan_shards(
-    specs: Sequence[SourceSpec | Path | str], *, shard_bytes: int = SHARD_BYTES, progress: Progress | None = None
+    specs: Sequence[SourceSpec | Path | str],
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    expect: Callable[[Sequence[Found]], None] | None = None,
+    progress: Progress | None = None,
 ) -> Plan:
-    """Find the files, digest them, cut the large ones. DataError for a path that does not exist."""
+    """Find the files, digest them, cut the large ones. `expect` is told of the files before any is opened. DataError
+    for a path that does not exist."""
     told = progress or Silent()
     left_out: list[Entry] = []
     found = find_files(specs, left_out)
+    if expect is not None:
+        expect(found)
     shards: list[Shard] = []
     files: list[File] = []
     told.start(say("flow.reading"), len(found))

@@ -13,6 +13,14 @@ class Executor(Protocol):
 
     def __init__(self, num_workers: int | None = None) -> None: ...
 
+    def get_ready(self) -> None:
+        """There will be work soon. Whoever calls this calls `dismiss` in the end, whether or not there was any."""
+        ...
+
+    def dismiss(self) -> None:
+        """There will be none any more."""
+        ...
+
     def run(self, work: Work, tasks: Sequence[Task]) -> Iterator[Task]:
         """Do `work(task)` for every task and give each back when it is done.
 

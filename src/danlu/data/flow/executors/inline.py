@@ -11,6 +11,12 @@ class Inline:
     def __init__(self, num_workers: int | None = None) -> None:
         """There is one worker, whatever is asked for: this process."""
 
+    def get_ready(self) -> None:
+        """Nothing is started beforehand."""
+
+    def dismiss(self) -> None:
+        """Nothing was started beforehand."""
+
     def run(self, work: Work, tasks: Sequence[Task]) -> Iterator[Task]:
         for task in tasks:
             work(task)

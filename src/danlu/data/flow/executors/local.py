@@ -42,6 +42,16 @@ class _Pool:
 class Local:
     def __init__(self, num_workers: int | None = None) -> None:
         self.num_workers = num_workers or num_cores()
+        self._ready: list[_Worker] = []
+
+    def get_ready(self) -> None:
+        """Workers are started and load what every row will want, while this process looks through files."""
+        if os.name != "nt":
+            self._ready = [_Worker(is_early=True) for _ in range(self.num_workers)]
+
+    def dismiss(self) -> None:
+        while self._ready:
+            self._ready.pop().stop()
 
     def run(self, work: Work, tasks: Sequence[Task]) -> Iterator[Task]:
         if os.name == "nt":  # pipes there are of another kind
@@ -58,9 +68,9 @@ class Local:
             pool.waiting.put(None)
         try:
             for _ in range(num):
-                worker = _Worker(order)
+                worker = self._ready.pop() if self._ready else _Worker()
                 pool.workers.append(worker)
-                threading.Thread(target=worker.serve, args=(pool,), daemon=True).start()
+                threading.Thread(target=worker.serve, args=(pool, order), daemon=True).start()
             for _ in tasks:
                 result = pool.done.get()
                 if isinstance(result, BaseException):
@@ -82,11 +92,11 @@ def _packed(work: Work) -> bytes:
 class _Worker:
     """One process, and what its thread here does with it."""
 
-    def __init__(self, work: bytes) -> None:
-        """`work` as `_packed` made it."""
+    def __init__(self, *, is_early: bool = False) -> None:
+        """`is_early`: there is no work for it yet."""
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in `stop`
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", "danlu.data.flow.worker"],
+        self.child = subprocess.Popen(  # noqa: S603  words of ours
+            [sys.executable, "-m", "danlu.data.flow.worker", *(["early"] if is_early else [])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
         )  # fmt: skip
         assert self.child.stdin and self.child.stdout, "both ends are pipes"
@@ -94,12 +104,11 @@ class _Worker:
         self.answers = Connection(os.dup(self.child.stdout.fileno()), writable=False)
         self.child.stdin.close()
         self.child.stdout.close()
-        self.work = work
 
-    def serve(self, pool: _Pool) -> None:
-        """Hand out tasks until none is waiting, or one fails."""
+    def serve(self, pool: _Pool, work: bytes) -> None:
+        """Hand out tasks until none is waiting, or one fails. `work` as `_packed` made it."""
         try:
-            self.orders.send_bytes(self.work)
+            self.orders.send_bytes(work)
             while (task := pool.waiting.get()) is not None:
                 self.orders.send(task)
                 answer = self.answers.recv()

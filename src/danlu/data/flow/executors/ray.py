@@ -20,6 +20,12 @@ class Ray:
     def __init__(self, num_workers: int | None = None) -> None:
         self.num_workers = num_workers
 
+    def get_ready(self) -> None:
+        """Nothing is started beforehand."""
+
+    def dismiss(self) -> None:
+        """Nothing was started beforehand."""
+
     def run(self, work: Work, tasks: Sequence[Task]) -> Iterator[Task]:
         try:
             import ray  # lazy: only recipes with `engine: ray` need it
