@@ -121,11 +121,11 @@ def _through_store(
         told.note(say("flow.reused", reused=num_found, total=len(tasks)))
     if damaged := [task.shard.found.name for task in missing if store.is_damaged(task.key)]:
         told.note(say("flow.damaged", damaged=len(damaged), total=len(tasks), first=damaged[0]))
-    alone = len(missing) == 1 or sum(task.shard.num_bytes for task in missing) <= ALONE_BYTES
-    engine = "inline" if engine == "local" and alone else engine
+    is_little = len(missing) == 1 or sum(task.shard.num_bytes for task in missing) <= ALONE_BYTES
+    doer: Engine = "inline" if engine == "local" and is_little else engine
     if missing:
-        executor = ready if ready is not None and engine == "local" else _executor(engine, num_workers)
-        _do(missing, Work(passing, store), executor, told)
+        executor = ready if ready is not None and doer == "local" else _executor(doer, num_workers)
+        _do(missing, Work(passing, store), executor, told, is_alone=doer == "inline")
     shards = [_found(store, task) for task in tasks]
     found = Conveyed([], [], [], num_redone=len(missing), remarks=list(plan.left_out))
     for task, shard in zip(tasks, shards, strict=True):
@@ -141,10 +141,10 @@ def _executor(engine: Engine, num_workers: int | None) -> Executor:
     return EXECUTORS.load(engine, where="data.engine")(num_workers)
 
 
-def _do(missing: Sequence[Task], work: Work, executor: Executor, told: Progress) -> None:
+def _do(missing: Sequence[Task], work: Work, executor: Executor, told: Progress, *, is_alone: bool) -> None:
     told.start(say("flow.passing"), len(missing))
     for number, task in enumerate(executor.run(work, missing)):
-        if number == 0 and len(missing) > 1:
+        if number == 0 and not is_alone:
             has_numba()  # half a second, while this process waits anyway: what compares all rows will want it
         told.advance(1, file=task.shard.found.name)
     told.finish()

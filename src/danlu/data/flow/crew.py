@@ -6,6 +6,7 @@ store holds shards already.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -26,7 +27,9 @@ class Crew:
 
     def expect(self, files: Sequence[Found]) -> None:
         """These are going to be read."""
-        if self.engine not in ("auto", "local") or any((self.store.folder / "shards").glob("*/*")):
+        if self.engine not in ("auto", "local") or not importlib.util.find_spec("pyarrow"):
+            return
+        if any((self.store.folder / "shards").glob("*/*")):
             return
         if sum(one.path.stat().st_size for one in files if one.path.is_file()) >= MUCH_BYTES:
             self.executor = EXECUTORS.load("local", where="data.engine")(self.num_workers)
