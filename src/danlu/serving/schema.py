@@ -86,10 +86,12 @@ def _check_abilities(ask: Ask, can: Can, lenses: tuple[Lens, ...]) -> None:
     body = ask.body
     embeds = can.embeddings if all(lens.is_base for lens in lenses) else can.adapter_embeddings
     has_tools = chosen_tools(body) != ()
+    is_forced = has_tools and body.get("tool_choice", "auto") != "auto"
     lacking = (
         ("embeddings", "input", ask.kind == "embedding" and not embeds),
         ("dimensions", "dimensions", "dimensions" in body and not can.dimensions),
         ("tools", "tools", has_tools and not can.tools),
+        ("force_calls", "tool_choice", is_forced and not can.forced_calls),
         ("tools_said", "tools", has_tools and not all(lens.takes_tools for lens in lenses)),
         ("json_schema", "response_format", "response_format" in body and not can.json_schema),
         ("logprobs", "logprobs", bool(body.get("logprobs")) and not can.logprobs),

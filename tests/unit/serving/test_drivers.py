@@ -74,11 +74,14 @@ CALLS = {
 @pytest.mark.parametrize("template", CALLS)
 def test_engines_are_told_how_the_model_writes_calls(template: str, tmp_path) -> None:
     """vLLM answers 400 to every request with tools otherwise, and to read them wrongly shows calls as text."""
-    (tmp_path / "chat_template.jinja").write_text(template)
+    (tmp_path / "chat_template.jinja").write_text("{{ tools }}" + template)
     spec = EngineSpec(tmp_path, name="base")
     for name, parser in zip(("vllm", "sglang"), CALLS[template], strict=True):
         assert tool_parser(name, tmp_path) == parser and reads_calls(name, tmp_path) == bool(parser)
         assert reads_calls("native", tmp_path) and reads_calls("llamacpp", tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}<tool_call>")
+    assert not any(reads_calls(name, tmp_path) for name in ("native", "llamacpp", "vllm"))
+    (tmp_path / "chat_template.jinja").write_text("{{ tools }}" + template)
     words = DRIVERS.load("vllm")().command(spec, tmp_path / "engine").argv
     told = dict(itertools.pairwise(words))
     assert ("--enable-auto-tool-choice" in words) == bool(CALLS[template][0])

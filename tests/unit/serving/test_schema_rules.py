@@ -23,7 +23,7 @@ from gateway_kit import chat
 
 CAPS = Caps()
 RECORDS = bodies(CAPS)
-ALL = Can(loads_adapters=True, embeddings=True, tools=True, json_schema=True, logprobs=True)
+ALL = Can(loads_adapters=True, embeddings=True, tools=True, forced_calls=True, json_schema=True, logprobs=True)
 TOOL = {"type": "function", "function": {"name": "price", "parameters": {"type": "object", "properties": {}}}}
 
 
@@ -273,6 +273,8 @@ PHRASES = {
         (chat(tools=[TOOL]), {"tools": True}, {"takes_tools": False}, "cannot_tools"),
         (chat(tools=[TOOL], tool_choice="none"), {"tools": True}, {"takes_tools": False}, ""),
         (chat(tools=[TOOL]), {}, {}, "cannot_tools"),
+        (chat(tools=[TOOL], tool_choice="required"), {"tools": True}, {}, "cannot_force_calls"),
+        (chat(tools=[TOOL], tool_choice="required"), {"tools": True, "forced_calls": True}, {}, ""),
     ],
 )
 def test_what_an_engine_or_a_version_cannot_is_refused(
@@ -292,7 +294,7 @@ def test_a_forced_call_names_a_tool_that_is_there() -> None:
     choice = {"type": "function", "function": {"name": "prices"}}
     ask = asked(chat(tools=[TOOL], tool_choice=choice))
     with pytest.raises(RefusedError) as caught:
-        fit(ask, (Lens("law@1", "pool"),), Can(loads_adapters=True, tools=True), CAPS)
+        fit(ask, (Lens("law@1", "pool"),), Can(loads_adapters=True, tools=True, forced_calls=True), CAPS)
     assert caught.value.code == "no_such_tool"
     assert "tool_choice" not in asked(chat(tool_choice=choice)).body
 

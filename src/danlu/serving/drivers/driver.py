@@ -29,6 +29,8 @@ class Can:
     dimensions: bool = False
     """It makes embeddings as long as a client asks."""
     tools: bool = False
+    forced_calls: bool = False
+    """`tool_choice` of `required`, or of a function, makes sure of a call."""
     json_schema: bool = False
     logprobs: bool = False
     prompt_ids: bool = False

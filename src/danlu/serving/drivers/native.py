@@ -24,8 +24,8 @@ SPARE_BYTES = 4 * 2**30
 class NativeDriver:
     name = "native"
     can = Can(
-        loads_adapters=True, embeddings=True, adapter_embeddings=True, tools=True, json_schema=True, logprobs=True,
-        prompt_ids=True, stops=True,
+        loads_adapters=True, embeddings=True, adapter_embeddings=True, tools=True, forced_calls=True,
+        json_schema=True, logprobs=True, prompt_ids=True, stops=True,
     )  # fmt: skip
 
     about = About(

@@ -39,7 +39,8 @@ _ADAPTER = "lora:"
 class SGLangDriver:
     name = "sglang"
     can = Can(
-        loads_adapters=True, tools=True, json_schema=True, logprobs=True, prompt_ids=True, reads_control=True
+        loads_adapters=True, tools=True, forced_calls=True, json_schema=True, logprobs=True, prompt_ids=True,
+        reads_control=True,
     )  # fmt: skip
 
     about = About(

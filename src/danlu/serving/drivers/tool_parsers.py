@@ -44,6 +44,8 @@ def tool_parser(driver: str, folder: Path) -> str:
 
 def reads_calls(driver: str, folder: Path) -> bool:
     """Whether this engine finds calls in answers of the model in `folder`: drivers that are named above have to be told
-    how, the others read them by themselves."""
+    how, the others read them by themselves. No engine does where the template has no place for tools."""
+    if not any("tools" in text for text in own_texts(folder)[0].values()):
+        return False  # llama.cpp would leave them out without a word
     is_told = any(driver in form.parsers for form in FORMS)
     return not is_told or tool_parser(driver, folder) != ""

@@ -23,7 +23,7 @@ from danlu.serving.private import read_private
 class UpstreamDriver:
     name = "upstream"
     can = Can(
-        loads_adapters=False, embeddings=True, adapter_embeddings=True, dimensions=True, tools=True,
+        loads_adapters=False, embeddings=True, adapter_embeddings=True, dimensions=True, tools=True, forced_calls=True,
         json_schema=True, logprobs=True, reads_control=True,
     )  # fmt: skip
 

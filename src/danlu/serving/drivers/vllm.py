@@ -38,7 +38,7 @@ LOAD_S = 300.0
 class VLLMDriver:
     name = "vllm"
     can = Can(
-        loads_adapters=True, tools=True, json_schema=True, logprobs=True, prompt_ids=True,
+        loads_adapters=True, tools=True, forced_calls=True, json_schema=True, logprobs=True, prompt_ids=True,
         reads_control=True,
     )  # fmt: skip
 
