@@ -404,8 +404,10 @@ def main() -> None:
         print(json.dumps({kind: found[kind]}, indent=1), file=sys.stderr, flush=True)
     if told.out:
         told.out.write_text(json.dumps(found, indent=1) + "\n")
-    if not all(all(found[kind]["held"].values()) for kind in ("redis", "table") if kind in found):
-        raise SystemExit("a limit was passed")
+    for kind in {"redis", "table"} & found.keys():
+        if missed := [name for name, is_held in found[kind]["held"].items() if not is_held]:
+            num_silent = found[kind]["tokens"]["aborted"]["not_counted_by_the_engine"]
+            raise SystemExit(f"{kind}: not held: {', '.join(missed)}; the engine did not say in time: {num_silent}")
 
 
 if __name__ == "__main__":
