@@ -71,3 +71,14 @@ def test_lines_are_measured_in_cells_and_keep_punctuation_beside_its_word() -> N
 def test_a_knobs_key_is_never_folded_on_a_narrow_screen() -> None:
     told = danlu("--lang", "zh", "explain", columns=60).stdout
     assert "data.documents.ocr_command" in told and max(map(cells, told.splitlines())) <= 60
+
+
+def test_ctrl_c_while_it_loads_is_no_traceback() -> None:
+    """The first moments are imports; whoever changed their mind then got thirty lines of them."""
+    code = (
+        "import sys\nclass Impatient:\n    def find_spec(self, name, *where):\n"
+        "        if name == 'danlu.cli.main':\n            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Impatient())\nimport danlu.__main__\ndanlu.__main__.main()\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (said.returncode, said.stderr) == (130, "")
