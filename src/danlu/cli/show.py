@@ -26,6 +26,10 @@ if TYPE_CHECKING:  # these stand above torch; here they are only read
     from danlu.pipeline.train import Trained
 
 
+_SHORT = 48
+"""Characters of a base's name, type and digest that a line has room for."""
+
+
 def show_trained(run: Run, stages: Sequence[Trained], voice: Voice) -> None:
     voice.table(
         [say(f"cli.col_{column}") for column in ("stage", "steps", "loss", "validation", "place")],
@@ -159,9 +163,7 @@ def show_demo(story: Story, voice: Voice) -> None:
 def show(target: str, runs: Path, voice: Voice) -> None:
     if is_artifact(target):
         manifest = Manifest.read(Path(target)).to_json()
-        rows = [(key, manifest[key]) for key in ("kind", "name", "digest", "base", "parents", "created")]
-        rows.append(("parity", manifest["parity"]["verdict"]))
-        voice.table([say("cli.col_key"), say("cli.col_value")], rows)
+        _table_of_facts(_about_artifact(manifest), voice)
         voice.result(manifest)
         return
     if (Path(target) / "card.json").is_file():
@@ -174,11 +176,26 @@ def show(target: str, runs: Path, voice: Voice) -> None:
         "decision": _decision(facts), "parity": _proof(facts["parity"] or "-"),
         "size_bytes": size_text(facts["size_bytes"]),
     }  # fmt: skip
+    _table_of_facts(told, voice)
+    voice.result(facts | {"recipe": run.read("recipe.json")})
+
+
+def _about_artifact(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What people ask of exported files; every digest whole is in the JSON."""
+    base, parents = manifest["base"], manifest["parents"]
+    return {
+        "kind": manifest["kind"], "name": manifest["name"], "created": _when(manifest["created"]),
+        "parity": _proof(manifest["parity"]["verdict"]), "digest": manifest["digest"],
+        "on_base": " · ".join(str(base[key]) for key in ("name", "dtype", "digest") if base.get(key))[:_SHORT],
+        "parents": [f"{name} {str(digest)[:12]}" for name, digest in parents.items()],
+    }  # fmt: skip
+
+
+def _table_of_facts(facts: Mapping[str, Any], voice: Voice) -> None:
     voice.table(
         [say("cli.col_fact"), say("cli.col_value")],
-        [(say(f"cli.fact_{key}"), _listed(value)) for key, value in told.items()],
+        [(say(f"cli.fact_{key}"), _listed(value)) for key, value in facts.items()],
     )
-    voice.result(facts | {"recipe": run.read("recipe.json")})
 
 
 def run_facts(folder: Path) -> dict[str, Any]:
