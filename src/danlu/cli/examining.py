@@ -7,6 +7,7 @@ from pathlib import Path
 import danlu
 from danlu.cli.voice import Voice
 from danlu.core.messages import say
+from danlu.pipeline.examine import Hall, lines_of
 from danlu.run.run import Run
 
 
@@ -23,8 +24,6 @@ def show_examined(
     url: str | None,
     models: tuple[str, str],
 ) -> None:
-    from danlu.pipeline.examine import Hall, lines_of  # torch comes with it: only this act loads it
-
     hall = Hall(harness, python, tasks, limit, scores, include, url, *models)
     examined = danlu.examine(run, hall, progress=voice.progress)
     heads = [say(f"harness.{name}") for name in ("task", "items", "base", "tuned", "difference", "p")]

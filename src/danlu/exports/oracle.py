@@ -46,9 +46,10 @@ class Transformers:
         self.name = "autoround" if has_codes else "transformers" if adapter is None else "peft"
         # so that its layers are those of auto-round, whichever packages for these formats are here
         further: dict[str, Any] = {"quantization_config": transformers.AutoRoundConfig()} if has_codes else {}
+        self._library: Any = transformers
         self._device, self._where = device, str(adapter or folder)
         try:
-            with quiet():
+            with quiet(transformers):
                 self._tokenizer = transformers.AutoTokenizer.from_pretrained(
                     adapter or folder, local_files_only=True, trust_remote_code=False
                 )
@@ -88,7 +89,7 @@ class Transformers:
         answers = []
         for prompt in prompts:
             ids_BT = torch.tensor([list(prompt)], device=self._device)
-            with torch.inference_mode(), quiet(), self._refusing():
+            with torch.inference_mode(), quiet(self._library), self._refusing():
                 out_BT = self._model.generate(
                     input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), max_new_tokens=max_new_tokens,
                     do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None,
@@ -121,10 +122,8 @@ class Transformers:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """transformers' advice and progress bars are not for our users."""
-    import transformers  # see above
-
     from_before = transformers.utils.logging.get_verbosity()
     had_bars = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.set_verbosity(logging.ERROR)

@@ -141,12 +141,12 @@ def _open(hub: Hub, repo: str, endpoint: str, token: str) -> Remote:
 
 class HuggingFace:
     def __init__(self, repo: str, endpoint: str, token: str) -> None:
-        from huggingface_hub import HfApi  # optional: the extra `push`
-        from huggingface_hub.errors import HfHubHTTPError
+        import huggingface_hub.errors  # optional: the extra `push`
 
-        self._repo, self._api = repo, HfApi(endpoint=endpoint, token=token)
+        self._repo, self._api = repo, huggingface_hub.HfApi(endpoint=endpoint, token=token)
         # its transport's faults and the system's; names that it will not take
-        self._said = functools.partial(_said, repo, (*HfHubHTTPError.__bases__, ValueError), token)
+        faults = (*huggingface_hub.errors.HfHubHTTPError.__bases__, ValueError)
+        self._said = functools.partial(_said, repo, faults, token)
 
     def make(self, *, is_private: bool) -> None:
         with self._said():
@@ -171,11 +171,10 @@ class HuggingFace:
 
 class ModelScope:
     def __init__(self, repo: str, endpoint: str, token: str) -> None:
-        from modelscope_hub import HubApi  # optional: the extra `push`
-        from modelscope_hub.errors import HubError as ModelScopeError
+        import modelscope_hub.errors  # optional: the extra `push`
 
-        self._repo, self._api = repo, HubApi(endpoint=endpoint, token=token)
-        self._said = functools.partial(_said, repo, (ModelScopeError, OSError, ValueError), token)
+        self._repo, self._api = repo, modelscope_hub.HubApi(endpoint=endpoint, token=token)
+        self._said = functools.partial(_said, repo, (modelscope_hub.errors.HubError, OSError, ValueError), token)
 
     def make(self, *, is_private: bool) -> None:
         with self._said():

@@ -28,7 +28,6 @@ from danlu.engines.self_test import self_test
 from danlu.evaluation.harnesses import HARNESSES
 from danlu.evaluation.harnesses.harness import Answered, Harness, Order, paired_items, section_of
 from danlu.evaluation.stats import holm
-from danlu.pipeline.open_engine import open_engines
 from danlu.run.run import Run
 
 EXAMINED = "examine.json"
@@ -157,6 +156,8 @@ def _served(run: Run, hall: Hall, device: str, told: Progress) -> Iterator[tuple
     if hall.url is not None:
         yield hall.url, None
         return
+    from danlu.pipeline.open_engine import open_engines  # torch: not where a server of the user's is asked
+
     engines = open_engines(run, device=device, progress=told)
     with Loopback({hall.base_model: engines.base, hall.tuned_model: engines.tuned}) as server:
         yield server.url, engines.tuned.model.folder

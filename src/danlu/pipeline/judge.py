@@ -29,7 +29,7 @@ from danlu.evaluation.judge.judge import Judge
 from danlu.evaluation.judge.sheet import NUM_ROWS, Judged, read_sheet, write_sheet
 from danlu.evaluation.judge.summary import family_of, pair_summary, rating_summary
 from danlu.openai.address import Address
-from danlu.pipeline.base import load_base, open_base
+from danlu.pipeline.local_teacher import load_local
 from danlu.pipeline.remote_teacher import is_loopback
 from danlu.recipe.model import ModelSection
 from danlu.run.run import Run
@@ -158,14 +158,7 @@ def open_judge(seat: Seat, bill: Bill, told: Progress) -> tuple[Engine, dict[str
             if finding.outcome == "fail" and finding.name == "determinism":
                 told.note(finding.said)
         return RemoteEngine(endpoint, bill=bill), tested.to_json()
-    from danlu.data.encode import Encoder
-    from danlu.engines.native import NativeEngine  # torch: only when a local model judges
-    from danlu.pipeline.device import choose_device
-
-    section = ModelSection(base=seat.model)
-    spoken = open_base(section, progress=told)
-    model = load_base(section, seed=0, device=choose_device("auto"), progress=told)
-    return NativeEngine(model, Encoder(spoken.tokenizer, spoken.template), name=Path(seat.model).name), None
+    return load_local(ModelSection(base=seat.model), 0, told), None
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:

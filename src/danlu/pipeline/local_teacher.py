@@ -99,7 +99,7 @@ class LocalTeacher:
 
     def _ask(self, orders: list[tuple[str, Ask, list[int]]], sampling: Sampling, replies: dict[int, Reply]) -> None:
         if self._engine is None:
-            self._engine = _load(self.section, self._seed, self._progress)
+            self._engine = load_local(self.section, self._seed, self._progress)
         answers = self._engine.generate([Question(ask.messages) for _, ask, _ in orders], sampling)
         for (key, _, places), answer in zip(orders, answers, strict=True):
             self._num_asked += 1
@@ -114,7 +114,8 @@ class LocalTeacher:
             self._cache.keep(key, {"text": reply.text, "finish": finish, "model": self.name})
 
 
-def _load(section: ModelSection, seed: int, progress: Progress) -> Engine:
+def load_local(section: ModelSection, seed: int, progress: Progress) -> Engine:
+    """A model on this machine that answers conversations. EngineError where it has no template for them."""
     from danlu.data.encode import Encoder
     from danlu.engines.native import NativeEngine  # torch: only when something must be computed
     from danlu.pipeline.device import choose_device

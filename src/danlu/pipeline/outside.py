@@ -15,6 +15,7 @@ from danlu.core.progress import Progress
 from danlu.evaluation.gate import Gate
 from danlu.evaluation.report import Report, with_outside
 from danlu.evaluation.stats import holm
+from danlu.pipeline.examine import Hall, examine
 from danlu.pipeline.judge import JUDGED, Seat, judge
 from danlu.recipe.evaluation import JudgeSection, SuiteSection
 from danlu.run.run import Run
@@ -69,8 +70,6 @@ def ask_suites(
 
 
 def _examined(run: Run, suite: SuiteSection, device: str, progress: Progress) -> dict[str, Any]:
-    from danlu.pipeline.examine import Hall, examine  # torch comes with it: only where a suite is asked
-
     hall = Hall(suite.harness, Path(suite.python).expanduser(), suite.tasks, suite.limit)
     tasks: dict[str, Any] = examine(run, hall, device=device, progress=progress)["tasks"]
     return tasks

@@ -13,19 +13,21 @@ import json
 import sys
 from pathlib import Path
 
+import torch
+
 
 def main(path: str) -> None:
-    import torch
+    import auto_round.schemes  # optional: the extra `quantize`
     import transformers
-    from auto_round import AutoRound  # optional: the extra `quantize`
-    from auto_round.schemes import QuantizationScheme
 
     job = json.loads(Path(path).read_text())
     torch.set_num_threads(job["threads"])
-    scheme = QuantizationScheme(bits=4, group_size=job["group"], sym=job["is_symmetric"], data_type="int")
+    scheme = auto_round.schemes.QuantizationScheme(
+        bits=4, group_size=job["group"], sym=job["is_symmetric"], data_type="int"
+    )
     texts_ST = torch.tensor(json.loads(Path(job["texts"]).read_text()))
     tokenizer = transformers.AutoTokenizer.from_pretrained(job["model"], local_files_only=True, trust_remote_code=False)
-    rounding = AutoRound(
+    rounding = auto_round.AutoRound(
         job["model"], tokenizer, scheme=scheme, dataset=[text_T[None] for text_T in texts_ST], nsamples=len(texts_ST),
         seqlen=texts_ST.shape[1], iters=job["iterations"], batch_size=job["batch"], device_map=job["device"],
         enable_torch_compile=False, seed=0,

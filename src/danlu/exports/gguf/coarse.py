@@ -18,8 +18,8 @@ from torch import Tensor
 from danlu.engines.native import NativeEngine
 from danlu.exports.export import Subject
 from danlu.exports.gguf.architecture import architecture_of
+from danlu.exports.gguf.kquants import package
 from danlu.exports.gguf.tensors import Quantize, file_name, restored, type_of
-from danlu.exports.gguf.write import package
 from danlu.exports.parity import Check, Difference, check_answers, compare, judge_logits, margin_of, measure_floor
 from danlu.exports.proof import ROUNDING_FACTOR, Promise, prove_reader, set_up
 from danlu.exports.readers import READERS

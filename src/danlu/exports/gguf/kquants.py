@@ -19,8 +19,7 @@ _CHUNK_ROWS = 4096
 
 def quantize_rows(rows_ND: np.ndarray[Any, Any], type_name: str) -> np.ndarray[Any, Any]:
     """fp32 rows as bytes, [N, bytes of a row]."""
-    import gguf  # optional: the extra `export`
-
+    gguf = package()
     kind = gguf.GGMLQuantizationType[type_name]
     if not type_name.endswith("_K"):
         coded: np.ndarray[Any, Any] = gguf.quants.quantize(rows_ND, kind)
@@ -54,3 +53,11 @@ def _library() -> ctypes.CDLL:
         ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
     ]  # fmt: skip
     return library
+
+
+def package() -> Any:
+    try:
+        import gguf  # optional: the extra `export`
+    except ImportError as error:
+        raise ExportError("gguf.needs_package", where="exports: gguf", said=str(error)) from error
+    return gguf

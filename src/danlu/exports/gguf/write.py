@@ -5,6 +5,7 @@ The name in the header is chosen with care: llama.cpp reads "phi-3" in it as "co
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -21,6 +22,7 @@ from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.data.contract import Contract
 from danlu.exports.gguf.architecture import Description, describe, typed
+from danlu.exports.gguf.kquants import package
 from danlu.exports.gguf.tensors import Entry, Quantize, entries_of
 from danlu.exports.gguf.vocabulary import Vocabulary, read_vocabulary
 from danlu.model.build import family_of
@@ -159,7 +161,9 @@ def write_file(
     part = target.with_name(f".{target.name}.tmp")
     target.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(part, architecture)
-    try:
+    with contextlib.ExitStack() as at_end:
+        at_end.callback(part.unlink, missing_ok=True)
+        at_end.callback(writer.close)
         for key, value in header.items():
             _add(writer, key, value)
         for entry in entries:
@@ -177,10 +181,6 @@ def write_file(
         part.replace(target)
         sync_folder(target.parent)
         progress.finish()
-    except BaseException:
-        writer.close()
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _announce(writer: Any, entry: Entry, gguf: Any) -> None:
@@ -205,11 +205,3 @@ def _add(writer: Any, key: str, value: Any) -> None:
             writer.add_string(key, value)
         case _:
             writer.add_array(key, value)
-
-
-def package() -> Any:
-    try:
-        import gguf  # optional: the extra `export`
-    except ImportError as error:
-        raise ExportError("gguf.needs_package", where="exports: gguf", said=str(error)) from error
-    return gguf

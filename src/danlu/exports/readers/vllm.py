@@ -7,6 +7,7 @@ over HTTP. Its log-probabilities of every place of a text are told at once, the 
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -66,11 +67,10 @@ class VLLM:
             command, cwd=place.folder, stdin=subprocess.DEVNULL, stdout=self._said, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
-        try:
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self.close)
             self._wait(place.folder)
-        except BaseException:
-            self.close()
-            raise
+            on_failure.pop_all()
         self._vocab_size = int(read_json((place.beside or place.folder) / "config.json")["vocab_size"])
 
     def prompt_ids(self, question: Question, *, enable_thinking: bool = True) -> list[int]:
