@@ -10,8 +10,8 @@ gradients, its dynamic cache, and the best of its own settings (dtype, attention
 questions; the batch limit is the one at which transformers itself is fastest, and others are shown. danlu computes in
 the dtype that `auto` finds for this processor and, for likeness, also in transformers' best one.
 
-Both answer 64 questions before any clock runs: what is loaded or compiled once a process is there then (danlu's compiled
-loops: 0.7 s, and 8 s the first time on a machine).
+Both answer 64 questions before any clock runs: what is loaded or compiled once a process is there then (danlu's
+compiled loops: 0.7 s, and 8 s the first time on a machine).
 The two take turns, half of the questions each time, in alternating order, so that whoever else uses the machine
 disturbs both; CPU seconds stand beside the wall clock. Also compared: the answers themselves.
 """

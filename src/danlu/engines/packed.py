@@ -58,7 +58,10 @@ def packed(model: Model, *, with_adapter: bool, owns: bool = False, loops: bool 
     if not owns and (model.device.type != "cpu" or num_bytes > MOST_BYTES):
         return None
     with torch.inference_mode(False), torch.no_grad():  # oneDNN lays out tensors of no inference mode only
-        return Packed(model, with_adapter=with_adapter, owns=owns, loops=loops and can_loop(model.device))
+        made = Packed(model, with_adapter=with_adapter, owns=owns, loops=loops and can_loop(model.device))
+    if owns and made.loops:
+        made.warm_up()
+    return made
 
 
 class Packed:
@@ -213,6 +216,10 @@ class Packed:
             self._through(flat, [0])
         prefix.keep(table, 0)
         return prefix
+
+    def warm_up(self) -> None:
+        """Once through all loops: who asks first does not wait until they are loaded, or compiled."""
+        self._computed([0], None)
 
     def forget(self, lens: Lens) -> None:
         """The lens is gone: nothing of it is kept but what its rows in seats still need."""

@@ -153,6 +153,19 @@ def test_in_bf16_both_are_as_far_from_fp32(loops: bool, folders: dict[str, Path]
     assert 0 < fast <= 1.2 * slow
 
 
+def test_a_server_has_its_loops_before_anybody_asks(folders: dict[str, Path]) -> None:
+    """Compiling them took the first request 8 s."""
+    pytest.importorskip("numba")
+    from danlu.engines import loops as kernels
+
+    quick = packed(model_of(folders["gemma2"], "bf16", tuned=False), with_adapter=False, owns=True)
+    assert quick is not None and not quick.prefixes and not any(quick.tables)
+    all_loops = (kernels.add_norm, kernels.gate, kernels.attend)
+    known = [list(loop.signatures) for loop in all_loops]  # type: ignore[attr-defined]
+    course(quick, prompts(0))
+    assert all(known) and known == [list(loop.signatures) for loop in all_loops]  # type: ignore[attr-defined]
+
+
 def test_what_cannot_be_packed_is_left_as_it_is(folders: dict[str, Path]) -> None:
     model = model_of(folders["qwen2"])
     assert packed(model.to(torch.float64), with_adapter=True) is None
