@@ -53,7 +53,9 @@ def _is_news(name: str, facts: Mapping[str, Any]) -> bool:
     """For webhooks: what does not stand in the audit log, which they follow themselves, and is more than routine."""
     if name == "worker":
         return facts.get("state") in ("waiting", "failed")
-    return name in ("engine", "reloaded", "warning") or (name == "refused" and facts.get("deed") in ("reload", "follow"))
+    return name in ("engine", "reloaded", "warning") or (
+        name == "refused" and facts.get("deed") in ("reload", "follow")
+    )
 
 
 @contextlib.asynccontextmanager
