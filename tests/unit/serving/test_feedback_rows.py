@@ -8,9 +8,9 @@ import pytest
 
 from danlu.data.formats import FORMATS
 from danlu.data.sample import Origin
+from danlu.openai.refused import RefusedError
 from danlu.serving.feedback import FeedbackDesk, Kept, Opinion, read_opinions, rows, summary
 from danlu.serving.keys import Key
-from danlu.serving.replies import RefusedError
 from danlu.serving.tally import Tally
 
 ANN = Key("ann", "Ann", ("*",), keeps_bodies=True)
