@@ -89,7 +89,9 @@ def test_files_that_changed_are_not_opened(tmp_path: Path) -> None:
     (kept / "weights.txt").write_text("others")
     with pytest.raises(DanluError):
         registry.open(version)
-    Manifest("merged", "law", {"name": "ember", "digest": "b"}, {}, {}, (), {"verdict": "pass"}, "2026-01-01").write(kept)
+    Manifest("merged", "law", {"name": "ember", "digest": "b"}, {}, {}, (), {"verdict": "pass"}, "2026-01-01").write(
+        kept
+    )
     with pytest.raises(RunError) as caught:  # a manifest of its own does not help
         registry.open(version)
     assert caught.value.key == "registry.changed"
