@@ -29,6 +29,7 @@ from danlu.planning.plan import Plan, leaner
 from danlu.planning.policy import ORDER, Mix
 from danlu.planning.why import reasons
 from danlu.recipe.adapter import FullSection, LoRASection
+from danlu.recipe.later import counted
 from danlu.recipe.method import DPOSection, MethodSection, PretrainSection, SFTSection, StageSection
 from danlu.recipe.training import TrainingSection
 from danlu.run.run import Run
@@ -63,7 +64,7 @@ def train(
         inputs = ""
         desk: _Desk | None = None
         for stage, data in stages:
-            inputs = sha256_json([inputs, data.digest, stage.model_dump(mode="json"), _fixed_part(run)])
+            inputs = sha256_json([inputs, data.digest, counted(stage.model_dump(mode="json")), _fixed_part(run)])
             name = data.name
             outcome = _finished(run, name, inputs)
             if outcome is None:
@@ -99,7 +100,8 @@ def _make_room(run: Run, name: str, inputs: str, told: Progress) -> None:
 
 
 def _fixed_part(run: Run) -> Any:
-    return [run.recipe.model.model_dump(mode="json"), run.recipe.adapter.model_dump(mode="json")]
+    chapters = {"model": run.recipe.model, "adapter": run.recipe.adapter}
+    return [counted(section.model_dump(mode="json"), prefix=f"{name}.") for name, section in chapters.items()]
 
 
 class _Desk:

@@ -17,6 +17,7 @@ from danlu.recipe.defaults import fill_training
 from danlu.recipe.evaluation import EvaluationSection, GateSection
 from danlu.recipe.exports import ExportSection
 from danlu.recipe.file import tree_of
+from danlu.recipe.later import counted
 from danlu.recipe.method import MethodSection, SFTSection, StageSection
 from danlu.recipe.model import ModelSection
 from danlu.recipe.overrides import anchor_paths, apply_overrides
@@ -147,8 +148,8 @@ class Recipe(Section):
 
     @property
     def digest(self) -> str:
-        """Of everything that decides what comes out."""
-        return sha256_json({name: chapter for name, chapter in self.resolved().items() if name not in OUTSIDE})
+        """Of everything that decides what comes out; a knob that came later counts where it is not as it came."""
+        return sha256_json(counted({key: value for key, value in self.resolved().items() if key not in OUTSIDE}))
 
 
 def _whole_stage(stage: Any) -> Any:
