@@ -66,7 +66,7 @@ def test_the_base_answers_once_and_for_all(tmp_path: Path, monkeypatch: pytest.M
     def nobody(*_: Any) -> None:
         raise AssertionError("the model was loaded again")
 
-    monkeypatch.setattr("danlu.pipeline.local_teacher._load", nobody)
+    monkeypatch.setattr("danlu.pipeline.local_teacher.load_local", nobody)
     began = time.perf_counter()
     again, _ = made(tmp_path, source="base")
     assert again == first and time.perf_counter() - began < 5
