@@ -24,7 +24,7 @@ from danlu.engines.bills import Bills
 from danlu.engines.embeddings import embedding_answer
 from danlu.engines.live import ONE, Live, Ticket, Update
 from danlu.engines.replies import Reply, error_body
-from danlu.engines.tastes import Told
+from danlu.engines.sampling_extras import TokenLogProb
 from danlu.openai.bodies import PATHS, PREFIXES, Kind
 from danlu.openai.refused import RefusedError
 
@@ -208,7 +208,7 @@ class Api:
             for prompt in asked.prompts:
                 for choice in range(asked.num_choices):
                     sampling = seeded(asked.sampling, choice)
-                    ticket = live.submit(prompt, sampling, asked.taste, model=asked.model, is_told=asked.is_stream)
+                    ticket = live.submit(prompt, sampling, asked.extras, model=asked.model, is_streamed=asked.is_stream)
                     self.note(errand, ticket)
             reply = Reply(asked, id, lambda token: self.reader.tokenizer.decode([token], skip_control=False))
             write = _stream if asked.is_stream else _whole
@@ -277,7 +277,7 @@ async def _whole(reply: Reply, num: int, mail: Mail, send: Send) -> bool:
     """False when the client is gone."""
     texts, finishes = [""] * num, [""] * num
     ids: list[list[int]] = [[] for _ in range(num)]
-    told: list[tuple[Told, ...]] = [()] * num
+    log_probs: list[tuple[TokenLogProb, ...]] = [()] * num
     left = num
     while left:
         if (found := await mail.get()) is None:
@@ -285,11 +285,11 @@ async def _whole(reply: Reply, num: int, mail: Mail, send: Send) -> bool:
         number, update = found
         _check(update)
         if update.finish is not None:
-            texts[number], finishes[number], told[number] = update.piece, update.finish, update.told
+            texts[number], finishes[number], log_probs[number] = update.piece, update.finish, update.log_probs
             ids[number] = update.ticket.row.ids
             reply.num_tokens[number] = update.num_tokens
             left -= 1
-    await _reply(send, 200, reply.whole(texts, finishes, ids, told))
+    await _reply(send, 200, reply.whole(texts, finishes, ids, log_probs))
     return True
 
 
@@ -334,10 +334,10 @@ def _events(reply: Reply, number: int, update: Update) -> list[bytes]:
     opening = [] if number in reply.num_tokens else [reply.opening(number)]
     before = reply.num_tokens.get(number, 0)
     reply.num_tokens[number] = update.num_tokens
-    if not update.piece and update.finish is None and not update.told:
+    if not update.piece and update.finish is None and not update.log_probs:
         return opening  # half a character, or what may become a stop
-    ids = update.ticket.row.ids[before : update.num_tokens] if update.told else []
-    return [*opening, reply.event(number, update.piece, ids, update.told, update.finish)]
+    ids = update.ticket.row.ids[before : update.num_tokens] if update.log_probs else []
+    return [*opening, reply.event(number, update.piece, ids, update.log_probs, update.finish)]
 
 
 async def _until_gone(receive: Receive, mail: Mail) -> None:

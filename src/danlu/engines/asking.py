@@ -15,7 +15,7 @@ from danlu.core.errors import EngineError
 from danlu.data.encode import Encoder
 from danlu.engines.engine import Sampling
 from danlu.engines.grammars import ANY_OBJECT, Grammar, Grammars
-from danlu.engines.tastes import PLAIN, Taste
+from danlu.engines.sampling_extras import PLAIN, SamplingExtras
 from danlu.openai.bodies import BodyCaps, Kind, bodies, checked, chosen_tools, stream_options
 from danlu.openai.hermes import CALL, END_CALL, schema_of_call
 from danlu.openai.refused import RefusedError
@@ -49,7 +49,7 @@ class Asked:
     model: str
     prompts: tuple[tuple[int, ...], ...]
     sampling: Sampling
-    taste: Taste
+    extras: SamplingExtras
     is_chat: bool
     is_stream: bool
     num_choices: int
@@ -135,11 +135,11 @@ class Reader:
 
     def _forced(self, asked: Asked, choice: Any, tools: tuple[dict[str, Any], ...]) -> Asked:
         """A call of any tool, or of the named one. Where the template knows how a call begins, it has begun."""
-        taste = replace(asked.taste, grammar=self._grammar(schema_of_call(tools), "tools"))
+        extras = replace(asked.extras, grammar=self._grammar(schema_of_call(tools), "tools"))
         opened = self._opening() if any(CALL in text for text in self.encoders[True].template.texts.values()) else []
         prompts = tuple((*ids, *opened) for ids in asked.prompts)
         return replace(
-            asked, prompts=prompts, taste=taste, has_tools=True, is_call=True, is_named=isinstance(choice, dict)
+            asked, prompts=prompts, extras=extras, has_tools=True, is_call=True, is_named=isinstance(choice, dict)
         )  # fmt: skip
 
     def _opening(self) -> list[int]:
@@ -150,12 +150,12 @@ class Reader:
         self, kind: Kind, body: Mapping[str, Any], prompts: tuple[tuple[int, ...], ...], num_likeliest: int | None
     ) -> Asked:
         options = body.get("stream_options") or {}
-        taste = _taste(body, num_likeliest)
+        extras = _extras(body, num_likeliest)
         if (wished := body.get("response_format")) is not None:
             schema = wished["json_schema"]["schema"] if wished["type"] == "json_schema" else ANY_OBJECT
-            taste = replace(taste, grammar=self._grammar(schema, "response_format"))
+            extras = replace(extras, grammar=self._grammar(schema, "response_format"))
         return Asked(
-            body["model"], prompts, self._sampling(kind, body), taste, kind == "chat", body.get("stream", False),
+            body["model"], prompts, self._sampling(kind, body), extras, kind == "chat", body.get("stream", False),
             body.get("n", 1), options.get("include_usage", False), options.get("continuous_usage_stats", False),
         )  # fmt: skip
 
@@ -182,12 +182,12 @@ def seeded(sampling: Sampling, choice: int) -> Sampling:
     return replace(sampling, seed=(sampling.seed + choice) % 2**64)
 
 
-def _taste(body: Mapping[str, Any], num_likeliest: int | None) -> Taste:
-    taste = Taste(
+def _extras(body: Mapping[str, Any], num_likeliest: int | None) -> SamplingExtras:
+    extras = SamplingExtras(
         presence=float(body.get("presence_penalty", 0.0)),
         frequency=float(body.get("frequency_penalty", 0.0)),
         repetition=float(body.get("repetition_penalty", 1.0)),
         min_p=float(body.get("min_p", 0.0)),
         num_likeliest=num_likeliest,
     )
-    return PLAIN if taste == PLAIN else taste
+    return PLAIN if extras == PLAIN else extras

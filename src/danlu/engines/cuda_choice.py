@@ -17,7 +17,7 @@ from danlu.engines.sampling import choose
 
 def is_simple(row: Row) -> bool:
     """Whether the row's token hangs on its logits and numbers alone, and nothing else is told of it."""
-    return row.hold is None and row.taste.is_plain and row.taste.num_likeliest is None
+    return row.hold is None and row.extras.is_plain and row.extras.num_likeliest is None
 
 
 def likeliest(logits_BV: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from danlu.core.errors import EngineError
 from danlu.engines.rows import Chooser, Forward, Row, Span
 from danlu.engines.sampling import choose_each, hold_each
-from danlu.engines.tastes import Told
+from danlu.engines.sampling_extras import TokenLogProb
 
 PREFILL_TOKENS = 4_096
 """Tokens of prompts that are computed together, which bounds memory."""
@@ -100,14 +100,14 @@ class Decoding:
         """The next token of each row, which the row takes."""
         ids = self.forward.known(rows) if isinstance(self.forward, Chooser) else None
         faults: set[int]
-        told: dict[int, Told]
+        log_probs: dict[int, TokenLogProb]
         if ids is not None:
-            faults, told = {id(row) for row, token in zip(rows, ids, strict=True) if token < 0}, {}
+            faults, log_probs = {id(row) for row, token in zip(rows, ids, strict=True) if token < 0}, {}
         else:
             logits_RV = self.forward.logits(hidden_RD)
             if any(row.hold is not None for row in rows):
                 hold_each(logits_RV, rows)
-            ids, faults, told = choose_each(logits_RV, rows)
+            ids, faults, log_probs = choose_each(logits_RV, rows)
         for row, token in zip(rows, ids, strict=True):
             if row.fault is not None:
                 continue
@@ -116,8 +116,8 @@ class Decoding:
                 row.fault = EngineError("engine.non_finite", where=self.name, step=len(row.ids), dtype=dtype)
                 row.finish = "error"
                 continue
-            if id(row) in told:
-                row.told.append(told[id(row)])
+            if id(row) in log_probs:
+                row.log_probs.append(log_probs[id(row)])
             row.take(token, self.stop_ids)
 
     def _end_means(self, rows: Sequence[Row]) -> None:

@@ -24,14 +24,14 @@ from danlu.core.errors import EngineError
 from danlu.data.encode import Encoder
 from danlu.engines.cuda_rows import OnCard, fits_card, most_places
 from danlu.engines.decoding import Decoding
+from danlu.engines.detokenizer import Detokenizer
 from danlu.engines.engine import Sampling
 from danlu.engines.lenses import Lens, load_lens
 from danlu.engines.packed import Packed, packed
 from danlu.engines.plain import Plain
 from danlu.engines.rows import Forward, Row
 from danlu.engines.sampling import check_sampling, draws
-from danlu.engines.tastes import PLAIN, Taste, Told
-from danlu.engines.telling import Teller
+from danlu.engines.sampling_extras import PLAIN, SamplingExtras, TokenLogProb
 from danlu.model.decoder import Decoder
 from danlu.model.model import Model
 
@@ -53,7 +53,7 @@ class Ticket:
 
     row: Row
     lens: str
-    is_told: bool
+    is_streamed: bool
     """Whether pieces of text are wanted as they become certain."""
     hand: Hand
     is_cancelled: bool = False
@@ -66,7 +66,7 @@ class Update:
     ticket: Ticket
     piece: str
     num_tokens: int
-    told: tuple[Told, ...] = ()
+    log_probs: tuple[TokenLogProb, ...] = ()
     finish: Literal["stop", "length", "error", "cancelled"] | None = None
     fault: EngineError | None = None
 
@@ -184,16 +184,16 @@ class Hand:
             self.num_answered += 1
             self.num_faults += row.finish == "error"
             self.num_prompt_tokens += row.num_done
-        if ticket.is_told and row.teller is not None:
-            piece = row.teller.tell(is_last=is_last)
+        if ticket.is_streamed and row.detokenizer is not None:
+            piece = row.detokenizer.new_text(is_last=is_last)
         elif is_last:
-            piece = row.teller.text if row.teller is not None else self.encoder.answer_text(row.ids)
-        elif not ticket.is_told:
+            piece = row.detokenizer.text if row.detokenizer is not None else self.encoder.answer_text(row.ids)
+        elif not ticket.is_streamed:
             return None
-        told = tuple(row.told)
-        if ticket.is_told:
-            row.told.clear()
-        return Update(ticket, piece, len(row.ids), told, row.finish, row.fault)
+        log_probs = tuple(row.log_probs)
+        if ticket.is_streamed:
+            row.log_probs.clear()
+        return Update(ticket, piece, len(row.ids), log_probs, row.finish, row.fault)
 
     def _fail(self) -> None:
         """Every row in a seat ends with an error; queue and adapters stay."""
@@ -285,26 +285,32 @@ class Live:
     # ---- what any thread may ask
 
     def submit(
-        self, prompt: Sequence[int], sampling: Sampling, taste: Taste = PLAIN, *, model: str, is_told: bool = False
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        extras: SamplingExtras = PLAIN,
+        *,
+        model: str,
+        is_streamed: bool = False,
     ) -> Ticket:
         """EngineError where it cannot be answered; else it is in the queue."""
         self.check(prompt, sampling, model=model)
         lens, num_free = self.lens(model), min(sampling.max_new_tokens, self.context - len(prompt))
-        row = Row(0, list(prompt), num_free, sampling, taste, lens)
+        row = Row(0, list(prompt), num_free, sampling, extras, lens)
         if sampling.temperature > 0:
             row.draws = draws(sampling, prompt, num_free)
-        if is_told or sampling.stop:
-            row.teller = Teller(self.encoder.tokenizer.decode, sampling.stop, self.encoder.stop_ids)
-        return self._queued(row, model, is_told=is_told)
+        if is_streamed or sampling.stop:
+            row.detokenizer = Detokenizer(self.encoder.tokenizer.decode, sampling.stop, self.encoder.stop_ids)
+        return self._queued(row, model, is_streamed=is_streamed)
 
     def submit_mean(self, prompt: Sequence[int], *, model: str) -> Ticket:
         """The mean of the prompt's hidden states is wanted, and no answer: the row's `sum_D` at its end."""
         self.check(prompt, ONE, model=model)
-        return self._queued(Row(0, list(prompt), 0, lens=self.lens(model), is_mean=True), model, is_told=False)
+        return self._queued(Row(0, list(prompt), 0, lens=self.lens(model), is_mean=True), model, is_streamed=False)
 
-    def _queued(self, row: Row, model: str, *, is_told: bool) -> Ticket:
+    def _queued(self, row: Row, model: str, *, is_streamed: bool) -> Ticket:
         hand = min(self.hands, key=lambda hand: hand.load)
-        ticket = Ticket(row, model, is_told, hand)
+        ticket = Ticket(row, model, is_streamed, hand)
         hand.orders.put(("add", ticket))
         return ticket
 

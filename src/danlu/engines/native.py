@@ -25,13 +25,13 @@ from danlu.data.encode import Encoder
 from danlu.data.tokens import Tokens
 from danlu.engines.cuda_rows import OnCard, card_for, fits_card
 from danlu.engines.decoding import Decoding
+from danlu.engines.detokenizer import Detokenizer
 from danlu.engines.engine import Answer, Question, Sampling, Score
 from danlu.engines.packed import Packed, packed
 from danlu.engines.parallel import side_by_side
 from danlu.engines.plain import Plain
 from danlu.engines.rows import Forward, Row
 from danlu.engines.sampling import check_sampling, draws
-from danlu.engines.telling import Teller
 from danlu.model.model import Model
 from danlu.ops.attention import Bounds
 
@@ -105,11 +105,11 @@ class NativeEngine:
         row = self._row(0, self.prompt_ids(question), sampling, needs_text=True)
         if isinstance(row, EngineError):
             raise row
-        assert row.teller is not None, "a streamed row has a teller"
+        assert row.detokenizer is not None, "a streamed row has a detokenizer"
         for _ in self._decoded([row], self._forward([row])):
-            if piece := row.teller.tell():
+            if piece := row.detokenizer.new_text():
                 yield piece
-        if piece := row.teller.tell(is_last=True):
+        if piece := row.detokenizer.new_text(is_last=True):
             yield piece
 
     def score(self, samples: Sequence[Tokens]) -> list[Score]:
@@ -188,7 +188,7 @@ class NativeEngine:
         if sampling.temperature > 0:
             row.draws = draws(sampling, prompt, row.num_free)
         if needs_text:
-            row.teller = Teller(self.encoder.tokenizer.decode, sampling.stop, self.encoder.stop_ids)
+            row.detokenizer = Detokenizer(self.encoder.tokenizer.decode, sampling.stop, self.encoder.stop_ids)
         return row
 
     def _forward(self, rows: Sequence[Row]) -> Packed | OnCard | None:
@@ -239,7 +239,7 @@ class NativeEngine:
 
     def _answer(self, row: Row) -> Answer:
         assert row.finish in ("stop", "length"), "a row leaves when it is done"
-        text = row.teller.text if row.teller is not None else self.encoder.answer_text(row.ids)
+        text = row.detokenizer.text if row.detokenizer is not None else self.encoder.answer_text(row.ids)
         return Answer(text, row.finish, len(row.prompt), len(row.ids), tuple(row.ids), row.seconds)
 
     @torch.inference_mode()

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from danlu.engines.asking import Asked
-from danlu.engines.tastes import Told
+from danlu.engines.sampling_extras import TokenLogProb
 from danlu.openai.hermes import CALL, called
 from danlu.openai.sse import DONE, event_of
 
@@ -50,10 +50,10 @@ class Reply:
         return {"prompt_tokens": asked, "completion_tokens": made, "total_tokens": asked + made}
 
     def whole(self, texts: Sequence[str], finishes: Sequence[str], ids: Sequence[Sequence[int]],
-              told: Sequence[Sequence[Told]]) -> bytes:  # fmt: skip
+              log_probs: Sequence[Sequence[TokenLogProb]]) -> bytes:  # fmt: skip
         choices = []
         for number, text in enumerate(texts):
-            logs = self._logs(ids[number], told[number])
+            logs = self._logs(ids[number], log_probs[number])
             if not self.asked.is_chat:
                 choices.append({"index": number, "text": text, "logprobs": logs, "finish_reason": finishes[number]})
                 continue
@@ -71,10 +71,12 @@ class Reply:
             return b""
         return self._event([{"index": number, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
 
-    def event(self, number: int, piece: str, ids: Sequence[int], told: Sequence[Told], finish: str | None) -> bytes:
+    def event(
+        self, number: int, piece: str, ids: Sequence[int], log_probs: Sequence[TokenLogProb], finish: str | None
+    ) -> bytes:
         if self.asked.is_chat and self.asked.has_tools:
-            return self._watched(number, piece, ids, told, finish)
-        return self._piece(number, piece, ids, told, finish)
+            return self._watched(number, piece, ids, log_probs, finish)
+        return self._piece(number, piece, ids, log_probs, finish)
 
     def ending(self) -> bytes:
         """The usage, where it was asked for, and the end."""
@@ -82,7 +84,9 @@ class Reply:
             return DONE
         return event_of(self._body([], is_event=True) | {"usage": self.usage}) + DONE
 
-    def _watched(self, number: int, piece: str, ids: Sequence[int], told: Sequence[Told], finish: str | None) -> bytes:
+    def _watched(
+        self, number: int, piece: str, ids: Sequence[int], log_probs: Sequence[TokenLogProb], finish: str | None
+    ) -> bytes:
         """Text up to where a call may begin; the calls with the last event."""
         text = self.held.get(number, self._lead) + piece
         start = text.find(CALL)
@@ -91,22 +95,24 @@ class Reply:
                           if text.endswith(CALL[:n])), -1)  # fmt: skip
         if finish is None:
             say, self.held[number] = (text, "") if start < 0 else (text[:start], text[start:])
-            return self._piece(number, say, ids, told, None) if say or told else b""
+            return self._piece(number, say, ids, log_probs, None) if say or log_probs else b""
         said, calls = called(text)
         if not calls:
-            return self._piece(number, text, ids, told, finish)
+            return self._piece(number, text, ids, log_probs, finish)
         listed = [call | {"index": place} for place, call in enumerate(calls)]
         delta: dict[str, Any] = {"tool_calls": listed} | ({"content": said} if said else {})
-        logs = self._logs(ids, told)
+        logs = self._logs(ids, log_probs)
         return self._event([{"index": number, "delta": delta, "logprobs": logs, "finish_reason": self._finish}])
 
-    def _piece(self, number: int, piece: str, ids: Sequence[int], told: Sequence[Told], finish: str | None) -> bytes:
+    def _piece(
+        self, number: int, piece: str, ids: Sequence[int], log_probs: Sequence[TokenLogProb], finish: str | None
+    ) -> bytes:
         choice: dict[str, Any] = {"index": number}
         if self.asked.is_chat:
             choice["delta"] = {"content": piece} if piece or finish is None else {}
         else:
             choice["text"] = piece
-        return self._event([choice | {"logprobs": self._logs(ids, told), "finish_reason": finish}])
+        return self._event([choice | {"logprobs": self._logs(ids, log_probs), "finish_reason": finish}])
 
     def _event(self, choices: list[dict[str, Any]]) -> bytes:
         body = self._body(choices, is_event=True)
@@ -118,10 +124,10 @@ class Reply:
         kind = ("chat.completion.chunk" if is_event else "chat.completion") if self.asked.is_chat else "text_completion"
         return {"id": self.id, "object": kind, "created": self.created, "model": self.asked.model, "choices": choices}
 
-    def _logs(self, ids: Sequence[int], told: Sequence[Told]) -> dict[str, Any] | None:
-        if self.asked.taste.num_likeliest is None:
+    def _logs(self, ids: Sequence[int], log_probs: Sequence[TokenLogProb]) -> dict[str, Any] | None:
+        if self.asked.extras.num_likeliest is None:
             return None
-        pairs = list(zip(ids, told, strict=True))
+        pairs = list(zip(ids, log_probs, strict=True))
         if self.asked.is_chat:
             return {"content": [
                 self._named(token, one.log_prob)
@@ -129,9 +135,9 @@ class Reply:
                 for token, one in pairs
             ]}  # fmt: skip
         names = [self.name_of(token) for token in ids]
-        tops = [{self.name_of(other): log_prob for other, log_prob in one.likeliest} for one in told]
+        tops = [{self.name_of(other): log_prob for other, log_prob in one.likeliest} for one in log_probs]
         offsets = [0, *itertools.accumulate(map(len, names))][:-1]  # among this event's own tokens
-        return {"tokens": names, "token_logprobs": [one.log_prob for one in told], "top_logprobs": tops,
+        return {"tokens": names, "token_logprobs": [one.log_prob for one in log_probs], "top_logprobs": tops,
                 "text_offset": offsets}  # fmt: skip
 
     def _named(self, token: int, log_prob: float) -> dict[str, Any]:

@@ -15,11 +15,11 @@ import numpy.typing as npt
 from torch import Tensor
 
 from danlu.core.errors import EngineError
+from danlu.engines.detokenizer import Detokenizer
 from danlu.engines.engine import Sampling
 from danlu.engines.grammars import Hold
 from danlu.engines.lenses import Lens
-from danlu.engines.tastes import PLAIN, Taste, Told
-from danlu.engines.telling import Teller
+from danlu.engines.sampling_extras import PLAIN, SamplingExtras, TokenLogProb
 
 GREEDY = Sampling()
 
@@ -33,17 +33,17 @@ class Row:
     num_free: int
     """Tokens that the context, and the sampling, still allow."""
     sampling: Sampling = GREEDY
-    taste: Taste = PLAIN
+    extras: SamplingExtras = PLAIN
     lens: Lens | None = None
     draws: npt.NDArray[np.float64] | None = None
-    teller: Teller | None = None
+    detokenizer: Detokenizer | None = None
     is_mean: bool = False
     """Its prompt is read for the mean of its hidden states, and nothing is written."""
     sum_D: Tensor | None = None  # noqa: N815 - a shape
     """Of such a prompt: its hidden states after the final norm, added up so far, fp32."""
     ids: list[int] = field(default_factory=list)
-    told: list[Told] = field(default_factory=list)
-    """One for each id, where the taste asks for them."""
+    log_probs: list[TokenLogProb] = field(default_factory=list)
+    """One for each id, where the extras ask for them."""
     num_done: int = 0
     """Tokens of the prompt that are computed."""
     finish: Literal["stop", "length", "error"] | None = None
@@ -51,10 +51,10 @@ class Row:
     seconds: float = 0.0
     """This row's share of the time."""
     hold: Hold | None = field(init=False)
-    """What the taste's grammar allows next."""
+    """What the extras' grammar allows next."""
 
     def __post_init__(self) -> None:
-        self.hold = self.taste.grammar.begin() if self.taste.grammar is not None else None
+        self.hold = self.extras.grammar.begin() if self.extras.grammar is not None else None
 
     @property
     def most_tokens(self) -> int:
@@ -71,14 +71,14 @@ class Row:
                 self.fault, self.finish = fault, "error"
                 return
             is_end = self.hold.is_over
-        if self.teller is not None and self.teller.hear(self.ids):
+        if self.detokenizer is not None and self.detokenizer.feed(self.ids):
             is_end = True
         if is_end:
             self.finish = "stop"
         elif len(self.ids) >= self.num_free:
             self.finish = "length"
-        if self.finish is not None and self.teller is not None:
-            self.teller.hear(self.ids, is_last=True)
+        if self.finish is not None and self.detokenizer is not None:
+            self.detokenizer.feed(self.ids, is_last=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from torch import Tensor
 from danlu.core.errors import EngineError
 from danlu.engines.engine import Sampling
 from danlu.engines.rows import Row
-from danlu.engines.tastes import Taste, Told
+from danlu.engines.sampling_extras import SamplingExtras, TokenLogProb
 
 PIECE = 128
 """Tokens of the vocabulary that are looked through together: torch finds a piece's highest three times as fast as a
@@ -53,15 +53,15 @@ def draws(sampling: Sampling, prompt_ids: Sequence[int], num_draws: int) -> npt.
     return np.random.Generator(np.random.Philox(key=key)).random(num_draws)
 
 
-def choose_each(logits_BV: Tensor, rows: Sequence[Row]) -> tuple[list[int], set[int], dict[int, Told]]:
-    """Each row's next token, as its sampling and taste will have it; the rows (by identity) whose logits are no
-    numbers; and what those who asked are told of theirs."""
-    asked = [place for place, row in enumerate(rows) if row.taste.num_likeliest is not None]
+def choose_each(logits_BV: Tensor, rows: Sequence[Row]) -> tuple[list[int], set[int], dict[int, TokenLogProb]]:
+    """Each row's next token, as its sampling and extras will have it; the rows (by identity) whose logits are no
+    numbers; and the log-probabilities of those who asked for them."""
+    asked = [place for place, row in enumerate(rows) if row.extras.num_likeliest is not None]
     whole = {place: logits_BV[place].double().log_softmax(-1) for place in asked}  # as the model said it
-    if any(not row.taste.is_plain for row in rows):
+    if any(not row.extras.is_plain for row in rows):
         logits_BV = logits_BV.float()
         for place, row in enumerate(rows):
-            if not row.taste.is_plain:
+            if not row.extras.is_plain:
                 logits_BV[place] = seasoned(logits_BV[place], row)
     best_B, peak_B = highest(logits_BV)
     ids, is_sound = best_B.tolist(), peak_B.isfinite().tolist()
@@ -74,12 +74,12 @@ def choose_each(logits_BV: Tensor, rows: Sequence[Row]) -> tuple[list[int], set[
         chosen_B, _ = choose(logits_BV[places].float(), rows[places[0]].sampling, numbers)
         for place, token in zip(places, chosen_B.tolist(), strict=True):
             ids[place] = token
-    told = {}
+    log_probs = {}
     for place in asked:
-        tops, tokens = whole[place].topk(rows[place].taste.num_likeliest or 1)
-        pairs = tuple(zip(tokens.tolist(), tops.tolist(), strict=True)) if rows[place].taste.num_likeliest else ()
-        told[id(rows[place])] = Told(float(whole[place][ids[place]]), pairs)
-    return ids, {id(row) for row, sound in zip(rows, is_sound, strict=True) if not sound}, told
+        tops, tokens = whole[place].topk(rows[place].extras.num_likeliest or 1)
+        pairs = tuple(zip(tokens.tolist(), tops.tolist(), strict=True)) if rows[place].extras.num_likeliest else ()
+        log_probs[id(rows[place])] = TokenLogProb(float(whole[place][ids[place]]), pairs)
+    return ids, {id(row) for row, sound in zip(rows, is_sound, strict=True) if not sound}, log_probs
 
 
 def hold_each(logits_BV: Tensor, rows: Sequence[Row]) -> None:
@@ -115,17 +115,17 @@ def highest(logits_BV: Tensor) -> tuple[Tensor, Tensor]:
 
 def seasoned(logits_V: Tensor, row: Row) -> Tensor:
     """One row's logits with its penalties taken off, and what is too unlikely taken out."""
-    taste: Taste = row.taste
-    if taste.repetition != 1 and (seen := sorted({*row.prompt, *row.ids})):
+    extras: SamplingExtras = row.extras
+    if extras.repetition != 1 and (seen := sorted({*row.prompt, *row.ids})):
         own = logits_V[seen]
-        logits_V[seen] = torch.where(own > 0, own / taste.repetition, own * taste.repetition)
-    if row.ids and (taste.presence or taste.frequency):
+        logits_V[seen] = torch.where(own > 0, own / extras.repetition, own * extras.repetition)
+    if row.ids and (extras.presence or extras.frequency):
         counted = Counter(row.ids)
-        costs = [taste.presence + taste.frequency * count for count in counted.values()]
+        costs = [extras.presence + extras.frequency * count for count in counted.values()]
         logits_V[list(counted)] -= torch.tensor(costs, device=logits_V.device)
-    if taste.min_p and row.sampling.temperature > 0:
+    if extras.min_p and row.sampling.temperature > 0:
         # p_i >= min_p * p_max, where p is of the tempered logits
-        floor = logits_V.max() + row.sampling.temperature * math.log(taste.min_p)
+        floor = logits_V.max() + row.sampling.temperature * math.log(extras.min_p)
         logits_V = logits_V.masked_fill(logits_V < floor, float("-inf"))
     return logits_V
 

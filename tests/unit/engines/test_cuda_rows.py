@@ -24,7 +24,7 @@ from danlu.engines.lenses import Lens, attached_lens
 from danlu.engines.plain import Plain
 from danlu.engines.rows import Row, Span
 from danlu.engines.sampling import draws
-from danlu.engines.tastes import Taste
+from danlu.engines.sampling_extras import SamplingExtras
 from danlu.model.build import load_model
 from danlu.model.decoder import Decoder
 
@@ -190,7 +190,7 @@ def test_drawn_rows_and_likeliest_ones_side_by_side(has_tastes: bool, folders: d
             row.sampling = Sampling(row.num_free, temperature=0.9, seed=row.number, **how)
             row.draws = draws(row.sampling, row.prompt, row.num_free)
         if has_tastes:
-            made[3].taste = Taste(frequency=0.5)
+            made[3].extras = SamplingExtras(frequency=0.5)
         return made
 
     wanted = [answered(plain(model), [row])[0] for row in rows()]

@@ -28,7 +28,7 @@ from danlu.engines.asking import Reader
 from danlu.engines.engine import Sampling
 from danlu.engines.grammars import ANY_OBJECT, MOST_BYTES, Grammars, Hold
 from danlu.engines.live import Live, Update
-from danlu.engines.tastes import PLAIN, Taste
+from danlu.engines.sampling_extras import PLAIN, SamplingExtras
 from danlu.model.build import load_model
 from danlu.openai.refused import RefusedError
 from tiny_chat import QUESTIONS, write_base
@@ -257,11 +257,11 @@ class Room:
         )  # fmt: skip
         self.live.start()
 
-    def all(self, *asked: tuple[str, Sampling, Taste]) -> list[tuple[str, str]]:
+    def all(self, *asked: tuple[str, Sampling, SamplingExtras]) -> list[tuple[str, str]]:
         """(text, finish) of each, all at once."""
         tickets = [
-            self.live.submit(self.live.encoder.encode_prompt((Message("user", text),)), sampling, taste, model="base")
-            for text, sampling, taste in asked
+            self.live.submit(self.live.encoder.encode_prompt((Message("user", text),)), sampling, extras, model="base")
+            for text, sampling, extras in asked
         ]
         found: dict[int, tuple[str, str]] = {}
         while len(found) < len(tickets):
@@ -283,24 +283,24 @@ def room(request: pytest.FixtureRequest, folder: Path, encoder: Encoder) -> Iter
 
 def test_rows_of_many_grammars_in_one_batch_leave_their_neighbours_alone(room: Room, grammars: Grammars) -> None:
     free = [
-        (text, Sampling(24, temperature=heat, seed=4), taste)
+        (text, Sampling(24, temperature=heat, seed=4), extras)
         for text in QUESTIONS
-        for heat, taste in ((0.0, PLAIN), (1.1, PLAIN), (0.9, Taste(frequency=0.5, num_likeliest=2)))
+        for heat, extras in ((0.0, PLAIN), (1.1, PLAIN), (0.9, SamplingExtras(frequency=0.5, num_likeliest=2)))
     ]
     alone = [room.all(one)[0] for one in free]
     shapes = [ANY_OBJECT, CARD, YES_NO, {"type": "array", "items": {"type": "number"}, "maxItems": 3}]
     held = [
-        (QUESTIONS[n % 4], Sampling(72, temperature=heat, seed=n, top_k=top_k, top_p=top_p), Taste(frequency=0.3 * (n % 2), min_p=0.01 * (n % 3), grammar=grammars.of(shape)))
+        (QUESTIONS[n % 4], Sampling(72, temperature=heat, seed=n, top_k=top_k, top_p=top_p), SamplingExtras(frequency=0.3 * (n % 2), min_p=0.01 * (n % 3), grammar=grammars.of(shape)))
         for n, shape in enumerate(shapes)
         for heat, top_k, top_p in ((0.0, 0, 1.0), (1.3, 40, 0.9), (1.5, 0, 0.95), (1.5, 0, 1.0))
     ]  # fmt: skip
     mixed = [one for pair in zip(held, [*free, *free], strict=False) for one in pair]
     answers = room.all(*mixed)
     num_whole = 0
-    for (_, _, taste), (text, finish) in zip(held, answers[::2], strict=True):
+    for (_, _, extras), (text, finish) in zip(held, answers[::2], strict=True):
         assert finish in ("stop", "length")
         if finish == "stop":
-            schema = next(shape for shape in shapes if grammars.of(shape) is taste.grammar)
+            schema = next(shape for shape in shapes if grammars.of(shape) is extras.grammar)
             fits(text, schema)
             num_whole += 1
     assert num_whole >= len(held) // 4
@@ -311,11 +311,11 @@ def test_rows_of_many_grammars_in_one_batch_leave_their_neighbours_alone(room: R
 
 def test_a_cut_answer_says_so(room: Room, grammars: Grammars) -> None:
     long = {"type": "array", "items": {"type": "integer"}, "minItems": 500}
-    ((text, finish),) = room.all((QUESTIONS[0], Sampling(12), Taste(grammar=grammars.of(long))))
+    ((text, finish),) = room.all((QUESTIONS[0], Sampling(12), SamplingExtras(grammar=grammars.of(long))))
     assert finish == "length"
     with pytest.raises(json.JSONDecodeError):
         json.loads(text)
-    ((text, finish),) = room.all((QUESTIONS[0], Sampling(40), Taste(grammar=grammars.of(YES_NO))))
+    ((text, finish),) = room.all((QUESTIONS[0], Sampling(40), SamplingExtras(grammar=grammars.of(YES_NO))))
     assert finish == "stop" and json.loads(text) in ("是", "否")
 
 
@@ -327,7 +327,7 @@ def test_a_grammar_that_grows_too_costly_fails_its_own_answer_only(room: Room, g
         def bias(self, vocab_size: int) -> Any:
             raise EngineError("grammar.no_way_on")
 
-    bad: Any = Taste(grammar=Costly())  # type: ignore[arg-type]
+    bad: Any = SamplingExtras(grammar=Costly())  # type: ignore[arg-type]
     plain = (QUESTIONS[1], Sampling(16), PLAIN)
     alone = room.all(plain)[0]
     answers = room.all((QUESTIONS[0], Sampling(16), bad), plain)
@@ -337,10 +337,10 @@ def test_a_grammar_that_grows_too_costly_fails_its_own_answer_only(room: Room, g
 def test_the_formats_that_a_body_may_name(encoder: Encoder) -> None:
     reader = Reader({True: encoder, False: encoder}, Sampling())
     body = {"model": "base", "messages": [{"role": "user", "content": "x"}]}
-    assert reader.chat(body | {"response_format": {"type": "text"}}).taste is PLAIN
+    assert reader.chat(body | {"response_format": {"type": "text"}}).extras is PLAIN
     named = {"type": "json_schema", "json_schema": {"name": "card", "strict": True, "schema": CARD}}
-    assert reader.chat(body | {"response_format": named}).taste.grammar is reader.grammars.of(CARD)
-    assert reader.chat(body | {"response_format": {"type": "json_object"}}).taste.grammar is not None
+    assert reader.chat(body | {"response_format": named}).extras.grammar is reader.grammars.of(CARD)
+    assert reader.chat(body | {"response_format": {"type": "json_object"}}).extras.grammar is not None
     for bad in (
         "json", [], {"type": "xml"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {"name": "x"}},
         {"type": "json_object", "more": 1}, {"type": "json_schema", "json_schema": {"name": "x", "schema": True}},
@@ -357,6 +357,6 @@ def test_logits_that_are_no_numbers_stay_none(grammars: Grammars, encoder: Encod
 
     logits_BV = torch.zeros(2, encoder.tokenizer.vocab_size, dtype=torch.bfloat16)
     logits_BV[0, 3] = float("nan")
-    rows = [Row(n, [1], 9, taste=Taste(grammar=grammars.of(YES_NO))) for n in range(2)]
+    rows = [Row(n, [1], 9, extras=SamplingExtras(grammar=grammars.of(YES_NO))) for n in range(2)]
     hold_each(logits_BV, rows)
     assert logits_BV[0].isnan().any() and logits_BV[1].max() == 0 and logits_BV[1].isinf().sum() > 100

@@ -20,7 +20,7 @@ from danlu.engines import packed as packing
 from danlu.engines.engine import Question, Sampling
 from danlu.engines.live import Live, Ticket, Update
 from danlu.engines.native import NativeEngine
-from danlu.engines.tastes import Taste
+from danlu.engines.sampling_extras import SamplingExtras
 from danlu.model.build import load_model
 from tiny_chat import QUESTIONS, TEXTS, write_base
 
@@ -239,7 +239,7 @@ def test_a_long_prompt_does_not_hold_the_streams_up(encoder: Encoder, room_of, m
     never = Sampling(max_new_tokens=60)
     monkeypatch.setattr(room.live.encoder, "stop_ids", frozenset())
     room.live.hands[0].decoding.stop_ids = frozenset()
-    stream = room.live.submit(prompts(encoder)[3], never, model="base", is_told=True)
+    stream = room.live.submit(prompts(encoder)[3], never, model="base", is_streamed=True)
     read = room.live.submit(long, Sampling(max_new_tokens=2), model="base")
     short = room.live.submit(prompts(encoder)[2], Sampling(max_new_tokens=2), model="law@1")
     order: list[tuple[str, int]] = []
@@ -266,7 +266,7 @@ def test_a_long_prompt_does_not_hold_the_streams_up(encoder: Encoder, room_of, m
 def test_what_is_cancelled_is_heard_no_more_and_gives_its_seat(encoder: Encoder, room_of) -> None:
     room = room_of(num_slots=1)
     room.live.hands[0].decoding.stop_ids = frozenset()
-    endless = room.live.submit(prompts(encoder)[0], Sampling(max_new_tokens=400), model="base", is_told=True)
+    endless = room.live.submit(prompts(encoder)[0], Sampling(max_new_tokens=400), model="base", is_streamed=True)
     waiting = room.live.submit(prompts(encoder)[1], Sampling(max_new_tokens=4), model="law@1")
     given_up = room.live.submit(prompts(encoder)[2], GREEDY, model="base")
     room.live.start()
@@ -289,7 +289,7 @@ def test_what_was_computed_is_counted_also_of_what_was_cancelled(encoder: Encode
     room.live.start()
     asked = [Sampling(max_new_tokens=400 if n % 2 else 6) for n in range(10)]
     tickets = [
-        room.live.submit(ids, how, model="base", is_told=True)
+        room.live.submit(ids, how, model="base", is_streamed=True)
         for ids, how in zip(prompts(encoder, 10), asked, strict=True)
     ]
     for n, ticket in enumerate(tickets):
@@ -332,7 +332,7 @@ def test_the_prompt_that_many_begin_with_is_computed_once(
     room.live.start()
     tickets = []
     for ids in asked:  # one after the other, while the first still writes
-        tickets.append(room.live.submit(ids, Sampling(max_new_tokens=24), model="law@1", is_told=True))
+        tickets.append(room.live.submit(ids, Sampling(max_new_tokens=24), model="law@1", is_streamed=True))
         room.wait(tickets[-1], 2)
     for ticket in tickets:
         room.wait(ticket)
@@ -351,12 +351,12 @@ def test_log_probabilities_are_the_models_own(folder: Path, encoder: Encoder, ro
     room.live.start()
     (ids,) = prompts(encoder, 1)
     ticket = room.live.submit(
-        ids, Sampling(8, temperature=1.5, seed=4), Taste(frequency=0.5, num_likeliest=3), model="base"
+        ids, Sampling(8, temperature=1.5, seed=4), SamplingExtras(frequency=0.5, num_likeliest=3), model="base"
     )
     room.wait(ticket)
     engine = NativeEngine(load_model(folder, dtype="fp32"), encoder, name="base")
     (logits_TV,) = engine.logits([ids + ticket.row.ids])
-    for place, (token, told) in enumerate(zip(ticket.row.ids, ticket.row.told, strict=True), start=len(ids) - 1):
+    for place, (token, told) in enumerate(zip(ticket.row.ids, ticket.row.log_probs, strict=True), start=len(ids) - 1):
         wanted = logits_TV[place].double().log_softmax(-1)
         assert told.log_prob == pytest.approx(float(wanted[token]), abs=1e-4)
         assert [other for other, _ in told.likeliest] == wanted.topk(3).indices.tolist()
@@ -369,14 +369,14 @@ def test_penalties_keep_an_answer_from_repeating_itself(encoder: Encoder, room_o
     (ids,) = prompts(encoder, 1)
     how = Sampling(max_new_tokens=60)
     plain, frequent, repeated = (
-        room.live.submit(ids, how, taste, model="base")
-        for taste in (Taste(), Taste(frequency=2.0, presence=2.0), Taste(repetition=50.0))
+        room.live.submit(ids, how, extras, model="base")
+        for extras in (SamplingExtras(), SamplingExtras(frequency=2.0, presence=2.0), SamplingExtras(repetition=50.0))
     )
     for ticket in (plain, frequent, repeated):
         room.wait(ticket)
     assert len(set(plain.row.ids)) < len(set(frequent.row.ids))
     assert len(set(repeated.row.ids)) == 60 and not set(repeated.row.ids) & set(ids)
-    likely = room.live.submit(ids, Sampling(20, temperature=5.0, seed=1), Taste(min_p=1.0), model="base")
+    likely = room.live.submit(ids, Sampling(20, temperature=5.0, seed=1), SamplingExtras(min_p=1.0), model="base")
     room.wait(likely)
     assert likely.row.ids == plain.row.ids[:20], "only the likeliest is as likely as the likeliest"
 

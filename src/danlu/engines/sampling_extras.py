@@ -1,4 +1,4 @@
-"""Taste: what of drawing a token not every engine can do, so that it is no part of `engine.Sampling`. Torch-free."""
+"""What of drawing a token not every engine can do, so that it is no part of `engine.Sampling`. Torch-free."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Taste:
+class SamplingExtras:
     """The penalties are OpenAI's (on the answer's tokens) and Keskar et al.'s (2019, arXiv:1909.05858; on prompt and
     answer); `min_p` leaves what is at least this share as likely as the likeliest (Nguyen et al. 2024,
     arXiv:2407.01082). `num_likeliest` None: no log-probabilities; else the chosen token's and so many of the
@@ -29,11 +29,11 @@ class Taste:
         return self.presence == self.frequency == self.min_p == 0 and self.repetition == 1
 
 
-PLAIN = Taste()
+PLAIN = SamplingExtras()
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class TokenLogProb:
     """Natural log-probabilities at one token's place: its own, and the likeliest (id, log p) of all."""
 
     log_prob: float

@@ -15,19 +15,19 @@ REPLACEMENT = "\ufffd"
 """What an unfinished UTF-8 character decodes to."""
 
 
-class Teller:
+class Detokenizer:
     """Text of one answer, without blank space around it. `decode` turns ids into text; a last token in `ends` is none
     of it; `stop` ends it before the first of these strings."""
 
     def __init__(
         self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = (), ends: AbstractSet[int] = frozenset()
     ) -> None:
-        self._growing, self._stop, self._ends = Growing(decode), tuple(stop), ends
+        self._growing, self._stop, self._ends = GrowingText(decode), tuple(stop), ends
         self.text = ""
         self.is_stopped = False
-        self._told = 0
+        self._given = 0
 
-    def hear(self, ids: Sequence[int], *, is_last: bool = False) -> bool:
+    def feed(self, ids: Sequence[int], *, is_last: bool = False) -> bool:
         """Take all ids so far; True when a stop string has come and `text` ends before it."""
         num = len(ids) - (bool(ids) and ids[-1] in self._ends)
         text = (self._growing.whole(ids, num) if is_last else self._growing.grown(ids, num)).strip()
@@ -36,11 +36,11 @@ class Teller:
         self.text = text[: min(cuts)] if cuts else text
         return self.is_stopped
 
-    def tell(self, *, is_last: bool = False) -> str:
+    def new_text(self, *, is_last: bool = False) -> str:
         """What can be said now and was not said before. `is_last` says the rest."""
         sure = len(self.text) if is_last or self.is_stopped else self._sure()
-        piece = self.text[self._told : sure]
-        self._told = max(self._told, sure)
+        piece = self.text[self._given : sure]
+        self._given = max(self._given, sure)
         return piece
 
     def _sure(self) -> int:
@@ -51,7 +51,7 @@ class Teller:
         return len(sure) - held
 
 
-class Growing:
+class GrowingText:
     """The text of ids that become more, a few of them decoded each time."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
