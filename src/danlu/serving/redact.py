@@ -33,7 +33,7 @@ SPARED = frozenset((
     "model", "role", "type", "name", "id", "tool_call_id", "finish_reason", "$ref", "$schema", "format", "pattern",
     "required",
 ))  # fmt: skip
-"""Members whose text is structure."""
+"""Members whose text is structure. A tool may call one of its parameters so, and what describes it is masked."""
 TEXTS = ("message", "text")
 """Of a choice in an answer."""
 INLINE_BYTES = 8192
@@ -81,6 +81,7 @@ class Redacted:
         return {
             name: self._mask.all_of(value, self.answer, spared=SPARED) if name in TEXTS else value
             for name, value in choice.items()
+            if name != "logprobs" or value is None  # nobody asked for them
         }
 
 
@@ -106,7 +107,8 @@ class Redaction:
         if not masks_question and not masks_answer:
             return None
         redacted = Redacted(self._mask, masks_answer=masks_answer)
-        if masks_answer and ask.body.get("logprobs"):
+        logprobs = ask.body.get("logprobs")
+        if masks_answer and logprobs is not None and logprobs is not False:  # with 0 a completion shows its tokens too
             raise RefusedError("serve.redact_logprobs", param="logprobs")
         if masks_question:
             await self._mask_question(ask, redacted)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from danlu.data.privacy.fakes import type_token
+from danlu.data.privacy.fakes import is_chinese, type_token
 from danlu.data.privacy.finding import Finding
 from danlu.openai.sse import data_of, decoded, event_of, events
 from danlu.serving.events import Events, Usage
@@ -25,6 +25,9 @@ CONTEXT = 160
 """Characters that went out already and are looked at again: detectors go by the words before a value."""
 _ENDS = re.compile("[。！？；\n]")
 """No value goes on behind one of these, but for keys in lines, which are found by their first line."""
+_READ = frozenset(("delta", "tool_calls"))
+"""Members of a choice and its delta that hold more than a text and are looked through. Others (`reasoning_details`,
+`logprobs` nobody asked for) would carry past us what we look for, and are emptied."""
 _SOLID = re.compile(r"[A-Za-z0-9_\-+/=.@:%?&#~]")
 
 
@@ -42,11 +45,11 @@ class Tail:
             return ""
         found = self._mask.found(text)
         cut = len(text) if is_last else self._cut(text, found)
-        out, at = [], self._at
+        out, at, chinese = [], self._at, is_chinese(text)
         for one in found:
             if one.end <= at or one.start >= cut:
                 continue
-            out += [text[at : max(at, one.start)], type_token(one.kind, text)]
+            out += [text[at : max(at, one.start)], type_token(one.kind, chinese=chinese)]
             self._counts[one.kind] += 1
             at = min(one.end, cut)
         out.append(text[at:cut])
@@ -125,6 +128,8 @@ class RedactedEvents:
             for name, text in holder.items():
                 if name in ("role", "finish_reason") or type(text) is not str:
                     says = says or name == "role"
+                    if name not in _READ and type(text) in (dict, list):
+                        holder[name] = None
                     continue
                 holder[name] = self._tail(index, name).feed(text)
                 says = says or bool(holder[name])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from danlu.recipe.serving import RedactSection
 from danlu.serving.board import Board
 from danlu.serving.mask import Mask
-from danlu.serving.redact import Redaction
+from danlu.serving.redact import SPARED, Redaction
 from danlu.serving.redact_stream import HELD, MOST_HELD, Tail
 from danlu.serving.router import Router
 from gateway_kit import NUM_PROMPT, Play, _chunked, _head, answer, board_of, chat, chunk, served, upstreams, usage
@@ -122,6 +122,38 @@ def test_a_completion_and_an_embedding_are_masked_too(tmp_path: Path) -> None:
             assert len(upstream.asked) == 2
 
 
+def test_no_way_of_writing_json_and_no_parameters_name_lets_a_value_through() -> None:
+    address = "北京市海淀区中关村大街27号3单元502室"
+    written = json.dumps({"住址": address, "note": 'a "b" \\ c\n'})
+    assert address not in written, "json.dumps writes \\u5317…"
+    assert json.loads(MASK(written)) == {"住址": "<地址>", "note": 'a "b" \\ c\n'}
+    untouched = json.dumps({"note": "张三丰 says nothing 😀"})
+    assert MASK(untouched) == untouched
+    properties = {"name": {"description": f"as {MOBILE}"}, "id": {"type": "string", "enum": [MOBILE]}}
+    masked = MASK.all_of({"properties": properties, "required": ["name"], "name": "dial"}, spared=SPARED)
+    assert MOBILE not in json.dumps(masked) and (masked["name"], masked["required"]) == ("dial", ["name"])
+
+
+@pytest.mark.parametrize(
+    "text", ["13800138000 " * 8000, "[" + "13800138000, " * 8000 + "1]", '{"n": 13800138000}\n' * 8000]
+)
+def test_many_values_in_a_text_take_no_more_time_each(text: str) -> None:
+    import time
+
+    began = time.process_time()
+    assert MASK(text).count("<MOBILE>") == 8000
+    assert time.process_time() - began < 4.0  # 0.2 s; where each value looked through the whole text, 3 s to 15 s
+
+
+def test_logprobs_are_refused_where_answers_are_masked_also_of_the_chosen_tokens_alone(tmp_path: Path) -> None:
+    with upstreams() as (upstream,):
+        board = board_of(upstream.address)
+        with served(tmp_path, board, redaction=redaction(board, answers="always")) as one:
+            got = one.ask({"model": "law", "prompt": "a", "logprobs": 0}, path="/v1/completions")
+            assert (got.status, got.code) == (400, "redact_logprobs")
+            assert one.ask(chat(logprobs=False)).status == 200
+
+
 def test_what_goes_to_a_url_is_masked_and_what_stays_in_the_house_is_not(tmp_path: Path) -> None:
     with upstreams(None, None) as (own, far):
         inside, outside = board_of(own.address, driver="native"), board_of(far.address)
@@ -202,6 +234,23 @@ def test_arguments_of_a_streamed_call_come_whole_and_masked(tmp_path: Path) -> N
             told = "".join(c["function"].get("arguments", "") for c in calls)
             assert json.loads(told) == {"to": "<EMAIL>", "n": "<MOBILE>"}
             assert got.events[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_what_an_engine_tells_beside_its_texts_is_not_passed_on(tmp_path: Path) -> None:
+    pieces = [chunk({"content": "好。", "reasoning_details": [{"type": "reasoning.text", "text": MOBILE}]})]
+    pieces[0]["choices"][0]["logprobs"] = {"content": [{"token": MOBILE, "logprob": 0.0}]}
+
+    async def play(upstream, asked, writer) -> None:
+        writer.write(_head("text/event-stream", "transfer-encoding: chunked\r\n"))
+        for one in [*pieces, chunk({}, "stop")]:
+            writer.write(_chunked(b"data: " + orjson.dumps(one) + b"\n\n"))
+        writer.write(_chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+    with upstreams(play) as (upstream,):
+        board = board_of(upstream.address)
+        with served(tmp_path, board, redaction=redaction(board, answers="always")) as one:
+            got = one.ask(chat(stream=True))
+            assert text_of(got) == "好。" and MOBILE not in got.body.decode()
 
 
 def test_of_a_stream_that_breaks_nothing_half_is_sent(tmp_path: Path) -> None:

@@ -86,9 +86,14 @@ class Dice:
         return f"{self.below(10**size):0{size}d}" if size else ""
 
 
-def type_token(kind: str, text: str) -> str:
+def is_chinese(text: str) -> bool:
+    """Asked once a text: where nothing is, all of it is read."""
+    return _CJK.search(text) is not None
+
+
+def type_token(kind: str, *, chinese: bool) -> str:
     """`<手机号>` in a Chinese text, `<MOBILE>` in any other."""
-    return f"<{KINDS[kind].zh if _CJK.search(text) else KINDS[kind].en}>"
+    return f"<{KINDS[kind].zh if chinese else KINDS[kind].en}>"
 
 
 def mask(finding: Finding, shown: str) -> str:

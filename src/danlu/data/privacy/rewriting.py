@@ -56,15 +56,16 @@ class Rewriting:
         text = place.text
         if place.is_id and self._acts(hits):
             return digest_of(text, self.keyring.alias_bytes)
-        puts = [(hit.start, hit.end, self._put(hit, text[hit.start : hit.end], place.cue + text)) for hit in hits]
+        chinese = fakes.is_chinese(place.cue + text)
+        puts = [(hit.start, hit.end, self._put(hit, text[hit.start : hit.end], chinese=chinese)) for hit in hits]
         return kept_valid(text, puts)
 
-    def _put(self, hit: Finding, shown: str, text: str) -> str:
+    def _put(self, hit: Finding, shown: str, *, chinese: bool) -> str:
         match self.policy.actions[hit.kind]:
             case "mask":
                 return fakes.mask(hit, shown)
             case "token":
-                return fakes.type_token(hit.kind, text)
+                return fakes.type_token(hit.kind, chinese=chinese)
             case "pseudonym":
                 return fakes.pseudonym(hit, shown, self.keyring)
             case _:

@@ -5,14 +5,18 @@ A number that becomes a token has to become a string: `{"tel": 13920126705}` is 
 
 from __future__ import annotations
 
+import bisect
+import re
 from collections.abc import Sequence
-from itertools import pairwise
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import orjson
 
 Put: TypeAlias = tuple[int, int, str]
 """(start, end, what stands there from now on), in order, apart."""
+_QUOTE = re.compile(r'\\.|"', re.DOTALL)
+"""A quote, or what is escaped."""
 
 
 def kept_valid(text: str, puts: Sequence[Put]) -> str:
@@ -25,13 +29,12 @@ def kept_valid(text: str, puts: Sequence[Put]) -> str:
         return plain if _is_json(plain) else _as_json(text, puts)
     if not all(_is_json(line) for line in lines if line.strip()):
         return plain
-    begins = [0]  # JSON Lines
+    made, low, first = [], 0, 0  # JSON Lines
     for line in lines:
-        begins.append(begins[-1] + len(line))
-    return "".join(
-        kept_valid(line, [(a - low, b - low, put) for a, b, put in puts if low <= a < high])
-        for line, (low, high) in zip(lines, pairwise(begins), strict=True)
-    )
+        last = bisect.bisect_left(puts, low + len(line), lo=first, key=itemgetter(0))
+        made.append(kept_valid(line, [(a - low, b - low, put) for a, b, put in puts[first:last]]))
+        low, first = low + len(line), last
+    return "".join(made)
 
 
 def _with(text: str, puts: Sequence[Put]) -> str:
@@ -44,9 +47,9 @@ def _with(text: str, puts: Sequence[Put]) -> str:
 
 def _as_json(text: str, puts: Sequence[Put]) -> str:
     """Numbers become strings, and what lies in a string is escaped; where even that breaks, the whole is one string."""
-    quoted = []
+    quoted, inside, seen = [], False, 0
     for start, stop, put in puts:
-        inside = _is_in_string(text, start)
+        inside, seen = inside ^ _crosses_quote(text, seen, start), start
         while not inside and start and (text[start - 1].isalnum() or text[start - 1] in "+-."):
             start -= 1
         while not inside and stop < len(text) and (text[stop].isalnum() or text[stop] in "+-."):
@@ -57,16 +60,14 @@ def _as_json(text: str, puts: Sequence[Put]) -> str:
     return made if _is_json(made) else orjson.dumps(_with(text, puts)).decode()
 
 
-def _is_in_string(text: str, at: int) -> bool:
-    is_inside = is_escaped = False
-    for letter in text[:at]:
-        if is_escaped:
-            is_escaped = False
-        elif letter == "\\":
-            is_escaped = True
-        elif letter == '"':
-            is_inside = not is_inside
-    return is_inside
+def _crosses_quote(text: str, low: int, high: int) -> bool:
+    """Whether a string of the JSON text is entered or left between two places outside of its escapes, an odd number of
+    times."""
+    crosses, at = False, low
+    while at < high and (found := _QUOTE.search(text, at, high)) is not None:
+        crosses ^= found[0] == '"'
+        at = found.end()
+    return crosses
 
 
 def _is_json(text: str) -> bool:
