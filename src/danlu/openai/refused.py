@@ -32,13 +32,19 @@ class RefusedError(Exception):
 
     def to_json(self) -> dict[str, Any]:
         kind = _TYPES.get(self.status) or ("invalid_request_error" if self.status < 500 else "server_error")
-        message = say(self.key, "en", **self.values).replace("\n  → ", " ")
+        message = say(self.key, "en", **self.values).replace("\n  → ", "; ")
         return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
 
 
 def quoted(value: Any) -> str:
     """A client's own value, short, on one line, for a message to that client."""
-    text = repr(value) if not isinstance(value, list | dict) else type(value).__name__
+    match value:
+        case None | True | False:
+            text = {None: "null", True: "true", False: "false"}[value]
+        case list() | dict():
+            text = str(value) if not value else "an array" if type(value) is list else "an object"
+        case _:
+            text = repr(value)
     text = "".join(c if c.isprintable() else " " for c in text)
     return text if len(text) <= MOST_QUOTE_CHARS else text[: MOST_QUOTE_CHARS - 1] + "…"
 

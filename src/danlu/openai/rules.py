@@ -91,7 +91,7 @@ class Text:
         if type(value) is not str:
             raise wrong(where, value, "text")
         if len(value) < self.least or (self.most and len(value) > self.most):
-            raise wrong(where, value, "text_of", least=self.least, most=self.most)
+            raise wrong(where, value, "text_of" if self.most else "text_from", least=self.least, most=self.most)
         return value
 
     def schema(self) -> Schema:
@@ -158,8 +158,8 @@ class Either:
             first = int if type(value[0]) is float else type(value[0])  # 5.0 is a whole number too
             rule = self.ways.get((list, first))
         if rule is None:
-            kinds = (kind[1] if isinstance(kind, tuple) else kind for kind in self.ways)
-            raise wrong(where, value, "other_type", values=listed(dict.fromkeys(_NAMES[kind] for kind in kinds)))
+            kinds = [f"array of {_NAMES[kind[1]]}s" if isinstance(kind, tuple) else _NAMES[kind] for kind in self.ways]
+            raise wrong(where, value, "other_type", values=listed(kinds))
         return rule.check(value, where)
 
     def schema(self) -> Schema:

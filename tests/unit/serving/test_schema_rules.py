@@ -239,6 +239,26 @@ def test_what_is_taken_is_what_is_documented(body: dict[str, Any]) -> None:
         assert is_valid
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("", "'input': ''. Expected a string of at least 1 character(s)."),
+        (["a", ""], "'input[1]': ''. Expected a string of at least 1 character(s)."),
+        ([], "'input': []. Expected one of these types: string, array of strings, array of integers, array of arrays."),
+        ([True], "'input': an array. Expected one of these types: string, array of strings,"),
+        (True, "'input': true. Expected one of"),
+        ({"a": 1}, "'input': an object. Expected one of"),
+    ],
+)
+def test_a_refusal_says_what_would_have_done(given: Any, said: str) -> None:
+    message = refused({"model": "law", "input": given}, "embedding").to_json()["error"]["message"]
+    assert f"Invalid value for {said}" in message
+
+
+def test_what_helps_is_a_clause_of_its_own() -> None:
+    assert "masked here; send text" in RefusedError("serve.redact_ids").to_json()["error"]["message"]
+
+
 def test_every_code_has_both_languages() -> None:
     assert set(load_room("gateway", "en")) == set(load_room("gateway", "zh"))
 
@@ -249,6 +269,7 @@ PHRASES = {
     "number",
     "number_above",
     "text",
+    "text_from",
     "text_of",
     "one_of",
     "list",
