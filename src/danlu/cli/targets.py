@@ -10,6 +10,7 @@ from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
 from danlu.core.messages import say
 from danlu.recipe import Recipe
+from danlu.recipe.later import counted
 from danlu.recipe.recipe import OUTSIDE
 from danlu.run.artifact import NAME as ARTIFACT_FILE
 from danlu.run.kept import read_kept
@@ -38,14 +39,14 @@ def open_target(target: str, overrides: Sequence[str], runs: Path) -> Run:
 
 
 def tell_if_new(run: Run, voice: Voice) -> None:
-    """A recipe that changed, or whose defaults a newer danlu added to, starts anew: said once, with what differs."""
+    """A recipe that changed, or whose defaults changed with danlu, starts anew: said once, with what differs."""
     if any((run.folder / "acts").glob("*.json")):
         return
     for folder in list_runs(run.folder.parent):
         if folder.name.rpartition("-")[0] == run.folder.name.rpartition("-")[0] and any(
             (folder / "acts").glob("*.json")
         ):
-            before, now = (_flat(read_kept(place / "recipe.json")) for place in (folder, run.folder))
+            before, now = (_flat(counted(read_kept(place / "recipe.json"))) for place in (folder, run.folder))
             keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
             shown = ", ".join(keys[:MOST_KEYS]) + (" …" if len(keys) > MOST_KEYS else "")
             voice.progress.note(say("cli.new_run", run=run.folder.name, other=folder, keys=shown))

@@ -9,6 +9,7 @@ import pytest
 from danlu.cli.targets import open_target, tell_if_new
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
+from danlu.core.files import read_json, write_json
 from danlu.core.messages import lookup
 
 RECIPE = "name: small\nmodel: {base: ember}\ndata: {sources: [{path: rows.jsonl}]}\n"
@@ -46,3 +47,9 @@ def test_a_recipe_that_starts_anew_says_in_what_it_differs(tmp_path: Path, capsy
     tell_if_new(second, Voice())
     told = capsys.readouterr().err
     assert "training.lr" in told and str(first.folder) in told and "serving" not in told and "stages" not in told
+    stored = read_json(first.folder / "recipe.json")
+    del stored["gate"]["max_suite_loss"]  # as an older danlu left it: what it did not know is no difference
+    write_json(first.folder / "recipe.json", stored)
+    tell_if_new(second, Voice())
+    told = capsys.readouterr().err
+    assert "training.lr" in told and "max_suite_loss" not in told
