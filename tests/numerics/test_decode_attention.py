@@ -18,8 +18,8 @@ from torch import Tensor
 
 from danlu.engines.cuda_attention import (
     TILE,
-    Held,
-    Look,
+    AttentionShape,
+    PagedKV,
     decode,
     place,
     prefill,
@@ -37,13 +37,16 @@ DEVICE = "cuda" if torch.cuda.is_available() and not IS_INTERPRETED else "cpu"
 DTYPES = [torch.float32, torch.bfloat16 if DEVICE == "cuda" else torch.float16]
 UNIT = {torch.float32: 1e-5 if DEVICE == "cuda" else 5e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 SHAPES = {
-    "7 heads a key": Look(14, 2, 64, 0.125, 0, 0.0),
-    "a key of their own": Look(2, 2, 96, 0.1, 0, 0.0),
-    "window, softcap": Look(4, 1, 128, 0.09, 50, 30.0),
-    "small": Look(4, 2, 16, 0.25, 0, 0.0),
+    "7 heads a key": AttentionShape(14, 2, 64, 0.125, 0, 0.0),
+    "a key of their own": AttentionShape(2, 2, 96, 0.1, 0, 0.0),
+    "window, softcap": AttentionShape(4, 1, 128, 0.09, 50, 30.0),
+    "small": AttentionShape(4, 2, 16, 0.25, 0, 0.0),
 }
 if DEVICE == "cuda":
-    SHAPES |= {"wide": Look(8, 4, 256, 0.0625, 300, 50.0), "8 heads a key": Look(32, 4, 128, 0.088, 0, 0.0)}
+    SHAPES |= {
+        "wide": AttentionShape(8, 4, 256, 0.0625, 300, 50.0),
+        "8 heads a key": AttentionShape(32, 4, 128, 0.088, 0, 0.0),
+    }
 has_kernels = pytest.mark.skipif(not (IS_INTERPRETED or DEVICE == "cuda"), reason="no CUDA: see the interpreter's test")
 
 
@@ -58,13 +61,13 @@ def assert_close(ours: Tensor, exact: Tensor) -> None:
     assert float((ours.double() - exact.double()).abs().max()) <= unit * max(float(exact.abs().max()), 1e-3)
 
 
-def held_for(look: Look, lengths: list[int], dtype: torch.dtype) -> Held:
+def held_for(attention: AttentionShape, lengths: list[int], dtype: torch.dtype) -> PagedKV:
     """Pages in no order, filled with poison, and drawn keys and values where rows hold something."""
     generator = torch.Generator().manual_seed(sum(lengths))
     counts = [num_pages(max(length, 1)) for length in lengths]
     order = torch.randperm(sum(counts) + 2, generator=generator).tolist()
     table = torch.zeros(len(lengths), max(counts), dtype=torch.int32)
-    shape = (len(order), look.num_kv_heads, PAGE, look.head_size)
+    shape = (len(order), attention.num_kv_heads, PAGE, attention.head_size)
     keys, values = torch.full(shape, float("nan")), torch.full(shape, float("nan"))
     for row, (length, count) in enumerate(zip(lengths, counts, strict=True)):
         own = [order.pop() for _ in range(count)]
@@ -72,7 +75,7 @@ def held_for(look: Look, lengths: list[int], dtype: torch.dtype) -> Held:
         for at in range(length):
             keys[own[at // PAGE], :, at % PAGE] = torch.randn(shape[1], shape[3], generator=generator)
             values[own[at // PAGE], :, at % PAGE] = torch.randn(shape[1], shape[3], generator=generator)
-    return Held(keys.to(DEVICE, dtype), values.to(DEVICE, dtype), table.to(DEVICE))
+    return PagedKV(keys.to(DEVICE, dtype), values.to(DEVICE, dtype), table.to(DEVICE))
 
 
 @has_kernels
@@ -81,13 +84,13 @@ def held_for(look: Look, lengths: list[int], dtype: torch.dtype) -> Held:
 @pytest.mark.parametrize("num_parts", [1, 8])
 def test_decode_kernel(shape: str, dtype: torch.dtype, num_parts: int) -> None:
     """Rows of very different lengths; one seat is free."""
-    look = SHAPES[shape]
+    attention = SHAPES[shape]
     lengths = [1, 3, PAGE, PAGE + 1, 200, 0, 131]
-    held = held_for(look, lengths, dtype)
-    q_BX = torch.randn(len(lengths), look.num_heads * look.head_size, device=DEVICE).to(dtype)
+    kv = held_for(attention, lengths, dtype)
+    q_BX = torch.randn(len(lengths), attention.num_heads * attention.head_size, device=DEVICE).to(dtype)
     positions_B = torch.tensor(lengths, dtype=torch.int32, device=DEVICE) - 1
-    out_BX = decode(q_BX, held, positions_B, look, num_parts)
-    assert_close(out_BX, reference_decode(q_BX, held, positions_B, look))
+    out_BX = decode(q_BX, kv, positions_B, attention, num_parts)
+    assert_close(out_BX, reference_decode(q_BX, kv, positions_B, attention))
     assert not out_BX[5].any()
 
 
@@ -96,17 +99,17 @@ def test_decode_kernel(shape: str, dtype: torch.dtype, num_parts: int) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_prefill_kernel(shape: str, dtype: torch.dtype) -> None:
     """A whole prompt, the end of one, and a token in the middle of nothing else."""
-    look = SHAPES[shape]
+    attention = SHAPES[shape]
     ends, starts = [TILE + 9, 170, 5], [0, 100, 4]
-    held = held_for(look, ends, dtype)
+    kv = held_for(attention, ends, dtype)
     tiles, at = [], 0
     for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
         for first in range(start, end, TILE):
             tiles.append([row, at + first - start, first, min(TILE, end - first)])
         at += end - start
     tiles_M4 = torch.tensor(tiles, dtype=torch.int32, device=DEVICE)
-    q_TX = torch.randn(at, look.num_heads * look.head_size, device=DEVICE).to(dtype)
-    assert_close(prefill(q_TX, held, tiles_M4, look), reference_prefill(q_TX, held, tiles_M4, look))
+    q_TX = torch.randn(at, attention.num_heads * attention.head_size, device=DEVICE).to(dtype)
+    assert_close(prefill(q_TX, kv, tiles_M4, attention), reference_prefill(q_TX, kv, tiles_M4, attention))
 
 
 @has_kernels
@@ -116,21 +119,21 @@ def test_prefill_kernel(shape: str, dtype: torch.dtype) -> None:
     ("small", 16, True, 0.0),
 ])  # fmt: skip
 def test_place_kernel(shape: str, rotary_size: int, norms: bool, offset: float, dtype: torch.dtype) -> None:
-    look = SHAPES[shape]
-    held = held_for(look, [70, 0, 10], dtype)
+    attention = SHAPES[shape]
+    kv = held_for(attention, [70, 0, 10], dtype)
     rows_T = torch.tensor([0, 2, 1, 0, 2], dtype=torch.int32, device=DEVICE)
     positions_T = torch.tensor([66, 3, -1, 64, 9], dtype=torch.int32, device=DEVICE)
-    width = (look.num_heads + 2 * look.num_kv_heads) * look.head_size
+    width = (attention.num_heads + 2 * attention.num_kv_heads) * attention.head_size
     qkv_TN = torch.randn(5, width, device=DEVICE).to(dtype)
     turn = rotation(RopeSpec(rotary_size, 10_000.0), positions_T.clamp(min=0), dtype)
-    weights = [(torch.rand(look.head_size, device=DEVICE) + 0.5 - offset).to(dtype) for _ in range(2)]
+    weights = [(torch.rand(attention.head_size, device=DEVICE) + 0.5 - offset).to(dtype) for _ in range(2)]
     heads = HeadNorms(*weights, eps=1e-6, offset=offset) if norms else None
-    other = Held(held.keys.clone(), held.values.clone(), held.table_BP)
-    ours = place(qkv_TN, turn, heads, held, rows_T, positions_T, look)
-    theirs = reference_place(qkv_TN, turn, heads, other, rows_T, positions_T, look)
+    other = PagedKV(kv.keys.clone(), kv.values.clone(), kv.table_BP)
+    ours = place(qkv_TN, turn, heads, kv, rows_T, positions_T, attention)
+    theirs = reference_place(qkv_TN, turn, heads, other, rows_T, positions_T, attention)
     own = positions_T >= 0
     assert_close(ours[own], theirs[own])
-    for mine, its in ((held.keys, other.keys), (held.values, other.values)):
+    for mine, its in ((kv.keys, other.keys), (kv.values, other.values)):
         assert torch.equal(mine.isnan(), its.isnan()), "nothing else is written"
         assert_close(mine.nan_to_num(), its.nan_to_num())
 
@@ -167,7 +170,7 @@ def test_through_the_interpreter() -> None:
     if not HAS_TRITON:
         pytest.skip("Triton is not installed")
     path = Path(__file__)
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", str(path), "-k", "kernel"]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(path), "-k", "kernel"]
     done = subprocess.run(
         command, cwd=path.parents[2], env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True,
         check=False,

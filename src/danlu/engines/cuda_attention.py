@@ -34,8 +34,8 @@ LOG2_E = 1.4426950408889634
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """How a layer's queries meet keys; `window` and `softcap` 0: none."""
+class AttentionShape:
+    """Heads of a layer and how its queries attend to keys; `window` and `softcap` 0: none."""
 
     num_heads: int
     num_kv_heads: int
@@ -45,7 +45,7 @@ class Look:
     softcap: float
 
     @classmethod
-    def of(cls, spec: Spec, layer: int) -> Look:
+    def of(cls, spec: Spec, layer: int) -> AttentionShape:
         return cls(
             spec.num_heads, spec.num_kv_heads, spec.head_size, spec.attention_scale, spec.windows[layer] or 0,
             spec.attention_softcap or 0.0,
@@ -53,7 +53,7 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class PagedKV:
     """One layer's pages, and each row's list of them. Rows of the table beyond a row's own pages are never read."""
 
     keys: Tensor  # [all pages, K, PAGE, D]
@@ -62,59 +62,64 @@ class Held:
 
 
 def place(
-    qkv_TN: Tensor, turn: Rotation, norms: HeadNorms | None, held: Held, rows_T: Tensor, positions_T: Tensor, look: Look
+    qkv_TN: Tensor,
+    turn: Rotation,
+    norms: HeadNorms | None,
+    kv: PagedKV,
+    rows_T: Tensor,
+    positions_T: Tensor,
+    shape: AttentionShape,
 ) -> Tensor:
     """q_TX, normed and turned; keys, the same, and values into the places of their rows. A token at a position below 0
     is nobody's: nothing is written."""
-    num_q, num_kv, size = look.num_heads, look.num_kv_heads, look.head_size
-    if not fits(qkv_TN, turn.cos, held.keys):
-        return reference_place(qkv_TN, turn, norms, held, rows_T, positions_T, look)
+    num_q, num_kv, size = shape.num_heads, shape.num_kv_heads, shape.head_size
+    if not fits(qkv_TN, turn.cos, kv.keys):
+        return reference_place(qkv_TN, turn, norms, kv, rows_T, positions_T, shape)
     q_TX = qkv_TN.new_empty(len(qkv_TN), num_q * size)
     num_groups = triton.cdiv(num_q, HEADS) + 2 * triton.cdiv(num_kv, HEADS)
     _place_kernel[(len(qkv_TN), num_groups)](
-        qkv_TN, q_TX, turn.cos, turn.sin, norms and norms.q_weight, norms and norms.k_weight, held.keys, held.values,
-        held.table_BP, rows_T, positions_T, qkv_TN.stride(0), q_TX.stride(0), turn.cos.stride(0),
-        held.table_BP.stride(0), held.keys.stride(0), norms.eps if norms else 0.0,
+        qkv_TN, q_TX, turn.cos, turn.sin, norms and norms.q_weight, norms and norms.k_weight, kv.keys, kv.values,
+        kv.table_BP, rows_T, positions_T, qkv_TN.stride(0), q_TX.stride(0), turn.cos.stride(0),
+        kv.table_BP.stride(0), kv.keys.stride(0), norms.eps if norms else 0.0,
         H=num_q, K=num_kv, D=size, F=turn.cos.shape[-1] // 2, WIDTH=power_of_2(size), PAGE=PAGE, HEADS=HEADS,
         OFFSET=norms.offset if norms else 0.0, num_warps=2,
     )  # fmt: skip
     return q_TX
 
 
-def decode(q_BX: Tensor, held: Held, positions_B: Tensor, look: Look, num_parts: int) -> Tensor:
+def decode(q_BX: Tensor, kv: PagedKV, positions_B: Tensor, shape: AttentionShape, num_parts: int) -> Tensor:
     """out_BX: row b's one query, of the token at positions_B[b], over the places up to it; 0 where that is below 0."""
-    if not fits(q_BX, held.keys):
-        return reference_decode(q_BX, held, positions_B, look)
-    num_rows, num_kv, size = len(q_BX), look.num_kv_heads, look.head_size
+    if not fits(q_BX, kv.keys):
+        return reference_decode(q_BX, kv, positions_B, shape)
+    num_rows, num_kv, size = len(q_BX), shape.num_kv_heads, shape.head_size
     out_BX = torch.empty_like(q_BX)
     found_BHCD, logs_BHC = out_BX, out_BX
     if num_parts > 1:
-        shape = (num_rows, look.num_heads, num_parts)
-        found_BHCD = torch.empty(*shape, size, dtype=torch.float32, device=q_BX.device)
-        logs_BHC = torch.empty(shape, dtype=torch.float32, device=q_BX.device)
-    num_shared = look.num_heads // num_kv
+        logs_BHC = torch.empty(num_rows, shape.num_heads, num_parts, dtype=torch.float32, device=q_BX.device)
+        found_BHCD = logs_BHC.new_empty(*logs_BHC.shape, size)
+    num_shared = shape.num_heads // num_kv
     _decode_kernel[(num_rows, num_kv, num_parts)](
-        q_BX, out_BX, found_BHCD, logs_BHC, held.keys, held.values, held.table_BP, positions_B,
-        q_BX.stride(0), held.table_BP.stride(0), held.keys.stride(0), look.scale * LOG2_E,
-        S=num_shared, SHARED=max(16, power_of_2(num_shared)), PARTS=num_parts, **_tile_of(look, q_BX.dtype),
+        q_BX, out_BX, found_BHCD, logs_BHC, kv.keys, kv.values, kv.table_BP, positions_B,
+        q_BX.stride(0), kv.table_BP.stride(0), kv.keys.stride(0), shape.scale * LOG2_E,
+        S=num_shared, SHARED=max(16, power_of_2(num_shared)), PARTS=num_parts, **_tile_of(shape, q_BX.dtype),
     )  # fmt: skip
     if num_parts > 1:
-        _join_kernel[(num_rows * look.num_heads,)](
+        _join_kernel[(num_rows * shape.num_heads,)](
             found_BHCD, logs_BHC, out_BX, PARTS=num_parts, D=size, WIDTH=power_of_2(size), num_warps=4
         )
     return out_BX
 
 
-def prefill(q_TX: Tensor, held: Held, tiles: Tensor, look: Look) -> Tensor:
+def prefill(q_TX: Tensor, kv: PagedKV, tiles: Tensor, shape: AttentionShape) -> Tensor:
     """out_TX of prompts' tokens. A tile, [.., 4] int32, is at most TILE tokens of one row: the row, where they begin in
     the flat row and in their own, how many."""
-    if not fits(q_TX, held.keys):
-        return reference_prefill(q_TX, held, tiles, look)
+    if not fits(q_TX, kv.keys):
+        return reference_prefill(q_TX, kv, tiles, shape)
     out_TX = torch.empty_like(q_TX)
-    _prefill_kernel[(len(tiles), look.num_heads)](
-        q_TX, out_TX, held.keys, held.values, held.table_BP, tiles,
-        q_TX.stride(0), held.table_BP.stride(0), held.keys.stride(0), look.scale * LOG2_E,
-        S=look.num_heads // look.num_kv_heads, TILE=TILE, **_tile_of(look, q_TX.dtype),
+    _prefill_kernel[(len(tiles), shape.num_heads)](
+        q_TX, out_TX, kv.keys, kv.values, kv.table_BP, tiles,
+        q_TX.stride(0), kv.table_BP.stride(0), kv.keys.stride(0), shape.scale * LOG2_E,
+        S=shape.num_heads // shape.num_kv_heads, TILE=TILE, **_tile_of(shape, q_TX.dtype),
     )  # fmt: skip
     return out_TX
 
@@ -125,13 +130,13 @@ def parts_of(num_rows: int, num_kv_heads: int, device: torch.device) -> int:
     return min(MOST_PARTS, power_of_2(-(-WAVES * num_processors // (num_rows * num_kv_heads))))
 
 
-def _tile_of(look: Look, dtype: torch.dtype) -> dict[str, int | float]:
+def _tile_of(shape: AttentionShape, dtype: torch.dtype) -> dict[str, int | float]:
     """Places that a program looks at together: as many as two stages of keys and values leave room for on any card."""
-    width = max(16, power_of_2(look.head_size))
+    width = max(16, power_of_2(shape.head_size))
     block = 64 if width * dtype.itemsize <= 256 else 32 if width * dtype.itemsize <= 512 else 16
     return {
-        "K": look.num_kv_heads, "D": look.head_size, "WIDTH": width, "PAGE": PAGE, "BLOCK": block,
-        "WINDOW": look.window, "SOFTCAP": look.softcap, "num_warps": 4, "num_stages": 2,
+        "K": shape.num_kv_heads, "D": shape.head_size, "WIDTH": width, "PAGE": PAGE, "BLOCK": block,
+        "WINDOW": shape.window, "SOFTCAP": shape.softcap, "num_warps": 4, "num_stages": 2,
     }  # fmt: skip
 
 
@@ -139,10 +144,16 @@ def _tile_of(look: Look, dtype: torch.dtype) -> dict[str, int | float]:
 
 
 def reference_place(
-    qkv_TN: Tensor, turn: Rotation, norms: HeadNorms | None, held: Held, rows_T: Tensor, positions_T: Tensor, look: Look
+    qkv_TN: Tensor,
+    turn: Rotation,
+    norms: HeadNorms | None,
+    kv: PagedKV,
+    rows_T: Tensor,
+    positions_T: Tensor,
+    shape: AttentionShape,
 ) -> Tensor:
-    num_q, num_kv = look.num_heads, look.num_kv_heads
-    heads_THD = qkv_TN.view(len(qkv_TN), -1, look.head_size)
+    num_q, num_kv = shape.num_heads, shape.num_kv_heads
+    heads_THD = qkv_TN.view(len(qkv_TN), -1, shape.head_size)
     q_THD, k_TKD, v_TKD = torch.split(heads_THD, [num_q, num_kv, num_kv], dim=1)
     if norms is not None:
         q_THD = reference_rms_norm(q_THD, norms.q_weight, norms.eps, norms.offset)
@@ -150,44 +161,45 @@ def reference_place(
     turned_TKD = rotate(k_TKD, turn.cos, turn.signed_sin)
     own_S = (positions_T >= 0).nonzero()[:, 0]
     rows_S, positions_S = rows_T[own_S].long(), positions_T[own_S].long()
-    pages_S = held.table_BP[rows_S, positions_S // PAGE].long()
-    held.keys[pages_S, :, positions_S % PAGE] = turned_TKD[own_S].to(held.keys.dtype)
-    held.values[pages_S, :, positions_S % PAGE] = v_TKD[own_S].to(held.values.dtype)
+    pages_S = kv.table_BP[rows_S, positions_S // PAGE].long()
+    kv.keys[pages_S, :, positions_S % PAGE] = turned_TKD[own_S].to(kv.keys.dtype)
+    kv.values[pages_S, :, positions_S % PAGE] = v_TKD[own_S].to(kv.values.dtype)
     return rotate(q_THD, turn.cos, turn.signed_sin).flatten(1)
 
 
-def reference_decode(q_BX: Tensor, held: Held, positions_B: Tensor, look: Look) -> Tensor:
+def reference_decode(q_BX: Tensor, kv: PagedKV, positions_B: Tensor, shape: AttentionShape) -> Tensor:
     out_BX = torch.zeros_like(q_BX)
     for row, position in enumerate(positions_B.tolist()):
         if position >= 0:
-            out_BX[row] = _met(q_BX[row : row + 1], held, row, position, look)[0]
+            out_BX[row] = _attended(q_BX[row : row + 1], kv, row, position, shape)[0]
     return out_BX
 
 
-def reference_prefill(q_TX: Tensor, held: Held, tiles: Tensor, look: Look) -> Tensor:
+def reference_prefill(q_TX: Tensor, kv: PagedKV, tiles: Tensor, shape: AttentionShape) -> Tensor:
     out_TX = torch.zeros_like(q_TX)
     for row, begin, position, count in tiles.tolist():
         own = slice(begin, begin + count)
-        out_TX[own] = _met(q_TX[own], held, row, position, look)
+        out_TX[own] = _attended(q_TX[own], kv, row, position, shape)
     return out_TX
 
 
-def _met(q_TX: Tensor, held: Held, row: int, position: int, look: Look) -> Tensor:
+def _attended(q_TX: Tensor, kv: PagedKV, row: int, position: int, shape: AttentionShape) -> Tensor:
     """out_TX of one row's queries, the first of them at this position."""
     length = position + len(q_TX)
-    pages = held.table_BP[row, : -(-length // PAGE)].long()
+    pages = kv.table_BP[row, : -(-length // PAGE)].long()
+    num_shared = shape.num_heads // shape.num_kv_heads
     k_KND, v_KND = (
-        whole[pages].transpose(0, 1).flatten(1, 2)[:, :length].repeat_interleave(look.num_heads // look.num_kv_heads, 0)
-        for whole in (held.keys, held.values)
+        whole[pages].transpose(0, 1).flatten(1, 2)[:, :length].repeat_interleave(num_shared, 0)
+        for whole in (kv.keys, kv.values)
     )
-    q_HTD = q_TX.view(len(q_TX), look.num_heads, -1).transpose(0, 1)
-    scores_HTN = (q_HTD.float() @ k_KND.float().mT) * look.scale
-    if look.softcap:
-        scores_HTN = torch.tanh(scores_HTN / look.softcap) * look.softcap
+    q_HTD = q_TX.view(len(q_TX), shape.num_heads, -1).transpose(0, 1)
+    scores_HTN = (q_HTD.float() @ k_KND.float().mT) * shape.scale
+    if shape.softcap:
+        scores_HTN = torch.tanh(scores_HTN / shape.softcap) * shape.softcap
     behind_TN = torch.arange(position, length)[:, None] - torch.arange(length)
     is_hidden_TN = behind_TN < 0
-    if look.window:
-        is_hidden_TN |= behind_TN >= look.window
+    if shape.window:
+        is_hidden_TN |= behind_TN >= shape.window
     weights_HTN = scores_HTN.masked_fill(is_hidden_TN.to(q_TX.device), float("-inf")).softmax(-1)
     out_HTD: Tensor = (weights_HTN @ v_KND.float()).to(q_TX.dtype)
     return out_HTD.transpose(0, 1).flatten(1)
@@ -276,7 +288,7 @@ def _decode_kernel(  # type: ignore[no-untyped-def]
     at_MW = row * q_stride + heads_M[:, None] * D + column_W[None, :]
     if begin < end:
         q_MW = tl.load(q + at_MW, mask=mask_MW, other=0.0)
-        sum_MW, top_M, total_M = _look(
+        sum_MW, top_M, total_M = _attend(
             q_MW, keys + head * PAGE * D, values + head * PAGE * D, table + row * table_stride, begin, end,
             position + shared_M * 0, position, page_stride, scale, SHARED, D, WIDTH, PAGE, BLOCK, WINDOW, SOFTCAP,
         )  # fmt: skip
@@ -328,7 +340,7 @@ def _prefill_kernel(  # type: ignore[no-untyped-def]
     if WINDOW > 0:
         first = tl.maximum(position + 1 - WINDOW, 0) // BLOCK
     last = position + count - 1
-    sum_MW, _, total_M = _look(
+    sum_MW, _, total_M = _attend(
         q_MW, keys + head // S * PAGE * D, values + head // S * PAGE * D, table + row * table_stride, first,
         last // BLOCK + 1, position + token_M, last, page_stride, scale, TILE, D, WIDTH, PAGE, BLOCK, WINDOW, SOFTCAP,
     )  # fmt: skip
@@ -336,7 +348,7 @@ def _prefill_kernel(  # type: ignore[no-untyped-def]
 
 
 @jit
-def _look(  # type: ignore[no-untyped-def]
+def _attend(  # type: ignore[no-untyped-def]
     q_MW, keys, values, pages, begin, end, position_M, last, page_stride, scale,
     M: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, PAGE: tl.constexpr, BLOCK: tl.constexpr,
     WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from danlu.adapters.lora import LoRALinear
-from danlu.engines.cuda_attention import TILE, Held, prefill
+from danlu.engines.cuda_attention import TILE, PagedKV, prefill
 from danlu.engines.cuda_choice import draw, is_simple, likeliest, to_card
 from danlu.engines.cuda_lenses import CardLensing
 from danlu.engines.cuda_pages import PAGE, Pages, num_pages
@@ -340,12 +340,12 @@ class OnCard:
             reach_T = to_card(reaches, torch.int32, device)
         tiles_M4 = to_card(tiles, torch.int32, device)
 
-        def meet(layer: int, q_TX: Tensor, held: Held) -> Tensor:
-            return prefill(q_TX, held, tiles_M4, self.sums.looks[layer])
+        def attend(layer: int, q_TX: Tensor, kv: PagedKV) -> Tensor:
+            return prefill(q_TX, kv, tiles_M4, self.sums.shapes[layer])
 
         return self.sums.hidden(
             to_card(ids, torch.long, device), to_card(positions, torch.int32, device), reach_T,
-            to_card(numbers, torch.int32, device), table_BP, self.pages, meet, self.stacks.lensing(lenses, device),
+            to_card(numbers, torch.int32, device), table_BP, self.pages, attend, self.stacks.lensing(lenses, device),
         )  # fmt: skip
 
     def _lens(self, row: Row) -> Lens | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-from danlu.engines.cuda_attention import Held, Look, decode, parts_of, place
+from danlu.engines.cuda_attention import AttentionShape, PagedKV, decode, parts_of, place
 from danlu.engines.cuda_choice import likeliest
 from danlu.engines.cuda_pages import Pages
 from danlu.engines.cuda_weights import CardLayer
@@ -31,8 +31,8 @@ FROM_TIMES = 2
 MOST_RECORDS = 48
 
 
-Meet = Callable[[int, Tensor, Held], Tensor]
-"""How a layer's queries meet keys: its number and q_TX to out_TX."""
+Attend = Callable[[int, Tensor, PagedKV], Tensor]
+"""How a layer's queries attend to keys: its number and q_TX to out_TX."""
 
 
 class Sums:
@@ -41,14 +41,14 @@ class Sums:
     def __init__(self, model: Decoder) -> None:
         self.model, self.spec = model, model.spec
         self.layers = [CardLayer.of(block) for block in model.model.layers]
-        self.looks = [Look.of(model.spec, layer) for layer in range(model.spec.num_layers)]
+        self.shapes = [AttentionShape.of(model.spec, layer) for layer in range(model.spec.num_layers)]
         self.head_DV = model.head_weight.detach().T
         scale = model.spec.embed_scale  # rounded to the weights' dtype, as `Trunk.embed` does
         self.embed_scale = None if scale == 1 else torch.tensor(scale, dtype=model.dtype, device=model.device)
 
     def hidden(
         self, ids_T: Tensor, positions_T: Tensor, reach_T: Tensor | None, rows_T: Tensor, table_BP: Tensor,
-        pages: Pages, meet: Meet, lensing: Lensing | None,
+        pages: Pages, attend: Attend, lensing: Lensing | None,
     ) -> Tensor:  # fmt: skip
         """hidden_TD after the final norm; keys and values are put where the tables of `rows_T` say."""
         x_TD = self.model.model.embed_tokens(ids_T)
@@ -59,10 +59,10 @@ class Sums:
         first = self.layers[0].norm_in
         normed_TD, _ = norm_forward(x_TD, first.weight, first.eps, first.offset)
         for number, (layer, rope, after) in enumerate(zip(self.layers, self.spec.ropes, norms, strict=True)):
-            held = Held(pages.keys[number], pages.values[number], table_BP)
+            kv = PagedKV(pages.keys[number], pages.values[number], table_BP)
             qkv_TN = self._times(number, 0, normed_TD, lensing)
-            q_TX = place(qkv_TN, turns[rope], layer.heads, held, rows_T, positions_T, self.looks[number])
-            mixed_TD = self._times(number, 1, meet(number, q_TX, held), lensing)
+            q_TX = place(qkv_TN, turns[rope], layer.heads, kv, rows_T, positions_T, self.shapes[number])
+            mixed_TD = self._times(number, 1, attend(number, q_TX, kv), lensing)
             if (norm := layer.norm_mixed) is not None:
                 mixed_TD, _ = norm_forward(mixed_TD, norm.weight, norm.eps, norm.offset)
             norm = layer.norm_fed
@@ -109,11 +109,11 @@ def decode_step(sums: Sums, seats: Seats, pages: Pages, num: int, lensing: Lensi
     positions_B = seats.positions_B[:num]
     num_parts = parts_of(num, sums.spec.num_kv_heads, positions_B.device)
 
-    def meet(layer: int, q_BX: Tensor, held: Held) -> Tensor:
-        return decode(q_BX, held, positions_B, sums.looks[layer], num_parts)
+    def attend(layer: int, q_BX: Tensor, kv: PagedKV) -> Tensor:
+        return decode(q_BX, kv, positions_B, sums.shapes[layer], num_parts)
 
     hidden_BD = sums.hidden(
-        seats.ids_B[:num], positions_B, None, seats.rows_B[:num], seats.table_BP, pages, meet, lensing
+        seats.ids_B[:num], positions_B, None, seats.rows_B[:num], seats.table_BP, pages, attend, lensing
     )
     logits_BV = sums.logits(hidden_BD, seats.logits_BV[:num])
     picks_B, ids_B = likeliest(logits_BV)
