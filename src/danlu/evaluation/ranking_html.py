@@ -18,7 +18,11 @@ def render_ranking(found: Mapping[str, Any], name: str, language: Language | Non
     spoken = language or current_language()
     ranking, best = found["ranking"], found["ranking"][0]
     blocks = [
-        banner(verdict(found, spoken), say("sweep.luck", spoken), tone="good" if found["num_alike"] == 1 else "warn"),
+        banner(
+            verdict(found, spoken),
+            say("sweep.luck", spoken),
+            tone="good" if found["num_alike"] == 1 < len(found["ranking"]) else "warn",
+        ),
         stats(
             stat(say("sweep.best", spoken), percent(best["accuracy"]), settings_text(best["settings"])),
             stat(say("sweep.base", spoken), percent(found["base"])),
@@ -39,7 +43,7 @@ def render_ranking(found: Mapping[str, Any], name: str, language: Language | Non
 def verdict(found: Mapping[str, Any], language: Language | None = None) -> str:
     """The one sentence: who is best, and whether that is more than luck."""
     best, num = found["ranking"][0], found["num_alike"]
-    key = "sweep.one_best" if num == 1 else "sweep.alike"
+    key = "sweep.only_one" if len(found["ranking"]) == 1 else "sweep.one_best" if num == 1 else "sweep.alike"
     return say(key, language, num=num, all=len(found["ranking"]), best=settings_text(best["settings"]))
 
 
@@ -62,12 +66,13 @@ def rows(ranking: Sequence[Mapping[str, Any]], language: Language | None = None)
 
 
 def _apart(one: Mapping[str, Any], place: int, language: Language | None) -> Content:
-    if place == 1:
-        return badge(say("sweep.is_best", language), tone="good")
-    return badge(
-        say("sweep.is_apart" if one["told_apart"] else "sweep.is_alike", language),
-        tone="bad" if one["told_apart"] else "warn",
-    )
+    return badge(standing(one, place, language), tone="good" if place == 1 else "bad" if one["told_apart"] else "warn")
+
+
+def standing(one: Mapping[str, Any], place: int, language: Language | None = None) -> str:
+    """best, worse, or not told apart."""
+    name = "best" if place == 1 else "apart" if one["told_apart"] else "alike"
+    return say(f"sweep.is_{name}", language)
 
 
 def _accuracy(one: Mapping[str, Any]) -> str:

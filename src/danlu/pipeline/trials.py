@@ -24,6 +24,8 @@ ETA = 3
 """Successive halving (Jamieson and Talwalkar 2016, arXiv:1502.07943): of the trials of a rung one in so many goes on,
 on so many times the training."""
 MOST_RUNGS = 3
+SAME_FOR_ALL = ("name", "data.split", "data.validation", "data.test", "evaluation", "gate", "exports", "serving")
+"""What decides which questions are asked and how they are judged, or what comes after: the same for every trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +68,19 @@ def read_over(texts: Sequence[str]) -> dict[str, list[Value] | Range]:
     for text in texts:
         key, equals, said = text.partition("=")
         key = key.strip()
-        if not equals or not key or not said.strip() or key in found:
+        if not equals or not key or not said.strip(" ,") or key in found:
             raise RecipeError("sweep.bad_over", where="--over", given=text)
+        if any(key == kept or key.startswith(f"{kept}.") for kept in SAME_FOR_ALL):
+            raise RecipeError("sweep.same_for_all", where="--over", given=key)
         low, dots, high = said.partition("..")
         if dots:
             try:
-                found[key] = Range(float(low), float(high))
+                ends = Range(float(low), float(high))
             except ValueError as error:
                 raise RecipeError("sweep.bad_over", where="--over", given=text) from error
+            if not -math.inf < ends.low < ends.high < math.inf:
+                raise RecipeError("sweep.bad_over", where="--over", given=text)
+            found[key] = ends
             continue
         values = [_value(part.strip()) for part in said.split(",") if part.strip()]
         if len(set(map(str, values))) != len(values) or any(isinstance(value, list | dict) for value in values):

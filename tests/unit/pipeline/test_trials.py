@@ -41,6 +41,9 @@ def test_ranges_are_drawn_within_their_ends(seed: int) -> None:
     [
         (["training.lr"], "sweep.bad_over"), (["training.lr=a..b"], "sweep.bad_over"), ([], "sweep.nothing"),
         (["training.lr=1e-4", "training.lr=2e-4"], "sweep.bad_over"), (["training.lr=1,1"], "sweep.bad_over"),
+        (["training.lr= , "], "sweep.bad_over"), (["adapter.rank=16..4"], "sweep.bad_over"),
+        (["training.lr=nan..1"], "sweep.bad_over"), (["data.split.seed=1,2"], "sweep.same_for_all"),
+        (["evaluation.metric=exact,f1"], "sweep.same_for_all"),
     ],
 )  # fmt: skip
 def test_what_is_no_key_with_values_is_refused(texts: list[str], key: str) -> None:
@@ -77,6 +80,26 @@ def test_halving_ends_with_the_whole_training(num: int, rungs: int) -> None:
     assert num >= 1
 
 
+def test_equal_trainings_are_not_told_apart_for_being_many() -> None:
+    """The best was picked by its answers: the comparisons with it alone are too few to correct for."""
+    rng = random.Random(5)
+    num_apart = 0
+    for _ in range(60):
+        drawn = [candidate(str(n), [rng.random() < 0.5 for _ in range(60)]) for n in range(12)]
+        num_apart += any(one.is_apart for one in rank(drawn))
+    assert num_apart <= 5
+
+
+def test_what_was_asked_of_other_questions_is_placed_by_those_in_common() -> None:
+    short = candidate("short", [True] * 10)
+    whole = candidate("whole", [True] * 10 + [False] * 10)
+    assert [one.candidate.name for one in rank([whole, short])] == ["short", "whole"]
+    assert rank([whole, short])[1].behind == 0.0
+    better = candidate("better", [True] * 20)
+    easy = Candidate("easy", {}, 1.0, (0.9, 1.0), 1.0, {"0": (False, "0"), "x": (True, "x"), "y": (True, "y")})
+    assert rank([easy, better])[0].candidate.name == "better"
+
+
 def candidate(name: str, rights: list[bool]) -> Candidate:
     share = sum(rights) / len(rights)
     return Candidate(name, {"k": name}, share, (share - 0.1, share + 0.1), share,
@@ -89,6 +112,8 @@ def test_what_differs_by_one_question_is_not_told_apart_and_what_is_far_behind_i
     assert [one.candidate.name for one in placed] == ["best", "near", "far"]
     assert [one.is_apart for one in placed] == [False, False, True]
     assert placed[2].behind == pytest.approx(0.6) and placed[2].interval[0] > 0.3
+    alone = {"ranking": [placed[0].to_json()], "num_alike": 1}
+    assert "stands beside" in verdict(alone, "en") and "可以比较" in verdict(alone, "zh")
     found = {"ranking": [one.to_json() for one in placed], "num_alike": 2, "base": 0.1, "num_items": 50,
              "dropped": [], "failed": [{"trial": "t9", "settings": {"k": 1}, "error": "<out of memory>"}]}  # fmt: skip
     for language in ("en", "zh"):

@@ -165,12 +165,17 @@ def compare(
     )  # fmt: skip
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjusted p of each named test so that the chance of one false alarm among all stays 5 % (Holm 1979)."""
+def holm(p_values: Mapping[str, float], *, num_tests: int | None = None) -> dict[str, float]:
+    """Adjusted p of each named test so that the chance of one false alarm among all stays 5 % (Holm 1979).
+
+    `num_tests`: how many there would have been, where these were picked by what was seen; those left out are taken to
+    have the larger p.
+    """
+    num = len(p_values) if num_tests is None else num_tests
     adjusted: dict[str, float] = {}
     running = 0.0
     for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda entry: entry[1])):
-        running = max(running, min(1.0, (len(p_values) - rank) * p))
+        running = max(running, min(1.0, (num - rank) * p))
         adjusted[name] = running
     return {name: adjusted[name] for name in p_values}
 
