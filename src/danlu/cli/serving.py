@@ -34,7 +34,7 @@ def serve(words: Sequence[str], runs: Path, voice: Voice, *, config: Path | None
     if config is not None and recipe is not None:
         raise RunError("serve.two_recipes", where=recipe, given=str(config), other=recipe)
     source = config or (Path(recipe) if recipe else None)
-    section = _section(source, targets, overrides, runs)
+    section = _section(source, targets, overrides)
     wanted = read_targets(targets, section, runs, lambda target: _run(target, runs))
     serving = prepare_serving(
         wanted, section, runs, makes_key=first_key or (sys.stdin.isatty() and not voice.as_json),
@@ -68,7 +68,7 @@ def _run(target: str, runs: Path) -> Run:
     return open_target(target, (), runs)
 
 
-def _section(source: Path | None, targets: Sequence[str], overrides: Sequence[str], runs: Path) -> ServingSection:
+def _section(source: Path | None, targets: Sequence[str], overrides: Sequence[str]) -> ServingSection:
     """The chapter of the file that was named, else of the one run that is served, with overrides."""
     if source is not None:
         return Recipe.load(source, overrides).serving
@@ -83,7 +83,7 @@ def _reread(
     source: Path, targets: Sequence[str], overrides: Sequence[str], runs: Path
 ) -> tuple[list[Wanted], ServingSection]:
     """For a reload: what the file says now. The command line says what it said."""
-    section = _section(source, targets, overrides, runs)
+    section = _section(source, targets, overrides)
     return read_targets(targets, section, runs, lambda target: _run(target, runs)), section
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from danlu.evaluation.fold import CJK
 
-SIGNATURE = "danlu.rouge|cjk:chars|other:words|lower:yes|punctuation:dropped|stem:no|version:1"
 _WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+")
 
 

@@ -217,7 +217,7 @@ class Worker:
         ending = asyncio.create_task(self._drain(server, gateway))
         await server._serve([self.listener])  # `serve` would take signals for itself and raise them again
         ending.cancel()
-        await self._settled(server, front)
+        await self._settled(server)
         self.log.event("ended", worker=self.name, cut=front.num_waiting)
 
     async def _drain(self, server: uvicorn.Server, gateway: Gateway) -> None:
@@ -236,7 +236,7 @@ class Worker:
                 connection.end_after_answer()
         server.should_exit = True
 
-    async def _settled(self, server: uvicorn.Server, front: Front) -> None:
+    async def _settled(self, server: uvicorn.Server) -> None:
         """What was cut runs through its `finally`: reservations are given back, journals closed."""
         tasks = list(server.server_state.tasks)
         if tasks:
