@@ -269,7 +269,7 @@ class Live:
         is_shared = model.device.type == "cpu"
         num = max(1, min(num_threads, self.num_slots // SLOTS_PER_HAND)) if is_shared else 1
         self.num_places = num * max(self.context, whole // num)
-        return [forward.twin() for _ in range(num)]
+        return [forward.sharing_weights() for _ in range(num)]
 
     def start(self) -> None:
         for hand in self.hands:

@@ -218,7 +218,8 @@ class NativeEngine:
         num_seats = min(self.max_rows, len(order))
         num = max(1, min(torch.get_num_threads(), num_seats // ROWS_PER_HAND))
         parts = [
-            self._decoding(forward.twin(), order[n::num], self.max_rows // num, BATCH_TOKENS // num) for n in range(num)
+            self._decoding(forward.sharing_weights(), order[n::num], self.max_rows // num, BATCH_TOKENS // num)
+            for n in range(num)
         ]
         for done in _sound(side_by_side(parts) if num > 1 else parts[0].run()):
             for row in done:

@@ -88,12 +88,12 @@ class Packed:
         """No row, and no memory held for any."""
         # loops widen what they read, so keys and values may be what products say, as the model's own cache holds them
         self.tables = Tables(self.spec, dtype=self.dtype if self.loops else WIDE, device=self.model.device)
-        self.laps: dict[int, tuple[Row, Table]] = {}
+        self.unfinished: dict[int, tuple[Row, Table]] = {}
         """Prompts that are not complete yet, each in a table of its own, by the row's identity."""
         self.prefixes: list[Prefix] = []
         self._chosen: dict[int, Prefix] = {}
 
-    def twin(self) -> Packed:
+    def sharing_weights(self) -> Packed:
         """The same weights with rows of its own: for another thread."""
         other = copy.copy(self)
         other.stacks = Stacks()
@@ -133,7 +133,7 @@ class Packed:
     def leave(self, rows: Sequence[Row]) -> None:
         self.tables.drop(rows)
         for row in rows:
-            self.laps.pop(id(row), None)
+            self.unfinished.pop(id(row), None)
             self._chosen.pop(id(row), None)
 
     def run(self, spans: Sequence[Span]) -> tuple[list[Row], Tensor]:
@@ -144,13 +144,13 @@ class Packed:
         for table, first, some, prefix in self._placed(spans):
             flat.fill(table, first, some, prefix)
         hidden_SD = self._through(flat, flat.wanted)
-        done = [span for span in spans if span.is_last and id(span.row) in self.laps]
+        done = [span for span in spans if span.is_last and id(span.row) in self.unfinished]
         for span in spans:
             span.row.num_done = span.end
             self._chosen.pop(id(span.row), None)
         for span in done:
-            _, lap = self.laps.pop(id(span.row))
-            self.tables.table_for(len(span.row.prompt) + AHEAD).adopt(lap, [0])
+            _, table = self.unfinished.pop(id(span.row))
+            self.tables.table_for(len(span.row.prompt) + AHEAD).adopt(table, [0])
         return [row for _, row in flat.due if row is not None], flat.handed_out(hidden_SD)
 
     def _placed(self, spans: Sequence[Span]) -> Iterator[tuple[Table, int, list[Span], Prefix | None]]:
@@ -165,9 +165,9 @@ class Packed:
                 continue
             if is_first:
                 size = -(-len(span.row.prompt) // AHEAD) * AHEAD
-                self.laps[id(span.row)] = span.row, self.tables.new(size)
-                self.laps[id(span.row)][1].seat([span.row])
-            yield self.laps[id(span.row)][1], 0, [span], prefix if is_first else None
+                self.unfinished[id(span.row)] = span.row, self.tables.new(size)
+                self.unfinished[id(span.row)][1].seat([span.row])
+            yield self.unfinished[id(span.row)][1], 0, [span], prefix if is_first else None
 
         def kind(span: Span) -> tuple[int, int, int]:
             count = span.end - span.start

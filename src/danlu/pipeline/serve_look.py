@@ -37,7 +37,7 @@ BASES = "bases"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ServedModel:
     """A model as it will be served, for people."""
 
     model: str
@@ -54,7 +54,7 @@ class Looked:
 
     offers: tuple[Offer, ...]
     choices: tuple[Choice, ...]
-    models: tuple[Told, ...]
+    models: tuple[ServedModel, ...]
     pool_for: Callable[[Path, Manifest], PoolPlan]
     notes: tuple[str, ...]
 
@@ -71,7 +71,7 @@ class Serving:
     listener: socket.socket
     offers: tuple[Offer, ...]
     choices: tuple[Choice, ...]
-    models: tuple[Told, ...]
+    models: tuple[ServedModel, ...]
     pool_for: Callable[[Path, Manifest], PoolPlan]
     num_keys: int
     first_key: str = ""
@@ -97,7 +97,7 @@ def look(wanted: Sequence[Wanted], section: ServingSection, runs: Path, home: Pa
     def pool_for(folder: Path, manifest: Manifest) -> PoolPlan:
         return choose([Offered(manifest.name, folder, manifest)], machine, bases.find, knobs)[0].plan
 
-    models = tuple(_told(each, one, choices) for each, one in zip(wanted, found, strict=True))
+    models = tuple(_served(each, one, choices) for each, one in zip(wanted, found, strict=True))
     return Looked(tuple(_offer(each) for each in wanted), choices, models, pool_for, tuple(notes_apart(offered)))
 
 
@@ -137,13 +137,13 @@ def _knobs(section: ServingSection) -> Knobs:
     )  # fmt: skip
 
 
-def _told(wanted: Wanted, found: Offered | None, choices: Sequence[Choice]) -> Told:
+def _served(wanted: Wanted, found: Offered | None, choices: Sequence[Choice]) -> ServedModel:
     target = wanted.url or wanted.label or str(wanted.folder)
     if found is None:
-        return Told(wanted.name, target, "url", "", "upstream", say("serve.why_url"))
+        return ServedModel(wanted.name, target, "url", "", "upstream", say("serve.why_url"))
     choice = next(each for each in choices if wanted.name in each.names)
     verdict = next(each for each in choice.verdicts if each.driver == choice.plan.driver)
-    return Told(
+    return ServedModel(
         wanted.name, target, found.manifest.kind, found.manifest.digest[:12], choice.plan.driver,
         say("drivers.separator").join(verdict.pros),
     )  # fmt: skip
