@@ -12,6 +12,7 @@ import orjson
 import pytest
 from lens_kit import (
     QUICK,
+    FixedDriver,
     ask,
     fixed,
     habits,
@@ -30,6 +31,7 @@ from danlu.core.errors import DanluError
 from danlu.run.audit import AuditLog
 from danlu.run.registry import Registry
 from danlu.serving.ask import Ask
+from danlu.serving.drivers import DRIVERS
 from danlu.serving.engine_check import check_engine
 from danlu.serving.instances import Question
 from danlu.serving.line import Line, WorkerLine
@@ -100,6 +102,7 @@ def run(tmp_path: Path, base: Path) -> Callable[..., None]:
             worker.cancel()
             await built.rollout.close()
             await built.line.close()
+            DRIVERS.places.pop(FixedDriver.name, None)  # other tests go through the shelf
 
     def tell(
         story: Story,
