@@ -48,6 +48,12 @@ def _loops() -> Any:
     return loops
 
 
+def load_loops() -> None:
+    """Called once where they run: most of what their first call takes is the same for every model."""
+    if can_loop(torch.device("cpu")):
+        Looped(torch.float32).gated(torch.zeros(1, 2), "silu")
+
+
 class Looped(Pointwise):
     def normed(self, x_TD: Tensor, more_TD: Tensor | None, norm: Norm) -> Tensor:
         out_TD = torch.empty(x_TD.shape, dtype=self.dtype)

@@ -2,12 +2,14 @@
 engine loads, which is nearly all of a small one's start, and waits.
 
 The first line of standard input is its order, `{"argv": [...], "log": "…"}`: from then on it is `danlu.engines.server`
-with the arguments that stand behind that name, prints to the log, and reads its secret from the next line. The end of
+with the arguments that stand behind that name, prints to the log (that it took the order, first of all), and reads its
+secret from the next line. The end of
 input means that it was not needed.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -17,11 +19,14 @@ SERVER = "danlu.engines.server"
 
 def main() -> int:
     # what an engine loads, before it is one
+    import torch
     import uvicorn
 
-    from danlu.engines import server
+    from danlu.engines import looped, server
 
     uvicorn.Config(_nothing, lifespan="off", ws="none").load()
+    if not torch.cuda.is_available():
+        looped.load_loops()
     line = sys.stdin.readline()
     if not line:
         return 0
@@ -30,6 +35,7 @@ def main() -> int:
     for stream in (1, 2):
         os.dup2(log, stream)
     os.close(log)
+    print(f"{os.getpid()}: made of a spare process", flush=True)
     return server.main(order["argv"][order["argv"].index(SERVER) + 1 :])
 
 
