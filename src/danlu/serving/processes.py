@@ -43,6 +43,8 @@ class Patience:
 
     ready_s: float = 600.0
     """From start to answering: weights are read."""
+    order_s: float = 30.0
+    """For a spare to take its order, which it may get while it still loads. It says so in the log, before all else."""
     unwell_s: float = 30.0
     """So long a ready one may be silent before it is killed and started again."""
     ask_every_s: float = 1.0
@@ -99,6 +101,8 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._num_starts = self._num_failures = 0
         self._last_end = ""
+        self._log_before = -1
+        """What the log held when a spare got its order; -1 where it is made of none."""
         self._ending = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._first: asyncio.Future[None] | None = None
@@ -172,8 +176,10 @@ class Child:
         """From the spare, where one waits: then all that is left of a start is the model itself."""
         told = self.command.secret.encode() + b"\n"
         self._process = self._spare.take() if self._spare is not None else None
+        self._log_before = -1
         if self._process is not None:
             told = order(self.command.argv, self.log) + told
+            self._log_before = self._log_bytes()
         else:
             try:
                 self._process = await spawn(
@@ -190,12 +196,16 @@ class Child:
             await self._process.stdin.drain()  # and it stays open as long as we live
 
     async def _came_up(self) -> bool:
-        deadline, pause = time.monotonic() + self._patience.ready_s, 0.05
+        began, pause = time.monotonic(), 0.05
+        deadline, order_by = began + self._patience.ready_s, began + self._patience.order_s
         while self.pid and not self._ending.is_set():
             if await self._answers():
                 return True
             if time.monotonic() > deadline:
                 self._last_end = f"no answer within {self._patience.ready_s:g} s: {last_words(self.log)}"
+                return False
+            if time.monotonic() > order_by and self._log_bytes() == self._log_before:
+                self._last_end = f"its spare process took no order within {self._patience.order_s:g} s"
                 return False
             await self._nap(pause)
             pause = min(pause * 1.5, MOST_PAUSE_S)
@@ -288,6 +298,9 @@ class Child:
 
     def _error(self) -> EngineError:
         return EngineError("drivers.no_start", where=self.name, said=self._last_end or "-", log=str(self.log))
+
+    def _log_bytes(self) -> int:
+        return self.log.stat().st_size if self.log.is_file() else 0
 
     def _bound_log(self) -> None:
         """A full log becomes `….1`, and begins anew: the child appends, so its next line is the first."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from lens_kit import QUICK, until
@@ -79,6 +80,29 @@ def test_a_child_is_made_of_the_spare_and_without_one_as_ever(tmp_path: Path) ->
         os.kill(waiting, signal.SIGKILL)
         await until(lambda: child.state == "ready" and child.pid not in (0, waiting))
         assert child.facts.num_starts == 3
+        await child.stop()
+
+    asyncio.run(story())
+
+
+def test_a_spare_that_hangs_costs_a_moment_and_not_the_patience_for_a_model(tmp_path: Path) -> None:
+    command = Command([sys.executable, "-c", "import sys; sys.stdin.read()"], {}, "", "s3cret", ["x"])
+
+    async def story() -> None:
+        async def is_ready() -> bool:
+            return child.pid != waiting
+
+        spare, waiting = Spare([sys.executable, "-c", WAITS], tmp_path / "spare.log"), -1
+        patience = replace(QUICK, ready_s=60.0, order_s=0.5)
+        child = Child("engine", command, log=tmp_path / "engine.log", is_ready=is_ready, patience=patience, spare=spare)
+        await child.start()
+        await spare.keep()
+        waiting = spare.pid
+        os.kill(waiting, signal.SIGSTOP)
+        os.kill(child.pid, signal.SIGKILL)
+        await until(lambda: child.pid == waiting)
+        await until(lambda: child.state == "ready" and child.pid not in (0, waiting))
+        assert "spare" in child.facts.last_end and not is_alive(waiting)
         await child.stop()
 
     asyncio.run(story())
