@@ -3,13 +3,11 @@ engine loads, which is nearly all of a small one's start, and waits.
 
 The first line of standard input is its order, `{"argv": [...], "log": "…"}`: from then on it is `danlu.engines.server`
 with the arguments that stand behind that name, prints to the log (that it took the order, first of all), and reads its
-secret from the next line. The end of
-input means that it was not needed.
+secret from the next line. The end of input means that it was not needed.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
