@@ -33,8 +33,9 @@ from danlu.serving.watch import Reason, Watch
 _LOG = logging.getLogger("danlu.serving.relay")
 DRAIN_S = 1.0
 """After `[DONE]`, for the end of the engine's message, so that its connection can be used again."""
-STOP_S = 2.0
-"""For an engine to say what an answer came to that ended before its time: a step of it, as a rule."""
+STOP_S, GONE_STOP_S = 2.0, 10.0
+"""For an engine to say what an answer came to that ended before its time: a step of it, as a rule, which on a busy
+machine is a long one. The first while a client still waits for its answer's end."""
 MOST_SAID_BYTES = 64 * 2**10
 MOST_SAID_CHARS = 300
 MOST_KEPT_BYTES = 2**20
@@ -222,8 +223,9 @@ class _Passage:
     async def interrupted(self, reason: Reason) -> None:
         """By the watch."""
         self.close()
-        usage = await self._stopped()
-        if reason == "gone" or self._is_sending:  # or it takes nothing any more
+        is_left = reason == "gone" or self._is_sending  # or it takes nothing any more
+        usage = await self._stopped(GONE_STOP_S if is_left else STOP_S)
+        if is_left:
             self.account.tally.code = "client_gone" if reason == "gone" else "client_stalled"
             if not self.call.is_begun:
                 self.call.tally.status = 499
@@ -238,7 +240,7 @@ class _Passage:
         self.close()
         self.account.tally.code = "server_stopped"
         try:
-            usage = await self._stopped()
+            usage = await self._stopped(STOP_S)
         except asyncio.CancelledError:  # again: there is no time left to ask
             usage = None
         await self._settle_aborted(usage)
@@ -254,7 +256,7 @@ class _Passage:
         usage = None
         if self.call.is_begun:
             self.close()
-            usage = await self._stopped()
+            usage = await self._stopped(STOP_S)
         await self.fail(refused, "refused" if status == 429 else "failed", usage)
 
     async def fail(self, refused: RefusedError, outcome: Outcome, usage: Usage | None = None) -> None:
@@ -280,14 +282,14 @@ class _Passage:
 
     # ---- settling
 
-    async def _stopped(self) -> Usage | None:
+    async def _stopped(self, within_s: float) -> Usage | None:
         """What the engine computed for this answer, which it has ended by now; None where it cannot say, or does not.
         Less than it had told already is another process' word."""
         account = self.account
         if not account.lease.stops:
             return None
         try:
-            async with asyncio.timeout(STOP_S):
+            async with asyncio.timeout(within_s):
                 client = self.relay.client
                 usage = await client.stop(account.lease.address, self.ask.id, secret=account.lease.secret)
         except (TimeoutError, aiohttp.ClientError, OSError, BrokenError) as fault:

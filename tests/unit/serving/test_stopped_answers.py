@@ -143,13 +143,22 @@ def test_the_seat_is_free_once_the_engine_is_and_not_before(tmp_path: Path) -> N
 def test_an_engine_that_does_not_say_is_believed_as_far_as_it_was_seen(
     tmp_path: Path, fault: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "STOP_S", 0.3)
+    monkeypatch.setattr(relay, "GONE_STOP_S", 0.3)
     with between(tmp_path, stops(THREE, fault=fault)) as (gate, engine):
         hang_up(gate, engine, stream=True)
         outcome, _, num, is_counted = told(gate)
         assert (outcome, num, is_counted) == ("aborted", 3, False)
         while not num_unstopped(gate):
             time.sleep(0.01)
+
+
+def test_an_engine_whose_step_is_long_is_heard_where_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "STOP_S", 0.1)
+    with between(tmp_path, stops(THREE, after_s=0.5)) as (gate, engine):
+        hang_up(gate, engine, stream=True)
+        assert told(gate) == ("aborted", NUM_PROMPT, COMPUTED, True) and not num_unstopped(gate)
 
 
 def test_a_connection_that_had_just_closed_is_not_an_engines_silence(tmp_path: Path) -> None:
