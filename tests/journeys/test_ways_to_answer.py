@@ -144,3 +144,27 @@ def test_a_recipe_s_judge_and_suites_enter_the_report_and_the_gate(story: Path, 
     assert "ember-judge" in page and "lm-eval: own" in page and "ember-judge" in (run / "report.md").read_text()
     wrong = danlu("check", recipe, "evaluation.judge=null", "evaluation.suites.0.harness=lm-evil", "--json").json
     assert {"gate.min_win_rate", "evaluation.suites.0.harness"} == {error["key"] for error in wrong["errors"]}
+
+
+def test_a_judge_that_goes_down_halfway_is_asked_again_for_what_is_missing(story: Path, base: Path) -> None:
+    place = story / "halfway"
+    place.mkdir()
+    num_left = 6
+
+    def fading(body: dict) -> str | Act:
+        nonlocal num_left
+        num_left -= 1
+        return judging(body) if num_left >= 0 else Act(400)
+
+    with serving(fading) as server:
+        text = RECIPE.format(base=base, qa=story / "company" / "qa.jsonl", url=server.url, python=stand_in(place))
+        recipe = place / "asked.yaml"
+        recipe.write_text("\n".join(line for line in text.splitlines() if "suites" not in line), encoding="utf-8")
+        danlu("run", recipe, "--runs", place / "runs", "--json")
+        (run,) = place.glob("runs/*-*")
+        first = json.loads((run / "report.json").read_text())
+        assert first["judged"]["reading"]["failed"] > 0
+        num_left = 1000
+        assert danlu("evaluate", run, "--json").code == 0
+    report = json.loads((run / "report.json").read_text())
+    assert report["judged"]["reading"]["failed"] == 0 and report["judged"]["pairs"]["num_unread"] == 0

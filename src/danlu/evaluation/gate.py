@@ -20,6 +20,8 @@ Decision = Literal["ship", "hold"]
 
 # More failed answers than this, and the accuracies themselves are in doubt.
 MAX_ERROR_RATIO = 0.01
+MAX_UNREAD = 0.1
+"""Of more questions than this no verdict came: those that did are not all, and not by chance."""
 EVEN = 0.5
 """The win rate of two equal models."""
 MAX_UNENDED = 0.1
@@ -214,6 +216,9 @@ class Gate:
                   "wanted": percent(self.min_win_rate)}  # fmt: skip
         if (report["judged"].get("people") or {}).get("verdict") == "doubtful":
             return [Reason("judge_doubtful", False, values)]
+        unread, asked = pairs.get("num_unread", 0), pairs.get("num_items", 0)
+        if unread > MAX_UNREAD * asked:
+            return [Reason("judge_unread", False, values | {"unread": str(unread), "items": str(asked)})]
         if pairs["win_rate"] < self.min_win_rate:
             return [Reason("judged_low", False, values)]
         if self.min_win_rate >= EVEN and low <= EVEN:

@@ -31,12 +31,16 @@ def render_ranking(found: Mapping[str, Any], name: str, language: Language | Non
         section(
             say("sweep.ranking", spoken),
             card("", forest(_intervals(ranking, spoken), title=say("sweep.behind", spoken))),
-            card("", table(heads(spoken), rows(ranking, spoken))),
+            card("", table(heads(spoken), rows(ranking, spoken), numeric=False)),
         ),
     ]
     for part in ("dropped", "failed"):
         if found[part]:
-            blocks.append(section(say(f"sweep.{part}", spoken), card("", table(*_others(found[part], part, spoken)))))
+            blocks.append(
+                section(
+                    say(f"sweep.{part}", spoken), card("", table(*_others(found[part], part, spoken), numeric=False))
+                )
+            )
     return page(*blocks, title=name, language=spoken, kicker="danlu sweep")
 
 
@@ -88,8 +92,8 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 def _intervals(ranking: Sequence[Mapping[str, Any]], language: Language) -> list[Interval]:
     return [
         Interval(
-            settings_text(one["settings"]), -one["behind"], -one["behind_interval"][1], -one["behind_interval"][0],
-            points(-one["behind"]), "bad" if one["told_apart"] else "tuned",
+            one["trial"], -one["behind"], -one["behind_interval"][1], -one["behind_interval"][0],
+            points(0.0 - one["behind"]), "bad" if one["told_apart"] else "tuned",
         )
         for one in ranking
     ]  # fmt: skip

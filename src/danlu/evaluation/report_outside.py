@@ -44,6 +44,9 @@ def judge_lines(judged: dict[str, Any], language: Language) -> list[str]:
     if "difference" in scores:
         sides = {side: f"{scores[side]['mean']:.2f}" for side in ("base", "tuned")}
         lines.append(say("judge.scores", language, **sides))
+    reading = judged.get("reading") or {}
+    if reading.get("unread"):
+        lines.append(say("judge.unread", language, unread=reading["unread"], asked=reading["asked"]))
     verdict = (judged.get("people") or {}).get("verdict", "unmeasured")
     lines.append(say(f"outside.people_{verdict}", language))
     return [*lines, *judged["warnings"]]

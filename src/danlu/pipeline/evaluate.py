@@ -83,8 +83,12 @@ def gate_of(run: Run) -> Gate:
 
 
 def current_report(run: Run) -> Report | None:
-    """The run's report, if it speaks of the weights, questions and demands of now; None where it must be made."""
-    return _known_report(run, _inputs_digest(run))
+    """The run's report, if it speaks of the weights, questions and demands of now, and whom the recipe wants heard has
+    been heard; None where it must be made."""
+    known, section = _known_report(run, _inputs_digest(run)), run.recipe.evaluation
+    if known is None or (section.judge and known.judged is None) or (section.suites and not known.suites):
+        return None
+    return known
 
 
 def _known_report(run: Run, inputs: str) -> Report | None:

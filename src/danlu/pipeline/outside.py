@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.files import sha256_json
+from danlu.core.messages import say
 from danlu.core.progress import Progress
 from danlu.evaluation.gate import Gate
 from danlu.evaluation.report import Report, with_outside
@@ -47,8 +48,11 @@ def ask_judge(run: Run, section: JudgeSection, progress: Progress) -> dict[str, 
     inputs = sha256_json([VERSION, answered, section.model_dump(mode="json"), rubric])
     if run.finished("judge", inputs) is None or not run.path(JUDGED).is_file():
         seat = Seat(section.model, section.url, Path(section.key_file) if section.key_file else None)
-        judge(run, seat, rubric=rubric.strip(), progress=progress)
-        run.finish("judge", inputs, {"judged": JUDGED})
+        reading = judge(run, seat, rubric=rubric.strip(), progress=progress)["reading"]
+        if reading["unread"]:
+            progress.note(say("judge.unread", unread=reading["unread"], asked=reading["asked"]))
+        if not reading["failed"]:  # else the next evaluation asks for what is missing
+            run.finish("judge", inputs, {"judged": JUDGED})
     found = run.read(JUDGED)
     return {key: found[key] for key in KEPT if key in found}
 

@@ -153,9 +153,14 @@ def test_every_check_of_this_file_speaks_both_languages() -> None:
                 assert said and "{" not in said
 
 
-def judged(rate: float, low: float, high: float, **more: object) -> dict:
+def judged(rate: float, low: float, high: float, num_items: int = 30, num_unread: int = 1, **more: object) -> dict:
     difference = {"value": 2 * rate - 1, "interval": [2 * low - 1, 2 * high - 1], "p": 0.01, "direction": "better"}
-    return measured() | {"judged": {"pairs": {"win_rate": rate, "difference": difference}} | more}
+    return measured() | {
+        "judged": {
+            "pairs": {"win_rate": rate, "difference": difference, "num_items": num_items, "num_unread": num_unread}
+        }
+        | more
+    }
 
 
 @pytest.mark.parametrize(
@@ -166,6 +171,7 @@ def judged(rate: float, low: float, high: float, **more: object) -> dict:
         (judged(0.5, 0.45, 0.55), "judged_low"),
         (judged(0.6, 0.48, 0.7), "judged_uncertain"),
         (judged(0.9, 0.8, 0.95, people={"verdict": "doubtful"}), "judge_doubtful"),
+        (judged(0.9, 0.8, 0.95, num_items=18, num_unread=7), "judge_unread"),
     ],
 )
 def test_a_judge_that_was_asked_for_decides_unless_people_doubt_it(report: dict, code: str) -> None:

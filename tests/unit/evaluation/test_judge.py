@@ -115,6 +115,12 @@ def test_replies_are_read_as_they_come(reply: str, winner: str | None) -> None:
         assert verdict.winner is None and judge.reading.num_again == 2
 
 
+def test_a_rubric_is_told_for_pairs_too() -> None:
+    judge = Judge(Says(prefers("good")), "Brevity {above} all.")
+    judge.compare(ITEMS[:1], ["good"], ["bad"])
+    assert all("Brevity {above} all." in question.messages[0].content for question in judge.engine.asked)  # type: ignore[attr-defined]
+
+
 def test_what_cannot_be_read_is_asked_for_once_more() -> None:
     judge = Judge(
         Says(lambda prompt: '{"score": 4}' if "JSON asked for" in prompt or "不是要求的" in prompt else "好！")

@@ -85,10 +85,12 @@ class Reading:
     num_mended: int = 0
     num_again: int = 0
     num_unread: int = 0
+    num_failed: int = 0
+    """Of the unread, those to which no reply came at all."""
 
     def to_json(self) -> dict[str, int]:
         return {"asked": self.num_asked, "mended": self.num_mended, "asked_again": self.num_again,
-                "unread": self.num_unread}  # fmt: skip
+                "unread": self.num_unread, "failed": self.num_failed}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -112,8 +114,8 @@ class Judge:
                     watch(2)
                 continue
             spoken = spoken_of(item)
-            asked.append(pair_question(spoken, item.text, item.reference, one, other))
-            asked.append(pair_question(spoken, item.text, item.reference, other, one))
+            asked.append(pair_question(spoken, item.text, item.reference, one, other, self.rubric))
+            asked.append(pair_question(spoken, item.text, item.reference, other, one, self.rubric))
             places.append(place)
         replies = self._replies(asked, _winner_of, watch)
         found = [PairVerdict(item.id, ("tie", "tie"), is_asked=False) for item in items]
@@ -141,11 +143,13 @@ class Judge:
         self.reading.num_asked += len(asked)
         answers = self.engine.generate(asked, self.sampling, watch=watch)
         found = [self._read(answer, read) for answer in answers]
-        failed = [place for place, (said, _) in enumerate(found) if said is None and answers[place].finish != "error"]
-        if failed:
-            self.reading.num_again += len(failed)
-            again = [_again(asked[place], answers[place]) for place in failed]
-            for place, answer in zip(failed, self.engine.generate(again, self.sampling), strict=True):
+        self.reading.num_failed += sum(answer.finish == "error" for answer in answers)
+        unread = [place for place, (said, _) in enumerate(found) if said is None and answers[place].finish != "error"]
+        if unread:
+            self.reading.num_again += len(unread)
+            again = [_again(asked[place], answers[place]) for place in unread]
+            for place, answer in zip(unread, self.engine.generate(again, self.sampling), strict=True):
+                self.reading.num_failed += answer.finish == "error"
                 found[place] = self._read(answer, read)
         self.reading.num_unread += sum(said is None for said, _ in found)
         return found

@@ -25,11 +25,10 @@ RATE_SCHEMA: dict[str, Any] = {
 }  # fmt: skip
 
 
-def pair_question(spoken: Spoken, question: str, reference: str, first: str, second: str) -> Question:
+def pair_question(spoken: Spoken, question: str, reference: str, first: str, second: str, rubric: str = "") -> Question:
+    system = say("judge.ask_pair", spoken) + (say("judge.pair_rubric", spoken, rubric=rubric) if rubric else "")
     parts = {"question": question, "reference": reference, "a": first, "b": second}
-    return Question(
-        (Message("system", say("judge.ask_pair", spoken)), Message("user", _quoted(spoken, parts))), schema=PAIR_SCHEMA
-    )
+    return Question((Message("system", system), Message("user", _quoted(spoken, parts))), schema=PAIR_SCHEMA)
 
 
 def rate_question(spoken: Spoken, question: str, reference: str, answer: str, rubric: str = "") -> Question:
