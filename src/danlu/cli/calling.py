@@ -13,7 +13,7 @@ from danlu.core.messages import say
 from danlu.core.shelf import nearest
 from danlu.engines.engine import Sampling
 from danlu.engines.remote import Endpoint, RemoteEngine
-from danlu.engines.wire import RefusedError, TransientError, Wire
+from danlu.engines.wire import DeclinedError, TransientError, Wire
 from danlu.openai.address import Address
 from danlu.serving.known_servers import SERVERS, Known, KnownServers
 from danlu.serving.private import read_private
@@ -50,7 +50,7 @@ def _model(known: Known, wished: str) -> str:
     wire = Wire(Address.parse(f"{known.origin}/v1"), key=key, timeout_s=20.0, ca_file=known.ca_file)
     try:
         names = [str(model["id"]) for model in orjson.loads(wire.get("/models"))["data"]]
-    except (TransientError, RefusedError, orjson.JSONDecodeError, KeyError, TypeError) as fault:
+    except (TransientError, DeclinedError, orjson.JSONDecodeError, KeyError, TypeError) as fault:
         raise EngineError("serve.nobody", where=known.origin, said=str(fault)[:200]) from fault
     if wished in names or (names and not wished):
         return wished or names[0]

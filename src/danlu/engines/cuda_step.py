@@ -24,7 +24,6 @@ from danlu.engines.lenses import Lensing
 from danlu.model.decoder import Decoder
 from danlu.ops.gated import gated_forward
 from danlu.ops.rms_norm import norm_forward
-from danlu.ops.rope import RopeSpec, Rotation, rotation
 
 FROM_TIMES = 2
 """A step runs so often as it is, which also compiles its kernels, before it is recorded."""
@@ -54,7 +53,7 @@ class Sums:
         x_TD = self.model.model.embed_tokens(ids_T)
         if self.embed_scale is not None:
             x_TD = x_TD * self.embed_scale
-        turns = self._turns(positions_T.clamp(min=0), x_TD.dtype, reach_T)
+        turns = self.model.model.turns(positions_T.clamp(min=0), x_TD.dtype, reach_T)
         norms = [layer.norm_in for layer in self.layers[1:]] + [self.model.model.norm]
         first = self.layers[0].norm_in
         normed_TD, _ = norm_forward(x_TD, first.weight, first.eps, first.offset)
@@ -84,9 +83,6 @@ class Sums:
         if lensing is not None:
             lensing.add(number, product, x_TD, out_TN)
         return out_TN
-
-    def _turns(self, positions_T: Tensor, dtype: torch.dtype, reach_T: Tensor | None) -> dict[RopeSpec, Rotation]:
-        return {rope: rotation(rope, positions_T, dtype, reach_T) for rope in dict.fromkeys(self.spec.ropes)}
 
 
 class Seats:

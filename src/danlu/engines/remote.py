@@ -24,7 +24,7 @@ from danlu.engines.completions import StreamedAnswer, parse_completion, text_of_
 from danlu.engines.cost import Bill
 from danlu.engines.engine import Answer, Question, Sampling, Score
 from danlu.engines.thinking import drop_thinking
-from danlu.engines.wire import RefusedError, TransientError, Wire
+from danlu.engines.wire import DeclinedError, TransientError, Wire
 from danlu.openai.address import Address
 from danlu.openai.turns import turn_of
 
@@ -139,7 +139,7 @@ class RemoteEngine:
                     if reply.is_begun or (fault.reached and attempt == self.endpoint.num_retries):
                         raise EngineError("engine.stream_cut", where=self._where, said=fault.reason) from fault
                     self._pause(fault, attempt, None)
-                except RefusedError as fault:
+                except DeclinedError as fault:
                     raise EngineError("engine.declined", where=self._where, said=str(fault)) from fault
             if piece := reply.close():
                 yield piece
@@ -194,7 +194,7 @@ class RemoteEngine:
             if not self.endpoint.keep_thinking:
                 text = drop_thinking(text)
             answer = Answer(text, finish, spent[0], spent[1], seconds=time.monotonic() - began)
-        except (TransientError, RefusedError) as fault:
+        except (TransientError, DeclinedError) as fault:
             return Answer("", "error", error=str(fault), seconds=time.monotonic() - began)
         finally:
             self.bill.settle(reserved, spent, estimated=estimated)
@@ -212,7 +212,7 @@ class RemoteEngine:
             except TransientError as fault:
                 self._pause(fault, attempt, stop)
                 attempt += 1
-            except RefusedError:
+            except DeclinedError:
                 if "response_format" not in sent:
                     raise
                 is_bare = True

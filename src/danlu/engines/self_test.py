@@ -21,7 +21,7 @@ from danlu.core.messages import say
 from danlu.data.sample import Message
 from danlu.engines.engine import Answer, Question, Sampling
 from danlu.engines.remote import Endpoint, RemoteEngine
-from danlu.engines.wire import RefusedError, TransientError, Wire
+from danlu.engines.wire import DeclinedError, TransientError, Wire
 from danlu.openai.address import Address
 
 ECHOED = "The capital of France is Paris, and water boils at 100 degrees."
@@ -98,7 +98,7 @@ def _models(wire: Wire, model: str) -> Finding:
     try:
         listed = orjson.loads(wire.get("/models"))
         names = [wire.scrub(str(entry["id"])) for entry in listed["data"]]
-    except (EngineError, TransientError, RefusedError, orjson.JSONDecodeError, KeyError, TypeError) as fault:
+    except (EngineError, TransientError, DeclinedError, orjson.JSONDecodeError, KeyError, TypeError) as fault:
         return Finding("models", "unknown", say("self_test.models_unknown", said=str(fault)[:120]))
     if model in names:
         return Finding("models", "pass", say("self_test.models_pass", model=model, num=len(names)))
@@ -155,7 +155,7 @@ def _template(engine: RemoteEngine, num_tokens: Callable[[Question], int] | None
 def _logprobs(wire: Wire, model: str) -> Finding:
     try:
         log_probs = echoed(wire, model, ECHOED)
-    except (EngineError, TransientError, RefusedError) as fault:
+    except (EngineError, TransientError, DeclinedError) as fault:
         return Finding("logprobs", "fail", say("self_test.logprobs_refused", said=str(fault)[:160]))
     except EchoError as fault:
         return Finding("logprobs", "fail", say("self_test.logprobs_fail", why=say(f"self_test.echo_{fault.why}")))

@@ -31,7 +31,7 @@ class TransientError(Exception):
         self.reason, self.retry_after_s, self.reached = reason, retry_after_s, reached
 
 
-class RefusedError(Exception):
+class DeclinedError(Exception):
     """The server understood this one request and declines it (too long, malformed); others may still be answered."""
 
 
@@ -47,7 +47,7 @@ class Wire:
         self._own = threading.local()
 
     def post(self, path: str, body: bytes) -> bytes:
-        """The body of a 200 reply. TransientError, RefusedError or EngineError otherwise."""
+        """The body of a 200 reply. TransientError, DeclinedError or EngineError otherwise."""
         with self._faults():
             return self._read(self._send(path, body))
 
@@ -83,7 +83,7 @@ class Wire:
                 yield from map(data_of, events(cutter.feed(piece)))
         except BrokenError:
             self._close()
-            raise RefusedError(f"the stream is larger than {MAX_REPLY_BYTES} bytes") from None
+            raise DeclinedError(f"the stream is larger than {MAX_REPLY_BYTES} bytes") from None
         yield from map(data_of, events(cutter.feed(b"\n\n")))  # an end that was left out
 
     def scrub(self, text: str) -> str:
@@ -131,7 +131,7 @@ class Wire:
             size += len(part)
             if size > MAX_REPLY_BYTES:
                 self._close()
-                raise RefusedError(f"the reply is larger than {MAX_REPLY_BYTES} bytes")
+                raise DeclinedError(f"the reply is larger than {MAX_REPLY_BYTES} bytes")
             if time.monotonic() > deadline:
                 raise TimeoutError
         if response.length:  # Content-Length promised more
@@ -153,7 +153,7 @@ class Wire:
             raise EngineError("engine.not_served", where=str(self.address), status=status, said=said)
         if status in (408, 409, 425, 429) or status >= 500:
             raise TransientError(f"HTTP {status}: {said}", retry_after_s=after_s)
-        raise RefusedError(f"HTTP {status}: {said}")
+        raise DeclinedError(f"HTTP {status}: {said}")
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:

@@ -23,7 +23,7 @@ from danlu.engines.completions import parse_completion
 from danlu.engines.cost import Bill
 from danlu.engines.engine import Question, Sampling
 from danlu.engines.remote import Endpoint, RemoteEngine
-from danlu.engines.wire import RefusedError, TransientError, Wire
+from danlu.engines.wire import DeclinedError, TransientError, Wire
 from danlu.openai.address import Address
 from danlu.pipeline.pace import Pace
 from danlu.pipeline.replies import found_reply, without_thinking
@@ -196,7 +196,7 @@ class RemoteTeacher:
             usage = completion.get("usage")
             is_estimated = _tokens(usage) is None
             spent = _tokens(usage) or (len(order.body) // 2, len(text.encode()) // 2)
-        except RefusedError as fault:
+        except DeclinedError as fault:
             return Reply("", "error", str(fault))
         except TransientError as fault:
             return self._again(order, fault)

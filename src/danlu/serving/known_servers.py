@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 
 from danlu.core.errors import EngineError
-from danlu.engines.wire import RefusedError, TransientError, Wire
+from danlu.engines.wire import DeclinedError, TransientError, Wire
 from danlu.openai.address import Address
 from danlu.serving.bind import is_loopback
 from danlu.serving.keys import Pepper, id_of
@@ -118,7 +118,7 @@ class KnownServers:
         try:
             verifier = orjson.loads(wire.post(VERIFIER, b"{}"))["verifier"]
             bytes.fromhex(verifier)
-        except (TransientError, RefusedError, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as fault:
+        except (TransientError, DeclinedError, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as fault:
             raise EngineError("serve.not_danlu", where=str(address), said=str(fault)[:200]) from fault
         return str(verifier)
 
@@ -128,7 +128,7 @@ class KnownServers:
             said = orjson.loads(Wire(_root(address), timeout_s=TIMEOUT_S).get(path))
         except TransientError as fault:
             raise EngineError("serve.nobody", where=str(address), said=fault.reason) from fault
-        except (RefusedError, EngineError, orjson.JSONDecodeError) as fault:
+        except (DeclinedError, EngineError, orjson.JSONDecodeError) as fault:
             raise EngineError("serve.not_danlu", where=str(address), said=str(fault)[:200]) from fault
         if not isinstance(said, dict) or said.get("server") != "danlu":
             raise EngineError("serve.not_danlu", where=str(address), said=str(said)[:200])

@@ -18,7 +18,7 @@ from danlu.engines.loopback import Loopback
 from danlu.engines.native import NativeEngine
 from danlu.engines.remote import Endpoint, RemoteEngine
 from danlu.engines.self_test import ECHOED, SelfTest, echoed, self_test
-from danlu.engines.wire import RefusedError, Wire
+from danlu.engines.wire import DeclinedError, Wire
 from danlu.model.build import load_model
 from danlu.openai.address import Address
 from tiny_chat import write_base
@@ -140,7 +140,7 @@ def test_senseless_requests_are_refused_one_by_one(server: Loopback) -> None:
         ("/chat/completions", b'{"model":"tiny","tools":7,"messages":[{"role":"user","content":"x"}]}'),
         ("/chat/completions", b'{"model":"tiny","temperature":"hot","messages":[{"role":"user","content":"x"}]}'),
     ):  # fmt: skip
-        with pytest.raises(RefusedError):
+        with pytest.raises(DeclinedError):
             wire.post(path, body)
     # and what computes is still alive
     assert wire.post("/chat/completions", b'{"model":"tiny","max_tokens":1,"messages":[{"role":"user","content":"x"}]}')

@@ -21,7 +21,7 @@ import orjson
 from danlu.core.errors import EvaluationError
 from danlu.core.files import dump_json, sha256_json, write_bytes
 from danlu.engines.remote import Endpoint
-from danlu.engines.wire import RefusedError, TransientError, Wire
+from danlu.engines.wire import DeclinedError, TransientError, Wire
 from danlu.evaluation.arms.bm25 import BM25, words
 from danlu.openai.address import Address
 
@@ -190,6 +190,6 @@ def _post(wire: Wire, path: str, body: dict[str, Any]) -> Any:
             if attempt + 1 == NUM_TRIES:
                 raise EvaluationError("arms.no_reply", where=str(wire.address), path=path, said=str(fault)) from fault
             time.sleep(min(30.0, fault.retry_after_s if fault.retry_after_s is not None else 0.2 * 2**attempt))
-        except (RefusedError, orjson.JSONDecodeError) as fault:
+        except (DeclinedError, orjson.JSONDecodeError) as fault:
             raise EvaluationError("arms.no_reply", where=str(wire.address), path=path, said=str(fault)[:200]) from fault
     raise AssertionError("the last try returns or raises")
