@@ -156,9 +156,11 @@ def test_ctrl_c_says_so_and_loses_nothing(company: Path, base: Path) -> None:
     recipe = write_recipe(company, base, text=SLOW.replace("max_steps: 60", "max_steps: 150"))
     child = start("train", recipe, "--runs", "runs", "--json")
     wait_for_step(Path("runs"), 5)
+    child.send_signal(signal.SIGSTOP)  # on a busy machine it would be done before the second command has begun
     locked = danlu("train", recipe, "--runs", "runs", "--json")
     assert locked.code == 2 and locked.json["error"] == "run.locked" and str(child.pid) in locked.json["message"]
     child.send_signal(signal.SIGINT)
+    child.send_signal(signal.SIGCONT)
     out, err = child.communicate(timeout=60)
     assert child.returncode == 130 and b"Traceback" not in err, err.decode()
     assert json.loads(out.splitlines()[-1])["error"] == "cli.interrupted"

@@ -23,7 +23,6 @@ from danlu.data.tokenizer import Tokenizer
 from danlu.model.shards import digest_folder
 from danlu.run.artifact import Canary, Manifest
 from danlu.run.registry import Registry, Version
-from danlu.serving.drivers import DRIVERS
 from danlu.serving.drivers.driver import EngineSpec
 from danlu.serving.drivers.native import NativeDriver
 from danlu.serving.lenses import is_adapter
@@ -135,7 +134,7 @@ class FixedDriver(NativeDriver):
 
 
 def fixed(pool_for: Callable[[Path, Manifest], PoolPlan]) -> Callable[[Path, Manifest], PoolPlan]:
-    DRIVERS.places.setdefault("fixed", "lens_kit:FixedDriver")
+    """Pools of `FixedDriver`, which must be on the shelf for as long as the test lasts, and no longer."""
     return lambda folder, manifest: replace(pool_for(folder, manifest), driver="fixed")
 
 

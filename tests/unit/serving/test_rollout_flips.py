@@ -85,8 +85,9 @@ def base(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, base: Path) -> Callable[..., None]:
+def run(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Tell a story in a house that serves `offers`."""
+    monkeypatch.setitem(DRIVERS.places, "fixed", "lens_kit:FixedDriver")
 
     @asynccontextmanager
     async def house(offers: tuple[Offer, ...], *about: Any) -> Any:
