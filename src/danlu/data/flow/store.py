@@ -31,7 +31,7 @@ import numpy.typing as npt
 import orjson
 
 from danlu.core.errors import DataError
-from danlu.core.files import dump_json, read_json, sha256_json
+from danlu.core.files import dump_json, read_json, sha256_file, sha256_json
 from danlu.data.flow.arrays import open_arrays, write_arrays
 from danlu.data.flow.batches import read_marks, read_names, read_rows, to_batch, write_batch
 from danlu.data.flow.marks import Mark, Passed
@@ -232,7 +232,7 @@ def _is_whole(shard: StoredShard) -> bool:
         return True
     if facts["seal"] != _seal_of(facts) or facts["files"].keys() != facts["digests"].keys():
         return False
-    if any(_digest_of(shard.folder / name) != digest for name, digest in facts["digests"].items()):
+    if any(sha256_file(shard.folder / name) != digest for name, digest in facts["digests"].items()):
         return False
     _SEEN[str(shard.folder)] = stamps
     return True
@@ -245,11 +245,6 @@ def _stamps_of(folder: Path, names: Iterable[str]) -> Stamps:
 
 def _seal_of(facts: Mapping[str, Any]) -> str:
     return sha256_json({name: value for name, value in facts.items() if name != "seal"})
-
-
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plainly(folder: Path, rows: Iterator[_T]) -> Iterator[_T]:
