@@ -268,6 +268,16 @@ def lost(end: str) -> Harm:
     return tensors_edit(lambda tensors: tensors.pop(two(tensors, end)[1]))
 
 
+def with_strange(part: str) -> Harm:
+    """A part that the model never had, beside one that it has."""
+
+    def change(tensors: Tensors) -> None:
+        name = next(name for name in sorted(tensors) if name.endswith("down_proj." + part))
+        tensors[name.rpartition(".")[0] + ".bias"] = torch.ones(8)
+
+    return tensors_edit(change)
+
+
 def all_scales(edit: Callable[[Tensor], Tensor], end: str) -> Harm:
     def change(tensors: Tensors) -> None:
         for name in [name for name in tensors if name.endswith(end)]:
@@ -322,6 +332,7 @@ SHARED_8: dict[str, Harm] = {
     "groups of 32 in the header": header_edit(in_groups),
     "a layer left out of the header": header_edit(one_left_out),
     "inputs scaled all together": header_edit(inputs_together),
+    "a bias that the model never had": with_strange("weight"),
 }
 FP8: dict[str, Harm] = {
     "codes written as E5M2": on("weight", bytes_as(torch.float8_e5m2)),
@@ -344,6 +355,7 @@ SHARED_4: dict[str, Harm] = {
     "a layer's words turned around": on("qweight", lambda words: words.flip(0)),
     "groups twice as large in the header": header_edit(lambda header: header.update(group_size=64)),
     "groups half as large in the header": header_edit(lambda header: header.update(group_size=16)),
+    "a bias that the model never had": with_strange("qweight"),
     "eight bits in the header": header_edit(lambda header: header.update(bits=8)),
     "the other format in the header": header_edit(
         lambda header: header.update(quant_method="gptq" if header["quant_method"] == "awq" else "awq")

@@ -30,6 +30,7 @@ needs_auto_round = pytest.mark.skipif(
 EIGHT_QUICK = (
     "one module at 0.9", "another base", "a layer's update lost", "the end of turns lost", "another template",
     "scales of two layers swapped", "one row's scale at 0.9", "another epsilon", "groups of 32 in the header",
+    "a bias that the model never had",
 )  # fmt: skip
 FOUR_QUICK = (
     "scales of two groups swapped", "zero points of two layers swapped", "groups twice as large in the header",
@@ -89,6 +90,20 @@ def test_a_module_at_nine_tenths_shows_in_four_bits(kind: str, trial: CodedTrial
     assert spoilt["file"].verdict == "pass" and spoilt["file_modules"].verdict == "fail"
     module = list(trial.pupil.adapter.layers)[3]
     assert spoilt["file_modules"].note.startswith((f"{module}: x0.8", f"{module}: x0.9"))
+
+
+@pytest.mark.parametrize("kind", FOUR)
+def test_a_tensor_that_the_model_never_had_is_no_part_of_a_four_bit_file(
+    kind: str, trial: CodedTrial, tmp_path: Path
+) -> None:
+    folder = tmp_path / "strange"
+    four_bits(trial, kind, None, folder)
+    draft = draft_of(trial.pupil)
+    harms_of(kind)["a bias that the model never had"](draft)
+    draft.edit(folder)
+    model = load_base_again(trial.pupil.subject, torch.float32, "cpu")
+    checks = check_codes(model, merged_model(trial.pupil.subject, where="test"), folder, SCHEMES[kind], 32)
+    assert "down_proj.bias" in next(check.note for check in checks if check.name == "file" and check.verdict == "fail")
 
 
 @pytest.mark.parametrize("kind", FOUR)

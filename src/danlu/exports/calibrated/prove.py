@@ -77,6 +77,9 @@ def check_codes(model: Model, merged: Model, folder: Path, scheme: Scheme, group
     with torch.no_grad():
         for their_name, values in stored(folder, scheme):
             for name, part in split(their_name, values, family_of(model.config), model.spec):
+                if name not in whole:  # a reader of another make may load what the model never had
+                    unseen.add(name)
+                    continue
                 weight = whole[name].detach().cpu().float()
                 unseen.discard(name)
                 if name in coded:

@@ -75,6 +75,9 @@ def _check_tensors(model: Model, merged: Model, folder: Path, scheme: Scheme) ->
     with torch.no_grad():
         for their_name, values in _stored(folder, scheme):
             for name, part in split(their_name, values, family, model.spec):
+                if name not in whole:  # a reader of another make may load what the model never had
+                    unseen.add(name)
+                    continue
                 weight = whole[name].detach().cpu().float()
                 unseen.discard(name)
                 steps = scheme.spacing(weight) if name in coded else None
