@@ -8,7 +8,7 @@ from typing import Any
 from danlu.core.html.blocks import badge, banner, card, section, stat, stats, table
 from danlu.core.html.charts import Interval, forest
 from danlu.core.html.page import page
-from danlu.core.html.tag import Content
+from danlu.core.html.tag import Content, tag
 from danlu.core.messages import Language, current_language, say
 from danlu.evaluation.gate import percent, points
 
@@ -31,7 +31,7 @@ def render_ranking(found: Mapping[str, Any], name: str, language: Language | Non
         section(
             say("sweep.ranking", spoken),
             card("", forest(_intervals(ranking, spoken), title=say("sweep.behind", spoken))),
-            card("", table(heads(spoken), rows(ranking, spoken), numeric=False)),
+            card("", table(heads(spoken), map(_cells, rows(ranking, spoken), ranking))),
         ),
     ]
     for part in ("dropped", "failed"):
@@ -56,27 +56,26 @@ def heads(language: Language | None = None) -> list[str]:
     return [say(f"sweep.head_{name}", language) for name in names]
 
 
-def rows(ranking: Sequence[Mapping[str, Any]], language: Language | None = None) -> list[list[Content]]:
-    """As a table shows them: place, values, accuracy with interval, how far behind, p, told apart."""
-    found: list[list[Content]] = []
+def rows(ranking: Sequence[Mapping[str, Any]], language: Language | None = None) -> list[list[str]]:
+    """As a table shows them: place, values, accuracy with interval, how far behind, p, told apart. Each key stands on a
+    line of its own and intervals under their numbers: terminals and phones are narrow."""
+    found = []
     for place, one in enumerate(ranking, 1):
-        low, high = one["behind_interval"]
-        behind = "–" if place == 1 else f"{points(one['behind'])} ({points(low)} … {points(high)})"
+        (low, high), (least, most) = one["interval"], one["behind_interval"]
+        is_first = place == 1
+        standing = "best" if is_first else "apart" if one["told_apart"] else "alike"
         found.append([
-            str(place), f"{one['trial']} · {settings_text(one['settings'])}", _accuracy(one), behind,
-            "–" if place == 1 else f"{one['p_holm']:.3g}", _apart(one, place, language),
+            str(place), "\n".join([one["trial"], *_each(one["settings"])]),
+            f"{percent(one['accuracy'])}\n({percent(low)} … {percent(high)})",
+            "–" if is_first else f"{points(one['behind'])}\n({points(least)} … {points(most)})",
+            "–" if is_first else f"{one['p_holm']:.3g}", say(f"sweep.is_{standing}", language),
         ])  # fmt: skip
     return found
 
 
-def _apart(one: Mapping[str, Any], place: int, language: Language | None) -> Content:
-    return badge(standing(one, place, language), tone="good" if place == 1 else "bad" if one["told_apart"] else "warn")
-
-
-def standing(one: Mapping[str, Any], place: int, language: Language | None = None) -> str:
-    """best, worse, or not told apart."""
-    name = "best" if place == 1 else "apart" if one["told_apart"] else "alike"
-    return say(f"sweep.is_{name}", language)
+def _cells(row: Sequence[str], one: Mapping[str, Any]) -> list[Content]:
+    lines = [tag("div", None, *(tag("div", None, line) for line in cell.split("\n"))) for cell in row[:-1]]
+    return [*lines, badge(row[-1], tone="good" if row[0] == "1" else "bad" if one["told_apart"] else "warn")]
 
 
 def _accuracy(one: Mapping[str, Any]) -> str:
@@ -86,7 +85,11 @@ def _accuracy(one: Mapping[str, Any]) -> str:
 
 def settings_text(settings: Mapping[str, Any]) -> str:
     """`training.lr=0.0002 adapter.rank=8`"""
-    return " ".join(f"{key}={value}" for key, value in settings.items())
+    return " ".join(_each(settings))
+
+
+def _each(settings: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in settings.items()]
 
 
 def _intervals(ranking: Sequence[Mapping[str, Any]], language: Language) -> list[Interval]:
