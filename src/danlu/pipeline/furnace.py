@@ -21,7 +21,7 @@ from danlu.data.flow.account import MOST_LISTED, Verdicts
 from danlu.data.flow.conveyor import Conveyed, convey
 from danlu.data.flow.crew import Crew
 from danlu.data.flow.marks import Passed, add_up
-from danlu.data.flow.passing import Passing, Told, pass_samples
+from danlu.data.flow.passing import Passing, ShardFacts, pass_samples
 from danlu.data.flow.piece import AnyPiece, Places, joined
 from danlu.data.flow.plan import Plan, plan_shards
 from danlu.data.flow.store import Store
@@ -130,7 +130,7 @@ def _ledger_of(read: Sequence[Conveyed]) -> Ledger:
     return ledger
 
 
-def _count_made(ledger: Ledger, stage: str, pieces: Sequence[AnyPiece], said: Told) -> Passed:
+def _count_made(ledger: Ledger, stage: str, pieces: Sequence[AnyPiece], said: ShardFacts) -> Passed:
     """Rows that no file holds are rows too: each of them ends as used or rejected. Their own line in the funnel."""
     ledger.num_read += said.num_read
     ledger.num_used += sum(map(len, pieces))
@@ -190,7 +190,7 @@ def _synthesize(
     store: Store,
     ledger: Ledger,
     told: Progress,
-) -> tuple[list[AnyPiece], Told]:
+) -> tuple[list[AnyPiece], ShardFacts]:
     """What a teacher makes of the documents that stay goes the way of all rows. Example tasks are no rows."""
     kinds = ("document", "conversation") if recipe.data.synthesis.preferences else ("document",)
     documents = list(rows.samples("train", kinds))  # pairs are made of answers of one's own, too
@@ -198,7 +198,7 @@ def _synthesize(
     counted = Ledger()
     fresh = synthesize(recipe, documents, examples, folder / "synthesis", store.folder / "replies", counted, told)
     ledger.remarks += counted.remarks
-    said = Told()
+    said = ShardFacts()
     return list(pass_samples(fresh, passing, said)), said
 
 
@@ -214,7 +214,7 @@ def _vary(
     """Variants of train rows go the way of all rows into train, but for those that are like a held-out row."""
     if not recipe.data.augment.methods:
         return []
-    said, first = Told(), len(parts.part)
+    said, first = ShardFacts(), len(parts.part)
     fresh = vary(recipe, Part(parts, "train"), store.folder / "replies", told)
     pieces: list[AnyPiece] = list(pass_samples(fresh, passing, said))
     if pieces:

@@ -20,6 +20,7 @@ from danlu.data.quality import (
     Cluster,
     Conflict,
     ConflictFacts,
+    ConveyorFacts,
     DataFacts,
     DocumentFacts,
     LengthFacts,
@@ -29,7 +30,6 @@ from danlu.data.quality import (
     StageFacts,
     SynthesisFacts,
     Tally,
-    Told,
     TwinFacts,
     gather,
     lengths_of,
@@ -58,7 +58,7 @@ def facts_of(run: Run, smelted: Smelted, desks: Sequence[Desk], ledger: Ledger, 
     dataset = Dataset.open(run.path("dataset", desk.name), verify=False)
     documents: dict[str, DocumentFacts] = {}
     tallies = [_tally(parts, name, documents) for name in ("train", "validation", "test")]
-    told = Told(
+    told = ConveyorFacts(
         name=recipe.name,
         dataset=dataset_id,
         template=dataset.card.contract_digest,

@@ -15,7 +15,7 @@ from danlu.core.progress import Progress
 from danlu.data.certificate import UNUSED
 from danlu.data.flow.account import MOST_LISTED, fold
 from danlu.data.flow.conveyor import convey
-from danlu.data.flow.passing import Passing, Told, pass_samples
+from danlu.data.flow.passing import Passing, ShardFacts, pass_samples
 from danlu.data.flow.piece import KINDS, AnyPiece, Places, Row, streamed
 from danlu.data.flow.plan import Plan
 from danlu.data.flow.store import Store
@@ -98,7 +98,7 @@ class Replay:
         """What the base says beyond what it said before: more tokens are the same answers, and then others."""
         samples = make_replay(self.recipe, num_tokens, self.store.folder / FOLDER, self.told)[self._num_made :]
         self._num_made += len(samples)
-        said = Told()
+        said = ShardFacts()
         pieces: list[AnyPiece] = list(pass_samples(samples, self.passing, said))
         self.ledger.num_read += said.num_read
         self.ledger.num_used += sum(map(len, pieces))

@@ -16,12 +16,12 @@ from danlu.data.quality import (
     Cluster,
     Conflict,
     ConflictFacts,
+    ConveyorFacts,
     DataFacts,
     DocumentFacts,
     Histogram,
     Member,
     Tally,
-    Told,
     TwinFacts,
     gather,
     lengths_of,
@@ -60,17 +60,19 @@ samples = st.lists(
 @settings(max_examples=40, deadline=None)
 @given(samples, st.lists(st.integers(0, 60), max_size=5), st.randoms())
 def test_facts_do_not_depend_on_how_the_rows_were_cut(rows: list[Sample], cuts: list[int], dice: random.Random) -> None:
-    whole = gather([Tally.of(rows)], Told())
+    whole = gather([Tally.of(rows)], ConveyorFacts())
     edges = sorted({0, *(min(cut, len(rows)) for cut in cuts), len(rows)})
     shards = [Tally.of(rows[start:end]) for start, end in itertools.pairwise(edges)]
     dice.shuffle(shards)
-    assert gather(shards, Told()) == whole
+    assert gather(shards, ConveyorFacts()) == whole
 
 
 @settings(max_examples=20, deadline=None)
 @given(samples)
 def test_facts_read_back_as_they_were_written(rows: list[Sample]) -> None:
-    told = Told(name="x", lengths=lengths_of([1, 5, 700], 512), documents=(DocumentFacts("a.pdf", "id", 3, 1),))
+    told = ConveyorFacts(
+        name="x", lengths=lengths_of([1, 5, 700], 512), documents=(DocumentFacts("a.pdf", "id", 3, 1),)
+    )
     facts = gather([Tally.of(rows), Tally.of(rows[:3], "test")], told)
     assert DataFacts.from_json(orjson.loads(orjson.dumps(facts.to_json()))) == facts
 
@@ -82,7 +84,7 @@ def test_facts_stay_small_with_endless_labels_sources_and_texts() -> None:
         tally.merge(Tally.of(rows))
     assert len(tally.balance["labels"]) <= 2 * MAX_VALUES
     assert sum(tally.balance["labels"].values()) == 30_000
-    facts = gather([tally], Told())
+    facts = gather([tally], ConveyorFacts())
     assert facts.num_rows == 30_000
     assert facts.balance["labels"][OTHERS] == 30_000 - 50
     assert len(orjson.dumps(facts.to_json())) < 1_500_000
@@ -91,7 +93,8 @@ def test_facts_stay_small_with_endless_labels_sources_and_texts() -> None:
 def test_the_audit_sheet_is_drawn_from_everywhere() -> None:
     """The first rows of a file are no sample of it."""
     lines = sorted(
-        int(row.where.rpartition(":")[2]) for row in gather([Tally.of([talk(n) for n in range(3000)])], Told()).audit
+        int(row.where.rpartition(":")[2])
+        for row in gather([Tally.of([talk(n) for n in range(3000)])], ConveyorFacts()).audit
     )
     assert len(lines) == 30 == len(set(lines))
     assert lines[0] < 600 and lines[-1] > 2400
@@ -101,7 +104,7 @@ def test_only_train_rows_are_described_but_every_document_is_covered() -> None:
     passage = Document("章程第一条。", Origin("rules.pdf", 1, page=1))
     cited = talk(1, evidence=[{"document": "sha-1", "start": 0, "end": 3, "text": "第一"}])
     documents = (DocumentFacts("rules.pdf"), DocumentFacts("old.pdf", "sha-1"), DocumentFacts("scan.pdf", "sha-2"))
-    facts = gather([Tally.of([passage], "test"), Tally.of([cited])], Told(documents=documents))
+    facts = gather([Tally.of([passage], "test"), Tally.of([cited])], ConveyorFacts(documents=documents))
     assert facts.num_rows == 1 and facts.parts == {"test": 1, "train": 1}
     assert facts.coverage is not None
     assert {one.name: one.num_rows for one in facts.coverage.documents} == {"rules.pdf": 1, "old.pdf": 1, "scan.pdf": 0}
@@ -114,7 +117,7 @@ PERSONAL = ("13812345678", "１３８１２３４５６７８", "110105194912310
 
 @pytest.mark.parametrize("value", PERSONAL)
 def test_no_value_stands_in_clusters_conflicts_or_topics(value: str) -> None:
-    told = Told(
+    told = ConveyorFacts(
         twins=TwinFacts(3, 1, 1, 1, top=(Cluster(3, (Member("a:1", f"请联系 {value} 办理"),) * 9),)),
         conflicts=ConflictFacts(
             1, 2, (Conflict(f"谁是 {value}？", (Member("a:1", value), Member("a:2", f"x{value}"))),)
@@ -219,7 +222,7 @@ def test_histograms_over_other_edges_are_refused() -> None:
 
 def test_marks_of_a_judge_beyond_one_are_counted_too() -> None:
     rows = [talk(n, scores={"judge": float(n % 5 + 1), "share": 1.0}) for n in range(50)]
-    facts = gather([Tally.of(rows)], Told())
+    facts = gather([Tally.of(rows)], ConveyorFacts())
     assert facts.scores["judge"].mean == pytest.approx(3) and facts.scores["judge"].largest == 5
     share = facts.scores["share"]
     assert share.counts[19] == 50, "1 belongs to the highest twentieth"
@@ -227,7 +230,7 @@ def test_marks_of_a_judge_beyond_one_are_counted_too() -> None:
 
 def test_a_scanned_document_is_named_although_no_row_of_it_was_ever_counted() -> None:
     passage = Document("章程第一条。", Origin("half.pdf", 1, page=1))
-    facts = gather([Tally.of([passage])], Told(documents=(DocumentFacts("half.pdf", "", 6, 1),)))
+    facts = gather([Tally.of([passage])], ConveyorFacts(documents=(DocumentFacts("half.pdf", "", 6, 1),)))
     rejects = [
         {"file": "scan.pdf", "line": 1, "code": "needs_ocr"},
         {"file": "scan.pdf", "line": 2, "code": "needs_ocr"},

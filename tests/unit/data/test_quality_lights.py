@@ -9,6 +9,7 @@ import pytest
 from danlu.core.messages import LANGUAGES, load_room
 from danlu.data.quality import (
     ConflictFacts,
+    ConveyorFacts,
     CoverageFacts,
     DataFacts,
     DiversityFacts,
@@ -17,7 +18,6 @@ from danlu.data.quality import (
     ReplayFacts,
     StageFacts,
     SynthesisFacts,
-    Told,
     TwinFacts,
     lengths_of,
 )
@@ -34,7 +34,7 @@ CERTIFICATE = {
 
 def facts(**changes: object) -> DataFacts:
     """Nothing amiss."""
-    told = Told(
+    told = ConveyorFacts(
         stages=(StageFacts("read", 2000, 1990, {"bad_json": 10}),),
         lengths=lengths_of([100] * 2000, 512),
         twins=TwinFacts(2000, 10, 5),
@@ -49,7 +49,9 @@ def facts(**changes: object) -> DataFacts:
         scores={"rules": histogram_of([1.0] * 100, SCORE_EDGES)}, num_scored=100, coverage=CoverageFacts(100, 0),
         diversity=DiversityFacts(1000, {"1": 0.1}, 0.3),
     )  # fmt: skip
-    inside = {name: value for name, value in changes.items() if name in Told.__dataclass_fields__ and name != "parts"}
+    inside = {
+        name: value for name, value in changes.items() if name in ConveyorFacts.__dataclass_fields__ and name != "parts"
+    }
     outside = {name: value for name, value in changes.items() if name not in inside}
     return replace(whole, told=replace(told, **inside), **outside)
 
@@ -122,7 +124,7 @@ def test_each_light_has_its_colours(name: str) -> None:
 
 
 def test_nothing_measured_gives_few_lights_and_no_error() -> None:
-    told = {light.name: light.tone for light in lights_of(DataFacts(told=Told(), num_rows=0))}
+    told = {light.name: light.tone for light in lights_of(DataFacts(told=ConveyorFacts(), num_rows=0))}
     assert told == {"rows": "bad", "test": "bad", "privacy": "warn", "replay": "warn"}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from danlu.core.errors import DataError
 from danlu.core.messages import set_language
-from danlu.data.flow.passing import Passing, Told, pass_samples, pass_shard
+from danlu.data.flow.passing import Passing, ShardFacts, pass_samples, pass_shard
 from danlu.data.flow.plan import plan_shards
 from danlu.data.ledger import Ledger
 from danlu.data.privacy import Keyring, Policy, PrivacyStage
@@ -33,10 +33,10 @@ def written(folder: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
-def passed(path: Path, keys: Path | None) -> tuple[list[Sample], Told]:
+def passed(path: Path, keys: Path | None) -> tuple[list[Sample], ShardFacts]:
     """What becomes of the file's rows with the pack minimal, or with none."""
     privacy = PrivacyStage(Policy.of(PrivacySection()), Keyring.open(keys)) if keys else None
-    told = Told()
+    told = ShardFacts()
     (shard,) = plan_shards([path]).shards
     pieces = list(pass_shard(shard, Passing(privacy=privacy), told))
     return [row.sample for piece in pieces for _, row in piece.rows() if row.sample is not None], told
@@ -58,7 +58,7 @@ def test_masked_is_taken_from_what_turns_out_not_to_be(tmp_path: Path) -> None:
     """A row that was made of masked text and holds a number nevertheless."""
     privacy = PrivacyStage(Policy.of(PrivacySection()), Keyring.open(tmp_path / "keys"))
     made = Document(f"电话{PHONE}", Origin("made", 1), tags={"masked": True, "level": "internal"})
-    (piece,) = pass_samples([made], Passing(privacy=privacy), Told())
+    (piece,) = pass_samples([made], Passing(privacy=privacy), ShardFacts())
     ((_, row),) = piece.rows()
     assert row.sample is not None and "masked" not in row.sample.tags and row.sample.tags["level"] == "confidential"
 

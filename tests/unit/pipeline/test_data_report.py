@@ -15,6 +15,7 @@ from danlu.data.quality import (
     Cluster,
     Conflict,
     ConflictFacts,
+    ConveyorFacts,
     DataFacts,
     DocumentFacts,
     Member,
@@ -23,7 +24,6 @@ from danlu.data.quality import (
     StageFacts,
     SynthesisFacts,
     Tally,
-    Told,
     TwinFacts,
     gather,
     lengths_of,
@@ -46,7 +46,7 @@ def whole() -> DataFacts:
         for n in range(90)
     ]  # fmt: skip
     labels = [Label(f"评价 {n}", EVIL if n % 3 else "好", Origin("labels.csv", n)) for n in range(60)]
-    told = Told(
+    told = ConveyorFacts(
         name=EVIL, dataset="d" * 64, template="t" * 64, created="2026-01-02T03:04:05",
         stages=(StageFacts("read", 200, 190, {"bad_json": 8, EVIL: 2}, {"mojibake_restored": 3}, {"truncated": 4}),
                 StageFacts(EVIL, 190, 150)),
@@ -96,7 +96,7 @@ def test_the_page_is_whole_closed_and_escaped(language: Language) -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_an_empty_dataset_has_a_page_too(language: Language) -> None:
-    page = render_data_report(DataFacts(told=Told(), num_rows=0), language=language)
+    page = render_data_report(DataFacts(told=ConveyorFacts(), num_rows=0), language=language)
     assert "<main>" in page
 
 
@@ -109,7 +109,7 @@ def test_the_two_languages_say_it_in_their_own_words() -> None:
 
 
 def test_many_near_duplicates_say_what_would_serve_better() -> None:
-    facts = gather([Tally.of([])], Told(twins=TwinFacts(50_000, 500, 15_000, 3000, 0.7)))
+    facts = gather([Tally.of([])], ConveyorFacts(twins=TwinFacts(50_000, 500, 15_000, 3000, 0.7)))
     page = render_data_report(facts, language="en")
     assert "50,000 rows, 31% of them copies" in page and "500 good rows would serve better" in page
 
@@ -158,7 +158,7 @@ def test_no_value_of_a_row_or_of_a_file_name_stands_in_the_facts() -> None:
                      Origin(f"客户1392026132{n % 2}资料.jsonl", n))
         for n in range(40)
     ]  # fmt: skip
-    facts = gather([Tally.of(rows)], Told(name="r"))
+    facts = gather([Tally.of(rows)], ConveyorFacts(name="r"))
     assert "13770001244" in str(facts.to_json())
     shown = veiled_facts(facts)
     told = str(shown.to_json()) + "".join(render_data_report(shown, language=language) for language in LANGUAGES)

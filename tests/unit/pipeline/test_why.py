@@ -9,7 +9,7 @@ import pytest
 from danlu.core.errors import RunError
 from danlu.core.files import sha256_file, write_json
 from danlu.data.flow.kept import keep
-from danlu.data.flow.passing import Passing, Told, pass_samples
+from danlu.data.flow.passing import Passing, ShardFacts, pass_samples
 from danlu.data.sample import Document, Origin
 from danlu.pipeline import why as room
 from danlu.pipeline.why import why
@@ -24,7 +24,7 @@ def test_a_source_is_digested_once_for_all_its_samples(tmp_path: Path, monkeypat
     tree = {"name": "t", "model": {"base": "ember"}, "data": {"sources": []}, "method": {"kind": "sft"}}
     run = Run.create(Recipe.from_tree(tree, file="recipe.yaml"), tmp_path / "runs")
     samples = [Document(f"条款：第{n}段", Origin(str(source), n)) for n in range(1, 6)]
-    pieces = list(pass_samples(samples, Passing(), Told()))
+    pieces = list(pass_samples(samples, Passing(), ShardFacts()))
     columns = {name: np.zeros(5, np.int64) for name in ("part", "left_out", "flagged", "twin")}
     keep(run.path("dataset"), pieces, columns, "")
     inputs = [{"file": str(source), "sha256": sha256_file(source)}]

@@ -15,7 +15,7 @@ from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.data.flow.executors import EXECUTORS, Executor
 from danlu.data.flow.marks import Passed, add_up
-from danlu.data.flow.passing import Passing, Told, pass_shard
+from danlu.data.flow.passing import Passing, ShardFacts, pass_shard
 from danlu.data.flow.piece import AnyPiece, Piece, digest_of, num_rows
 from danlu.data.flow.plan import Plan
 from danlu.data.flow.store import Store, StoredShard, passing_digest, shard_key
@@ -91,7 +91,7 @@ def _in_memory(plan: Plan, passing: Passing, told: Progress) -> Conveyed:
     funnels: list[list[Passed]] = []
     told.start(say("flow.passing"), len(plan.shards))
     for shard in plan.shards:
-        said = Told()
+        said = ShardFacts()
         pieces: list[Piece] = list(pass_shard(shard, passing, said))
         found.pieces += pieces
         funnels.append(said.funnel)
@@ -156,14 +156,14 @@ def _found(store: Store, task: Task) -> StoredShard:
     return shard
 
 
-def _tell(found: Conveyed, said: Told) -> None:
+def _tell(found: Conveyed, said: ShardFacts) -> None:
     found.num_read += said.num_read
     found.remarks += [entry for entry in said.remarks if entry not in found.remarks]
     for name, num in said.counts.items():
         found.counts[name] = found.counts.get(name, 0) + num
 
 
-def _named(task: Task, said: Told, rows: str) -> dict[str, Any]:
+def _named(task: Task, said: ShardFacts, rows: str) -> dict[str, Any]:
     """A shard as a manifest names it; `rows` is the digest of its rows' ids."""
     return {
         "file": task.shard.found.name, "digest": task.shard.digest, "key": task.key, "read": said.num_read, "rows": rows

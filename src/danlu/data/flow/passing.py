@@ -100,7 +100,7 @@ class Passing:
 
 
 @dataclass(slots=True)
-class Told:
+class ShardFacts:
     """What is told of a whole shard beside its pieces."""
 
     funnel: list[Passed] = field(default_factory=list)
@@ -124,7 +124,7 @@ class _Load:
         return max(len(self.samples), len(self.refused)) >= PIECE_ROWS or self.num_chars >= PIECE_CHARS
 
 
-def pass_shard(shard: Shard, passing: Passing, told: Told) -> Iterator[Piece]:
+def pass_shard(shard: Shard, passing: Passing, told: ShardFacts) -> Iterator[Piece]:
     """The pieces of one shard, in order; `told` is complete once the iterator has ended. An empty file is no piece."""
     ledger = Ledger()
     told.funnel = [Passed("read"), *_stations(passing)]
@@ -134,7 +134,7 @@ def pass_shard(shard: Shard, passing: Passing, told: Told) -> Iterator[Piece]:
     told.remarks, told.counts, told.num_read = ledger.remarks, dict(ledger.counts), ledger.num_read
 
 
-def pass_samples(samples: Iterable[Sample], passing: Passing, told: Told) -> Iterator[Piece]:
+def pass_samples(samples: Iterable[Sample], passing: Passing, told: ShardFacts) -> Iterator[Piece]:
     """The same way for samples that no file holds: what a teacher made."""
     told.funnel = [Passed("read"), *_stations(passing)]
     load = _Load()
@@ -188,7 +188,7 @@ def _loads(batches: Iterable[Batch], ledger: Ledger, *, is_veiled: bool) -> Iter
         yield load
 
 
-def _piece(load: _Load, passing: Passing, told: Told) -> Piece:
+def _piece(load: _Load, passing: Passing, told: ShardFacts) -> Piece:
     reading, *stations = told.funnel
     reading.rows_in += len(load.samples) + len(load.refused)
     reading.rows_out += len(load.samples)

@@ -35,7 +35,7 @@ from danlu.core.files import dump_json, read_json, sha256_file, sha256_json
 from danlu.data.flow.arrays import open_arrays, write_arrays
 from danlu.data.flow.batches import read_marks, read_names, read_rows, to_batch, write_batch
 from danlu.data.flow.marks import Mark, Passed
-from danlu.data.flow.passing import Passing, Told
+from danlu.data.flow.passing import Passing, ShardFacts
 from danlu.data.flow.piece import Piece, Row
 from danlu.data.flow.plan import Shard
 from danlu.data.ledger import Entry
@@ -121,10 +121,10 @@ class StoredShard:
         return str(self.facts["digest"])
 
     @property
-    def told(self) -> Told:
+    def told(self) -> ShardFacts:
         funnel = [Passed.from_json(one) for one in self.facts["funnel"]]
         remarks = [Entry(**one) for one in self.facts["remarks"]]
-        return Told(funnel, remarks, self.facts["counts"], self.facts["num_read"])
+        return ShardFacts(funnel, remarks, self.facts["counts"], self.facts["num_read"])
 
     @property
     def pieces(self) -> list[StoredPiece]:
@@ -158,7 +158,7 @@ class Store:
         with ThreadPoolExecutor(_NUM_READERS) as readers:
             return {key: shard for key, shard in zip(names, readers.map(self.find, names), strict=True) if shard}
 
-    def write(self, key: str, pieces: Iterable[Piece], told: Told) -> Stamps:
+    def write(self, key: str, pieces: Iterable[Piece], told: ShardFacts) -> Stamps:
         """Write the pieces as they come; `told` is read after the last. Who comes second to a key throws away his.
         What is given back makes `believe` trust the shard without reading it again."""
         fresh = self._fresh()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from danlu.core.messages import Language, current_language, set_language
-from danlu.data.flow.passing import Passing, Told, pass_shard
+from danlu.data.flow.passing import Passing, ShardFacts, pass_shard
 from danlu.data.flow.plan import Shard
 from danlu.data.flow.store import Stamps, Store
 
@@ -34,5 +34,5 @@ class Work:
             set_language(self.language)
         if self.store.find(task.key) is not None:
             return None
-        told = Told()
+        told = ShardFacts()
         return self.store.write(task.key, pass_shard(task.shard, self.passing, told), told)

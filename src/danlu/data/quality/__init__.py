@@ -6,7 +6,7 @@ How a conveyor uses it (nothing here reads or writes files):
     tally = Tally.of(samples, part="test")        # parts: train, validation, test; train rows are described
     tally.merge(other)                            # any order, any grouping: the same facts come out
 
-    facts = gather(tallies, told)                 # tallies: of all shards; told: a `Told` (facts.py), the rest
+    facts = gather(tallies, told)                 # tallies: of all shards; told: a `ConveyorFacts` (facts.py), the rest
     DataFacts.from_json(facts.to_json()) == facts
 
     danlu.pipeline.data_report.write_report(run, facts)   # data_report.{json,en.html,zh.html}, audit_sheet.csv
@@ -16,11 +16,11 @@ ledger reasons), `made_by`, `evidence` ([{document, ...}]), `scores` ({name: num
 trained on, after privacy. Lengths in tokens are told, not tallied: `lengths_of(lengths, context)` makes the histogram
 of an array of any size (`Part.lengths`).
 
-`Told.stages` is the funnel: one StageFacts per step in order, `rows_out` of one being `rows_in` of the next, reasons
-being keys of the room `ledger`. `StageFacts.name`s that the report knows by a name of its own: read, normalise, clean,
-privacy, twins, synthesis, split, augment, encode; any other is shown as it is.
-`Told.twins.top` and `Told.conflicts.top` may hold any number of members and any length of text: `gather` masks what
-looks like a personal number, address or key, cuts, and keeps the largest twenty.
+`ConveyorFacts.stages` is the funnel: one StageFacts per step in order, `rows_out` of one being `rows_in` of the next,
+reasons being keys of the room `ledger`. `StageFacts.name`s that the report knows by a name of its own: read, normalise,
+clean, privacy, twins, synthesis, split, augment, encode; any other is shown as it is. `twins.top` and `conflicts.top`
+may hold any number of members and any length of text: `gather` masks what looks like a personal number, address or key,
+cuts, and keeps the largest twenty.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from danlu.data.quality.facts import (
     Cluster,
     Conflict,
     ConflictFacts,
+    ConveyorFacts,
     CoverageFacts,
     DataFacts,
     DiversityFacts,
@@ -41,7 +42,6 @@ from danlu.data.quality.facts import (
     ReplayFacts,
     StageFacts,
     SynthesisFacts,
-    Told,
     Topic,
     TwinFacts,
 )
@@ -54,6 +54,7 @@ __all__ = [
     "Cluster",
     "Conflict",
     "ConflictFacts",
+    "ConveyorFacts",
     "CoverageFacts",
     "DataFacts",
     "DiversityFacts",
@@ -66,7 +67,6 @@ __all__ = [
     "StageFacts",
     "SynthesisFacts",
     "Tally",
-    "Told",
     "Topic",
     "TwinFacts",
     "gather",

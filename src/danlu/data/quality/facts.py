@@ -1,8 +1,9 @@
 """What the data report knows, as plain JSON values: counts, histograms, small samples. Bounded, whatever the rows.
 
-`Told` is what only whole-data steps can say (funnel, twins, privacy, synthesis, split, tokens). Everything about single
-rows is counted shard by shard in a `Tally` (tally.py). `gather` joins both into `DataFacts`. No value that privacy
-found ever stands here: texts in clusters and conflicts are masked by whoever fills them, and once more by `gather`.
+`ConveyorFacts` is what only whole-data steps can say (funnel, twins, privacy, synthesis, split, tokens). Everything
+about single rows is counted shard by shard in a `Tally` (tally.py). `gather` joins both into `DataFacts`. No value that
+privacy found ever stands here: texts in clusters and conflicts are masked by whoever fills them, and once more by
+`gather`.
 """
 
 from __future__ import annotations
@@ -214,7 +215,7 @@ class AuditRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ConveyorFacts:
     """What the conveyor and the whole-data steps tell; every field may be left at its default."""
 
     name: str = ""
@@ -248,7 +249,7 @@ class DataFacts:
     train by value, largest first, at most 50, the rest under "…". `scores`: distributions by name; `rules` is danlu's
     own score in [0, 1] of a sample of `num_scored` rows, others were found in `tags["scores"]`."""
 
-    told: Told
+    told: ConveyorFacts
     num_rows: int
     parts: Mapping[str, int] = field(default_factory=dict)
     chars: Histogram | None = None

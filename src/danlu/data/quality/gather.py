@@ -16,11 +16,11 @@ from danlu.data.quality.facts import (
     AuditRow,
     Cluster,
     Conflict,
+    ConveyorFacts,
     CoverageFacts,
     DataFacts,
     DocumentFacts,
     Member,
-    Told,
 )
 from danlu.data.quality.lengths import SCORE_EDGES, histogram_of
 from danlu.data.quality.masking import veil
@@ -33,7 +33,7 @@ PAGE_REASONS = frozenset({"needs_ocr", "ocr_failed", "ocr_empty", "garbled_page"
 """Reasons of the ledger that speak of one page; a document whose every page has one says nothing."""
 
 
-def gather(tallies: Iterable[Tally], told: Told) -> DataFacts:
+def gather(tallies: Iterable[Tally], told: ConveyorFacts) -> DataFacts:
     """The facts of one dataset. Pure; about two seconds for the samples, whatever the number of rows."""
     whole = merged(tallies)
     scores, rules = dict(whole.scores), Counter[str]()
@@ -100,7 +100,7 @@ def with_silent_files(facts: DataFacts, rejects: Iterable[Mapping[str, Any]]) ->
     return replace(facts, coverage=coverage)
 
 
-def _veiled(told: Told) -> Told:
+def _veiled(told: ConveyorFacts) -> ConveyorFacts:
     """The largest clusters and conflicts, few members each, texts cut and what looks personal hidden."""
     if told.twins:
         top = sorted(told.twins.top, key=lambda cluster: -cluster.size)[:MAX_CLUSTERS]
