@@ -12,7 +12,6 @@ import orjson
 import pytest
 from lens_kit import (
     QUICK,
-    FixedDriver,
     ask,
     fixed,
     habits,
@@ -103,7 +102,6 @@ def run(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
             worker.cancel()
             await built.rollout.close()
             await built.line.close()
-            DRIVERS.places.pop(FixedDriver.name, None)  # other tests go through the shelf
 
     def tell(
         story: Story,
