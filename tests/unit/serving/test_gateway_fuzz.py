@@ -164,6 +164,8 @@ def test_schemathesis_finds_nothing(gate: Served) -> None:
         def try_one(case: Any) -> None:
             if isinstance(case.body, dict) and "model" in case.body:
                 case.body["model"] = "law"
+                if isinstance(case.body.get("tool_choice"), dict):  # names one of `tools`, which no schema can say
+                    del case.body["tool_choice"]
             response = case.call(headers=headers)
             seen.add((case.operation.path, response.status_code))
             case.validate_response(response, checks=(
