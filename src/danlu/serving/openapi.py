@@ -13,6 +13,12 @@ from danlu.version import VERSION
 Schema = dict[str, Any]
 
 _TEXT: Schema = {"type": "string"}
+_EVENT: Schema = {
+    "type": "object",
+    "description": "A server-sent event: its `data` is a chunk of the answer as JSON, at the end `[DONE]`",
+    "properties": {"data": _TEXT},
+    "required": ["data"],
+}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _ERROR = {
     "type": "object",
@@ -123,7 +129,7 @@ def _refusals() -> Schema:
 def _question(operation: str, name: str, *, has_stream: bool) -> Schema:
     content = _json(f"{name}Answer")
     if has_stream:
-        content["text/event-stream"] = {"schema": _TEXT}
+        content["text/event-stream"] = {"schema": _EVENT}
     headers = {
         "x-request-id": {"description": "The answer's `id`; feedback is given by it", "schema": _TEXT},
         "x-danlu-lens": {"description": "The immutable name of what answered", "schema": _TEXT},
