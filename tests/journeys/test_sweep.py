@@ -96,3 +96,40 @@ def test_without_a_validation_part_nothing_is_chosen(company: Path, base: Path) 
     assert said.code == 2 and said.json["error"] == "sweep.none" and "validation" in said.json["message"]
     assert danlu("sweep", recipe, "--json").json["error"] == "sweep.nothing"
     assert danlu("sweep", recipe, *OVER, "--by", "bayes", "--json").json["error"] == "sweep.unknown_way"
+
+
+def test_a_trial_whose_process_is_killed_ends_the_sweep_in_words_and_the_same_command_goes_on(
+    company: Path, base: Path
+) -> None:
+    recipe = write_recipe(company, base, text=RECIPE)
+    words = (
+        "sweep",
+        recipe,
+        "--over",
+        "training.lr=0.01,0.02",
+        "--parallel",
+        "2",
+        "--runs",
+        company / "runs",
+        "--json",
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-m", "danlu", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    until = time.monotonic() + 180
+    while not (trials := trials_of(child.pid)) and time.monotonic() < until and child.poll() is None:
+        time.sleep(0.05)
+    os.kill(trials[0], signal.SIGKILL)
+    out, err = child.communicate(timeout=120)
+    assert child.returncode != 0 and "--parallel 1" in out + err and "Traceback" not in err, err
+    said = danlu(*words)
+    assert said.code == 0, said.err
+    assert len(said.json["ranking"]) == 2 and not said.json["failed"]
+
+
+def trials_of(pid: int) -> list[int]:
+    """Processes in which a sweep's trials run."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    found = [int(word) for children in tasks for word in children.read_text().split()]
+    return [one for one in found if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]

@@ -11,6 +11,7 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,11 @@ def _tried(
         waiting = {name: pool.submit(try_one, folder, recipe, device) for name, recipe in recipes.items()}
         for place, (name, result) in enumerate(waiting.items(), 1):
             told.note(say("sweep.trying", trial=name, place=place, num=len(recipes)))
-            yield name, result.result()
+            try:
+                found = result.result()
+            except BrokenProcessPool as error:  # the others end with it, and nothing says whose process it was
+                raise EvaluationError("sweep.killed", where=str(folder), parallel=wish.parallel) from error
+            yield name, found
 
 
 def try_one(folder: Path, recipe: Recipe, device: str, progress: Progress | None = None) -> dict[str, Any]:
