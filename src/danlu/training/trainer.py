@@ -18,6 +18,7 @@ from torch import Tensor
 
 from danlu.adapters.adapter import Attached
 from danlu.core.errors import TrainingError
+from danlu.core.interrupts import noticing_interrupts
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.data.dataset import Dataset
@@ -131,8 +132,9 @@ class Trainer:
             if self._needs_validation:
                 self._judge()
             todo = iter(()) if self._has_stopped else self.feed.steps_after(self.number)
-            with contextlib.closing(ahead(todo)) as upcoming:
+            with noticing_interrupts() as stop_if_asked, contextlib.closing(ahead(todo)) as upcoming:
                 for loaded in upcoming:
+                    stop_if_asked()
                     step = self._train_on(loaded)
                     self._tell_attention()
                     if self._needs_validation:
