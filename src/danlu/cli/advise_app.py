@@ -8,26 +8,23 @@ from typing import Annotated
 import typer
 
 from danlu import cli
-from danlu.cli.options import Json, Lang, Quiet
+from danlu.cli.options import Card, Memory
 from danlu.cli.voice import Voice
 from danlu.core.messages import say
 
 
 def advise_command(
+    voice: Voice,
     data: Annotated[list[Path] | None, typer.Argument(metavar="[DATA]...", help=say("advice.arg_data"))] = None,
     task: Annotated[str, typer.Option("--task", help=say("advice.opt_task"))] = "answer",
     language: Annotated[str, typer.Option("--language", help=say("advice.opt_language"))] = "zh",
     purpose: Annotated[str, typer.Option("--purpose", help=say("advice.opt_purpose"))] = "commercial",
-    card: Annotated[str | None, typer.Option("--card", metavar="NAME", help=say("cli.opt_card"))] = None,
-    memory: Annotated[float | None, typer.Option("--memory", metavar="GB", min=0.1, help=say("cli.opt_memory"))] = None,
+    card: Card = None,
+    memory: Memory = None,
     base: Annotated[str | None, typer.Option("--base", metavar="NAME", help=say("advice.opt_base"))] = None,
     script: Annotated[Path | None, typer.Option("--script", metavar="FILE", help=say("advice.opt_script"))] = None,
     write: Annotated[Path | None, typer.Option("--write", metavar="FILE", help=say("advice.opt_write"))] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
     if script is not None:
         is_good = cli.advising.show_review(script, voice)
     else:

@@ -11,7 +11,7 @@ import typer
 
 from danlu import cli
 from danlu.cli.help import App
-from danlu.cli.options import RUNS, Json, Lang, Quiet, Reason, Runs
+from danlu.cli.options import RUNS, Reason, Runs
 from danlu.cli.voice import Voice
 from danlu.core.messages import say
 
@@ -21,64 +21,53 @@ audit_app = App()
 
 @audit_app.command("verify", help=say("cli.audit_verify"))
 def audit_verify(
+    voice: Voice,
     runs: Runs = RUNS,
     anchors: Annotated[Path | None, typer.Option("--anchor", metavar="FILE", help=say("cli.opt_anchor"))] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    if not cli.auditing.verify(runs, anchors, Voice(as_json=as_json, quiet=quiet)):
+    if not cli.auditing.verify(runs, anchors, voice):
         raise typer.Exit(1)
 
 
 @audit_app.command("show", help=say("cli.audit_show"))
 def audit_show(
+    voice: Voice,
     runs: Runs = RUNS,
     num: Annotated[int, typer.Option("--num", min=1, help=say("cli.opt_num"))] = 30,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    cli.auditing.show(runs, num, Voice(as_json=as_json, quiet=quiet))
+    cli.auditing.show(runs, num, voice)
 
 
 @audit_app.command("head", help=say("cli.audit_head"))
 def audit_head(
+    voice: Voice,
     runs: Runs = RUNS,
     anchor: Annotated[Path | None, typer.Option("--anchor", metavar="FILE", help=say("cli.opt_anchor"))] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    cli.auditing.head(runs, anchor, Voice(as_json=as_json, quiet=quiet))
+    cli.auditing.head(runs, anchor, voice)
 
 
 @audit_app.command("rotate-key", help=say("cli.audit_rotate"))
 def audit_rotate(
+    voice: Voice,
     runs: Runs = RUNS,
     keys: Keys = None,
     destroy: Annotated[bool, typer.Option("--destroy", help=say("cli.opt_destroy"))] = False,
     reason: Reason = "",
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    if not cli.auditing.rotate(runs, keys, destroy=destroy, reason=reason, voice=Voice(as_json=as_json, quiet=quiet)):
+    if not cli.auditing.rotate(runs, keys, destroy=destroy, reason=reason, voice=voice):
         raise typer.Exit(1)
 
 
 def forget_command(
+    voice: Voice,
     values: Annotated[list[str], typer.Argument(metavar="VALUE...", help=say("cli.arg_values"))],
     runs: Runs = RUNS,
     keys: Keys = None,
     reason: Reason = "",
     verify_all: Annotated[bool, typer.Option("--verify", help=say("cli.opt_verify"))] = False,
     run: Annotated[Path | None, typer.Option("--run", metavar="RUN", help=say("cli.opt_verify_run"))] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
     values = list(_said(values))
     if not verify_all:
         cli.auditing.forget_values(values, runs, keys, reason, voice)

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from danlu import cli
-from danlu.cli.options import RUNS, Json, Lang, Quiet, Runs
+from danlu.cli.options import RUNS, Runs
 from danlu.cli.voice import Voice
 from danlu.core.messages import say
 
 
 def bundle_command(
+    voice: Voice,
     targets: Annotated[
         list[str] | None,
         typer.Argument(metavar="ARTIFACT|NAME@ALIAS|serving.KEY=X", help=say("bundle.arg_targets")),
@@ -28,11 +29,7 @@ def bundle_command(
     platform: Annotated[str, typer.Option("--platform", metavar="TAG", help=say("bundle.opt_platform"))] = "",
     check: Annotated[Path | None, typer.Option("--check", metavar="BUNDLE", help=say("bundle.opt_check"))] = None,
     runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
     if check is not None:
         cli.bundling.check_bundle(check, voice)
         return

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from danlu.cli.lines import described, terminal_cells, wrapped
+from danlu.cli.options import spoken
 from danlu.core.errors import RecipeError
 from danlu.core.messages import say
 from danlu.core.shelf import nearest
@@ -79,7 +80,14 @@ class App(typer.Typer):
     def command(  # type: ignore[override]  # the two words of typer's many that are used here
         self, name: str | None = None, *, help: str
     ) -> Callable[[Verb], Verb]:
-        return super().command(name, cls=Command, help=help)
+        """A verb takes a `voice`; the command line has its options."""
+        register = super().command(name, cls=Command, help=help)
+
+        def add(verb: Verb) -> Verb:
+            register(spoken(verb))
+            return verb
+
+        return add
 
 
 def _page(command: Any, ctx: Any, sections: list[tuple[str, list[tuple[str, str]]]]) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from danlu import cli
 from danlu.cli.help import App
-from danlu.cli.options import RUNS, Json, Lang, Quiet, Reason, Runs
+from danlu.cli.options import RUNS, Reason, Runs
 from danlu.cli.voice import Voice
 from danlu.core.messages import say
 
@@ -30,6 +30,7 @@ keys_app = App()
 
 @keys_app.command("create", help=say("keys.cmd_create"))
 def create(
+    voice: Voice,
     name: Annotated[str, typer.Argument(metavar="NAME", help=say("keys.arg_name"))],
     models: Models = None,
     rpm: Rpm = None,
@@ -41,23 +42,19 @@ def create(
     reason: Reason = "",
     config: Config = None,
     runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
     terms = cli.keying.Terms(models, rpm, tpm, concurrency, month, expires, keeps_bodies)
-    cli.keying.create(name, terms, cli.keying.Place(runs, config), Voice(as_json=as_json, quiet=quiet), reason=reason)
+    cli.keying.create(name, terms, cli.keying.Place(runs, config), voice, reason=reason)
 
 
 @keys_app.command("list", help=say("keys.cmd_list"))
-def list_(
-    config: Config = None, runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang: Lang = None
-) -> None:
-    cli.keying.show(cli.keying.Place(runs, config), Voice(as_json=as_json, quiet=quiet))
+def list_(voice: Voice, config: Config = None, runs: Runs = RUNS) -> None:
+    cli.keying.show(cli.keying.Place(runs, config), voice)
 
 
 @keys_app.command("change", help=say("keys.cmd_change"))
 def change(
+    voice: Voice,
     named: Named,
     models: Models = None,
     rpm: Rpm = None,
@@ -69,52 +66,35 @@ def change(
     reason: Reason = "",
     config: Config = None,
     runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
     terms = cli.keying.Terms(models, rpm, tpm, concurrency, month, expires, keeps_bodies)
-    cli.keying.change(named, terms, cli.keying.Place(runs, config), Voice(as_json=as_json, quiet=quiet), reason=reason)
+    cli.keying.change(named, terms, cli.keying.Place(runs, config), voice, reason=reason)
 
 
 @keys_app.command("rotate", help=say("keys.cmd_rotate"))
 def rotate(
+    voice: Voice,
     named: Named,
     overlap: Annotated[str, typer.Option("--overlap", metavar="24h", help=say("keys.opt_overlap"))] = "24h",
     reason: Reason = "",
     config: Config = None,
     runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
     cli.keying.rotate(named, overlap, cli.keying.Place(runs, config), voice, reason=reason)
 
 
 @keys_app.command("revoke", help=say("keys.cmd_revoke"))
-def revoke(
-    named: Named,
-    reason: Reason = "",
-    config: Config = None,
-    runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
-) -> None:
-    cli.keying.revoke(named, cli.keying.Place(runs, config), Voice(as_json=as_json, quiet=quiet), reason=reason)
+def revoke(voice: Voice, named: Named, reason: Reason = "", config: Config = None, runs: Runs = RUNS) -> None:
+    cli.keying.revoke(named, cli.keying.Place(runs, config), voice, reason=reason)
 
 
 def usage_command(
+    voice: Voice,
     by: Annotated[list[str] | None, typer.Option("--by", metavar="key|model|lens|day", help=say("keys.opt_by"))] = None,
     since: Annotated[str | None, typer.Option("--since", metavar="DATE", help=say("keys.opt_since"))] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="DATE", help=say("keys.opt_until"))] = None,
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help=say("keys.opt_csv"))] = None,
     config: Config = None,
     runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
     cli.metering.show_usage(by or ["key", "model"], since, until, csv, cli.keying.Place(runs, config), voice)

@@ -17,7 +17,7 @@ from danlu.cli.bundle_app import bundle_command
 from danlu.cli.ending import Verbs
 from danlu.cli.help import App
 from danlu.cli.keys_app import keys_app, usage_command
-from danlu.cli.options import RUNS, Json, Lang, Quiet, Runs, Target
+from danlu.cli.options import RUNS, Card, Lang, Memory, Overrides, RecipeFile, Runs, Target
 from danlu.cli.proof_app import examine_command, judge_command, weigh_command
 from danlu.cli.registry_app import registry_app
 from danlu.cli.serve_app import chat_command, feedback_app, serve_command
@@ -26,10 +26,6 @@ from danlu.cli.sweep_app import sweep_command
 from danlu.cli.voice import Voice
 from danlu.core.messages import say
 from danlu.version import VERSION
-
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help=say("cli.arg_recipe"))]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[a.b=c]...", help=say("cli.arg_overrides"))]
-
 
 app = App(cls=Verbs)
 
@@ -56,13 +52,10 @@ def root(
 
 @app.command(help=say("cli.demo"))
 def demo(
+    voice: Voice,
     full: Annotated[bool, typer.Option("--full", help=say("cli.opt_full"))] = False,
     runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
     story = danlu.demo(runs, full=full, progress=voice.progress)
     cli.show.show_demo(story, voice)
     if story.summary.parity_verdict == "fail":
@@ -70,64 +63,43 @@ def demo(
 
 
 @app.command(help=say("cli.new"))
-def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help=say("cli.arg_name"))],
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
-) -> None:
-    cli.new.write_new_recipe(name, Voice(as_json=as_json, quiet=quiet))
+def new(voice: Voice, name: Annotated[str, typer.Argument(metavar="NAME", help=say("cli.arg_name"))]) -> None:
+    cli.new.write_new_recipe(name, voice)
 
 
 @app.command(help=say("cli.inspect"))
 def inspect(
+    voice: Voice,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help=say("cli.arg_paths"))],
     base: Annotated[str, typer.Option("--base", help=say("cli.opt_base"))] = "ember",
     samples: Annotated[int, typer.Option("--samples", min=0, help=say("cli.opt_samples"))] = 3,
     context: Annotated[int, typer.Option("--context", min=16, help=say("cli.opt_context"))] = 2048,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
     cli.inspecting.show_inspection(paths, voice, base=base, num_samples=samples, context=context)
 
 
 @app.command(help=say("cli.check"))
-def check(
-    recipe: RecipeFile, overrides: Overrides = None, as_json: Json = False, quiet: Quiet = False, lang: Lang = None
-) -> None:
-    if not cli.checking.check(recipe, overrides or (), Voice(as_json=as_json, quiet=quiet)):
+def check(voice: Voice, recipe: RecipeFile, overrides: Overrides = None) -> None:
+    if not cli.checking.check(recipe, overrides or (), voice):
         raise typer.Exit(2)
 
 
 @app.command(help=say("cli.plan"))
 def plan(
+    voice: Voice,
     recipe: RecipeFile,
     overrides: Overrides = None,
-    card: Annotated[str | None, typer.Option("--card", metavar="NAME", help=say("cli.opt_card"))] = None,
-    memory: Annotated[float | None, typer.Option("--memory", metavar="GB", min=0.1, help=say("cli.opt_memory"))] = None,
+    card: Card = None,
+    memory: Memory = None,
     price: Annotated[float | None, typer.Option("--price", metavar="X", min=0, help=say("cli.opt_price"))] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
     fits = cli.show_plan.show_plan(recipe, overrides or (), voice, card=card, memory_gib=memory, price_per_h=price)
     if not fits:
         raise typer.Exit(1)
 
 
 @app.command(help=say("cli.prepare"))
-def prepare(
-    target: Target,
-    overrides: Overrides = None,
-    runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
-) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
+def prepare(voice: Voice, target: Target, overrides: Overrides = None, runs: Runs = RUNS) -> None:
     run = cli.targets.open_target(target, overrides or (), runs)
     cli.targets.tell_if_new(run, voice)
     prepared = danlu.prepare(run, progress=voice.progress)
@@ -136,6 +108,7 @@ def prepare(
 
 @app.command(help=say("select.about"))
 def select(
+    voice: Voice,
     target: Target,
     overrides: Overrides = None,
     budget: Annotated[int, typer.Option("--budget", metavar="N", min=1, help=say("select.opt_budget"))] = 50,
@@ -148,11 +121,7 @@ def select(
     repeats: Annotated[int, typer.Option("--repeats", min=2, help=say("select.opt_repeats"))] = 5,
     exports: Annotated[list[Path] | None, typer.Option("--read", metavar="FILE", help=say("select.opt_read"))] = None,
     runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
     run = cli.targets.open_target(target, overrides or (), runs)
     if exports:
         cli.selecting.show_labels(run, voice, exports)
@@ -163,15 +132,7 @@ def select(
 
 
 @app.command(help=say("cli.train"))
-def train(
-    target: Target,
-    overrides: Overrides = None,
-    runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
-) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
+def train(voice: Voice, target: Target, overrides: Overrides = None, runs: Runs = RUNS) -> None:
     run = cli.targets.open_target(target, overrides or (), runs)
     cli.targets.tell_if_new(run, voice)
     stages = danlu.train(run, progress=voice.progress)
@@ -180,6 +141,7 @@ def train(
 
 @app.command(help=say("cli.evaluate"))
 def evaluate(
+    voice: Voice,
     target: Target,
     overrides: Overrides = None,
     questions: Annotated[
@@ -188,11 +150,7 @@ def evaluate(
     curve: Annotated[bool, typer.Option("--curve", help=say("proof.opt_curve"))] = False,
     gate: Annotated[bool, typer.Option("--gate", help=say("proof.opt_gate"))] = False,
     runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
     if questions is not None and cli.targets.is_artifact(target):
         cli.targets.refuse_overrides(target, overrides or ())
         cli.show.show_report(
@@ -213,15 +171,12 @@ def evaluate(
 
 @app.command(help=say("cli.export"))
 def export(
+    voice: Voice,
     target: Target,
     overrides: Overrides = None,
     kinds: Annotated[list[str] | None, typer.Option("--kind", help=say("cli.opt_kinds"))] = None,
     runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
     run = cli.targets.open_target(target, overrides or (), runs)
     artifacts = danlu.export(run, kinds=kinds, progress=voice.progress)
     if not cli.show.show_artifacts(artifacts, voice):
@@ -229,15 +184,7 @@ def export(
 
 
 @app.command(help=say("cli.run"))
-def run(
-    target: Target,
-    overrides: Overrides = None,
-    runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
-) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
+def run(voice: Voice, target: Target, overrides: Overrides = None, runs: Runs = RUNS) -> None:
     opened = cli.targets.open_target(target, overrides or (), runs)
     cli.targets.tell_if_new(opened, voice)
     summary = danlu.run_all(opened, progress=voice.progress)
@@ -247,15 +194,8 @@ def run(
 
 
 @app.command(name="round", help=say("round.about"))
-def round_(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
-) -> None:
-    if not cli.rounding.show_round(recipe, overrides or (), runs, Voice(as_json=as_json, quiet=quiet)):
+def round_(voice: Voice, recipe: RecipeFile, overrides: Overrides = None, runs: Runs = RUNS) -> None:
+    if not cli.rounding.show_round(recipe, overrides or (), runs, voice):
         raise typer.Exit(1)
 
 
@@ -266,73 +206,62 @@ app.command(name="serve", help=say("serve.about"))(serve_command)
 
 @app.command(help=say("track.about"))
 def track(
+    voice: Voice,
     target: Target,
     to: Annotated[str, typer.Option("--to", help=say("track.opt_to"))] = "mlflow",
     place: Annotated[str, typer.Option("--place", help=say("track.opt_place"))] = "",
     runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    cli.tracking.track(target, to, place, runs, Voice(as_json=as_json, quiet=quiet))
+    cli.tracking.track(target, to, place, runs, voice)
 
 
 @app.command(help=say("cli.why"))
 def why(
+    voice: Voice,
     sample: Annotated[str, typer.Argument(metavar="SAMPLE", help=say("cli.arg_sample"))],
     target: Annotated[str | None, typer.Argument(metavar="[RUN]", help=say("cli.arg_one_run"))] = None,
     runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    cli.why.show_why(sample, target, runs, Voice(as_json=as_json, quiet=quiet))
+    cli.why.show_why(sample, target, runs, voice)
 
 
 @app.command(help=say("cli.show"))
-def show(target: Target, runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
-    cli.show.show(target, runs, Voice(as_json=as_json, quiet=quiet))
+def show(voice: Voice, target: Target, runs: Runs = RUNS) -> None:
+    cli.show.show(target, runs, voice)
 
 
 @app.command(name="runs", help=say("cli.runs"))
-def runs_(folder: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
-    cli.show.show_runs(folder, Voice(as_json=as_json, quiet=quiet))
+def runs_(voice: Voice, folder: Runs = RUNS) -> None:
+    cli.show.show_runs(folder, voice)
 
 
 @app.command(help=say("cli.compare"))
 def compare(
+    voice: Voice,
     first: Annotated[str, typer.Argument(metavar="BEFORE", help=say("cli.arg_before"))],
     second: Annotated[str, typer.Argument(metavar="AFTER", help=say("cli.arg_after"))],
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help=say("compare.opt_html"))] = None,
     runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    cli.comparing.compare(first, second, runs, Voice(as_json=as_json, quiet=quiet), html=html)
+    cli.comparing.compare(first, second, runs, voice, html=html)
 
 
 @app.command(name="list", help=say("cli.list"))
 def list_(
+    voice: Voice,
     shelf: Annotated[str | None, typer.Argument(metavar="[SHELF]", help=say("cli.arg_shelf"))] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    cli.shelves.show_shelf(shelf, Voice(as_json=as_json, quiet=quiet))
+    cli.shelves.show_shelf(shelf, voice)
 
 
 @app.command(help=say("cli.explain"))
 def explain(
+    voice: Voice,
     key: Annotated[str | None, typer.Argument(metavar="[KEY]", help=say("cli.arg_key"))] = None,
     schema: Annotated[bool, typer.Option("--schema", help=say("cli.opt_schema"))] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    voice = Voice(as_json=as_json or schema, quiet=quiet or schema)
     if schema:
-        voice.result(danlu.Recipe.model_json_schema())
+        Voice(as_json=True, quiet=True).result(danlu.Recipe.model_json_schema())
     else:
         cli.explain.explain(key, voice)
 
@@ -352,8 +281,8 @@ app.command(name="advise", help=say("advice.about"))(advise_command)
 
 
 @app.command(help=say("cli.doctor"))
-def doctor(as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
-    if not cli.doctor.doctor(Voice(as_json=as_json, quiet=quiet)):
+def doctor(voice: Voice) -> None:
+    if not cli.doctor.doctor(voice):
         raise typer.Exit(1)
 
 

@@ -5,13 +5,16 @@ Help texts are made when this module loads, so the language is chosen here, befo
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from danlu.cli.voice import Voice
 from danlu.core.messages import LANGUAGES, say, set_language
 
 
@@ -42,5 +45,27 @@ Lang = Annotated[
 ]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help=say("cli.opt_runs"))]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help=say("cli.opt_reason"))]
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help=say("cli.arg_recipe"))]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[a.b=c]...", help=say("cli.arg_overrides"))]
 Target = Annotated[str, typer.Argument(metavar="RECIPE|RUN|ARTIFACT", help=say("cli.arg_target"))]
+Card = Annotated[str | None, typer.Option("--card", metavar="NAME", help=say("cli.opt_card"))]
+Memory = Annotated[float | None, typer.Option("--memory", metavar="GB", min=0.1, help=say("cli.opt_memory"))]
 RUNS = Path("runs")
+_VOICE = [
+    inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    for name, default, annotation in (("as_json", False, Json), ("quiet", False, Quiet), ("lang", None, Lang))
+]
+
+
+def spoken(verb: Callable[..., None]) -> Callable[..., None]:
+    """`verb` as typer reads it: for its `voice` stand --json, --quiet and --lang, the last options of every command."""
+
+    @functools.wraps(verb)
+    def speak(*, as_json: bool, quiet: bool, lang: str | None, **words: Any) -> None:
+        del lang  # heard before anything was said, see `choose_language`; as an option it is checked and explained
+        verb(voice=Voice(as_json=as_json, quiet=quiet), **words)
+
+    signature = inspect.signature(verb, eval_str=True)
+    own = [parameter for name, parameter in signature.parameters.items() if name != "voice"]
+    speak.__signature__ = signature.replace(parameters=[*own, *_VOICE])  # type: ignore[attr-defined]
+    return speak

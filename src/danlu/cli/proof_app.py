@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from danlu import cli
-from danlu.cli.options import RUNS, Json, Lang, Quiet, Runs
+from danlu.cli.options import RUNS, Runs
 from danlu.cli.voice import Voice
 from danlu.core.errors import EngineError
 from danlu.core.messages import say
@@ -21,6 +21,7 @@ MAX_TEXT_BYTES = 100_000
 
 
 def judge_command(
+    voice: Voice,
     target: Target,
     model: Annotated[str | None, typer.Option("--model", metavar="NAME", help=say("judge.opt_model"))] = None,
     url: Annotated[str | None, typer.Option("--url", metavar="URL", help=say("judge.opt_url"))] = None,
@@ -36,11 +37,7 @@ def judge_command(
     rows: Annotated[int, typer.Option("--rows", min=1, help=say("judge.opt_rows"))] = 50,
     read: Annotated[Path | None, typer.Option("--read", metavar="SHEET", help=say("judge.opt_read"))] = None,
     runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
     run = cli.targets.open_target(target, (), runs)
     if read is not None:
         cli.judging.show_people(run, read, voice)
@@ -52,6 +49,7 @@ def judge_command(
 
 
 def weigh_command(
+    voice: Voice,
     target: Target,
     documents: Annotated[list[Path] | None, typer.Option("--documents", help=say("weigh.opt_documents"))] = None,
     questions: Annotated[
@@ -77,11 +75,7 @@ def weigh_command(
     key_file: KeyFile = None,
     key_variable: KeyVariable = None,
     runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
     run = cli.targets.open_target(target, (), runs)
     wishes = cli.weighing.wishes_of(
         documents=documents or (), questions=questions, num_passages=passages, passage_tokens=passage_tokens,
@@ -92,6 +86,7 @@ def weigh_command(
 
 
 def examine_command(
+    voice: Voice,
     target: Target,
     harness: Annotated[str, typer.Option("--with", metavar="SUITE", help=say("harness.opt_with"))],
     python: Annotated[Path, typer.Option("--python", metavar="FILE", help=say("harness.opt_python"))],
@@ -104,11 +99,7 @@ def examine_command(
         tuple[str, str], typer.Option("--models", metavar="BASE TUNED", help=say("harness.opt_models"))
     ] = ("base", "tuned"),
     runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    voice = Voice(as_json=as_json, quiet=quiet)
     run = cli.targets.open_target(target, (), runs)
     cli.examining.show_examined(
         run, voice, harness=harness, python=python, tasks=tuple(tasks), limit=limit, scores=scores, include=include,

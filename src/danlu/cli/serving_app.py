@@ -8,7 +8,7 @@ import typer
 
 from danlu import cli
 from danlu.cli.help import App
-from danlu.cli.options import RUNS, Json, Lang, Quiet, Reason, Runs
+from danlu.cli.options import RUNS, Reason, Runs
 from danlu.cli.voice import Voice
 from danlu.core.messages import say
 
@@ -18,60 +18,46 @@ serving_app = App()
 
 
 @serving_app.command("status", help=say("rollout.cmd_status"))
-def status(runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang: Lang = None) -> None:
-    cli.rolling.show_status(runs, Voice(as_json=as_json, quiet=quiet))
+def status(voice: Voice, runs: Runs = RUNS) -> None:
+    cli.rolling.show_status(runs, voice)
 
 
 @serving_app.command("flip", help=say("rollout.cmd_flip"))
-def flip(
-    model: Model, to: To, reason: Reason = "", runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False,
-    lang: Lang = None,
-) -> None:  # fmt: skip
-    cli.rolling.flip(model, to, runs, Voice(as_json=as_json, quiet=quiet), reason=reason)
+def flip(voice: Voice, model: Model, to: To, reason: Reason = "", runs: Runs = RUNS) -> None:
+    cli.rolling.flip(model, to, runs, voice, reason=reason)
 
 
 @serving_app.command("back", help=say("rollout.cmd_back"))
-def back(
-    model: Model, reason: Reason = "", runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang: Lang = None
-) -> None:
-    cli.rolling.back(model, runs, Voice(as_json=as_json, quiet=quiet), reason=reason)
+def back(voice: Voice, model: Model, reason: Reason = "", runs: Runs = RUNS) -> None:
+    cli.rolling.back(model, runs, voice, reason=reason)
 
 
 @serving_app.command("split", help=say("rollout.cmd_split"))
 def split(
+    voice: Voice,
     model: Model,
     shares: Annotated[list[str], typer.Argument(metavar="VERSION=SHARE...", help=say("rollout.arg_shares"))],
     reason: Reason = "",
     runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    cli.rolling.split(model, shares, runs, Voice(as_json=as_json, quiet=quiet), reason=reason)
+    cli.rolling.split(model, shares, runs, voice, reason=reason)
 
 
 @serving_app.command("add", help=say("rollout.cmd_add"))
-def add(
-    model: Model, to: To, reason: Reason = "", runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False,
-    lang: Lang = None,
-) -> None:  # fmt: skip
-    cli.rolling.add(model, to, runs, Voice(as_json=as_json, quiet=quiet), reason=reason)
+def add(voice: Voice, model: Model, to: To, reason: Reason = "", runs: Runs = RUNS) -> None:
+    cli.rolling.add(model, to, runs, voice, reason=reason)
 
 
 @serving_app.command("drop", help=say("rollout.cmd_drop"))
 def drop(
+    voice: Voice,
     name: Annotated[str, typer.Argument(metavar="MODEL|VERSION", help=say("rollout.arg_drop"))],
     reason: Reason = "",
     runs: Runs = RUNS,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    lang: Lang = None,
 ) -> None:
-    cli.rolling.drop(name, runs, Voice(as_json=as_json, quiet=quiet), reason=reason)
+    cli.rolling.drop(name, runs, voice, reason=reason)
 
 
 @serving_app.command("reload", help=say("rollout.cmd_reload"))
-def reload(
-    reason: Reason = "", runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, lang: Lang = None
-) -> None:
-    cli.rolling.reload(runs, Voice(as_json=as_json, quiet=quiet), reason=reason)
+def reload(voice: Voice, reason: Reason = "", runs: Runs = RUNS) -> None:
+    cli.rolling.reload(runs, voice, reason=reason)
