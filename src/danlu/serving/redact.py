@@ -6,6 +6,9 @@ results of their calls; every text of an answer, and the arguments of calls it m
 roles, tools and models, ids. A participant's name is taken out. Prompts as token ids, and log-probabilities beside
 masked answers, would carry past us what we look for: they are refused.
 
+What it may cost is bounded, in length by the body's and in density by `MOST_CLOSE`; longer texts are looked through in
+one thread a worker, one after another, so that nobody else's stream waits for them.
+
 Detectors are no proof. An answer to a masked question is another answer: the engine reads `<MOBILE>`. What was counted
 and charged stays what the engine counted. Kept bodies (bodies.py) are masked with or without this.
 """
@@ -15,11 +18,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import orjson
 
+from danlu.data.privacy.scan import Effort, SpentError
 from danlu.openai.refused import RefusedError
 from danlu.recipe.serving import RedactSection, RedactWhere
 from danlu.serving.ask import Ask
@@ -29,6 +34,7 @@ from danlu.serving.mask import Mask
 from danlu.serving.redact_stream import RedactedEvents
 from danlu.serving.router import Router
 
+T = TypeVar("T")
 SPARED = frozenset((
     "model", "role", "type", "name", "id", "tool_call_id", "finish_reason", "$ref", "$schema", "format", "pattern",
     "required",
@@ -37,16 +43,18 @@ SPARED = frozenset((
 TEXTS = ("message", "text")
 """Of a choice in an answer."""
 INLINE_BYTES = 8192
-"""Longer texts are looked through in a thread, so that nobody else's stream waits for it."""
+"""Longer texts are looked through in the thread."""
+MOST_CLOSE = 500_000
+"""Characters of a question that may be looked at closely: 40,000 phone numbers, and three seconds at most."""
 UPSTREAM = "upstream"
 
 
 class Redacted:
     """What is redacted of one request, and how much was: kinds and numbers, never a value."""
 
-    def __init__(self, mask: Mask, *, masks_answer: bool) -> None:
+    def __init__(self, mask: Mask, thread: Executor, *, masks_answer: bool) -> None:
         self.question, self.answer = Counter[str](), Counter[str]()
-        self._mask, self.masks_answer = mask, masks_answer
+        self._mask, self._thread, self.masks_answer = mask, thread, masks_answer
 
     async def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
         """An answer that is no stream."""
@@ -57,8 +65,7 @@ class Redacted:
         def masked() -> list[Any]:
             return [self._choice(choice) if type(choice) is dict else choice for choice in choices]
 
-        is_long = len(orjson.dumps(choices)) > INLINE_BYTES
-        return answer | {"choices": await asyncio.to_thread(masked) if is_long else masked()}
+        return answer | {"choices": await _run(masked, self._thread, num_bytes=len(orjson.dumps(choices)))}
 
     def events(self, events: Events) -> Events | RedactedEvents:
         """The same of one that is."""
@@ -91,6 +98,7 @@ class Redaction:
     def __init__(self, section: RedactSection, router: Router, *, bytes_per_token: float) -> None:
         self._section, self._router, self._bytes_per_token = section, router, bytes_per_token
         self._mask = Mask()
+        self._thread = ThreadPoolExecutor(1, "redact")
         self._board, self._outside = Board(-1, (), (), ()), frozenset[str]()
 
     @classmethod
@@ -106,7 +114,7 @@ class Redaction:
         masks_answer = self._applies(self._section.answers, ask.model) and ask.kind != "embedding"
         if not masks_question and not masks_answer:
             return None
-        redacted = Redacted(self._mask, masks_answer=masks_answer)
+        redacted = Redacted(self._mask, self._thread, masks_answer=masks_answer)
         logprobs = ask.body.get("logprobs")
         if masks_answer and logprobs is not None and logprobs is not False:  # with 0 a completion shows its tokens too
             raise RefusedError("serve.redact_logprobs", param="logprobs")
@@ -120,14 +128,18 @@ class Redaction:
                 raise RefusedError("serve.redact_ids", param=name)
 
         def masked() -> dict[str, Any]:
-            body: dict[str, Any] = self._mask.all_of(ask.body, redacted.question, spared=SPARED)
+            effort = Effort(MOST_CLOSE)
+            body: dict[str, Any] = self._mask.all_of(ask.body, redacted.question, spared=SPARED, effort=effort)
             for message in body.get("messages", ()):
                 if message["role"] not in ("tool", "function") and message.pop("name", None) is not None:
                     redacted.question["name"] += 1
             return body
 
         before = len(orjson.dumps(ask.body))
-        ask.body = await asyncio.to_thread(masked) if before > INLINE_BYTES else masked()
+        try:
+            ask.body = await _run(masked, self._thread, num_bytes=before)
+        except SpentError:
+            raise RefusedError("serve.redact_dense", status=413, most=MOST_CLOSE) from None
         more = len(orjson.dumps(ask.body)) - before
         if more > 0:  # a short value may have a long name
             ask.num_prompt_tokens += math.ceil(more / self._bytes_per_token)
@@ -140,6 +152,12 @@ class Redaction:
             inside = {replica.pool for replica in board.replicas if replica.driver != UPSTREAM}
             self._board, self._outside = board, frozenset(lens.name for lens in board.lenses if lens.pool not in inside)
         return any(lens.name in self._outside for lens in self._router.lenses_of(model))
+
+
+async def _run(work: Callable[[], T], thread: Executor, *, num_bytes: int) -> T:
+    if num_bytes <= INLINE_BYTES:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(thread, work)
 
 
 def _has_ids(value: Any) -> bool:

@@ -145,6 +145,113 @@ def test_many_values_in_a_text_take_no_more_time_each(text: str) -> None:
     assert time.process_time() - began < 4.0  # 0.2 s; where each value looked through the whole text, 3 s to 15 s
 
 
+DENSE = ("13 8 1 3 8 0 " * 8000, "1 " * 50_000, "电话 1 3 8 0 0 " * 10_000, "北京市海淀区中关村大街27号" * 7000)
+
+
+@pytest.mark.parametrize("text", DENSE, ids=lambda text: text[:12])
+def test_spaced_digits_cost_microseconds_each_and_a_page_of_them_no_more_than_its_length(text: str) -> None:
+    import time
+
+    def cost(text: str) -> float:
+        began = time.process_time()
+        MASK(text)
+        return time.process_time() - began
+
+    part, whole = (min(cost(one) for _ in range(3)) for one in (text[: len(text) // 4], text))
+    assert whole < 8 * part + 0.02, "linear"
+    assert whole / len(text) < 40e-6  # 2 to 8 us on a quiet core; single digits held apart were 22
+
+
+def test_a_question_too_dense_to_look_through_is_refused_and_a_long_one_is_not(tmp_path: Path) -> None:
+    with upstreams() as (upstream,):
+        board = board_of(upstream.address)
+        with served(tmp_path, board, redaction=redaction(board, "always")) as one:
+            dense = [{"role": "user", "content": "13 8 0 " * 90_000}]
+            refused = one.ask(chat(messages=dense))
+            assert (refused.status, refused.code) == (413, "redact_dense"), refused.body
+            assert (
+                one.ask(chat(messages=[{"role": "user", "content": "合同约定的租金按月支付。" * 80_000}])).status == 200
+            )
+            assert len(upstream.asked) == 1
+
+
+# ---- values that are hidden in how they are written
+
+HIDDEN = {
+    "zero width": "138\u200b0013\u200c8000",
+    "soft hyphen": "13\u00ad800138000",
+    "direction": "\u202d138001\u206638000\u202c",
+    "joiner and mark": "1\u20603\ufeff8\ufe0f00138000",
+    "control": "138\x0000138\x1f000",
+    "full width": "１３８００１３８０００",
+    "arabic": "١٣٨٠٠١٣٨٠٠٠",
+    "devanagari": "१३८००१३८०००",
+    "bold": "𝟏𝟑𝟖𝟎𝟎𝟏𝟑𝟖𝟎𝟎𝟎",
+    "struck": "1\u03363\u03368\u03360\u03360\u03361\u03363\u03368\u03360\u03360\u03360",
+    "odd spaces": "138\u00a00013\u20098000",
+    "odd hyphens": "138\u20110013\u20128000",
+}
+
+
+@pytest.mark.parametrize("written", HIDDEN.values(), ids=HIDDEN)
+@pytest.mark.parametrize("around", ["{}", "call {} now", "我的手机号是{}，谢谢"])
+def test_a_value_is_found_however_its_digits_are_written(written: str, around: str) -> None:
+    masked = MASK(around.format(written))
+    token = "<手机号>" if "我" in around else "<MOBILE>"
+    before, after = around.split("{}")
+    assert masked.startswith(before) and masked.endswith(after) and token in masked, ascii(masked)
+    left = masked.removeprefix(before).removesuffix(after).replace(token, "")
+    assert not any(letter.isalnum() for letter in left), ascii(masked)
+    out, _ = through(list(around.format(written)))
+    assert out == masked, "streamed alike"
+
+
+def test_an_address_with_wide_letters_or_invisible_ones_is_found() -> None:
+    for written in ("li.lei＠example.com", "li.l\u00adei@exam\u200bple.com", "ｌｉ.ｌｅｉ@example.com"):
+        assert MASK(f"mail {written} today") == "mail <EMAIL> today", ascii(written)
+
+
+@pytest.mark.parametrize(
+    "text", ["naïve café, 10² m", "नमस्ते दुनिया", "👩\u200d👩\u200d👧 好的", "第①条　甲方：", "\ufeffHello"]
+)
+def test_what_is_not_personal_stays_as_it_was_written(text: str) -> None:
+    assert MASK(text) == text
+
+
+@given(
+    pieces=st.lists(st.sampled_from(["a", " ", "\u200b", "\u00ad", "１", "好", "é", "e\u0301", "😀"]), max_size=12),
+    cuts=st.lists(st.integers(0, 11), max_size=6),
+)
+@settings(max_examples=200, deadline=None)
+def test_what_is_put_in_stands_where_the_value_stood(pieces: list[str], cuts: list[int]) -> None:
+    inside = "".join(letter + "\u200b" * cuts.count(at) for at, letter in enumerate(MOBILE))
+    before, after = "".join(pieces) + "。", "。" + "".join(reversed(pieces))
+    assert (
+        MASK(before + inside.rstrip("\u200b") + after)
+        == before + ("<手机号>" if "好" in pieces else "<MOBILE>") + after
+    )
+
+
+@pytest.mark.parametrize("cut", range(1, 11))
+def test_a_value_split_over_the_parts_of_a_message_is_masked(tmp_path: Path, cut: int) -> None:
+    parts = [f"我的手机号是{MOBILE[:cut]}", "", f"{MOBILE[cut:]}。", "信箱 " + MAIL, " 再见"]
+    with upstreams() as (upstream,):
+        board = board_of(upstream.address)
+        with served(tmp_path, board, redaction=redaction(board, "always")) as one:
+            content = [{"type": "text", "text": part} for part in parts]
+            got = one.ask(chat(messages=[{"role": "user", "content": content}]))
+            assert got.status == 200, got.body
+            sent = upstream.asked[0].body["messages"][0]["content"]
+            assert [part["text"] for part in sent] == ["我的手机号是<手机号>", "", "。", "信箱 <邮箱>", " 再见"]
+            assert got.headers["x-danlu-redacted"] == "email=1, mobile=1"
+
+
+def test_parts_that_are_not_one_value_are_looked_at_alone() -> None:
+    assert MASK.parts(["第5", MOBILE, "1"]) == ["第5", "<手机号>", "1"], "joined it would be another number"
+    assert MASK.parts(["1", "3", "8", "0013", "8000", " ok"]) == ["<MOBILE>", "", "", "", "", " ok"]
+    assert MASK.parts(['{"tel": 138', "00138000}"]) == ['{"tel": <MOBILE>', "}"]
+
+
 def test_logprobs_are_refused_where_answers_are_masked_also_of_the_chosen_tokens_alone(tmp_path: Path) -> None:
     with upstreams() as (upstream,):
         board = board_of(upstream.address)

@@ -7,6 +7,7 @@ five times more.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 _NEAR = 10
@@ -37,6 +38,7 @@ def speaks_for(words: str) -> Callable[[str], bool]:
     """A test whether one of the words (`|` between them, lower case) stands in a text."""
     listed = tuple(words.split("|"))
 
+    @functools.lru_cache(maxsize=4)  # windows that begin at one place have one text before them
     def is_said(text: str) -> bool:
         low = " " + text.lower()
         for word in listed:  # noqa: SIM110  a generator costs more than the words

@@ -24,6 +24,23 @@ _BATCH_CHARACTERS = 2_000_000
 _MAX_MEMORY = 256 << 20
 
 
+class SpentError(Exception):
+    """An `Effort` is at its end."""
+
+
+class Effort:
+    """How many characters may be looked at closely, where somebody else chose the text: a table of numbers in groups
+    costs hundreds of times what prose does. The pass itself costs next to nothing, and is not counted."""
+
+    def __init__(self, num_characters: int) -> None:
+        self._left = num_characters
+
+    def spend(self, num_characters: int) -> None:
+        self._left -= num_characters
+        if self._left < 0:
+            raise SpentError
+
+
 class _StringWalk:
     """Where the pattern stops in a text, from a place on."""
 
@@ -85,7 +102,8 @@ class Scanner:
             yield text
             at = ends[text] + 1
 
-    def scan(self, texts: Sequence[str]) -> list[list[Finding]]:
+    def scan(self, texts: Sequence[str], effort: Effort | None = None) -> list[list[Finding]]:
+        """SpentError where there is an effort, and it does not suffice."""
         found: list[list[Finding]] = []
         batch: list[str] = []
         size = 0
@@ -93,9 +111,9 @@ class Scanner:
             batch.append(text)
             size += len(text)
             if size > _BATCH_CHARACTERS:
-                found += self._scan(batch)
+                found += self._scan(batch, effort)
                 batch, size = [], 0
-        return found + (self._scan(batch) if batch else [])
+        return found + (self._scan(batch, effort) if batch else [])
 
     def stops(self, text: str) -> Iterator[tuple[int, int]]:
         """Where the pass stops in a text: what it costs before anything is judged."""
@@ -107,7 +125,7 @@ class Scanner:
     def _walk(self, text: str) -> _StringWalk | _ByteWalk:
         return (_ByteWalk if self.engine == "re2" else _StringWalk)(self._compiled, text)
 
-    def _scan(self, texts: list[str]) -> list[list[Finding]]:
+    def _scan(self, texts: list[str], effort: Effort | None) -> list[list[Finding]]:
         joined = _BETWEEN.join(texts)
         hits: list[list[Finding]] = [[] for _ in texts]
         index, low, high = 0, 0, len(texts[0])
@@ -126,6 +144,8 @@ class Scanner:
                 if found:
                     hits[index] += [Finding(f[0] - low, f[1] - low, f[2], f[3], f[4], f[5]) for f in found]
                     break
+            if effort is not None:
+                effort.spend(max(at, end) - start)
         return [settle(one) if len(one) > 1 else one for one in hits]
 
 

@@ -6,6 +6,7 @@ first, so that `13812345678 6222021878017598986` is two numbers and `6222 0218 7
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import re
 from collections.abc import Callable
@@ -26,6 +27,7 @@ _GLUED_CUE = re.compile(r"(?:^|[^A-Za-z])(?i:tel|phone|mobile|mob|cell|wx|vx|v|i
 _AREA = re.compile(r"^(?:010|02[0-57-9]|0[3-9][0-9]{2})$")
 _THOUSANDS = re.compile("[0-9]{3}(?![0-9])")
 _LONGEST_WINDOW = 7
+_LEAST_DIGITS = 7
 _MOBILE_SHAPES = {(11,), (3, 4, 4), (3, 8), (3, 3, 5), (4, 4, 3), (7, 4)}
 _MOBILE_DIGITS = 11
 _SUBSCRIBER_SHAPES = {(7,), (8,), (4, 4), (3, 4)}
@@ -82,7 +84,7 @@ class Numbers:
             resume = begin if begin > start else end
         if chunks and _is_inside(text, start, spot.low):
             del chunks[0]
-        return (_judged(chunks, spot, raw) if chunks else []), resume
+        return (_judged(_Chunks(chunks, spot, raw), spot) if chunks else []), resume
 
 
 def _glues(letter: str) -> bool:
@@ -101,19 +103,45 @@ def _is_inside(text: str, start: int, low: int) -> bool:
     return _glues(left) and not _GLUED_CUE.search(text[max(low, start - 8) : start])
 
 
-def _judged(chunks: list[tuple[str, int, int]], spot: Spot, raw: str) -> list[Finding]:
+class _Chunks:
+    """The chunks of a run, with what any window of them is made of, so that a window is three slices."""
+
+    def __init__(self, chunks: list[tuple[str, int, int]], spot: Spot, raw: str) -> None:
+        self.sizes = tuple(len(digits) for digits, _, _ in chunks)
+        self.gaps = tuple(raw[a[2] - spot.start : b[1] - spot.start] for a, b in itertools.pairwise(chunks))
+        self.spans = [(start, end) for _, start, end in chunks]
+        self.digits = "".join(digits for digits, _, _ in chunks)
+        self.num_before = (0, *itertools.accumulate(self.sizes))
+        """Digits before each chunk, and after the last."""
+
+    def window(self, first: int, last: int) -> _Window | None:
+        """None for windows that break off at a hyphen or point, as parts of a longer code do."""
+        if first and self.gaps[first - 1] in ("-", "."):
+            return None
+        digits = self.digits[self.num_before[first] : self.num_before[last]]
+        if last < len(self.sizes):
+            gap = self.gaps[last - 1]
+            if gap == "-" and self.sizes[last] > 4:
+                return None
+            if gap == "." and (self.sizes[last] > 1 or self.digits[self.num_before[last]] != "0"):
+                return None
+        start, end = self.spans[first][0], self.spans[last - 1][1]
+        is_whole = last - first == len(self.sizes)
+        return _Window(digits, self.sizes[first:last], self.gaps[first : last - 1], start, end, is_whole)
+
+
+def _judged(chunks: _Chunks, spot: Spot) -> list[Finding]:
     found: list[Finding] = []
     first = taken = 0
-    while first < len(chunks):
-        longest = _MOBILE_DIGITS if len(chunks[first][0]) == 1 else _LONGEST_WINDOW  # 1 3 8 1 2 3 …
-        for last in range(min(len(chunks), first + longest), first, -1):
-            window = _window(chunks, first, last, spot, raw)
+    while first < len(chunks.sizes):
+        for last in _lasts(chunks, first, spot):
+            window = chunks.window(first, last)
             if window is None or _is_a_part(window, chunks, first, last, taken):
                 continue
             hit = _judge(window, spot)
             if hit is not None:
                 found.append(hit)
-            if hit is not None or (len(window.digits) > 6 and is_invented(window.digits)):
+            if hit is not None or is_invented(window.digits):
                 first = taken = last
                 break
         else:
@@ -121,33 +149,29 @@ def _judged(chunks: list[tuple[str, int, int]], spot: Spot, raw: str) -> list[Fi
     return found
 
 
-def _window(chunks: list[tuple[str, int, int]], first: int, last: int, spot: Spot, raw: str) -> _Window | None:
-    """None for windows that break off at a hyphen or point, as parts of a longer code do."""
-    if len(chunks) == 1:
-        digits, start, end = chunks[0]
-        return _Window(digits, (len(digits),), (), start, end, True)
-    origin = spot.start
-    chosen = chunks[first:last]
-    if first and raw[chunks[first - 1][2] - origin : chosen[0][1] - origin] in ("-", "."):
-        return None
-    if last < len(chunks):
-        gap = raw[chosen[-1][2] - origin : chunks[last][1] - origin]
-        if (gap == "." and chunks[last][0] != "0") or (gap == "-" and len(chunks[last][0]) > 4):
-            return None
-    gaps = tuple(raw[a[2] - origin : b[1] - origin] for a, b in itertools.pairwise(chosen))
-    digits = "".join(chunk[0] for chunk in chosen)
-    shape = tuple(len(chunk[0]) for chunk in chosen)
-    return _Window(digits, shape, gaps, chosen[0][1], chosen[-1][2], len(chosen) == len(chunks))
+def _lasts(chunks: _Chunks, first: int, spot: Spot) -> range:
+    """Where windows from `first` on may end, the longest first. Of single digits held apart (`1 3 8 1 2 3 …`) few can
+    be anything: a mobile, a number that nobody has, one behind a plus, or a whole run behind a word."""
+    num_before, num_chunks = chunks.num_before, len(chunks.sizes)
+    most = min(num_chunks, first + (_MOBILE_DIGITS if chunks.sizes[first] == 1 else _LONGEST_WINDOW))
+    least = bisect.bisect_left(num_before, num_before[first] + _LEAST_DIGITS)
+    windows = range(most, least - 1, -1)
+    is_single = num_before[most] - num_before[first] == most - first
+    if not windows or not is_single or most - first == num_chunks or "+" in spot.before(2, chunks.spans[first][0]):
+        return windows
+    digits = chunks.digits[num_before[first] : num_before[most]]
+    if digits[0] == "1" and len(digits) == _MOBILE_DIGITS:
+        return windows[:1]
+    return windows if digits.startswith("000") else windows[:0]
 
 
-def _is_a_part(window: _Window, chunks: list[tuple[str, int, int]], first: int, last: int, taken: int) -> bool:
+def _is_a_part(window: _Window, chunks: _Chunks, first: int, last: int, taken: int) -> bool:
     """Whether a window of several chunks only is a piece of a longer number in groups of four."""
     if len(window.shape) < 2:
         return False
-    before = first > taken and len(chunks[first - 1][0]) == 4
-    is_in_fours = set(window.shape) == {4}
-    size = len(chunks[last][0]) if last < len(chunks) else 0
-    return before or size == 4 or (is_in_fours and 0 < size < 4)
+    before = first > taken and chunks.sizes[first - 1] == 4
+    size = chunks.sizes[last] if last < len(chunks.sizes) else 0
+    return before or size == 4 or (0 < size < 4 and set(window.shape) == {4})
 
 
 def is_invented(digits: str) -> bool:
@@ -209,9 +233,9 @@ def _judge_id(window: _Window, before: str) -> _Hit | None:
 
 def _judge_card(window: _Window, before: str) -> _Hit | None:
     digits, size = window.digits, len(window.digits)
-    if not digits.isdigit() or size > 19 or not checks.passes_luhn(digits) or len(set(digits)) == 1:
-        return None
     if len(window.shape) > 1 and not _is_card_shape(window.shape):
+        return None
+    if not digits.isdigit() or size > 19 or not checks.passes_luhn(digits) or len(set(digits)) == 1:
         return None
     if size == 15 and context.IMEI(before):
         return _Hit("imei", 0.9, context.IMEI)
