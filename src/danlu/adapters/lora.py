@@ -25,6 +25,7 @@ from danlu.adapters.peft_format import FreeLinear, Pair, as_saved, linears_of, r
 from danlu.core.errors import RecipeError, TrainingError
 from danlu.core.shelf import nearest
 from danlu.model.model import Model
+from danlu.model.quantized import put
 from danlu.model.quantizers.quantizer import QuantizedLinear
 
 HEADS = ("lm_head", "embed_out")
@@ -193,7 +194,7 @@ class AttachedLoRA:
         self._is_gone = False
         model.requires_grad_(False)
         for name, layer in layers.items():
-            _place(model, name, layer)
+            put(model, name, layer)
 
     @property
     def is_fresh(self) -> bool:
@@ -239,7 +240,7 @@ class AttachedLoRA:
             raise TrainingError("adapter.merged_twice")
         self.model.quick = None  # it computes with the pairs
         for name, make in bare.items():
-            _place(self.model, name, make())
+            put(self.model, name, make())
         self._is_gone = True
 
     def save(self, folder: Path) -> None:
@@ -286,8 +287,3 @@ def _matches(target: str, name: str) -> bool:
         return re.fullmatch(target, name) is not None
     except re.error as error:
         raise RecipeError("adapter.bad_regex", where="adapter.targets", given=target, reason=str(error)) from None
-
-
-def _place(model: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, end = name.rpartition(".")
-    setattr(model.get_submodule(parent), end, layer)

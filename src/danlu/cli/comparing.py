@@ -25,7 +25,7 @@ def compare(first: str, second: str, runs: Path, voice: Voice, *, html: Path | N
     found = side_by_side(reports[0], reports[1], names=_names(found_runs, (first, second)))
     head = found.headline.comparison
     voice.say(say(f"compare.{head.direction}", first=found.names[0], second=found.names[1]), "bold")
-    voice.table(*task_rows(found), title=f"{_accuracy(reports[0])} → {_accuracy(reports[1])}")
+    voice.table(*task_rows(found), title=" → ".join(percent(report.tuned.get("accuracy")) for report in reports))
     for change in found.changes:
         voice.say(f"{say(f'compare.what_{change.what}')}: {change.first[:16]} → {change.second[:16]}", "dim")
     page = html or found_runs[1].path(f"compare-{found_runs[0].name}.html")
@@ -60,8 +60,3 @@ def _run_of(name: str, runs: Path) -> Run:
 
 def _is_version(name: str) -> bool:
     return ("@" in name or ":" in name) and not Path(name).exists()
-
-
-def _accuracy(report: Report) -> str:
-    value = report.tuned.get("accuracy")
-    return "-" if value is None else percent(value)

@@ -129,7 +129,7 @@ def show_demo(story: Story, voice: Voice) -> None:
     if len(report.stages) > 1:
         voice.table(
             [say("cli.col_stage"), say("cli.col_accuracy"), say("cli.row_preference"), say("cli.row_forgetting")],
-            [(rung["name"], _percent(rung["accuracy"]), _percent(rung["pair_accuracy"]), _round(rung["perplexity"]))
+            [(rung["name"], percent(rung["accuracy"]), percent(rung["pair_accuracy"]), _round(rung["perplexity"]))
              for rung in report.stages],
         )  # fmt: skip
     show_report(story.run.folder, report, Voice(quiet=voice.quiet or voice.as_json))
@@ -140,7 +140,7 @@ def show_demo(story: Story, voice: Voice) -> None:
         "bold",
     )  # fmt: skip
     temperature = story.run.recipe.evaluation.temperature
-    voice.say(say("cli.demo_consistency", temperature=temperature, value=_percent(report.consistency_ratio)))
+    voice.say(say("cli.demo_consistency", temperature=temperature, value=percent(report.consistency_ratio)))
     voice.say(say("cli.demo_parity", verdict=_proof(story.summary.parity_verdict)))
     voice.say(say("cli.demo_cost", seconds=round(story.seconds), memory=size_text(story.peak_memory_bytes)))
     voice.say(say("cli.demo_next", run=story.run.folder, report=story.run.path("report.html")), "cyan")
@@ -172,7 +172,7 @@ def show(target: str, runs: Path, voice: Voice) -> None:
     run = open_target(target, (), runs)
     facts = run_facts(run.folder)
     told = facts | {
-        "created": _when(facts["created"]), "base": _percent(facts["base"]), "tuned": _percent(facts["tuned"]),
+        "created": _when(facts["created"]), "base": percent(facts["base"]), "tuned": percent(facts["tuned"]),
         "decision": _decision(facts), "parity": _proof(facts["parity"] or "-"),
         "size_bytes": size_text(facts["size_bytes"]),
     }  # fmt: skip
@@ -234,7 +234,7 @@ def show_runs(runs: Path, voice: Voice) -> None:
             [say(f"cli.col_{name}") for name in ("run", "when", "state", "accuracy", "size")],
             [
                 (Path(f["run"]).name, _when(f["created"]), _decision(f),
-                 f"{_percent(f['base'])} → {_percent(f['tuned'])}", size_text(f["size_bytes"]))
+                 f"{percent(f['base'])} → {percent(f['tuned'])}", size_text(f["size_bytes"]))
                 for f in found
             ],
             num_whole=1,
@@ -255,10 +255,6 @@ def _decision(found: Mapping[str, Any]) -> str:
 def _when(moment: str) -> str:
     """A time of the record (UTC) as this machine's clock shows it."""
     return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else percent(value)
 
 
 def _listed(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
 
+from danlu.core.files import printable
 from danlu.core.messages import current_language, load_room, say
 
 if TYPE_CHECKING:
@@ -89,8 +90,7 @@ def _console(*, is_error: bool) -> Console:
 
 
 def _write(stream: TextIO, text: str, end: str) -> None:
-    """A half surrogate in somebody's file name must not be the end of us."""
-    stream.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + end)
+    stream.write(printable(text) + end)
     stream.flush()
 
 

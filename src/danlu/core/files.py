@@ -46,6 +46,11 @@ def remove_unfinished(folder: Path) -> None:
             left.unlink()
 
 
+def printable(text: str) -> str:
+    """`text` with half surrogates spelt out: no file and no terminal takes them, and names of files may hold some."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 

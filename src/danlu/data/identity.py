@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from danlu.core.files import printable
 from danlu.data.sample import Document, Feedback, Label, Message, Preference, Sample
 from danlu.data.texts import messages_of
 
@@ -77,7 +78,7 @@ def _turn(message: Message) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
+        return printable(value)
     if isinstance(value, dict):
         return {_plain(str(name)): _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

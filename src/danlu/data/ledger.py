@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from danlu.core.files import printable
 from danlu.core.messages import say
 
 RAW_CHARACTERS = 2000
@@ -187,8 +188,5 @@ def _is_listed(listed: list[Entry], unlisted: Counter[str], reason: str, most: i
 
 
 def _printable(values: dict[str, Any]) -> dict[str, Any]:
-    """Excerpts of broken text may hold half surrogates, which no file and no terminal takes."""
-    return {
-        name: value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value
-        for name, value in values.items()
-    }
+    """Excerpts of broken text may hold half surrogates."""
+    return {name: printable(value) if isinstance(value, str) else value for name, value in values.items()}

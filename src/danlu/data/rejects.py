@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 
 from danlu.core.errors import DataError
-from danlu.core.files import writing
+from danlu.core.files import printable, writing
 from danlu.core.messages import say
 from danlu.data.ledger import Entry, Ledger
 
@@ -22,7 +22,7 @@ def write_rejects(rejects: Ledger | Iterable[Entry], path: Path) -> None:
     """
     with writing(path) as file:
         for entry in rejects.rejects if isinstance(rejects, Ledger) else rejects:
-            file.write(orjson.dumps({**entry.to_json(), "row": _printable(entry.raw)}, default=str) + b"\n")
+            file.write(orjson.dumps({**entry.to_json(), "row": printable(entry.raw)}, default=str) + b"\n")
 
 
 def check_threshold(ledger: Ledger, max_rejected_ratio: float, rejects_file: Path | str = "rejects.jsonl") -> None:
@@ -50,8 +50,3 @@ def veiled(entry: Entry) -> Entry:
 
     values = {name: veil(value, 200) if isinstance(value, str) else value for name, value in entry.values.items()}
     return replace(entry, raw="", values=values)
-
-
-def _printable(text: str) -> str:
-    """Half surrogates cannot be written as UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

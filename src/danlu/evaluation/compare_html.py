@@ -35,8 +35,8 @@ def render_comparison(found: SideBySide, language: Language | None = None) -> st
         banner(say(f"compare.{direction}", spoken, first=names[0], second=names[1]), _sentence(head, spoken),
                tone=_TONES[direction]),
         stats(
-            stat(names[0], _accuracy(found.first.tuned.get("accuracy")), say("compare.first", spoken)),
-            stat(names[1], _accuracy(found.second.tuned.get("accuracy")), say("compare.second", spoken)),
+            stat(names[0], percent(found.first.tuned.get("accuracy")), say("compare.first", spoken)),
+            stat(names[1], percent(found.second.tuned.get("accuracy")), say("compare.second", spoken)),
             stat(say("compare.gained", spoken), str(len(head.gained)), say("compare.newly_right", spoken), tone="good"),
             stat(say("compare.lost", spoken), str(len(head.lost)), say("compare.newly_wrong", spoken), tone="bad"),
         ),
@@ -129,7 +129,3 @@ def _answer(row: dict[str, object]) -> str:
     assert isinstance(tuned, dict), "a result"
     answers = tuned.get("answers") or [""]
     return str(answers[0])
-
-
-def _accuracy(value: float | None) -> str:
-    return "-" if value is None else percent(value)

@@ -280,9 +280,9 @@ def plain_points(difference: float) -> str:
     return f"{100 * difference:.4g}"
 
 
-def percent(ratio: float) -> str:
-    """0.876 → 87.6%"""
-    return f"{100 * ratio:.1f}%"
+def percent(ratio: float | None) -> str:
+    """0.876 → 87.6%, and a dash for what was not measured"""
+    return "–" if ratio is None else f"{100 * ratio:.1f}%"
 
 
 def points(difference: float) -> str:

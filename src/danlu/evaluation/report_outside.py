@@ -40,7 +40,7 @@ def judge_lines(judged: dict[str, Any], language: Language) -> list[str]:
         )  # fmt: skip
         same, first = pairs["same_in_both_orders"], pairs["first_shown_preferred"]
         told = {"same": same, "first": first, "equal": pairs["win_rate_at_equal_length"]}
-        lines.append(say("judge.biases", language, **{k: "–" if v is None else percent(v) for k, v in told.items()}))
+        lines.append(say("judge.biases", language, **{k: percent(v) for k, v in told.items()}))
     if "difference" in scores:
         sides = {side: f"{scores[side]['mean']:.2f}" for side in ("base", "tuned")}
         lines.append(say("judge.scores", language, **sides))

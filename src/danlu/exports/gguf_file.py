@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from danlu.exports.export import Proof, Subject
-from danlu.exports.gguf.files import file_stem, prove_gguf, size_bytes, write_gguf
+from danlu.exports.gguf.files import file_name, prove_gguf, size_bytes, write_gguf
 from danlu.exports.gguf.tensors import Quantize
 
 
@@ -20,10 +20,7 @@ class GGUFExport:
         return size_bytes(subject, self.quantize)
 
     def write(self, subject: Subject, folder: Path) -> None:
-        write_gguf(subject, folder, self._target(subject, folder), self.quantize)
+        write_gguf(subject, folder, folder / file_name(subject, self.quantize), self.quantize)
 
     def prove(self, subject: Subject, folder: Path) -> Proof:
-        return prove_gguf(subject, folder, self._target(subject, folder), self.quantize)
-
-    def _target(self, subject: Subject, folder: Path) -> Path:
-        return folder / f"{file_stem(subject.facts.name)}-{self.quantize.upper()}.gguf"
+        return prove_gguf(subject, folder, folder / file_name(subject, self.quantize), self.quantize)

@@ -10,15 +10,21 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from danlu.adapters.lora import AttachedLoRA
 from danlu.adapters.peft_format import read_pairs
-from danlu.core.errors import ExportError
 from danlu.exports.export import Proof, Subject
 from danlu.exports.gguf.files import about_of, file_stem
 from danlu.exports.gguf.lora import write_lora
 from danlu.exports.gguf.write import write_model
 from danlu.exports.proof import Promise, prove_readers
-from danlu.exports.reload import check_adapter, living, living_pairs, load_base_again, proof_dtype, stored_dtype
+from danlu.exports.reload import (
+    check_adapter,
+    living,
+    living_pairs,
+    load_base_again,
+    lora_of,
+    proof_dtype,
+    stored_dtype,
+)
 from danlu.exports.rounding import rounding_of
 from danlu.exports.speech import check_reloaded_prompts, check_speech, check_tokenizer, write_speech
 from danlu.model.quantized import num_params
@@ -30,11 +36,11 @@ class GGUFLoRAExport:
     def size_bytes(self, subject: Subject) -> int:
         """With the base that the proof writes."""
         model = subject.engine.model
-        pairs = 4 * sum(weight.numel() for weight in _adapter(subject).parameters().values())
+        pairs = 4 * sum(weight.numel() for weight in lora_of(subject).parameters().values())
         return pairs + num_params(model) * stored_dtype(model).itemsize + 2**25
 
     def write(self, subject: Subject, folder: Path) -> None:
-        _adapter(subject)
+        lora_of(subject)  # refused before anything is written
         model = subject.engine.model
         with living_pairs(subject) as folder_of_pairs:
             assert folder_of_pairs is not None, "there is an adapter"
@@ -66,10 +72,3 @@ class GGUFLoRAExport:
             found, noise = prove_readers(subject, folder, promise)
         facts = {"dtype": str(proof_dtype(subject.engine.model))[6:], "beside": f"base as {kept}"}
         return Proof(checks + found, noise.worst(trained.floor), facts)
-
-
-def _adapter(subject: Subject) -> AttachedLoRA:
-    adapter = subject.engine.adapter
-    if not isinstance(adapter, AttachedLoRA):
-        raise ExportError("export.no_adapter", where="exports", given=adapter.kind if adapter else "-")
-    return adapter

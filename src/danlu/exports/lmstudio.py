@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from danlu.exports.export import Proof, Subject
-from danlu.exports.gguf.files import file_stem, prove_gguf, size_bytes, write_gguf
+from danlu.exports.gguf.files import file_name, file_stem, prove_gguf, size_bytes, write_gguf
 from danlu.exports.gguf.tensors import Quantize
 
 PUBLISHER = "danlu"
@@ -33,5 +33,5 @@ class LMStudioExport:
         return prove_gguf(subject, folder, self._target(subject, folder), self.quantize)
 
     def _target(self, subject: Subject, folder: Path) -> Path:
-        stem = file_stem(subject.facts.name)
-        return folder / PUBLISHER / f"{stem}-GGUF" / f"{stem}-{self.quantize.upper()}.gguf"
+        model = f"{file_stem(subject.facts.name)}-GGUF"
+        return folder / PUBLISHER / model / file_name(subject, self.quantize)

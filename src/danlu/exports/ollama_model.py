@@ -13,7 +13,7 @@ from typing import Literal
 from danlu.core.files import write_text
 from danlu.data.template import Template
 from danlu.exports.export import Proof, Subject
-from danlu.exports.gguf.files import file_stem, prove_gguf, size_bytes, write_gguf
+from danlu.exports.gguf.files import file_name, prove_gguf, size_bytes, write_gguf
 from danlu.exports.gguf.tensors import Quantize
 from danlu.exports.gguf.write import adds_bos
 from danlu.exports.merging import context_of
@@ -35,7 +35,7 @@ class OllamaExport:
         return size_bytes(subject, self.quantize)
 
     def write(self, subject: Subject, folder: Path) -> None:
-        target = self._target(subject, folder)
+        target = folder / file_name(subject, self.quantize)
         template = write_go(turns_of(subject))  # refused before gigabytes are written
         described = write_gguf(subject, folder, target, self.quantize)
         context = min(described.context, context_of(subject))
@@ -43,7 +43,7 @@ class OllamaExport:
         write_text(folder / NAME, text)
 
     def prove(self, subject: Subject, folder: Path) -> Proof:
-        proof = prove_gguf(subject, folder, self._target(subject, folder), self.quantize)
+        proof = prove_gguf(subject, folder, folder / file_name(subject, self.quantize), self.quantize)
         return replace(proof, checks=[*proof.checks, self.check_modelfile(subject, folder)])
 
     def check_modelfile(self, subject: Subject, folder: Path) -> Check:
@@ -55,9 +55,6 @@ class OllamaExport:
         missing = [line[:80] for line in wanted if line not in text]
         numbers = {"num_wanted": len(wanted), "num_missing": len(missing)}
         return Check("modelfile", "fail" if missing else "pass", numbers, {"num_missing": 0}, "; ".join(missing))
-
-    def _target(self, subject: Subject, folder: Path) -> Path:
-        return folder / f"{file_stem(subject.facts.name)}-{self.quantize.upper()}.gguf"
 
 
 def turns_of(subject: Subject) -> Turns:

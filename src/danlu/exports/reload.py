@@ -125,6 +125,14 @@ def living_pairs(subject: Subject) -> Iterator[Path | None]:
         yield folder
 
 
+def lora_of(subject: Subject) -> AttachedLoRA:
+    """Its low-rank adapter; ExportError where it has none."""
+    adapter = subject.engine.adapter
+    if not isinstance(adapter, AttachedLoRA):
+        raise ExportError("export.no_adapter", where="exports", given=adapter.kind if adapter else "-")
+    return adapter
+
+
 def witnessed(engine: NativeEngine, subject: Subject) -> Reference:
     """An engine with its own answers to the probes and its own noise."""
     prompts = [found.prompt_ids for found in subject.records]

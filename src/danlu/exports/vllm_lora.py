@@ -6,15 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from danlu.adapters.lora import AttachedLoRA
 from danlu.adapters.peft_format import CONFIG, read_pairs, write_pairs
-from danlu.core.errors import ExportError
 from danlu.core.files import read_json, write_json
 from danlu.exports.export import Proof, Subject
 from danlu.exports.merging import context_of, prove_speech
 from danlu.exports.parity import Check
 from danlu.exports.proof import Promise, prove_readers
-from danlu.exports.reload import check_adapter, living, living_pairs, proof_dtype
+from danlu.exports.reload import check_adapter, living, living_pairs, lora_of, proof_dtype
 from danlu.exports.serving import allowed_rank, uniform, write_serving
 from danlu.exports.speech import write_speech
 from danlu.exports.vllm_program import programs
@@ -28,10 +26,10 @@ class VLLMLoRAExport:
         self.python = python
 
     def size_bytes(self, subject: Subject) -> int:
-        return 12 * sum(weight.numel() for weight in _adapter(subject).parameters().values()) + 2**24
+        return 12 * sum(weight.numel() for weight in lora_of(subject).parameters().values()) + 2**24
 
     def write(self, subject: Subject, folder: Path) -> None:
-        _adapter(subject)
+        lora_of(subject)  # refused before anything is written
         model, base = subject.engine.model, subject.facts.base
         with living_pairs(subject) as living_folder:
             assert living_folder is not None, "there is an adapter"
@@ -65,10 +63,3 @@ def check_servable(folder: Path) -> Check:
     faults += [] if config.get("bias", "none") == "none" else ["bias"]
     numbers = {"rank": config["r"], "max_lora_rank": allowed_rank(int(config["r"])), "num_faults": len(faults)}
     return Check("servable", "fail" if faults else "pass", numbers, {"num_faults": 0}, ", ".join(faults))
-
-
-def _adapter(subject: Subject) -> AttachedLoRA:
-    adapter = subject.engine.adapter
-    if not isinstance(adapter, AttachedLoRA):
-        raise ExportError("export.no_adapter", where="exports", given=adapter.kind if adapter else "-")
-    return adapter

@@ -19,7 +19,7 @@ from danlu.ops.fp8 import E4M3, inverse_and_scale, quantise_rows, to_codes, writ
 from danlu.ops.gated import Activation, _active, gated_backward_, gated_forward
 from danlu.ops.gated_low_rank import backward_and_amax_, gated_backward_low_rank_, takes
 from danlu.ops.kernels import jit, power_of_2, tl, triton
-from danlu.ops.rms_norm import norm_backward, norm_forward, scaled, slope_of
+from danlu.ops.rms_norm import norm_backward, norm_forward, scaled, slope_of, whole_rows
 
 
 def norm_forward_fp8(
@@ -34,7 +34,7 @@ def norm_forward_fp8(
     assert (add_TD is None) == (sum_TD is None), "a sum is wanted, or none"
     codes_TD, scale_T = _new_codes(x_TD)
     inverse_T = torch.empty_like(scale_T)
-    rows, width, num_warps = _whole_rows(x_TD.shape[1])
+    rows, width, num_warps = whole_rows(x_TD.shape[1])
     if len(x_TD):
         _norm_forward_kernel[(triton.cdiv(len(x_TD), rows),)](
             x_TD, add_TD, sum_TD, weight_D, out_TD, inverse_T, codes_TD, scale_T, len(x_TD), x_TD.stride(0),
@@ -62,7 +62,7 @@ def norm_backward_fp8(
         return dx_TD, *quantise_rows(dx_TD, columns=columns_D)
     out_TD = x_TD.new_empty(x_TD.shape) if out_TD is None else out_TD
     codes_TD, scale_T = _new_codes(x_TD)
-    rows, width, num_warps = _whole_rows(x_TD.shape[1])
+    rows, width, num_warps = whole_rows(x_TD.shape[1])
     if len(x_TD):
         _norm_backward_kernel[(triton.cdiv(len(x_TD), rows),)](
             grad_TD, x_TD, weight_D, inverse_T, through_TD, columns_D, out_TD, codes_TD, scale_T, len(x_TD),
@@ -130,14 +130,6 @@ def gated_backward_low_rank_fp8_(
 
 def _new_codes(like: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty(like.shape, dtype=E4M3, device=like.device), torch.empty(len(like), device=like.device)
-
-
-def _whole_rows(width: int) -> tuple[int, int, int]:
-    """(rows, columns, warps) of one program that holds its rows, as in `rms_norm.py`. Sums may differ from those there
-    in the last bit all the same: codes are stored sixteen to a thread, and the compiler sums in that layout."""
-    columns = power_of_2(width)
-    rows = max(1, 2048 // columns)
-    return rows, columns, min(32, rows * columns // 512)
 
 
 def _parts_of_rows(width: int) -> tuple[int, int]:

@@ -74,7 +74,7 @@ def norm_forward(
     if fits(x_TD, weight_D, out_TD, add_TD, sum_TD):
         out_TD = x_TD.new_empty(x_TD.shape) if out_TD is None else out_TD
         inverse_T = x_TD.new_empty(len(x_TD), dtype=torch.float32)
-        rows, width, num_warps = _tile(x_TD.shape[1])
+        rows, width, num_warps = whole_rows(x_TD.shape[1])
         if len(x_TD):
             _forward_kernel[(triton.cdiv(len(x_TD), rows),)](
                 x_TD, add_TD, weight_D, sum_TD, out_TD, inverse_T, len(x_TD), x_TD.stride(0),
@@ -104,7 +104,7 @@ def norm_backward(
     rounding. `out_TD` may be any of the inputs of its shape."""
     if fits(grad_TD, x_TD, weight_D, inverse_T, through_TD, out_TD):
         out_TD = x_TD.new_empty(x_TD.shape) if out_TD is None else out_TD
-        rows, width, num_warps = _tile(x_TD.shape[1])
+        rows, width, num_warps = whole_rows(x_TD.shape[1])
         if len(x_TD):
             _backward_kernel[(triton.cdiv(len(x_TD), rows),)](
                 grad_TD, x_TD, weight_D, inverse_T, through_TD, out_TD, len(x_TD), grad_TD.stride(0), x_TD.stride(0),
@@ -152,8 +152,9 @@ def reference_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, inverse: Te
     return slope.addcmul_(wide, share[..., None], value=-1).mul_(inverse[..., None])
 
 
-def _tile(width: int) -> tuple[int, int, int]:
-    """(rows, columns, warps) of one program: whole rows, at least 2048 elements, 16 to a thread."""
+def whole_rows(width: int) -> tuple[int, int, int]:
+    """(rows, columns, warps) of one program that holds its rows: at least 2048 elements, 16 to a thread. Kernels of one
+    tiling may still differ in a sum's last bit: the compiler sums in the layout that the kernel stores in."""
     columns = power_of_2(width)
     rows = max(1, 2048 // columns)
     return rows, columns, min(32, rows * columns // 512)

@@ -182,7 +182,7 @@ class AuditLog:
 
 def write_heads(elsewhere: Path, heads: Iterable[tuple[str, int, str]]) -> None:
     """Append heads, (log, n, hash), to an anchor file: on disk when this returns."""
-    lines = [dump_json({"log": log, "n": n, "hash": digest, "time": _now()}, indent=False) for log, n, digest in heads]
+    lines = [dump_json({"log": log, "n": n, "hash": digest, "time": now()}, indent=False) for log, n, digest in heads]
     elsewhere.parent.mkdir(parents=True, exist_ok=True)
     with elsewhere.open("ab") as file:
         file.write(b"".join(line + b"\n" for line in lines))
@@ -226,7 +226,7 @@ def _written(
     file: Any, last: Entry | None, action: str, object: dict[str, Any], reason: str, actor: str | None
 ) -> Entry:
     n, prev = (last.n + 1, last.hash) if last is not None else (1, START)
-    plain = {"n": n, "time": _now(), "actor": actor or who(), "action": action, "object": object, "reason": reason}
+    plain = {"n": n, "time": now(), "actor": actor or who(), "action": action, "object": object, "reason": reason}
     plain = orjson.loads(dump_json(plain, indent=False)) | {"prev": prev}  # as it will be read back
     entry = Entry(**plain, hash=_hash(plain))
     file.write(dump_json(entry.to_json(), indent=False) + b"\n")
@@ -282,5 +282,6 @@ def _against(pinned: Sequence[tuple[int, int, str]], hashes: dict[int, str]) -> 
     return found
 
 
-def _now() -> str:
+def now() -> str:
+    """The time of an entry, in UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -12,7 +12,6 @@ opened once that does not fit.
 
 from __future__ import annotations
 
-import datetime
 import os
 import re
 import shutil
@@ -28,7 +27,7 @@ from danlu.core.errors import RunError
 from danlu.core.files import dump_json, sync_folder
 from danlu.run.artifact import Manifest
 from danlu.run.audit import NAME as AUDIT_LOG
-from danlu.run.audit import AuditLog, who
+from danlu.run.audit import AuditLog, now, who
 from danlu.run.lock import in_turn
 
 NAME = "registry.jsonl"
@@ -148,7 +147,7 @@ class Registry:
                     return known
             number = len(state.versions.get(version.name, [])) + 1
             kept = self._keep(self.folder / version.artifact, f"{KEPT}/{version.name}/{number}")
-            fresh = replace(version, number=number, artifact=kept, created=_now(), actor=who())
+            fresh = replace(version, number=number, artifact=kept, created=now(), actor=who())
             self._write("added", fresh.name, number, reason=version.reason, version=fresh.to_json())
         return fresh
 
@@ -257,7 +256,7 @@ class Registry:
         log = AuditLog(self.folder / AUDIT_LOG)
         num_lines = self._mend()
         _tell_undone(log, num_lines)
-        entry = Deed(time=_now(), actor=who(), deed=deed, name=name, number=number, **rest)
+        entry = Deed(time=now(), actor=who(), deed=deed, name=name, number=number, **rest)
         told = {"name": name, "number": number, "line": num_lines + 1}
         told |= {"alias": entry.alias} if entry.alias else {}
         if entry.version is not None:
@@ -309,7 +308,3 @@ def _link(source: str, target: str) -> None:
 
 def _known(state: State) -> str:
     return ", ".join(f"{name} (1–{len(found)})" for name, found in sorted(state.versions.items()) if found) or "-"
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from danlu.core.files import printable
 from danlu.data.identity import sample_id
 from danlu.data.language import language_or_mix
 from danlu.data.quality.facts import MAX_AUDIT, Histogram
@@ -132,7 +133,7 @@ def _draw(hashes: Sequence[int], mix: int, num: int) -> list[int]:
 
 def _drawn(hashed: int, sample: Sample, prompt: str, answer: str) -> tuple[int, str, str, str, str]:
     label = sample.label if isinstance(sample, Label) else ""
-    texts = _printable(prompt[:SAMPLED_CHARS]), _printable(answer[:SAMPLED_CHARS])
+    texts = printable(prompt[:SAMPLED_CHARS]), printable(answer[:SAMPLED_CHARS])
     return hashed * _MIX[0] & 0xFFFFFFFF, sample.kind, *texts, label
 
 
@@ -141,8 +142,8 @@ def _audit_row(sample: Sample, prompt: str, answer: str) -> dict[str, Any]:
         "id": sample_id(sample),
         "where": str(sample.origin),
         "kind": sample.kind,
-        "prompt": _printable(prompt[:AUDIT_CHARS]),
-        "answer": _printable(answer[:AUDIT_CHARS]),
+        "prompt": printable(prompt[:AUDIT_CHARS]),
+        "answer": printable(answer[:AUDIT_CHARS]),
         "flags": [str(flag) for flag in sample.tags.get("flags") or ()],
         "scores": {
             str(name): float(value)
@@ -171,10 +172,6 @@ def _prune(counts: Counter[str], most: int) -> None:
     for name, _ in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[most:]:
         rest += counts.pop(name)
     counts[OTHERS] = rest
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def merged(tallies: Iterable[Tally]) -> Tally:

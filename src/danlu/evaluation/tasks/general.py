@@ -6,25 +6,17 @@ margin (`evaluation/loss.py`). Perplexity (`forgetting`) sees damage earlier; th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from danlu.engines.engine import Engine, Sampling
 from danlu.evaluation.items import Item
 from danlu.evaluation.loss import loss_bounds
-from danlu.evaluation.tasks.kinds import run_kinds
+from danlu.evaluation.tasks.kinds import OfKinds
 from danlu.evaluation.tasks.task import Result, paired
 
 
-class General:
+class General(OfKinds):
     name = "general"
-    steps_per_item = 1
-
-    def __init__(self, sampling: Sampling | None = None) -> None:
-        self.sampling = sampling or Sampling()
-
-    def run(self, engine: Engine, items: Sequence[Item], *, watch: Callable[[int], None] | None = None) -> list[Result]:
-        return run_kinds(engine, items, self.sampling, watch=watch)
 
     def compare(self, items: Sequence[Item], base: Sequence[Result], tuned: Sequence[Result]) -> dict[str, Any]:
         categories = {}

@@ -20,6 +20,21 @@ MOST_CATEGORIES = 12
 """A kind with more categories than this names words, not parts."""
 
 
+class OfKinds:
+    """A task whose items are asked once each, and compared kind by kind."""
+
+    steps_per_item = 1
+
+    def __init__(self, sampling: Sampling | None = None) -> None:
+        self.sampling = sampling or Sampling()
+
+    def run(self, engine: Engine, items: Sequence[Item], *, watch: Callable[[int], None] | None = None) -> list[Result]:
+        return run_kinds(engine, items, self.sampling, watch=watch)
+
+    def compare(self, items: Sequence[Item], base: Sequence[Result], tuned: Sequence[Result]) -> dict[str, Any]:
+        return compare_kinds(items, base, tuned)
+
+
 def run_kinds(
     engine: Engine, items: Sequence[Item], sampling: Sampling, *, watch: Callable[[int], None] | None = None
 ) -> list[Result]:

@@ -45,6 +45,10 @@ def file_stem(name: str) -> str:
     return re.sub(r"[^\w.\-]+", "-", name).strip("-.") or "model"
 
 
+def file_name(subject: Subject, quantize: Quantize) -> str:
+    return f"{file_stem(subject.facts.name)}-{quantize.upper()}.gguf"
+
+
 def about_of(subject: Subject) -> About:
     facts = subject.facts
     licence = facts.card.get("licence")

@@ -27,17 +27,6 @@ class FP8Linear(QuantizedLinear):
         out: Tensor = _Product.apply(x.flatten(0, -2), self)  # type: ignore[no-untyped-call]
         return out.view(*x.shape[:-1], self.out_features)
 
-    @property
-    def num_bytes(self) -> int:
-        return self.packed.num_bytes
-
-    @property
-    def codes(self) -> Tensor:
-        return self.packed.codes
-
-    def _move(self, device: torch.device) -> None:
-        self.packed = self.packed.to(device)
-
 
 class _Product(torch.autograd.Function):
     """x Wᵀ + b in codes, both ways."""

@@ -21,14 +21,3 @@ class Int8Linear(QuantizedLinear):
 
     def dequantized(self, out_NK: Tensor | None = None, *, dtype: torch.dtype | None = None) -> Tensor:
         return dequantise(self.packed, out_NK, dtype=dtype or self.dtype)
-
-    @property
-    def num_bytes(self) -> int:
-        return self.packed.num_bytes
-
-    @property
-    def codes(self) -> Tensor:
-        return self.packed.codes
-
-    def _move(self, device: torch.device) -> None:
-        self.packed = self.packed.to(device)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
@@ -21,6 +21,18 @@ Quantize = Literal["none", "fp8", "nf4", "int8"]
 """What the recipe's `model.quantize` may say."""
 
 
+class Packed(Protocol):
+    """Codes and their scales, as the operations of each kind make and read them."""
+
+    @property
+    def codes(self) -> Tensor: ...
+
+    @property
+    def num_bytes(self) -> int: ...
+
+    def to(self, device: torch.device | str) -> Self: ...
+
+
 class QuantizedLinear(nn.Module, ABC):
     """`take` fills it. `dtype` is what it computes in; the bias, if any, is a frozen parameter in that dtype."""
 
@@ -28,6 +40,7 @@ class QuantizedLinear(nn.Module, ABC):
     can_keep_dequantized: ClassVar[bool] = True
     """False where products take the codes themselves and a dequantised weight would compute something else."""
     bias: nn.Parameter | None
+    packed: Packed
 
     def __init__(self, in_features: int, out_features: int, *, has_bias: bool, dtype: torch.dtype) -> None:
         super().__init__()
@@ -51,21 +64,18 @@ class QuantizedLinear(nn.Module, ABC):
         """The weight in `out_NK` (rows may be the leading columns of a wider buffer), else anew in `dtype`."""
 
     @property
-    @abstractmethod
     def num_bytes(self) -> int:
         """What the codes and scales take."""
+        return self.packed.num_bytes
 
     @property
-    @abstractmethod
     def codes(self) -> Tensor:
         """The packed elements themselves, for whoever wants to know whether they are the same."""
+        return self.packed.codes
 
     @property
     def device(self) -> torch.device:
         return self.codes.device
-
-    @abstractmethod
-    def _move(self, device: torch.device) -> None: ...
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = _Dequantised.apply(x, self)  # type: ignore[no-untyped-call]
@@ -93,7 +103,7 @@ class QuantizedLinear(nn.Module, ABC):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         to = fn(torch.empty(0, device=self.device)).device
         if to != self.device:
-            self._move(to)
+            self.packed = self.packed.to(to)
             self._cache = None if self._cache is None else self._cache.to(to)
         return self
 

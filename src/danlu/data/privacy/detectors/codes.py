@@ -6,7 +6,7 @@ import re
 
 import danlu.data.privacy.checks as checks
 import danlu.data.privacy.context as context
-from danlu.data.privacy.detectors.detector import Spot
+from danlu.data.privacy.detectors.detector import Spot, is_word
 from danlu.data.privacy.finding import Finding
 
 _USCC = r"[0-9A-Y]{2}[0-9]{6}[0-9A-Y]{10}"
@@ -43,7 +43,7 @@ class Codes:
     opens = "0123456789" + _LETTERS + _PROVINCES
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:
-        if spot.start > spot.low and _is_word(spot.text[spot.start - 1]):
+        if spot.start > spot.low and is_word(spot.text[spot.start - 1]):
             return [], spot.start
         lead = spot.text[spot.start]
         judges = (_judge_uscc,) if lead.isdigit() else _JUDGES_OF_LETTERS if lead.isascii() else (_judge_plate,)
@@ -54,14 +54,10 @@ class Codes:
         return [], spot.start
 
 
-def _is_word(letter: str) -> bool:
-    return letter.isascii() and (letter.isalnum() or letter == "_")
-
-
 def _match(form: str, spot: Spot) -> re.Match[str] | None:
     """The form at the spot, unless it runs on as a longer word."""
     found = _FORMS[form].match(spot.text, spot.start, spot.high)
-    if found is None or (found.end() < spot.high and _is_word(spot.text[found.end()])):
+    if found is None or (found.end() < spot.high and is_word(spot.text[found.end()])):
         return None
     return found
 
@@ -102,7 +98,7 @@ def _judge_iban(spot: Spot) -> Finding | None:
         size += letter != " "
         if size == wanted:
             end = spot.start + offset + 1
-            if end < spot.high and _is_word(spot.text[end]):
+            if end < spot.high and is_word(spot.text[end]):
                 return None
             value = spot.text[spot.start : end]
             return Finding(spot.start, end, "iban", 0.95, Codes.name, value) if _is_iban(value) else None
@@ -142,7 +138,7 @@ def _judge_plate(spot: Spot) -> Finding | None:
     end = found.end()
     if end < spot.high and spot.text[end] in "0123456789ABCDEFGHJKLMNPQRSTUVWXYZ":  # new energy: one more
         end += 1
-        if end < spot.high and _is_word(spot.text[end]):
+        if end < spot.high and is_word(spot.text[end]):
             return None
     serial = spot.text[spot.start + 2 : end].lstrip("·•. ")
     before = spot.before(16)

@@ -31,6 +31,11 @@ class Spot(NamedTuple):
         return self.text[at : min(self.high, at + size)]
 
 
+def is_word(letter: str) -> bool:
+    """What `\\w` is for codes: a code that goes on with one of these is another code."""
+    return letter.isascii() and (letter.isalnum() or letter == "_")
+
+
 @runtime_checkable
 class Rule(Protocol):
     """One file of the shelf. `opens` are all characters a match of `pattern` can begin with. `gate` stops somewhere in

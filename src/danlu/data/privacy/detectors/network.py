@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import danlu.data.privacy.checks as checks
-from danlu.data.privacy.detectors.detector import Spot
+from danlu.data.privacy.detectors.detector import Spot, is_word
 from danlu.data.privacy.finding import Finding
 from danlu.data.privacy.words import letters
 
@@ -73,7 +73,7 @@ class Addresses:
     opens = _HEX
 
     def find(self, spot: Spot) -> tuple[list[Finding], int]:
-        if spot.start > spot.low and (_is_word(spot.text[spot.start - 1]) or spot.text[spot.start - 1] in ".:-"):
+        if spot.start > spot.low and (is_word(spot.text[spot.start - 1]) or spot.text[spot.start - 1] in ".:-"):
             return [], spot.start
         head = spot.text[spot.start : spot.start + 5]
         for mark, form, kind, is_real in _SHAPES:
@@ -83,7 +83,7 @@ class Addresses:
             if found is None:
                 continue
             behind = spot.after(2, found.end())
-            if behind[:1] and (_is_word(behind[0]) or (behind[0] in ".:-" and behind[1:].isdigit())):
+            if behind[:1] and (is_word(behind[0]) or (behind[0] in ".:-" and behind[1:].isdigit())):
                 continue
             if form == "ipv6" and "::" not in found[0] and found[0].count(":") != 7:
                 return [], spot.start + found[0].index(":") + 1  # a time of day
@@ -91,10 +91,6 @@ class Addresses:
                 return [Finding(spot.start, found.end(), kind, 0.9, self.name, found[0])], found.end()
             return [], found.end()
         return [], spot.start
-
-
-def _is_word(letter: str) -> bool:
-    return letter.isascii() and (letter.isalnum() or letter == "_")
 
 
 def _is_device(text: str) -> bool:
