@@ -162,11 +162,11 @@ class Gateway:
         ask = understand(kind, decode(body), self._records[kind], self.caps)
         self._note(call, ask)
         self._authorise(key, ask)
-        redacted = None if self.redaction is None else await self.redaction.question(ask)
         fit(ask, self.router.lenses_of(ask.model), self.router.can(ask.model), self.caps)
         account = await self._reserve(call, key, ask)
-        account.redacted = redacted
         try:
+            if self.redaction is not None:
+                account.redacted = await self.redaction.question(ask)
             account.open(self.router, call.since())
             answer = await self._relay.carry(call, ask, account)
         finally:
