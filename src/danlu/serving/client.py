@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import aiohttp
 import orjson
-from yarl import URL
 
 from danlu.openai.bodies import PATHS, Kind
 from danlu.openai.sse import BrokenError
@@ -23,14 +22,14 @@ class Client:
 
     def __init__(self) -> None:
         self._sessions: dict[str, aiohttp.ClientSession] = {}
-        self._urls: dict[tuple[str, Kind], URL] = {}
+        self._urls: dict[tuple[str, Kind], str] = {}
 
     async def post(self, address: str, kind: Kind, body: bytes, *, secret: str, id: str) -> aiohttp.ClientResponse:
         """The engine's answer, its headers read and its body not. Engines that know `x-request-id` take the answer's id
         from it, and their logs have it. aiohttp.ClientError, OSError."""
         url = self._urls.get((address, kind))
         if url is None:
-            url = self._urls[address, kind] = URL(endpoint(address, PATHS[kind]))
+            url = self._urls[address, kind] = endpoint(address, PATHS[kind])
         headers = _headers(secret) | {"x-request-id": id}
         payload = aiohttp.BytesPayload(body)  # told what it is, aiohttp need not look for it
         return await self._session(address).post(url, data=payload, headers=headers, allow_redirects=False)
