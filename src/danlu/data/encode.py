@@ -117,9 +117,12 @@ class Encoder:
 
     def encode_prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         """ids up to where the model has to speak. Training's ids of the answer begin with exactly these."""
-        rendered = self.template.render(messages, tools, add_generation_prompt=True, thinking=self.thinking)
-        ids: list[int] = rendered.tokens(self.tokenizer).ids.tolist()
+        ids: list[int] = self.render_prompt(messages, tools).tokens(self.tokenizer).ids.tolist()
         return ids
+
+    def render_prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> Rendered:
+        """The same before it is read."""
+        return self.template.render(messages, tools, add_generation_prompt=True, thinking=self.thinking)
 
     def answer_text(self, ids: Sequence[int]) -> str:
         """Generated ids as text: up to the first stop token, without control tokens and surrounding space."""

@@ -7,6 +7,7 @@ added_tokens.json, generation_config.json and config.json. Not here: chat templa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from danlu.core.errors import DataError
 from danlu.core.files import sha256_file, sha256_json
 from danlu.data.backends import AddedToken, Backend, Fast, Pieces
 from danlu.data.marks import without_noncharacters
+from danlu.data.token_bound import TokenBound
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -78,6 +80,17 @@ class Tokenizer:
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode_text` of many at once, several times faster."""
         return self._backend.encode_texts([without_noncharacters(text) for text in texts])
+
+    def least_tokens(self, text: str) -> int:
+        """So many at least, without reading it: no token holds more than the longest. 0 where nothing is sure."""
+        return self._bound.least(without_noncharacters(text)) if self._bound is not None else 0
+
+    @functools.cached_property
+    def _bound(self) -> TokenBound | None:
+        """Costs a fraction of a second, once."""
+        content = _read(self.folder / "tokenizer.json")
+        added = _added_tokens(self.folder, _read(self.folder / "tokenizer_config.json"), self.special_tokens)
+        return TokenBound.of(content, added) if content else None
 
     def encode_parts(self, parts: Sequence[str | int], *, borders: Iterable[int] = ()) -> tuple[list[int], list[int]]:
         """ids of texts and control ids read as one text, and of each id the number of the part that it begins in.

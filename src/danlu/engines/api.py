@@ -69,7 +69,7 @@ class Api:
         self._numbers: dict[int, int] = {}
 
     def bind(self, live: Live) -> None:
-        self.live = live
+        self.live, self.reader.context = live, live.context
 
     def deliver(self, updates: list[Update]) -> None:
         """On the computing thread."""

@@ -24,6 +24,8 @@ from danlu.openai.turns import message_of
 
 USUAL_TOKENS: dict[Kind, int] = {"chat": 1 << 20, "completion": 16}
 """Of an answer whose length is not asked for: to the end of the context, and OpenAI's few of plain text."""
+LONG_TEXT = 1 << 16
+"""Characters of a prompt from which its tokens are first counted from below."""
 _CANNOT: dict[str, tuple[Any, ...]] = {"logit_bias": ({},), "echo": (False,), "dimensions": ()}
 """With the values that change nothing."""
 
@@ -80,6 +82,8 @@ class Reader:
         """`encoders`: with thinking, and without."""
         self.encoders, self.defaults = encoders, defaults
         self.tokenizer = encoders[True].tokenizer
+        self.context = 0
+        """Tokens of a prompt and its answer, where that is known."""
         self.grammars = Grammars(self.tokenizer, encoders[True].stop_ids)
 
     def chat(self, value: Any) -> Asked:
@@ -120,6 +124,9 @@ class Reader:
     def _prompts(self, given: Any, param: str) -> tuple[tuple[int, ...], ...]:
         """Token ids of a text, texts, ids or lists of ids. No template. RefusedError."""
         listed = [given] if isinstance(given, str) or isinstance(given[0], int) else given
+        for one in listed:
+            if isinstance(one, str):
+                self._check_length(one)
         found = tuple(tuple(self.tokenizer.encode_text(one) if isinstance(one, str) else one) for one in listed)
         most = self.tokenizer.vocab_size - 1
         if any(token > most for ids in found for token in ids):
@@ -131,7 +138,14 @@ class Reader:
         messages = tuple(message_of(turn, f"messages[{number}]") for number, turn in enumerate(body["messages"]))
         tools = () if body.get("tool_choice") == "none" else tuple(body.get("tools") or ())
         thinks = (body.get("chat_template_kwargs") or {}).get("enable_thinking", True)
-        return self.encoders[thinks].encode_prompt(messages, tools), tools
+        rendered = self.encoders[thinks].render_prompt(messages, tools)
+        self._check_length(rendered.text)
+        return rendered.tokens(self.tokenizer).ids.tolist(), tools
+
+    def _check_length(self, text: str) -> None:
+        """Megabytes that are surely too long are not read first, which takes seconds."""
+        if self.context and len(text) > LONG_TEXT and (least := self.tokenizer.least_tokens(text)) >= self.context:
+            raise RefusedError("engine.context_length_exceeded", least=least, context=self.context)
 
     def _forced(self, asked: Asked, choice: Any, tools: tuple[dict[str, Any], ...]) -> Asked:
         """A call of any tool, or of the named one. Where the template knows how a call begins, it has begun."""

@@ -230,8 +230,24 @@ def test_what_cannot_be_done_is_refused_by_name(engine: Engine) -> None:
     long = [{"role": "user", "content": "补贴八十元 " * 600}]
     status, value = engine.ask("POST", "/v1/chat/completions", {"model": "base", "messages": long})
     assert status == 400 and value["error"]["code"] == "context_length_exceeded"
+    huge = "1 " * (2 << 20)
+    for path, body in (
+        ("chat/completions", {"messages": [{"role": "user", "content": huge}]}),
+        ("completions", {"prompt": ["short", huge]}),
+        ("embeddings", {"input": huge}),
+    ):
+        before = cpu_s(engine.process.pid)
+        status, value = engine.ask("POST", f"/v1/{path}", {"model": "base"} | body)
+        assert status == 400 and value["error"]["code"] == "context_length_exceeded", value
+        assert "2097152 tokens at least" in value["error"]["message"].replace("2097153", "2097152")
+        assert cpu_s(engine.process.pid) - before < 2.0  # 0.2 s; read first, it was three to nine
     for more in ({}, {"input": []}, {"input": "x", "dimensions": 5}, {"input": [99999]}, {"input": "x", "model": 5}):
         assert engine.ask("POST", "/v1/embeddings", {"model": "base"} | more)[0] == 400, more
+
+
+def cpu_s(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def means(base: Path, adapter: Path | None, texts: Sequence[str]) -> torch.Tensor:
