@@ -11,6 +11,7 @@ from danlu.cli.voice import Voice
 from danlu.core.errors import RecipeError
 from danlu.core.messages import say
 from danlu.recipe import InvalidRecipeError, Recipe
+from danlu.recipe.complaints import as_written
 
 
 def check(path: Path, overrides: Sequence[str], voice: Voice) -> bool:
@@ -36,7 +37,9 @@ def _tell_fault(error: RecipeError, faults: list[dict[str, Any]], voice: Voice) 
 
 def show_check(found: dict[str, Any], voice: Voice) -> None:
     for error in found["errors"]:
-        voice.fail(say("recipe.complaint", key=error["key"], given=repr(error["given"]), expected=error["expected"]))
+        voice.fail(
+            say("recipe.complaint", key=error["key"], given=as_written(error["given"]), expected=error["expected"])
+        )
         if error["nearest"]:
             voice.fail("", say("recipe.nearest", nearest=error["nearest"]))
     for warning in found["warnings"]:

@@ -76,8 +76,8 @@ class Gate:
 
     min_gain: float | None = 0.05
     max_forget: float | None = 0.15
-    min_accuracy: float = 0.0
-    min_consistency: float = 0.0
+    min_accuracy: float | None = 0.0
+    min_consistency: float | None = 0.0
     max_loss: float | None = None
     max_category_loss: float | None = None
     prove_categories: bool = False

@@ -23,6 +23,7 @@ from danlu.data.templates import TEMPLATES
 from danlu.model.hub import find_base
 from danlu.pipeline.check_exports import servable
 from danlu.pipeline.plan import card_here
+from danlu.pipeline.remarks import remarks
 from danlu.planning.bases import known_base
 from danlu.planning.plan import Plan, plan
 from danlu.planning.shapes import Shapes
@@ -52,9 +53,9 @@ def check(recipe: Recipe) -> dict[str, Any]:
         complaints.append(Complaint("model.base", recipe.model.base, error.text.removeprefix("model.base: ")))
     except (FileNotFoundError, orjson.JSONDecodeError):
         complaints.append(Complaint("model.base", recipe.model.base, say("pipeline.checkpoint_folder")))
-    unservable, remarks = servable(recipe, _folder_here(recipe))
+    unservable, costs = servable(recipe, _folder_here(recipe))
     complaints += unservable
-    warnings += remarks
+    warnings += [*costs, *remarks(recipe, plans[0].num_params if plans else None)]
     stages = recipe.plan_stages()
     return {
         "ok": not complaints,

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from danlu.core.messages import say
 from danlu.core.shelf import nearest
-from danlu.recipe.habits import HABITS
+from danlu.recipe.habits import HABITS, NEEDLESS
 from danlu.recipe.knobs import all_knobs, section_at
 
 
@@ -23,13 +23,24 @@ class Complaint:
     nearest: str | None = None
 
     def __str__(self) -> str:
-        if self.nearest and self.key.rpartition(".")[2] in HABITS:
+        last = self.key.rpartition(".")[2]
+        if last in NEEDLESS:
+            return say("recipe.needless", key=self.key, why=self.expected)
+        if self.nearest and (last in HABITS or (last == self.nearest.rpartition(".")[2] and "." not in self.key)):
             return say("recipe.habit", key=self.key, name=self.nearest)
         hint = f"  → {say('recipe.nearest', nearest=self.nearest)}" if self.nearest else ""
-        return say("recipe.complaint", key=self.key, given=repr(self.given)[:200], expected=self.expected) + hint
+        return say("recipe.complaint", key=self.key, given=as_written(self.given), expected=self.expected) + hint
 
     def to_json(self) -> dict[str, Any]:
         return {"key": self.key, "given": self.given, "expected": self.expected, "nearest": self.nearest}
+
+
+def as_written(value: Any) -> str:
+    """A value as a recipe has it, shortened: null, true and false are YAML's, not Python's."""
+    for constant, word in ((None, "null"), (True, "true"), (False, "false")):
+        if value is constant:
+            return word
+    return repr(value)[:200]
 
 
 def complaints_of(error: ValidationError, recipe: type[BaseModel]) -> list[Complaint]:
@@ -56,6 +67,8 @@ def _unknown_key(key: str, given: Any, recipe: type[BaseModel]) -> Complaint:
     last = key.rpartition(".")[2]
     if last in HABITS:
         return Complaint(key, _plain(given), say("recipe.renamed", name=HABITS[last]), HABITS[last])
+    if last in NEEDLESS:
+        return Complaint(key, _plain(given), say(f"recipe.needless_{NEEDLESS[last]}"))
     chapter = key.rpartition(".")[0]
     siblings = section_at(recipe, chapter)
     if last in siblings and chapter in _TAGGED:  # a knob of this chapter, but of another kind of it

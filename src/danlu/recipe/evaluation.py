@@ -90,16 +90,16 @@ class EvaluationSection(Section):
 
 
 class GateSection(Section):
-    min_gain: float = Field(0.05, ge=-1, le=1)
+    min_gain: float | None = Field(0.05, ge=-1, le=1)
     """Smallest gain in domain accuracy over the base that may ship."""
 
-    max_forget: float = Field(0.15, ge=0)
+    max_forget: float | None = Field(0.15, ge=0)
     """Largest rise of general-text perplexity that may ship, as a ratio (0.15 = 15 %)."""
 
-    min_accuracy: float = Field(0.0, ge=0, le=1)
+    min_accuracy: float | None = Field(0.0, ge=0, le=1)
     """Smallest domain accuracy that may ship."""
 
-    min_consistency: float = Field(0.0, ge=0, le=1)
+    min_consistency: float | None = Field(0.0, ge=0, le=1)
     """Smallest share of questions answered right every time."""
 
     max_loss: float | None = Field(0.02, ge=0, le=1)

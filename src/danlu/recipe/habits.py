@@ -83,6 +83,16 @@ HABITS: dict[str, str] = {
     "random_state": "training.seed",
     "model_name": "model.base",
     "revision_of_model": "model.revision",
+    "preprocessing_num_workers": "data.workers",
+    "dataset_num_proc": "data.workers",
+    "dataset_processes": "data.workers",
+    "optim": "training.optimizer",
+    "report_to": "tracking.to",
+    "eval_dataset_path": "evaluation.questions",
+    "mix_strategy": "data.replay.ratio",
+    "push_to_hub": "exports.push.repo",
+    "hub_model_id": "exports.push.repo",
+    "max_new_tokens": "evaluation.max_new_tokens",
     # vLLM, SGLang, llama.cpp, uvicorn
     "max_model_len": "serving.context",
     "n_ctx": "serving.context",
@@ -93,3 +103,33 @@ HABITS: dict[str, str] = {
     "data_parallel_size": "serving.replicas",
     "served_model_name": "serving.models.name",
 }
+
+NEEDLESS: dict[str, str] = {
+    **dict.fromkeys(("do_train", "do_eval", "do_predict", "predict_with_generate"), "verbs"),
+    **dict.fromkeys(
+        ("logging_steps", "logging_dir", "logging_strategy", "plot_loss", "include_num_input_tokens_seen"), "told"
+    ),
+    **dict.fromkeys(
+        (
+            "overwrite_output_dir", "overwrite_cache", "resume_from_checkpoint", "save_strategy", "save_total_limit",
+            "load_best_model_at_end", "metric_for_best_model", "save_only_model",
+        ),
+        "kept",
+    ),
+    **dict.fromkeys(
+        (
+            "gradient_checkpointing", "gradient_checkpointing_kwargs", "flash_attn", "flash_attention",
+            "attn_implementation", "use_liger_kernel", "enable_liger_kernel", "use_unsloth", "use_unsloth_gc",
+            "group_by_length", "padding_free", "tf32", "auto_find_batch_size", "dataloader_num_workers",
+        ),
+        "planned",
+    ),
+    **dict.fromkeys(
+        ("deepspeed", "fsdp", "fsdp_config", "ddp_timeout", "ddp_find_unused_parameters", "ray_num_workers"), "one_card"
+    ),
+    "trust_remote_code": "refused",
+    **dict.fromkeys(
+        ("use_dora", "neftune_noise_alpha", "use_galore", "use_badam", "pissa_init", "loraplus_lr_ratio"), "absent"
+    ),
+}  # fmt: skip
+"""What others want told and danlu does not: the word, and the reason `recipe.needless_<reason>` that answers it."""

@@ -13,6 +13,8 @@ from danlu.core.errors import RecipeError
 
 EMBEDDED = "ember"
 """The embedded base; a folder that happens to bear its name is meant as ./ember."""
+FIRST_KNOBS = {"model": "base", "data": "sources"}
+"""What a chapter means that is written as one value: `model: ember`, `data: [qa.jsonl, docs/]`."""
 PATH_KNOBS = (
     ("data", "sources"),
     ("data", "validation"),
@@ -50,7 +52,7 @@ PATH_KNOBS = (
 
 def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A copy of the tree with each `dotted.key=value` set; the value is read as YAML, so `null`, `[a, b]` work."""
-    tree = copy.deepcopy(tree)
+    tree = _with_whole_chapters(tree)
     for override in overrides:
         key, equals, text = override.partition("=")
         keys = key.strip().split(".")
@@ -63,6 +65,15 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         if isinstance(value, str):
             value = _as_number(value)
         _set(tree, keys, value, override)
+    return tree
+
+
+def _with_whole_chapters(tree: dict[str, Any]) -> dict[str, Any]:
+    """A copy in which `model: ember` is `model: {base: ember}`."""
+    tree = copy.deepcopy(tree)
+    for chapter, knob in FIRST_KNOBS.items():
+        if isinstance(value := tree.get(chapter), str | list):
+            tree[chapter] = {knob: value}
     return tree
 
 
@@ -101,7 +112,7 @@ def _set(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> No
 
 def anchor_paths(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A copy whose relative path knobs are absolute, seen from `folder`. Hub ids and names are left alone."""
-    tree = copy.deepcopy(tree)
+    tree = _with_whole_chapters(tree)
     for *parents, last in PATH_KNOBS:
         node: Any = tree
         for parent in parents:

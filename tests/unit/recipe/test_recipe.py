@@ -227,3 +227,34 @@ def test_a_folder_called_ember_is_not_the_embedded_base(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert Recipe.from_tree({"model": {"base": "ember"}}).model.base == "ember"
     assert Recipe.from_tree({"model": {"base": "./ember"}}).model.base == str(tmp_path / "ember")
+
+
+def test_a_chapter_may_be_its_first_knob_alone(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("model: ember\ndata: [qa.jsonl, docs/]\n", encoding="utf-8")
+    recipe = Recipe.load(path, ["model.dtype=float32"])
+    assert (recipe.model.base, recipe.model.dtype) == ("ember", "float32")
+    assert [source.path for source in recipe.data.sources] == [str(tmp_path / "qa.jsonl"), str(tmp_path / "docs")]
+    assert [source.path for source in Recipe.from_tree({"data": "qa.jsonl"}).data.sources] == [
+        str(Path("qa.jsonl").resolve())
+    ]
+
+
+def said(tree: dict) -> dict[str, str]:
+    """Key to the whole line that answers it."""
+    with pytest.raises(InvalidRecipeError) as caught:
+        Recipe.from_tree(tree)
+    return {one.key: str(one) for one in caught.value.complaints}
+
+
+def test_words_of_other_suites_are_answered_each_in_a_line() -> None:
+    """Most lines of a LLaMA-Factory file were answered with the list of all chapters."""
+    told = said({"warmup_ratio": 0.1, "trust_remote_code": True, "plot_loss": True, "report_to": "wandb"})
+    assert told["warmup_ratio"] == "warmup_ratio: danlu's name for it is training.warmup_ratio"
+    assert told["trust_remote_code"].startswith("trust_remote_code: take it out: ")
+    assert told["plot_loss"].startswith("plot_loss: take it out: ")
+    assert told["report_to"] == "report_to: danlu's name for it is tracking.to"
+
+
+def test_a_wrong_value_is_shown_as_yaml_writes_it() -> None:
+    assert said({"training": {"epochs": None}})["training.epochs"].startswith("training.epochs: given null,")
