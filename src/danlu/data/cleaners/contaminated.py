@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from danlu.core.files import sha256_json
 from danlu.data.cleaners.cleaner import Batch, Finding
+from danlu.data.cleaners.loops_words import find_pieces, is_inside, is_near
 from danlu.data.cleaners.words import Words
 from danlu.data.joined import Laid, Places, Units
 from danlu.data.sample import Sample
@@ -92,8 +93,6 @@ class Contaminated:
         is_short, at = self.least[which] > 0, words.at[::2]
         near = places[is_short], self.least[which[is_short]], self.reach[which[is_short]]
         if words.is_quick:
-            from danlu.data.cleaners.loops_words import is_inside, is_near  # compiled on the first call
-
             inside = is_inside(words.units, places, _LONG - _SHORT, long.gram, _FACTOR, *long.pieces.sought)
             among = is_near(words.units, *near, short.gram, _FACTOR, *short.pieces.sought)
         else:
@@ -158,8 +157,6 @@ class _Pieces:
         if not len(self.keys):
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         if quick:
-            from danlu.data.cleaners.loops_words import find_pieces  # compiled on the first call
-
             found, which = np.empty(len(units), np.int64), np.empty(len(units), np.int64)
             num = find_pieces(units, self.gram, _FACTOR, *self.sought, found, which)
             return found[:num], which[:num]

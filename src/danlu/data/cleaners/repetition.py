@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.data.cleaners.cleaner import Batch, Finding
+from danlu.data.cleaners.loops_words import count_repeats
 from danlu.data.cleaners.words import Words
 from danlu.data.joined import Places
 from danlu.data.sample import Document
@@ -68,8 +69,6 @@ def _repeats(words: Words, begins: Places, ends: Places) -> tuple[Places, Places
     """Of each text how many of the grams chosen stood before, and how many there are. Of no interest, and not always
     counted, is a text of which too little repeats itself."""
     if words.is_quick:
-        from danlu.data.cleaners.loops_words import count_repeats  # compiled on the first call
-
         num_again, total = np.empty(len(begins), np.int64), np.empty(len(begins), np.int64)
         count_repeats(words.units, begins, ends, _TENTH, _COMPARED, _MOST_REPEATED, num_again, total)
         return num_again, total

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from danlu.data.cleaners.loops_words import find_cues, fold_words, masks_at
 from danlu.data.joined import Laid, Page, Places, Units
 from danlu.data.twins import folding
 from danlu.data.twins.compiled import purse
@@ -69,8 +70,6 @@ def _folded(laid: Laid, *, quick: bool) -> tuple[Units, Places]:
 
 
 def _folded_quickly(laid: Laid) -> tuple[Units, Places]:
-    from danlu.data.cleaners.loops_words import fold_words  # compiled on the first call
-
     if isinstance(laid, Page) and laid.is_pairs:
         folded = laid.folded  # of three pieces, the second one empty
         return folded.coarse, np.delete(folded.coarse_at, slice(1, None, PIECES))
@@ -113,8 +112,6 @@ class _Table:
     def find(self, units: Units, *, quick: bool) -> tuple[Places, Keys]:
         """Where cues stand, and the masks that say whose they are."""
         if quick:
-            from danlu.data.cleaners.loops_words import find_cues, masks_at  # compiled on the first call
-
             found = np.empty(len(units), np.int64)
             places = found[: find_cues(units, self.maybe, self.keys, found)]
             masks = masks_at(units, places, *self.of_all, self.first)

@@ -12,28 +12,58 @@ import functools
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Generic, ParamSpec, TypeVar, cast
 
-_Loop = TypeVar("_Loop", bound=Callable[..., Any])
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
 WARM_UNITS, COLD_UNITS = 5_000_000, 80_000_000
 """Units of text that numpy folds and signs in about the time that loading, or compiling, the loops takes."""
 
 
-def compiled(loop: _Loop) -> _Loop:
-    """Compiled when it is first called, for the types of that call, and kept beside its source."""
-    from numba import njit  # optional, and half a second to import: only modules of loops come here
-
-    try:
-        return cast(_Loop, njit(cache=True, nogil=True)(loop))
-    except RuntimeError:  # neither beside the source nor in the user's own folder can anything be written
-        return cast(_Loop, njit(nogil=True)(loop))
+_compiling = threading.RLock()
 
 
-def woven(loop: _Loop) -> _Loop:
+class _Loop(Generic[Given, Found]):
+    """A loop that becomes machine code on its first call, so that its module is imported for nothing where numba is
+    not wanted, or not there."""
+
+    def __init__(self, loop: Callable[Given, Found], *, is_woven: bool) -> None:
+        self._loop, self._is_woven = loop, is_woven
+
+    def __call__(self, *given: Given.args, **named: Given.kwargs) -> Found:
+        return self._linked(*given, **named)
+
+    @functools.cached_property
+    def _linked(self) -> Callable[Given, Found]:
+        """The code, once all loops of this module are code: numba looks there for what a loop calls."""
+        own = self._loop.__globals__
+        with _compiling:
+            for name, other in list(own.items()):
+                if isinstance(other, _Loop):
+                    own[name] = other.code
+        return self.code
+
+    @functools.cached_property
+    def code(self) -> Callable[Given, Found]:
+        """numba's, compiled for the types of each call."""
+        from numba import njit  # optional, and half a second to import
+
+        if self._is_woven:
+            return cast(Callable[Given, Found], njit(forceinline=True, nogil=True)(self._loop))
+        try:
+            return cast(Callable[Given, Found], njit(cache=True, nogil=True)(self._loop))
+        except RuntimeError:  # neither beside the source nor in the user's own folder can anything be written
+            return cast(Callable[Given, Found], njit(nogil=True)(self._loop))
+
+
+def compiled(loop: Callable[Given, Found]) -> _Loop[Given, Found]:
+    """Machine code for the types of a call, kept beside the source."""
+    return _Loop(loop, is_woven=False)
+
+
+def woven(loop: Callable[Given, Found]) -> _Loop[Given, Found]:
     """Made part of whatever compiled loop calls it, as the compiler proper sees it: straight code stays straight."""
-    from numba import njit
-
-    return cast(_Loop, njit(forceinline=True, nogil=True)(loop))
+    return _Loop(loop, is_woven=True)
 
 
 class Purse:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.data.twins.folding import Folded, Places
+from danlu.data.twins.loops_digest import BLOCK, START, digest_all
 
 PIECES = 3
 """Of text for each row: question, middle, answer."""
@@ -111,8 +112,6 @@ def _of_judgement(judgement: str) -> bytes:
 
 def _hashed(units: npt.NDArray[np.uint16], begin: Places, end: Places, state: Places, states: Keys) -> Keys:
     """The first two words of the digest of each `units[begin:end]`, from that of the states on."""
-    from danlu.data.twins.loops_digest import BLOCK, digest_all  # compiled on the first call
-
     length = end - begin
     order = np.argsort(np.minimum(-(-length // BLOCK), 65535).astype(np.uint16), kind="stable")
     found = np.empty((len(begin), 2), np.uint64)
@@ -122,8 +121,6 @@ def _hashed(units: npt.NDArray[np.uint16], begin: Places, end: Places, state: Pl
 
 def _states(parameters: Sequence[tuple[int, bytes]]) -> Keys:
     """What hashing begins with for these sizes and persons (sections 2.5 and 3.2 of the RFC, person as in BLAKE2)."""
-    from danlu.data.twins.loops_digest import START
-
     states: Keys = np.tile(START, (len(parameters), 1))
     for state, (size, person) in zip(states, parameters, strict=True):
         state[0] ^= np.uint64(0x01010000 | size)

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from danlu.data.twins.loops_fold import fold_texts
+
 Units = npt.NDArray[np.uint16]
 Places = npt.NDArray[np.int64]
 
@@ -97,8 +99,6 @@ def _fold_some_quickly(texts: Sequence[str]) -> Folded:
 
 
 def _folded_quickly(texts: Sequence[str], units: Units, ends: Places) -> Folded:
-    from danlu.data.twins.loops_fold import fold_texts  # compiled on the first call
-
     points, kinds = points_beyond(units)
     coarse, fine = np.empty(len(units), np.uint16), np.empty(len(units) + len(ends), np.uint16)
     coarse_at, fine_at = np.zeros(len(texts) + 1, np.int64), np.zeros(len(texts) + 1, np.int64)

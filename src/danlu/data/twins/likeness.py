@@ -16,6 +16,7 @@ import numpy.typing as npt
 from danlu.data.twins.columns import Columns
 from danlu.data.twins.compiled import purse
 from danlu.data.twins.folding import Places, Units
+from danlu.data.twins.loops_likeness import count_grams, find_forms
 from danlu.data.twins.minhash import gram_keys
 from danlu.data.twins.threads import threaded
 
@@ -76,8 +77,6 @@ def jaccard(
 
 
 def _jaccard_quickly(texts: Texts, left: Places, right: Places, gram: int, part: str) -> Ratios:
-    from danlu.data.twins.loops_likeness import count_grams  # compiled on the first call
-
     def compare(some: slice) -> Ratios:
         shared, distinct = np.zeros((2, some.stop - some.start), np.int64)
         count_grams(*_gathered(texts, left[some], right[some], part), gram, shared, distinct)
@@ -106,7 +105,6 @@ def differ_in_figures_alone(
     if not len(left):
         return np.zeros(0, bool)
     if purse.is_worth(int(texts.length[left].sum()) // _CHEAPER) if quick is None else quick:
-        from danlu.data.twins.loops_likeness import find_forms  # compiled on the first call
 
         def compare(some: slice) -> npt.NDArray[np.bool_]:
             found = np.zeros(some.stop - some.start, bool)

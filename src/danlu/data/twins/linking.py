@@ -18,6 +18,7 @@ from danlu.data.twins.compiled import purse
 from danlu.data.twins.folding import Places
 from danlu.data.twins.groups import in_order
 from danlu.data.twins.likeness import Ratios
+from danlu.data.twins.loops_linking import are_likely, count_members, find_repeated, meet
 from danlu.data.twins.minhash import NUM_VALUES, Hashes, agreement, distinct, least_agreement
 from danlu.data.twins.threads import threaded
 
@@ -98,8 +99,6 @@ class Link:
 
     def _met_quickly(self, keys: Hashes, entries: Places) -> tuple[Keys, Places, Places]:
         """Pairs of one band that may be close, and the members of its crowds and their runs."""
-        from danlu.data.twins.loops_linking import count_members, meet  # compiled on the first call
-
         places = _repeated(keys)
         packed = _packed(keys[places], entries[places])
         num_pairs, num_crowded = count_members(packed, _CROWD)
@@ -111,8 +110,6 @@ class Link:
     def _may_be_close(self, keys: Keys) -> npt.NDArray[np.bool_]:
         """Most chance meetings are far apart, and their bits say so."""
         if self._is_quick:
-            from danlu.data.twins.loops_linking import are_likely  # compiled on the first call
-
             found = np.empty(len(keys), bool)
             are_likely(keys, self.sketch, NUM_VALUES - self._least, found)
             return found
@@ -204,8 +201,6 @@ def _packed(keys: npt.NDArray[np.unsignedinteger], members: Places) -> Keys:
 
 def _repeated(keys: Hashes) -> Places:
     """Where keys stand that may stand elsewhere too: what is left to sort is a fraction."""
-    from danlu.data.twins.loops_linking import find_repeated  # compiled on the first call
-
     places = np.empty(len(keys) + 1, np.int64)
     seen = np.zeros(1 << min(24, len(keys).bit_length() + 2), np.uint8)
     return places[: find_repeated(keys, seen, places)]

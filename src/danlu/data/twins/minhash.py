@@ -18,6 +18,7 @@ import numpy.typing as npt
 from danlu.data.twins.columns import NUM_BANDS, NUM_PERMUTATIONS
 from danlu.data.twins.draws import FACTORS, MIXERS, ODD, OTHER, ROWS
 from danlu.data.twins.folding import Places, Units
+from danlu.data.twins.loops_sign import sign_texts
 
 Hashes = npt.NDArray[np.uint32]
 _BLOCK = 1 << 16
@@ -51,8 +52,6 @@ def sign(units: Units, spans: Spans, gram: int, *, quick: bool = False) -> tuple
              for num in (len(spans.start), int((spans.head > 0).sum()))]  # fmt: skip
     whole, heads = found
     if quick:
-        from danlu.data.twins.loops_sign import sign_texts  # compiled on the first call
-
         sign_texts(units, spans.start, spans.length, spans.head, gram, *whole, *heads)
         return whole, heads
     num_heads = 0

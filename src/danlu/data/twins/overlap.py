@@ -18,6 +18,7 @@ from danlu.data.twins.compiled import purse
 from danlu.data.twins.folding import Places, Units
 from danlu.data.twins.forms import of_forms
 from danlu.data.twins.likeness import Ratios, Texts, jaccard
+from danlu.data.twins.loops_overlap import FIRST_BITS, bits_of, mark_seen
 from danlu.data.twins.minhash import (
     LONG_GRAM,
     SHORT_GRAM,
@@ -192,8 +193,6 @@ def _keys_in(shard: Columns, rows: Mask) -> Iterator[Keys]:
 
 def _seen_quickly(shards: Sequence[Columns], train: Mask, wanted: Keys) -> Mask:
     """The same by a loop, which forgets what it has seen; every thread for itself, so that none waits."""
-    from danlu.data.twins.loops_overlap import FIRST_BITS, bits_of, mark_seen  # compiled on the first call
-
     first = np.searchsorted(wanted >> np.uint64(64 - FIRST_BITS), np.arange((1 << FIRST_BITS) + 1, dtype=np.uint64))
     bounds = np.cumsum([0, *(len(shard["answer"]) for shard in shards)])
     num = num_threads()
