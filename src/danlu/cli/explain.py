@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from danlu.cli.habits import knob_named
 from danlu.cli.lines import described, terminal_cells
 from danlu.cli.voice import Voice
 from danlu.core.errors import RecipeError
@@ -28,13 +29,15 @@ def explain(key: str | None, voice: Voice) -> None:
         _show_many(list(knobs.values()), voice)
         voice.result([explained(knob) for knob in knobs.values()])
         return
-    knob = knobs.get(key) or knobs.get(HABITS.get(key, ""))
+    knob = knobs.get(key) or knobs.get(HABITS.get(key) or knob_named(key) or "")
     if knob is None:
         inside = [name for name in knobs if name.startswith(f"{key}.")]
         if not inside:
             by_last = {name.rpartition(".")[2]: name for name in reversed(knobs)}
-            close = nearest(key, knobs) or by_last.get(nearest(key.rpartition(".")[2], by_last) or "") or "-"
-            raise RecipeError("recipe.unknown_knob", where=key, given=key, nearest=close)
+            close = nearest(key, knobs) or by_last.get(nearest(key.rpartition(".")[2], by_last) or "")
+            raise RecipeError(
+                "recipe.unknown_knob" if close else "recipe.no_such_knob", where=key, given=key, nearest=close
+            )
         _show_many([knobs[name] for name in inside], voice)
         voice.result([explained(knobs[name]) for name in inside])
         return

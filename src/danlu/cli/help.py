@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from danlu.cli.habits import COMMANDS
 from danlu.cli.lines import described, terminal_cells, wrapped
 from danlu.cli.options import spoken
 from danlu.core.errors import RecipeError
@@ -49,8 +50,14 @@ class Group(TyperGroup):
     """Title (`help.chapter_…`) to its commands in reading order; none where a group is short."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        if args[0] == "help":
+            args = [*args[1:], "-h"]
+            if len(args) == 1:
+                typer.echo(ctx.get_help())
+                raise typer.Exit
         if args[0] not in self.commands and not args[0].startswith("-"):
-            close = nearest(args[0], self.commands)
+            habit = COMMANDS.get(args[0])
+            close = habit if habit in self.commands else nearest(args[0], self.commands)
             key = "help.no_command_but" if close else "help.no_command"
             raise RecipeError(key, given=args[0], nearest=close, command=ctx.command_path)
         return super().resolve_command(ctx, args)

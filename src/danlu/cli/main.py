@@ -41,7 +41,7 @@ def root(
     ctx: typer.Context,
     lang: Lang = None,
     version: Annotated[
-        bool, typer.Option("--version", help=say("cli.opt_version"), callback=_tell_version, is_eager=True)
+        bool, typer.Option("--version", "-V", help=say("cli.opt_version"), callback=_tell_version, is_eager=True)
     ] = False,
 ) -> None:
     """Options of danlu itself; without a command, what there is."""
