@@ -12,24 +12,18 @@ asks vLLM itself for a sample, and needs the python of its environment.
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
-import json
-import tempfile
-import time
-from collections import Counter, defaultdict
+import functools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from sabotage import MATRIX_FAMILIES, Cases, machine  # first: it says where tests/ is, and how many threads
+# first: it says where tests/ is, and how many threads
+from sabotage_cases import HONEST, MATRIX_FAMILIES, NUM_MODULES, Cases, Key, arguments, try_all, write_table
 
 # isort: split
-import torch
-
 from danlu.core.errors import DanluError
 from danlu.exports.parity import Check
-from sabotage_codes import EIGHT, KINDS, CodedTrial, harms_of
+from sabotage_coded_trial import EIGHT, KINDS, CodedTrial
+from sabotage_codes import harms_of
 from sabotage_kit import FAMILIES, one_module
 
 VLLM_FAMILY = "qwen3"
@@ -39,29 +33,33 @@ VLLM_HARMS = {
     "awq": ("groups twice as large in the header",), "gptq": ("zero points as version 2 has them",),
 }  # fmt: skip
 READERS = ("transformers_", "autoround_")
-FIRST = MATRIX_FAMILIES[0]
-Key = tuple[str, str, int, str, str]
-"""act, family, seed, kind, harm"""
 
 
-def keys(act: str, family: str, seed: int) -> Iterator[Key]:
+def keys(family: str, seed: int) -> Iterator[Key]:
+    """Of everything but vLLM."""
+    names = {"honest": lambda kind: HONEST[:1] if kind in EIGHT else HONEST}  # eight bits are the nearest ones
+    if family in MATRIX_FAMILIES:
+        names["matrix"] = harms_of
+    if family == MATRIX_FAMILIES[0]:
+        names["modules"] = lambda kind: [f"module {number} at 0.9" for number in range(NUM_MODULES)]
+    for act, names_of in names.items():
+        for kind in KINDS:
+            for name in names_of(kind):
+                yield Key(act, family, seed, kind, name)
+
+
+def vllm_keys(family: str, seed: int) -> Iterator[Key]:
     for kind in KINDS:
-        names = {
-            "honest": ["", "nearest"], "matrix": list(harms_of(kind)), "vllm": ["", *VLLM_HARMS[kind]],
-            "modules": [f"module {number} at 0.9" for number in range(21)],
-        }[act]  # fmt: skip
-        for name in names:
-            if act != "honest" or not (name and kind in EIGHT):  # eight bits are the nearest ones
-                yield act, family, seed, kind, name
+        for name in ("", *VLLM_HARMS[kind]):
+            yield Key("vllm", family, seed, kind, name)
 
 
-def act_out(trial: CodedTrial, key: Key) -> dict[str, Any]:
-    act, _, _, kind, name = key
-    if name in ("", "nearest"):
-        return told(trial.honest(kind) if not name else trial.nearest(kind))
-    harm = one_module(0.9, int(name.split()[1])) if act == "modules" else harms_of(kind)[name]
+def try_one(trial: CodedTrial, key: Key) -> dict[str, Any]:
+    if key.harm in HONEST:
+        return told(trial.nearest(key.kind) if key.harm else trial.honest(key.kind))
+    harm = one_module(0.9, int(key.harm.split()[1])) if key.act == "modules" else harms_of(key.kind)[key.harm]
     try:
-        checks = trial.spoilt(kind, harm)
+        checks = trial.spoilt(key.kind, harm)
     except DanluError as error:  # the writer, or our own reading of the files, would not
         return {"failed": ["refused"], "by": ["files"], "note": error.text[:200]}
     return {"nothing": "nothing to spoil in this family"} if checks is None else told(checks)
@@ -86,97 +84,18 @@ def told(checks: list[Check]) -> dict[str, Any]:
             "note": "; ".join(each.note for each in failed)[:200]}  # fmt: skip
 
 
-def acts_of(act: str, family: str) -> list[str]:
-    if act == "vllm":
-        return [act]
-    return ["honest", *(["matrix"] if family in MATRIX_FAMILIES else []), *(["modules"] if family == FIRST else [])]
-
-
-def go(act: str, cases: Cases, families: list[str], seeds: int, python: str | None) -> None:
-    for family in families:
-        for seed in range(seeds):
-            all_keys = [key for each in acts_of(act, family) for key in keys(each, family, seed)]
-            if not (wanted := cases.missing(all_keys)):
-                continue
-            with tempfile.TemporaryDirectory(prefix="danlu-sabotage-") as name:
-                trial = CodedTrial(family, Path(name), seed=seed, python=python)
-                for key in wanted:
-                    began = time.perf_counter()
-                    cases.add(key, act_out(trial, key), time.perf_counter() - began)
-
-
-def table(cases: Cases, folder: Path, command: str) -> None:
-    rows = [row for row in cases.rows if "nothing" not in row]
-    packages = {name: importlib.metadata.version(name) for name in ("compressed-tensors", "auto-round")}
-    result: dict[str, Any] = {"machine": machine() | packages, "command": command, "acts": {}}
-    for act in ("honest", "matrix", "modules", "vllm"):
-        chosen = [row for row in rows if row["act"] == act]
-        if not chosen:
-            continue
-        honest = [row for row in chosen if row["harm"] in ("", "nearest")]
-        spoilt = [row for row in chosen if row not in honest]
-        by_kind: dict[str, Counter[str]] = defaultdict(Counter)
-        for row in chosen:
-            is_honest = row["harm"] in ("", "nearest")
-            word = ("refused" if row["failed"] else "passed") if is_honest else "caught" if row["failed"] else "missed"
-            by_kind[row["kind"]][word] += 1
-        result["acts"][act] = {
-            "families": sorted({row["family"] for row in chosen}), "num_honest": len(honest),
-            "num_refused": sum(bool(row["failed"]) for row in honest), "num_spoilt": len(spoilt),
-            "num_caught": sum(bool(row["failed"]) for row in spoilt),
-            "by_kind": {kind: dict(counts) for kind, counts in by_kind.items()},
-            "refused": [row for row in honest if row["failed"]],
-            "missed": [row for row in spoilt if not row["failed"]],
-            "num_too_noisy": dict(Counter(row["kind"] for row in honest if row.get("not_run"))),
-            "only_by": dict(Counter(row["by"][0] for row in spoilt if len(row["by"]) == 1)),
-            "only_by_check": dict(Counter(row["failed"][0] for row in spoilt if len(row["failed"]) == 1)),
-        }  # fmt: skip
-        if act == "honest":
-            result["acts"][act]["noise"] = noise(honest)
-        if act == "matrix":
-            result["acts"][act]["caught_by"] = caught_by(spoilt)
-    (folder / "sabotage-quantised.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-    for act, found in result["acts"].items():
-        print(act, {name: value for name, value in found.items() if name.startswith(("num_", "only"))})
-        for row in found["refused"] + found["missed"]:
-            print("  WRONG", row)
-
-
-def noise(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """The worst of each figure over all honest exports of a kind."""
-    worst: dict[str, dict[str, float]] = {}
-    for row in rows:
-        mine = worst.setdefault(row["kind"], {})
-        for name, figure in row["figures"].items():
-            mine[name] = (min if name == "least_arrived" else max)(mine.get(name, figure), figure)
-    return worst
-
-
-def caught_by(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
-    """Harm to kind to the checks that failed, in the first family."""
-    found: dict[str, dict[str, str]] = defaultdict(dict)
-    for row in rows:
-        if row["family"] == FIRST:
-            found[row["harm"]][row["kind"]] = ", ".join(row["failed"])
-    return found
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("act", choices=["all", "vllm", "table"])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--families", type=int, default=0, help="only the first so many")
-    parser.add_argument("--skip", type=int, default=0, help="not the first so many")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser = arguments(__doc__, ("all", "vllm", "table"))
     parser.add_argument("--vllm", default=None, help="the python of vLLM's environment")
     given = parser.parse_args()
-    torch.set_num_threads(1)
     cases = Cases(given.out)
     others = [family for family in FAMILIES if family not in MATRIX_FAMILIES]
-    known = {"all": [*MATRIX_FAMILIES, *others], "vllm": [VLLM_FAMILY], "table": []}
-    families = known[given.act]
-    go(given.act, cases, families[given.skip : given.families or len(families)], given.seeds, given.vllm)
-    table(cases, given.out, "python bench/sabotage_quantised.py all OUT, then vllm OUT --vllm PYTHON")
+    families = {"all": [*MATRIX_FAMILIES, *others], "vllm": [VLLM_FAMILY]}.get(given.act, [])
+    open_trial = functools.partial(CodedTrial, python=given.vllm)
+    wanted = vllm_keys if given.act == "vllm" else keys
+    try_all(cases, families[given.skip : given.families], given.seeds, wanted, open_trial, try_one)
+    command = "python bench/sabotage_quantised.py all OUT, then vllm OUT --vllm PYTHON"
+    write_table(cases, given.out / "sabotage-quantised.json", command, ("compressed-tensors", "auto-round"))
 
 
 if __name__ == "__main__":

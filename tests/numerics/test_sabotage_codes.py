@@ -18,7 +18,9 @@ from danlu.exports.calibrated.schemes import SCHEMES
 from danlu.exports.merging import merged_model
 from danlu.exports.parity import Check
 from danlu.exports.reload import load_base_again
-from sabotage_codes import EIGHT, FOUR, CodedTrial, coded, harms_of, write_nearest
+from nearest_codes import coded, write_nearest
+from sabotage_coded_trial import EIGHT, FOUR, CodedTrial
+from sabotage_codes import harms_of
 from sabotage_kit import Harm, draft_of, one_module
 from sabotage_kit import merged_model as merged_draft
 
@@ -30,11 +32,11 @@ needs_auto_round = pytest.mark.skipif(
 EIGHT_QUICK = (
     "one module at 0.9", "another base", "a layer's update lost", "the end of turns lost", "another template",
     "scales of two layers swapped", "one row's scale at 0.9", "another epsilon", "groups of 32 in the header",
-    "a bias that the model never had",
+    "a bias that the model never had", "inputs scaled all together", "inputs as they are in the header",
 )  # fmt: skip
 FOUR_QUICK = (
     "scales of two groups swapped", "zero points of two layers swapped", "groups twice as large in the header",
-    "the other format in the header", "the end of turns lost",
+    "the other format in the header", "the end of turns lost", "a field that the format has not",
 )  # fmt: skip
 
 
@@ -74,7 +76,7 @@ def four_bits(trial: CodedTrial, kind: str, harm: Harm | None, folder: Path) -> 
     draft = draft_of(trial.pupil)
     if harm is not None:
         harm(draft)
-    write_nearest(merged_draft(draft), folder, SCHEMES[kind], {"quant_method": kind, "bits": 4, "group_size": 32})
+    write_nearest(merged_draft(draft), folder, SCHEMES[kind], 32)
     subject = trial.pupil.subject
     model = load_base_again(subject, torch.float32, "cpu")
     checks = check_codes(model, merged_model(subject, where="test"), folder, SCHEMES[kind], 32)
@@ -115,7 +117,8 @@ def test_our_packer_says_what_our_decoder_reads(kind: str) -> None:
 
 @needs_auto_round
 @pytest.mark.parametrize("kind", FOUR)
-def test_four_bits_through_auto_round(kind: str, trial: CodedTrial) -> None:
+def test_four_bits_through_auto_round(kind: str, trial: CodedTrial, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("danlu.exports.calibrated.write.STEPS", (20, 20))  # the least that is ever taken
     assert not failed(trial.honest(kind))
     for name in FOUR_QUICK:
         checks = trial.spoilt(kind, harms_of(kind)[name])

@@ -145,7 +145,7 @@ def rounded(request, tuned, tmp_path_factory: pytest.TempPathFactory):
     engine, contract = tuned
     folder = tmp_path_factory.mktemp(request.param) / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("danlu.exports.calibrated.write.STEPS", (4, 8))  # seconds, not a minute
+        patch.setattr("danlu.exports.calibrated.write.STEPS", (20, 20))  # the least that is ever taken
         manifest = export(
             EXPORTS.load(request.param)(), engine, folder, contract=contract, facts=facts(engine), max_new_tokens=8,
             probes=[[Message("user", text)] for text in QUESTIONS], texts=lambda: texts_of(engine),
@@ -212,6 +212,6 @@ def test_a_reader_that_reads_other_codes_than_were_proven_is_caught(rounded, tun
 @needs_auto_round
 def test_stored_values_are_finite_and_complete(rounded) -> None:
     scheme, folder, _ = rounded
-    found = dict(stored(folder, scheme))
+    found = dict(stored(folder, scheme, set()))
     assert all(bool(value.isfinite().all()) for value in found.values())
     assert sum(name.endswith("_proj.weight") for name in found) == 14

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Calibrated:
         found, noise = prove_calibrated(
             subject, folder, merged, self.scheme, self._effort.group, python=self.python
         )  # fmt: skip
+        version = importlib.metadata.version("auto-round")
         facts = {"dtype": str(proof_dtype(subject.engine.model))[6:], "files_dtype": self.kind,
-                 "calibration": asdict(self._effort)}  # fmt: skip
+                 "calibration": asdict(self._effort) | {"rounded_by": f"auto-round {version}"}}  # fmt: skip
         return Proof(checks + found, noise.worst(living(subject).floor), facts)

@@ -17,19 +17,19 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from danlu.core.files import read_json
 from danlu.engines.native import NativeEngine
 from danlu.exports.arrival import Arrivals, check_shape
 from danlu.exports.calibrated.schemes import PARTS, Scheme
-from danlu.exports.compressed.write import coded_layers
+from danlu.exports.calibrated.write import kept_dtype
 from danlu.exports.export import Subject
 from danlu.exports.parity import Check, Difference, check_answers, compare, judge_logits, margin_of, measure_floor
 from danlu.exports.proof import Promise, prove_reader, set_up
 from danlu.exports.readers import READERS
 from danlu.exports.reload import Reference, load_base_again, proof_dtype, witnessed
 from danlu.exports.rounding import computing_in, rounding_of
+from danlu.exports.structure import check_header, check_layout, coded_layers, config_of, layout_of, malformed_in
 from danlu.exports.vllm_program import programs
-from danlu.model.build import DTYPES, family_of
+from danlu.model.build import family_of
 from danlu.model.model import Model
 from danlu.model.shards import find_shards
 from danlu.model.weights import split
@@ -58,9 +58,7 @@ def prove_calibrated(
     with contextlib.redirect_stderr(io.StringIO()):  # auto-round draws and logs there
         checks += prove_reader(READERS.load("autoround")(), subject, folder, bench)
     if programs(python):  # its products with such codes know half precision only
-        half = functools.partial(
-            computing_in, kind=rounding_of(DTYPES[read_json(folder / "config.json")["torch_dtype"]])
-        )
+        half = functools.partial(computing_in, kind=rounding_of(kept_dtype(merged)))
         bench = dataclasses.replace(bench, promise=dataclasses.replace(bench.promise, inputs=half))
         checks += prove_reader(READERS.load("vllm")(), subject, folder, bench)
     return checks + cost, noise
@@ -69,13 +67,14 @@ def prove_calibrated(
 def check_codes(model: Model, merged: Model, folder: Path, scheme: Scheme, group: int) -> list[Check]:
     """Each weight that the files hold against the merged one, and each update as a whole; `model` is the base and gets
     what the files hold."""
-    arrivals = Arrivals(strays=MAX_ERROR_RATIO)
+    arrivals, kept = Arrivals(strays=MAX_ERROR_RATIO), kept_dtype(merged)
+    layout = layout_of(merged, kept, functools.partial(scheme.layout, group=group))
     weights, whole = dict(model.named_parameters()), dict(merged.named_parameters())
     coded = {f"{name}.weight" for name in coded_layers(model)}
     unseen, wrong = set(weights), []
     ratios, sizes, worst = [1.0], [1.0], [1.0]
     with torch.no_grad():
-        for their_name, values in stored(folder, scheme):
+        for their_name, values in stored(folder, scheme, malformed_in(folder, layout)):
             for name, part in split(their_name, values, family_of(model.config), model.spec):
                 if name not in whole:  # a reader of another make may load what the model never had
                     unseen.add(name)
@@ -108,6 +107,8 @@ def check_codes(model: Model, merged: Model, folder: Path, scheme: Scheme, group
               "largest_size_change": MAX_SIZE_CHANGE}  # fmt: skip
     note = "; ".join([*wrong, *unseen][:5])
     return [
+        check_header("file_header", folder, config_of(merged, kept, scheme.header(group))),
+        check_layout("file_layout", folder, layout),
         Check("file", "fail" if wrong or unseen else "pass", numbers, limits, note),
         arrivals.check("file_modules"),
         check_shape("file_shape", merged, folder),
@@ -127,14 +128,14 @@ def _fit(weight_ND: Tensor, found_ND: Tensor, steps_ND: Tensor, group: int) -> t
     return float(ratio), float(in_group), float(size)
 
 
-def stored(folder: Path, scheme: Scheme) -> list[tuple[str, Tensor]]:
+def stored(folder: Path, scheme: Scheme, malformed: set[str]) -> list[tuple[str, Tensor]]:
     """The files' tensors by their names in fp32, codes as the values that they stand for; a layer with a part missing
-    stands for nothing."""
+    or `malformed` stands for nothing."""
     found: list[tuple[str, Tensor]] = []
     parts: dict[str, dict[str, Tensor]] = {}
     for path in find_shards(folder):
         with safe_open(path, framework="pt", device="cpu") as file:
-            for name in sorted(file.keys()):
+            for name in sorted(set(file.keys()) - malformed):
                 stem, _, part = name.rpartition(".")
                 if part in PARTS:
                     parts.setdefault(stem, {})[part] = file.get_tensor(name)

@@ -13,16 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from danlu.exports.structure import TYPES, UNCODED, Layout
+from danlu.model.shards import Entry
 
 Name = Literal["awq", "gptq"]
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 GROUPS = (128, 64, 32)
 """Sizes that readers take, the usual one first."""
-NUM_STEPS = 15
+BITS = 4
+NUM_STEPS = (1 << BITS) - 1
 _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
 """Where the codes of a word belong."""
 
@@ -50,6 +54,27 @@ class Scheme:
             codes_DN, zeros_GN = _unpacked(parts["qweight"].T).T, _unpacked(parts["qzeros"]) + 1
             group_D = parts["g_idx"].long()
         return ((codes_DN - zeros_GN[group_D]) * scales_GN[group_D]).T.contiguous()
+
+    def layout(self, name: str, shape_ND: tuple[int, ...], group: int) -> Layout:
+        """What a weight lies as in the files."""
+        num_out, num_in = shape_ND
+        stem, word, half = name.removesuffix("weight"), TYPES[torch.int32], TYPES[torch.float16]
+        is_along_outputs = self.name == "awq"
+        layout = {
+            stem + "qweight": Entry(word, (num_in, num_out // 8) if is_along_outputs else (num_in // 8, num_out)),
+            stem + "qzeros": Entry(word, (num_in // group, num_out // 8)),
+            stem + "scales": Entry(half, (num_in // group, num_out)),
+        }
+        return layout if is_along_outputs else layout | {stem + "g_idx": Entry(word, (num_in,))}
+
+    def header(self, group: int) -> dict[str, Any]:
+        """The checkpoint's `quantization_config`: what readers ask of the format, each field said once."""
+        shared = {
+            "quant_method": self.name, "bits": BITS, "group_size": group, "sym": self.is_symmetric, "data_type": "int",
+        }  # fmt: skip
+        if self.name == "awq":
+            return shared | {"version": "gemm", "zero_point": True, "modules_to_not_convert": list(UNCODED)}
+        return shared | {"checkpoint_format": "gptq", "desc_act": False, "lm_head": False}
 
     def spacing(self, weight_ND: Tensor, group: int) -> Tensor:
         """How far apart the numbers lie that a group can hold, rounded to nearest."""

@@ -19,19 +19,19 @@ from safetensors import safe_open
 from torch import Tensor
 
 from danlu.core.errors import ExportError
-from danlu.core.files import read_json, write_json
+from danlu.core.files import write_json
 from danlu.exports.calibrated.needs import MULTIPLE, PACKAGES
 from danlu.exports.calibrated.schemes import PARTS, Scheme, group_of
-from danlu.exports.compressed.write import coded_layers, write_shards
+from danlu.exports.compressed.write import write_shards
 from danlu.exports.export import Subject
 from danlu.exports.merging import merged_model
 from danlu.exports.reload import stored_dtype
 from danlu.exports.speech import write_speech
+from danlu.exports.structure import coded_layers, config_of
 from danlu.model.build import save_model
 from danlu.model.decoder import Decoder
 from danlu.model.model import Model
 from danlu.model.shards import find_shards
-from danlu.model.weights import DTYPE_NAMES
 
 MAX_SAMPLES = 128
 SAMPLE_TOKENS = {"cpu": 256, "cuda": 2048}
@@ -63,8 +63,7 @@ def write_calibrated(subject: Subject, folder: Path, scheme: Scheme) -> Effort:
     check_packages(where)
     merged = merged_model(subject, where=where)
     group = check_shapes(merged, where)
-    living, kept = subject.engine.model, stored_dtype(merged)
-    kept = torch.float16 if kept == torch.float32 else kept  # no reader multiplies codes with more
+    living, kept = subject.engine.model, kept_dtype(merged)
     with tempfile.TemporaryDirectory(prefix=".rounding-", dir=folder) as name:
         work = Path(name)
         save_model(merged, work / "whole", kept)
@@ -75,11 +74,15 @@ def write_calibrated(subject: Subject, folder: Path, scheme: Scheme) -> Effort:
         found = next((path.parent for path in (work / "out").rglob("config.json")), None)
         assert found is not None, "auto-round ended well, so there is a folder"
         write_shards(_joined(work / "whole", found), folder)
-        theirs = read_json(found / "config.json")["quantization_config"]
-        config = {key: item for key, item in merged.config.items() if key not in ("torch_dtype", "dtype")}
-        write_json(folder / "config.json", config | {"torch_dtype": DTYPE_NAMES[kept], "quantization_config": theirs})
+        write_json(folder / "config.json", config_of(merged, kept, scheme.header(group)))
     write_speech(subject.contract, living.folder, folder)
     return effort
+
+
+def kept_dtype(model: Model) -> torch.dtype:
+    """What is not coded lies in this; no reader multiplies codes with more than 16 bits."""
+    stored = stored_dtype(model)
+    return torch.float16 if stored == torch.float32 else stored
 
 
 def check_shapes(model: Model, where: str) -> int:

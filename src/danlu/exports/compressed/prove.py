@@ -18,8 +18,7 @@ from torch import Tensor
 
 from danlu.engines.native import NativeEngine
 from danlu.exports.arrival import Arrivals, check_shape
-from danlu.exports.compressed.schemes import Scheme, rounding_inputs
-from danlu.exports.compressed.write import SCALE, coded_layers
+from danlu.exports.compressed.schemes import SCALE, Scheme, rounding_inputs
 from danlu.exports.export import Subject
 from danlu.exports.oracle import has
 from danlu.exports.parity import (
@@ -33,7 +32,8 @@ from danlu.exports.parity import (
 )  # fmt: skip
 from danlu.exports.proof import ROUNDING_FACTOR, Bench, Promise, prove_reader, set_up
 from danlu.exports.readers import READERS
-from danlu.exports.reload import load_base_again, proof_dtype, witnessed
+from danlu.exports.reload import load_base_again, proof_dtype, stored_dtype, witnessed
+from danlu.exports.structure import Layout, check_header, check_layout, coded_layers, config_of, layout_of, malformed_in
 from danlu.exports.vllm_program import programs
 from danlu.model.build import family_of
 from danlu.model.model import Model
@@ -46,9 +46,15 @@ PACKAGE = "compressed_tensors"
 def prove_compressed(
     subject: Subject, folder: Path, merged: Model, scheme: Scheme, *, python: str | None = None
 ) -> tuple[list[Check], Difference]:
-    """Every tensor of the files, then the readers."""
+    """Every field and tensor of the files, then the readers."""
     model = load_base_again(subject, proof_dtype(subject.engine.model), subject.engine.model.device)
-    checks = _check_tensors(model, merged, folder, scheme)
+    kept = stored_dtype(subject.engine.model)
+    layout = layout_of(merged, kept, functools.partial(scheme.layout, kept=kept))
+    checks = [
+        check_header("file_header", folder, config_of(merged, kept, scheme.header())),
+        check_layout("file_layout", folder, layout),
+        *_check_tensors(model, merged, folder, scheme, layout),
+    ]
     layers = coded_layers(model)
     rounding = functools.partial(rounding_inputs, scheme=scheme, names=layers)
     promise = Promise(("transformers", *programs(python)), inputs=rounding, python=python)
@@ -65,7 +71,7 @@ def prove_compressed(
     return checks + cost, noise
 
 
-def _check_tensors(model: Model, merged: Model, folder: Path, scheme: Scheme) -> list[Check]:
+def _check_tensors(model: Model, merged: Model, folder: Path, scheme: Scheme, layout: Layout) -> list[Check]:
     """Each weight that the files hold against the merged one, within half a step of its row, and each update as a
     whole; `model` is the base and gets what the files hold."""
     arrivals = Arrivals()
@@ -73,7 +79,7 @@ def _check_tensors(model: Model, merged: Model, folder: Path, scheme: Scheme) ->
     family, coded = family_of(model.config), {f"{name}.weight" for name in coded_layers(model)}
     unseen, wrong, worst = set(weights), [], 0.0
     with torch.no_grad():
-        for their_name, values in _stored(folder, scheme):
+        for their_name, values in _stored(folder, scheme, malformed_in(folder, layout)):
             for name, part in split(their_name, values, family, model.spec):
                 if name not in whole:  # a reader of another make may load what the model never had
                     unseen.add(name)
@@ -100,14 +106,15 @@ def _check_tensors(model: Model, merged: Model, folder: Path, scheme: Scheme) ->
     ]
 
 
-def _stored(folder: Path, scheme: Scheme) -> list[tuple[str, Tensor]]:
-    """The files' tensors by their names, codes as the values that they stand for."""
+def _stored(folder: Path, scheme: Scheme, malformed: set[str]) -> list[tuple[str, Tensor]]:
+    """The files' tensors by their names, codes as the values that they stand for; what is `malformed` stands for
+    nothing."""
     found: list[tuple[str, Tensor]] = []
     for path in find_shards(folder):
         with safe_open(path, framework="pt", device="cpu") as file:
             names = set(file.keys())
             for name in sorted(names):
-                if name.endswith(SCALE):
+                if name.endswith(SCALE) or malformed & {name, name + SCALE}:
                     continue
                 tensor = file.get_tensor(name)
                 scale = file.get_tensor(name + SCALE) if name + SCALE in names else None

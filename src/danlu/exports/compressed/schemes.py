@@ -16,7 +16,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from danlu.exports.structure import TYPES, UNCODED, Layout
+from danlu.model.shards import Entry
+
 SchemeName = Literal["fp8", "int8"]
+SCALE = "_scale"
+"""Behind the name of the weight that it belongs to."""
 _TINY = 1e-12
 
 
@@ -60,7 +65,11 @@ class Scheme:
             return values.round().clamp(-128, 127).to(torch.int8)
         return values.clamp(-self.largest, self.largest).to(self.dtype)
 
-    def config(self, ignored: list[str]) -> dict[str, Any]:
+    def layout(self, name: str, shape_ND: tuple[int, ...], kept: torch.dtype) -> Layout:
+        """What a weight lies as in the files."""
+        return {name: Entry(TYPES[self.dtype], shape_ND), name + SCALE: Entry(TYPES[kept], (shape_ND[0], 1))}
+
+    def header(self) -> dict[str, Any]:
         """The checkpoint's `quantization_config`."""
         shared = {"num_bits": 8, "type": self.type, "symmetric": True, "group_size": None, "block_structure": None}
         group = {
@@ -71,7 +80,7 @@ class Scheme:
         }
         return {
             "quant_method": "compressed-tensors", "format": self.format, "quantization_status": "compressed",
-            "config_groups": {"group_0": group}, "ignore": ignored, "kv_cache_scheme": None,
+            "config_groups": {"group_0": group}, "ignore": list(UNCODED), "kv_cache_scheme": None,
             "global_compression_ratio": None,
         }  # fmt: skip
 

@@ -8,19 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from danlu.adapters.lora import HEADS
-from danlu.adapters.peft_format import linears_of
 from danlu.core.errors import ExportError
 from danlu.core.files import sync_folder, write_json
-from danlu.exports.compressed.schemes import Scheme
+from danlu.exports.compressed.schemes import SCALE, Scheme
+from danlu.exports.structure import coded_weights, config_of
 from danlu.model.build import family_of
 from danlu.model.decoder import Decoder
 from danlu.model.model import Model
 from danlu.model.shards import INDEX, SINGLE
 from danlu.model.tensor_file import write_tensors
-from danlu.model.weights import DTYPE_NAMES, SHARD_BYTES, fuse
-
-SCALE = "_scale"
+from danlu.model.weights import SHARD_BYTES, fuse
 
 
 def write_compressed(model: Model, folder: Path, scheme: Scheme, stored: torch.dtype) -> None:
@@ -29,23 +26,14 @@ def write_compressed(model: Model, folder: Path, scheme: Scheme, stored: torch.d
         raise ExportError("compressed.foreign", where="exports: vllm", given=model.config.get("model_type"))
     folder.mkdir(parents=True, exist_ok=True)
     write_shards(_tensors(model, scheme, stored), folder)
-    config = {key: item for key, item in model.config.items() if key not in ("torch_dtype", "dtype")}
-    config |= {"torch_dtype": DTYPE_NAMES[stored], "quantization_config": scheme.config(list(HEADS[:1]))}
-    write_json(folder / "config.json", config)
-
-
-def coded_layers(model: Model) -> set[str]:
-    """The layers whose weights become codes, by our names."""
-    return {name for name in linears_of(model) if name.rpartition(".")[2] not in HEADS}
+    write_json(folder / "config.json", config_of(model, stored, scheme.header()))
 
 
 def _tensors(model: Decoder, scheme: Scheme, stored: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) as the file has them: fused layers whole."""
-    family = family_of(model.config)
-    layers = coded_layers(model)
-    ends = tuple(f".{fused.name}.weight" for fused in family.fused)
-    for name, weight in fuse({name: weight.detach() for name, weight in model.named_parameters()}, family).items():
-        if name.removesuffix(".weight") in layers or name.endswith(ends or ("\0",)):
+    coded, whole = coded_weights(model), {name: weight.detach() for name, weight in model.named_parameters()}
+    for name, weight in fuse(whole, family_of(model.config)).items():
+        if name in coded:
             codes, scale = scheme.codes(weight.cpu(), stored)
             yield name, codes
             yield name + SCALE, scale
