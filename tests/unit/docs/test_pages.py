@@ -16,7 +16,11 @@ from danlu.model.families.family import Config, Family, base_shape, rope
 from danlu.model.spec import Spec
 
 ROOT = Path(__file__).parents[3]
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "README.zh.md"]
+PAGES = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted(ROOT.glob("README*.md")),
+    *sorted(ROOT.glob("CONTRIBUTING*.md")),
+]
 SOURCE = Path(danlu.__file__).parent
 
 
@@ -51,13 +55,37 @@ def _commands(page: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def test_the_page_on_adding_knows_the_places():
-    text = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
-    for folder, contract in re.findall(r"^## .*`([a-z/]+)/`(?:, contract `([a-z]+\.py)`)?", text, re.MULTILINE):
+PLACE = re.compile(r"^## .*`([a-z/]+)/`(?:(?:, contract |，契约 )`([a-z]+\.py)`)?", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", ["adding.md", "adding.zh.md"])
+def test_the_page_on_adding_knows_the_places(page):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    places = PLACE.findall(text)
+    for folder, contract in places:
         assert (SOURCE / folder / contract).exists(), f"{folder}/{contract}"
-    for path in re.findall(r"`((?:recipe|pipeline|data)/[a-z]+\.py)`", text):
+    for path in re.findall(r"`((?:recipe|pipeline|data|evaluation|cli)/[a-z/]+\.py)`", text):
         assert (SOURCE / path).is_file(), path
-    assert {"metrics", "formats", "templates", "families", "methods", "tasks", "exports"} <= SHELVES.keys()
+    told = {SOURCE / folder for folder, _ in places}
+    ours = {name: SOURCE.parent.joinpath(*place.partition(":")[0].split(".")) for name, place in SHELVES.items()}
+    untold = {name for name, folder in ours.items() if folder not in told}
+    assert untold == {"adapters", "engines", "executors"}, "shelves of which the page tells nothing"
+
+
+@pytest.mark.parametrize("name", ["adding", "reference"])
+def test_both_languages_of_a_page_show_the_same(name):
+    """Headings that name a place, blocks, links, rows of tables and words in code: all but the prose."""
+    english, chinese = ((ROOT / "docs" / f"{name}{end}").read_text(encoding="utf-8") for end in (".md", ".zh.md"))
+    assert PLACE.findall(english) == PLACE.findall(chinese)
+    for shape in (r"```\w*\n.*?```", r"^## ", r"^\| `"):
+        assert [*re.findall(shape, english, re.M | re.S)] == [*re.findall(shape, chinese, re.M | re.S)], shape
+    assert _words(english) == _words(chinese)
+
+
+def _words(text: str) -> set[str]:
+    """Names in code, as far as they are no example in the reader's language."""
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    return {word for word in re.findall(r"`([^`]+)`", prose) if re.fullmatch(r"[a-z_./\-]+", word)}
 
 
 def _blocks_of_adding() -> list[str]:
