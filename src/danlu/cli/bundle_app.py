@@ -17,7 +17,7 @@ def bundle_command(
     voice: Voice,
     targets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ARTIFACT|NAME@ALIAS|serving.KEY=X", help=say("bundle.arg_targets")),
+        typer.Argument(metavar="[NAME=]TARGET... [serving.a=b]...", help=say("bundle.arg_targets")),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FOLDER", help=say("bundle.opt_out"))] = None,
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help=say("bundle.opt_config"))] = None,

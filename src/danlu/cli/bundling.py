@@ -6,17 +6,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from danlu.cli.serving_words import ServingWords
 from danlu.cli.voice import Voice
 from danlu.core.errors import ExportError
 from danlu.core.messages import say
 from danlu.pipeline.bundle import Bundle, Wanted, bundle, check
-from danlu.recipe.recipe import Recipe
-from danlu.recipe.serving import ServingSection
-from danlu.run.artifact import NAME as ARTIFACT_FILE
-from danlu.run.artifact import Manifest
+from danlu.pipeline.serve_targets import Wanted as Served
 from danlu.run.registry import Registry
 
-SECTION = "serving."
 MIB = 2**20
 
 
@@ -34,18 +31,15 @@ def make_bundle(
     python: str | None,
     platform: str,
 ) -> None:
-    section, named = _read(words, config)
-    targets = tuple((name, _folder(target, runs)) for name, target in named)
-    targets = tuple((name or Manifest.read(folder).name, folder) for name, folder in targets)
-    if not targets and not (to_train or others):
+    models, section = ServingWords.of(words, config).read(runs)
+    if urls := [model.url for model in models if model.url]:
+        raise ExportError("bundle.urls", given=", ".join(urls))
+    if not models and not (to_train or others):
         raise ExportError("bundle.nothing")
-    names = [name for name, _ in targets]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ExportError("bundle.twice", given=", ".join(twice))
+    targets = tuple((model.name, _folder(model, runs)) for model in models)
     wanted = Wanted(
         targets, section, tuple(others), wheels, has_wheels, to_train,
-        python or f"{sys.version_info.major}.{sys.version_info.minor}", platform, names[0] if names else "danlu",
+        python or f"{sys.version_info.major}.{sys.version_info.minor}", platform, models[0].name if models else "danlu",
     )  # fmt: skip
     _show(bundle(out, wanted, progress=voice.progress), voice, has_wheels=has_wheels)
 
@@ -56,26 +50,10 @@ def check_bundle(folder: Path, voice: Voice) -> None:
     voice.result({"folder": str(folder), "num_files": num_files, "whole": True})
 
 
-def _read(words: Sequence[str], config: Path | None) -> tuple[ServingSection, list[tuple[str, str]]]:
-    """The chapter `serving` with its overrides, and (name, target) of each model; "" is the artefact's own name."""
-    overrides = [word for word in words if word.startswith(SECTION) and "=" in word]
-    section = (Recipe.load(config, overrides) if config else Recipe.from_tree({}, overrides)).serving
-    named = [("", word) for word in words if word not in overrides]
-    if named:
-        return section, named
-    urls = [served.target for served in section.models if served.is_url]
-    if urls:
-        raise ExportError("bundle.urls", given=", ".join(urls))
-    return section, [(served.name or "", served.target) for served in section.models]
-
-
-def _folder(target: str, runs: Path) -> Path:
+def _folder(model: Served, runs: Path) -> Path:
     """An artefact's folder, or the one that a name of the registry means today."""
-    folder = Path(target)
-    if (folder / ARTIFACT_FILE).is_file():
-        return folder
     registry = Registry(runs)
-    return registry.open(registry.resolve(target))
+    return model.folder or registry.open(registry.resolve(model.label))
 
 
 def _show(made: Bundle, voice: Voice, *, has_wheels: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from danlu.cli.voice import Voice
 from danlu.core.errors import EngineError
-from danlu.core.messages import say
+from danlu.core.messages import current_language, say
 from danlu.pipeline.serve_targets import checked_name
 from danlu.serving import control
 
@@ -49,7 +49,7 @@ def drop(name: str, runs: Path, voice: Voice, *, reason: str) -> None:
 
 
 def reload(runs: Path, voice: Voice, *, reason: str) -> None:
-    _do(control.Reload(reason=reason), runs, voice)
+    _do(control.Reload(reason=reason, language=current_language()), runs, voice)
 
 
 def say_renewed(facts: Mapping[str, Any], voice: Voice) -> None:

@@ -9,33 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from danlu.cli.rolling import say_renewed
-from danlu.cli.targets import RECIPE_SUFFIXES, open_target
+from danlu.cli.serving_words import ServingWords
 from danlu.cli.voice import Voice
-from danlu.core.errors import RunError
 from danlu.core.messages import current_language, say
 from danlu.pipeline.serve import prepare_serving, run_server
 from danlu.pipeline.serve_look import Serving
-from danlu.pipeline.serve_targets import Wanted, read_targets
-from danlu.recipe import Recipe
-from danlu.recipe.overrides import apply_overrides
-from danlu.recipe.serving import ServingSection
-from danlu.run.run import Run
 from danlu.serving.known_servers import SERVERS
 from danlu.serving.snippets import KEY, snippets
-
-PREFIX = "serving."
 
 
 def serve(words: Sequence[str], runs: Path, voice: Voice, *, config: Path | None, first_key: bool, dry: bool) -> None:
     """`words`: targets and overrides, in any order."""
-    overrides = [word for word in words if word.startswith(PREFIX) and "=" in word]
-    targets = [word for word in words if word not in overrides]
-    recipe = next((target for target in targets if _is_recipe(target)), None)
-    if config is not None and recipe is not None:
-        raise RunError("serve.two_recipes", where=recipe, given=str(config), other=recipe)
-    source = config or (Path(recipe) if recipe else None)
-    section = _section(source, targets, overrides)
-    wanted = read_targets(targets, section, runs, lambda target: _run(target, runs))
+    asked = ServingWords.of(words, config)
+    wanted, section = asked.read(runs)
     serving = prepare_serving(
         wanted, section, runs, makes_key=first_key or (sys.stdin.isatty() and not voice.as_json),
         account=Path.home() / SERVERS,
@@ -46,45 +32,11 @@ def serve(words: Sequence[str], runs: Path, voice: Voice, *, config: Path | None
             return
         screen = _Screen(serving, voice)
         voice.progress.note(say("serve.starting"))
-        reread = None if source is None else lambda: _reread(source, targets, overrides, runs)
+        reread = None if asked.source is None else lambda: asked.read(runs)
         asyncio.run(run_server(serving, reread=reread, on_event=screen.told))
         voice.say(say("serve.ended"))
     finally:
         serving.close()
-
-
-def _is_recipe(target: str) -> bool:
-    return Path(target).suffix in RECIPE_SUFFIXES and not Path(target).is_dir()
-
-
-def _run(target: str, runs: Path) -> Run:
-    """A run that is there; nothing is started to be served."""
-    if _is_recipe(target):
-        recipe = Recipe.load(target)
-        folder = runs / f"{recipe.name}-{recipe.digest[:8]}"
-        if not (folder / "run.json").is_file():
-            raise RunError("serve.not_run_yet", where=target, given=target)
-        return Run.open(folder)
-    return open_target(target, (), runs)
-
-
-def _section(source: Path | None, targets: Sequence[str], overrides: Sequence[str]) -> ServingSection:
-    """The chapter of the file that was named, else of the one run that is served, with overrides."""
-    if source is not None:
-        return Recipe.load(source, overrides).serving
-    kept: ServingSection | None = None
-    if len(targets) == 1 and (Path(targets[0]) / "run.json").is_file():
-        kept = Run.open(Path(targets[0])).recipe.serving
-    tree = {"serving": kept.model_dump(mode="json", exclude_defaults=True)} if kept is not None else {}
-    return Recipe.from_tree(apply_overrides(tree, overrides)).serving
-
-
-def _reread(
-    source: Path, targets: Sequence[str], overrides: Sequence[str], runs: Path
-) -> tuple[list[Wanted], ServingSection]:
-    """For a reload: what the file says now. The command line says what it said."""
-    section = _section(source, targets, overrides)
-    return read_targets(targets, section, runs, lambda target: _run(target, runs)), section
 
 
 # ---- what is shown

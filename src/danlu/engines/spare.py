@@ -2,8 +2,8 @@
 engine loads, which is nearly all of a small one's start, and waits.
 
 The first line of standard input is its order, `{"argv": [...], "log": "…"}`: from then on it is `danlu.engines.server`
-with the arguments that stand behind that name, prints to the log (that it took the order, first of all), and reads its
-secret from the next line. The end of input means that it was not needed.
+with the arguments that stand behind that name and is listed so (own_name.py), prints to the log (first that it took the
+order), and reads its secret from the next line. The end of input means that it was not needed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+
+from danlu.engines.own_name import be_called
 
 SERVER = "danlu.engines.server"
 
@@ -33,6 +35,7 @@ def main() -> int:
     for stream in (1, 2):
         os.dup2(log, stream)
     os.close(log)
+    be_called(order["argv"])
     print(f"{os.getpid()}: made of a spare process", flush=True)
     return server.main(order["argv"][order["argv"].index(SERVER) + 1 :])
 

@@ -19,6 +19,7 @@ from danlu.pipeline.serve_targets import Wanted, read_targets
 from danlu.recipe.serving import ServingSection
 from danlu.run.run import Run
 from danlu.serving.bind import address_text, check_bind, is_loopback, listen, own_hosts
+from danlu.serving.control import refuse_second
 from danlu.serving.keys import Pepper
 from danlu.serving.known_servers import KnownServers, verifier_of
 from danlu.serving.server import Server
@@ -37,6 +38,7 @@ def prepare_serving(
     where there is none and only this machine is served. `account`: where `danlu chat` of this account finds it."""
     check_packages()
     home = runs.resolve() / HOME
+    refuse_second(home)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     check_files(section)
     looked = look(wanted, section, runs, home)

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from danlu.core.errors import DanluError, EngineError
+from danlu.core.errors import DanluError, EngineError, RunError
 from danlu.core.files import dump_json
+from danlu.core.messages import Language
 from danlu.serving.line import listen, reachable
 
 NAME = "control.sock"
@@ -68,6 +70,8 @@ class Drop(_Request):
 class Reload(_Request):
     do: Literal["reload"] = "reload"
     reason: str = ""
+    language: Language | None = None
+    """What is wrong with the settings is told in this one; None: in the server's own."""
 
 
 Request = Status | Add | Flip | Split | Back | Drop | Reload
@@ -111,6 +115,14 @@ class Control:
             return {"done": await self._answer(request)}
         except DanluError as error:
             return _refusal(error)
+
+
+def refuse_second(home: Path) -> None:
+    """RunError where a server runs on this home already: before it is looked what else would be wrong."""
+    path = home / NAME
+    with suppress(OSError), reachable(path) as name, socket.socket(socket.AF_UNIX) as trial:
+        trial.connect(name)
+        raise RunError("rollout.is_running", where=str(path), given=str(home))
 
 
 def ask(home: Path, request: Request) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from socket import socket
 from typing import Any
 
 from danlu.core.errors import DanluError, EngineError
+from danlu.core.messages import Language, spoken_in
 from danlu.run.registry import NAME as REGISTRY
 from danlu.serving import control
 from danlu.serving.control import Control
@@ -112,14 +113,15 @@ class Server:
         await self.rollout.close()
         await self.line.close()
 
-    async def reload(self) -> dict[str, Any]:
+    async def reload(self, language: Language | None = None) -> dict[str, Any]:
         """What the settings say now: models, replicas, address, and all that workers go by. New workers on the same
         socket, or on the new one; the old ones stop accepting, finish, and end. Where anything of it fails, everything
         stays as it was. Engines that died too often get a new try. One at a time: two at once would forget each other's
         workers, which would serve on with settings of before."""
         async with self._turn:
             before = self.plan
-            renewal = await asyncio.to_thread(before.renew) if before.renew else Renewal(before, 0)
+            with spoken_in(language):
+                renewal = await asyncio.to_thread(before.renew) if before.renew else Renewal(before, 0)
             try:
                 facts = await self._renewed(renewal)
             except BaseException:
@@ -170,8 +172,8 @@ class Server:
         match request:
             case control.Status():
                 return status_of(rollout) | {"children": [_facts(child) for child in self.workers]}
-            case control.Reload():
-                return await self.reload()
+            case control.Reload(language=language):
+                return await self.reload(language)
             case control.Add(model=model, to=to, reason=reason):
                 return await rollout.add(model, to, reason=reason)
             case control.Flip(model=model, to=to, reason=reason):

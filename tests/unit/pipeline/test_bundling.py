@@ -1,19 +1,24 @@
 """`danlu bundle`: what goes in, what is refused, and that nothing in it can be changed unseen."""
 
+import contextlib
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from danlu.cli.serving_words import ServingWords
 from danlu.core.errors import ExportError
 from danlu.pipeline.bundle import Wanted, bundle, check
 from danlu.recipe.recipe import Recipe
 from danlu.recipe.serving import ServingSection
 from danlu.run.artifact import Manifest
+from danlu.run.run import Run
 
 sys.path.append(str(Path(__file__).parents[1] / "serving"))
 from lens_kit import make_adapter, make_base, make_merged
@@ -55,6 +60,55 @@ def test_a_torn_manifest_makes_no_bundle(tmp_path, adapter):
     ended = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
     assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
     assert "artifact.json" in ended.stderr and not (tmp_path / "out").exists()
+
+
+def run_with(adapter: Path, runs: Path, name: str = "law") -> Path:
+    """A run whose artefact this is."""
+    run = Run.create(Recipe.from_tree({"name": name, "serving": {"port": 8443}}), runs)
+    shutil.copytree(adapter, run.path("artifacts") / "adapter")
+    return run.folder
+
+
+def bundled(*words: str | Path, home: Path, runs: Path) -> dict[str, Any]:
+    argv = [sys.executable, "-m", "danlu", "bundle", *map(str, words), "--out", str(home / "out"), "--files-only"]
+    ended = subprocess.run([*argv, "--json", "--runs", str(runs)], capture_output=True, text=True, cwd=home)
+    return json.loads(ended.stdout)
+
+
+def test_a_bundle_takes_what_serve_takes(tmp_path, adapter):
+    """`danlu serve runs/law` was right, and `danlu bundle runs/law` an error."""
+    runs = tmp_path / "home"
+    run = run_with(adapter, runs)
+    (tmp_path / "law.yaml").write_text("name: law\nserving: {port: 8443}\n")
+    (tmp_path / "serving.yaml").write_text(json.dumps({"serving": {"models": {"expert": str(run)}}}))
+    for words in ((run,), (run.name,), ("law",), ("law.yaml",), ("--config", "serving.yaml"), (f"expert={run}",)):
+        asked = ServingWords.of([str(word) for word in words if word != "--config"], None)
+        if "--config" in words:
+            asked = ServingWords.of((), tmp_path / "serving.yaml")
+        with contextlib.chdir(tmp_path):
+            served, section = asked.read(runs)
+        made = bundled(*words, home=tmp_path, runs=runs)
+        assert [model["name"] for model in made["models"]] == [each.name for each in served], made
+        assert served[0].folder == run / "artifacts" / "adapter"
+        told = "".join(path.read_text() for path in (tmp_path / "out").rglob("*.yaml"))
+        assert (str(section.port) in told) and (section.port == 8443) == (words[0] in (run, "law.yaml"))
+        shutil.rmtree(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("nothing-here",), "cli.no_target"), (("empty",), "serve.no_artifact"), ((), "bundle.nothing"),
+        (("law", "law"), "serve.same_name"), (("big=http://127.0.0.1:1/v1",), "bundle.urls"),
+        (("new.yaml",), "serve.not_run_yet"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_bundled_is_refused_in_the_same_words(words, error, tmp_path, adapter):
+    run_with(adapter, tmp_path / "runs")
+    Run.create(Recipe.from_tree({"name": "empty"}), tmp_path / "runs")
+    (tmp_path / "new.yaml").write_text("name: new\n")
+    assert bundled(*words, home=tmp_path, runs=tmp_path / "runs")["error"] == error
+    assert not (tmp_path / "out").exists()
 
 
 def wanted(*targets: tuple[str, Path], **rest) -> Wanted:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 
+from danlu.data.privacy.fakes import is_chinese
 from worker_kit import Engine, Receiver, make_certificate
 
 
@@ -98,12 +99,25 @@ def test_certificates_and_settings_change_without_a_stop(tmp_path):
         assert within(20, lambda: '"ended"' in log.read_text())  # until then the old worker may still take some
         assert ask(max_tokens=2000)[0] == 400 and ask()[0] == 200
 
+        # a second server on this home says so first, and looks at nothing else
+        second = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+        told_twice = json.loads(second.stdout)
+        assert second.returncode and told_twice["error"] == "rollout.is_running", second.stdout + second.stderr
+
         # a wrong one changes nothing, and says so
         config.write_text(json.dumps({"serving": chapter | {"caps": {"max_tokens": -1}}}))
         server.send_signal(signal.SIGHUP)
         log = tmp_path / "runs" / "serving" / "logs" / "server.jsonl"
         assert within(10, lambda: '"refused"' in log.read_text())
         assert "max_tokens" in log.read_text() and ask()[0] == 200
+
+        # who asks for a reload reads in his own language what is wrong, down to each complaint
+        for language, words in (("zh", "一切保持不变"), ("en", "everything stays as it is")):
+            argv = [*danlu, "serving", "reload", "--lang", language, *runs]
+            said = subprocess.run(argv, capture_output=True, text=True, env=environment | {"COLUMNS": "200"})
+            assert said.returncode and words in said.stderr and "max_tokens" in said.stderr, said.stderr
+            complaint = next(line for line in said.stderr.splitlines() if "max_tokens" in line)
+            assert is_chinese(complaint) == (language == "zh"), complaint
 
         # another model, another address, two workers; and what cannot change while it runs
         with socket.create_server(("127.0.0.1", 0)) as free:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,12 @@ log = os.open(order["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 os.write(log, f"{os.getpid()} {order['argv'][-1]} {secret}\\n".encode())
 sys.stdin.read()
 """
+
+
+def called(pid: int) -> list[str]:
+    """What the system's list shows of a process."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0 ").split(b"\0")
+    return [word.decode() for word in words]
 
 
 def is_alive(pid: int) -> bool:
@@ -129,10 +136,21 @@ def test_an_engine_of_ours_comes_back_for_a_fraction_of_its_first_start(tmp_path
         os.kill(child.pid, signal.SIGKILL)
         await until(lambda: child.state == "ready" and child.pid == waiting, within_s=30)
         assert cpu_s(waiting) - before_s < 0.25 * first_s
+        assert called(waiting) == [str(word) for word in command.argv], "and not the spare's"
         await child.stop()
         await spares.close()
 
     asyncio.run(story())
+
+
+def test_a_name_without_room_is_cut_off_and_harms_nothing(tmp_path: Path) -> None:
+    words = "import os, sys; from danlu.engines.own_name import be_called; be_called(['x' * 9000, 'more']); "
+    words += "print(open('/proc/self/cmdline').read().rstrip('\\0'), os.environ['KEPT'], sys.argv[-1])"
+    argv = [sys.executable, "-c", words, "last"]
+    said = subprocess.run(argv, capture_output=True, text=True, env=os.environ | {"KEPT": "kept"}, check=True)
+    shown, kept, last = said.stdout.split()
+    assert set(shown) == {"x"} and len(shown) == sum(len(word) + 1 for word in argv) - 1
+    assert (kept, last) == ("kept", "last")
 
 
 def is_running(pid: int) -> bool:

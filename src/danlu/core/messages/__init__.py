@@ -7,10 +7,13 @@ and placeholders. Not a translation framework: plural forms and dates do not occ
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import json
 import locale
 import os
+from collections.abc import Iterator
 from importlib import resources
 from typing import Any, Literal
 
@@ -18,6 +21,7 @@ Language = Literal["en", "zh"]
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 
 _current: Language | None = None
+_asker: contextvars.ContextVar[Language | None] = contextvars.ContextVar("asker", default=None)
 
 
 def set_language(language: Language | None) -> None:
@@ -26,9 +30,21 @@ def set_language(language: Language | None) -> None:
     _current = language
 
 
+@contextlib.contextmanager
+def spoken_in(language: Language | None) -> Iterator[None]:
+    """What is said inside is for somebody who asked in that language; None changes nothing. Threads that are started
+    inside go by it too (`asyncio.to_thread`)."""
+    before = _asker.set(language)
+    try:
+        yield
+    finally:
+        _asker.reset(before)
+
+
 def current_language() -> Language:
-    if _current is not None:
-        return _current
+    chosen = _asker.get() or _current
+    if chosen is not None:
+        return chosen
     # LC_ALL/LC_MESSAGES/LANG are the operating system's own way to say it; locale.getlocale() covers Windows.
     name = os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG") or ""
     name = name or (locale.getlocale()[0] or "")

@@ -17,6 +17,8 @@ from danlu.serving.drivers.about import About
 from danlu.serving.drivers.driver import Can, Command, EngineSpec, bare, ids_of, name_in_body
 from danlu.serving.drivers.requests import demand, fresh_secret, is_good, socket_in
 
+ROOM = " " * 1024
+"""An argument of a spare: in its place `ps` shows those of the engine that it becomes (`engines/own_name.py`)."""
 SPARE_BYTES = 4 * 2**30
 """Models below this are loaded in less than two or three times what the libraries take: there a spare pays."""
 
@@ -65,7 +67,7 @@ class NativeDriver:
         }  # fmt: skip
         for flag, value in wished.items():
             argv += [flag, str(value)] if value else []
-        spare = [argv[0], "-m", "danlu.engines.spare"] if _size_bytes(spec.folder) < SPARE_BYTES else []
+        spare = [argv[0], "-m", "danlu.engines.spare", ROOM] if _size_bytes(spec.folder) < SPARE_BYTES else []
         return Command(argv, {}, f"unix:{socket}", fresh_secret(), spare)
 
     def where(self, spec: EngineSpec) -> tuple[str, str]:
