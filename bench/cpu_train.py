@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from danlu.data.dataset import Dataset
-from danlu.pipeline.base import load_base
 from danlu.pipeline.demo import company_folder, demo_recipe, peak_memory_bytes
 from danlu.pipeline.device import describe_hardware
+from danlu.pipeline.loading import load_base
 from danlu.pipeline.prepare import prepare
 from danlu.pipeline.train import build_adapter
 from danlu.recipe import Recipe

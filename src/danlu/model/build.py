@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -56,9 +57,8 @@ def load_model(
     family = own_family(config)
     if family is None:
         _refuse_foreign(config, quantize, folder)
-        from danlu.model.families.hf import load_foreign  # transformers is heavy; only other architectures need it
-
-        return load_foreign(folder, config, dtype=dtype, device=device, init=init, seed=seed)
+        other: Model = _foreign().load_foreign(folder, config, dtype=dtype, device=device, init=init, seed=seed)
+        return other
     is_packed = bool(config.get("quantization_config"))
     if family.text_config is not None:
         config = family.text_config(config)
@@ -104,8 +104,7 @@ def save_model(model: Model, folder: Path, dtype: str | torch.dtype | None = Non
     if isinstance(model, Decoder):
         weights.save_model(model, folder, family_of(model.config), chosen)
     else:
-        from danlu.model.families import hf  # transformers is heavy; only other architectures need it
-
+        hf = _foreign()
         assert isinstance(model, hf.ForeignModel), "a model is our decoder or a foreign one"
         hf.save_foreign(model, folder, chosen)
 
@@ -115,20 +114,20 @@ def load_state(model: Model, folder: Path) -> None:
     if isinstance(model, Decoder):
         weights.load_state(model, folder, family_of(model.config))
     else:
-        from danlu.model.families import hf  # transformers is heavy; only other architectures need it
-
+        hf = _foreign()
         assert isinstance(model, hf.ForeignModel), "a model is our decoder or a foreign one"
         hf.load_foreign_state(model, folder)
 
 
 def family_of(config: dict[str, Any]) -> Family:
     """The family of a config; a foreign one has no tables, its names are its module's."""
-    family = own_family(config)
-    if family is not None:
-        return family
-    from danlu.model.families.hf import FAMILY  # transformers is heavy; only other architectures need it
+    return own_family(config) or _foreign().FAMILY
 
-    return FAMILY
+
+def _foreign() -> ModuleType:
+    from danlu.model.families import hf  # transformers is heavy; only other architectures need it
+
+    return hf
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:

@@ -1,10 +1,9 @@
-"""What every act needs of the recipe's model: folder, tokenizer and template, or the model itself."""
+"""What every act needs of the recipe's model: folder, tokenizer and template. The model itself: `loading.py`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from danlu.core.errors import TemplateError
 from danlu.core.progress import Progress, Silent
@@ -12,9 +11,6 @@ from danlu.data.template import Template
 from danlu.data.tokenizer import Tokenizer
 from danlu.model.hub import find_base
 from danlu.recipe.model import ModelSection
-
-if TYPE_CHECKING:
-    from danlu.model.model import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +44,3 @@ def _template(section: ModelSection, folder: Path, tokenizer: Tokenizer) -> Temp
         if override is None and error.key == "template.none":
             return None
         raise
-
-
-def load_base(section: ModelSection, *, seed: int, device: str, progress: Progress | None = None) -> Model:
-    """The model itself, ready to train or to answer."""
-    from danlu.model.build import load_model  # torch: only acts that compute load it
-    from danlu.pipeline.device import choose_dtype
-
-    return load_model(
-        section.base,
-        dtype=choose_dtype(section.dtype, device),
-        device=device,
-        init=section.init,
-        seed=seed,
-        quantize=section.quantize,
-        revision=section.revision,
-        hub=section.hub,
-        mirror=section.mirror,
-        progress=progress,
-    )

@@ -29,7 +29,6 @@ from danlu.evaluation.judge.judge import Judge
 from danlu.evaluation.judge.sheet import NUM_ROWS, Judged, read_sheet, write_sheet
 from danlu.evaluation.judge.summary import family_of, pair_summary, rating_summary
 from danlu.openai.address import Address
-from danlu.pipeline.local_teacher import load_local
 from danlu.pipeline.remote_teacher import is_loopback
 from danlu.recipe.model import ModelSection
 from danlu.run.run import Run
@@ -158,7 +157,9 @@ def open_judge(seat: Seat, bill: Bill, told: Progress) -> tuple[Engine, dict[str
             if finding.outcome == "fail" and finding.name == "determinism":
                 told.note(finding.said)
         return RemoteEngine(endpoint, bill=bill), tested.to_json()
-    return load_local(ModelSection(base=seat.model), 0, told), None
+    from danlu.pipeline.loading import load_engine  # torch: only where the judge is no server
+
+    return load_engine(ModelSection(base=seat.model), seed=0, progress=told), None
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from danlu.core.errors import EngineError
 from danlu.core.files import sha256_file, sha256_json
 from danlu.core.progress import Progress
 from danlu.data.synthesis.teacher import Ask, Reply
 from danlu.engines.cache import AnswerCache
 from danlu.engines.engine import Engine, Question, Sampling
 from danlu.model.shards import known_digest
-from danlu.pipeline.base import load_base, open_base
+from danlu.pipeline.base import open_base
 from danlu.pipeline.replies import found_reply, without_thinking
 from danlu.recipe.model import ModelSection
 
@@ -99,7 +98,9 @@ class LocalTeacher:
 
     def _ask(self, orders: list[tuple[str, Ask, list[int]]], sampling: Sampling, replies: dict[int, Reply]) -> None:
         if self._engine is None:
-            self._engine = load_local(self.section, self._seed, self._progress)
+            from danlu.pipeline.loading import load_engine  # torch: only when something must be computed
+
+            self._engine = load_engine(self.section, seed=self._seed, progress=self._progress)
         answers = self._engine.generate([Question(ask.messages) for _, ask, _ in orders], sampling)
         for (key, _, places), answer in zip(orders, answers, strict=True):
             self._num_asked += 1
@@ -112,19 +113,6 @@ class LocalTeacher:
             reply = Reply(answer.text if self._keeps_thinking else without_thinking(answer.text), finish)
             replies |= dict.fromkeys(places, reply)
             self._cache.keep(key, {"text": reply.text, "finish": finish, "model": self.name})
-
-
-def load_local(section: ModelSection, seed: int, progress: Progress) -> Engine:
-    """A model on this machine that answers conversations. EngineError where it has no template for them."""
-    from danlu.data.encode import Encoder
-    from danlu.engines.native import NativeEngine  # torch: only when something must be computed
-    from danlu.pipeline.device import choose_device
-
-    base = open_base(section, progress=progress)
-    if base.template is None:
-        raise EngineError("synthesis.no_chat", where="model.template", given=section.base)
-    model = load_base(section, seed=seed, device=choose_device("auto"), progress=progress)
-    return NativeEngine(model, Encoder(base.tokenizer, base.template), name=Path(section.base).name)
 
 
 def _chunks(keys: list[str]) -> Iterator[list[str]]:

@@ -19,8 +19,9 @@ from danlu.exports.replay import replay
 from danlu.exports.usage import nature_of
 from danlu.exports.verify import unproven, verify
 from danlu.model.quantized import keep_dequantized_if_room
-from danlu.pipeline.base import Base, load_base, open_base
+from danlu.pipeline.base import Base, open_base
 from danlu.pipeline.device import choose_device, free_memory_bytes
+from danlu.pipeline.loading import load_base
 from danlu.recipe.adapter import LoRASection
 from danlu.recipe.model import ModelSection
 from danlu.run.kept import read_kept

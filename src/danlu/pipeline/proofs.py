@@ -25,7 +25,7 @@ from danlu.exports.export import Quiz
 from danlu.exports.quantized import Merging, Onto, choose_merging
 from danlu.exports.reload import dequantize
 from danlu.pipeline.assignments import Assignments
-from danlu.pipeline.base import load_base
+from danlu.pipeline.loading import load_base
 from danlu.pipeline.open_engine import Engines, last_checkpoint, trained_digest
 from danlu.run.run import Run
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import orjson
+import yaml
 
 from danlu.core.errors import DataError, RecipeError
 from danlu.core.messages import say
@@ -144,8 +145,6 @@ def by_scores(tasks: Sequence[Task], path: Path) -> Doubted:
 
 def read_functions(path: Path) -> list[LabelFunction]:
     """Labelling functions of a YAML (or JSON) file."""
-    import yaml  # as recipes are read
-
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -19,9 +19,9 @@ from danlu.core.progress import Progress, Silent
 from danlu.data.dataset import Dataset
 from danlu.model.model import Model
 from danlu.model.quantized import num_params
-from danlu.pipeline.base import load_base
 from danlu.pipeline.check_exports import refuse_unservable
 from danlu.pipeline.device import choose_device, remarks_on, saying_when_memory_ends
+from danlu.pipeline.loading import load_base
 from danlu.pipeline.plan_training import keep_plan, kept_micro_tokens, plan_training
 from danlu.pipeline.prepare import Prepared, prepare
 from danlu.pipeline.shares import replay_shares

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+from torch.nn import attention as sdpa
 
 from danlu.ops.attention.bounds import Bounds
 from danlu.ops.attention.kernel import Ask, Heads, Saved, attend
@@ -76,8 +77,6 @@ class Flash:
         """Which implementation answers is the process's state; it is set where it is not ours."""
         if _active[0] == self.implementation:
             return
-        from torch.nn import attention as sdpa  # its successors are a matter of few machines
-
         if self.implementation is None:
             sdpa.restore_flash_attention_impl()
         else:
@@ -102,8 +101,6 @@ def indices_fit(bounds: Bounds, num_heads: int, head_size: int) -> bool:
 
 @functools.cache
 def has_successor(implementation: str) -> bool:
-    from torch.nn import attention as sdpa
-
     package = PACKAGES[implementation]
     return (
         implementation in sdpa.list_flash_attention_impls()

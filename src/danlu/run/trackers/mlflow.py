@@ -22,25 +22,23 @@ KNOCK_S = 5.0
 class MLflow:
     def __init__(self, place: str, run: str, folder: Path, known: Mapping[str, Any]) -> None:
         try:
-            from mlflow.tracking import MlflowClient  # an extra
+            import mlflow.tracking  # an extra
         except ImportError as error:
             raise RunError("track.missing", where="tracking.to", given="mlflow", package="danlu[track]") from error
         _knock(place)
         self._place = place
         self._address = place or f"sqlite:///{(folder.parent / 'mlflow.db').resolve()}"
-        self._client: Any = MlflowClient(tracking_uri=self._address)
+        self._mlflow: Any = mlflow
+        self._client: Any = mlflow.tracking.MlflowClient(tracking_uri=self._address)
         known_run = str(known.get("run_id", ""))
         self._run = known_run if known_run and self._is_there(known_run) else self._create(run, folder)
 
     def _is_there(self, run: str) -> bool:
         """Runs are copied without the database beside them, and databases are deleted."""
-        from mlflow.exceptions import MlflowException
-        from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
-
         try:
             return bool(self._client.get_run(run).info.lifecycle_stage == "active")
-        except MlflowException as error:
-            if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+        except self._mlflow.exceptions.MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
 
@@ -52,16 +50,12 @@ class MLflow:
         return str(made.info.run_id)
 
     def settings(self, values: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
-
-        entries = [Param(key, value[:LONGEST]) for key, value in values.items()]
+        entries = [self._mlflow.entities.Param(key, value[:LONGEST]) for key, value in values.items()]
         for at in range(0, len(entries), 100):
             self._client.log_batch(self._run, params=entries[at : at + 100])
 
     def points(self, points: Sequence[Point]) -> None:
-        from mlflow.entities import Metric
-
-        entries = [Metric(p.name, p.value, round(p.time_s * 1000), p.step) for p in points]
+        entries = [self._mlflow.entities.Metric(p.name, p.value, round(p.time_s * 1000), p.step) for p in points]
         for at in range(0, len(entries), BATCH):
             self._client.log_batch(self._run, metrics=entries[at : at + BATCH])
 
