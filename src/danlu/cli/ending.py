@@ -12,9 +12,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+from danlu.cli.habits import knob_of
 from danlu.cli.help import Group, UsageError, usage
 from danlu.cli.options import choose_language
-from danlu.cli.voice import Voice, stop_bars
+from danlu.cli.progress import stop_bars
+from danlu.cli.voice import Voice
 from danlu.core.errors import DanluError
 from danlu.core.messages import lookup, say
 
@@ -87,11 +89,7 @@ def _end_usage(voice: Voice, error: Any) -> None:
         words = [param.opts[-1]] if param.param_type_name == "option" else []
         key, values = "help.missing", {"name": " ".join([*words, param.metavar or ""]).strip()}
     elif kind == "NoSuchOption":
-        near = ", ".join(error.possibilities or ())
-        key, values = (
-            ("help.no_option_but" if near else "help.no_option"),
-            {"given": error.option_name, "nearest": near},
-        )
+        key, values = _no_option(error)
     elif kind == "BadOptionUsage":
         key, values = "help.no_value", {"given": error.option_name}
     elif kind == "BadParameter" and param is not None:
@@ -99,6 +97,15 @@ def _end_usage(voice: Voice, error: Any) -> None:
         key, values = "help.value", {"name": name, "why": _why(error.message)}
     line, command = (usage(error.ctx), error.ctx.command_path) if error.ctx else ("", "danlu")
     _end_with(voice, key, 2, usage=line, command=command, **values)
+
+
+def _no_option(error: Any) -> tuple[str, dict[str, str]]:
+    """Which option was meant; where a knob was, and the command takes knobs, how they are given."""
+    takes_knobs = error.ctx is not None and any(param.name == "overrides" for param in error.ctx.command.params)
+    if takes_knobs and (knob := knob_of(error.option_name)):
+        return "help.option_is_knob", {"given": error.option_name, "knob": knob}
+    near = ", ".join(error.possibilities or ())
+    return ("help.no_option_but" if near else "help.no_option"), {"given": error.option_name, "nearest": near}
 
 
 def _why(message: str) -> str:

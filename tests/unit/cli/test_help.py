@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from danlu.cli.ending import Verbs
+from danlu.cli.habits import COMMANDS
 from danlu.cli.lines import cells, described, wrapped
 from danlu.cli.main import app
 
@@ -82,3 +83,36 @@ def test_ctrl_c_while_it_loads_is_no_traceback() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (said.returncode, said.stderr) == (130, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["finetune", "r.yaml"], "danlu train"), (["init"], "danlu new"), (["infer"], "danlu chat"),
+        (["merge-lora"], "danlu export"), (["registry", "init"], "danlu registry -h"),
+        (["train", "r.yaml", "--epochs", "3"], "training.epochs=VALUE"),
+        (["run", "r.yaml", "--learning-rate", "1e-4"], "training.lr=VALUE"),
+        (["train", "r.yaml", "--adapter.rank", "8"], "adapter.rank=VALUE"), (["doctor", "--epochs"], "danlu doctor -h"),
+        (["explain", "nothing_like_it"], "`danlu explain` lists them all"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_habits_are_answered_with_danlus_word(words: list[str], named: str) -> None:
+    said = danlu(*words)
+    assert said.returncode == 2 and named in said.stderr and not said.stdout
+
+
+def test_every_habit_names_a_command_and_hides_none() -> None:
+    known = {name for names in Verbs.chapters.values() for name in names}
+    assert set(COMMANDS.values()) <= known and not known & set(COMMANDS)
+
+
+def test_help_may_be_asked_for_in_words() -> None:
+    for asked, page in ((["help"], ["-h"]), (["help", "train"], ["train", "-h"]), (["keys", "help"], ["keys", "-h"])):
+        said, meant = danlu(*asked), danlu(*page)
+        assert (said.returncode, said.stdout, said.stderr) == (0, meant.stdout, "")
+
+
+def test_a_knob_is_explained_by_its_last_name_where_only_one_has_it() -> None:
+    assert danlu("explain", "rank").stdout == danlu("explain", "adapter.rank").stdout != ""
+    assert danlu("explain", "kind").returncode == 2  # method.kind, adapter.kind, exports.kind, …

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from danlu.cli.checking import size_text
-from danlu.cli.voice import Lines, Voice, facts_text
+from danlu.cli.progress import Lines, facts_text
+from danlu.cli.voice import Voice
 from danlu.core.messages import set_language
 
 
@@ -31,7 +32,7 @@ def test_a_long_work_tells_of_itself_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(0, 1000, 4))
-    monkeypatch.setattr("danlu.cli.voice.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("danlu.cli.progress.time.monotonic", lambda: float(next(clock)))
     lines = Lines(silent=False)
     lines.start("training", 9)
     for _ in range(9):
