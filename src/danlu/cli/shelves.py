@@ -34,10 +34,6 @@ SHELVES = {
 }
 
 
-WITH_WORDS = {"metrics"}
-"""Shelves whose items are told in a sentence each: room of messages of the shelf's name."""
-
-
 def show_shelf(name: str | None, voice: Voice) -> None:
     """The items of one shelf; without a name, the shelves."""
     if name is None:
@@ -51,19 +47,15 @@ def show_shelf(name: str | None, voice: Voice) -> None:
     module, _, attribute = SHELVES[name].partition(":")
     shelf: Shelf[Any] = getattr(importlib.import_module(module), attribute)
     items = [{"name": item, "place": shelf.places[item], "about": _about(name, item)} for item in shelf.names()]
-    if any(item["about"] for item in items):
-        voice.table(
-            [say("cli.col_name"), say("cli.col_about")],
-            [(i["name"], i["about"] or i["place"]) for i in items],
-            title=name,
-        )
-    else:
-        voice.table([say("cli.col_name"), say("cli.col_place")], [(i["name"], i["place"]) for i in items], title=name)
+    voice.table(
+        [say("cli.col_name"), say("cli.col_about")],
+        [(item["name"], item["about"] or item["place"]) for item in items],
+        title=name,
+    )
     voice.result({"shelf": name, "items": items})
 
 
 def _about(shelf: str, item: str) -> str:
-    """What an item does, where the shelf has a room of messages for it; "" for items of other packages."""
-    if shelf not in WITH_WORDS or f"about_{item}" not in load_room(shelf, current_language()):
-        return ""
-    return say(f"{shelf}.about_{item}")
+    """What an item is, in a line; "" for items of other packages, of which only their place is known."""
+    room, key = ("metrics", f"about_{item}") if shelf == "metrics" else ("shelves", f"{shelf}_{item}")
+    return say(f"{room}.{key}") if key in load_room(room, current_language()) else ""
