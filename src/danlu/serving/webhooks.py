@@ -196,7 +196,7 @@ class Webhooks:
         self._thread.start()
 
     def tell(self, event: str, **facts: Any) -> None:
-        """An event of serving's own: on disk when this returns."""
+        """An event of serving's own: in the outbox when this returns, and on the disk before anybody hears of it."""
         if not self._hooks:
             return
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -232,10 +232,13 @@ class Webhooks:
             self._wake.wait(self._poll_s)
             self._wake.clear()
             is_last = self._is_ending
+            end = self._outbox.end
+            with contextlib.suppress(OSError):  # a disk that fails keeps nobody from being told
+                self._outbox.sync()
             for hook in self._hooks:
                 with contextlib.suppress(OSError):
                     self._read_audit(hook)
-                self._read_outbox(hook)
+                self._read_outbox(hook, end)
             if is_last:
                 return
 
@@ -251,12 +254,12 @@ class Webhooks:
                     return  # full: from here again, later
                 self._heard[place] = file.tell()
 
-    def _read_outbox(self, hook: Webhook) -> None:
+    def _read_outbox(self, hook: Webhook, end: int) -> None:
         place = _place(hook, "outbox")
-        if self._heard[place] == self._outbox.end:
+        if self._heard[place] >= end:
             return
         for told, behind in self._outbox.read(self._heard[place]):
-            if not hook.tell(Event(**told, source="outbox", offset=behind)):
+            if behind > end or not hook.tell(Event(**told, source="outbox", offset=behind)):
                 return
             self._heard[place] = behind
 

@@ -200,6 +200,50 @@ def test_what_was_under_way_when_the_server_was_killed_comes_again_with_its_id(t
     assert len({headers["X-Danlu-Delivery"] for _, headers, _, _ in receiver.got}) == 8
 
 
+def test_an_event_is_on_the_disk_before_anybody_hears_of_it_and_many_share_one_sync(
+    tmp_path, key_file, quick, monkeypatch
+):
+    """A power cut after an event was sent left a receiver that knew more than we did."""
+    held = [0]
+    num_syncs, sync = [0], os.fsync
+
+    def slow(descriptor):
+        found = os.fstat(descriptor)
+        sync(descriptor)
+        if os.path.samestat(found, os.stat(tmp_path / "outbox.jsonl")):  # and not a cursor's
+            time.sleep(0.1)
+            held[0], num_syncs[0] = found.st_size, num_syncs[0] + 1
+
+    seen, receiver = [], Receiver()
+    hooks, _ = quick(tmp_path, receiver.url, key_file)
+    monkeypatch.setattr(webhooks, "send", lambda *given: seen.append((held[0], given[3])) or send(*given))
+    monkeypatch.setattr("danlu.serving.outbox.os.fsync", slow)
+    began = time.monotonic()
+    for number in range(60):
+        hooks.tell("replica_lost", number=number)
+    assert time.monotonic() - began < 2.0, "nobody waits for the disk"
+    receiver.wait(60)
+    lines = (tmp_path / "outbox.jsonl").read_bytes()
+    for size, body in seen:
+        assert lines.index(json.loads(body)["id"].encode()) < size
+    assert num_syncs[0] < 20
+
+
+def test_a_disk_that_cannot_sync_keeps_no_event_back(tmp_path, key_file, quick, monkeypatch):
+    receiver = Receiver()
+    hooks, _ = quick(tmp_path, receiver.url, key_file)
+
+    def fails(descriptor):
+        raise OSError(5, "EIO")
+
+    monkeypatch.setattr("danlu.serving.outbox.os.fsync", fails)
+    hooks.tell("replica_lost")
+    receiver.wait(1)
+    monkeypatch.undo()
+    hooks.tell("replica_back")
+    receiver.wait(2)
+
+
 def test_the_outbox_is_bounded_and_says_what_it_lost(tmp_path, key_file, quick):
     receiver = Receiver([503] * 10_000)
     hooks, told = quick(tmp_path, receiver.url, key_file, most_bytes=20_000)
