@@ -7,16 +7,23 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from danlu.core.messages import set_language
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+
+# How long an example takes says nothing of the code where the machine is busy with other things.
+settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("busy")
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +54,25 @@ def browser() -> Iterator[Any]:
             pytest.skip(f"no Chromium to look with: {str(error)[:80]}")
         yield opened
         opened.close()
+
+
+@pytest.fixture
+def look(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a file as a page of that size. When the test ends, the page must not have complained, asked anybody for
+    anything, or run a script out of somebody's text."""
+    pages, faults = [], list[str]()
+
+    def opened(path: Path, width: int, height: int = 844) -> Any:
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("dialog", lambda dialog: faults.append(dialog.message))
+        page.on("request", lambda request: faults.append(request.url) if not request.url.startswith("file:") else None)
+        page.goto(path.as_uri())
+        pages.append(page)
+        return page
+
+    yield opened
+    assert faults == []
+    for page in pages:
+        page.close()

@@ -6,12 +6,12 @@ import base64
 import contextlib
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from http_kit import Quiet, listening
 
 LARGE = 2000
 """Files of at least so many bytes, and weights, go the way of large files."""
@@ -43,22 +43,12 @@ def is_large(name: str, size: int) -> bool:
 def hub_server() -> Iterator[Hub]:
     hub = Hub()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    class Handler(Quiet):
+        def answer(self, status: int, content: Any = b"", **headers: str) -> None:
+            body = content if isinstance(content, bytes) else json.dumps(content).encode()
+            super().answer(status, body, Content_Type="application/json", **headers)
 
-        def log_message(self, *_: Any) -> None: ...
-
-        def answer(self, status: int, body: Any = b"", **headers: str) -> None:
-            content = body if isinstance(body, bytes) else json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            for name, value in headers.items():
-                self.send_header(name.replace("_", "-"), value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def body(self) -> bytes:
+        def content(self) -> bytes:
             if self.headers.get("Transfer-Encoding", "") == "chunked":
                 content = b""
                 while size := int(self.rfile.readline(), 16):
@@ -66,13 +56,13 @@ def hub_server() -> Iterator[Hub]:
                     self.rfile.readline()
                 self.rfile.readline()
                 return content
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            return super().content()
 
         def route(self) -> None:
             parts = urlsplit(self.path)
             path, query = unquote(parts.path), parse_qs(parts.query)
             hub.asked.append((self.command, path, self.headers.get("Authorization", "")))
-            content = self.body()
+            content = self.content()
             if path.startswith("/blob/"):
                 hub.blobs[path.removeprefix("/blob/")] = content[:-1] + b"?" if hub.damages else content
                 return self.answer(200, {"Code": 200, "Success": True})
@@ -82,15 +72,8 @@ def hub_server() -> Iterator[Hub]:
 
         do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = do_PATCH = route  # noqa: N815
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with listening(Handler) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def huggingface(handler: Any, hub: Hub, path: str, query: dict[str, list[str]], content: bytes) -> None:

@@ -7,7 +7,6 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from danlu.engines.remote import Endpoint
 from danlu.evaluation.fold import fold
 from danlu.evaluation.metrics.refusal import says_not_stated
 from danlu.pipeline.remote_teacher import RemoteTeacher
+from http_kit import Quiet, listen
 
 READING = Reading(fold, says_not_stated)
 SILENT = Silent()
@@ -44,11 +44,9 @@ class TeacherServer:
         self.running = self.most = 0
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        class Handler(Quiet):
+            def do_POST(self) -> None:  # noqa: N802 - the name that http.server asks for
+                body = json.loads(self.content())
                 with outer.lock:
                     outer.bodies.append(body)
                     act = outer.acts.pop(0) if outer.acts else None
@@ -73,16 +71,7 @@ class TeacherServer:
                 self.wfile.write(act.content)
                 self.close_connection = act.cut
 
-            def handle(self) -> None:
-                with contextlib.suppress(ConnectionResetError):
-                    super().handle()
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        self.http = listen(Handler)
 
     @property
     def url(self) -> str:

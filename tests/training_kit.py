@@ -12,6 +12,7 @@ from danlu.data.dataset import Dataset
 from danlu.data.tokens import Item, Tokens
 from danlu.model.build import load_model
 from danlu.model.model import Model
+from danlu.ops.attention import Bounds
 from danlu.recipe.training import TrainingSection
 
 VOCAB = 96
@@ -47,6 +48,12 @@ def tiny_model(folder: Path, config: dict = QWEN2, *, dtype=torch.float32, seed:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     return load_model(folder, dtype=dtype, init="random", seed=seed)
+
+
+def logits_of(model: Model, *documents: torch.Tensor) -> torch.Tensor:
+    """logits_TV of documents that lie end to end."""
+    bounds = Bounds.of([len(document) for document in documents])
+    return model.logits(model.hidden(torch.cat(documents), bounds.positions(), bounds))
 
 
 def tokens(random: np.random.Generator, length: int, num_prompt: int = 0) -> Tokens:

@@ -15,8 +15,8 @@ import transformers
 
 from danlu.model.build import load_model, save_model
 from danlu.model.decoder import Decoder
-from danlu.model.model import Model
 from danlu.ops.attention import Bounds
+from training_kit import logits_of
 
 SIZES: dict[str, Any] = {
     "vocab_size": 101, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -107,11 +107,6 @@ def oracle(folder: Path, dtype: torch.dtype = torch.float64) -> Any:
 
 def ids_of(length: int, seed: int = 1) -> torch.Tensor:
     return torch.randint(0, SIZES["vocab_size"], (length,), generator=torch.Generator().manual_seed(seed))
-
-
-def logits_of(model: Model, *documents: torch.Tensor) -> torch.Tensor:
-    bounds = Bounds.of([len(document) for document in documents])
-    return model.logits(model.hidden(torch.cat(documents), bounds.positions(), bounds))
 
 
 @everyone

@@ -12,8 +12,8 @@ import transformers
 from danlu.core.errors import ModelError
 from danlu.model.build import load_model, load_state, save_model
 from danlu.model.families.hf import ForeignModel
-from danlu.model.model import Model
 from danlu.ops.attention import Bounds
+from training_kit import logits_of
 
 SIZES: dict[str, Any] = {
     "vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
@@ -52,11 +52,6 @@ def oracle(folder: Path) -> Any:
 
 def ids_of(length: int, seed: int) -> torch.Tensor:
     return torch.randint(0, 99, (length,), generator=torch.Generator().manual_seed(seed))
-
-
-def logits_of(model: Model, *documents: torch.Tensor) -> torch.Tensor:
-    bounds = Bounds.of([len(document) for document in documents])
-    return model.logits(model.hidden(torch.cat(documents), bounds.positions(), bounds))
 
 
 @everyone

@@ -12,9 +12,9 @@ import torch
 from danlu.adapters.load import load_trained
 from danlu.core.errors import TrainingError
 from danlu.core.files import read_json
-from danlu.core.progress import Silent
 from danlu.training.methods.sft import SFT
 from danlu.training.trainer import Trainer
+from progress_kit import Notes
 from training_child import make_trainer, train
 from training_kit import dataset, pair_items, section, sft_items, tiny_model
 
@@ -23,16 +23,6 @@ from training_kit import dataset, pair_items, section, sft_items, tiny_model
 START = multiprocessing.get_context("fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn")
 DELAY_S = 0.1 if sys.platform == "linux" else 5.0
 CASES = [("lora", "sft"), ("full", "sft"), ("lora", "dpo"), ("full", "dpo")]
-
-
-class Notes(Silent):
-    """A progress that remembers its notes."""
-
-    def __init__(self):
-        self.said = []
-
-    def note(self, sentence):
-        self.said.append(sentence)
 
 
 def prepare(folder: Path, method: str) -> Path:

@@ -3,20 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
-
-BENCH = Path(__file__).resolve().parents[3] / "bench"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _bench_on_path() -> Any:
-    sys.path.insert(0, str(BENCH))
-    yield
-    sys.path.remove(str(BENCH))
 
 
 @pytest.mark.parametrize("seed", [1, 7])

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-BENCH = Path(__file__).resolve().parents[3] / "bench"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _bench_on_path() -> Any:
-    sys.path.insert(0, str(BENCH))
-    yield
-    sys.path.remove(str(BENCH))
 
 
 def load(name: str) -> Any:
@@ -48,7 +38,7 @@ def test_parameters_by_name_add_up_to_the_weights_of_the_products() -> None:
 
 def test_token_file_is_read_back_as_written_and_steps_hold_each_document_once(tmp_path: Path) -> None:
     tokens = load("tokens")
-    mix = tokens.read_mix(BENCH / "race" / "medical_qa_lengths.json")
+    mix = tokens.read_mix(Path(tokens.__file__).with_name("medical_qa_lengths.json"))
     lengths, supervised = tokens.mix_of(20 * 512, mix)
     for name in ("a", "b"):
         tokens.write(tmp_path / f"{name}.npz", lengths, supervised, vocab_size=512, step_tokens=512, num_steps=6)

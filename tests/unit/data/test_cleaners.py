@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from danlu.core.errors import DataError, RecipeError
 from danlu.core.messages import say, set_language
-from danlu.core.progress import Silent
 from danlu.data.cleaners import CLEANERS, Batch, Clean, build
 from danlu.data.cleaners.cleaner import Cues
 from danlu.data.cleaners.contaminated import Contaminated
@@ -29,6 +28,7 @@ from danlu.data.stage import Outcome
 from danlu.data.texts import texts_of
 from danlu.evaluation.probes import suite_path
 from danlu.recipe.cleaning import CleaningSection
+from progress_kit import Notes
 
 PROSE = "公司为员工提供带薪年假、病假和婚假。员工应当提前三天提出申请，由部门主管批准后生效。" * 1
 
@@ -277,7 +277,7 @@ def test_json_answers(question: str, answer: str, reason: str | None) -> None:
 
 
 @given(st.text(max_size=40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_answer_is_judged_without_an_error(text: str) -> None:
     holds_json(text)
     holds_json("{" + text)
@@ -390,7 +390,7 @@ def test_a_row_is_judged_alike_alone_and_in_any_company() -> None:
 
 
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_text_breaks_a_cleaner_and_all_ends_in_normal_form(texts: list[str]) -> None:
     stages = build(CleaningSection(languages=("zh",), max_chars=50))
     rows: list[Sample] = [document(text) for text in texts] + [chat(text, text[::-1]) for text in texts]
@@ -440,14 +440,6 @@ def test_the_stage_is_named_and_keyed() -> None:
     assert Clean(()).name == "clean" and Clean(()).key() == {"version": 1, "rules": []}
     for name in ("refusals", "truncated", "repetition", "injection", "symbols", "echo", "json_answers"):
         assert CLEANERS.load(name)().name == name
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, sentence: str) -> None:
-        self.said.append(sentence)
 
 
 def test_an_evaluation_set_of_which_nothing_can_be_read_is_an_error(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def check_alike(rows: list[Sample]) -> int:
     return num_found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ROWS)
 def test_compiled_loops_find_what_numpy_finds(rows: list[Sample]) -> None:
     pytest.importorskip("numba")
@@ -100,7 +100,7 @@ def test_compiled_loops_find_the_same_in_real_rows() -> None:
 
 
 @pytest.mark.parametrize("quick", [False, True])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_cue_stands_where_an_expression_matches(quick: bool, data: st.DataObject) -> None:
     """Texts made of the expressions themselves: none of their ways to begin is forgotten."""
@@ -170,7 +170,7 @@ def test_tokens_are_sought_line_by_line() -> None:
     assert [*found] == [row for row, text in enumerate(texts) if pattern.search(text)] == [0, 3, 5, 6]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_no_row_that_holds_an_item_is_passed_by(data: st.DataObject) -> None:
     """The quick look for a few pieces of each item lets through every row that the indices find."""

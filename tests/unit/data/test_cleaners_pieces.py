@@ -78,7 +78,7 @@ def real_rows() -> list[Sample]:
 
 
 @pytest.mark.parametrize(("name", "plainly"), CASES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(rows=ROWS)
 def test_any_rows_come_to_the_same_at_once_and_one_by_one(
     name: str, plainly: Callable[[Sample], Outcome], rows: list[Sample]

@@ -28,7 +28,7 @@ ITEMS = [Item((tokens(1, 2, 3),), "a.jsonl:1", "g"), Item((tokens(4, 5), tokens(
 
 
 @given(st.lists(st.lists(st.lists(st.integers(0, 65_535), min_size=1, max_size=9), min_size=1, max_size=2), max_size=9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_was_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[list[list[int]]]) -> None:
     folder = tmp_path_factory.mktemp("d") / "dataset"
     items = [[tokens(*ids) for ids in row] for row in rows]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pdf_files import Page, lines_of, pdf
 from test_sources_enclosed import NOTE, ROWS, letter, tarred, zipped
@@ -78,7 +78,7 @@ FILES = good_files()
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     cut=st.floats(0.01, 1.0),
     flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 7)), max_size=12),
@@ -108,7 +108,7 @@ def torn_xml(content: bytes, tear: Callable[[str], str]) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["a.docx", "a.pptx", "a.epub"])
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80)
 @given(seed=st.integers(0, 1 << 30))
 def test_xml_with_attributes_and_elements_torn(tmp_path: Path, name: str, seed: int) -> None:
     dice = random.Random(seed)
@@ -126,7 +126,7 @@ def test_xml_with_attributes_and_elements_torn(tmp_path: Path, name: str, seed: 
     account(tmp_path / name, torn_xml(FILES[name], tear))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(["From: a@b.c\n", "Subject: =?utf-8?b?!!?=\n", "Subject: =?x?q?=C4?=\n", "MIME-Version: 1.0\n", "Message-ID: <1@x>\n",
                                  "Content-Type: multipart/mixed; boundary=b\n", "Content-Type: multipart/alternative; boundary=\n", "\n", "--b\n", "--b--\n",
                                  "Content-Type: text/html; charset=nonsense\n", "Content-Type: message/rfc822\n", "Content-Transfer-Encoding: base64\n",
@@ -135,7 +135,7 @@ def test_pieces_of_letters_in_any_order(tmp_path: Path, parts: list[str]) -> Non
     account(tmp_path / "a.eml", "".join(["Message-ID: <1@x>\n", *parts]).encode())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.floats(-200, 900), st.floats(-200, 1000), st.sampled_from([0.01, 1, 9, 11, 40, 900]), st.text("ab -c()\\", max_size=30)), max_size=40),
        st.lists(st.tuples(*[st.floats(0, 800)] * 4), max_size=12), st.sampled_from([0, 90, 180, 270]))  # fmt: skip
 def test_any_layout_keeps_its_letters(
@@ -148,7 +148,7 @@ def test_any_layout_keeps_its_letters(
     account(tmp_path / "a.pdf", pdf([Page(texts, lines, rotate=rotate)]))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.floats(0, 500), st.floats(0, 700), st.text("ab天。-", min_size=1, max_size=20)), max_size=60)
 )

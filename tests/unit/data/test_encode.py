@@ -155,7 +155,7 @@ def test_over_length_truncate_prompt_never_cuts_an_answer(folder: Path) -> None:
     st.integers(24, 120),
     st.sampled_from(["drop", "split", "truncate-prompt"]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_no_policy_exceeds_the_context_or_cuts_an_end(
     folder: Path, turns: list[Any], context: int, policy: Any
 ) -> None:
@@ -245,7 +245,7 @@ def test_long_document_is_split_at_sentences_without_loss(folder: Path) -> None:
 
 
 @given(st.lists(st.sampled_from(["。", "a", " b", "\n\n", ".", ""]), max_size=200), st.integers(1, 40))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_chunks_join_to_what_was_cut(pieces: list[str], limit: int) -> None:
     ids = list(range(len(pieces)))
     chunks = chunk(ids, limit, pieces.__getitem__)

@@ -72,21 +72,21 @@ def back(row: dict[str, Any], name: str) -> Sample:
     return sample
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(plain_conversations())
 def test_plain_chats_survive_every_chat_format(sample: Conversation) -> None:
     for name in ("alpaca", "sharegpt", "messages", "prompt_completion"):
         assert back(convert(sample, name), name) == sample
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(rich_conversations())
 def test_tool_calls_reasoning_and_masks_survive_sharegpt_and_messages(sample: Conversation) -> None:
     for name in ("sharegpt", "messages"):
         assert back(convert(sample, name), name) == sample
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rich_conversations())
 def test_alpaca_holds_all_of_a_chat_or_refuses_it(sample: Conversation) -> None:
     try:
@@ -97,7 +97,7 @@ def test_alpaca_holds_all_of_a_chat_or_refuses_it(sample: Conversation) -> None:
         assert back(row, "alpaca") == sample
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(plain_conversations(), texts, texts)
 def test_pairs_and_judgements_come_back(sample: Conversation, better: str, worse: str) -> None:
     prompt = sample.messages[:-1]
@@ -109,7 +109,7 @@ def test_pairs_and_judgements_come_back(sample: Conversation, better: str, worse
     assert back(convert(judged, "kto"), "kto") == judged
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(texts, texts)
 def test_labels_and_documents_come_back(text: str, label: str) -> None:
     for sample, name in ((Label(text, label, HERE), "label"), (Document(text, HERE, title=label), "text")):

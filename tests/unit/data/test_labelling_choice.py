@@ -58,7 +58,7 @@ def test_doubt_decides_between_rows_that_are_alike_otherwise() -> None:
     assert first.index == 1 and first.doubt == 0.9
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.text(max_size=12), min_size=1, max_size=40), st.integers(1, 60), st.integers(1, 7))
 def test_a_choice_has_no_row_twice_and_keeps_its_batches(texts: list[str], budget: int, batch: int) -> None:
     chosen = choose(vectors_of(texts), np.full(len(texts), 0.5), budget, batch=batch)

@@ -26,20 +26,20 @@ tasks = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(tasks, max_size=5))
 def test_tasks_survive_label_studio(sent: list[Task]) -> None:
     assert label_studio.read_tasks(orjson.loads(orjson.dumps(label_studio.write_tasks(sent)))) == sent
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(tasks, min_size=1, max_size=5))
 def test_tasks_survive_superannotate(sent: list[Task]) -> None:
     content = b"".join(orjson.dumps(item) + b"\n" for item in superannotate.write_items(sent, folder="f"))
     assert superannotate.read_tasks(superannotate.parse(content, "x.jsonl")) == sent
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tasks, plain)
 def test_an_answer_survives_both_tools(task: Task, answer: str) -> None:
     """The task goes out, a person answers, the answer comes back with all that the row needs."""
@@ -149,7 +149,7 @@ def test_other_files_are_refused_as_superannotate(content: bytes) -> None:
     assert failed.value.key == "select.not_an_export"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5),
                     lambda inner: st.lists(inner, max_size=3)
                     | st.dictionaries(st.sampled_from(["data", "annotations", "result", "value", "choices", "text", "type",

@@ -12,7 +12,7 @@ from danlu.data.pack import fill_ratio, pack
 
 
 @given(st.lists(st.integers(1, 64), max_size=300), st.integers(0, 5), st.integers(0, 5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_item_once_and_never_over_budget(lengths: list[int], seed: int, epoch: int) -> None:
     packs = pack(lengths, 64, seed, epoch)
     assert sorted(index for indices in packs for index in indices.tolist()) == list(range(len(lengths)))

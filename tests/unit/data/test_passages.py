@@ -31,7 +31,7 @@ pieces = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.lists(pieces, max_size=12).map("".join), min_size=1, max_size=3), st.integers(1, 60), st.integers(0, 60)
 )

@@ -166,14 +166,14 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(st.lists(PIECES, max_size=12).map("".join), max_size=6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_without_re2_the_findings_are_the_same(texts: list[str]) -> None:
     pytest.importorskip("re2")
     assert Scanner(engine="re").scan(texts) == Scanner(engine="re2").scan(texts)
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_is_read_and_spans_hold(text: str) -> None:
     ends = 0
     for hit in SCANNER.scan([text])[0]:

@@ -67,7 +67,7 @@ def plainly(stage: PrivacyStage, samples: list[Sample]) -> list[Examined]:
     return [stage._closely([sample])[0] or stage._clean(sample) for sample in samples]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(TEXTS)
 def test_whatever_is_found_was_suspected(texts: list[str]) -> None:
     pytest.importorskip("re2")

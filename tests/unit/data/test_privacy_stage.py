@@ -9,7 +9,7 @@ from typing import get_args
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.core.errors import DanluError, DataError, RecipeError
@@ -179,7 +179,7 @@ CUES = {
 
 
 @given(st.sampled_from(sorted(NUMBERS)), st.integers(0, 10**9))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 def test_no_pseudonym_passes_its_own_check(keyring: Keyring, kind: str, salt: int) -> None:
     """Whatever the value, its fake keeps the form and is never found again."""
     rng = random.Random(salt)

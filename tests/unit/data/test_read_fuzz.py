@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.core.errors import DanluError
@@ -55,7 +55,7 @@ def account(path: Path, content: bytes) -> Ledger:
     return ledger
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(st.binary(max_size=400), st.sampled_from(SUFFIXES))
 def test_random_bytes(tmp_path: Path, content: bytes, suffix: str) -> None:
     account(tmp_path / f"file{suffix}", content)
@@ -65,7 +65,7 @@ pieces = st.sampled_from(['{"q": "a", "a": "b"}', "[", "]", "{", "}", ",", '"', 
                           "问题,答案\n", "a;b\n", "\ud800", "\\ud83d", '"a', 'b"', "\t", "|", "<html>", "锟斤拷", "1e999", "用"])  # fmt: skip
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250)
 @given(st.lists(pieces, max_size=40), st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".txt", ".html"]),
        st.sampled_from(["utf-8", "gb18030", "utf-16", "utf-16-be"]))  # fmt: skip
 def test_pieces_of_syntax_in_any_order(tmp_path: Path, parts: list[str], suffix: str, encoding: str) -> None:

@@ -97,7 +97,7 @@ def plainly(spec: SourceSpec, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
         return account(spec)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(files(), st.sampled_from([None, None, None, "alpaca", "messages", "text", "prompt_completion"]))
 def test_every_line_is_read_alike(tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str | None) -> None:
     path = tmp_path_factory.mktemp("quick") / "rows.jsonl"
@@ -107,7 +107,7 @@ def test_every_line_is_read_alike(tmp_path_factory: pytest.TempPathFactory, cont
         assert account(spec) == plainly(spec, patch)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(files(), st.integers(0, 3), st.booleans())
 def test_every_element_of_an_array_is_read_alike(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, damage: int, is_broken: bool

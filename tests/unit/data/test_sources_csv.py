@@ -128,7 +128,7 @@ cells = st.text(
 cells = (cells | cells.map(lambda cell: f'{cell}"\n,{cell}')).filter(lambda cell: bool(cell.strip()))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(cells, cells), min_size=1, max_size=8))
 def test_whatever_the_csv_module_writes_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]

@@ -104,7 +104,7 @@ rows = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows, st.sampled_from([None, 1, 4]), st.booleans(), st.booleans())
 def test_whatever_json_dumps_writes_is_read_back(
     tmp_path_factory: pytest.TempPathFactory,

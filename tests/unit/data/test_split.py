@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import random
 
 import pytest
-from chat_files import SHARED
+from review_files import HOTELS, SHOPPING, reviews
 
 from danlu.core.errors import DataError
 from danlu.data.sample import Conversation, Document, Label, Message, Origin, Preference
@@ -118,16 +115,9 @@ def test_nothing_held_out_and_nothing_at_all() -> None:
 
 def test_the_hotel_file_that_hides_in_the_shopping_file() -> None:
     """6,866 of 7,350 hotel reviews have a twin among the shopping reviews."""
-    rows = []
-    for name in ("ChnSentiCorp_htl_all", "online_shopping_10_cats"):
-        path = SHARED / "reviews_zh" / f"{name}.csv.gz"
-        if not path.is_file():
-            pytest.skip(f"{path} is not here")
-        with gzip.open(path, "rb") as file:
-            for line, row in enumerate(csv.DictReader(io.TextIOWrapper(file, "utf-8")), 2):
-                rows.append(Label(row["review"] or "", row["label"], Origin(name, line), tags={"cat": row.get("cat")}))
-    shopping = {fold(row.text) for row in rows if row.origin.file != "ChnSentiCorp_htl_all"}
-    assert sum(fold(row.text) in shopping for row in rows if row.origin.file == "ChnSentiCorp_htl_all") == 6866
+    rows = reviews(HOTELS, SHOPPING)
+    shopping = {fold(row.text) for row in rows if row.origin.file == SHOPPING}
+    assert sum(fold(row.text) in shopping for row in rows if row.origin.file == HOTELS) == 6866
     rows = [row for row in rows if row.tags["cat"] in (None, "酒店", "水果")]  # the others only make the test slow
     assert len(rows) > 15_000
     result = split(rows, test=0.1, seed=3407)

@@ -71,7 +71,7 @@ def test_dropped_rows_take_no_part_but_still_tie() -> None:
 
 
 @given(st.integers(0, 5), st.floats(0.05, 0.4), st.floats(0, 0.3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_shares_are_met_and_shards_do_not_matter(seed: int, test: float, validation: float) -> None:
     draw = random.Random(seed)
     rows: list[Sample] = [Label(text(draw, 20), draw.choice("abc"), Origin("l.csv", line)) for line in range(200)]

@@ -65,7 +65,7 @@ def tokenizers_(tmp_path_factory: pytest.TempPathFactory) -> list[Tokenizer]:
 
 
 @given(st.lists(st.one_of(st.text(max_size=12), st.sampled_from([*ODD, *TEXT, *SPECIAL])), max_size=8).map("".join))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_text_has_at_least_so_many_tokens(tokenizers_: list[Tokenizer], text: str) -> None:
     for tokenizer in tokenizers_:
         assert tokenizer.least_tokens(text) <= len(tokenizer.encode_text(text)), tokenizer.folder.name

@@ -51,7 +51,7 @@ def test_ids_equal_transformers(folder: Path, tokenizer: Tokenizer) -> None:
 @given(
     st.lists(st.one_of(st.text(max_size=12), st.sampled_from([*SPECIAL, "<|im_", "end|>"])), max_size=6).map("".join)
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_text_never_becomes_a_control_token(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode_text(text)
     assert not set(ids) & set(tokenizer.control_tokens.values())

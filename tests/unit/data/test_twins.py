@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import random
 import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from chat_files import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from review_files import HOTELS, SHOPPING, reviews
 
 from danlu.data.cleaners.cleaner import Batch
 from danlu.data.cleaners.contaminated import Contaminated
@@ -80,7 +77,7 @@ def family(seed: int, count: int, lengths: Sequence[int]) -> list[str]:
 
 
 @given(st.lists(st.text(st.sampled_from(TROUBLE), max_size=14) | st.text(max_size=8), max_size=8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_table_folds_as_unicode_does(texts: list[str]) -> None:
     found = fold_all(texts)
     words, at = fold_words(texts)
@@ -170,7 +167,7 @@ def test_a_text_is_signed_alike_alone_in_a_crowd_and_as_head_of_another() -> Non
     st.lists(st.text("abc好的", min_size=1, max_size=16), min_size=2, max_size=10),
     st.sampled_from([3, 5]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_jaccard_is_that_of_the_definition(texts: list[str], gram: int) -> None:
     found = Texts([signatures(documents(texts))])
     left, right = np.meshgrid(np.arange(len(texts)), np.arange(len(texts)))
@@ -191,7 +188,7 @@ def test_long_grams_differ_as_their_texts_do() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=50))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_groups_and_keepers_are_those_of_the_definition(pairs: list[tuple[int, int]]) -> None:
     edges = sorted({(min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]})
     better, worse = (np.array([edge[side] for edge in edges], np.int64) for side in (0, 1))
@@ -414,16 +411,9 @@ def test_without_links_only_the_letter_counts() -> None:
 
 def test_all_twins_of_the_hotel_file_in_the_shopping_file() -> None:
     """6,866 of 7,350 hotel reviews have an exact twin among the shopping reviews."""
-    texts: list[Label] = []
-    for name in ("online_shopping_10_cats", "ChnSentiCorp_htl_all"):
-        path = SHARED / "reviews_zh" / f"{name}.csv.gz"
-        if not path.is_file():
-            pytest.skip(f"{path} is not here")
-        with gzip.open(path, "rb") as file:
-            for line, row in enumerate(csv.DictReader(io.TextIOWrapper(file, "utf-8")), 2):
-                texts.append(Label(row["review"] or "", row["label"], Origin(name, line)))
+    texts = reviews(SHOPPING, HOTELS)
     decision = decide([signatures(texts[first : first + 20_000]) for first in range(0, len(texts), 20_000)])
-    num_shopping = sum(row.origin.file == "online_shopping_10_cats" for row in texts)
+    num_shopping = sum(row.origin.file == SHOPPING for row in texts)
     assert len(texts) - num_shopping == 7350
     side = np.arange(len(texts)) >= num_shopping
     has_hotel, has_shop = (set(decision.cluster[is_in].tolist()) for is_in in (side, ~side))

@@ -64,13 +64,13 @@ def samples(draw: st.DrawFn) -> Sample:
 
 
 @given(st.lists(samples(), max_size=12))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_columns_are_equal_whatever_is_said(rows: list[Sample]) -> None:
     assert_same(rows, [f"s_{number}" for number in range(len(rows))])
 
 
 @given(st.lists(WORDS, max_size=8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_folds_are_equal_whatever_is_written(texts: list[str]) -> None:
     plain, quick = fold_all(texts), fold_all(texts, quick=True)
     for one, other in ((plain.coarse, quick.coarse), (plain.fine, quick.fine)):
@@ -124,7 +124,7 @@ def test_little_data_does_not_wait_for_a_compiler(monkeypatch: pytest.MonkeyPatc
 
 
 @given(st.lists(st.text("ab12", min_size=1, max_size=30), min_size=2, max_size=12), st.sampled_from([3, 5]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_pairs_are_compared_alike(texts: list[str], gram: int) -> None:
     found = Texts([signatures([Document(text, ORIGIN) for text in texts])])
     left, right = (side.ravel() for side in np.meshgrid(np.arange(len(texts)), np.arange(len(texts))))
@@ -144,7 +144,7 @@ def _digits(text: str) -> str:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3) | st.integers(2**63, 2**63 + 3)), max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_one_sort_gives_the_order_of_many(pairs: list[tuple[int, int]]) -> None:
     codes, keys = np.array([pair[0] for pair in pairs], np.int64), np.array([pair[1] for pair in pairs], np.uint64)
     assert in_order(keys).tolist() == np.argsort(keys, kind="stable").tolist()
@@ -156,7 +156,7 @@ def test_one_sort_gives_the_order_of_many(pairs: list[tuple[int, int]]) -> None:
 
 
 @given(st.lists(st.integers(0, 12), max_size=60), st.integers(2**27, 2**29))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_runs_of_equal_keys_are_those_of_a_dictionary(numbers: list[int], factor: int) -> None:
     keys = np.array([number * factor % 2**32 for number in numbers], np.uint32)
     members = 7 * np.arange(len(keys))

@@ -2,13 +2,13 @@
 
 import importlib.util
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from http_kit import Quiet, listening
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -45,31 +45,19 @@ def test_a_whole_run_by_the_public_api(tmp_path):
     assert run.path("artifacts", "adapter", "artifact.json").is_file()
 
 
-class Parrot(BaseHTTPRequestHandler):
+class Parrot(Quiet):
     """Answers every question with "80 yuan"."""
 
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+    def do_POST(self) -> None:  # noqa: N802 - the name that http.server asks for
+        self.content()
         answer = {"choices": [{"message": {"role": "assistant", "content": "80 yuan"}, "finish_reason": "stop"}]}
-        body = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        pass
+        self.answer(200, json.dumps(answer).encode(), Content_Type="application/json")
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Parrot)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+    with listening(Parrot) as address:
+        yield f"{address}/v1"
 
 
 def test_a_remote_model_is_asked_once_and_judged(url, tmp_path, capsys):

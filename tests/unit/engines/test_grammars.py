@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from danlu.core.errors import EngineError
 from danlu.data.encode import Encoder
 from danlu.data.sample import Message
-from danlu.data.template import Template
 from danlu.data.tokenizer import Tokenizer
 from danlu.engines import live as living
 from danlu.engines.asking import Reader
@@ -31,7 +30,7 @@ from danlu.engines.live import Live, Update
 from danlu.engines.sampling_extras import PLAIN, SamplingExtras
 from danlu.model.build import load_model
 from danlu.openai.refused import RefusedError
-from tiny_chat import QUESTIONS, write_base
+from tiny_chat import QUESTIONS
 
 pytest.importorskip("llguidance", reason='no grammars: pip install "danlu[serve]"')
 jsonschema = pytest.importorskip("jsonschema")
@@ -73,17 +72,6 @@ schemas = st.recursive(
     ),
     max_leaves=6,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def encoder(folder: Path) -> Encoder:
-    tokenizer = Tokenizer.load(folder)
-    return Encoder(tokenizer, Template.load(folder, tokenizer), context=512)
 
 
 @pytest.fixture(scope="module")

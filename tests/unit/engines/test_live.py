@@ -14,29 +14,16 @@ from danlu.adapters.lora import LoRA
 from danlu.core.errors import EngineError, ModelError
 from danlu.data.encode import Encoder
 from danlu.data.sample import Message
-from danlu.data.template import Template
-from danlu.data.tokenizer import Tokenizer
 from danlu.engines import packed as packing
 from danlu.engines.engine import Question, Sampling
 from danlu.engines.live import Live, Ticket, Update
 from danlu.engines.native import NativeEngine
 from danlu.engines.sampling_extras import SamplingExtras
 from danlu.model.build import load_model
-from tiny_chat import QUESTIONS, TEXTS, write_base
+from tiny_chat import QUESTIONS, TEXTS
 
 GREEDY = Sampling(max_new_tokens=24)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def encoder(folder: Path) -> Encoder:
-    tokenizer = Tokenizer.load(folder)
-    return Encoder(tokenizer, Template.load(folder, tokenizer), context=512)
 
 
 def adapter_in(folder: Path, base: Path, seed: int, rank: int, targets: str | list[str] = "all-linear") -> Path:

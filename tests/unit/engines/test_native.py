@@ -13,29 +13,16 @@ from danlu.adapters.lora import LoRA
 from danlu.core.errors import EngineError
 from danlu.data.encode import Encoder
 from danlu.data.sample import Message
-from danlu.data.template import Template
-from danlu.data.tokenizer import Tokenizer
 from danlu.data.tokens import Tokens
 from danlu.engines import decoding, native
 from danlu.engines.engine import Question, Sampling
 from danlu.engines.native import NativeEngine
 from danlu.model.build import load_model
 from danlu.ops.attention import Bounds
-from tiny_chat import QUESTIONS, TEXTS, write_base
+from tiny_chat import QUESTIONS, TEXTS
 
 GREEDY = Sampling(max_new_tokens=12)
 DRAWN = Sampling(max_new_tokens=12, temperature=0.9, top_p=0.95, seed=3)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def encoder(folder: Path) -> Encoder:
-    tokenizer = Tokenizer.load(folder)
-    return Encoder(tokenizer, Template.load(folder, tokenizer), context=512)
 
 
 @pytest.fixture(params=["packed", "looped", "plain"])

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from danlu.engines.thinking import ThinkingDropper, drop_thinking
 from danlu.engines.wire import retry_after_s
 from danlu.openai.address import Address
 from danlu.openai.turns import turn_of
+from http_kit import Quiet, listen
 
 KEY = "sk-very-secret-0123456789"
 SAMPLING = Sampling(max_new_tokens=16)
@@ -42,28 +43,16 @@ class Server:
         self.lock = threading.Lock()
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        class Handler(Quiet):
+            def do_POST(self) -> None:  # noqa: N802 - the name that http.server asks for
+                body = json.loads(self.content())
                 with outer.lock:
                     outer.requests.append((dict(self.headers), body))
                     act = outer.acts.pop(0) if outer.acts else echo
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     act(self, body)
 
-            def handle(self) -> None:
-                with contextlib.suppress(ConnectionResetError):  # a client that gave up
-                    super().handle()
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self.thread.start()
+        self.http = listen(Handler)
 
     @property
     def url(self) -> str:

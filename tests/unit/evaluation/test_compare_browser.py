@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,22 +30,15 @@ def changed(report: Report) -> Report:
 
 @pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("language", ["zh", "en"])
-def test_it_fits_the_screen(report: Report, browser: Any, tmp_path: Path, language: Any, screen: str) -> None:
+def test_it_fits_the_screen(
+    report: Report, look: Callable[..., Any], tmp_path: Path, language: Any, screen: str
+) -> None:
     path = tmp_path / "compare.html"
     found = side_by_side(report, changed(report), names=NAMES)
     path.write_text(render_comparison(found, language=language), encoding="utf-8")
     width, height = SCREENS[screen]
-    page = browser.new_page(viewport={"width": width, "height": height})
-    faults: list[str] = []
-    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("dialog", lambda dialog: faults.append("an answer was run as a script"))
-    page.on("request", lambda request: faults.append(request.url) if not request.url.startswith("file:") else None)
-    page.goto(path.as_uri())
+    page = look(path, width, height)
     text = page.inner_text("body")
     assert NAMES[0] in text and NAMES[1] in text, "the sides are told apart"
     assert ("领域问题" if language == "zh" else "Domain questions") in text
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing is wider than the screen"
-    assert faults == []
-    page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
-    page.close()

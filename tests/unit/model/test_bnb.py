@@ -76,7 +76,7 @@ ODD = st.one_of(
 ANY_JSON = st.recursive(ODD, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     state=st.one_of(
         st.binary(max_size=80),
@@ -92,7 +92,7 @@ def test_any_description_ends_in_a_weight_or_a_refusal(state: bytes) -> None:
         error.text.encode()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     part=st.sampled_from(["", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", STATE]),
     shape=st.lists(st.integers(0, 130), max_size=2), dtype=st.sampled_from(DTYPES), is_nested=st.booleans(),

@@ -6,9 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -18,6 +16,7 @@ import pytest
 from danlu.core.errors import HubError, ModelError
 from danlu.model import download as transport
 from danlu.model.hub import CACHE, find_base
+from http_kit import Quiet, listening
 
 TENSORS = b"\x08\0\0\0\0\0\0\0" + b"{}      " + b"weights" * 3000
 FILES: dict[str, bytes] = {
@@ -50,20 +49,8 @@ class FakeHub:
 def hub() -> Iterator[FakeHub]:
     state = FakeHub()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: Any) -> None: ...
-
-        def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name.replace("_", "-"), value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_GET(self) -> None:
+    class Handler(Quiet):
+        def do_GET(self) -> None:  # noqa: N802 - the name that http.server asks for
             state.asked.append((self.path, dict(self.headers)))
             path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
             if path.startswith("/api/models/org/model/revision/main"):
@@ -73,13 +60,13 @@ def hub() -> Iterator[FakeHub]:
                 assert query["Revision"] == ["master"]
                 self.answer(200, json.dumps(modelscope_listing(state.files)).encode())
             elif "/resolve/" in path:
-                self.content(path.split("/resolve/")[1].split("/", 1)[1])
+                self.send(path.split("/resolve/")[1].split("/", 1)[1])
             elif path.startswith("/cdn/"):
-                self.content(path.removeprefix("/cdn/"), is_cdn=True)
+                self.send(path.removeprefix("/cdn/"), is_cdn=True)
             else:
                 self.answer(401, X_Error_Code="RepoNotFound")
 
-        def content(self, name: str, is_cdn: bool = False) -> None:
+        def send(self, name: str, is_cdn: bool = False) -> None:
             if state.gate:
                 return self.answer(state.gate, X_Error_Code=state.error_code)
             if state.busy:
@@ -106,13 +93,8 @@ def hub() -> Iterator[FakeHub]:
             else:
                 self.wfile.write(body[start:])
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield state
-    server.shutdown()
-    server.server_close()
+    with listening(Handler) as state.url:
+        yield state
 
 
 def huggingface_listing(files: dict[str, bytes]) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from torch import nn
 
 from danlu.adapters.full import Full
 from danlu.core.errors import DanluError, ModelError
-from danlu.core.progress import Silent
 from danlu.model.build import load_model, save_model
 from danlu.model.decoder import Decoder
 from danlu.model.quantized import (
@@ -36,6 +35,7 @@ from danlu.ops.nf4 import VALUES, Nested, quantise
 from danlu.recipe import Recipe
 from danlu.recipe.recipe import InvalidRecipeError
 from danlu.training.identity import weights_digest
+from progress_kit import Notes
 from training_kit import PHI3, QWEN2, tiny_model
 
 KINDS = ("fp8", "int8", "nf4")
@@ -113,7 +113,7 @@ def test_random_weights_are_those_of_the_seed_quantised(folder: Path, kind: Any)
     assert torch.equal(model.get_submodule("model.layers.1.mlp.up_proj").dequantized(), fresh.dequantized())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from(KINDS), st.integers(1, 40), st.integers(1, 70), st.booleans(), st.integers(1, 5))
 def test_the_plain_path_multiplies_with_the_dequantised_weight(
     kind: str, num_rows: int, num_columns: int, has_bias: bool, num_tokens: int
@@ -263,17 +263,10 @@ def test_nf4_does_not_become_another_quantisation(tmp_path: Path) -> None:
 
 
 def test_dequantising_a_base_that_came_quantised_is_told_once() -> None:
-    class Told(Silent):
-        def __init__(self) -> None:
-            self.notes: list[str] = []
-
-        def note(self, text: str) -> None:
-            self.notes.append(text)
-
-    told, quiet = Told(), Told()
+    told, quiet = Notes(), Notes()
     load_model(BNB, dtype="fp32", progress=told)
     load_model(BNB, dtype="fp32", quantize="nf4", progress=quiet)
-    assert len(told.notes) == 1 and "model.quantize=nf4" in told.notes[0] and not quiet.notes
+    assert len(told.said) == 1 and "model.quantize=nf4" in told.said[0] and not quiet.said
 
 
 def test_a_prequantised_base_is_saved_dequantised(tmp_path: Path) -> None:

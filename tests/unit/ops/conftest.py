@@ -25,20 +25,22 @@ def device() -> str:
 
 
 @pytest.fixture
-def through_the_interpreter(request: pytest.FixtureRequest, device: str) -> Callable[[], None]:
-    """Runs the asking test's file again, all but that test."""
+def through_the_interpreter(request: pytest.FixtureRequest, device: str) -> Callable[..., None]:
+    """Runs the asking test's file again, all but that test; with `only`, the tests so named, of which none may skip."""
 
-    def run() -> None:
+    def run(*, only: str = "") -> None:
         if device == "cuda" or IS_INTERPRETED:
             pytest.skip("the kernels are being tested right here")
         if not HAS_TRITON:
             pytest.skip("Triton is not installed")
         command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(request.path)]
+        command += ["-k", only] if only else []
         done = subprocess.run(
             [*command, "--deselect", f"{request.path.relative_to(ROOT)}::{request.node.name}"],
             cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-6000:]
         assert " passed" in done.stdout, "the child ran tests"
+        assert not only or "skipped" not in done.stdout, done.stdout[-6000:]
 
     return run

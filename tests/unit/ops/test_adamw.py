@@ -5,19 +5,16 @@ Tests named `kernel` run on CUDA, and where there is none in one child process u
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from danlu.ops.adamw import adamw_, clip_factor, noise_like, reference_adamw_, reference_rounded
-from danlu.ops.kernels import HAS_TRITON, IS_INTERPRETED
+from danlu.ops.kernels import IS_INTERPRETED
+from kernels_kit import DEVICE, has_kernels, numbers
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-has_kernels = pytest.mark.skipif(not (IS_INTERPRETED or DEVICE == "cuda"), reason="no CUDA: see the interpreter's test")
 SETTINGS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1}
 
 
@@ -28,12 +25,6 @@ def draw(size: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     grad *= 10 ** (6 * torch.rand(size, generator=generator) - 5)
     square = grad.square() * torch.rand(size, generator=generator) + 1e-12
     return [param.to(DEVICE, dtype), *(x.to(DEVICE) for x in (grad, 0.1 * average * grad, square))]
-
-
-def numbers(step: int, lr: float = 1e-3) -> dict[str, Tensor]:
-    return {
-        "lr": torch.tensor(lr, dtype=torch.float64, device=DEVICE), "step": torch.tensor(float(step), device=DEVICE)
-    }  # fmt: skip
 
 
 @pytest.mark.skipif(IS_INTERPRETED or DEVICE == "cuda", reason="torch's own path")
@@ -161,13 +152,6 @@ def test_kernel_keeps_a_nan() -> None:
     assert param[7].isnan() and param.isnan().sum() == 1
 
 
-@pytest.mark.skipif(IS_INTERPRETED or DEVICE == "cuda", reason="the kernel runs in this process")
-@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
-def test_interpreted() -> None:
-    """This file once more under Triton's interpreter, which is chosen before Triton is imported."""
-    command = [sys.executable, "-m", "pytest", __file__, "-k", "kernel", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert "skipped" not in done.stdout
+def test_interpreted(through_the_interpreter: Callable[..., None]) -> None:
+    """The kernels' tests once more under Triton's interpreter, which is chosen before Triton is imported."""
+    through_the_interpreter(only="kernel")

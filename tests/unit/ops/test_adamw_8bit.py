@@ -5,9 +5,7 @@ Tests named `kernel` run on CUDA, and where there is none in one child process u
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,17 +13,9 @@ from torch import Tensor
 
 from danlu.ops.adamw import reference_adamw_
 from danlu.ops.adamw_8bit import GROUP, Moments, adamw_8bit_, reference_adamw_8bit_
-from danlu.ops.kernels import HAS_TRITON, IS_INTERPRETED
+from kernels_kit import DEVICE, has_kernels, numbers
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-has_kernels = pytest.mark.skipif(not (IS_INTERPRETED or DEVICE == "cuda"), reason="no CUDA: see the interpreter's test")
 SETTINGS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
-
-
-def numbers(step: int, lr: float = 1e-3) -> dict[str, Tensor]:
-    return {
-        "lr": torch.tensor(lr, dtype=torch.float64, device=DEVICE), "step": torch.tensor(float(step), device=DEVICE)
-    }  # fmt: skip
 
 
 def gradient(size: int, number: int) -> Tensor:
@@ -145,13 +135,6 @@ def test_kernel_as_the_reference(size: int, dtype: torch.dtype) -> None:
         assert (ours != truth).double().mean() < 5e-3 or dtype == torch.float32
 
 
-@pytest.mark.skipif(IS_INTERPRETED or DEVICE == "cuda", reason="the kernel runs in this process")
-@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
-def test_interpreted() -> None:
-    """This file once more under Triton's interpreter, which is chosen before Triton is imported."""
-    command = [sys.executable, "-m", "pytest", __file__, "-k", "kernel", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert "skipped" not in done.stdout
+def test_interpreted(through_the_interpreter: Callable[..., None]) -> None:
+    """The kernels' tests once more under Triton's interpreter, which is chosen before Triton is imported."""
+    through_the_interpreter(only="kernel")

@@ -42,7 +42,7 @@ def test_no_token_at_all() -> None:
     assert out.shape == (0, 4, 8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(lengths=st.lists(st.integers(0, 150), min_size=1, max_size=7), window=st.none() | st.integers(1, 30))
 def test_padded_equals_reference_for_any_documents(lengths: list[int], window: int | None) -> None:
     bounds, inputs = Bounds.of(lengths), make(tuple(lengths), heads=2, kv_heads=1, size=4)

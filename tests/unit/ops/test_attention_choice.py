@@ -224,7 +224,7 @@ def test_equal_documents_that_lead_are_a_dense_batch(lengths: tuple[int, ...], c
 # ---- the block mask
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(lengths=st.lists(st.integers(0, 300), min_size=1, max_size=6), window=st.none() | st.integers(1, 400))
 def test_block_mask_equals_the_written_out_mask(lengths: list[int], window: int | None) -> None:
     lengths = [*lengths, -sum(lengths) % BLOCK]

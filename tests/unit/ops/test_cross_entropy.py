@@ -5,9 +5,7 @@ Tests named `kernel` run on CUDA, and where there is none in one child process u
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -21,10 +19,7 @@ from danlu.ops.cross_entropy import (
     rows_per_chunk,
     token_log_probs,
 )
-from danlu.ops.kernels import HAS_TRITON, IS_INTERPRETED
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-has_kernels = pytest.mark.skipif(not (IS_INTERPRETED or DEVICE == "cuda"), reason="no CUDA: see the interpreter's test")
+from kernels_kit import DEVICE, has_kernels
 
 
 def make(
@@ -218,13 +213,6 @@ def test_kernel_path_makes_no_wide_logits(monkeypatch: pytest.MonkeyPatch) -> No
     assert hidden.grad is not None and hidden.grad.any()
 
 
-@pytest.mark.skipif(IS_INTERPRETED or DEVICE == "cuda", reason="the kernel runs in this process")
-@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
-def test_interpreted() -> None:
-    """This file once more under Triton's interpreter, which is chosen before Triton is imported."""
-    command = [sys.executable, "-m", "pytest", __file__, "-k", "kernel", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert "skipped" not in done.stdout
+def test_interpreted(through_the_interpreter: Callable[..., None]) -> None:
+    """The kernels' tests once more under Triton's interpreter, which is chosen before Triton is imported."""
+    through_the_interpreter(only="kernel")

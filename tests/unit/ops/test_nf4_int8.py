@@ -72,7 +72,7 @@ def test_nf4_of_other_block_sizes(block: int, device: str) -> None:
     assert_written(nf4.dequantise(packed, dtype=torch.float32), nf4.reference_dequantise(packed))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 200), st.integers(0, 1000), st.sampled_from(DTYPES))
 def test_nf4_takes_the_nearest_value(num_rows: int, num_columns: int, seed: int, dtype: torch.dtype) -> None:
     weight = draw(num_rows, num_columns, seed).to(dtype)

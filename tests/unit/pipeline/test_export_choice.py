@@ -9,12 +9,12 @@ import pytest
 
 from danlu.core.errors import ExportError, RecipeError
 from danlu.core.messages import say
-from danlu.core.progress import Silent
 from danlu.exports.usage import usage
 from danlu.pipeline import export as pipeline
 from danlu.recipe import Recipe
 from danlu.run.artifact import Manifest
 from danlu.run.run import Run
+from progress_kit import Notes
 
 
 def run_of(tmp_path: Path, **tree: Any) -> Run:
@@ -46,15 +46,10 @@ def test_an_adapter_that_was_asked_for_and_is_not_there(tmp_path: Path) -> None:
 
 
 def test_an_adapter_that_is_left_out_is_told(tmp_path: Path) -> None:
-    notes: list[str] = []
-
-    class Told(Silent):
-        def note(self, text: str) -> None:
-            notes.append(text)
-
+    notes = Notes()
     run = run_of(tmp_path, adapter={"kind": "full"}, exports=["adapter"])
-    assert pipeline.export(run, progress=Told()) == []
-    assert notes == [say("serving.no_adapter", given="adapter").split("\n")[0]]
+    assert pipeline.export(run, progress=notes) == []
+    assert notes.said == [say("serving.no_adapter", given="adapter").split("\n")[0]]
 
 
 def test_what_a_kill_left_behind_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

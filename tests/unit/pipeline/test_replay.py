@@ -16,20 +16,13 @@ from danlu.pipeline.demo import demo_recipe
 from danlu.pipeline.replay import answered, file_of, goes_in_circles, is_sound, make_replay, read_prompts, serves
 from danlu.recipe import Recipe
 from danlu.recipe.synthesis import ReplaySection
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, sentence: str) -> None:
-        self.notes.append(sentence)
+from progress_kit import Notes
 
 
 def made(tmp_path: Path, num_tokens: int = 300, **section: Any) -> tuple[list[Any], list[str]]:
     notes = Notes()
     recipe = Recipe.from_tree({"data": {"replay": section}})
-    return make_replay(recipe, num_tokens, tmp_path / "cache", notes), notes.notes
+    return make_replay(recipe, num_tokens, tmp_path / "cache", notes), notes.said
 
 
 def test_our_prompts_are_two_hundred_in_two_languages() -> None:
@@ -66,7 +59,7 @@ def test_the_base_answers_once_and_for_all(tmp_path: Path, monkeypatch: pytest.M
     def nobody(*_: Any) -> None:
         raise AssertionError("the model was loaded again")
 
-    monkeypatch.setattr("danlu.pipeline.local_teacher.load_local", nobody)
+    monkeypatch.setattr("danlu.pipeline.loading.load_engine", nobody)
     began = time.perf_counter()
     again, _ = made(tmp_path, source="base")
     assert again == first and time.perf_counter() - began < 5

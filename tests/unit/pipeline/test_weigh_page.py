@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,11 @@ def weighed() -> dict[str, Any]:
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("language", ["zh", "en"])
-def test_nothing_is_wider_than_the_screen_or_runs(language: Any, width: int, browser: Any, tmp_path: Path) -> None:
+def test_nothing_is_wider_than_the_screen_or_runs(
+    language: Any, width: int, look: Callable[..., Any], tmp_path: Path
+) -> None:
     path = tmp_path / "weigh.html"
     path.write_text(render_weighed(weighed(), EVIL, language), encoding="utf-8")
-    page = browser.new_page(viewport={"width": width, "height": 844})
-    faults: list[str] = []
-    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("request", lambda request: faults.append(request.url) if not request.url.startswith("file:") else None)
-    page.goto(path.as_uri())
-    assert page.title() != "stolen" and faults == []
+    page = look(path, width)
+    assert page.title() != "stolen"
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.close()

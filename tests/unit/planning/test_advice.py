@@ -193,7 +193,7 @@ def test_a_script_is_never_run(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(max_size=400))
 @example("(" * 5000)
 @example("f(" + "-" * 4000 + "1)")

@@ -67,7 +67,7 @@ def test_what_may_be_lent_to_the_host_is_a_limit() -> None:
 
 
 @given(work=any_work(), card=any_card, share=st.floats(0.05, 1.2))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_plan_fits_or_says_not(work: Work, card: Card, share: float) -> None:
     leanest = predict_memory(work, Mix.of("input", work.shapes.num_layers)).total_bytes
     limits = Limits(int(share * card.memory_bytes), card.memory_bytes)
@@ -79,7 +79,7 @@ def test_a_plan_fits_or_says_not(work: Work, card: Card, share: float) -> None:
 
 
 @given(work=any_work(), share=st.floats(0.3, 1.0))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_more_memory_is_never_slower(work: Work, share: float) -> None:
     small, large = (choose(work, H200, Limits(int(H200.memory_bytes * s), 2**40)) for s in (share * 0.8, share))
     if small.fits:
@@ -106,7 +106,7 @@ def test_open_tokens_are_chosen_for_speed() -> None:
 
 
 @given(work=any_work(), card=any_card)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_chosen_tokens_hold_an_item_and_no_more_than_a_step(work: Work, card: Card) -> None:
     found = choose(work, card, may_choose_tokens=True)
     assert work.min_micro_tokens <= found.work.micro_tokens <= max(work.batch_tokens, work.min_micro_tokens)

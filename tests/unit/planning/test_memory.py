@@ -150,7 +150,7 @@ def test_the_planner_and_the_blocks_speak_of_the_same_things() -> None:
 
 
 @given(work=any_work(), times=st.integers(2, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_more_tokens_or_a_higher_rank_never_need_less(work: Work, times: int) -> None:
     """Whole multiples: chunks of logits are of equal size, so that a few rows more may make them smaller. Like with
     like: a larger micro-batch is not recorded as a graph any more, and spares what recording takes."""
@@ -164,7 +164,7 @@ def test_more_tokens_or_a_higher_rank_never_need_less(work: Work, times: int) ->
 
 
 @given(work=any_work())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_leaner_policies_need_less(work: Work) -> None:
     peaks = [predict_memory(work, full(work, policy)).total_bytes for policy in ("all", "light", "input", "input-host")]
     assert peaks == sorted(peaks, reverse=True) and peaks[0] > peaks[1] > peaks[2]
@@ -173,7 +173,7 @@ def test_leaner_policies_need_less(work: Work) -> None:
 
 
 @given(work=any_work())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_split_layers_lend_as_much_as_light_ones_and_keep_gate_and_up(work: Work) -> None:
     found = {policy: predict_memory(work, full(work, policy)) for policy in ("all", "all-split", "light-host")}
     assert found["all-split"].host_bytes == found["light-host"].host_bytes > 0
@@ -183,7 +183,7 @@ def test_split_layers_lend_as_much_as_light_ones_and_keep_gate_and_up(work: Work
 
 
 @given(work=any_work(), data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_each_layer_that_gives_something_up_helps(work: Work, data: st.DataObject) -> None:
     start, end = data.draw(st.sampled_from([("all", "light"), ("light", "input"), ("all-split", "light-host")]))
     mix = full(work, start)

@@ -95,14 +95,14 @@ def test_dpo_pays_for_its_reference() -> None:
 
 
 @given(work=any_work(), card=any_card)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_leaner_policies_are_never_faster(work: Work, card: Card) -> None:
     times = [seconds(work, card, policy) for policy in ("all", "light", "input", "input-host")]
     assert all(later >= before - 1e-12 for before, later in itertools.pairwise(times))
 
 
 @given(work=any_work(), card=any_card)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_faster_card_and_less_to_learn_are_never_slower(work: Work, card: Card) -> None:
     faster = replace(
         card, flops_16=2 * card.flops_16, flops_32=2 * card.flops_32, attention_flops=2 * card.attention_flops,

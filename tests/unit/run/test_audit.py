@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.core.errors import RunError
@@ -140,7 +140,7 @@ def test_anchors_that_are_none_are_said_in_words(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=300), st.integers(0, 400), st.binary(max_size=40))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 def test_whatever_the_file_holds_it_is_read_and_goes_on(tmp_path: Path, junk: bytes, at: int, put: bytes) -> None:
     log = AuditLog(tmp_path / "fuzz.jsonl")
     log.path.unlink(missing_ok=True)
@@ -195,7 +195,7 @@ def test_the_head_of_a_torn_log(tmp_path: Path, ending: bytes) -> None:
 
 
 @given(st.lists(st.integers(0, 90_000), max_size=6), st.booleans())
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20)
 def test_newest_is_entries_backwards(tmp_path: Path, sizes: list[int], is_torn: bool) -> None:
     log = AuditLog(tmp_path / "audit.jsonl")
     log.path.unlink(missing_ok=True)

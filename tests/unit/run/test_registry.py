@@ -155,7 +155,7 @@ def test_writers_beside_each_other_lose_nothing(tmp_path: Path) -> None:
     assert [version.number for version in versions] == [1, 2, 3]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=40))
 def test_any_name_is_answered(tmp_path_factory: pytest.TempPathFactory, named: str) -> None:
     with pytest.raises(RunError):

@@ -54,7 +54,7 @@ def test_a_filled_batch_teaches_the_same(lengths, share, is_quick, tmp_path):
     torch.testing.assert_close(others, grads, rtol=1e-9, atol=1e-12)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=30), st.floats(0, 1), st.integers(0, 9))
 def test_every_batch_fits_its_form(lengths, share, seed):
     batch = batch_of(lengths, share, seed)

@@ -18,7 +18,7 @@ def items_of(steps):
     return [item for step in steps for piece in step.pieces for item in piece.tolist()]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     lengths=st.lists(st.integers(1, 32), min_size=1, max_size=60), epochs=st.sampled_from([1.0, 2.0, 3.0]),
     batch_tokens=st.sampled_from([16, 32, 100]), seed=st.integers(0, 9),
@@ -32,7 +32,7 @@ def test_every_item_once_an_epoch_and_no_piece_too_large(lengths, epochs, batch_
         assert sum(lengths[item] for piece in step.pieces for item in piece) <= max(batch_tokens, *lengths, 0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(lengths=st.lists(st.integers(1, 32), min_size=1, max_size=60), micro_tokens=st.sampled_from([32, 50, 100, 400]))
 def test_what_a_device_computes_at_once_does_not_decide_what_a_step_holds(lengths, micro_tokens):
     """Another card, another plan: the same steps, so the same model."""

@@ -11,7 +11,6 @@ from danlu.adapters.full import Full
 from danlu.adapters.load import load_trained
 from danlu.adapters.lora import LoRA
 from danlu.core.errors import DanluError, TrainingError
-from danlu.core.progress import Silent
 from danlu.data.dataset import Dataset
 from danlu.data.tokens import Item, Tokens
 from danlu.model.build import load_model, save_model
@@ -22,18 +21,8 @@ from danlu.training.methods.pretrain import Pretrain
 from danlu.training.methods.sft import SFT
 from danlu.training.thrift import Setting, Thrift, read_thrift, write_thrift
 from danlu.training.trainer import Trainer
+from progress_kit import Notes
 from training_kit import dataset, pair_items, rule_items, section, sft_items, tiny_model
-
-
-class Notes(Silent):
-    """A progress that remembers its notes."""
-
-    def __init__(self):
-        self.said = []
-
-    def note(self, sentence):
-        self.said.append(sentence)
-
 
 QUICK = ("all", "all")
 """Asks for the quick form of a model of two layers, which a CPU does not take by itself."""

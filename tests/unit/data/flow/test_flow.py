@@ -21,7 +21,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.core.errors import DataError
-from danlu.core.progress import Silent
 from danlu.data.flow.arrays import open_arrays, write_arrays
 from danlu.data.flow.batches import _array
 from danlu.data.flow.codec import pack_content, pack_json, pack_marks, unpack, unpack_json, unpack_marks
@@ -38,6 +37,7 @@ from danlu.data.identity import sample_id
 from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Origin, Preference, Sample, replace
 from danlu.data.stage import Fate, Outcome
 from danlu.data.texts import texts_of
+from progress_kit import Notes
 
 HERE = Origin("a.jsonl", 3, 2, 10, 20, "d" * 64)
 WORDS = st.text(st.characters(), max_size=12)
@@ -159,7 +159,7 @@ def test_a_file_in_shards_is_read_as_the_whole_is(tmp_path: Path, shard_bytes: i
 
 
 @given(st.lists(st.sampled_from(["", "x", "中文", "y" * 40, '{"text": "a"}']), max_size=40), st.integers(1, 60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_cuts_fall_on_line_ends_and_count_lines(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], size: int
 ) -> None:
@@ -381,7 +381,7 @@ def test_many_documents_fit_under_a_low_limit_of_open_files(tmp_path: Path) -> N
         max_size=5,
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_columns_come_back_as_they_were_written(
     tmp_path_factory: pytest.TempPathFactory, arrays: dict[str, np.ndarray[Any, Any]]
 ) -> None:
@@ -401,14 +401,6 @@ def test_columns_come_back_as_they_were_written(
 def test_a_shard_whose_bytes_changed_is_made_again_and_told(tmp_path: Path, harm: str) -> None:
     """Bytes edited in the store were trained on; a flipped one came out as a traceback."""
     pytest.importorskip("pyarrow")
-
-    class Heard(Silent):
-        def __init__(self) -> None:
-            self.said: list[str] = []
-
-        def note(self, sentence: str) -> None:
-            self.said.append(sentence)
-
     store, plan = Store(tmp_path / "store"), plan_shards([write_rows(tmp_path / "a.jsonl", 50)])
     before = content_of(convey(plan, Passing(), store, engine="local"))
     (place,) = (tmp_path / "store").glob("shards/*/*")
@@ -427,7 +419,7 @@ def test_a_shard_whose_bytes_changed_is_made_again_and_told(tmp_path: Path, harm
         data[len(data) // 2] ^= 1
         file.write_bytes(bytes(data))
     assert store.find(place.name) is None
-    again = convey(plan, Passing(), store, engine="local", progress=(told := Heard()))
+    again = convey(plan, Passing(), store, engine="local", progress=(told := Notes()))
     assert again.num_redone == 1 and content_of(again) == before
     assert any("a.jsonl" in line for line in told.said), told.said
 
@@ -467,7 +459,7 @@ def test_a_shard_that_cannot_be_put_in_its_place_is_a_fault(tmp_path: Path) -> N
         convey(plan, Passing(), store, engine="local")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.one_of(st.none(), st.text(max_size=5)), max_size=20), st.lists(st.none() | st.integers(0, 2**31 - 1))
 )

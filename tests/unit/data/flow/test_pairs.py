@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from danlu.data.cleaners.cleaner import Batch
@@ -72,7 +72,6 @@ def test_pairs_are_packed_like_any_row(asked: str, answered: str) -> None:
         assert packed == pack_content(chat(asked, answered))
 
 
-@settings(deadline=None)  # numba loads on the first call
 @given(st.lists(st.lists(PAIRS | st.none() | st.booleans(), max_size=5), max_size=2))
 @example([[chat("甲" * 60, "乙1.5" * 80), None, chat("!", ""), True]])
 def test_folds_of_pages_are_those_of_texts(pages: list[list[Conversation | bool | None]]) -> None:
