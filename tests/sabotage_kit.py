@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from danlu.adapters.lora import AttachedLoRA, LoRA
 from danlu.adapters.peft_format import Pair, read_pairs, write_pairs
@@ -87,6 +88,7 @@ def make_pupil(family: str, folder: Path, *, seed: int = 0, num_steps: int = 120
         write_case(place, CASES[family], seed=drawn)
         rename_end(place)
         keep_in(place, KEPT.get(family, "bfloat16"))
+        name_class(place)
     tokenizer = Tokenizer.load(base)
     encoder = Encoder(tokenizer, Template.load(base, tokenizer))
     model = load_model(base, dtype="fp32")
@@ -126,6 +128,13 @@ def keep_in(folder: Path, dtype: str) -> None:
     config = json.loads((folder / "config.json").read_text())
     config.pop("torch_dtype", None)
     (folder / "config.json").write_text(json.dumps(config | {"dtype": dtype}))
+
+
+def name_class(folder: Path) -> None:
+    """As every checkpoint on a hub does: vLLM takes a nameless model for one that writes no text."""
+    config = json.loads((folder / "config.json").read_text())
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": [name]}))
 
 
 def teach(engine: NativeEngine, num_steps: int) -> None:
