@@ -10,21 +10,41 @@ import typer
 
 from danlu.cli.preparing import show_previews
 from danlu.cli.voice import Voice
-from danlu.core.errors import DanluError
+from danlu.core.errors import DanluError, RecipeError
 from danlu.core.messages import say
+from danlu.core.shelf import nearest
 from danlu.data.encode import Encoder
+from danlu.data.formats import FORMATS
 from danlu.data.inspect import inspect
 from danlu.data.ledger import Ledger
 from danlu.data.sample import Sample
+from danlu.data.sources import READERS, SourceSpec
 from danlu.pipeline.base import Base, open_base
 from danlu.pipeline.desk import preview
 from danlu.recipe.model import ModelSection
 
 
-def show_inspection(paths: Sequence[Path], voice: Voice, *, base: str, num_samples: int, context: int) -> None:
+def sources_of(paths: Sequence[Path], form: str | None, columns: Sequence[str]) -> list[SourceSpec]:
+    """Paths as a recipe's `data.sources` would name them; `columns` are `question=问题`.
+
+    Raises RecipeError for a format or a pair that is none, DataError for a part that no row has."""
+    known = [*FORMATS.names(), *READERS.names()]
+    if form is not None and form not in known:
+        raise RecipeError("core.unknown_name", where="--format", given=form, shelf="formats",
+                          nearest=nearest(form, known) or "-", known=", ".join(known))  # fmt: skip
+    named = {}
+    for pair in columns:
+        part, equals, column = pair.partition("=")
+        if not (part and equals and column):
+            raise RecipeError("cli.bad_column", where="--columns", given=pair)
+        named[part] = column
+    return [SourceSpec(path, form, named or None) for path in paths]
+
+
+def show_inspection(sources: Sequence[SourceSpec], voice: Voice, *, base: str, num_samples: int, context: int) -> None:
     """Print (and with --json return) the account; exit 2 when nothing is usable."""
     eye = _Eye(base, context)
-    found = inspect(paths, num_samples=num_samples, show=eye.show, progress=voice.progress)
+    found = inspect(sources, num_samples=num_samples, show=eye.show, progress=voice.progress)
     if len(found["files"]) > 1:
         voice.say(say("cli.inspect_rows", **found["rows"]), "bold")
         voice.table(
@@ -51,7 +71,7 @@ def show_inspection(paths: Sequence[Path], voice: Voice, *, base: str, num_sampl
     voice.result(found)
     if not found["usable"]:
         if not voice.as_json:
-            voice.fail(say("cli.unusable", given=", ".join(map(str, paths))).partition("\n")[0])
+            voice.fail(say("cli.unusable", given=", ".join(str(source.path) for source in sources)).partition("\n")[0])
         raise typer.Exit(2)
 
 

@@ -72,10 +72,15 @@ def inspect(
     voice: Voice,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help=say("cli.arg_paths"))],
     base: Annotated[str, typer.Option("--base", help=say("cli.opt_base"))] = "ember",
-    samples: Annotated[int, typer.Option("--samples", min=0, help=say("cli.opt_samples"))] = 3,
+    samples: Annotated[int, typer.Option("--samples", "-n", min=0, help=say("cli.opt_samples"))] = 3,
     context: Annotated[int, typer.Option("--context", min=16, help=say("cli.opt_context"))] = 2048,
+    form: Annotated[str | None, typer.Option("--format", metavar="NAME", help=say("cli.opt_format"))] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--columns", metavar="PART=COLUMN", help=say("cli.opt_columns"))
+    ] = None,
 ) -> None:
-    cli.inspecting.show_inspection(paths, voice, base=base, num_samples=samples, context=context)
+    sources = cli.inspecting.sources_of(paths, form, columns or ())
+    cli.inspecting.show_inspection(sources, voice, base=base, num_samples=samples, context=context)
 
 
 @app.command(help=say("cli.check"))

@@ -72,6 +72,12 @@ def headless_names(rows: Sequence[Sequence[str]]) -> list[str]:
     return names
 
 
+def num_wordy(rows: Sequence[Sequence[str]]) -> int:
+    """How many columns hold words rather than numbers, dates or codes."""
+    width = max(map(len, rows), default=0)
+    return sum(_is_wordy([row[i].strip() for row in rows if i < len(row)]) for i in range(width))
+
+
 def _is_wordy(cells: Sequence[str]) -> bool:
     filled = [cell for cell in cells if cell]
     if not filled or any(len(cell) > 200 for cell in filled):

@@ -12,10 +12,11 @@ from typing import Any
 from danlu.core.errors import DataError
 from danlu.data.opening import Source
 from danlu.data.sources.source import Context, Fault, Item, Passage, Row
-from danlu.data.tables import find_header, table_pieces
+from danlu.data.tables import find_header, num_wordy, table_pieces
 
 PEEKED_ROWS = 10
 MAX_LOOKED_BYTES = 64 << 20
+MAX_TOLD_CHARS = 200
 MAX_CELLS = 20_000_000
 """Of one sheet, empty ones before a filled one included: a single cell at XFD1048576 in each row is a bomb."""
 MAX_EMPTY_ROWS = 2_000_000
@@ -74,6 +75,8 @@ def _sheet(sheet: Any, title: str, place: str, context: Context) -> Iterator[Ite
     header = find_header([row + [""] * (width - len(row)) for row in shown], [], context.fits, context.named)
     names = [cell.strip() for cell in shown[header]] if header is not None else []
     if header is None or not _are_rows(names, context):
+        if header is not None and num_wordy(shown[header + 1 :]) >= 2:  # as questions and answers are
+            context.note("note_table_document", columns=", ".join(filter(None, names))[:MAX_TOLD_CHARS])
         cells = ((number, list(map(_text, values))) for number, values in itertools.chain(first, rows))
         for line, table in table_pieces(cells):
             yield Passage(line, f"# {title}\n\n{table}", title, None, (), place)
