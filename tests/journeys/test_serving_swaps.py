@@ -146,13 +146,13 @@ def test_a_server_is_changed_while_it_answers(runs: Path) -> None:
         danlu("registry", "alias", "law:2", "prod", *at)  # rolled out by itself
         until(lambda: answers(danlu("serving", "status", *at)) == {lenses[1]: 1.0}, 30)
         until(lambda: asking.seen[lenses[1]] > 3, 30)
-        assert danlu("serving", "back", "law", "--reason", "a look", *at)["to"] == {lenses[0]: 1.0}
+        assert danlu("serving", "rollback", "law", "--reason", "a look", *at)["to"] == {lenses[0]: 1.0}
         assert danlu("serving", "split", "law", "1=0.5", "2=0.5", *at)["to"] == dict.fromkeys(lenses, 0.5)
         before = asking.seen.copy()
         until(lambda: sum((asking.seen - before).values()) >= 20, 30)
         shares = asking.seen - before
         assert abs(shares[lenses[0]] - shares[lenses[1]]) <= 2, shares
-        assert danlu("serving", "flip", "law", "7", *at)["refused"]["error"] == "registry.no_version"
+        assert danlu("serving", "switch", "law", "7", *at)["refused"]["error"] == "registry.no_version"
         assert not asking.failures and not asking.wrong
 
         status = danlu("serving", "status", *at)

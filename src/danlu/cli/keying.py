@@ -180,7 +180,8 @@ def moment(text: str, now: float) -> float:
 
 def _show_secret(key: Key, credential: str, voice: Voice) -> None:
     voice.say(say("keys.created", name=key.name, id=key.id), "green")
-    voice.say(f"  {credential}", "bold")
+    if not voice.as_json:  # there it stands in the result, and nowhere else: logs keep what is said beside it
+        voice.say(f"  {credential}", "bold")
     voice.say(say("keys.shown_once"), "yellow")
     voice.result(key_json(key) | {"key": credential})
 

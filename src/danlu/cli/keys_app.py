@@ -22,9 +22,10 @@ Tpm = Annotated[int | None, typer.Option("--tpm", metavar="TOKENS", min=0, help=
 Concurrency = Annotated[
     int | None, typer.Option("--concurrency", metavar="REQUESTS", min=0, help=say("keys.opt_concurrency"))
 ]
-Month = Annotated[int | None, typer.Option("--month", metavar="TOKENS", min=0, help=say("keys.opt_month"))]
+Month = Annotated[int | None, typer.Option("--monthly-tokens", metavar="TOKENS", min=0, help=say("keys.opt_month"))]
 Expires = Annotated[str | None, typer.Option("--expires", metavar="90d|DATE|never", help=say("keys.opt_expires"))]
 Keeps = Annotated[bool | None, typer.Option("--keep-bodies/--no-bodies", help=say("keys.opt_bodies"))]
+By = Annotated[list[str] | None, typer.Option("--by", metavar="key|model|version|day", help=say("keys.opt_by"))]
 keys_app = App()
 
 
@@ -90,7 +91,9 @@ def revoke(voice: Voice, named: Named, reason: Reason = "", config: Config = Non
 
 def usage_command(
     voice: Voice,
-    by: Annotated[list[str] | None, typer.Option("--by", metavar="key|model|lens|day", help=say("keys.opt_by"))] = None,
+    by: Annotated[
+        list[str] | None, typer.Option("--by", metavar="key|model|version|day", help=say("keys.opt_by"))
+    ] = None,
     since: Annotated[str | None, typer.Option("--since", metavar="DATE", help=say("keys.opt_since"))] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="DATE", help=say("keys.opt_until"))] = None,
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help=say("keys.opt_csv"))] = None,

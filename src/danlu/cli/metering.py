@@ -1,4 +1,4 @@
-"""`danlu usage`: requests, tokens and their cost, by key, model, lens or day."""
+"""`danlu usage`: requests, tokens and their cost, by key, model, version or day."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def show_usage(
         heads += [say(f"keys.col_{name}") for name in ("requests", "prompt", "answer", "cost", "rest")]
         shown = [(*row.of.values(), *_cells(row)) for row in rows]
         shown.append((say("keys.total"), *[""] * (len(columns) - 1), *_cells(whole)))
-        voice.table(heads, shown, title=say("keys.usage_title", since=first, until=last))
+        filled = [at for at in range(len(heads)) if any(row[at] not in ("", "-") for row in shown)]
+        table = [[row[at] for at in filled] for row in shown]
+        title = say("keys.usage_title", since=first, until=last)
+        voice.table([heads[at] for at in filled], table, title=title, num_whole=1)
     if file is not None:
         text = io.StringIO()
         csv.writer(text).writerows(csv_lines(rows, columns))

@@ -101,9 +101,9 @@ class _Screen:
         serving, voice = self.serving, self.voice
         figures = f"http://{serving.section.metrics_host}:{serving.section.metrics_port}/metrics"
         voice.say(say("serve.ready", url=serving.url), "bold green")
-        if serving.first_key:
-            voice.say(say("serve.first_key", key=serving.first_key), "bold")
-        if not voice.as_json:
+        if not voice.as_json:  # a secret stands in the result alone
+            if serving.first_key:
+                voice.say(say("serve.first_key", key=serving.first_key), "bold")
             self._say_snippets()
         if serving.section.metrics_port:
             voice.say(say("serve.figures", url=figures), "dim")

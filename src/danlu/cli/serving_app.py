@@ -22,13 +22,13 @@ def status(voice: Voice, runs: Runs = RUNS) -> None:
     cli.rolling.show_status(runs, voice)
 
 
-@serving_app.command("flip", help=say("rollout.cmd_flip"))
-def flip(voice: Voice, model: Model, to: To, reason: Reason = "", runs: Runs = RUNS) -> None:
+@serving_app.command("switch", help=say("rollout.cmd_flip"))
+def switch(voice: Voice, model: Model, to: To, reason: Reason = "", runs: Runs = RUNS) -> None:
     cli.rolling.flip(model, to, runs, voice, reason=reason)
 
 
-@serving_app.command("back", help=say("rollout.cmd_back"))
-def back(voice: Voice, model: Model, reason: Reason = "", runs: Runs = RUNS) -> None:
+@serving_app.command("rollback", help=say("rollout.cmd_back"))
+def rollback(voice: Voice, model: Model, reason: Reason = "", runs: Runs = RUNS) -> None:
     cli.rolling.back(model, runs, voice, reason=reason)
 
 
@@ -48,8 +48,8 @@ def add(voice: Voice, model: Model, to: To, reason: Reason = "", runs: Runs = RU
     cli.rolling.add(model, to, runs, voice, reason=reason)
 
 
-@serving_app.command("drop", help=say("rollout.cmd_drop"))
-def drop(
+@serving_app.command("remove", help=say("rollout.cmd_drop"))
+def remove(
     voice: Voice,
     name: Annotated[str, typer.Argument(metavar="MODEL|VERSION", help=say("rollout.arg_drop"))],
     reason: Reason = "",

@@ -1,4 +1,4 @@
-"""Usage: what the journals say was used, folded into the store, and told by key, model, lens and day.
+"""Usage: what the journals say was used, folded into the store, and told by key, model, version and day.
 
 A journal is read from where it was last left, in pieces that are stored in one transaction with their place: whoever
 folds, however often and from wherever it was killed, a line counts once. Where a journal's writer is dead, what it left
@@ -23,8 +23,9 @@ from danlu.serving.journal import FOLDER, START, chained, is_dead, journals, par
 from danlu.serving.limits import month_of
 from danlu.serving.store import JournalPlace, Settlement, Store, UsageRow, UsageSum
 
-By = Literal["key", "model", "lens", "day"]
-BYS: tuple[By, ...] = ("key", "model", "lens", "day")
+By = Literal["key", "model", "version", "day"]
+BYS: tuple[By, ...] = ("key", "model", "version", "day")
+"""A version is what the rest of serving calls a lens: an adapter or a whole model by its immutable name."""
 Prices = Mapping[str, tuple[float, float]]
 """Money per million tokens of prompts and of answers, by model; "*" is every other."""
 EVERY_S = 1.0
@@ -210,7 +211,7 @@ def report(store: Store, *, by: Sequence[By], since: str, until: str, prices: Pr
     today's: a bill that was sent stands in its export."""
     rows: dict[tuple[str, ...], ReportRow] = {}
     for one in store.sums(since, until):
-        of = {"key": one.key_id, "model": one.model, "lens": one.lens, "day": one.day}
+        of = {"key": one.key_id, "model": one.model, "version": one.lens, "day": one.day}
         group = tuple(of[name] for name in by)
         known = rows.get(group)
         row = _row({name: of[name] for name in by}, one, prices)

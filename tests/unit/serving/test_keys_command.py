@@ -1,6 +1,8 @@
 """`danlu keys`, `danlu usage` and `danlu audit` over journals, as people call them."""
 
 import csv
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,27 @@ def test_the_secret_is_shown_once_and_said_to_be(runs: Path) -> None:
     assert "dl-" in text and load_room("keys", "en")["shown_once"] in text
 
 
+def test_with_json_the_secret_stands_in_the_json_and_nowhere_else(runs: Path) -> None:
+    """What is said beside it goes to stderr, which every log of a pipeline keeps."""
+    command = [sys.executable, "-m", "danlu", "keys"]
+    for words in (("create", "ci"), ("rotate", "ci")):
+        done = subprocess.run([*command, *words, "--json", "--runs", runs], capture_output=True, text=True, check=True)
+        secret = orjson.loads(done.stdout)["key"]
+        assert secret not in done.stderr and "ci" in done.stderr
+
+
+def test_a_table_of_usage_keeps_ids_whole_and_has_no_empty_columns(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    journal = FileJournal(runs / "serving" / FOLDER, "w0")
+    journal.opened(opening("r", time.time()))
+    journal.closed(closing("r"))
+    journal.close()
+    text = said("usage", "--runs", runs)
+    assert "abcdefghijkl" in text
+    words = load_room("keys", "en")
+    assert words["col_rest"] not in text and words["col_cost"] not in text, "nothing would stand in them"
+
+
 def test_usage_as_table_json_and_csv(runs: Path, tmp_path: Path) -> None:
     home = runs / "serving"
     journal = FileJournal(home / FOLDER, "w0")
@@ -82,7 +105,7 @@ def test_usage_as_table_json_and_csv(runs: Path, tmp_path: Path) -> None:
         assert [line["requests"] for line in csv.DictReader(file)] == ["3"]
     text = said("usage", "--by", "model", "--runs", runs)
     assert "law" in text and "lost 1" in text
-    assert told("usage", "--by", "lens,day", "--runs", runs)["rows"][0]["lens"] == "law@0123456789ab"
+    assert told("usage", "--by", "version,day", "--runs", runs)["rows"][0]["version"] == "law@0123456789ab"
     said("usage", "--by", "colour", "--runs", runs, code=2)
     assert told("usage", "--since", "2001-01-01", "--until", "2001-01-31", "--runs", runs)["rows"] == []
 
