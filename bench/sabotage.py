@@ -15,10 +15,11 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-# first: it says where tests/ is, and how many threads
-from sabotage_cases import MATRIX_FAMILIES, NUM_MODULES, Cases, Key, arguments, try_all, write_table
+import sabotage_start  # noqa: F401 - first: before torch and transformers are
 
 # isort: split
+from sabotage_cases import MATRIX_FAMILIES, NUM_MODULES, Cases, Key, arguments, try_all, write_table
+
 from danlu.core.errors import DanluError
 from danlu.exports.parity import Check
 from sabotage_kit import FAMILIES, HARMS, KINDS, applies, one_module

@@ -12,20 +12,12 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-import torch
 
 MATRIX_FAMILIES = ("llama2", "qwen2", "gemma2", "phi3")
 """Query and key of one shape, square outputs; biases; softcaps and shifted norms; fused weights."""
@@ -165,8 +157,7 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
 
 
 def arguments(description: str | None, acts: Sequence[str]) -> argparse.ArgumentParser:
-    """Of the command line; whoever runs it computes with one thread."""
-    torch.set_num_threads(1)
+    """Of the command line."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("act", choices=acts)
     parser.add_argument("out", type=Path)
