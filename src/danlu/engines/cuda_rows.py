@@ -18,15 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from danlu.adapters.lora import LoRALinear
+from danlu.adapters.peft_format import linears_of
 from danlu.engines.cuda_attention import TILE, PagedKV, prefill
 from danlu.engines.cuda_choice import draw, is_simple, likeliest, to_card
 from danlu.engines.cuda_lenses import CardLensing
 from danlu.engines.cuda_pages import PAGE, Pages, num_pages
 from danlu.engines.cuda_step import Recorder, Seats, Sums, decode_step, padded
+from danlu.engines.cuda_weights import base_of
 from danlu.engines.lenses import Lens, Stack, Stacks, attached_lens
 from danlu.engines.rows import Row, Span
 from danlu.model.decoder import Decoder
 from danlu.model.model import Model
+from danlu.model.quantizers.quantizer import QuantizedLinear
 from danlu.ops.kernels import HAS_TRITON, has_kernels
 
 _UNKNOWN = object()
@@ -35,7 +38,7 @@ FREE_SHARE = 0.5
 
 
 def fits_card(model: Model) -> bool:
-    """Whether `OnCard` computes this model here: our own decoder, unquantised, on a CUDA card that has kernels."""
+    """Whether `OnCard` computes this model here: our own decoder, on a CUDA card that has kernels."""
     if not isinstance(model, Decoder) or model.device.type != "cuda" or not HAS_TRITON:
         return False
     is_known = model.dtype in (torch.float32, torch.bfloat16, torch.float16)
@@ -43,9 +46,12 @@ def fits_card(model: Model) -> bool:
 
 
 def is_plain_decoder(model: Decoder) -> bool:
-    """Every block is of seven linear layers whose weights are matrices."""
-    linears = [module for module in model.model.modules() if isinstance(module, nn.Linear)]
-    is_plain = all(type(linear) in (nn.Linear, LoRALinear) and linear.weight is not None for linear in linears)
+    """Every block is of seven linear layers, of matrices or of codes."""
+    linears = list(linears_of(model.model).values())
+    is_plain = all(
+        isinstance(base, QuantizedLinear) or (type(layer) in (nn.Linear, LoRALinear) and base.weight is not None)
+        for layer, base in ((linear, base_of(linear)) for linear in linears)
+    )
     return is_plain and len(linears) == 7 * model.spec.num_layers
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from danlu.engines.cuda_attention import AttentionShape, PagedKV, decode, parts_of, place
 from danlu.engines.cuda_choice import likeliest
 from danlu.engines.cuda_pages import Pages
-from danlu.engines.cuda_weights import CardLayer
+from danlu.engines.cuda_weights import CardLayer, scratch_for
 from danlu.engines.lenses import Lensing
-from danlu.model.decoder import Decoder
+from danlu.model.decoder import Block, Decoder
 from danlu.ops.gated import gated_forward
 from danlu.ops.rms_norm import norm_forward
 
@@ -39,7 +39,9 @@ class Sums:
 
     def __init__(self, model: Decoder) -> None:
         self.model, self.spec = model, model.spec
-        self.layers = [CardLayer.of(block) for block in model.model.layers]
+        scratch, may_move = scratch_for(model), model.quick is None  # what trains knows where its weights lie
+        blocks = [block for block in model.model.layers if isinstance(block, Block)]
+        self.layers = [CardLayer.of(block, scratch, may_move=may_move) for block in blocks]
         self.shapes = [AttentionShape.of(model.spec, layer) for layer in range(model.spec.num_layers)]
         self.head_DV = model.head_weight.detach().T
         scale = model.spec.embed_scale  # rounded to the weights' dtype, as `Trunk.embed` does

@@ -1,80 +1,125 @@
 """A decoder's weights for answering on a card: projections that read the same input are one product, and no weight lies
 in memory twice. Where q, k and v (gate and up) do not lie below one another already they are moved there once, and the
 model's own parameters become views of it; what still trains, or is a view itself, stays where it is and is multiplied
-by itself.
+by itself. A quantised base's weights are codes (`cuda_codes.py`).
 
 Shapes: T tokens, K inputs, N outputs of all layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor, nn
 
+from danlu.adapters.lora import LoRALinear
+from danlu.adapters.peft_format import FreeLinear
+from danlu.engines.cuda_codes import Codes, FP8Codes, Scratch
 from danlu.engines.lenses import PRODUCTS
-from danlu.model.decoder import Block, RMSNorm
+from danlu.model.decoder import Block, Decoder, RMSNorm
+from danlu.model.quantizers.fp8 import FP8Linear
+from danlu.model.quantizers.quantizer import QuantizedLinear
+from danlu.ops.adjoining import adjoined, moved_together
 from danlu.ops.gated import Activation
 from danlu.ops.turn import HeadNorms
+
+Product = Callable[[Tensor], Tensor]
+"""x_TK to out_TN."""
 
 
 class SideBySide:
     """x_TK times the weights of linear layers that read the same input: out_TN."""
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
-        assert all(linear.weight is not None for linear in linears), "a quantised weight is no matrix"
         whole = _below_one_another([linear.weight for linear in linears])
-        biases = [None if linear.bias is None else linear.bias.detach() for linear in linears]
         self.weights: list[Tensor] = [linear.weight.detach() for linear in linears]
-        self.biases: list[Tensor | None] = list(biases)
+        self.biases: list[Tensor | None] = [_bias_of(linear) for linear in linears]
         if whole is not None:
-            self.weights = [whole]
-            self.biases = [_joined(biases, [linear.out_features for linear in linears], whole)]
+            self.weights, self.biases = [whole], [_joined(linears)]
 
     def __call__(self, x_TK: Tensor) -> Tensor:
         parts = [F.linear(x_TK, weight, bias) for weight, bias in zip(self.weights, self.biases, strict=True)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
+class Apart:
+    """Layers that read the same input and lie in different things."""
+
+    def __init__(self, products: Sequence[Product]) -> None:
+        self.products = products
+
+    def __call__(self, x_TK: Tensor) -> Tensor:
+        return torch.cat([product(x_TK) for product in self.products], dim=-1)
+
+
+def product_of(layers: Sequence[FreeLinear], scratch: Scratch, *, may_move: bool) -> Product:
+    """What multiplies by these layers' weights."""
+    if len({base.kind if isinstance(base, QuantizedLinear) else "none" for base in layers}) > 1:
+        return Apart([product_of([base], scratch, may_move=may_move) for base in layers])
+    if linears := [base for base in layers if isinstance(base, nn.Linear)]:
+        return SideBySide(linears)
+    if eights := [base for base in layers if isinstance(base, FP8Linear)]:
+        return FP8Codes(eights, _joined(eights), may_move=may_move)
+    quantized = [base for base in layers if isinstance(base, QuantizedLinear)]
+    return Codes(quantized, _joined(quantized), scratch, may_move=may_move)
+
+
+def bases_of(block: Block) -> list[list[FreeLinear]]:
+    """By product."""
+    return [[base_of(block.get_submodule(part)) for part in parts] for parts in PRODUCTS]
+
+
+def scratch_for(model: Decoder) -> Scratch:
+    """Room for the largest product whose weights must be dequantised."""
+    sizes = [0]
+    for block in model.model.layers:
+        assert isinstance(block, Block), "a decoder is made of blocks"
+        for bases in bases_of(block):
+            coded = [base for base in bases if isinstance(base, QuantizedLinear) and base.can_keep_dequantized]
+            sizes.append(sum(base.in_features * base.out_features for base in coded if not base.has_cache))
+    return Scratch(max(sizes), model.dtype, model.device)
+
+
+def base_of(layer: nn.Module) -> FreeLinear:
+    """The layer's weight, without the pair beside it."""
+    if isinstance(layer, LoRALinear) and layer.quantized is not None:
+        return layer.quantized
+    assert isinstance(layer, nn.Linear | QuantizedLinear), "blocks are of linear layers"
+    return layer
+
+
 def _below_one_another(weights: Sequence[Tensor]) -> Tensor | None:
     """One matrix that the weights are rows of; None where they cannot be moved."""
-    first = weights[0]
-    if _are_adjacent(weights):
-        num_outputs = sum(len(weight) for weight in weights)
-        return first.detach().as_strided((num_outputs, first.shape[1]), first.stride(), first.storage_offset())
+    if (whole := adjoined(weights)) is not None:
+        return whole
     if any(weight.requires_grad or weight.untyped_storage().nbytes() != weight.nbytes for weight in weights):
         return None
-    with torch.inference_mode(False), torch.no_grad():
-        whole = torch.cat([weight.detach() for weight in weights])
-        for weight, own in zip(weights, torch.split(whole, [len(weight) for weight in weights]), strict=True):
-            weight.data = own
-    return whole
+    for weight, own in zip(weights, moved := moved_together(weights), strict=True):
+        weight.data = own
+    return adjoined(moved)
 
 
-def _are_adjacent(weights: Sequence[Tensor]) -> bool:
-    first, at = weights[0], weights[0].data_ptr()
-    for weight in weights:
-        is_next = weight.data_ptr() == at and weight.stride() == first.stride()
-        if not is_next or weight.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
-            return False
-        at += len(weight) * weight.stride(0) * weight.element_size()
-    return True
+def _bias_of(layer: FreeLinear) -> Tensor | None:
+    return None if layer.bias is None else layer.bias.detach()
 
 
-def _joined(biases: Sequence[Tensor | None], sizes: Sequence[int], like: Tensor) -> Tensor | None:
-    if all(bias is None for bias in biases):
+def _joined(layers: Sequence[FreeLinear]) -> Tensor | None:
+    there = [layer.bias for layer in layers if layer.bias is not None]
+    if not there:
         return None
-    return torch.cat([like.new_zeros(size) if bias is None else bias for bias, size in zip(biases, sizes, strict=True)])
+    return torch.cat(
+        [there[0].new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
+    ).detach()
 
 
 @dataclass(slots=True)
 class CardLayer:
     """One block. The two last norms are Gemma's, on the way out."""
 
-    products: list[SideBySide]
+    products: list[Product]
     norm_in: RMSNorm
     norm_fed: RMSNorm
     norm_mixed: RMSNorm | None
@@ -83,10 +128,8 @@ class CardLayer:
     activation: Activation
 
     @classmethod
-    def of(cls, block: nn.Module) -> CardLayer:
-        assert isinstance(block, Block), "a decoder is made of blocks"
-        linears = [[block.get_submodule(part) for part in parts] for parts in PRODUCTS]
-        products = [SideBySide([layer for layer in some if isinstance(layer, nn.Linear)]) for some in linears]
+    def of(cls, block: Block, scratch: Scratch, *, may_move: bool) -> CardLayer:
+        products = [product_of(bases, scratch, may_move=may_move) for bases in bases_of(block)]
         at, after, is_sandwich = block.self_attn, block.post_attention_layernorm, block.has_sandwich_norms
         heads = None
         if at.spec.has_qk_norm:

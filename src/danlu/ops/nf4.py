@@ -93,7 +93,7 @@ def _quantise_part(wide: Tensor) -> tuple[Tensor, Tensor]:
     blocks = torch.nn.functional.pad(wide, (0, -len(wide) % BLOCK)).view(-1, BLOCK)
     absmax_B = blocks.abs().amax(-1)
     scaled = (blocks * absmax_B.clamp_min(1e-38).reciprocal()[:, None]).clamp_(-1, 1).view(-1)
-    values = _values(wide.device)
+    values = values_on(wide.device)
     halves = torch.bucketize(scaled, (values[1:] + values[:-1]) / 2, out_int32=True).to(torch.uint8)
     halves = halves[: len(wide) + len(wide) % 2]  # an odd last element is followed by the code of a padded zero
     return (halves[::2] << 4) | halves[1::2], absmax_B
@@ -123,7 +123,7 @@ def dynamic_levels(device: torch.device) -> Tensor:
 
 
 @functools.cache
-def _values(device: torch.device) -> Tensor:
+def values_on(device: torch.device) -> Tensor:
     return torch.tensor(VALUES, dtype=torch.float32, device=device)
 
 
@@ -131,7 +131,7 @@ def _values(device: torch.device) -> Tensor:
 def _pairs(device: torch.device) -> Tensor:
     """[256, 2]: what each byte stands for."""
     byte = torch.arange(256, device=device)
-    return _values(device)[torch.stack([byte >> 4, byte & 15], dim=-1)]
+    return values_on(device)[torch.stack([byte >> 4, byte & 15], dim=-1)]
 
 
 # ---- out
@@ -196,7 +196,7 @@ def _launch(weight: NF4, out_NK: Tensor) -> None:
     )
     blocks = 4096 // weight.block
     _dequantise_kernel[(triton.cdiv(num_blocks, blocks),)](
-        weight.codes, absmax, scale, levels, offset, _values(out_NK.device), out_NK,
+        weight.codes, absmax, scale, levels, offset, values_on(out_NK.device), out_NK,
         num_rows * num_columns, len(weight.codes), num_columns, out_NK.stride(0),
         PER_SCALE=per_scale, IS_NESTED=is_nested, IS_EVEN=num_columns % weight.block == 0,
         HALF=weight.block // 2, BLOCKS=blocks,

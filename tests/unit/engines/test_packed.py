@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 
-from danlu.adapters.lora import LoRA
+import decoder_kit
 from danlu.data.twins.compiled import has_numba
 from danlu.engines import looped
 from danlu.engines import packed as packing
@@ -21,19 +20,7 @@ from danlu.engines.rows import Row, Span
 from danlu.model.build import load_model
 from danlu.model.decoder import Decoder
 from danlu.model.model import Model
-
-SIZES = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-SHAPES = {
-    "qwen2": transformers.Qwen2Config(**SIZES, num_key_value_heads=2, max_position_embeddings=64),
-    "qwen3": transformers.Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=16, max_position_embeddings=64),
-    "mistral": transformers.MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=6, max_position_embeddings=64),
-    "gemma2": transformers.Gemma2Config(**SIZES, num_key_value_heads=1, head_dim=16, sliding_window=6,
-                                        query_pre_attn_scalar=16, max_position_embeddings=64),
-    "phi3": transformers.Phi3Config(**SIZES, num_key_value_heads=4, pad_token_id=0, max_position_embeddings=64,
-                                    original_max_position_embeddings=64),
-    "llama": transformers.LlamaConfig(**SIZES, num_key_value_heads=4, max_position_embeddings=64, mlp_bias=True,
-                                      tie_word_embeddings=False),
-}  # fmt: skip
+from decoder_kit import NAMES, write_shapes
 
 
 @pytest.fixture(params=["torch", "loops", "both"])
@@ -48,23 +35,11 @@ def loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bo
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("shapes")
-    for name, config in SHAPES.items():
-        config.save_pretrained(folder / name)
-    return {name: folder / name for name in SHAPES}
+    return write_shapes(tmp_path_factory.mktemp("shapes"), context=64, window=6)
 
 
-def model_of(folder: Path, dtype: str = "fp32", *, tuned: bool = True) -> Model:
-    model = load_model(folder, init="random", seed=1, dtype=dtype)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(4 if parameter.dim() > 1 else 1.1)
-    if tuned:
-        adapter = LoRA(rank=3, targets=["q_proj", "v_proj", "up_proj", "down_proj"]).attach(model)
-        with torch.no_grad():
-            for weight in adapter.parameters().values():
-                weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
-    return model
+def model_of(folder: Path, dtype: str = "fp32", *, tuned: bool = True) -> Decoder:
+    return decoder_kit.model_of(folder, dtype, tuned=tuned, device="cpu")
 
 
 def prompts(num_shared: int) -> list[list[int]]:
@@ -121,7 +96,7 @@ def plain(model: Model) -> Plain:
 
 
 @pytest.mark.parametrize("num_shared", [0, 20])
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_sums_are_the_decoders(name: str, num_shared: int, loops: bool, folders: dict[str, Path]) -> None:
     model = model_of(folders[name])
     quick = packed(model, with_adapter=True, loops=loops)

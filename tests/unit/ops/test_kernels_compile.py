@@ -11,7 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from danlu.ops import cross_entropy, gated, gated_low_rank, low_rank, many_copies, norm_low_rank, rms_norm, turn
+from danlu.ops import (
+    byte_product,
+    cross_entropy,
+    gated,
+    gated_low_rank,
+    low_rank,
+    many_copies,
+    nf4_product,
+    norm_low_rank,
+    rms_norm,
+    turn,
+)
+from danlu.ops.few_rows import Tiling
 from danlu.ops.kernels import HAS_TRITON, IS_INTERPRETED
 from danlu.ops.rope import HeadNorms, Rotation
 
@@ -21,7 +33,8 @@ pytestmark = [
 ]
 HOPPER_SHARED_BYTES = 227 * 1024
 POINTER = {
-    torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int32: "*i32", torch.int64: "*i64"
+    torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int32: "*i32", torch.int64: "*i64",
+    torch.uint8: "*u8", torch.int8: "*i8", torch.float8_e4m3fn: "*fp8e4nv",
 }  # fmt: skip
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "maxnreg")
 
@@ -56,7 +69,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(self.fn.__name__)
 
     monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", run)
-    for module in (gated, low_rank, many_copies, rms_norm, turn):
+    for module in (byte_product, gated, low_rank, many_copies, nf4_product, rms_norm, turn):
         monkeypatch.setattr(module, "fits", lambda *tensors: True)
     monkeypatch.setattr(low_rank, "_is_hopper", lambda device: True)
     return names
@@ -178,3 +191,31 @@ def test_many_copies(compiled: list[str], monkeypatch: pytest.MonkeyPatch) -> No
     copies._starts = torch.empty(28, 2, dtype=torch.int32, device="meta")
     copies()
     assert compiled == ["_copy_kernel"]
+
+
+@pytest.mark.parametrize("is_nested", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("num_rows", [1, 32, 64])
+def test_few_rows_times_nf4(compiled: list[str], num_rows: int, dtype: torch.dtype, is_nested: bool) -> None:
+    def blank(num: int, kind: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(num, dtype=kind, device="meta")
+
+    shape, num_blocks = (37_888, 3584), 37_888 * 56
+    codes, absmax = blank(num_blocks * 32, torch.uint8), blank(num_blocks, torch.uint8 if is_nested else torch.float32)
+    nested = (blank(num_blocks // 256), blank(256), blank(shape[0])) if is_nested else (None, None, None)
+    weight = nf4_product.NF4Rows((), codes, absmax, *nested, 256 if is_nested else 1, shape)
+    nf4_product.product(rows(num_rows, 3584, dtype), weight)
+    bias = torch.empty(shape[0], dtype=dtype, device="meta")
+    whole = Tiling(rows=16, outputs=64, share=56, num_shares=1, num_warps=2)
+    nf4_product.product(rows(num_rows, 3584, dtype), weight, bias, tiles=whole)
+    assert compiled.count("_product_kernel") == 2
+
+
+@pytest.mark.parametrize("num_rows", [1, 32, 64])
+def test_few_rows_times_bytes(compiled: list[str], num_rows: int) -> None:
+    scale, row_scale = torch.empty(3584, device="meta"), torch.empty(num_rows, device="meta")
+    for dtype, of_rows in ((torch.int8, None), (torch.float8_e4m3fn, row_scale)):
+        x = rows(num_rows, 18_944, torch.bfloat16 if of_rows is None else dtype)
+        codes = torch.empty(3584, 18_944, dtype=dtype, device="meta")
+        byte_product.product(x, codes, scale, scale_B=of_rows, dtype=torch.bfloat16)
+    assert compiled.count("_product_kernel") == 2
