@@ -18,7 +18,7 @@ import stat
 import string
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -105,6 +105,14 @@ class KeyRecords(Protocol):
     def fact(self, name: str) -> str | None: ...
 
 
+class Remembered(Protocol):
+    """What stays of the keys on this machine while their store is away (key_cache.py)."""
+
+    def keep(self, seen: int, keys: Mapping[str, StoredKey]) -> None: ...
+
+    def read(self, most_age_s: float) -> tuple[int, list[StoredKey], float] | None: ...
+
+
 class Pepper:
     """32 random bytes beside the database, not in it: who has the database alone cannot try secrets."""
 
@@ -156,18 +164,34 @@ class Pepper:
 
 
 class LiveKeys:
-    """The `KeyStore` of a worker: all keys in memory. `watch` starts the thread that keeps them fresh."""
+    """The `KeyStore` of a worker: all keys in memory. `watch` starts the thread that keeps them fresh. Where the store
+    is away at the start, they are those of `cache`, if they are not too old."""
 
-    def __init__(self, store: KeyRecords, pepper: Pepper, *, most_stale_s: float = MOST_STALE_S) -> None:
-        check_pepper(store, pepper)
-        self._store, self._seal, self._most_stale_s = store, pepper.seal, most_stale_s
+    def __init__(
+        self,
+        store: KeyRecords,
+        pepper: Pepper,
+        *,
+        most_stale_s: float = MOST_STALE_S,
+        cache: Remembered | None = None,
+    ) -> None:
+        self._store, self._seal, self._most_stale_s, self._cache = store, pepper.seal, most_stale_s, cache
         self._keys: dict[str, StoredKey] = {}
         self._seen = -1
         self._nobody = StoredKey(Key("", "", ()), os.urandom(32), os.urandom(32))
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._looked = 0.0
-        self.refresh()
+        try:
+            check_pepper(store, pepper)
+            self.refresh()
+        except store.errors:
+            remembered = cache.read(most_stale_s) if cache is not None else None
+            if remembered is None:
+                raise
+            self._seen, known, age_s = remembered
+            self._take(known)
+            self._looked = time.monotonic() - age_s
 
     def find(self, credential: str, now: float) -> Key | None:
         """See `KeyStore`. Each of the two hashes is compared, whoever asks and whatever is found."""
@@ -184,11 +208,19 @@ class LiveKeys:
     def refresh(self) -> None:
         """Take over what changed in the store since last time: a question to the database, and a row a changed key."""
         seen, changed = self._store.keys_since(self._seen)
+        self._take(changed)
+        self._seen, self._looked = seen, time.monotonic()
+        self._remember()
+
+    def _take(self, changed: Sequence[StoredKey]) -> None:
         if changed:  # where there is no previous secret, the comparison is made all the same
             blind = self._nobody.previous
             fresh = {one.key.id: dataclasses.replace(one, previous=one.previous or blind) for one in changed}
             self._keys = self._keys | fresh
-        self._seen, self._looked = seen, time.monotonic()
+
+    def _remember(self) -> None:
+        if self._cache is not None:
+            self._cache.keep(self._seen, self._keys)
 
     def watch(
         self, failed: Callable[[Exception], None] | None = None, back: Callable[[float], None] | None = None
@@ -217,6 +249,7 @@ class LiveKeys:
                     self.refresh()
                 else:
                     self._looked = time.monotonic()
+                    self._remember()
             except expected as error:
                 absence.missed(error)
             else:
@@ -301,8 +334,13 @@ def check_pepper(store: KeyRecords, pepper: Pepper) -> None:
 
 
 def open_pepper(store: KeyRecords, path: Path) -> Pepper:
-    """The pepper of a store; made only where the store has no keys yet, for several machines share one."""
-    return Pepper.open(path, is_first=store.fact("pepper") is None)
+    """The pepper of a store; made only where the store has no keys yet, for several machines share one. Of one that is
+    away nobody knows, so it has to be there."""
+    try:
+        is_first = store.fact("pepper") is None
+    except store.errors:
+        is_first = False
+    return Pepper.open(path, is_first=is_first)
 
 
 def store_away() -> RefusedError:

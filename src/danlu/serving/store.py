@@ -152,10 +152,18 @@ class UsageSum:
 class Store:
     """Keys and usage over a `Database`. Threads may share it; each question holds it for its own time."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, may_be_away: bool = False) -> None:
+        """`may_be_away`: for a process of a server that has opened it before, so that its tables are there."""
         self._database, self._turn = database, threading.RLock()
         self.where, self.errors = database.where, database.errors
-        with database.writing() as run:
+        try:
+            self._prepare()
+        except self.errors:
+            if not may_be_away:
+                raise
+
+    def _prepare(self) -> None:
+        with self._database.writing() as run:
             for statement in SCHEMA:
                 run(statement)
             run("INSERT INTO facts (name, value) VALUES ('version', ?) ON CONFLICT (name) DO NOTHING", (VERSION,))
@@ -259,7 +267,7 @@ class Store:
             return [UsageSum(*row) for row in self._database.read(_SUMS, (since, until))]
 
 
-def open_store(home: Path, url: str = "") -> Store:
+def open_store(home: Path, url: str = "", *, may_be_away: bool = False) -> Store:
     """The store of a home: Postgres by `url` or by the file `store.url` there, else the SQLite file beside it."""
     file = home / URL
     if not url and file.exists():
@@ -267,7 +275,7 @@ def open_store(home: Path, url: str = "") -> Store:
     if url:
         from danlu.serving.store_postgres import Postgres  # psycopg is an extra
 
-        return Store(Postgres(url))
+        return Store(Postgres(url, may_be_away=may_be_away), may_be_away=may_be_away)
     from danlu.serving.store_sqlite import SQLite
 
     return Store(SQLite(home / DATABASE))

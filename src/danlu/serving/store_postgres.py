@@ -26,7 +26,7 @@ _SCHEMA_LOCK = 0x64616E6C75
 class Postgres:
     """A connection that is made again when it broke. A transaction that broke is not repeated: its caller knows."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, may_be_away: bool = False) -> None:
         try:
             import psycopg  # an extra: most have one machine
         except ImportError as error:
@@ -45,6 +45,8 @@ class Postgres:
         try:
             self._live()
         except psycopg.OperationalError as error:
+            if may_be_away:
+                return
             raise RunError("keys.store_away", where=self.where, reason=str(error).splitlines()[0]) from error
 
     @contextlib.contextmanager

@@ -1,0 +1,169 @@
+"""Keys that a worker knows although it started while their store was away: as they were last seen, and not for long."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from danlu.openai.refused import RefusedError
+from danlu.serving.key_cache import FILE, KeyCache
+from danlu.serving.keys import MOST_STALE_S, Key, KeyBook, LiveKeys, Pepper, open_pepper
+from danlu.serving.store import Store, open_store
+from servers import PostgresServer, running_postgres
+
+NOW = 1_795_357_000.0
+
+
+class AwayError(Exception):
+    """What a database raises that is not there."""
+
+
+class Gone:
+    """A store that is away."""
+
+    where, errors = "postgres db:5432/danlu", (AwayError,)
+
+    def __getattr__(self, name: str) -> object:
+        raise AwayError(name)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(tmp_path)
+    opened.where = Gone.where
+    yield opened
+    opened.close()
+
+
+def cache_of(home: Path, pepper: Pepper, **more: object) -> KeyCache:
+    return KeyCache(home, pepper, Gone.where, **more)
+
+
+def test_a_worker_that_starts_without_the_store_knows_what_others_knew(tmp_path: Path, store: Store) -> None:
+    pepper = Pepper.open(tmp_path / "pepper")
+    book = KeyBook(store, pepper)
+    desk, desk_secret = book.create("desk", ("law",), now=NOW, limits=Key("", "", (), requests_per_minute=60))
+    _, gone_secret = book.create("gone", now=NOW)
+    _, old_secret = book.create("turned", now=NOW)
+    _, new_secret = book.rotate("turned", now=NOW, overlap_s=3600)
+    before = LiveKeys(store, pepper, cache=cache_of(tmp_path, pepper))
+    book.revoke("gone", now=NOW)
+    before.refresh()  # a quarter of a second later
+    fresh = LiveKeys(Gone(), pepper, cache=cache_of(tmp_path, pepper))
+    assert fresh.find(desk_secret, NOW) == desk and desk.models == ("law",) and desk.requests_per_minute == 60
+    assert fresh.find(gone_secret, NOW) is None, "a revocation known before the outage holds"
+    assert fresh.find(new_secret, NOW) and fresh.find(old_secret, NOW)
+    assert fresh.find(old_secret, NOW + 7200) is None and fresh.find(new_secret, NOW + 7200)
+    assert fresh.find("dl-" + "0" * 12 + "-" + "0" * 40, NOW) is None
+
+
+def test_the_file_is_its_owners_alone_and_holds_no_secret(tmp_path: Path, store: Store) -> None:
+    pepper = Pepper.open(tmp_path / "pepper")
+    _, secret = KeyBook(store, pepper).create("desk", now=NOW)
+    LiveKeys(store, pepper, cache=cache_of(tmp_path, pepper))
+    path = tmp_path / FILE
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert secret.rpartition("-")[2] not in path.read_text()
+    path.chmod(0o640)
+    with pytest.raises(AwayError):
+        LiveKeys(Gone(), pepper, cache=cache_of(tmp_path, pepper))
+
+
+def test_it_is_used_for_as_long_as_keys_are_good_without_their_store_and_no_longer(
+    tmp_path: Path, store: Store
+) -> None:
+    pepper = Pepper.open(tmp_path / "pepper")
+    _, secret = KeyBook(store, pepper).create("desk", now=NOW)
+    LiveKeys(store, pepper, cache=cache_of(tmp_path, pepper, clock=lambda: NOW))
+    late = LiveKeys(Gone(), pepper, cache=cache_of(tmp_path, pepper, clock=lambda: NOW + MOST_STALE_S - 0.5))
+    assert late.stale_s > MOST_STALE_S - 1, "and what is left of that time is all that it has"
+    late.watch()
+    assert late.find(secret, NOW)
+    time.sleep(0.7)
+    with pytest.raises(RefusedError):
+        late.find(secret, NOW)
+    late.stop()
+    for now in (NOW + MOST_STALE_S + 1, NOW - 60):  # too old; and written by a clock that was ahead
+        with pytest.raises(AwayError):
+            LiveKeys(Gone(), pepper, cache=cache_of(tmp_path, pepper, clock=lambda now=now: now))
+
+
+@pytest.mark.parametrize("harm", ["limits", "torn", "pepper", "store", "empty", "odd"])
+def test_what_nobody_of_us_wrote_is_not_taken(harm: str, tmp_path: Path, store: Store) -> None:
+    pepper = Pepper.open(tmp_path / "pepper")
+    KeyBook(store, pepper).create("desk", now=NOW, limits=Key("", "", (), requests_per_minute=7))
+    LiveKeys(store, pepper, cache=cache_of(tmp_path, pepper))
+    path, cache = tmp_path / FILE, cache_of(tmp_path, pepper)
+    written = path.read_bytes()
+    match harm:
+        case "limits":
+            path.write_bytes(written.replace(b'"requests_per_minute":7', b'"requests_per_minute":9'))
+        case "torn":
+            path.write_bytes(written[:-20])
+        case "pepper":
+            cache = cache_of(tmp_path, Pepper.open(tmp_path / "other"))
+        case "store":
+            cache = KeyCache(tmp_path, pepper, "postgres elsewhere")
+        case "empty":
+            path.write_bytes(b"")
+        case "odd":
+            path.write_bytes(b'{"seal":5}\n[]')
+    assert cache.read(1e12) is None
+
+
+def test_it_is_written_when_keys_changed_and_touched_otherwise(tmp_path: Path, store: Store) -> None:
+    pepper, clock = Pepper.open(tmp_path / "pepper"), [NOW]
+    book = KeyBook(store, pepper)
+    book.create("a", now=NOW)
+    one, two = (LiveKeys(store, pepper, cache=cache_of(tmp_path, pepper, clock=lambda: clock[0])) for _ in range(2))
+    first = os.stat(tmp_path / FILE)
+    clock[0] += 60
+    one.refresh(), two.refresh()
+    again = os.stat(tmp_path / FILE)
+    assert again.st_ino == first.st_ino and again.st_mtime == clock[0]
+    book.create("b", now=NOW)
+    one.refresh(), two.refresh()
+    assert os.stat(tmp_path / FILE).st_ino != first.st_ino
+    _, known, _ = cache_of(tmp_path, pepper, clock=lambda: clock[0]).read(60) or (0, [], 0)
+    plain = {stored.key.name: dataclasses.replace(stored, previous=b"") for stored in known}
+    assert plain == {stored.key.name: stored for stored in book.all()} and plain.keys() == {"a", "b"}
+
+
+def test_a_disk_that_takes_nothing_is_no_fault_of_the_keys(tmp_path: Path, store: Store) -> None:
+    pepper = Pepper.open(tmp_path / "pepper")
+    _, secret = KeyBook(store, pepper).create("desk", now=NOW)
+    cache = KeyCache(tmp_path / "pepper", pepper, Gone.where)  # a file where a folder should be
+    assert LiveKeys(store, pepper, cache=cache).find(secret, NOW)
+
+
+def test_a_store_that_may_be_away_is_opened_and_answers_when_it_is_back(tmp_path: Path) -> None:
+    with running_postgres() as server:
+        _story(tmp_path, server)
+
+
+def _story(home: Path, server: PostgresServer) -> None:
+    store = open_store(home, server.url)
+    pepper = Pepper.open(home / "pepper")
+    book = KeyBook(store, pepper)
+    _, secret = book.create("desk", now=NOW)
+    LiveKeys(store, pepper, cache=KeyCache(home, pepper, store.where))
+    server.stop()
+    away = open_store(home, server.url, may_be_away=True)
+    found = open_pepper(away, home / "pepper")
+    keys = LiveKeys(away, found, cache=KeyCache(home, found, away.where))
+    assert keys.find(secret, NOW)
+    keys.watch()
+    server.start()
+    book = KeyBook(open_store(home, server.url), pepper)
+    book.revoke("desk", now=NOW)
+    until = time.monotonic() + 10
+    while keys.find(secret, NOW) is not None:
+        assert time.monotonic() < until, "heard of when the store is back"
+        time.sleep(0.05)
+    keys.stop()
