@@ -34,9 +34,8 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         Path(name).chmod(0o644)
         Path(name).replace(path)
         sync_folder(path.parent)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    finally:
+        Path(name).unlink(missing_ok=True)  # gone where all went well
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -93,9 +92,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         fresh.replace(path)
         sync_folder(path.parent)
         shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)  # gone where all went well
 
 
 def sync_folder(path: Path) -> None:

@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 DOTS_PER_INCH = 300
 MAX_PIXELS = 60_000_000
@@ -20,8 +21,7 @@ def is_pdf(file: Path) -> bool:
 
 def draw_page(file: Path, page: int, picture: Path) -> None:
     """Write page `page` (from 1) of a PDF as a grey PNG. Raises pypdfium2.PdfiumError for a file that is none."""
-    import pypdfium2  # lazy: only PDFs need the package
-
+    pypdfium2 = _pdfium()
     document = pypdfium2.PdfDocument(file)
     try:
         sheet = document[page - 1]
@@ -37,8 +37,7 @@ def draw_page(file: Path, page: int, picture: Path) -> None:
 
 def take_pages(file: Path, pages: Sequence[int], into: Path) -> None:
     """Write a PDF of these pages (from 1) alone."""
-    import pypdfium2  # lazy: only PDFs need the package
-
+    pypdfium2 = _pdfium()
     document, fresh = pypdfium2.PdfDocument(file), pypdfium2.PdfDocument.new()
     try:
         fresh.import_pages(document, [page - 1 for page in pages])
@@ -46,6 +45,12 @@ def take_pages(file: Path, pages: Sequence[int], into: Path) -> None:
     finally:
         fresh.close()
         document.close()
+
+
+def _pdfium() -> Any:
+    import pypdfium2  # lazy: only PDFs need the package
+
+    return pypdfium2
 
 
 def _png(width: int, height: int, stride: int, grey: bytes) -> bytes:

@@ -11,6 +11,7 @@ import orjson
 from danlu.core.errors import DataError
 from danlu.core.files import printable, writing
 from danlu.core.messages import say
+from danlu.data.excerpts import veil
 from danlu.data.ledger import Entry, Ledger
 
 
@@ -46,7 +47,5 @@ def _reason(entry: Entry) -> str:
 
 def veiled(entry: Entry) -> Entry:
     """A refused row never came to privacy: its text is not kept, and excerpts in the reason are hidden coarsely."""
-    from danlu.data.quality.masking import veil  # all of quality with it, which a worker mostly needs nothing of
-
     values = {name: veil(value, 200) if isinstance(value, str) else value for name, value in entry.values.items()}
     return replace(entry, raw="", values=values)

@@ -61,8 +61,7 @@ def faults_of(value: Any, schema: Any, *, where: str) -> list[str]:
     """
     try:
         import jsonschema  # only answers with a schema need it
-        from jsonschema_specifications import REGISTRY
-        from referencing.exceptions import Unresolvable
+        import referencing.jsonschema
     except ImportError as error:
         raise EvaluationError("evaluation.needs_extra", where=where, given="jsonschema") from error
     if not isinstance(schema, dict | bool):
@@ -70,8 +69,9 @@ def faults_of(value: Any, schema: Any, *, where: str) -> list[str]:
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
         kind.check_schema(schema)
-        found = sorted(kind(schema, registry=REGISTRY).iter_errors(value), key=lambda fault: list(map(str, fault.path)))
-    except (jsonschema.SchemaError, Unresolvable) as error:
+        faults = kind(schema, registry=referencing.jsonschema.EMPTY_REGISTRY).iter_errors(value)
+        found = sorted(faults, key=lambda fault: list(map(str, fault.path)))
+    except (jsonschema.SchemaError, referencing.exceptions.Unresolvable) as error:
         raise EvaluationError(
             "evaluation.bad_schema", where=where, given=str(schema)[:80], reason=str(error)[:120]
         ) from error

@@ -17,12 +17,12 @@ import numpy as np
 from danlu.core.files import write_json, write_text
 from danlu.core.messages import LANGUAGES, Language
 from danlu.data.dataset import Dataset
+from danlu.data.excerpts import veil, without_findings
 from danlu.data.quality import DataFacts
 from danlu.data.quality.facts import AuditRow
 from danlu.data.quality.gather import with_silent_files
 from danlu.data.quality.lengths import histogram_of
 from danlu.data.quality.lights import lights_of
-from danlu.data.quality.masking import veil, without_findings
 from danlu.pipeline.data_report_html import render_data_report
 from danlu.pipeline.data_report_words import Words
 from danlu.run.run import Run

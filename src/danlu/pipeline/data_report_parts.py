@@ -11,9 +11,9 @@ from markupsafe import Markup
 
 from danlu.core import html
 from danlu.core.html.tag import Content
+from danlu.data.excerpts import veil
 from danlu.data.privacy.finding import KINDS
 from danlu.data.quality.facts import Cluster, DataFacts, DiversityFacts, Member, SynthesisFacts
-from danlu.data.quality.masking import veil
 from danlu.pipeline.data_report_charts import columns, without_folder
 from danlu.pipeline.data_report_words import Words, count, percent
 

@@ -10,8 +10,8 @@ from markupsafe import Markup
 from danlu.core import html
 from danlu.core.html.tag import Content
 from danlu.core.messages import Language, say
+from danlu.data.excerpts import veil
 from danlu.data.quality.lengths import SCORE_EDGES, histogram_of
-from danlu.data.quality.masking import veil
 from danlu.pipeline.data_report_charts import columns
 from danlu.pipeline.data_report_words import count
 

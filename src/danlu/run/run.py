@@ -121,7 +121,7 @@ class Run:
             try:
                 with following(self):
                     yield
-            except BaseException as error:
+            except BaseException as error:  # whatever ended it, a Ctrl-C too, stands in the events
                 self.events.append("stopped", act=act, error=type(error).__name__, message=str(error)[:2000])
                 raise
 

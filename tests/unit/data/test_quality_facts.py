@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from danlu.data.excerpts import VEIL, veil
 from danlu.data.language import language_or_mix
 from danlu.data.quality import (
     Cluster,
@@ -29,7 +30,6 @@ from danlu.data.quality import (
 from danlu.data.quality.diversity import distinct, diversity_of, topics_of
 from danlu.data.quality.gather import with_silent_files
 from danlu.data.quality.lengths import histogram_of
-from danlu.data.quality.masking import VEIL, veil
 from danlu.data.quality.scores import Read, judge
 from danlu.data.quality.tally import MAX_VALUES, OTHERS
 from danlu.data.quality.vectors import nearest_of, vectors_of
@@ -57,7 +57,7 @@ samples = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(samples, st.lists(st.integers(0, 60), max_size=5), st.randoms())
 def test_facts_do_not_depend_on_how_the_rows_were_cut(rows: list[Sample], cuts: list[int], dice: random.Random) -> None:
     whole = gather([Tally.of(rows)], ConveyorFacts())
@@ -67,7 +67,7 @@ def test_facts_do_not_depend_on_how_the_rows_were_cut(rows: list[Sample], cuts: 
     assert gather(shards, ConveyorFacts()) == whole
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(samples)
 def test_facts_read_back_as_they_were_written(rows: list[Sample]) -> None:
     told = ConveyorFacts(

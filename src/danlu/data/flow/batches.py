@@ -29,11 +29,10 @@ _PLACES = ("file", "line", "page", "start", "end", "document")
 def arrow() -> Any:
     """pyarrow, or how to get it."""
     try:
-        import pyarrow as pa  # lazy: only data that goes through shards needs it
-        import pyarrow.ipc
+        import pyarrow.ipc  # lazy: only data that goes through shards needs it
     except ImportError as error:
         raise DataError("flow.needs_package", engine="local", package="pyarrow", extra="data") from error
-    return pa
+    return pyarrow
 
 
 def schema() -> Any:

@@ -81,31 +81,35 @@ def guess_unseen(vectors: Vectors, labels: Sequence[str], *, folds: int = FOLDS)
     return Guess(classes, probabilities)
 
 
-def _model(strength: float, *, balanced: bool = False) -> Any:
-    """Imported late: scikit-learn takes a second to load, and only this file needs it."""
+def _sklearn() -> Any:
     try:
-        from sklearn.linear_model import LogisticRegression
+        import sklearn.decomposition  # lazy: a second to load, and an extra
+        import sklearn.linear_model
     except ImportError as error:
         raise DataError("select.no_sklearn") from error
-    return LogisticRegression(C=strength, max_iter=300, class_weight="balanced" if balanced else None)
+    return sklearn
+
+
+def _model(strength: float, *, balanced: bool = False) -> Any:
+    return _sklearn().linear_model.LogisticRegression(
+        C=strength, max_iter=300, class_weight="balanced" if balanced else None
+    )
 
 
 def _latent(matrix: Any) -> Any:
     """Rows in the pool's strongest directions, of length 1. The first direction is what all texts share: left out."""
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.preprocessing import normalize
-
     num = min(DIRECTIONS, min(matrix.shape) - 1)
     if num < 2:
         return matrix
-    return normalize(TruncatedSVD(num, n_iter=3, random_state=0).fit_transform(matrix)[:, 1:])
+    found = _sklearn().decomposition.TruncatedSVD(num, n_iter=3, random_state=0).fit_transform(matrix)[:, 1:]
+    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.finfo(found.dtype).tiny)
 
 
 def _matrix(vectors: Vectors) -> Any:
     """As scipy knows it, without the columns that no row uses: they cost nothing in the data, much in the model."""
     try:
-        from scipy.sparse import csr_matrix
+        import scipy.sparse  # lazy: comes with scikit-learn
     except ImportError as error:
         raise DataError("select.no_sklearn") from error
     used, places = np.unique(vectors.places, return_inverse=True)
-    return csr_matrix((vectors.values, places, vectors.starts), shape=(len(vectors), len(used)))
+    return scipy.sparse.csr_matrix((vectors.values, places, vectors.starts), shape=(len(vectors), len(used)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,6 @@ class Docling:
         return {"_converter": None}  # models are loaded anew in each worker
 
     def key(self) -> dict[str, Any]:
-        from importlib.metadata import PackageNotFoundError, version  # slow to load, asked once a run
-
         try:
             return {"name": self.name, "version": version("docling")}
         except PackageNotFoundError:
@@ -31,18 +30,17 @@ class Docling:
 
     def recognise(self, file: Path, pages: Sequence[int]) -> dict[int, str]:
         try:
-            from docling.document_converter import DocumentConverter  # lazy: gigabytes, and only for scans
-            from docling.exceptions import ConversionError
+            from docling import document_converter, exceptions  # lazy: gigabytes, and only for scans
         except ImportError as error:
             raise DataError(
                 "documents.no_package", where="data.documents.ocr", package="docling", what="OCR"
             ) from error
-        self._converter = self._converter or DocumentConverter()
+        self._converter = self._converter or document_converter.DocumentConverter()
         found = {}
         for page in pages:
             try:
                 result = self._converter.convert(file, page_range=(page, page))
-            except ConversionError as error:
+            except exceptions.ConversionError as error:
                 raise RecognitionError(str(error)[:200]) from error
             found[page] = str(result.document.export_to_markdown()).strip()
         return found

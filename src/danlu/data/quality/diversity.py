@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from danlu.data.excerpts import VEIL, veil_all
 from danlu.data.quality.facts import DiversityFacts, Topic
-from danlu.data.quality.masking import VEIL, veil_all
 from danlu.data.quality.vectors import Ints, Vectors, nearest_of, vectors_of
 
 NUM_TOKENS = 20_000

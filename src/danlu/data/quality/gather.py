@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from danlu.data.excerpts import veil
 from danlu.data.quality.diversity import diversity_of
 from danlu.data.quality.facts import (
     MAX_CLUSTERS,
@@ -23,7 +24,6 @@ from danlu.data.quality.facts import (
     Member,
 )
 from danlu.data.quality.lengths import SCORE_EDGES, histogram_of
-from danlu.data.quality.masking import veil
 from danlu.data.quality.scores import Read, judge
 from danlu.data.quality.tally import OTHERS, SAMPLED_CHARS, Tally, merged
 

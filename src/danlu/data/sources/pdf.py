@@ -91,7 +91,7 @@ def read_pdf(source: Source, context: Context) -> Iterator[Item]:
         try:
             title = str(document.get_metadata_dict().get("Title") or "").strip()
             num_pages = len(document)
-            pages = [_load(document, number, pypdfium2.raw) for number in range(min(num_pages, MAX_PAGES))]
+            pages = [_load(document, number, pypdfium2) for number in range(min(num_pages, MAX_PAGES))]
         finally:
             document.close()
         title = PurePath(source.name).stem if title.lower() in NO_TITLES else title
@@ -178,10 +178,9 @@ def _unified(match: re.Match[str]) -> str:
     return unicodedata.normalize("NFKC", match[0])
 
 
-def _load(document: Any, index: int, raw: Any) -> _Page | str:
+def _load(document: Any, index: int, pypdfium2: Any) -> _Page | str:
     """One page's segments, or what is wrong with it."""
-    import pypdfium2  # lazy: only PDFs need the package; loaded already
-
+    raw = pypdfium2.raw
     try:
         page = document[index]
         layer = page.get_textpage()

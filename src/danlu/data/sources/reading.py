@@ -384,7 +384,7 @@ def _guarded(items: Iterator[Item], ours: bool) -> Iterator[Item]:
             return
         except DanluError:
             raise
-        except Exception as error:
+        except Exception as error:  # a parser of others may raise anything
             if ours:
                 raise
             detail = f"{type(error).__name__}: {error}".strip(": ")[:120]

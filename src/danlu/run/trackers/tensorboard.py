@@ -14,22 +14,23 @@ from danlu.run.trackers.tracker import Point
 class TensorBoard:
     def __init__(self, place: str, run: str, folder: Path, known: Mapping[str, Any]) -> None:
         try:
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter  # an extra
+            from tensorboard.compat.proto import event_pb2, summary_pb2  # an extra
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError as error:
             raise RunError("track.missing", where="tracking.to", given="tensorboard", package="danlu[track]") from error
         self._place, self._folder = place, place or str(folder / "tensorboard")
+        self._event: Any = event_pb2.Event
+        self._summary: Any = summary_pb2.Summary
         self._writer: Any = EventFileWriter(self._folder)
 
     def settings(self, values: Mapping[str, str]) -> None:
         """None: TensorBoard has no place for them that others read."""
 
     def points(self, points: Sequence[Point]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
         for point in points:
-            value = Summary.Value(tag=point.name, simple_value=point.value)
-            self._writer.add_event(Event(wall_time=point.time_s, step=point.step, summary=Summary(value=[value])))
+            value = self._summary.Value(tag=point.name, simple_value=point.value)
+            summary = self._summary(value=[value])
+            self._writer.add_event(self._event(wall_time=point.time_s, step=point.step, summary=summary))
 
     def files(self, paths: Sequence[Path]) -> None:
         """None."""

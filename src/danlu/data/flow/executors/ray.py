@@ -28,8 +28,7 @@ class Ray:
 
     def run(self, work: Work, tasks: Sequence[Task]) -> Iterator[Task]:
         try:
-            import ray  # lazy: only recipes with `engine: ray` need it
-            import ray.data
+            import ray.data  # lazy: only recipes with `engine: ray` need it
         except ImportError as error:
             raise DataError("flow.needs_package", engine="ray", package="ray", extra="scale") from error
         started = not ray.is_initialized()
