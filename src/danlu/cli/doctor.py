@@ -21,6 +21,12 @@ EXTRAS = {
     "train": ("torch", "transformers", "sentencepiece", "peft"),
     "data": ("pyarrow", "openpyxl", "zstandard", "pypdfium2", "trafilatura"),
 }
+LABELS = {
+    "RAM": "cli.doctor_memory",
+    "disk": "cli.doctor_disk",
+    "compute": "cli.doctor_compute",
+    "offline": "cli.doctor_offline",
+}
 ASK_TORCH = """
 import json, torch
 cuda = torch.cuda.is_available()
@@ -48,7 +54,7 @@ def doctor(voice: Voice) -> bool:
     findings = [_python(), *_packages(), _memory(), _disk(), *_torch(), _embedded_base(), _privacy()]
     voice.table(
         [say("cli.col_check"), say("cli.col_found")],
-        [(("✓ " if f.ok else "✗ ") + f.name, f.found if f.ok else say("cli.missing", fix=f.fix)) for f in findings],
+        [(f"{'✓' if f.ok else '✗'} {_label(f.name)}", f.found if f.ok else say("cli.missing", fix=f.fix)) for f in findings],
         title=f"danlu {VERSION}",
     )
     ready = all(finding.ok for finding in findings)
@@ -57,6 +63,11 @@ def doctor(voice: Voice) -> bool:
     rows = [{"check": f.name, "found": f.found, "ok": f.ok, "fix": f.fix} for f in findings]
     voice.result({"ok": ready, "danlu": VERSION, "checks": rows})
     return ready
+
+
+def _label(name: str) -> str:
+    """A check's name for people; scripts read the same one in every language."""
+    return say(LABELS[name]) if name in LABELS else name
 
 
 def _python() -> Finding:
@@ -105,7 +116,8 @@ def _torch() -> list[Finding]:
     facts: dict[str, Any] = json.loads(done.stdout)
     gpus = [f"{g['name']} {g['bytes'] / 2**30:.0f} GiB{'' if g['bf16'] else ' (fp16)'}" for g in facts["gpus"]]
     bf16 = say("cli.yes") if facts["bf16_cpu"] else say("cli.no")
-    return [Finding("compute", f"CPU bf16: {bf16}, {facts['threads']} threads · GPU: {', '.join(gpus) or '-'}", True)]
+    found = say("cli.doctor_computes", bf16=bf16, threads=facts["threads"], gpus=", ".join(gpus) or "–")
+    return [Finding("compute", found, True)]
 
 
 def _embedded_base() -> Finding:
@@ -116,4 +128,4 @@ def _embedded_base() -> Finding:
 
 
 def _privacy() -> Finding:
-    return Finding(say("cli.doctor_offline"), say("cli.doctor_no_telemetry"), True)
+    return Finding("offline", say("cli.doctor_no_telemetry"), True)

@@ -155,5 +155,6 @@ def _sentence(param: Any) -> str:
     if param.required:
         told.append(say("help.required"))
     elif not param.is_flag and param.default not in (None, "") and not callable(param.default):
-        told.append(say("help.default", value=param.default))
+        shown = " ".join(map(str, param.default)) if isinstance(param.default, tuple) else param.default
+        told.append(say("help.default", value=shown))
     return "".join(told)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # these stand above torch; here they are only read
     from danlu.pipeline.train import Trained
 
 
+NOTHING = "–"
 _SHORT = 48
 """Characters of a base's name, type and digest that a line has room for."""
 
@@ -173,7 +174,8 @@ def show(target: str, runs: Path, voice: Voice) -> None:
     facts = run_facts(run.folder)
     told = facts | {
         "created": _when(facts["created"]), "base": percent(facts["base"]), "tuned": percent(facts["tuned"]),
-        "decision": _decision(facts), "parity": _proof(facts["parity"] or "-"),
+        "decision": _decision(facts) if facts["decision"] else NOTHING,
+        "parity": _proof(facts["parity"]) if facts["parity"] else NOTHING,
         "size_bytes": size_text(facts["size_bytes"]),
     }  # fmt: skip
     _table_of_facts(told, voice)
@@ -248,8 +250,12 @@ def _proof(verdict: str) -> str:
 
 
 def _decision(found: Mapping[str, Any]) -> str:
-    """What the gate said; before that, the last act that ended."""
-    return say(f"report.{found['decision']}") if found["decision"] else " · ".join(found["finished"][-1:])
+    """What the gate said; before that, how far the run has come."""
+    if found["decision"]:
+        return say(f"report.{found['decision']}")
+    reached = {name.partition("-")[0] for name in found["finished"]}
+    last = next((act for act in ("export", "evaluate", "train", "prepare") if act in reached), None)
+    return say(f"cli.state_{last}") if last else NOTHING
 
 
 def _when(moment: str) -> str:

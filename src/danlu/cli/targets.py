@@ -35,7 +35,7 @@ def open_target(target: str, overrides: Sequence[str], runs: Path) -> Run:
     for folder in list_runs(runs):
         if target in (folder.name, folder.name.rpartition("-")[0]):
             return Run.open(folder)
-    raise RunError("cli.no_target", given=target)
+    raise RunError("cli.data_as_target" if path.exists() else "cli.no_target", given=target)
 
 
 def tell_if_new(run: Run, voice: Voice) -> None:

@@ -47,7 +47,8 @@ def show_weighed(run: Run, wishes: Wishes, voice: Voice) -> None:
     heads = [say(f"weigh.{name}") for name in ("arm", "accuracy", "p50", "p95", "prompt_tokens", "cost_1000")]
     voice.table(heads, [_row(name, arm, weighed["unit"]) for name, arm in weighed["arms"].items()])
     chosen = weighed["recommended"]["chosen"]
-    voice.say(say("weigh.take", way=way_text(chosen)), "bold")
+    is_some = weighed["recommended"]["best"]["accuracy"] > 0
+    voice.say(say("weigh.take", way=way_text(chosen)) if is_some else say("weigh.none_right"), "bold")
     share = weighed["retrieval"]["value"]["shown"]
     if share is not None:
         voice.say(say("weigh.line_retrieval", share=percent(share)))

@@ -97,7 +97,7 @@ def _passed(run: Run, manifest: Manifest) -> dict[str, Any]:
     gate = report.get("gate") or {"decision": "hold", "reasons": []}
     if gate["decision"] != "ship":
         told = [reason.text() for reason in GateVerdict.from_json(gate).reasons if not reason.passed]
-        failed = " ".join(told) or "-"
+        failed = "".join(f"\n  ✗ {reason}" for reason in told) or "-"
         raise RunError("registry.held", where=run.name, run=run.name, reasons=failed)
     verdict = manifest.parity.get("verdict")
     if verdict != "pass":

@@ -68,9 +68,11 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     return tree
 
 
-def _with_whole_chapters(tree: dict[str, Any]) -> dict[str, Any]:
+def _with_whole_chapters(tree: Any) -> Any:
     """A copy in which `model: ember` is `model: {base: ember}`."""
     tree = copy.deepcopy(tree)
+    if not isinstance(tree, dict):  # a damaged file holds anything; the recipe's types refuse it
+        return tree
     for chapter, knob in FIRST_KNOBS.items():
         if isinstance(value := tree.get(chapter), str | list):
             tree[chapter] = {knob: value}

@@ -70,4 +70,5 @@ def test_an_artefact_is_told_in_a_few_short_lines() -> None:
 
 def test_a_run_without_a_verdict_tells_its_last_act() -> None:
     assert _decision({"decision": "ship", "finished": ["evaluate"]}) == "Ship"
-    assert _decision({"decision": None, "finished": ["prepare", "train-1-sft"]}) == "train-1-sft"
+    assert _decision({"decision": None, "finished": ["prepare", "train-1-sft"]}) == "trained"
+    assert _decision({"decision": None, "finished": []}) == "–"
