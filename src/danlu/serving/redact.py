@@ -44,8 +44,8 @@ TEXTS = ("message", "text")
 """Of a choice in an answer."""
 INLINE_BYTES = 8192
 """Longer texts are looked through in the thread."""
-MOST_CLOSE = 500_000
-"""Characters of a question that may be looked at closely: 40,000 phone numbers, and three seconds at most."""
+MOST_CLOSE = 200_000
+"""Characters of a question that may be looked at closely: 12,000 phone numbers, and two seconds at most."""
 UPSTREAM = "upstream"
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from danlu.recipe.serving import RedactSection
 from danlu.serving.board import Board
+from danlu.serving.keys import Key
 from danlu.serving.mask import Mask
 from danlu.serving.redact import SPARED, Redaction
 from danlu.serving.redact_stream import HELD, MOST_HELD, Tail
@@ -166,13 +167,32 @@ def test_a_question_too_dense_to_look_through_is_refused_and_a_long_one_is_not(t
     with upstreams() as (upstream,):
         board = board_of(upstream.address)
         with served(tmp_path, board, redaction=redaction(board, "always")) as one:
-            dense = [{"role": "user", "content": "13 8 0 " * 90_000}]
+            dense = [{"role": "user", "content": "13 8 0 " * 30_000}]
             refused = one.ask(chat(messages=dense))
             assert (refused.status, refused.code) == (413, "redact_dense"), refused.body
             assert (
                 one.ask(chat(messages=[{"role": "user", "content": "合同约定的租金按月支付。" * 80_000}])).status == 200
             )
             assert len(upstream.asked) == 1
+
+
+def test_limits_are_asked_before_anything_is_looked_through_and_a_refusal_gives_tokens_back(tmp_path: Path) -> None:
+    """A key's large body of spaced digits cost seconds of CPU before its limits were asked."""
+    dense = chat(messages=[{"role": "user", "content": "13 8 0 " * 30_000}])
+    limits = Key("", "", (), requests_per_minute=2, tokens_per_minute=1_000_000)
+    with upstreams() as (upstream,):
+        board = board_of(upstream.address)
+        with served(tmp_path, board, redaction=redaction(board, "always"), limits=limits) as one:
+            assert one.ask(dense).code == "redact_dense"
+            got = one.ask(chat(messages=[{"role": "user", "content": MOBILE}]))
+            assert got.status == 200 and int(got.headers["x-ratelimit-remaining-tokens"]) > 990_000
+            assert upstream.asked[0].body["messages"][0]["content"] == "<MOBILE>"
+            import time
+
+            began = time.process_time()
+            refused = one.ask(dense)
+            assert (refused.status, refused.code) == (429, "rate_limit_exceeded"), refused.body
+            assert time.process_time() - began < 0.5, "nothing was looked through"
 
 
 # ---- values that are hidden in how they are written

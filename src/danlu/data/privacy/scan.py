@@ -22,6 +22,7 @@ _BETWEEN = "\x1e\n"
 """Stands between texts in the joined text; no pattern matches across it."""
 _BATCH_CHARACTERS = 2_000_000
 _MAX_MEMORY = 256 << 20
+LOOKED_AROUND = 16
 
 
 class SpentError(Exception):
@@ -30,13 +31,14 @@ class SpentError(Exception):
 
 class Effort:
     """How many characters may be looked at closely, where somebody else chose the text: a table of numbers in groups
-    costs hundreds of times what prose does. The pass itself costs next to nothing, and is not counted."""
+    costs hundreds of times what prose does. The pass itself costs next to nothing, and is not counted; each place where
+    it stops counts as `LOOKED_AROUND` characters at least."""
 
     def __init__(self, num_characters: int) -> None:
         self._left = num_characters
 
     def spend(self, num_characters: int) -> None:
-        self._left -= num_characters
+        self._left -= max(num_characters, LOOKED_AROUND)
         if self._left < 0:
             raise SpentError
 
