@@ -29,7 +29,7 @@ def test_masters_beside_the_card_through_two_stages(company: Path, base: Path) -
     recipe = write_recipe(company, base, text=RECIPE, offload="all")
     said = danlu("train", recipe, "--runs", "runs")
     assert said.code == 0, said.err
-    assert "on a CPU: masters and moments lie in the machine's memory anyway" in said.out + said.err
+    assert "on a CPU: master weights and moments lie in the machine's memory anyway" in said.out + said.err
     (found,) = list_runs(Path("runs"))
     run = Run.open(found)
     losses = [step["loss"] for step in run.events.read("step")]
