@@ -5,45 +5,24 @@ from __future__ import annotations
 import pickle
 import random
 import unicodedata
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from chat_files import SHARED
+from cleaners_kit import PROSE, chat, document, judged, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danlu.core.errors import DataError, RecipeError
+from danlu.core.errors import RecipeError
 from danlu.core.messages import say, set_language
 from danlu.data.cleaners import CLEANERS, Batch, Clean, build
 from danlu.data.cleaners.cleaner import Cues
-from danlu.data.cleaners.contaminated import Contaminated
 from danlu.data.cleaners.json_answers import holds_json
 from danlu.data.language import LANGUAGES, language_shares
 from danlu.data.ledger import Ledger
-from danlu.data.sample import Conversation, Document, Label, Message, Origin, Preference, Sample
+from danlu.data.sample import Label, Message, Origin, Preference, Sample
 from danlu.data.sources import read
-from danlu.data.stage import Outcome
 from danlu.data.texts import texts_of
-from danlu.evaluation.probes import suite_path
 from danlu.recipe.cleaning import CleaningSection
-from progress_kit import Notes
-
-PROSE = "公司为员工提供带薪年假、病假和婚假。员工应当提前三天提出申请，由部门主管批准后生效。" * 1
-
-
-def chat(question: str, answer: str) -> Conversation:
-    return Conversation((Message("user", question), Message("assistant", answer)), Origin("c.jsonl", 1))
-
-
-def document(text: str) -> Document:
-    return Document(text, Origin("a.txt", 1))
-
-
-def judged(name: str, *samples: Sample, given: tuple[Any, ...] = ()) -> list[str | None]:
-    found = CLEANERS.load(name)(*given).judge(Batch(samples))
-    return [found[row].reason if row in found else None for row in range(len(samples))]
 
 
 def changed(name: str, text: str, **given: bool) -> tuple[str, list[str]]:
@@ -312,40 +291,6 @@ def test_lengths() -> None:
     assert judged("lengths", *rows, given=(5, 250)) == ["too_short", None, "too_long", None]
 
 
-def test_rows_that_hold_evaluation_items() -> None:
-    draw = random.Random(0)
-    text = "".join(chr(0x4E00 + draw.randrange(3000)) for _ in range(80))
-    items = [chat(text, "答案甲"), chat("中国的首都是哪座城市呢", "北京"), chat("你是谁", "助手")]
-    rule = Contaminated(items)
-    rows: list[Sample] = [
-        document("前言。" + " ".join(text) + "后记。"),  # spaced out
-        document("前言。" + text[:60] + "后记。"),
-        document("前言。" + text[:30] + "后记。"),
-        chat("请问：中国的首都是哪座城市呢？", "北京。"),
-        chat("你是谁？", "我是张三。"),
-        chat("你是谁的孩子", "我是张三。"),
-        document(PROSE),
-    ]
-    found = rule.judge(Batch(rows))
-    assert sorted(found) == [0, 1, 3, 4] and found[0].values == {"share": 100, "item": "c.jsonl:1"}
-    again = pickle.loads(pickle.dumps(rule))
-    assert again.judge(Batch(rows)) == found and again.key() == rule.key() != Contaminated(items[:1]).key()
-
-
-def test_words_of_a_form_are_no_contamination() -> None:
-    form = "请根据下列选项选出最符合题意的一项，并且只回答选项前的字母，不要作任何解释。"
-    items = [chat(form + "".join(chr(0x4E00 + 37 * number + at) for at in range(20)), "A") for number in range(40)]
-    assert Contaminated(items).judge(Batch([chat(form + "水的化学式是什么？", "B"), items[7]])).keys() == {1}
-
-
-def test_evaluation_sets_of_the_recipe_are_read(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    path = tmp_path / "eval.jsonl"
-    path.write_text('{"instruction": "报销差旅费需要在几天之内提交单据？", "output": "十五天"}\n', "utf-8")
-    clean = build(CleaningSection(evaluation_sets=(str(path),), contaminated="flag"))[-1]
-    (outcome,) = clean([chat("报销差旅费需要在几天之内提交单据", "十五天内。")])
-    assert outcome[0] is not None and [fate.reason for fate in outcome[1]] == ["contaminated"]
-
-
 def test_the_recipe_says_what_becomes_of_a_row() -> None:
     row = chat("问题是什么", "很抱歉，我无法回答这个问题。")
     stages = build(CleaningSection())
@@ -357,14 +302,6 @@ def test_the_recipe_says_what_becomes_of_a_row() -> None:
     off = CleaningSection(normalise=False, boilerplate=False, **dict.fromkeys(actions, "keep"))  # type: ignore[arg-type]
     assert build(off) == ()
     assert build(CleaningSection())[-1].key() != build(CleaningSection(echo="flag"))[-1].key()
-
-
-def run(stages: Any, rows: list[Any]) -> list[tuple[Any, tuple[str, ...]]]:
-    outcomes: list[Outcome] = [(row, ()) for row in rows]
-    for stage in stages:
-        alive = [row for row, _ in outcomes if row is not None]
-        outcomes = stage(alive)
-    return [(row, tuple(fate.reason for fate in fates)) for row, fates in outcomes]
 
 
 def rows_of_all_kinds() -> list[Sample]:
@@ -440,104 +377,3 @@ def test_the_stage_is_named_and_keyed() -> None:
     assert Clean(()).name == "clean" and Clean(()).key() == {"version": 1, "rules": []}
     for name in ("refusals", "truncated", "repetition", "injection", "symbols", "echo", "json_answers"):
         assert CLEANERS.load(name)().name == name
-
-
-def test_an_evaluation_set_of_which_nothing_can_be_read_is_an_error(tmp_path: Path) -> None:
-    """Five rows of unknown columns protected nothing, and nobody was told."""
-    path = tmp_path / "eval.jsonl"
-    path.write_text('{"frage": "报销要几天？", "antwort": "15"}\n' * 5, "utf-8")
-    good = tmp_path / "good.jsonl"
-    good.write_text('{"instruction": "报销差旅费需要在几天之内提交单据？", "output": "十五天"}\n', "utf-8")
-    for section, questions in (
-        (CleaningSection(evaluation_sets=(str(good), str(path))), []),
-        (CleaningSection(), [str(path)]),
-    ):
-        with pytest.raises(DataError) as caught:
-            build(section, questions)
-        assert caught.value.key == "data.no_items" and caught.value.where == str(path)
-        assert "5" in caught.value.text and f"{path}:1" in caught.value.text
-    build(CleaningSection(evaluation_sets=(str(path),), contaminated="keep"))
-
-
-def test_items_that_cannot_be_read_are_told(tmp_path: Path) -> None:
-    path = tmp_path / "eval.jsonl"
-    path.write_text('{"question": "报销要几天？", "answer": "15"}\n{"a b": 1}\n{"a c": 1}\n', "utf-8")
-    told = Notes()
-    build(CleaningSection(evaluation_sets=(str(path),)), progress=told)
-    (note,) = told.said
-    assert "2" in note and "3" in note and f"{path}:2" in note
-
-
-PLUG_IN = """
-from danlu.data.cleaners import Finding
-
-
-class Shouting:
-    name = "shouting"
-
-    def key(self):
-        return {"version": 1}
-
-    def judge(self, batch):
-        return {row: Finding("all in capitals") for row, text in enumerate(batch.body) if text.isupper()}
-"""
-
-
-@pytest.fixture
-def shelf_with_a_rule_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What installing a package leaves behind: a module, and a folder that names its entry points."""
-    (tmp_path / "loud.py").write_text(PLUG_IN)
-    card = tmp_path / "loud-1.0.dist-info"
-    card.mkdir()
-    (card / "METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1.0\n")
-    (card / "entry_points.txt").write_text("[danlu.cleaners]\nshouting = loud:Shouting\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(CLEANERS.__dict__, "places", raising=False)
-    yield
-    CLEANERS.__dict__.pop("places", None)
-
-
-@pytest.mark.usefixtures("shelf_with_a_rule_of_ones_own")
-def test_a_rule_of_ones_own_runs_where_the_recipe_names_it() -> None:
-    rows: list[Sample] = [document("公司为员工提供带薪年假。"), document("PLEASE READ THIS NOW, ALL OF YOU.")]
-    assert all(row is not None for row, _ in run(build(CleaningSection()), rows))
-    stages = build(CleaningSection(rules={"shouting": "drop"}))
-    assert pickle.loads(pickle.dumps(stages[-1])).key() == stages[-1].key()
-    kept, gone = stages[-1](rows)
-    assert kept[0] is not None and gone[0] is None
-    (fate,) = gone[1]
-    assert say(f"ledger.{fate.reason}", **fate.values) == "by the rule shouting: all in capitals"
-    flagged = build(CleaningSection(rules={"shouting": "flag"}))[-1](rows)[1]
-    assert flagged[0] is not None and [fate.action for fate in flagged[1]] == ["flag"]
-    assert build(CleaningSection(rules={"shouting": "keep"}))[-1].key() == build(CleaningSection())[-1].key()
-
-
-def test_a_rule_that_nobody_brings_is_refused_with_its_key() -> None:
-    with pytest.raises(RecipeError, match=r"data\.cleaning\.rules\.shouting"):
-        build(CleaningSection(rules={"shouting": "drop"}))
-    with pytest.raises(RecipeError, match=r"data\.cleaning\.echo"):
-        build(CleaningSection(rules={"echo": "drop"}))
-
-
-def test_pieces_of_a_short_question_that_stand_all_over_a_book_are_not_the_question() -> None:
-    """ "Name the largest of the world's oceans." threw out a page of an almanac, a word of it here and one there."""
-    item = chat("Name the largest of the world's oceans.", "Pacific")
-    words = ["He can name the first,", "name the largest city,", "the largest of all,", "gest of the wor", "one of the world",
-             "the world's oldest", "in the world's oceans"]  # fmt: skip
-    apart = document(" ".join(f"{word} {PROSE}" for word in words))
-    near = document(PROSE + " Name the largest of the seven or so of the world's oceans. " + PROSE)
-    for quick in (False, None):
-        found = Contaminated([item]).judge(Batch([apart, near, item], quick=quick))
-        assert sorted(found) == [1, 2]
-        assert found[2].values["share"] == 100
-
-
-def test_a_row_that_holds_a_probe_is_told_by_the_name_that_all_machines_know() -> None:
-    path = suite_path("typo")
-    clean = build(CleaningSection(), [path])[-1]
-    (outcome,) = clean([chat("中国的首都是哪座城市？", "北京")])
-    (fate,) = outcome[1]
-    assert fate.reason == "contaminated" and fate.values["item"] == "danlu/probes/typo.jsonl:1"
-    assert not any(
-        rule.name == "contaminated" for rule, _ in build(CleaningSection(contaminated="keep"), [path])[-1].rules
-    )  # type: ignore[attr-defined]

@@ -3,69 +3,22 @@
 from __future__ import annotations
 
 import json
-import random
 import re
-import subprocess
-import sys
-import time
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
+from synthesis_kit import GOOD, PLANTED, RULES, Kitchen, saying
 
 from danlu.core.errors import DataError, EngineError
 from danlu.core.messages import say, set_language
 from danlu.data.ledger import Ledger
 from danlu.data.sample import Conversation, Document, Message, Origin, Preference
 from danlu.data.sources import read
-from danlu.data.synthesis import synthesise
-from danlu.data.synthesis.instruct import Pool, seed_tasks
-from danlu.recipe.synthesis import SynthesisSection
-from teacher_kit import READING, SILENT, Act, TeacherServer, asked, document, items, qa, serving
+from teacher_kit import READING, SILENT, Act, asked, document, items, qa, serving
 
-RULES = "# 休假办法\n\n员工满一年后每年享受年假10天。病假须在三日内提交医院证明。\n\n年假由部门经理审批，不得跨年使用。婚假为5天，产假为158天。"
 TRAVEL = "# Travel rules\n\nStaff may claim up to 80 euros a night. Claims are approved by the line manager within five working days.\n\nTaxis are paid only after 22:00, because buses do not run then."
-GOOD = [
-    qa("fact", "员工每年享受年假多少天？", "员工满一年后每年有10天年假。", "员工满一年后每年享受年假 10 天"),
-    qa("how", "病假要怎样请？", "三日内提交医院证明。", "病假须在三日内提交医院证明"),
-    qa("compare", "婚假和产假各有多少天？", "婚假5天，产假158天。", "婚假为5天", "产假为158天"),
-    {"kind": "multi-turn", "turns": [
-        {"question": "年假由谁审批？", "answer": "年假由部门经理审批。", "evidence": ["年假由部门经理审批"]},
-        {"question": "没休完可以留到明年吗？", "answer": "不可以，年假不得跨年使用。", "evidence": ["不得跨年使用"]},
-    ]},
-]  # fmt: skip
-
-
-class Kitchen:
-    """A folder, a server and a section; `make` runs a synthesis and reads its yield."""
-
-    def __init__(self, folder: Path, server: TeacherServer) -> None:
-        self.folder, self.server, self.ledger = folder, server, Ledger()
-
-    def make(self, *documents: Document, seeds: tuple[Conversation, ...] = (), base: Any = None, answered: tuple[Conversation, ...] = (),
-             is_external: bool = False, **knobs: Any) -> list[Any]:  # fmt: skip
-        teacher = self.server.teacher(self.folder / "cache")
-        teacher.is_external = is_external
-        return synthesise(
-            documents, seeds, SynthesisSection(**knobs), teacher, self.folder, self.ledger, SILENT, reading=READING,
-            base=base, answered=answered,
-        )  # fmt: skip
-
-    @property
-    def told(self) -> dict[str, Any]:
-        return json.loads((self.folder / "yield.json").read_text())
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        return {entry["reason"]: entry["count"] for entry in self.told["refused"]}
-
-
-def saying(*rows: dict[str, Any], answerable: str = '{"answer": null, "evidence": []}') -> Any:
-    def script(body: dict[str, Any]) -> str:
-        return {"questions": items(*rows), "answerable": answerable}.get(asked(body), "{}")
-
-    return script
 
 
 def test_good_items_become_samples_that_point_at_their_source(tmp_path: Path) -> None:
@@ -84,27 +37,6 @@ def test_good_items_become_samples_that_point_at_their_source(tmp_path: Path) ->
         "as it stands there, not as it was quoted"
     )
     assert kitchen.told["kept"] == kitchen.told["items"] == kitchen.ledger.num_used == 4
-
-
-PLANTED = {
-    "figure": qa("fact", "婚假有几天？", "婚假为15天。", "婚假为5天"),
-    "unit": qa("fact", "婚假有几天？", "婚假为5周。", "婚假为5天"),
-    "name": qa("fact", "年假由谁审批？", "年假由王伟审批。", "年假由部门经理审批"),
-    "negation": qa("fact", "年假可以跨年使用吗？", "年假可以跨年使用。", "不得跨年使用"),
-    "unsupported": qa("why", "年假为什么要审批？", "为了统筹安排生产计划并保障客户服务质量。", "年假由部门经理审批"),
-    "evidence_not_found": qa("fact", "陪产假有多少天？", "陪产假为15天。", "陪产假为15天"),
-    "no_evidence": qa("fact", "产假有多少天？", "产假为158天。"),
-    "evidence_short": qa("fact", "婚假有几天？", "5天。", "5天"),
-    "question_figure": qa("fact", "入职20年的员工年假多少天？", "每年享受年假10天。", "每年享受年假10天"),
-    "question_name": qa("fact", "按照SAP系统，婚假几天？", "婚假为5天。", "婚假为5天"),
-    "points_at_text": qa("fact", "根据上文，婚假为几天？", "婚假为5天。", "婚假为5天"),
-    "language": qa("fact", "How long is marriage leave?", "婚假为5天。", "婚假为5天"),
-    "one_side": qa("compare", "婚假和产假哪个长？", "产假为158天。", "产假为158天"),
-    "declines": qa("fact", "婚假有几天？", "休假办法没有提到婚假。", "婚假为5天"),
-    "does_not_decline": qa("unanswerable", "丧假有几天？", "丧假一般为3天。"),
-    "shape": {"kind": "fact", "question": "婚假有几天？"},
-    "kind": qa("poem", "婚假有几天？", "婚假为5天。", "婚假为5天"),
-}  # fmt: skip
 
 
 def test_every_planted_fault_is_refused_for_what_it_is(tmp_path: Path) -> None:
@@ -341,144 +273,6 @@ def test_pairs_are_made_where_the_base_differs(tmp_path: Path) -> None:
         and pairs[-1].chosen[0].content == "食堂7点开门。"
         and len(pairs[-1].tags["parents"]) == 1
     )
-
-
-TASK_WORDS = "改写 概括 翻译 分类 提取 续写 评价 计算 解释 比较 排序 列举 润色 纠错 命名 提问".split()
-VOCABULARY = [chr(code) for code in range(0x4E8C, 0x4E8C + 900)]
-
-
-def fifty(body: dict[str, Any]) -> str:
-    """Ten tasks a request: seven new ones, one copy of an example, one alike, one that needs a picture."""
-    draw = random.Random(body["messages"][-1]["content"])
-    rows = []
-    for _ in range(7):
-        words = "".join(draw.sample(VOCABULARY, 12))
-        rows.append(
-            {"instruction": f"{draw.choice(TASK_WORDS)}：{words}", "input": "", "output": f"好的，{words[:6]}。"}
-        )
-    rows.append({"instruction": "把下面的句子改写得更正式。", "input": "", "output": "好。"})
-    rows.append({"instruction": "看图写一段话", "input": "", "output": "图里有一只猫。"})
-    rows.append({"instruction": "写一首诗", "input": "", "output": "作为AI语言模型，我无法写诗。"})
-    return json.dumps({"items": rows}, ensure_ascii=False)
-
-
-def test_fifty_cases_by_self_instruct(tmp_path: Path) -> None:
-    """ "50 cases, JSON": exactly so many, each unlike the others; copies, pictures and excuses are refused."""
-    with serving(fifty) as server:
-        kitchen = Kitchen(tmp_path, server)
-        made = kitchen.make(instructions=50, topic="行政通知的撰写")
-        again = kitchen.make(instructions=50, topic="行政通知的撰写")
-        shown = [body["messages"][-1]["content"] for body in server.bodies]
-    assert len(made) == 50 == len({sample.messages[0].content for sample in made}) and again == made
-    assert {"alike", "needs_more", "excuse"} <= set(kitchen.reasons)
-    assert all("行政通知的撰写" in text for text in shown)
-    later = [text for text in shown if text.count('"instruction"') == 8]
-    assert len(later) == len(shown), "eight examples in each request"
-    pool = Pool(seed_tasks((), "zh"))
-    assert all(pool.nearest(sample.messages[0].content) < 0.7 for sample in made)
-
-
-def test_a_teacher_that_repeats_itself_is_given_up(tmp_path: Path) -> None:
-    with serving(
-        lambda body: json.dumps(
-            {"items": [{"instruction": "写一句话介绍春天", "output": "春暖花开。"}]}, ensure_ascii=False
-        )
-    ) as server:
-        kitchen = Kitchen(tmp_path, server)
-        assert len(kitchen.make(instructions=50)) == 1 and len(server.bodies) <= 20
-
-
-def test_examples_of_the_user_s_own_keep_their_level(tmp_path: Path) -> None:
-    seeds = tuple(
-        Conversation((Message("user", f"任务{n}：起草第{n}号函件"), Message("assistant", "好")), Origin("s.jsonl", n), tags={"level": "confidential", "masked": True})
-        for n in range(8)
-    )  # fmt: skip
-    with serving(fifty) as server:
-        kitchen = Kitchen(tmp_path, server)
-        made = kitchen.make(instructions=7, seeds=seeds)
-        assert {sample.tags["level"] for sample in made} == {"confidential"}
-        server.bodies.clear()
-        outside = Kitchen(tmp_path / "outside", server).make(instructions=7, seeds=seeds, is_external=True)
-        assert {sample.tags["level"] for sample in outside} == {"public"}, "danlu's own examples instead"
-        assert not any("起草第" in json.dumps(body, ensure_ascii=False) for body in server.bodies)
-
-
-CHILD = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from teacher_kit import READING, SILENT, AnswerCache, Endpoint, RemoteTeacher, document
-from danlu.data.ledger import Ledger
-from danlu.data.samples_file import write_samples
-from danlu.data.synthesis import synthesise
-from danlu.recipe.synthesis import SynthesisSection
-folder = Path({folder!r})
-rules = Path({rules!r}).read_text(encoding="utf-8")
-documents = [document(rules.replace("休假办法", f"休假办法{{n}}"), name=f"{{n}}.md") for n in range(6)]
-teacher = RemoteTeacher(Endpoint(url={url!r}, model="teacher", num_parallel=2, backoff_s=0.01), AnswerCache(folder / "cache"))
-section = SynthesisSection(questions=4, paraphrases=1, min_quality=4, instructions=10)
-made = synthesise(documents, [], section, teacher, folder, Ledger(), SILENT, reading=READING)
-write_samples(folder / "made.jsonl", made)
-"""
-
-
-def whole_script(body: dict[str, Any]) -> str:
-    time.sleep(0.02)
-    kind, user = asked(body), body["messages"][-1]["content"]
-    if kind == "questions":
-        return items(*GOOD, PLANTED["figure"])
-    if kind == "paraphrase":
-        question = user.rsplit("\n", 1)[-1]
-        return json.dumps({"questions": [f"请问{question}"]}, ensure_ascii=False)
-    if kind == "judge":
-        quote = re.search(r"\n(员工满|病假须|婚假为|年假由)[^\n]*", user)
-        return json.dumps(
-            {"score": 5 if body.get("seed", 0) % 2 else 4, "quote": quote[0].strip() if quote else ""},
-            ensure_ascii=False,
-        )
-    return fifty(body) if kind == "instruct" else '{"answer": null}'
-
-
-def test_killed_in_the_middle_and_started_again_gives_the_same(tmp_path: Path) -> None:
-    """SIGKILL twice, at any place; nothing answered is asked again, and the samples are those of one piece."""
-    rules = tmp_path / "rules.md"
-    rules.write_text(RULES, encoding="utf-8")
-    tests = str(Path(__file__).parents[2])
-
-    def child(folder: Path, url: str) -> subprocess.Popen[bytes]:
-        folder.mkdir(exist_ok=True)
-        code = CHILD.format(tests=tests, folder=str(folder), rules=str(rules), url=url)
-        return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
-
-    with serving(whole_script) as server:
-        for target in (4, 30):
-            running = child(tmp_path / "killed", server.url)
-            while len(server.bodies) < target and running.poll() is None:
-                time.sleep(0.005)
-            running.kill()
-            running.communicate()
-            assert not (tmp_path / "killed" / "made.jsonl").exists(), "killed too late to show anything"
-        done = child(tmp_path / "killed", server.url)
-        _, error = done.communicate(timeout=60)
-        assert done.returncode == 0, error.decode()
-        num_killed = len(server.bodies)
-        server.bodies.clear()
-        whole = child(tmp_path / "whole", server.url)
-        whole.communicate(timeout=60)
-        num_whole = len(server.bodies)
-    killed, one_piece = ((tmp_path / name / "made.jsonl").read_bytes() for name in ("killed", "whole"))
-    assert killed == one_piece and killed.count(b"\n") > 40
-    assert num_killed <= num_whole + 4, "at most what was under way is asked twice"
-
-
-def test_a_new_document_changes_no_other_request(tmp_path: Path) -> None:
-    documents = [document(RULES.replace("休假办法", f"休假办法{n}"), name=f"{n}.md") for n in range(5)]
-    with serving(saying(*GOOD)) as server:
-        kitchen = Kitchen(tmp_path, server)
-        kitchen.make(*documents[:4], questions=3)
-        num_before = len(server.bodies)
-        kitchen.make(documents[4], *documents[:4], questions=3)
-        assert (num_before, len(server.bodies)) == (4, 5)
 
 
 def sentences_of(text: str) -> list[str]:

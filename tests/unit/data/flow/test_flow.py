@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from flow_kit import Shout, content_of, refusals_of, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danlu.core.errors import DataError
 from danlu.data.flow.arrays import open_arrays, write_arrays
 from danlu.data.flow.batches import _array
 from danlu.data.flow.codec import pack_content, pack_json, pack_marks, unpack, unpack_json, unpack_marks
-from danlu.data.flow.conveyor import Conveyed, choose_engine, convey
-from danlu.data.flow.executors.local import Local
+from danlu.data.flow.conveyor import choose_engine, convey
 from danlu.data.flow.kept import keep, open_kept
 from danlu.data.flow.marks import Mark, Passed, add_up
 from danlu.data.flow.passing import Passing
 from danlu.data.flow.piece import Row, joined, num_rows, streamed
 from danlu.data.flow.plan import plan_shards
-from danlu.data.flow.store import Store, passing_digest, shard_key
-from danlu.data.flow.work import Task, Work
+from danlu.data.flow.store import Store
 from danlu.data.identity import sample_id
-from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Origin, Preference, Sample, replace
-from danlu.data.stage import Fate, Outcome
-from danlu.data.texts import texts_of
-from progress_kit import Notes
+from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Origin, Preference, Sample
+from danlu.data.stage import Fate
 
 HERE = Origin("a.jsonl", 3, 2, 10, 20, "d" * 64)
 WORDS = st.text(st.characters(), max_size=12)
@@ -93,54 +82,6 @@ def test_a_sample_comes_back_as_it_was_packed(sample: Sample) -> None:
 def test_marks_come_back(fates: list[Fate]) -> None:
     marks = tuple(Mark("clean", fate) for fate in fates)
     assert unpack_marks(pack_marks(marks)) == marks
-
-
-@dataclass(frozen=True)
-class Shout:
-    """A stage for tests: drops rows about cats, flags rows about dogs, shouts the rest."""
-
-    volume: int = 1
-
-    @property
-    def name(self) -> str:
-        return "shout"
-
-    def key(self) -> dict[str, Any]:
-        return {"version": 1, "volume": self.volume}
-
-    def __call__(self, samples: Sequence[Sample]) -> list[Outcome]:
-        return [self._outcome(sample) for sample in samples]
-
-    def _outcome(self, sample: Sample) -> Outcome:
-        text = "".join(texts_of(sample))
-        if "cat" in text:
-            return None, (Fate("drop", "empty_text"),)
-        if "dog" in text:
-            return sample, (Fate("flag", "no_rows"),)
-        assert isinstance(sample, Conversation)
-        loud = tuple(replace(turn, content=turn.content + "!" * self.volume) for turn in sample.messages)
-        return replace(sample, messages=loud), (Fate("change", "zero_width", {"num": self.volume}),)
-
-
-def write_rows(path: Path, num: int, *, first: int = 0) -> Path:
-    """Rows of differing length; every 10th about a cat, every 7th about a dog, every 13th no JSON."""
-    lines = []
-    for row in range(first, first + num):
-        animal = "cat" if row % 10 == 3 else "dog" if row % 7 == 2 else "bird"
-        asked = f"Question {row} about a {animal} number {row * 7919 % 1009}?"
-        line = json.dumps({"question": asked, "answer": f"答案 {row} " + "ab c" * (row % 9)}, ensure_ascii=False)
-        lines.append("{broken" if row % 13 == 5 else line)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def content_of(found: Conveyed) -> list[tuple[Any, ...]]:
-    rows = streamed(found.pieces, np.ones(num_rows(found.pieces), bool))
-    return [(row.id, row.sample, row.origin, row.marks) for _, row in rows]
-
-
-def refusals_of(found: Conveyed) -> list[str]:
-    return [str(entry) for piece in found.pieces for entry in piece.refused]
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 97, 1000, 1 << 20])
@@ -262,69 +203,6 @@ def test_little_data_needs_no_arrow_and_no_processes(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.jsonl"), str(tmp_path / "store")], check=True)
 
 
-def test_a_lost_worker_is_named(tmp_path: Path) -> None:
-    """The system had killed a worker for memory, and the run waited for ever."""
-    pytest.importorskip("pyarrow")
-    plan = plan_shards([write_rows(tmp_path / "a.jsonl", 40000)], shard_bytes=200_000)
-    work = Work(Passing(), Store(tmp_path / "store"))
-    tasks = [Task(shard_key(shard, passing_digest(work.passing)), shard) for shard in plan.shards]
-    running = Local(2).run(work, tasks)
-    next(running)
-    children = [int(pid) for pid in _children(os.getpid())]
-    assert children
-    os.kill(children[0], signal.SIGKILL)
-    with pytest.raises(DataError) as caught:
-        list(running)
-    assert caught.value.key == "flow.worker_lost" and caught.value.values["code"] == -9
-    time.sleep(0.2)
-    assert not [
-        pid
-        for pid in children
-        if Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
-    ]
-
-
-@pytest.mark.parametrize("fault", ["here", "there"])
-def test_a_plugin_that_cannot_be_sent_is_named_at_once(tmp_path: Path, fault: str) -> None:
-    """The thread that was to send it died of it, and the run waited for ever."""
-    pytest.importorskip("pyarrow")
-    plan = plan_shards([write_rows(tmp_path / "a.jsonl", 400)], shard_bytes=8000)
-    local = Local(2)
-
-    class Nested(Shout):  # the class of a function's inside: pickle does not find it again
-        pass
-
-    stage = Nested() if fault == "here" else Shout()  # a worker process does not know this file's classes
-    work = Work(Passing((stage,)), Store(tmp_path / "store"))
-    running = local.run(work, [Task(shard_key(shard, "x"), shard) for shard in plan.shards])
-    with ThreadPoolExecutor(1) as pool, pytest.raises(DataError) as caught:
-        pool.submit(next, running).result(timeout=30)
-    assert caught.value.key == ("flow.not_sendable" if fault == "here" else "flow.worker_lost")
-
-
-def _children(pid: int) -> list[str]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if fields[1] == str(pid) and b"flow.worker" in (stat.parent / "cmdline").read_bytes():
-            found.append(stat.parent.name)
-    return found
-
-
-def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    store = Store(tmp_path / "store")
-    plan = plan_shards([write_rows(tmp_path / "a.jsonl", 10)])
-    convey(plan, Passing(), store, engine="local")
-    left = store.folder / "fresh" / "999999999-x"
-    shutil.copytree(store.folder / "shards", left)
-    store.prune(convey(plan, Passing(), store, engine="local").keys)
-    assert not left.exists()
-
-
 def test_a_dropped_row_has_no_id_and_its_reason_is_kept(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", 30)
     found = convey(plan_shards([path]), Passing((Shout(),)), Store(tmp_path / "store"), engine="inline")
@@ -337,19 +215,6 @@ def test_a_dropped_row_has_no_id_and_its_reason_is_kept(tmp_path: Path) -> None:
     assert len(rows) + len(reasons) == found.num_read == 30
     dogs = [row for row in rows if row.sample is not None and "dog" in str(row.sample)]
     assert dogs and all(row.sample is not None and row.sample.tags["flags"] == ["no_rows"] for row in dogs)
-
-
-def test_a_shard_that_a_power_cut_damaged_is_made_again(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    store = Store(tmp_path / "store")
-    plan = plan_shards([write_rows(tmp_path / "a.jsonl", 50)])
-    found = convey(plan, Passing(), store, engine="local")
-    shard = store.find(found.keys[0])
-    assert shard is not None
-    (shard.folder / "0000" / "rows.arrow").write_bytes(b"")
-    assert store.find(found.keys[0]) is None
-    again = convey(plan, Passing(), store, engine="local")
-    assert again.num_redone == 1 and len(content_of(again)) == num_rows(again.pieces) > 0
 
 
 def test_many_documents_fit_under_a_low_limit_of_open_files(tmp_path: Path) -> None:
@@ -395,68 +260,6 @@ def test_columns_come_back_as_they_were_written(
     for name, array in arrays.items():
         assert back[name].dtype == array.dtype and np.array_equal(back[name], array)
         assert back[name].shape == array.shape and not (array.size and back[name].flags.writeable)
-
-
-@pytest.mark.parametrize("harm", ["byte", "empty", "missing", "columns", "facts"])
-def test_a_shard_whose_bytes_changed_is_made_again_and_told(tmp_path: Path, harm: str) -> None:
-    """Bytes edited in the store were trained on; a flipped one came out as a traceback."""
-    pytest.importorskip("pyarrow")
-    store, plan = Store(tmp_path / "store"), plan_shards([write_rows(tmp_path / "a.jsonl", 50)])
-    before = content_of(convey(plan, Passing(), store, engine="local"))
-    (place,) = (tmp_path / "store").glob("shards/*/*")
-    file = place / {"columns": "0000/columns.bin", "facts": "shard.json"}.get(harm, "0000/rows.arrow")
-    data = bytearray(file.read_bytes())
-    if harm == "missing":
-        file.unlink()
-    elif harm == "empty":
-        file.write_bytes(b"")
-    elif harm == "facts":
-        file.write_bytes(
-            bytes(data).replace(b'"num_read": 50', b'"num_read": 51').replace(b'"num_read":50', b'"num_read":51')
-        )
-        assert file.read_bytes() != bytes(data)
-    else:
-        data[len(data) // 2] ^= 1
-        file.write_bytes(bytes(data))
-    assert store.find(place.name) is None
-    again = convey(plan, Passing(), store, engine="local", progress=(told := Notes()))
-    assert again.num_redone == 1 and content_of(again) == before
-    assert any("a.jsonl" in line for line in told.said), told.said
-
-
-def test_a_piece_that_breaks_while_it_is_read_is_told_plainly(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    store = Store(tmp_path / "store")
-    found = convey(plan_shards([write_rows(tmp_path / "a.jsonl", 50)]), Passing(), store, engine="local")
-    (rows,) = (tmp_path / "store").glob("shards/*/*/0000/rows.arrow")
-    for content, key in ((b"x" * 100, "flow.shard_damaged"), (b"", "flow.shard_damaged"), (None, "flow.shard_gone")):
-        rows.unlink() if content is None else rows.write_bytes(content)
-        with pytest.raises(DataError) as caught:
-            list(found.pieces[0].rows())
-        assert caught.value.key == key
-
-
-def test_a_removed_piece_is_no_empty_one(tmp_path: Path) -> None:
-    """Another run had pruned the shard; its columns were {} and a KeyError came out, far away."""
-    pytest.importorskip("pyarrow")
-    found = convey(plan_shards([write_rows(tmp_path / "a.jsonl", 10)]), Passing(), store := Store(tmp_path / "store"),
-                   engine="local")  # fmt: skip
-    store.prune(set())
-    with pytest.raises(DataError) as caught:
-        joined(found.pieces, "alive")
-    assert caught.value.key == "flow.shard_gone"
-
-
-def test_a_shard_that_cannot_be_put_in_its_place_is_a_fault(tmp_path: Path) -> None:
-    """A full or read-only disk was taken for somebody else's equal shard."""
-    pytest.importorskip("pyarrow")
-    store = Store(tmp_path / "store")
-    plan = plan_shards([write_rows(tmp_path / "a.jsonl", 10)])
-    key = convey(plan, Passing(), Store(tmp_path / "other"), engine="local").keys[0]
-    store.folder.joinpath("shards", key[:2]).mkdir(parents=True)
-    store.folder.joinpath("shards", key[:2], key).write_text("a file stands where the folder has to be")
-    with pytest.raises(OSError):
-        convey(plan, Passing(), store, engine="local")
 
 
 @settings(max_examples=150)
