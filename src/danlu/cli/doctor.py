@@ -54,7 +54,10 @@ def doctor(voice: Voice) -> bool:
     findings = [_python(), *_packages(), _memory(), _disk(), *_torch(), _embedded_base(), _privacy()]
     voice.table(
         [say("cli.col_check"), say("cli.col_found")],
-        [(f"{'✓' if f.ok else '✗'} {_label(f.name)}", f.found if f.ok else say("cli.missing", fix=f.fix)) for f in findings],
+        [
+            (f"{'✓' if f.ok else '✗'} {_label(f.name)}", f.found if f.ok else say("cli.missing", fix=f.fix))
+            for f in findings
+        ],
         title=f"danlu {VERSION}",
     )
     ready = all(finding.ok for finding in findings)

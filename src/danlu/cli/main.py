@@ -189,8 +189,18 @@ def export(
 
 
 @app.command(help=say("cli.run"))
-def run(voice: Voice, target: Target, overrides: Overrides = None, runs: Runs = RUNS) -> None:
-    opened = cli.targets.open_target(target, overrides or (), runs)
+def run(
+    voice: Voice,
+    target: Target,
+    overrides: Overrides = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help=say("cli.opt_smoke"))] = False,
+    runs: Runs = RUNS,
+) -> None:
+    wanted = overrides or ()
+    if smoke:
+        wanted = cli.targets.smoke_overrides(target, wanted)
+        voice.progress.note(say("cli.smoke", overrides=" ".join(wanted)))
+    opened = cli.targets.open_target(target, wanted, runs)
     cli.targets.tell_if_new(opened, voice)
     summary = danlu.run_all(opened, progress=voice.progress)
     cli.show.show_summary(opened, summary, voice)

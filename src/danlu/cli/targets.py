@@ -17,6 +17,7 @@ from danlu.run.kept import read_kept
 from danlu.run.run import Run, list_runs
 
 MOST_KEYS = 8
+SMOKE = ("training.max_steps=30", "evaluation.max_items=20")
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -36,6 +37,16 @@ def open_target(target: str, overrides: Sequence[str], runs: Path) -> Run:
         if target in (folder.name, folder.name.rpartition("-")[0]):
             return Run.open(folder)
     raise RunError("cli.data_as_target" if path.exists() else "cli.no_target", given=target)
+
+
+def smoke_overrides(target: str, overrides: Sequence[str]) -> list[str]:
+    """What makes a recipe's run a short one through every act; a run of its own, for these count. What a person says
+    besides wins. Raises RunError for anything but a recipe file."""
+    path = Path(target)
+    if path.suffix not in RECIPE_SUFFIXES or path.is_dir():
+        raise RunError("cli.smoke_needs_recipe", where="--smoke", given=target)
+    kind = "adapter" if Recipe.load(path, overrides).adapter.kind == "lora" else "merged"
+    return [*SMOKE, f"exports=[{kind}]", *overrides]
 
 
 def tell_if_new(run: Run, voice: Voice) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from danlu.cli.targets import open_target, tell_if_new
+from danlu.cli.targets import open_target, smoke_overrides, tell_if_new
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
 from danlu.core.files import read_json, write_json
@@ -53,3 +53,18 @@ def test_a_recipe_that_starts_anew_says_in_what_it_differs(tmp_path: Path, capsy
     tell_if_new(second, Voice())
     told = capsys.readouterr().err
     assert "training.lr" in told and "max_suite_loss" not in told
+
+
+def test_a_smoke_run_is_short_goes_through_every_act_and_is_a_run_of_its_own(tmp_path: Path) -> None:
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    smoke = open_target(str(recipe), smoke_overrides(str(recipe), ()), tmp_path)
+    (stage,) = smoke.recipe.plan_stages()
+    assert (stage.training.max_steps, smoke.recipe.evaluation.max_items) == (30, 20)
+    assert [section.kind for section in smoke.recipe.exports] == ["adapter"]
+    assert smoke.folder != open_target(str(recipe), (), tmp_path).folder
+    told = smoke_overrides(str(recipe), ["training.max_steps=5", "adapter=full"])
+    own = open_target(str(recipe), told, tmp_path).recipe
+    assert own.training.max_steps == 5 and [section.kind for section in own.exports] == ["merged"]
+    with pytest.raises(RunError, match="--smoke"):
+        smoke_overrides(str(smoke.folder), ())
