@@ -120,6 +120,11 @@ class PostgresServer:
              "-c", "fsync=off", "-c", f"unix_socket_directories={self.folder}"], log, **_as(self.account),
         )  # fmt: skip
         _await_port(self.port, self.child, log)
+        until = time.monotonic() + _START_S  # its port is there before it has replayed its log
+        asks = [_program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        while subprocess.run(asks, cwd=self.folder, check=False).returncode:
+            assert time.monotonic() < until, log.read_text(errors="replace")[-2000:]
+            time.sleep(0.02)
 
     def stop(self) -> None:
         """At once, as a crash; the next start replays its log."""
