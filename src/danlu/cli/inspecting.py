@@ -64,7 +64,8 @@ def show_inspection(sources: Sequence[SourceSpec], voice: Voice, *, base: str, n
     if found["rejects"]:
         voice.say(say("cli.inspect_rejects"), "bold")
         for entry in found["rejects"][:10]:
-            voice.say(f"  {entry['file']}:{entry['line']}: {entry['reason']}", "yellow")
+            where = f"{entry['file']}:{entry['line']}" if entry["line"] else entry["file"]
+            voice.say(f"  {where}: {entry['reason']}", "yellow")
     show_previews([sample["rendered"] for sample in found["samples"] if sample.get("rendered")], voice)
     if found["usable"]:
         voice.say(say("cli.next", command="danlu new NAME"))

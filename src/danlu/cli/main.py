@@ -83,6 +83,20 @@ def inspect(
     cli.inspecting.show_inspection(sources, voice, base=base, num_samples=samples, context=context)
 
 
+@app.command(help=say("cli.convert"))
+def convert(
+    voice: Voice,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help=say("cli.arg_paths"))],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help=say("cli.opt_out"))],
+    to: Annotated[str, typer.Option("--to", metavar="NAME", help=say("cli.opt_to"))] = "messages",
+    form: Annotated[str | None, typer.Option("--format", metavar="NAME", help=say("cli.opt_format"))] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--columns", metavar="PART=COLUMN", help=say("cli.opt_columns"))
+    ] = None,
+) -> None:
+    cli.converting.convert_files(cli.inspecting.sources_of(paths, form, columns or ()), out, to, voice)
+
+
 @app.command(help=say("cli.check"))
 def check(voice: Voice, recipe: RecipeFile, overrides: Overrides = None) -> None:
     if not cli.checking.check(recipe, overrides or (), voice):

@@ -40,17 +40,25 @@ class Entry:
     row: int = 0
     """Tells rows apart that stand on one line: a count that differs from row to row."""
 
+    @property
+    def where(self) -> str:
+        """`file:line`; line 0 speaks of the file as a whole."""
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+    @property
+    def text(self) -> str:
+        """The reason as a sentence, in the reader's language."""
+        return say(f"ledger.{self.reason}", **self.values)
+
     def __str__(self) -> str:
-        """`file:line: reason`; line 0 speaks of the file as a whole."""
-        where = f"{self.file}:{self.line}" if self.line else self.file
-        return f"{where}: {say(f'ledger.{self.reason}', **self.values)}"
+        return f"{self.where}: {self.text}"
 
     def to_json(self) -> dict[str, Any]:
         return {
             "file": self.file,
             "line": self.line,
             "code": self.reason,
-            "reason": say(f"ledger.{self.reason}", **self.values),
+            "reason": self.text,
             "values": self.values,
         }
 

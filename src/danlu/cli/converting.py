@@ -1,0 +1,62 @@
+"""`danlu convert`: rows of any format and file as rows of one format in a JSONL file, nothing lost in silence.
+
+What the other format cannot hold (tools in Alpaca, documents as conversations) is left out and named by file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import orjson
+import typer
+
+from danlu.cli.voice import FIX, Voice
+from danlu.core.errors import DataError, RunError
+from danlu.core.files import writing
+from danlu.core.messages import say
+from danlu.core.shelf import nearest
+from danlu.data.formats import FORMATS, convert
+from danlu.data.ledger import Ledger
+from danlu.data.rows import RowError
+from danlu.data.sources import SourceSpec, read
+
+MOST_TOLD = 10
+
+
+def convert_files(sources: Sequence[SourceSpec], out: Path, to: str, voice: Voice) -> None:
+    """Write `out`; exit 1 where rows were left out, 2 where none is left. A file that is there is not replaced."""
+    if to not in FORMATS.names():
+        raise DataError("core.unknown_name", where="--to", given=to, shelf="formats",
+                        nearest=nearest(to, FORMATS.names()) or "-", known=", ".join(FORMATS.names()))  # fmt: skip
+    if out.exists():
+        raise RunError("cli.file_exists", given=str(out))
+    ledger, left_out = Ledger(), list[dict[str, str]]()
+    num_written = 0
+
+    def rows() -> Iterator[bytes]:
+        nonlocal num_written
+        for sample in read(sources, ledger, progress=voice.progress):
+            try:
+                row = convert(sample, to)
+            except RowError as error:
+                left_out.append({"where": str(sample.origin), "reason": error.text})
+                continue
+            num_written += 1
+            yield orjson.dumps(row) + b"\n"
+
+    with writing(out) as file:
+        file.writelines(rows())
+    if not num_written:
+        out.unlink()
+    left_out += [{"where": entry.where, "reason": entry.text} for entry in ledger.rejects]
+    voice.say(say("cli.converted", num=num_written, path=out if num_written else "–", left_out=len(left_out)), "bold")
+    for note in ledger.notes:
+        voice.say(note, FIX)
+    for one in left_out[:MOST_TOLD]:
+        voice.say(f"  {one['where']}: {one['reason']}", FIX)
+    if len(left_out) > MOST_TOLD:
+        voice.say(say("cli.and_more", num=len(left_out) - MOST_TOLD), FIX)
+    voice.result({"written": num_written, "path": str(out) if num_written else None, "left_out": left_out})
+    if left_out:
+        raise typer.Exit(1 if num_written else 2)
