@@ -22,7 +22,8 @@ from sabotage_cases import MATRIX_FAMILIES, NUM_MODULES, Cases, Key, arguments, 
 
 from danlu.core.errors import DanluError
 from danlu.exports.parity import Check
-from sabotage_kit import FAMILIES, HARMS, KINDS, applies, one_module
+from sabotage_harms import HARMS, applies, one_module
+from sabotage_kit import FAMILIES, KINDS
 from sabotage_trial import Trial
 
 ACTS = ("honest", "matrix", "modules")

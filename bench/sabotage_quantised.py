@@ -25,7 +25,8 @@ from danlu.core.errors import DanluError
 from danlu.exports.parity import Check
 from sabotage_coded_trial import EIGHT, KINDS, CodedTrial
 from sabotage_codes import harms_of
-from sabotage_kit import FAMILIES, one_module
+from sabotage_harms import one_module
+from sabotage_kit import FAMILIES
 
 VLLM_FAMILY = "qwen3"
 """vLLM on a CPU wants heads of 32 at least."""

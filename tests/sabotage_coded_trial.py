@@ -1,7 +1,7 @@
 """Exports in codes (fp8, int8, awq, gptq), honest and spoilt, before all that proves them.
 
 Honest four-bit files are auto-round's own, and so are those whose codes are spoilt afterwards (`sabotage_codes.py`);
-where a harm comes before rounding (`sabotage_kit.py`), codes are rounded to nearest (`nearest_codes.py`): auto-round
+where a harm comes before rounding (`sabotage_harms.py`), codes are rounded to nearest (`nearest_codes.py`): auto-round
 would take hours for hundreds of files.
 """
 

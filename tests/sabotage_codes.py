@@ -1,6 +1,6 @@
 """Harms to codes (fp8, int8, awq, gptq), to their scales and zero points, and to what the header says of them.
 
-Those to weights, updates and speech are in `sabotage_kit.py`.
+Those to weights, updates and speech are in `sabotage_harms.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from danlu.exports.compressed.schemes import SCALE
 from nearest_codes import AWQ_PLACES, Tensors, words_of
-from sabotage_kit import FINE, HARMS, Draft, Harm, config_edit
+from sabotage_harms import FINE, HARMS, config_edit
+from sabotage_kit import Draft, Harm
 
 
 def tensors_edit(change: Callable[[Tensors], object]) -> Harm:

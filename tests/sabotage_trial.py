@@ -14,8 +14,8 @@ from danlu.exports.parity import Check
 from danlu.exports.proof import Bench, ask_all, prove_reader, set_up
 from danlu.exports.readers import READERS
 from danlu.exports.readers.reader import Place
+from sabotage_harms import HARMS
 from sabotage_kit import (
-    HARMS,
     Harm,
     Pupil,
     base_gguf,

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from danlu.exports.parity import Check
-from sabotage_kit import HARMS, KINDS, applies, draft_of, one_module, write
+from sabotage_harms import HARMS, applies, one_module
+from sabotage_kit import KINDS, draft_of, write
 from sabotage_trial import Trial
 
 pytest.importorskip("gguf", reason="writing GGUF needs the package gguf")

@@ -21,7 +21,8 @@ from danlu.exports.reload import load_base_again
 from nearest_codes import coded, write_nearest
 from sabotage_coded_trial import EIGHT, FOUR, CodedTrial
 from sabotage_codes import harms_of
-from sabotage_kit import Harm, draft_of, one_module
+from sabotage_harms import one_module
+from sabotage_kit import Harm, draft_of
 from sabotage_kit import merged_model as merged_draft
 
 pytest.importorskip("compressed_tensors", reason="eight bits are read by transformers with compressed-tensors")
