@@ -190,7 +190,7 @@ class LiveKeys:
             if remembered is None:
                 raise
             self._seen, known, age_s = remembered
-            self._take(known)
+            self._keys = self._with(known)
             self._looked = time.monotonic() - age_s
 
     def find(self, credential: str, now: float) -> Key | None:
@@ -208,19 +208,17 @@ class LiveKeys:
     def refresh(self) -> None:
         """Take over what changed in the store since last time: a question to the database, and a row a changed key."""
         seen, changed = self._store.keys_since(self._seen)
-        self._take(changed)
-        self._seen, self._looked = seen, time.monotonic()
-        self._remember()
+        keys = self._with(changed)
+        if self._cache is not None:  # first: what was refused once stays refused, whenever this worker dies
+            self._cache.keep(seen, keys)
+        self._keys, self._seen, self._looked = keys, seen, time.monotonic()
 
-    def _take(self, changed: Sequence[StoredKey]) -> None:
-        if changed:  # where there is no previous secret, the comparison is made all the same
-            blind = self._nobody.previous
-            fresh = {one.key.id: dataclasses.replace(one, previous=one.previous or blind) for one in changed}
-            self._keys = self._keys | fresh
-
-    def _remember(self) -> None:
-        if self._cache is not None:
-            self._cache.keep(self._seen, self._keys)
+    def _with(self, changed: Sequence[StoredKey]) -> dict[str, StoredKey]:
+        """Where there is no previous secret, the comparison is made all the same."""
+        if not changed:
+            return self._keys
+        blind = self._nobody.previous
+        return self._keys | {one.key.id: dataclasses.replace(one, previous=one.previous or blind) for one in changed}
 
     def watch(
         self, failed: Callable[[Exception], None] | None = None, back: Callable[[float], None] | None = None
@@ -249,7 +247,8 @@ class LiveKeys:
                     self.refresh()
                 else:
                     self._looked = time.monotonic()
-                    self._remember()
+                    if self._cache is not None:
+                        self._cache.keep(self._seen, self._keys)
             except expected as error:
                 absence.missed(error)
             else:
