@@ -32,8 +32,8 @@ UNCODED = HEADS[:1]
 Layout = dict[str, Entry]
 """A folder's tensors by their names in the files."""
 TYPES = {
-    torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float8_e4m3fn: "F8_E4M3",
-    torch.int8: "I8", torch.int32: "I32",
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3", torch.int8: "I8", torch.int32: "I32",
 }  # fmt: skip
 """safetensors' names."""
 SHOWN = 5
