@@ -20,18 +20,9 @@ from danlu.serving.keys import PEPPER, Key, KeyBook, Pepper
 from danlu.serving.line import Line
 from danlu.serving.settings import Settings
 from danlu.serving.store import open_store
+from waiting_kit import PATIENCE_S
 
 LENS = "law@0123456789ab"
-PATIENCE_S = 90.0
-"""For what has to happen at some time: nothing is judged by how busy the machine is."""
-
-
-def until_true(holds, why=lambda: ""):
-    """Wait for what has to become true."""
-    until = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < until, why()
-        time.sleep(0.02)
 
 
 class Engine:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from danlu.core.files import read_json
 from danlu.data.dataset import Dataset
 from danlu.data.flow.manifest import check_manifest
 from danlu.run.run import Run, list_runs
+from waiting_kit import until_true
 
 pytest.importorskip("pyarrow")
 
@@ -151,9 +151,7 @@ def kill_when(moment: Any, recipe: Path, runs: Path) -> bool:
         [sys.executable, "-m", "danlu", "prepare", str(recipe), "--runs", str(runs), "-q"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while child.poll() is None and not moment() and time.monotonic() < deadline:
-        time.sleep(0.002)
+    until_true(lambda: child.poll() is not None or moment(), every_s=0.002)
     was_running = child.poll() is None
     if was_running:
         os.killpg(child.pid, signal.SIGKILL)

@@ -4,19 +4,10 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from danlu.core.interrupts import noticing_interrupts
-
-
-@pytest.fixture(autouse=True)
-def _hears_interrupts() -> Iterator[None]:
-    """A shell's background job ignores Ctrl-C from its start."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def test_a_swallowed_interrupt_is_noticed() -> None:

@@ -16,6 +16,7 @@ import pytest
 from danlu.data.sample import Message
 from danlu.engines.engine import Answer, Flowing, Question, Rendering, Sampling
 from danlu.evaluation.cache import CachedEngine
+from waiting_kit import until_true
 
 NUM = 40
 
@@ -51,13 +52,12 @@ def asked(num: int = NUM) -> list[Question]:
 def test_killed_at_any_moment_little_is_asked_again(tmp_path: Path) -> None:
     log, answers = tmp_path / "log", tmp_path / "answers"
     code = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import test_answers_resume as t\n"
-        "t.CachedEngine(t.SlowEngine(Path(sys.argv[2])), Path(sys.argv[3])).generate(t.asked(), t.Sampling())\n"
+        "import sys; from pathlib import Path; sys.path[:0] = sys.argv[3:]; import test_answers_resume as t\n"
+        "t.CachedEngine(t.SlowEngine(Path(sys.argv[1])), Path(sys.argv[2])).generate(t.asked(), t.Sampling())\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), str(log), str(answers)])
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (log.exists() and len(log.read_text().splitlines()) >= 25):
-        time.sleep(0.02)
+    here = Path(__file__).parent
+    child = subprocess.Popen([sys.executable, "-c", code, *map(str, (log, answers, here, here.parents[1]))])
+    until_true(lambda: log.exists() and len(log.read_text().splitlines()) >= 25)
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     num_paid = len(log.read_text().splitlines())

@@ -111,7 +111,9 @@ def test_random_weights_follow_their_seed(folder: Path) -> None:
 
 def test_random_weights_need_no_weights_on_disk(folder: Path) -> None:
     (folder / SINGLE).unlink()
-    load_model(folder, init="random", dtype="fp32")
+    drawn, again = (load_model(folder, init="random", dtype="fp32", seed=3) for _ in range(2))
+    for one, other in zip(drawn.parameters(), again.parameters(), strict=True):
+        assert one.isfinite().all() and torch.equal(one, other)
 
 
 def test_digest_follows_config_and_content(folder: Path, tmp_path: Path) -> None:

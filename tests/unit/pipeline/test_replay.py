@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +59,8 @@ def test_the_base_answers_once_and_for_all(tmp_path: Path, monkeypatch: pytest.M
         raise AssertionError("the model was loaded again")
 
     monkeypatch.setattr("danlu.pipeline.loading.load_engine", nobody)
-    began = time.perf_counter()
     again, _ = made(tmp_path, source="base")
-    assert again == first and time.perf_counter() - began < 5
+    assert again == first
 
 
 def test_a_random_base_has_nothing_to_say(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -182,19 +183,23 @@ def test_a_cap_in_money_needs_prices(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_is_under_way(tmp_path: Path) -> None:
+    may_answer = threading.Event()
+
     def slow(body: dict) -> str:
-        time.sleep(0.05)
+        if body["messages"][-1]["content"] != "0":  # all others are under way while the first reply is interrupted
+            may_answer.wait()
         return echo(body)
 
     def interrupt(num: int) -> None:
         if num:
+            threading.Timer(0.5, may_answer.set).start()
             raise KeyboardInterrupt
 
     with serving(slow) as server:
         with pytest.raises(KeyboardInterrupt):
             server.teacher(tmp_path, num_parallel=4).answer([ask(str(n)) for n in range(40)], watch=interrupt)
         num_asked = len(server.bodies)
-        assert 1 < num_asked < 12
+        assert 1 < num_asked <= 5
         again = server.teacher(tmp_path, num_parallel=4)
         again.answer([ask(str(n)) for n in range(40)])
     assert again.cost()["from_cache"] == num_asked and len(server.bodies) == 40

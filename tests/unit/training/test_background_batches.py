@@ -6,6 +6,7 @@ import time
 import pytest
 
 from danlu.training.batches import ahead
+from waiting_kit import until_true
 
 
 def threads():
@@ -34,7 +35,4 @@ def test_only_a_few_are_made_ahead_and_closing_ends_the_thread():
     time.sleep(0.05)
     assert len(made) <= 4
     iterator.close()
-    deadline = time.monotonic() + 5
-    while threads() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not threads()
+    until_true(lambda: not threads())
