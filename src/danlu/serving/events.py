@@ -80,14 +80,16 @@ class Events:
     """One stream. `feed` gives what can go on now."""
 
     __slots__ = (
-        "_cutter", "_id", "_is_running", "_kept", "_mark", "_model", "_pairs", "_wants_usage", "fault", "is_done",
-        "num_tokens",
+        "_cutter", "_id", "_is_running", "_kept", "_mark", "_model", "_odd", "_pairs", "_wants_usage", "fault",
+        "is_done", "num_tokens",
     )  # fmt: skip
 
     def __init__(self, id: str, model: str, *, wants_usage: bool, most_bytes: int) -> None:
         self._id, self._model, self._wants_usage = id, model, wants_usage
         self._cutter = Cutter(most_bytes)
         self._pairs: tuple[tuple[bytes, bytes], ...] | None = None
+        self._odd: re.Pattern[bytes] | None = None
+        """Keys that OpenAI has not: where one is left, it says something else each time, and is read out."""
         self._kept = b""
         self._mark = _MARKS[0]
         self._is_running = False
@@ -116,7 +118,10 @@ class Events:
         if b"[DONE]" in data or b'{"error"' in data:
             data = self._until_end(data)
         self.num_tokens += data.count(self._mark)
-        if b'"usage"' in data or b'"finish_reason":"' in data or b'"finish_reason": "' in data or b'"timings"' in data:
+        if (
+            b'"usage"' in data or b'"finish_reason":"' in data or b'"finish_reason": "' in data or b'"timings"' in data
+            or (self._odd is not None and self._odd.search(data) is not None)
+        ):  # fmt: skip
             return b"".join(map(self._looked_at, events(data)))
         return data
 
@@ -126,16 +131,18 @@ class Events:
         has_usage = b'"usage"' in event and _USAGE.search(event) is not None
         if has_usage:
             self._kept = event
-        if _UNFINISHED.search(event):
+        is_unfinished = _UNFINISHED.search(event) is not None
+        if is_unfinished:
             self._is_running = self._is_running or has_usage
-            return _less_usage(event) if has_usage else event
+            if self._odd is None or self._odd.search(event) is None:
+                return _less_usage(event) if has_usage else event
         value = decoded(event)
         if value is None:
             return event
         value = cleaned(value, self._id, self._model)
         if not value.get("choices"):
             return event_of(value) if self._wants_usage or not has_usage else b""
-        if self._is_running or not self._wants_usage:
+        if self._is_running or is_unfinished or not self._wants_usage:
             value.pop("usage", None)
         return event_of(value)
 
@@ -149,6 +156,7 @@ class Events:
                 names = {"id": self._id, "model": self._model}
                 pairs = [*_renamed(value, names), *_left_out(value)]
                 self._pairs = tuple(pair for pair in pairs if pair[0] in data)
+                self._odd = _varying(value)
                 self._mark = next((mark for mark in _MARKS if mark in data), _MARKS[0])
                 self.num_tokens = 0 if _has_token(value) else -1  # chat begins with the role alone
                 return
@@ -183,16 +191,31 @@ def _renamed(value: dict[str, Any], ours: dict[str, str]) -> list[tuple[bytes, b
 def _left_out(value: dict[str, Any]) -> list[tuple[bytes, bytes]]:
     """What to take out of all events: fields that OpenAI has not and that say the same each time. No numbers: 12 is the
     beginning of 123."""
-    choices = value.get("choices")
-    inner = [one for one in choices if type(one) is dict] if type(choices) is list else []
     pairs = []
-    for box, known in ((value, ANSWER), *((one, CHOICE) for one in inner)):
+    for box, known in _boxes(value):
         for name, said in box.items():
             if name not in known and (said is None or type(said) in (bool, str)):
                 close = f'"{name}":'.encode() + orjson.dumps(said)
                 wide = f'"{name}": '.encode() + orjson.dumps(said)
                 pairs += [(b"," + close, b""), (close + b",", b""), (b", " + wide, b""), (wide + b", ", b"")]
     return pairs
+
+
+def _varying(value: dict[str, Any]) -> re.Pattern[bytes] | None:
+    """Keys that OpenAI has not and whose values may change from event to event. None and booleans hardly do."""
+    odd = {name for box, known in _boxes(value) for name, said in box.items() if name not in known and _can_vary(said)}
+    return re.compile(b"|".join(b'"%b":' % re.escape(name.encode()) for name in sorted(odd))) if odd else None
+
+
+def _can_vary(said: Any) -> bool:
+    return said is not None and type(said) is not bool
+
+
+def _boxes(value: dict[str, Any]) -> list[tuple[dict[str, Any], frozenset[str]]]:
+    """An event and its choices, each with what OpenAI has of it."""
+    choices = value.get("choices")
+    inner = [one for one in choices if type(one) is dict] if type(choices) is list else []
+    return [(value, ANSWER), *((one, CHOICE) for one in inner)]
 
 
 def _less_usage(event: bytes) -> bytes:

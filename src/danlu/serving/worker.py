@@ -34,6 +34,7 @@ from danlu.serving.front import Front, verifier_endpoint
 from danlu.serving.gateway import Gateway
 from danlu.serving.journal import FOLDER as JOURNAL
 from danlu.serving.journal import FileJournal
+from danlu.serving.key_cache import KeyCache
 from danlu.serving.keys import LiveKeys, open_pepper
 from danlu.serving.limit_table import SharedTable
 from danlu.serving.limits import Limiter, LocalLimiter
@@ -116,14 +117,15 @@ class Worker:
         section, home = self.section, self.home
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.log.close)
-            store = open_store(home, store_url(section))
+            store = open_store(home, store_url(section), may_be_away=True)
             stack.callback(store.close)
             pepper = open_pepper(store, pepper_of(section, home))
-            keys = self.keys = LiveKeys(store, pepper)
-            keys.watch(*self._outage("store"))
-            stack.callback(keys.stop)
+            keys = self.keys = LiveKeys(store, pepper, cache=KeyCache(home, pepper, store.where))
             limiter = self.limiter = await self._open_limiter(store)
             stack.push_async_callback(limiter.close)
+            gone, back = self._outage("store")
+            keys.watch(gone, self._and_restored(back, store, limiter))
+            stack.callback(keys.stop)
             journal = self.journal = FileJournal(home / JOURNAL, self.name)
             stack.callback(journal.close)
             keeper: Bodies | None = None
@@ -168,10 +170,29 @@ class Worker:
             )
         else:
             limiter = LocalLimiter(SharedTable(self.home.joinpath(*TABLE)))
+        with contextlib.suppress(*store.errors):  # it is away: what others of this machine counted stands all the same
+            await self._restore(store, limiter)
+        return limiter
+
+    async def _restore(self, store: Store, limiter: Limiter) -> None:
         await asyncio.to_thread(JournalReader(self.home, store).fold)
         now = time.time()
         await limiter.restore(await asyncio.to_thread(spent_this_month, store, now), now)
-        return limiter
+
+    def _and_restored(self, back: Callable[[float], None], store: Store, limiter: Limiter) -> Callable[[float], None]:
+        """When the store is back: a worker that started without it has not heard yet what was spent."""
+        loop = asyncio.get_running_loop()
+
+        async def restored() -> None:
+            with contextlib.suppress(*store.errors):
+                await self._restore(store, limiter)
+
+        def told(after_s: float) -> None:
+            back(after_s)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                asyncio.run_coroutine_threadsafe(restored(), loop)
+
+        return told
 
     def _outage(self, what: str) -> tuple[Callable[[Exception], None], Callable[[float], None]]:
         """What the log says of a store that goes and comes back: a line each."""

@@ -179,6 +179,32 @@ def test_what_an_engine_tells_of_itself_stays_here(separators: tuple[str, str], 
         assert rows[1]["choices"][0]["delta"]["content"] == nasty  # type: ignore[index]
 
 
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("wants_usage", [False, True])
+def test_what_an_engine_tells_otherwise_in_each_event_stays_here_too(
+    separators: tuple[str, str], size: int, wants_usage: bool
+) -> None:
+    """Numbers, objects, and texts that change: only what was the same in every event was taken out."""
+    nasty = ',"queue":3,"host":"gpu-1","stats":{"a":1}'
+
+    def told(number: int, delta: dict[str, object], finish: str | None = None, **more: object) -> bytes:
+        odd = {"queue": number, "stats": {"kv": number / 7, "names": ["x"]}, "host": f"gpu-{number}"}
+        value = odd | chunk(delta, finish) | more
+        value["choices"] = [{"rank": number} | value["choices"][0] | {"seen": [number]}]  # type: ignore[index]
+        return b"data: " + json.dumps(value, separators=separators).encode() + b"\n\n"
+
+    whole = told(0, {"role": "assistant", "content": ""}) + told(1, {"content": nasty}, usage=usage(1))
+    whole += told(2, {"content": "x"}) + told(3, {}, "stop") + b"data: [DONE]\n\n"
+    found, stream = through([whole[at : at + size] for at in range(0, len(whole), size)], wants_usage=wants_usage)
+    rows = decoded(found)
+    assert len(rows) == 4 and stream.is_done and stream.usage == Usage(NUM_PROMPT, 1) and stream.num_tokens == 2
+    for row in rows:
+        assert set(row) == {"id", "object", "created", "model", "choices"} and (row["id"], row["model"]) == (ID, LENS)
+        assert all(set(choice) == {"index", "delta", "finish_reason"} for choice in row["choices"])  # type: ignore[attr-defined]
+    assert [row["choices"][0]["delta"].get("content") for row in rows] == ["", nasty, "x", None]  # type: ignore[index]
+
+
 def test_a_whole_answer_has_openais_fields_only() -> None:
     choice = {
         "index": 0,

@@ -177,6 +177,51 @@ def test_redis_and_postgres_are_killed_under_load_and_come_back(
     assert len(told) == 2 and isinstance(told[0], Exception) and isinstance(told[1], float)
 
 
+def test_a_worker_that_dies_while_the_database_is_away_comes_back_without_it(tmp_path: Path) -> None:
+    """It started again and again until the database was back, and nobody was answered."""
+    with running_postgres() as postgres:
+        _dies_and_comes_back(tmp_path, postgres)
+
+
+def _dies_and_comes_back(tmp_path: Path, postgres: PostgresServer) -> None:
+    stage = Stage(tmp_path, Engine(words=3), store_url=postgres.url)
+    store = open_store(tmp_path, postgres.url)
+    book = KeyBook(store, Pepper.open(tmp_path / "pepper"))
+    _, revoked = book.create("gone", now=time.time())
+    _, quota = book.create("quota", now=time.time(), limits=Key("", "", (), tokens_per_month=10**9))
+    section = {"store": {"kind": "postgres", "url_file": private(tmp_path / "pg.url", postgres.url)}}
+    stage.show()
+    try:
+        first = stage.start("w0", **section)
+        stage.wait("w0")
+        assert [ask(stage.port, key)[0] for key in (stage.key, revoked, quota)] == [200, 200, 200]
+        book.revoke("gone", now=time.time())
+        until = time.monotonic() + 5
+        while ask(stage.port, revoked)[0] != 401:
+            assert time.monotonic() < until
+        postgres.stop()
+        first.kill()
+        first.wait()
+        second = stage.start("w1", **section)
+        stage.wait("w1")
+        assert [ask(stage.port, key)[0] for key in (stage.key, revoked, quota)] == [200, 401, 200]
+        assert ask(stage.port, stage.key, is_stream=True)[2].endswith(b"data: [DONE]\n\n")
+        postgres.start()
+        until = time.monotonic() + 10
+        while "store_back" not in events(tmp_path):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        book = KeyBook(open_store(tmp_path, postgres.url), Pepper.open(tmp_path / "pepper"))
+        _, fresh = book.create("fresh", now=time.time())
+        until = time.monotonic() + 5
+        while ask(stage.port, fresh)[0] != 200:
+            assert time.monotonic() < until, "what the store says is heard again"
+        second.stdin.close()
+        assert second.wait(20) == 0
+    finally:
+        stage.close()
+
+
 def test_a_database_that_says_nothing_is_cut_off(tmp_path: Path, postgres: PostgresServer) -> None:
     """Frozen, or behind a network that swallows everything: a question to it would wait for ever."""
     store = open_store(tmp_path, postgres.url)
