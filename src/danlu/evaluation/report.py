@@ -32,7 +32,7 @@ Top-level keys (absent tasks leave null):
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -151,7 +151,7 @@ def build_report(
     context: Context | None = None,
 ) -> Report:
     """The Report of `runner.run_tasks`' sections."""
-    told = context or Context()
+    context = context or Context()
     summaries = {task: section.summary for task, section in sections.items()}
     domain = summaries.get("domain", {})
     known = ("domain", "consistency", "edge", "forgetting", "preference", "probes", "general", "memorisation")
@@ -167,12 +167,12 @@ def build_report(
         "tests": _tests(summaries),
         "items": [row for section in sections.values() for row in _rows(section)],
         "endings": {task: _ends(section) for task, section in sections.items() if task in _ANSWERED_ONCE},
-        "curve": told.curve,
-        "stages": told.stages,
-        "training": told.training,
-        "data": told.data,
-        "parity": told.parity,
-        "footer": {"base": base.digest, "tuned": tuned.digest} | told.footer,
+        "curve": context.curve,
+        "stages": context.stages,
+        "training": context.training,
+        "data": context.data,
+        "parity": context.parity,
+        "footer": {"base": base.digest, "tuned": tuned.digest} | context.footer,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     } | {task: summaries.get(task) for task in known[1:]}
     parts["gate"] = gate.judge(parts).to_json() if gate is not None else None
@@ -182,9 +182,8 @@ def build_report(
 
 def with_curve(report: Report, curve: dict[str, Any]) -> Report:
     """The report with its learning curve, and diagnosed again."""
-    parts = {entry.name: getattr(report, entry.name) for entry in fields(Report)} | {"curve": curve}
-    parts["diagnosis"] = [finding.to_json() for finding in diagnose(parts)]
-    return Report(**parts)
+    report = replace(report, curve=curve)
+    return replace(report, diagnosis=[finding.to_json() for finding in diagnose(_parts(report))])
 
 
 def stage_row(name: str, report: Report, *, side: Literal["base", "tuned"] = "tuned") -> dict[str, Any]:
@@ -209,19 +208,20 @@ def with_outside(
     report: Report, judged: dict[str, Any] | None, suites: dict[str, Any], gate: Gate | None = None
 ) -> Report:
     """The report with what a judge and other people's benchmarks say, and the gate judges again."""
-    parts = {entry.name: getattr(report, entry.name) for entry in fields(Report)}
-    parts |= {"judged": judged, "suites": suites}
-    if gate is not None:
-        parts["gate"] = gate.judge(parts).to_json()
-    return Report(**parts)
+    return _judged_again(replace(report, judged=judged, suites=suites), gate)
 
 
 def with_parity(report: Report, parity: dict[str, Any], gate: Gate | None = None) -> Report:
     """The report after export: the parity verdict is known, and the gate judges again."""
-    parts = {entry.name: getattr(report, entry.name) for entry in fields(Report)} | {"parity": parity}
-    if gate is not None:
-        parts["gate"] = gate.judge(parts).to_json()
-    return Report(**parts)
+    return _judged_again(replace(report, parity=parity), gate)
+
+
+def _judged_again(report: Report, gate: Gate | None) -> Report:
+    return report if gate is None else replace(report, gate=gate.judge(_parts(report)).to_json())
+
+
+def _parts(report: Report) -> dict[str, Any]:
+    return {entry.name: getattr(report, entry.name) for entry in fields(report)}
 
 
 def _tests(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

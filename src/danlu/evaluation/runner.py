@@ -48,7 +48,7 @@ def run_tasks(
     One engine is asked everything before the other is asked anything: two large models need not fit side by side
     when the engines load lazily. Raises EvaluationError for a task without items.
     """
-    told = progress or Silent()
+    progress = progress or Silent()
     for assignment in assignments:
         if not assignment.items:
             raise EvaluationError("evaluation.no_items", where=f"evaluation.{assignment.task.name}")
@@ -59,12 +59,12 @@ def run_tasks(
         results[side] = {}
         for assignment in assignments:
             cached.usage = Usage()
-            told.start(
+            progress.start(
                 say("evaluation.asking", task=assignment.task.name, model=engine.name),
                 len(assignment.items) * assignment.task.steps_per_item,
             )
-            results[side][assignment.task.name] = assignment.task.run(cached, assignment.items, watch=told.advance)
-            told.finish()
+            results[side][assignment.task.name] = assignment.task.run(cached, assignment.items, watch=progress.advance)
+            progress.finish()
             usage[assignment.task.name][side] = cached.usage.to_json()
     found = {}
     for assignment in assignments:

@@ -50,12 +50,12 @@ _WANTS = {
 """Where a task's material is named, for saying why it is not run."""
 
 
-def read_rows(path: str, told: Progress) -> list[Sample]:
+def read_rows(path: str, progress: Progress) -> list[Sample]:
     """Rows of a file of questions; the first that cannot be asked are named."""
     ledger = Ledger()
     samples = list(read([SourceSpec(path)], ledger))
     for entry in ledger.rejects[:5]:
-        told.note(str(entry))
+        progress.note(str(entry))
     return samples
 
 
@@ -69,8 +69,8 @@ def worded(sample: Sample, encoder: Encoder) -> Sample:
 class Assignments:
     """The recipe's tasks with their items."""
 
-    def __init__(self, run: Run, encoder: Encoder, told: Progress) -> None:
-        self.run, self.encoder, self.told = run, encoder, told
+    def __init__(self, run: Run, encoder: Encoder, progress: Progress) -> None:
+        self.run, self.encoder, self.progress = run, encoder, progress
         self.section: EvaluationSection = run.recipe.evaluation
         self.seed = run.recipe.data.split.seed
         self.sifted: dict[str, dict[str, float]] = {}
@@ -102,7 +102,7 @@ class Assignments:
             raise EvaluationError("pipeline.no_questions", where="evaluation.questions")
         for task in wanted:
             if task not in {assignment.task.name for assignment in found}:
-                self.told.note(say("pipeline.task_skipped", task=task, key=_WANTS[task]))
+                self.progress.note(say("pipeline.task_skipped", task=task, key=_WANTS[task]))
         return found
 
     def _assign(self, task: str) -> list[Assignment]:
@@ -137,12 +137,12 @@ class Assignments:
 
     def _asked(self, path: str | None) -> Sequence[Item]:
         """Questions of a file, or of the held-out part, without those that have a twin in training."""
-        samples = read_rows(path, self.told) if path else self._held_out()
+        samples = read_rows(path, self.progress) if path else self._held_out()
         where = path or "data.split.test"
         sifted = without_leaks(samples, self.run)
         num_leaks = sifted.num_leaks
         if num_leaks and where not in self.sifted:
-            self.told.note(say("pipeline.leak", count=num_leaks, total=len(samples)))
+            self.progress.note(say("pipeline.leak", count=num_leaks, total=len(samples)))
         loaded = load_questions([worded(sample, self.encoder) for sample in sifted.kept]).items
         items = judged_by(loaded, self.section.metric)
         self.sifted[where] = {"asked": len(items), "left_out": num_leaks, "nearest": round(sifted.nearest, 4)}
@@ -168,15 +168,15 @@ class Assignments:
     def _pairs(self) -> tuple[Pair, ...]:
         """Held-out preference pairs: the recipe's file, or those of the held-out part."""
         path = self.run.path("dataset", "test.jsonl")
-        source = read_rows(self.section.preference, self.told) if self.section.preference else read_samples(path)
+        source = read_rows(self.section.preference, self.progress) if self.section.preference else read_samples(path)
         return pairs_from(source, self._encode)
 
     def _passages(self) -> tuple[Passage, ...]:
         """General text: the recipe's file, or the small set that comes with danlu; which one is said."""
         own = str(resources.files("danlu.assets") / "company" / "general.jsonl")
         path = self.section.general or own
-        self.told.note(say("pipeline.general_text", path=path))
-        return passages_from([s for s in read_rows(path, self.told) if isinstance(s, Document)], self._encode)
+        self.progress.note(say("pipeline.general_text", path=path))
+        return passages_from([s for s in read_rows(path, self.progress) if isinstance(s, Document)], self._encode)
 
     def _excerpts(self) -> list[Excerpt]:
         """Rows that the last stage was trained on, and as many that no stage has seen; [] where either is none."""
@@ -199,7 +199,7 @@ class Assignments:
     def _unseen(self) -> list[tuple[Tokens, str]]:
         """Questions with their answers, or held-out documents, as they would have been trained on."""
         if self.section.questions:
-            samples = without_leaks(read_rows(self.section.questions, self.told), self.run).kept
+            samples = without_leaks(read_rows(self.section.questions, self.progress), self.run).kept
         else:
             path = self.run.path("dataset", "test.jsonl")
             samples = list(read_samples(path)) if path.is_file() else []

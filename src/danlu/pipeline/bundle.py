@@ -86,12 +86,12 @@ class Bundle:
 
 def bundle(folder: Path, wanted: Wanted, *, progress: Progress | None = None) -> Bundle:
     """Make it at `folder`, which must not stand yet. ExportError or DanluError says what is missing."""
-    told = progress or Silent()
+    progress = progress or Silent()
     if folder.exists():
         raise ExportError("bundle.exists", where=str(folder))
     made = Bundle(str(folder))
     with replacing_folder(folder) as place:
-        models = _put_models(place / "models", wanted, told)
+        models = _put_models(place / "models", wanted, progress)
         _put_others(place / "data", wanted.others)
         extras = _extras(models, wanted)
         size = sum(path.stat().st_size for path in _files(place))
@@ -101,7 +101,7 @@ def bundle(folder: Path, wanted: Wanted, *, progress: Progress | None = None) ->
         for name in ("install.sh", "deploy/make-secrets.sh", "deploy/kubernetes/secrets.sh"):
             (place / name).chmod(0o755)
         if wanted.has_wheels:
-            made.wheels = _put_wheels(place / "wheels", extras, wanted, told)
+            made.wheels = _put_wheels(place / "wheels", extras, wanted, progress)
         made.models = [asdict(model) for model in models]
         _tell(place, deployment, has_wheels=wanted.has_wheels)
         files = list(_files(place))
@@ -127,13 +127,13 @@ def check(folder: Path) -> int:
     return len(known)
 
 
-def _put_models(place: Path, wanted: Wanted, told: Progress) -> tuple[Placed, ...]:
+def _put_models(place: Path, wanted: Wanted, progress: Progress) -> tuple[Placed, ...]:
     placed: list[Placed] = []
     for name, _ in wanted.targets:  # an artefact's own name is somebody else's word, and becomes a folder here
         if name == BASES or not re.fullmatch(MODEL_NAME, name):
             raise ExportError("bundle.bad_name", given=name[:80])
     for name, source in wanted.targets:
-        told.note(say("bundle.copying", name=name))
+        progress.note(say("bundle.copying", name=name))
         manifest = verify(source)
         shutil.copytree(source, place / name)
         base = _put_base(place / BASES, manifest) if manifest.kind in ADAPTERS else ""
@@ -179,13 +179,13 @@ def _extras(models: Sequence[Placed], wanted: Wanted) -> tuple[str, ...]:
     return ("serve", "shared", *sorted(needed))
 
 
-def _put_wheels(place: Path, extras: Sequence[str], wanted: Wanted, told: Progress) -> list[Wheel]:
+def _put_wheels(place: Path, extras: Sequence[str], wanted: Wanted, progress: Progress) -> list[Wheel]:
     place.mkdir()
     if wanted.wheels is not None:
         for path in sorted(wanted.wheels.glob("*.whl")):
             shutil.copy2(path, place / path.name)
     else:
-        told.note(say("bundle.fetching", extras=",".join(extras), python=wanted.python))
+        progress.note(say("bundle.fetching", extras=",".join(extras), python=wanted.python))
         _fetch(place, extras, wanted)
     found = [_wheel(path) for path in sorted(place.glob("*.whl"))]
     if "danlu" not in {wheel.name for wheel in found}:

@@ -61,7 +61,7 @@ def servable(recipe: Recipe, folder: Path | None) -> tuple[list[Complaint], list
     return complaints, warnings
 
 
-def refuse_unservable(recipe: Recipe, folder: Path | None, told: Progress) -> None:
+def refuse_unservable(recipe: Recipe, folder: Path | None, progress: Progress) -> None:
     """Before hours of training: RecipeError when they would end in an export that is refused; what only costs is
     told."""
     complaints, warnings = servable(recipe, folder)
@@ -69,7 +69,7 @@ def refuse_unservable(recipe: Recipe, folder: Path | None, told: Progress) -> No
         lines = "\n".join(f"  {complaint}" for complaint in complaints)
         raise RecipeError("recipe.invalid", where=complaints[0].key, count=len(complaints), list=lines)
     for warning in warnings:
-        told.note(f"{warning['message']}\n  → {warning['fix']}")
+        progress.note(f"{warning['message']}\n  → {warning['fix']}")
 
 
 def _twice(recipe: Recipe) -> Iterator[Complaint]:

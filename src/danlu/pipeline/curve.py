@@ -42,20 +42,20 @@ def learning_curve(
 
     EvaluationError where the recipe asks no domain questions, or a share would hold next to nothing.
     """
-    told = progress or Silent()
+    progress = progress or Silent()
     if "domain" not in run.recipe.evaluation.tasks:
         raise EvaluationError("evaluation.no_items", where="evaluation.tasks")
     last = last_checkpoint(run)
     reports: dict[float, Report] = {}
     sizes = {1.0: _num_rows(run)}
     for ratio in sorted(ratios):
-        told.note(say("proof.curve_share", share=f"{100 * ratio:g} %"))
+        progress.note(say("proof.curve_share", share=f"{100 * ratio:g} %"))
         child = _child(run, ratio)
         prepared = _share(run, child, ratio)
         sizes[ratio] = len(prepared.stages[-1].dataset.part("train"))
-        checkpoint = train(child, prepared, device=device, progress=told)[-1].folder
-        reports[ratio] = evaluate_checkpoint(run, checkpoint, tasks=("domain",), device=device, progress=told)
-    reports[1.0] = evaluate_checkpoint(run, last, tasks=("domain",), device=device, progress=told)
+        checkpoint = train(child, prepared, device=device, progress=progress)[-1].folder
+        reports[ratio] = evaluate_checkpoint(run, checkpoint, tasks=("domain",), device=device, progress=progress)
+    reports[1.0] = evaluate_checkpoint(run, last, tasks=("domain",), device=device, progress=progress)
     curve = _curve(reports, sizes) | {"trained": trained_digest(run)}
     write_json(run.path(CURVE), curve)
     if run.path("report.json").is_file():

@@ -32,20 +32,20 @@ class Story:
 
 def demo(runs: Path = Path("runs"), *, full: bool = False, progress: Progress | None = None) -> Story:
     """The whole story on the embedded base; `full` adds continued pretraining and preference learning."""
-    told = progress or Silent()
+    progress = progress or Silent()
     began = time.perf_counter()
     company = read_json(company_folder() / "company.json")
     run = Run.create(demo_recipe(full=full), runs)
     counts = company["counts"]
     shapes = Shapes.read(read_json(embedded_folder() / "config.json"))
     assert shapes is not None, "ember is a dense decoder"
-    told.note(
+    progress.note(
         say("cli.demo_intro", company=" / ".join(company["name"].values()), documents=len(company["documents"]),
             facts=counts["facts"], questions=counts["qa"], params=f"{shapes.num_params / 1e6:.1f} M")
     )  # fmt: skip
-    summary = run_all(run, progress=told)
+    summary = run_all(run, progress=progress)
     if full:
-        summary = climb(run, summary, progress=told)
+        summary = climb(run, summary, progress=progress)
     return Story(run, summary, time.perf_counter() - began, peak_memory_bytes())
 
 

@@ -53,7 +53,7 @@ class Desk:
         )
 
     def write(
-        self, folder: Path, parts: Parts, replay: Replay, sources: tuple[dict[str, Any], ...], told: Progress
+        self, folder: Path, parts: Parts, replay: Replay, sources: tuple[dict[str, Any], ...], progress: Progress
     ) -> Dataset:
         """The dataset folder of this stage; what happened to each row stands in `fates`."""
         facts: dict[str, Any] = {
@@ -69,13 +69,13 @@ class Desk:
             sources=sources,
             facts=facts,  # completed while the train part is written: what is replayed is known then
         )
-        told.start(say("pipeline.encoding", stage=self.name), parts.count("train"))
-        train = self.encoder.items(self._accepted(parts, "train", told), self.fates.ledger)
+        progress.start(say("pipeline.encoding", stage=self.name), parts.count("train"))
+        train = self.encoder.items(self._accepted(parts, "train", progress), self.fates.ledger)
         validation = self.encoder.items(self._accepted(parts, "validation", None), self.fates.ledger)
         dataset = Dataset.write(
             folder, {"train": self._with_replay(train, parts, replay, facts), "validation": validation}, card
         )
-        told.finish()
+        progress.finish()
         self.num_items = len(dataset.part("train"))
         return dataset
 
@@ -108,12 +108,12 @@ class Desk:
                 break
         return found
 
-    def _accepted(self, parts: Parts, name: str, told: Progress | None) -> Iterator[Sample]:
+    def _accepted(self, parts: Parts, name: str, progress: Progress | None) -> Iterator[Sample]:
         """Samples of the kinds that the method takes; rows that reach the encoder are counted."""
         for sample in parts.samples(name, self.stage.method.accepts):
             self.num_tried += 1
-            if told is not None:
-                told.advance()
+            if progress is not None:
+                progress.advance()
             yield sample
 
     def _with_replay(

@@ -40,32 +40,32 @@ def evaluate(
 ) -> Report:
     """Measure a trained run. With `questions` (a file of the user's own) only the domain task is run, and the run's own
     report stays as it is; without, the recipe's tasks are run and report.json and report.html are written."""
-    told = progress or Silent()
+    progress = progress or Silent()
     with run.acting("evaluate"):
         inputs = _inputs_digest(run)
         known = _known_report(run, inputs) if questions is None else None
-        report = known or _measured(run, questions, device, told)
+        report = known or _measured(run, questions, device, progress)
         if questions is None and known is None:
             save_report(run, report)
             run.finish("evaluate", inputs, {"report": "report.json"})
-    return report if questions is not None else _with_others(run, report, device, told)
+    return report if questions is not None else _with_others(run, report, device, progress)
 
 
-def _measured(run: Run, questions: Path | None, device: str, told: Progress) -> Report:
+def _measured(run: Run, questions: Path | None, device: str, progress: Progress) -> Report:
     """Both models asked, or what they have answered before taken up again."""
     began = time.perf_counter()
-    engines = open_engines(run, device=device, progress=told)
-    desk = Assignments(run, engines.encoder, told)
+    engines = open_engines(run, device=device, progress=progress)
+    desk = Assignments(run, engines.encoder, progress)
     assignments = desk.chosen() if questions is None else desk.asking(questions)
-    sections = run_tasks(engines.base, engines.tuned, assignments, folder=run.path("answers"), progress=told)
+    sections = run_tasks(engines.base, engines.tuned, assignments, folder=run.path("answers"), progress=progress)
     context = _context(run, engines, desk.sifted, time.perf_counter() - began)
     gate = gate_of(run) if questions is None else None
     return build_report(run.recipe.name, sections, base=engines.base, tuned=engines.tuned, gate=gate, context=context)
 
 
-def _with_others(run: Run, report: Report, device: str, told: Progress) -> Report:
+def _with_others(run: Run, report: Report, device: str, progress: Progress) -> Report:
     """The judge and the benchmarks that the recipe names, once the run's own answers lie there."""
-    heard = hear_others(run, report, gate_of(run), trained=trained_digest(run), device=device, progress=told)
+    heard = hear_others(run, report, gate_of(run), trained=trained_digest(run), device=device, progress=progress)
     if heard != report:
         with run.acting("evaluate"):
             save_report(run, heard)
@@ -127,11 +127,11 @@ def evaluate_checkpoint(
     progress: Progress | None = None,
 ) -> Report:
     """Some of the recipe's tasks asked of one checkpoint; nothing is written but cached answers."""
-    told = progress or Silent()
+    progress = progress or Silent()
     with run.acting("evaluate"):
-        engines = open_engines(run, checkpoint=checkpoint, device=device, progress=told)
-        assignments = [a for a in Assignments(run, engines.encoder, told).chosen(tasks) if a.task.name != "general"]
-        sections = run_tasks(engines.base, engines.tuned, assignments, folder=run.path("answers"), progress=told)
+        engines = open_engines(run, checkpoint=checkpoint, device=device, progress=progress)
+        assignments = [a for a in Assignments(run, engines.encoder, progress).chosen(tasks) if a.task.name != "general"]
+        sections = run_tasks(engines.base, engines.tuned, assignments, folder=run.path("answers"), progress=progress)
         return build_report(run.recipe.name, sections, base=engines.base, tuned=engines.tuned)
 
 
@@ -139,11 +139,11 @@ def evaluate_validation(
     run: Run, checkpoint: Path, *, device: str = "auto", progress: Progress | None = None
 ) -> Report:
     """Domain questions of the validation part alone, for choosing among trainings; the test part is not opened."""
-    told = progress or Silent()
+    progress = progress or Silent()
     with run.acting("evaluate"):
-        engines = open_engines(run, checkpoint=checkpoint, device=device, progress=told)
-        asked = Assignments(run, engines.encoder, told).validating()
-        sections = run_tasks(engines.base, engines.tuned, asked, folder=run.path("answers"), progress=told)
+        engines = open_engines(run, checkpoint=checkpoint, device=device, progress=progress)
+        asked = Assignments(run, engines.encoder, progress).validating()
+        sections = run_tasks(engines.base, engines.tuned, asked, folder=run.path("answers"), progress=progress)
         return build_report(run.recipe.name, sections, base=engines.base, tuned=engines.tuned)
 
 
@@ -152,17 +152,17 @@ def evaluate_artifact(
 ) -> Report:
     """A user's own questions asked of an artefact, and of the base where the artefact is an adapter beside it. Nothing
     is written, and what it was trained on is not known here: no question is left out as seen."""
-    told = progress or Silent()
-    tuned = open_artifact(folder, device=device, progress=told)
-    samples = [worded(sample, tuned.encoder) for sample in read_rows(str(questions), told)]
+    progress = progress or Silent()
+    tuned = open_artifact(folder, device=device, progress=progress)
+    samples = [worded(sample, tuned.encoder) for sample in read_rows(str(questions), progress)]
     items = load_questions(samples).items
     if not items:
         raise EvaluationError("pipeline.no_questions", where=str(questions))
     if tuned.adapter is None:
-        told.note(say("pipeline.no_base_beside"))
+        progress.note(say("pipeline.no_base_beside"))
     base = tuned.base() if tuned.adapter is not None else tuned
     greedy = Sampling(max_new_tokens=EvaluationSection().max_new_tokens)
-    sections = run_tasks(base, tuned, [Assignment(Domain(greedy), items)], progress=told)
+    sections = run_tasks(base, tuned, [Assignment(Domain(greedy), items)], progress=progress)
     return build_report(tuned.name, sections, base=base, tuned=tuned)
 
 

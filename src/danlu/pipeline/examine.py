@@ -56,13 +56,13 @@ class Hall:
 
 def examine(run: Run, hall: Hall, *, device: str = "auto", progress: Progress | None = None) -> dict[str, Any]:
     """Both models through the harness; the JSON that is kept as examine.json."""
-    told = progress or Silent()
+    progress = progress or Silent()
     harness = HARNESSES.load(hall.harness, where="--with")()
     for task in hall.tasks:
         if not task.strip() or task.startswith("-"):
             raise EvaluationError("harness.no_task", where="--task", given=task)
     check_python(harness, hall.python)
-    with run.acting("examine"), _served(run, hall, device, told) as (url, tokenizer):
+    with run.acting("examine"), _served(run, hall, device, progress) as (url, tokenizer):
         answered: dict[str, list[Answered]] = {}
         tests: dict[str, Any] = {}
         for side, model in (("base", hall.base_model), ("tuned", hall.tuned_model)):
@@ -75,9 +75,9 @@ def examine(run: Run, hall: Hall, *, device: str = "auto", progress: Progress | 
                 hall.python, url, model, hall.tasks, folder, hall.limit, hall.num_parallel, hall.scores, tokenizer,
                 hall.include, run.recipe.evaluation.max_new_tokens,
             )  # fmt: skip
-            told.start(say("harness.asking", harness=harness.name, model=model), None)
+            progress.start(say("harness.asking", harness=harness.name, model=model), None)
             ask(harness, order, timeout_s=hall.timeout_s, environment=environment(os.environ, hall.url))
-            told.finish()
+            progress.finish()
             answered[side] = harness.read(folder)
         sections = {
             task: section_of(items, base, tuned)
@@ -151,14 +151,14 @@ def ask(harness: Harness, order: Order, *, timeout_s: float, environment: Mappin
 
 
 @contextlib.contextmanager
-def _served(run: Run, hall: Hall, device: str, told: Progress) -> Iterator[tuple[str, Path | None]]:
+def _served(run: Run, hall: Hall, device: str, progress: Progress) -> Iterator[tuple[str, Path | None]]:
     """The URL to ask, and the tokenizer's folder."""
     if hall.url is not None:
         yield hall.url, None
         return
     from danlu.pipeline.open_engine import open_engines  # torch: not where a server of the user's is asked
 
-    engines = open_engines(run, device=device, progress=told)
+    engines = open_engines(run, device=device, progress=progress)
     with Loopback({hall.base_model: engines.base, hall.tuned_model: engines.tuned}) as server:
         yield server.url, engines.tuned.model.folder
 

@@ -63,7 +63,7 @@ def export(
     """Every export of the recipe (or only `kinds`, each `kind` or `kind:quantize`, as the recipe describes them where
     it does); a failed proof is returned with its verdict, not hidden. What passed is sent to a hub where the recipe
     says so."""
-    told = progress or Silent()
+    progress = progress or Silent()
     wanted = [section for kind in kinds for section in _asked(kind, run)] if kinds else list(run.recipe.exports)
     wanted = list({section.folder: section for section in wanted}.values())
     if run.recipe.adapter.kind == "full":
@@ -71,13 +71,13 @@ def export(
             if section.kind in NEED_ADAPTER:
                 if kinds:
                     raise ExportError("export.no_adapter", where=f"--kind {section.kind}", given="full")
-                told.note(say("serving.no_adapter", given=section.kind).split("\n")[0])
+                progress.note(say("serving.no_adapter", given=section.kind).split("\n")[0])
         wanted = [section for section in wanted if section.kind not in NEED_ADAPTER]
     if not wanted:
         return []
     with run.acting("export"):
         inputs = {section.folder: _inputs_digest(run, section) for section in wanted}
-        desk = _Desk(run, device, told)
+        desk = _Desk(run, device, progress)
         done = []
         for section in wanted:
             folder = run.path("artifacts", section.folder)
@@ -89,17 +89,17 @@ def export(
         _tell_report(run)
         for section, exported in zip(wanted, done, strict=True):
             if section.push is not None:
-                _send(run, section.push, exported, told)
+                _send(run, section.push, exported, progress)
     return done
 
 
-def _send(run: Run, section: PushSection, exported: Exported, told: Progress) -> None:
+def _send(run: Run, section: PushSection, exported: Exported, progress: Progress) -> None:
     """Once for each content: what lies there already is not sent again."""
     inputs = sha256_json([section.model_dump(mode="json"), exported.manifest.digest])
     key = f"push-{exported.folder.name}"
     if run.finished(key, inputs) is not None:
         return
-    pushed = push(exported.folder, section, progress=told)
+    pushed = push(exported.folder, section, progress=progress)
     run.finish(key, inputs, pushed.to_json())
     run.events.append("pushed", artifact=exported.manifest.kind, **pushed.to_json())
 
@@ -109,8 +109,8 @@ class _Desk:
     was trained on; where that was quantised, what is merged goes into its codes' values or into the base as it was
     before, whichever proves better, and is then held to what was trained."""
 
-    def __init__(self, run: Run, device: str, told: Progress) -> None:
-        self.run, self.device, self.told = run, device, told
+    def __init__(self, run: Run, device: str, progress: Progress) -> None:
+        self.run, self.device, self.progress = run, device, progress
         self.is_quantized = run.recipe.model.quantize != "none"
         self._engines: dict[bool, Engines] = {}
         self._once: dict[bool, Once] = {True: Once(), False: Once()}
@@ -121,8 +121,8 @@ class _Desk:
             device = choose_device(self.device)
             if is_whole and device != "cpu" and not self._has_room(device):
                 device = "cpu"
-                self.told.note(say("pipeline.merging_on_cpu", quantize=self.run.recipe.model.quantize))
-            self._engines[is_whole] = open_engines(self.run, device=device, is_whole=is_whole, progress=self.told)
+                self.progress.note(say("pipeline.merging_on_cpu", quantize=self.run.recipe.model.quantize))
+            self._engines[is_whole] = open_engines(self.run, device=device, is_whole=is_whole, progress=self.progress)
         return self._engines[is_whole]
 
     def _has_room(self, device: str) -> bool:
@@ -149,7 +149,7 @@ class _Desk:
             further=self._hold_to_trained if is_whole else None,
             once=self._once[is_whole],
             texts=lambda: training_texts(self.run),
-            progress=self.told,
+            progress=self.progress,
         )
         self.run.events.append(
             "exported", artifact=section.folder, digest=manifest.digest, verdict=manifest.parity["verdict"]
@@ -161,7 +161,7 @@ class _Desk:
         if self._chosen is None:
             self._chosen = choose_base(
                 self.run, self.engines(is_whole=False), lambda: self.engines(is_whole=True),
-                device=choose_device(self.device), probes=_probes(self.run), progress=self.told,
+                device=choose_device(self.device), probes=_probes(self.run), progress=self.progress,
             )  # fmt: skip
         return self._chosen
 

@@ -1,7 +1,7 @@
 """From sources to parts: every row read, cleaned, masked, compared, and put into train, validation or test.
 
-plan > pass (read, row stages, signatures, privacy) > twins > synthesis, passed and compared too > split > augmentation,
-passed too and held against what is held out
+plan > pass (read, row stages, signatures, privacy) > near-duplicates > synthesis, passed and compared too > split >
+augmentation, passed too and held against what is held out
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from danlu.core.messages import say
 from danlu.core.progress import Progress
 from danlu.data.certificate import TRAIN, UNUSED, VALIDATION
 from danlu.data.finding import SourceSpec
-from danlu.data.flow.account import MOST_LISTED, Verdicts
+from danlu.data.flow.account import DUPLICATE, MOST_LISTED, NEAR_DUPLICATE, Verdicts
 from danlu.data.flow.conveyor import Conveyed, convey
 from danlu.data.flow.crew import Crew
 from danlu.data.flow.marks import Passed, add_up
@@ -53,14 +53,14 @@ class Sources:
     """Workers that got ready meanwhile."""
 
     @classmethod
-    def of(cls, section: DataSection, told: Progress, crew: Crew | None = None) -> Sources:
+    def of(cls, section: DataSection, progress: Progress, crew: Crew | None = None) -> Sources:
         """Find and digest all files; `crew` is told of those that will be passed."""
         watched = plan_shards([SourceSpec(section.validation)]) if section.validation else None
         wants_seeds = makes_samples(section) and section.synthesis.seeds
         seeds = plan_shards([SourceSpec(section.synthesis.seeds)]) if wants_seeds and section.synthesis.seeds else None
         replayed = file_of(section.replay)
         general = plan_shards([SourceSpec(replayed)]) if replayed else None
-        plan = plan_shards(specs_of(section), expect=crew.expect if crew else None, progress=told)
+        plan = plan_shards(specs_of(section), expect=crew.expect if crew else None, progress=progress)
         return cls(plan, watched, seeds, general, crew)
 
     @property
@@ -89,60 +89,100 @@ def specs_of(section: DataSection) -> list[SourceSpec]:
     ]
 
 
-def smelt(recipe: Recipe, sources: Sources, passing: Passing, folder: Path, store: Store, told: Progress) -> Smelted:
+def smelt(
+    recipe: Recipe, sources: Sources, passing: Passing, folder: Path, store: Store, progress: Progress
+) -> Smelted:
     """Everything between the files and the encoder. `folder` is the run's, for what synthesis leaves."""
-    section = recipe.data
-    main = _convey(sources.plan, passing, store, section, told, sources.crew)
-    watched = _convey(sources.watched, passing, store, section, told) if sources.watched else None
-    read = [main, watched] if watched else [main]
-    pieces = list(main.pieces)
-    ledger = _ledger_of(read)
-    alive, decision, verdicts = _compare(pieces, section)
-    funnel = [*add_up([one.funnel for one in read]), _compared(int(alive.sum()), verdicts)]
-    made: list[AnyPiece] = []
-    if makes_samples(section) and alive.any():
-        rows = Parts(list(pieces), _everything(verdicts), verdicts, {})
-        seeds = _convey(sources.seeds, passing, store, section, told).pieces if sources.seeds else []
-        made, said = _synthesize(recipe, rows, seeds, passing, folder, store, ledger, told)
-        pieces += made
-        funnel.append(_count_made(ledger, "synthesis", made, said))
-        alive, decision, verdicts = _compare(pieces, section)
-    part, certificate = _split(pieces, decision, verdicts, recipe, has_watched=watched is not None)
-    parts = Parts(pieces, part, verdicts, certificate)
-    if watched is not None:
-        parts.add(watched.pieces, VALIDATION)
-    told.note(say("pipeline.split", **{name: parts.count(name) for name in ("train", "validation", "test")}))
-    variants = _vary(recipe, parts, passing, store, ledger, funnel, told)
-    return Smelted(parts, read, decision, funnel, [*made, *variants], ledger)
+    return _Smelting(recipe, passing, folder, store, progress).smelt(sources)
 
 
-def _convey(
-    plan: Plan, passing: Passing, store: Store, section: DataSection, told: Progress, crew: Crew | None = None
-) -> Conveyed:
-    ready = crew.executor if crew else None
-    return convey(plan, passing, store, engine=section.engine, num_workers=section.workers, ready=ready, progress=told)
+@dataclass(slots=True)
+class _Smelting:
+    """One way from files to parts: what every row goes through, and the account of what came of it."""
 
+    recipe: Recipe
+    passing: Passing
+    folder: Path
+    store: Store
+    progress: Progress
+    ledger: Ledger = field(default_factory=lambda: Ledger(most=MOST_LISTED))
+    funnel: list[Passed] = field(default_factory=list)
 
-def _ledger_of(read: Sequence[Conveyed]) -> Ledger:
-    ledger = Ledger(most=MOST_LISTED)
-    for one in read:
-        ledger.merge(one.ledger())
-    return ledger
+    def smelt(self, sources: Sources) -> Smelted:
+        main = self._convey(sources.plan, sources.crew)
+        watched = self._convey(sources.watched) if sources.watched else None
+        read = [main, watched] if watched else [main]
+        for one in read:
+            self.ledger.merge(one.ledger())
+        pieces = list(main.pieces)
+        alive, decision, verdicts = _compare(pieces, self.recipe.data)
+        self.funnel = [*add_up([one.funnel for one in read]), _compared(int(alive.sum()), verdicts)]
+        made: list[AnyPiece] = []
+        if makes_samples(self.recipe.data) and alive.any():
+            rows = Parts(list(pieces), _everything(verdicts), verdicts, {})
+            made = self._synthesize(rows, self._convey(sources.seeds).pieces if sources.seeds else [])
+            pieces += made
+            alive, decision, verdicts = _compare(pieces, self.recipe.data)
+        part, certificate = _split(pieces, decision, verdicts, self.recipe, has_watched=watched is not None)
+        parts = Parts(pieces, part, verdicts, certificate)
+        if watched is not None:
+            parts.add(watched.pieces, VALIDATION)
+        counts = {name: parts.count(name) for name in ("train", "validation", "test")}
+        self.progress.note(say("pipeline.split", **counts))
+        return Smelted(parts, read, decision, self.funnel, [*made, *self._vary(parts)], self.ledger)
 
+    def _convey(self, plan: Plan, crew: Crew | None = None) -> Conveyed:
+        section = self.recipe.data
+        return convey(
+            plan, self.passing, self.store, engine=section.engine, num_workers=section.workers,
+            ready=crew.executor if crew else None, progress=self.progress,
+        )  # fmt: skip
 
-def _count_made(ledger: Ledger, stage: str, pieces: Sequence[AnyPiece], said: ShardFacts) -> Passed:
-    """Rows that no file holds are rows too: each of them ends as used or rejected. Their own line in the funnel."""
-    ledger.num_read += said.num_read
-    ledger.num_used += sum(map(len, pieces))
-    ledger.counts["rows_made" if stage == "synthesis" else "rows_varied"] += said.num_read
-    passed = Passed(stage, said.num_read, int(joined(pieces, "alive").sum()))
-    for station in said.funnel:
-        passed.dropped.update(station.dropped)
-    return passed
+    def _synthesize(self, rows: Parts, seeds: Sequence[AnyPiece]) -> list[AnyPiece]:
+        """What a teacher makes of the documents that stay goes the way of all rows. Example tasks are no rows."""
+        kinds = ("document", "conversation") if self.recipe.data.synthesis.preferences else ("document",)
+        documents = list(rows.samples("train", kinds))  # pairs are made of answers of one's own, too
+        examples = [row.sample for piece in seeds for _, row in piece.rows() if row.sample is not None]
+        counted, facts = Ledger(), ShardFacts()
+        replies = self.store.folder / "replies"
+        fresh = synthesize(self.recipe, documents, examples, self.folder / "synthesis", replies, counted, self.progress)
+        self.ledger.remarks += counted.remarks
+        pieces: list[AnyPiece] = list(pass_samples(fresh, self.passing, facts))
+        self.funnel.append(self._count_made("synthesis", pieces, facts))
+        return pieces
+
+    def _vary(self, parts: Parts) -> list[AnyPiece]:
+        """Variants of train rows go the way of all rows into train, but for those that are like a held-out row."""
+        if not self.recipe.data.augment.methods:
+            return []
+        facts, first = ShardFacts(), len(parts.part)
+        fresh = vary(self.recipe, Part(parts, "train"), self.store.folder / "replies", self.progress)
+        pieces: list[AnyPiece] = list(pass_samples(fresh, self.passing, facts))
+        if pieces:
+            parts.add(pieces, TRAIN)
+            num = leave_out_like_held_out(parts, first, Settings(threshold=self.recipe.data.cleaning.similarity))
+            trained = int((parts.part[first:] == TRAIN).sum())
+            parts.certify(variants={"made": facts.num_read, "like_held_out": num, "train": trained})
+            passed = self._count_made("augment", pieces, facts)
+            passed.rows_out -= num
+            if num:
+                passed.dropped["like_held_out"] = num
+            self.funnel.append(passed)
+        return pieces
+
+    def _count_made(self, stage: str, pieces: Sequence[AnyPiece], facts: ShardFacts) -> Passed:
+        """Rows that no file holds are rows too: each of them ends as used or rejected. Their own line in the funnel."""
+        self.ledger.num_read += facts.num_read
+        self.ledger.num_used += sum(map(len, pieces))
+        self.ledger.counts["rows_made" if stage == "synthesis" else "rows_varied"] += facts.num_read
+        passed = Passed(stage, facts.num_read, int(joined(pieces, "alive").sum()))
+        for station in facts.funnel:
+            passed.dropped.update(station.dropped)
+        return passed
 
 
 def _compare(pieces: Sequence[AnyPiece], section: DataSection) -> tuple[Any, Decision, Verdicts]:
-    """Twins over the columns of all pieces; what becomes of them is the recipe's word."""
+    """Duplicates and near-duplicates by the columns of all pieces; what becomes of them is the recipe's word."""
     alive = np.asarray(joined(pieces, "alive"), bool)
     looks = section.split.test > 0 or section.split.validation > 0
     near = section.cleaning.near_duplicates
@@ -153,7 +193,7 @@ def _compare(pieces: Sequence[AnyPiece], section: DataSection) -> tuple[Any, Dec
 
 def _compared(rows_in: int, verdicts: Verdicts) -> Passed:
     passed = Passed("twins", rows_in, int(verdicts.stays.sum()))
-    for name, code in (("duplicate", 2), ("near_duplicate", 3)):
+    for name, code in (("duplicate", DUPLICATE), ("near_duplicate", NEAR_DUPLICATE)):
         if num := int((verdicts.left_out == code).sum()):
             passed.dropped[name] = num
         if num := int((verdicts.flagged == code).sum()):
@@ -179,53 +219,3 @@ def _split(
         seed=ratios.seed,
         name_of=Places.of(pieces).name,
     )
-
-
-def _synthesize(
-    recipe: Recipe,
-    rows: Parts,
-    seeds: Sequence[AnyPiece],
-    passing: Passing,
-    folder: Path,
-    store: Store,
-    ledger: Ledger,
-    told: Progress,
-) -> tuple[list[AnyPiece], ShardFacts]:
-    """What a teacher makes of the documents that stay goes the way of all rows. Example tasks are no rows."""
-    kinds = ("document", "conversation") if recipe.data.synthesis.preferences else ("document",)
-    documents = list(rows.samples("train", kinds))  # pairs are made of answers of one's own, too
-    examples = [row.sample for piece in seeds for _, row in piece.rows() if row.sample is not None]
-    counted = Ledger()
-    fresh = synthesize(recipe, documents, examples, folder / "synthesis", store.folder / "replies", counted, told)
-    ledger.remarks += counted.remarks
-    said = ShardFacts()
-    return list(pass_samples(fresh, passing, said)), said
-
-
-def _vary(
-    recipe: Recipe,
-    parts: Parts,
-    passing: Passing,
-    store: Store,
-    ledger: Ledger,
-    funnel: list[Passed],
-    told: Progress,
-) -> list[AnyPiece]:
-    """Variants of train rows go the way of all rows into train, but for those that are like a held-out row."""
-    if not recipe.data.augment.methods:
-        return []
-    said, first = ShardFacts(), len(parts.part)
-    fresh = vary(recipe, Part(parts, "train"), store.folder / "replies", told)
-    pieces: list[AnyPiece] = list(pass_samples(fresh, passing, said))
-    if pieces:
-        parts.add(pieces, TRAIN)
-        num = leave_out_like_held_out(parts, first, Settings(threshold=recipe.data.cleaning.similarity))
-        parts.certify(
-            variants={"made": said.num_read, "like_held_out": num, "train": int((parts.part[first:] == TRAIN).sum())}
-        )
-        passed = _count_made(ledger, "augment", pieces, said)
-        passed.rows_out -= num
-        if num:
-            passed.dropped["like_held_out"] = num
-        funnel.append(passed)
-    return pieces

@@ -72,9 +72,9 @@ def judge(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Both orders of each pair and a score for each answer; the JSON that is kept as judge.json."""
-    told = progress or Silent()
+    progress = progress or Silent()
     for warning in (warnings := kin(run, seat.model)):
-        told.note(warning)
+        progress.note(warning)
     with run.acting("judge"):
         run.forget("judge")  # whoever judged before
         rows = _rows(run)
@@ -82,20 +82,20 @@ def judge(
         if seat.is_external:
             rows = _cleared(run, rows, seat.levels)
             if num_all > len(rows):
-                told.note(say("judge.withheld", num=num_all - len(rows)))
-            told.note(say("judge.sent", num=len(rows), host=Address.parse(str(seat.url)).host))
+                progress.note(say("judge.withheld", num=num_all - len(rows)))
+            progress.note(say("judge.sent", num=len(rows), host=Address.parse(str(seat.url)).host))
         rows = rows[:max_items]
         if not rows:
             raise EvaluationError("judge.nothing", where=str(run.folder), given=str(run.path("report.json")))
         items = [_item(row) for row in rows]
         base, tuned = ([row[side]["answers"][0] for row in rows] for side in ("base", "tuned"))
         bill = Bill(seat.price, cap=seat.max_cost)
-        engine, tested = open_judge(seat, bill, told)
-        told.start(say("judge.asking", judge=engine.name), 4 * len(items))
+        engine, tested = open_judge(seat, bill, progress)
+        progress.start(say("judge.asking", judge=engine.name), 4 * len(items))
         asked = Judge(CachedEngine(engine, run.path("answers")), rubric)
-        verdicts = asked.compare(items, base, tuned, watch=told.advance)
-        rated_base, rated_tuned = (asked.rate(items, answers, watch=told.advance) for answers in (base, tuned))
-        told.finish()
+        verdicts = asked.compare(items, base, tuned, watch=progress.advance)
+        rated_base, rated_tuned = (asked.rate(items, answers, watch=progress.advance) for answers in (base, tuned))
+        progress.finish()
         groups = clusters(items)
         lengths = [(len(one), len(other)) for one, other in zip(base, tuned, strict=True)]
         judged = [
@@ -147,7 +147,7 @@ def kin(run: Run, judge_model: str) -> list[str]:
     ]
 
 
-def open_judge(seat: Seat, bill: Bill, told: Progress) -> tuple[Engine, dict[str, Any] | None]:
+def open_judge(seat: Seat, bill: Bill, progress: Progress) -> tuple[Engine, dict[str, Any] | None]:
     """The engine, and what the self-test of its server found."""
     if seat.url is not None:
         endpoint = seat.endpoint()
@@ -155,11 +155,11 @@ def open_judge(seat: Seat, bill: Bill, told: Progress) -> tuple[Engine, dict[str
         tested.require()
         for finding in tested.findings:
             if finding.outcome == "fail" and finding.name == "determinism":
-                told.note(finding.said)
+                progress.note(finding.said)
         return RemoteEngine(endpoint, bill=bill), tested.to_json()
     from danlu.pipeline.loading import load_engine  # torch: only where the judge is no server
 
-    return load_engine(ModelSection(base=seat.model), seed=0, progress=told), None
+    return load_engine(ModelSection(base=seat.model), seed=0, progress=progress), None
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:

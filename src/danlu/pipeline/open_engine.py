@@ -52,20 +52,20 @@ def open_engines(
 
     TemplateError when today's template is not the one that was trained.
     """
-    told = progress or Silent()
+    progress = progress or Silent()
     section = run.recipe.model.model_copy(update={"quantize": "none"}) if is_whole else run.recipe.model
-    base = open_base(section, progress=told)
+    base = open_base(section, progress=progress)
     encoder = _encoder(base)
     check_contract(run, base)
     checkpoint = checkpoint or last_checkpoint(run)
-    told.note(say("pipeline.loading", name=section.base))
+    progress.note(say("pipeline.loading", name=section.base))
     chosen = choose_device(device)
-    model = load_base(section, seed=run.recipe.training.seed, device=chosen, progress=told)
+    model = load_base(section, seed=run.recipe.training.seed, device=chosen, progress=progress)
     keep_dequantized_if_room(model, free_memory_bytes(chosen) // 4)  # answering reads every weight for each token
     if isinstance(run.recipe.adapter, LoRASection):
         tuned = NativeEngine(model, encoder, name=run.recipe.name, adapter=load_trained(checkpoint, model))
         return Engines(tuned.base(base_name(run)), tuned, encoder, base)
-    trained = load_base(section, seed=run.recipe.training.seed, device=chosen, progress=told)
+    trained = load_base(section, seed=run.recipe.training.seed, device=chosen, progress=progress)
     attached = load_trained(checkpoint, trained, to_train=False)
     return Engines(
         NativeEngine(model, encoder, name=base_name(run)),
@@ -125,10 +125,10 @@ def open_artifact(
 ) -> NativeEngine:
     """The engine of an artefact: files, contract and verdict verified, then its canaries asked again. What failed its
     proof is refused; `allow_unproven` opens it all the same, for looking into it, and says so."""
-    told = progress or Silent()
+    progress = progress or Silent()
     manifest = verify(folder, allow_unproven=allow_unproven)
     if missing := unproven(manifest):
-        told.note(say(f"pipeline.proof_{manifest.parity['verdict']}", checks=", ".join(missing)))
+        progress.note(say(f"pipeline.proof_{manifest.parity['verdict']}", checks=", ".join(missing)))
     contract, facts = manifest.contract, manifest.base
     # tokenizer and template are the artefact's own; only weights come from the base
     spoken = open_base(
@@ -157,7 +157,7 @@ def open_artifact(
     except ExportError as error:
         if not allow_unproven:
             raise
-        told.note(error.text)
+        progress.note(error.text)
     return engine
 
 

@@ -80,19 +80,21 @@ class Prepared:
 
 def prepare(run: Run, *, progress: Progress | None = None) -> Prepared:
     """Make (or find again) the datasets of all stages. DataError when too many rows were rejected or none are left."""
-    told = progress or Silent()
+    progress = progress or Silent()
     recipe = run.recipe
-    base = open_base(recipe.model, progress=told)
+    base = open_base(recipe.model, progress=progress)
     if not recipe.data.sources:
         raise DataError("pipeline.no_sources", where="data.sources")
     store = Store(run.folder.parent / STORE)
     with Crew(recipe.data.engine, recipe.data.workers, store) as crew:
-        sources = Sources.of(recipe.data, told, crew)
-        passing = build_passing(recipe.data, recipe.evaluation.questions, progress=told)
-        return _made_or_found(run, base, sources, passing, store, told)
+        sources = Sources.of(recipe.data, progress, crew)
+        passing = build_passing(recipe.data, recipe.evaluation.questions, progress=progress)
+        return _made_or_found(run, base, sources, passing, store, progress)
 
 
-def _made_or_found(run: Run, base: Base, sources: Sources, passing: Passing, store: Store, told: Progress) -> Prepared:
+def _made_or_found(
+    run: Run, base: Base, sources: Sources, passing: Passing, store: Store, progress: Progress
+) -> Prepared:
     recipe = run.recipe
     inputs = _inputs_digest(recipe, base, sources, passing)
     with run.acting("prepare"):
@@ -101,11 +103,11 @@ def _made_or_found(run: Run, base: Base, sources: Sources, passing: Passing, sto
             try:
                 return _open(run, outcome)
             except (DataError, RunError) as error:  # damaged since: made anew, for the sources are still there
-                told.note(error.text)
+                progress.note(error.text)
         remove_unfinished(run.path("dataset"))
         keys = [key for plan in sources.plans for key in keys_of(plan, passing, recipe.data.engine)]
         with counting_on(run, store, keys):
-            made = _prepare(run, base, sources, passing, store, told)
+            made = _prepare(run, base, sources, passing, store, progress)
         return _open(run, run.finish("prepare", inputs, made))
 
 
@@ -118,28 +120,30 @@ def _open(run: Run, outcome: dict[str, Any]) -> Prepared:
     return Prepared(stages, run.read("ledger.json"), outcome["certificate"], contract, outcome)
 
 
-def _prepare(run: Run, base: Base, sources: Sources, passing: Passing, store: Store, told: Progress) -> dict[str, Any]:
+def _prepare(
+    run: Run, base: Base, sources: Sources, passing: Passing, store: Store, progress: Progress
+) -> dict[str, Any]:
     recipe = run.recipe
     contract = _store_contract(run, base)
-    smelted = smelt(recipe, sources, passing, run.folder, store, told)
+    smelted = smelt(recipe, sources, passing, run.folder, store, progress)
     parts, ledger = smelted.parts, smelted.ledger
     if not parts.verdicts.stays.any():
         _store_account(run, smelted)
         _judge(run, smelted)
     write_samples(run.path("dataset", "test.jsonl"), parts.samples("test"))
-    replay = Replay(recipe, smelted, sources.general, passing, store, told)
+    replay = Replay(recipe, smelted, sources.general, passing, store, progress)
     desks: list[Desk] = []
     previews: list[dict[str, Any]] = []
     for number, stage in enumerate(recipe.plan_stages(), start=1):
         desk = Desk(f"{number}-{stage.method.kind}", recipe, stage, base, contract)
-        desk.write(run.path("dataset", desk.name), parts, replay, _describe(recipe.data, sources), told)
+        desk.write(run.path("dataset", desk.name), parts, replay, _describe(recipe.data, sources), progress)
         previews += desk.previews(parts)
         desks.append(desk)
-    _refuse_unaccepted(parts, desks, told)
+    _refuse_unaccepted(parts, desks, progress)
     write_json(run.path("dataset", "preview.json"), previews)
     _write_beside(run, parts)
     account = _store_account(run, smelted, desks, replay)
-    _tell_replay(run, replay, told)
+    _tell_replay(run, replay, progress)
     for desk in desks:
         desk.refuse_untouched()
     _judge(run, smelted)
@@ -185,10 +189,10 @@ def _probes(samples: Iterator[Sample], num_asking: int) -> Iterator[list[dict[st
             return
 
 
-def _refuse_unaccepted(parts: Parts, desks: Sequence[Desk], told: Progress) -> None:
+def _refuse_unaccepted(parts: Parts, desks: Sequence[Desk], progress: Progress) -> None:
     accepted = frozenset().union(*(desk.stage.method.accepts for desk in desks))
     for kind, count in parts.verdicts.refuse_unwanted(parts.pieces, accepted).items():
-        told.note(say("pipeline.unwanted", count=count, kind=kind, wanted=parts.verdicts.wanted))
+        progress.note(say("pipeline.unwanted", count=count, kind=kind, wanted=parts.verdicts.wanted))
 
 
 def _store_account(
@@ -215,13 +219,13 @@ def _store_account(
     return account
 
 
-def _tell_replay(run: Run, replay: Replay, told: Progress) -> None:
+def _tell_replay(run: Run, replay: Replay, progress: Progress) -> None:
     """Once, what of replay could not be used: nobody would miss it."""
     ledger = replay.ledger
     if ledger.num_rejected:
         reasons = "; ".join(f"{num} × {say(f'ledger.{reason}', **entry.values)}"
                             for reason, num, entry in ledger.top_reasons())  # fmt: skip
-        told.note(say("pipeline.replay_refused", refused=ledger.num_rejected, read=ledger.num_read, reasons=reasons,
+        progress.note(say("pipeline.replay_refused", refused=ledger.num_rejected, read=ledger.num_read, reasons=reasons,
                       rejects=run.path("rejects.jsonl")))  # fmt: skip
 
 

@@ -68,20 +68,20 @@ def read_labels(run: Run, exports: Sequence[Path]) -> ReadLabels:
     return ReadLabels(len(lines), ledger.num_read, ledger, folder / LABELLED, corrected, num_corrected)
 
 
-def own_rows(run: Run, told: Progress, ledger: Ledger, *, extra: Sequence[Path] = ()) -> list[Sample]:
+def own_rows(run: Run, progress: Progress, ledger: Ledger, *, extra: Sequence[Path] = ()) -> list[Sample]:
     """Rows of the recipe's sources (and of further files) after its privacy: what it masks or drops is not shown to
     whoever labels."""
     specs = [
         SourceSpec(source.path, None if source.format == "auto" else source.format, source.columns or None)
         for source in run.recipe.data.sources
     ]
-    return private_rows(run, [*specs, *map(SourceSpec, extra)], told, ledger)
+    return private_rows(run, [*specs, *map(SourceSpec, extra)], progress, ledger)
 
 
-def private_rows(run: Run, specs: Sequence[SourceSpec], told: Progress, ledger: Ledger) -> list[Sample]:
+def private_rows(run: Run, specs: Sequence[SourceSpec], progress: Progress, ledger: Ledger) -> list[Sample]:
     """Rows of these files after the recipe's privacy; the ledger has the fate of every other one."""
     own = Ledger()
-    samples = list(read(specs, own, progress=told)) if specs else []
+    samples = list(read(specs, own, progress=progress)) if specs else []
     privacy = build_privacy(run.recipe.data.privacy)
     kept: list[Sample] = []
     if privacy is not None:

@@ -34,10 +34,10 @@ class Replay:
     """Rows for any desk that asks; read or made when the first does. `ledger` is their own account."""
 
     def __init__(
-        self, recipe: Recipe, smelted: Smelted, plan: Plan | None, passing: Passing, store: Store, told: Progress
+        self, recipe: Recipe, smelted: Smelted, plan: Plan | None, passing: Passing, store: Store, progress: Progress
     ) -> None:
         """`plan`: of the replay file; None where the base is asked."""
-        self.recipe, self.plan, self.passing, self.store, self.told = recipe, plan, passing, store, told
+        self.recipe, self.plan, self.passing, self.store, self.progress = recipe, plan, passing, store, progress
         self.smelted, self.parts = smelted, smelted.parts
         self.first_row, self.first_piece = len(self.parts.part), len(self.parts.pieces)
         self.ledger = Ledger(most=MOST_LISTED)
@@ -89,14 +89,14 @@ class Replay:
         elif not self._num_tokens:
             section = self.recipe.data
             read = convey(self.plan, self.passing, self.store, engine=section.engine, num_workers=section.workers,
-                          progress=self.told)  # fmt: skip
+                          progress=self.progress)  # fmt: skip
             self.smelted.conveyed.append(read)
             self.ledger.merge(read.ledger())
             self._add(read.pieces)
 
     def _ask(self, num_tokens: int) -> list[AnyPiece]:
         """What the base says beyond what it said before: more tokens are the same answers, and then others."""
-        samples = make_replay(self.recipe, num_tokens, self.store.folder / FOLDER, self.told)[self._num_made :]
+        samples = make_replay(self.recipe, num_tokens, self.store.folder / FOLDER, self.progress)[self._num_made :]
         self._num_made += len(samples)
         said = ShardFacts()
         pieces: list[AnyPiece] = list(pass_samples(samples, self.passing, said))

@@ -60,18 +60,18 @@ def play_round(
     recipe: Recipe, runs: Path = Path("runs"), *, device: str = "auto", progress: Progress | None = None
 ) -> Round:
     """One round of this recipe; the same recipe and data again change nothing."""
-    told = progress or Silent()
+    progress = progress or Silent()
     section, registry = recipe.round, Registry(runs)
     before = _in_use(registry, recipe.name, section.alias)
     wanted = _marked(recipe)
     if section.start == "adapter" and before is not None:
         wanted = _going_on(wanted, registry, before)
-        told.note(say("round.goes_on", version=before.label))
+        progress.note(say("round.goes_on", version=before.label))
     run = Run.create(wanted, runs)
-    run_all(run, device=device, progress=told)
+    run_all(run, device=device, progress=progress)
     before = _in_use(registry, recipe.name, section.alias)  # training is long: somebody may have moved it
     is_known = before is not None and before.run == run.name and run.path(NAME).is_file()
-    found = _judge(run, registry, before, device, told)
+    found = _judge(run, registry, before, device, progress)
     if not is_known:
         write_json(run.path(NAME), found.to_json())
         run.events.append("round", decision="promote" if found.promoted else "hold", reason=found.reason)
@@ -85,14 +85,14 @@ def _marked(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"round": recipe.round.model_copy(update={"mark": sha256_json(found)[:12]})})
 
 
-def _judge(run: Run, registry: Registry, before: Version | None, device: str, told: Progress) -> Round:
+def _judge(run: Run, registry: Registry, before: Version | None, device: str, progress: Progress) -> Round:
     if before is not None and before.run == run.name:
         return Round(run, before, None, before, say("round.same", version=before.label))
     if (left := _left(run, registry)) is not None:
         return Round(run, before, None, None, left)
     if refusal := why_not(run):
         return Round(run, before, None, None, refusal)
-    comparison = None if before is None else _against(run, registry, before, device, told)
+    comparison = None if before is None else _against(run, registry, before, device, progress)
     if comparison is not None and not comparison.comparison.not_inferior:
         assert before is not None, "compared with it"
         return Round(run, before, comparison, None, _lost(comparison, before, run.recipe.round.max_loss))
@@ -118,7 +118,7 @@ def _left(run: Run, registry: Registry) -> str | None:
     return None
 
 
-def _against(run: Run, registry: Registry, before: Version, device: str, told: Progress) -> ReportComparison:
+def _against(run: Run, registry: Registry, before: Version, device: str, progress: Progress) -> ReportComparison:
     """The new model beside the one in use, on the new report's questions."""
     margin = run.recipe.round.max_loss
     new = Report.from_json(read_kept(run.path("report.json")))
@@ -130,8 +130,8 @@ def _against(run: Run, registry: Registry, before: Version, device: str, told: P
     questions = run.recipe.evaluation.questions
     if questions is None:
         raise RunError("round.other_questions", where="evaluation.questions", version=before.label)
-    told.note(say("round.asks_again", version=before.label))
-    old = evaluate_artifact(registry.open(before), Path(questions), device=device, progress=told)
+    progress.note(say("round.asks_again", version=before.label))
+    old = evaluate_artifact(registry.open(before), Path(questions), device=device, progress=progress)
     return compare_reports(old, new, margin=margin)
 
 

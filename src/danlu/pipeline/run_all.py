@@ -30,9 +30,9 @@ class Summary:
 
 def run_all(run: Run, *, device: str = "auto", progress: Progress | None = None) -> Summary:
     """prepare, train, evaluate, export; the report is judged once more when parity is known."""
-    told = progress or Silent()
-    prepared = prepare(run, progress=told)
-    stages = train(run, prepared, device=device, progress=told)
-    evaluate(run, device=device, progress=told)
-    artifacts = export(run, device=device, progress=told)
+    progress = progress or Silent()
+    prepared = prepare(run, progress=progress)
+    stages = train(run, prepared, device=device, progress=progress)
+    evaluate(run, device=device, progress=progress)
+    artifacts = export(run, device=device, progress=progress)
     return Summary(prepared, stages, Report.from_json(run.read("report.json")), artifacts)

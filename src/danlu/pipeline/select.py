@@ -88,6 +88,17 @@ class _Rows:
         return [None] * len(self.pool) + [row.label for row in self.labelled]
 
 
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How doubt is measured, as far as the caller has said so."""
+
+    by: By
+    scores: Path | None
+    functions: Path | None
+    repeats: int
+    engine: Engine | None
+
+
 def select(
     run: Run,
     budget: int,
@@ -102,19 +113,20 @@ def select(
 ) -> Selection:
     """Choose up to `budget` rows and write them for the labelling tools. `pool`: files of rows to choose from; without,
     the recipe's own sources are the pool. `engine`: who answers, the run's trained model where none is given."""
-    told = progress or Silent()
-    rows = _read_rows(run, pool, told)
-    chosen_by = _way(by, rows, run, scores, functions, is_pool_given=bool(pool))
+    progress = progress or Silent()
+    rows = _read_rows(run, pool, progress)
+    how = _How(by, scores, functions, repeats, engine)
+    how = replace(how, by=_way(how, rows, run, is_pool_given=bool(pool)))
     weak = None
-    if chosen_by == "errors":
+    if how.by == "errors":
         tasks, doubts = _doubtful_labels(rows, budget)
     else:
-        doubted, asked = _doubt(chosen_by, rows, budget, run, scores, functions, repeats, engine, told)
+        doubted, asked = _doubt(how, rows, budget, run, progress)
         weak = doubted.weak
         tasks, doubts = _chosen(rows, doubted, asked, budget)
     selection = Selection(
         tuple(tasks),
-        chosen_by,
+        how.by,
         len(rows.pool),
         len(rows.labelled),
         tuple(doubts),
@@ -126,17 +138,20 @@ def select(
     return selection
 
 
-def _read_rows(run: Run, pool: Sequence[Path | str], told: Progress) -> _Rows:
+def _read_rows(run: Run, pool: Sequence[Path | str], progress: Progress) -> _Rows:
     """Labelled rows are the recipe's Label rows and those read back from people; the pool is what is not among them."""
     back = run.path(FOLDER, LABELLED)
     ledger = Ledger()
     own = own_rows(
-        run, told, Ledger() if pool else ledger, extra=[back] if pool and back.is_file() and back.stat().st_size else []
+        run,
+        progress,
+        Ledger() if pool else ledger,
+        extra=[back] if pool and back.is_file() and back.stat().st_size else [],
     )
     labelled = [sample for sample in own if isinstance(sample, Label)]
     if pool:
         known = {fold(task_of(sample).text) for sample in own}
-        found = private_rows(run, [SourceSpec(path) for path in pool], told, ledger)
+        found = private_rows(run, [SourceSpec(path) for path in pool], progress, ledger)
         rows = _distinct([sample for sample in found if fold(task_of(sample).text) not in known])
     else:
         rows, labelled = (own, []) if not labelled else (list[Sample](labelled), [])
@@ -154,19 +169,19 @@ def _distinct(samples: Sequence[Sample]) -> list[Sample]:
     return list({fold(task_of(sample).text): sample for sample in reversed(samples)}.values())[::-1]
 
 
-def _way(by: By, rows: _Rows, run: Run, scores: Path | None, functions: Path | None, *, is_pool_given: bool) -> By:
+def _way(how: _How, rows: _Rows, run: Run, *, is_pool_given: bool) -> By:
     """What `auto` means here; DataError where a way lacks what it needs."""
-    if by == "auto":
-        if functions or scores:
-            return "functions" if functions else "scores"
+    if how.by == "auto":
+        if how.functions or how.scores:
+            return "functions" if how.functions else "scores"
         if len(rows.classes) > 1:
             return "classifier" if is_pool_given else "errors"
         return "answers" if _is_trained(run) and _can_answer(rows) else "spread"
-    if by == "functions" and functions is None:
-        raise DataError("select.needs_file", given=by, option="--functions")
-    if by == "scores" and scores is None:
-        raise DataError("select.needs_file", given=by, option="--scores")
-    return by
+    if how.by == "functions" and how.functions is None:
+        raise DataError("select.needs_file", given=how.by, option="--functions")
+    if how.by == "scores" and how.scores is None:
+        raise DataError("select.needs_file", given=how.by, option="--scores")
+    return how.by
 
 
 def _is_trained(run: Run) -> bool:
@@ -178,31 +193,28 @@ def _can_answer(rows: _Rows) -> bool:
     return any(isinstance(row, Conversation | Preference | Feedback) for row in rows.pool) or bool(rows.classes)
 
 
-def _doubt(
-    by: By, rows: _Rows, budget: int, run: Run, scores: Path | None, functions: Path | None, repeats: int,
-    engine: Engine | None, told: Progress,
-) -> tuple[Doubted, list[int]]:  # fmt: skip
+def _doubt(how: _How, rows: _Rows, budget: int, run: Run, progress: Progress) -> tuple[Doubted, list[int]]:
     """Doubts, and the places of the pool that they are of: a model is not asked about more rows than are worth it."""
     everything = list(range(len(rows.pool)))
-    if by == "classifier":
+    if how.by == "classifier":
         return ways.by_classifier(rows.vectors, rows.labels, len(rows.pool)), everything
-    if by == "functions":
-        assert functions is not None, "checked before"
-        return ways.by_functions(rows.tasks, ways.read_functions(functions)), everything
-    if by == "scores":
-        assert scores is not None, "checked before"
-        return ways.by_scores(rows.tasks, scores), everything
-    if by == "spread":
+    if how.by == "functions":
+        assert how.functions is not None, "checked before"
+        return ways.by_functions(rows.tasks, ways.read_functions(how.functions)), everything
+    if how.by == "scores":
+        assert how.scores is not None, "checked before"
+        return ways.by_scores(rows.tasks, how.scores), everything
+    if how.by == "spread":
         return ways.by_spread(rows.tasks), everything
     asked = _thinned(rows, budget * MAX_ASKED_PER_ROW)
     tasks = [rows.tasks[place] for place in asked]
-    answering = engine or _open(run)
+    answering = how.engine or _open(run)
     encoder: Encoder | None = getattr(answering, "encoder", None)
-    if by == "answers":
-        return ways.by_answers(tasks, answering, repeats=repeats, told=told, encoder=encoder), asked
+    if how.by == "answers":
+        return ways.by_answers(tasks, answering, repeats=how.repeats, progress=progress, encoder=encoder), asked
     if encoder is None:
         raise DataError("select.no_probabilities", given=answering.name)
-    return ways.by_probabilities(tasks, answering, encoder, told), asked
+    return ways.by_probabilities(tasks, answering, encoder, progress), asked
 
 
 def _open(run: Run) -> Engine:

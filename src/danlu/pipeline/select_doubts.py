@@ -60,7 +60,7 @@ def by_classifier(vectors: Vectors, labels: Sequence[str | None], num_pool: int)
 
 
 def by_answers(
-    tasks: Sequence[Task], engine: Engine, *, repeats: int, told: Progress, encoder: Encoder | None = None
+    tasks: Sequence[Task], engine: Engine, *, repeats: int, progress: Progress, encoder: Encoder | None = None
 ) -> Doubted:
     """The model answers each task several times, at temperature; how far the answers lie apart is the doubt. With
     choices, an answer that names one counts as that choice. The suggestion is the most frequent answer.
@@ -68,13 +68,13 @@ def by_answers(
     `encoder`: of a model of ours, which is asked for a label in the words that it was trained on."""
     questions = [Question(_messages(task, encoder)) for task in tasks]
     drawn: list[list[str]] = [[] for _ in tasks]
-    told.start(say("select.asking", rows=len(tasks), repeats=repeats), len(tasks) * repeats)
+    progress.start(say("select.asking", rows=len(tasks), repeats=repeats), len(tasks) * repeats)
     for seed in range(repeats):
         sampling = Sampling(max_new_tokens=MAX_ANSWER_TOKENS, temperature=TEMPERATURE, seed=seed)
-        for place, answer in enumerate(engine.generate(questions, sampling, watch=told.advance)):
+        for place, answer in enumerate(engine.generate(questions, sampling, watch=progress.advance)):
             if answer.finish != "error":
                 drawn[place].append(_named(answer.text, tasks[place].choices))
-    told.finish()
+    progress.finish()
     suggestions = tuple(
         _commonest([text for text in answers if not task.choices or text in task.choices], len(answers), engine.name)
         for task, answers in zip(tasks, drawn, strict=True)
@@ -82,14 +82,14 @@ def by_answers(
     return Doubted(disagreement(drawn), suggestions)
 
 
-def by_probabilities(tasks: Sequence[Task], engine: Engine, encoder: Encoder, told: Progress) -> Doubted:
+def by_probabilities(tasks: Sequence[Task], engine: Engine, encoder: Encoder, progress: Progress) -> Doubted:
     """How likely the model finds each choice as the answer (log-probabilities, normalised over the choices); the
     doubt is their entropy. Rows too long for the model are in full doubt."""
     choices = tasks[0].choices if tasks else ()
     if len(choices) < 2:
         raise DataError("select.no_choices")
     probabilities = np.full((len(tasks), len(choices)), 1 / len(choices))
-    told.start(say("select.scoring", rows=len(tasks)), len(tasks))
+    progress.start(say("select.scoring", rows=len(tasks)), len(tasks))
     silent = Ledger()
     for place, task in enumerate(tasks):
         encoded = [encoder.encode(Label(task.text, choice, _NOWHERE), silent) for choice in choices]
@@ -97,8 +97,8 @@ def by_probabilities(tasks: Sequence[Task], engine: Engine, encoder: Encoder, to
             logs = np.array([score.total for score in engine.score([found[0] for found in encoded])])
             weights = np.exp(logs - logs.max())
             probabilities[place] = weights / weights.sum()
-        told.advance()
-    told.finish()
+        progress.advance()
+    progress.finish()
     best = probabilities.argmax(axis=1)
     suggestions = tuple(
         Suggestion(choices[int(place)], round(float(row[place]), 4), engine.name)

@@ -63,7 +63,7 @@ def sweep(
     recipe: Recipe, wish: Wish, runs: Path = Path("runs"), *, device: str = "auto", progress: Progress | None = None
 ) -> Swept:
     """Every trial trained and asked; the same wish again finds its results. EvaluationError when none could be."""
-    told = progress or Silent()
+    progress = progress or Silent()
     chosen = combinations(wish.over, wish.by, trials=wish.trials, seed=wish.seed)
     recipes = {_name(number): trial_recipe(recipe, values) for number, values in enumerate(chosen, 1)}
     settings = {_name(number): values for number, values in enumerate(chosen, 1)}
@@ -78,7 +78,7 @@ def sweep(
         names = [one.candidate.name for one in placed[: num_going_on(len(placed))]] if placed else list(recipes)
         dropped += [one.to_json() | {"share": told_share} for one, told_share in _left(placed, names, found)]
         given = {name: shortened(recipes[name], share) for name in names}
-        found = {name: result | {"share": share} for name, result in _tried(folder, given, wish, device, told)}
+        found = {name: result | {"share": share} for name, result in _tried(folder, given, wish, device, progress)}
         failed += [
             {"trial": name, "settings": dict(settings[name]), "error": result["error"]}
             for name, result in found.items()
@@ -104,19 +104,19 @@ def _left(
 
 
 def _tried(
-    folder: Path, recipes: Mapping[str, Recipe], wish: Wish, device: str, told: Progress
+    folder: Path, recipes: Mapping[str, Recipe], wish: Wish, device: str, progress: Progress
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, what came of it), in order; several at once only where that was asked for."""
     if wish.parallel < 2:
         for place, (name, recipe) in enumerate(recipes.items(), 1):
-            told.note(say("sweep.trying", trial=name, place=place, num=len(recipes)))
-            yield name, try_one(folder, recipe, device, told)
+            progress.note(say("sweep.trying", trial=name, place=place, num=len(recipes)))
+            yield name, try_one(folder, recipe, device, progress)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(wish.parallel, mp_context=context) as pool:
         waiting = {name: pool.submit(try_one, folder, recipe, device) for name, recipe in recipes.items()}
         for place, (name, result) in enumerate(waiting.items(), 1):
-            told.note(say("sweep.trying", trial=name, place=place, num=len(recipes)))
+            progress.note(say("sweep.trying", trial=name, place=place, num=len(recipes)))
             try:
                 found = result.result()
             except BrokenProcessPool as error:  # the others end with it, and nothing says whose process it was
@@ -127,16 +127,16 @@ def _tried(
 def try_one(folder: Path, recipe: Recipe, device: str, progress: Progress | None = None) -> dict[str, Any]:
     """One trial: a run of its own, prepared, trained and asked, or what it left when it was; `error` where it could not
     be."""
-    told = progress or Silent()
+    progress = progress or Silent()
     run = Run.create(recipe, folder / TRIALS)
     began = time.perf_counter()
     try:
-        prepared = prepare(run, progress=told)
-        last = train(run, prepared, device=device, progress=told)[-1]
+        prepared = prepare(run, progress=progress)
+        last = train(run, prepared, device=device, progress=progress)[-1]
         inputs = sha256_json([recipe.digest, [stage.digest for stage in prepared.stages], last.facts])
         if (known := run.finished("trial", inputs)) is not None:
             return known
-        found = figures(evaluate_validation(run, last.folder, device=device, progress=told))
+        found = figures(evaluate_validation(run, last.folder, device=device, progress=progress))
     except DanluError as error:
         return {"error": error.text, "run": run.name}
     return run.finish("trial", inputs, found | {"run": run.name, "seconds": time.perf_counter() - began})

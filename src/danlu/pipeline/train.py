@@ -56,8 +56,8 @@ def train(
     run: Run, prepared: Prepared | None = None, *, device: str = "auto", progress: Progress | None = None
 ) -> list[Trained]:
     """Train every stage of the run's recipe; returns them in order, the last one being what the run is about."""
-    told = progress or Silent()
-    prepared = prepared or prepare(run, progress=told)
+    progress = progress or Silent()
+    prepared = prepared or prepare(run, progress=progress)
     done: list[Trained] = []
     with run.acting("train"):
         stages = list(zip(run.recipe.plan_stages(), prepared.stages, strict=True))
@@ -69,9 +69,9 @@ def train(
             outcome = _finished(run, name, inputs)
             if outcome is None:
                 if desk is None:
-                    desk = _Desk(run, device, told)
-                    refuse_unservable(run.recipe, desk.model.folder, told)
-                _make_room(run, name, inputs, told)
+                    desk = _Desk(run, device, progress)
+                    refuse_unservable(run.recipe, desk.model.folder, progress)
+                _make_room(run, name, inputs, progress)
                 with saying_when_memory_ends(f"training ({name})"):
                     outcome = desk.train_stage(name, stage, data.dataset, done[-1].folder if done else None)
                 run.finish(f"train-{name}", inputs, outcome)
@@ -85,7 +85,7 @@ def _finished(run: Run, name: str, inputs: str) -> dict[str, Any] | None:
     return outcome if outcome and run.path(outcome["folder"], STATE).is_file() else None
 
 
-def _make_room(run: Run, name: str, inputs: str, told: Progress) -> None:
+def _make_room(run: Run, name: str, inputs: str, progress: Progress) -> None:
     """Checkpoints of other data or other knobs are no beginning of this training: they make room for it."""
     folder, mark = run.path("checkpoints", name), run.path("checkpoints", f"{name}.json")
     run.forget(f"train-{name}")
@@ -94,7 +94,7 @@ def _make_room(run: Run, name: str, inputs: str, told: Progress) -> None:
     except (FileNotFoundError, orjson.JSONDecodeError):
         is_same = not folder.exists()
     if not is_same:
-        told.note(say("pipeline.trained_anew", stage=name))
+        progress.note(say("pipeline.trained_anew", stage=name))
         shutil.rmtree(folder, ignore_errors=True)
     write_json(mark, {"inputs": inputs})
 
@@ -107,13 +107,13 @@ def _fixed_part(run: Run) -> Any:
 class _Desk:
     """The model and its adapter while stages are trained on them, one after the other."""
 
-    def __init__(self, run: Run, device: str, told: Progress) -> None:
-        self.run, self.told = run, told
+    def __init__(self, run: Run, device: str, progress: Progress) -> None:
+        self.run, self.progress = run, progress
         self.seed = run.recipe.training.seed
         self.device = choose_device(device)
         for remark in remarks_on(self.device):
-            told.note(remark)
-        self.model: Model = load_base(run.recipe.model, seed=self.seed, device=self.device, progress=told)
+            progress.note(remark)
+        self.model: Model = load_base(run.recipe.model, seed=self.seed, device=self.device, progress=progress)
         self.attached: Attached | None = None
 
     def train_stage(self, name: str, stage: StageSection, dataset: Dataset, start: Path | None) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class _Desk:
         section, policies, planned = self._plan(name, stage, dataset, attached)
         trainer = Trainer(
             self.model, attached, method, dataset,
-            section=section, folder=folder, progress=self.told, policies=policies,
+            section=section, folder=folder, progress=self.progress, policies=policies,
             ask_for_less=_planner_of(planned) if planned else None,
         )  # fmt: skip
         self._tell_begin(name, trainer, attached)
@@ -162,7 +162,7 @@ class _Desk:
             return section.model_copy(update={"micro_tokens": before or section.micro_tokens}), (), None
         keep_plan(self.run, name, planned)
         for sentence in reasons(planned):
-            self.told.note(sentence)
+            self.progress.note(sentence)
         policies = () if set(planned.policies) == {"all"} else planned.policies  # nothing to ask for
         return section.model_copy(update={"micro_tokens": before or planned.work.micro_tokens}), policies, planned
 
@@ -186,29 +186,29 @@ class _Desk:
         trainable = sum(p.numel() for p in attached.parameters().values())
         whole = num_params(self.model)
         self.run.events.append("stage", stage=name, num_steps=trainer.plan.num_steps, num_trainable=trainable)
-        self.told.note(
+        self.progress.note(
             say("pipeline.stage", stage=name, steps=trainer.plan.num_steps, trainable=f"{trainable:,}",
                 ratio=f"{trainable / whole:.2%}", device=str(self.model.device), dtype=str(self.model.dtype)[6:])
         )  # fmt: skip
         for remark in _remarks_on_offload(attached):
-            self.told.note(remark)
+            self.progress.note(remark)
         if trainer.number:
-            self.told.note(say("pipeline.resumed", number=trainer.number))
+            self.progress.note(say("pipeline.resumed", number=trainer.number))
 
     def _run_steps(self, name: str, trainer: Trainer) -> Step | None:
         last = None
-        self.told.start(say("pipeline.training", stage=name), trainer.plan.num_steps)
-        self.told.advance(trainer.number)
+        self.progress.start(say("pipeline.training", stage=name), trainer.plan.num_steps)
+        self.progress.advance(trainer.number)
         seen_validation: float | None = None
         shares = replay_shares(trainer.dataset, trainer.plan, trainer.number)
         for last in trainer.steps():
             self.run.events.append("step", stage=name, **_step_facts(last), **next(shares, {}))
             if last.validation:
                 seen_validation = last.validation["loss"]
-            self.told.advance(
+            self.progress.advance(
                 loss=round(last.loss, 4), validation=seen_validation, tokens_per_s=last.tokens_per_s, lr=last.lr
             )
-        self.told.finish()
+        self.progress.finish()
         return last
 
 

@@ -49,13 +49,13 @@ WEIGHED = "weigh.json"
 
 def weigh(run: Run, wishes: Wishes, *, device: str = "auto", progress: Progress | None = None) -> dict[str, Any]:
     """Measure the four arms of a trained run; the JSON that is kept as weigh.json."""
-    told = progress or Silent()
+    progress = progress or Silent()
     with run.acting("weigh"):
-        engines = open_engines(run, device=device, progress=told)
-        items = _items(run, engines, wishes, told)
-        retriever = _retriever(run, engines, wishes, told)
-        told.note(say("weigh.told", items=len(items), passages=len(retriever.passages)))
-        scale = _Scale(run, engines, wishes, items, retriever, told)
+        engines = open_engines(run, device=device, progress=progress)
+        items = _items(run, engines, wishes, progress)
+        retriever = _retriever(run, engines, wishes, progress)
+        progress.note(say("weigh.told", items=len(items), passages=len(retriever.passages)))
+        scale = _Scale(run, engines, wishes, items, retriever, progress)
         measured = {name: scale.measure(name) for name in ARMS}
         groups = clusters(items)
         weighed = {
@@ -101,9 +101,15 @@ class _Scale:
     """Asks the arms, one after the other."""
 
     def __init__(
-        self, run: Run, engines: Engines, wishes: Wishes, items: Sequence[Item], retriever: Retriever, told: Progress
+        self,
+        run: Run,
+        engines: Engines,
+        wishes: Wishes,
+        items: Sequence[Item],
+        retriever: Retriever,
+        progress: Progress,
     ) -> None:
-        self.run, self.engines, self.wishes, self.items, self.told = run, engines, wishes, items, told
+        self.run, self.engines, self.wishes, self.items, self.progress = run, engines, wishes, items, progress
         self.retriever = retriever
         self.sampling = Sampling(max_new_tokens=run.recipe.evaluation.max_new_tokens)
         self.found: list[Found] = [retriever.find(item.text, wishes.num_passages) for item in items]
@@ -121,9 +127,9 @@ class _Scale:
     def measure(self, name: Name) -> Arm:
         questions = [self._question(name, item, found) for item, found in zip(self.items, self.found, strict=True)]
         cached = CachedEngine(self.engine(name), self.run.path("answers"))
-        self.told.start(say("weigh.asking", arm=say(f"weigh.{name}")), len(questions))
-        answers = cached.generate(questions, self.sampling, watch=self.told.advance)
-        self.told.finish()
+        self.progress.start(say("weigh.asking", arm=say(f"weigh.{name}")), len(questions))
+        answers = cached.generate(questions, self.sampling, watch=self.progress.advance)
+        self.progress.finish()
         results = []
         for item, answer in zip(self.items, answers, strict=True):
             verdict = judge(answer, item)
@@ -199,7 +205,7 @@ def comparisons(results: dict[Name, list[Result]], groups: Sequence[Hashable]) -
     ]
 
 
-def _items(run: Run, engines: Engines, wishes: Wishes, told: Progress) -> tuple[Item, ...]:
+def _items(run: Run, engines: Engines, wishes: Wishes, progress: Progress) -> tuple[Item, ...]:
     """The user's questions, else those the recipe evaluates on; none that has a twin in training."""
     path = wishes.questions or (Path(run.recipe.evaluation.questions) if run.recipe.evaluation.questions else None)
     held_out = run.path("dataset", "test.jsonl")
@@ -210,14 +216,14 @@ def _items(run: Run, engines: Engines, wishes: Wishes, told: Progress) -> tuple[
         samples = [sample for sample in read_samples(held_out) if not isinstance(sample, Document | Preference)]
     sifted = without_leaks(samples, run)
     if sifted.num_leaks:
-        told.note(say("pipeline.leak", count=sifted.num_leaks, total=len(samples)))
+        progress.note(say("pipeline.leak", count=sifted.num_leaks, total=len(samples)))
     items = load_questions(sifted.kept, ask_label=engines.encoder.conversation).items
     if not items:
         raise EvaluationError("arms.no_questions", where=str(path or held_out))
     return choose_items(items, wishes.max_items, seed=run.recipe.data.split.seed)
 
 
-def _retriever(run: Run, engines: Engines, wishes: Wishes, told: Progress) -> Retriever:
+def _retriever(run: Run, engines: Engines, wishes: Wishes, progress: Progress) -> Retriever:
     """Passages of the documents named, else of those that were trained on."""
     paths = [str(path) for path in wishes.documents] or [source.path for source in run.recipe.data.sources]
     documents = [s for s in read([SourceSpec(path) for path in paths], Ledger()) if isinstance(s, Document)]
@@ -233,7 +239,7 @@ def _retriever(run: Run, engines: Engines, wishes: Wishes, told: Progress) -> Re
     vectors = run.path("answers", "vectors")
     for endpoint in (wishes.embedder, wishes.reranker):
         if endpoint is not None and not is_loopback(host := Address.parse(endpoint.url).host):
-            told.note(say("weigh.sent", num=len(passages), host=host))
+            progress.note(say("weigh.sent", num=len(passages), host=host))
     return Retriever(
         passages,
         embedder=Embedder(wishes.embedder, vectors) if wishes.embedder else None,

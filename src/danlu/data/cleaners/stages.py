@@ -74,7 +74,7 @@ def build(
     return tuple(stages)
 
 
-def _rules(section: CleaningSection, questions: Sequence[Path | str], told: Progress) -> list[tuple[Rule, Wish]]:
+def _rules(section: CleaningSection, questions: Sequence[Path | str], progress: Progress) -> list[tuple[Rule, Wish]]:
     actions: dict[str, Action] = {
         "injection": section.injection,
         "refusals": section.refusals,
@@ -93,7 +93,7 @@ def _rules(section: CleaningSection, questions: Sequence[Path | str], told: Prog
         if action != "keep"
     ]
     if questions and section.contaminated != "keep":
-        rules.append((CLEANERS.load("contaminated")(_items(questions, told)), section.contaminated))
+        rules.append((CLEANERS.load("contaminated")(_items(questions, progress)), section.contaminated))
     if section.languages:
         rules.append((CLEANERS.load("languages")(section.languages), "drop"))
     if section.min_chars or section.max_chars:
@@ -119,7 +119,7 @@ def _named(sample: Sample, path: Path | str) -> Sample:
     return replace(sample, origin=replace(sample.origin, file=name))
 
 
-def _items(paths: Sequence[Path | str], told: Progress) -> Iterator[Sample]:
+def _items(paths: Sequence[Path | str], progress: Progress) -> Iterator[Sample]:
     """What training must not hold. A set of which nothing can be read would keep nothing out, and nobody would know."""
     for path in paths:
         ledger = Ledger(most=1)
@@ -129,5 +129,5 @@ def _items(paths: Sequence[Path | str], told: Progress) -> Iterator[Sample]:
         if not ledger.num_used:
             raise DataError("data.no_items", where=str(path), read=ledger.num_read, reasons=reasons or "-")
         if ledger.num_rejected:
-            told.note(say("data.items_rejected", path=path, rejected=ledger.num_rejected, read=ledger.num_read,
+            progress.note(say("data.items_rejected", path=path, rejected=ledger.num_rejected, read=ledger.num_read,
                           first=reasons))  # fmt: skip

@@ -21,8 +21,8 @@ from danlu.data.twins import EXACT, NEAR, Decision
 MOST_LISTED = 20_000
 """Rejects and changes that ledger.json lists one by one; rejects.jsonl holds all."""
 STAYS, DROPPED, DUPLICATE, NEAR_DUPLICATE, UNWANTED, LIKE_HELD_OUT = 0, 1, 2, 3, 4, 5
-"""Why a row was left out: by a stage, as a twin, because no training stage learns from its kind, or because it came in
-beside the split (a variant, replay) and is like a row that is held out, its `twin`."""
+"""Why a row was left out: by a stage, as a duplicate or near-duplicate, because no training stage learns from its kind,
+or because it came in beside the split (a variant, replay) and is like a row that is held out, its `twin`."""
 
 
 @dataclass(slots=True)

@@ -79,27 +79,28 @@ def convey(
 ) -> Conveyed:
     """All shards, passed. `ready`: workers that were started for this plan (crew.py), of the engine `local`. DataError
     for a missing package or a lost worker; damage in files never raises."""
-    told = progress or Silent()
-    if choose_engine(engine, plan) == "inline":
-        return _in_memory(plan, passing, told)
-    return _through_store(plan, passing, store, choose_engine(engine, plan), num_workers, ready, told)
+    progress = progress or Silent()
+    engine = choose_engine(engine, plan)
+    if engine == "inline":
+        return _in_memory(plan, passing, progress)
+    return _through_store(plan, passing, store, engine, num_workers, ready, progress)
 
 
-def _in_memory(plan: Plan, passing: Passing, told: Progress) -> Conveyed:
+def _in_memory(plan: Plan, passing: Passing, progress: Progress) -> Conveyed:
     found = Conveyed([], [], [], remarks=list(plan.left_out))
     digest = passing_digest(passing)
     funnels: list[list[Passed]] = []
-    told.start(say("flow.passing"), len(plan.shards))
+    progress.start(say("flow.passing"), len(plan.shards))
     for shard in plan.shards:
-        said = ShardFacts()
-        pieces: list[Piece] = list(pass_shard(shard, passing, said))
+        facts = ShardFacts()
+        pieces: list[Piece] = list(pass_shard(shard, passing, facts))
         found.pieces += pieces
-        funnels.append(said.funnel)
-        _tell(found, said)
-        found.shards.append(_named(Task(shard_key(shard, digest), shard), said, digest_of(pieces)))
+        funnels.append(facts.funnel)
+        _tell(found, facts)
+        found.shards.append(_named(Task(shard_key(shard, digest), shard), facts, digest_of(pieces)))
         found.num_redone += 1
-        told.advance(1, file=shard.found.name)
-    told.finish()
+        progress.advance(1, file=shard.found.name)
+    progress.finish()
     found.funnel = add_up(funnels)
     return found
 
@@ -111,29 +112,29 @@ def _through_store(
     engine: Engine,
     num_workers: int | None,
     ready: Executor | None,
-    told: Progress,
+    progress: Progress,
 ) -> Conveyed:
     digest = passing_digest(passing)
     tasks = [Task(shard_key(shard, digest), shard) for shard in plan.shards]
     there = store.find_all(task.key for task in tasks)
     missing = list({task.key: task for task in tasks if task.key not in there}.values())
     if num_found := len({task.key for task in tasks}) - len(missing):
-        told.note(say("flow.reused", reused=num_found, total=len(tasks)))
+        progress.note(say("flow.reused", reused=num_found, total=len(tasks)))
     if damaged := [task.shard.found.name for task in missing if store.is_damaged(task.key)]:
-        told.note(say("flow.damaged", damaged=len(damaged), total=len(tasks), first=damaged[0]))
+        progress.note(say("flow.damaged", damaged=len(damaged), total=len(tasks), first=damaged[0]))
     is_little = len(missing) == 1 or sum(task.shard.num_bytes for task in missing) <= ALONE_BYTES
     doer: Engine = "inline" if engine == "local" and is_little else engine
     if missing:
         executor = ready if ready is not None and doer == "local" else _executor(doer, num_workers)
-        _do(missing, Work(passing, store), executor, told, is_alone=doer == "inline")
+        _do(missing, Work(passing, store), executor, progress, is_alone=doer == "inline")
     shards = [_found(store, task) for task in tasks]
     found = Conveyed([], [], [], num_redone=len(missing), remarks=list(plan.left_out))
     for task, shard in zip(tasks, shards, strict=True):
-        said = shard.told
+        facts = shard.facts
         found.pieces += shard.pieces
-        _tell(found, said)
-        found.shards.append(_named(task, said, shard.digest))
-    found.funnel = add_up([shard.told.funnel for shard in shards])
+        _tell(found, facts)
+        found.shards.append(_named(task, facts, shard.digest))
+    found.funnel = add_up([shard.facts.funnel for shard in shards])
     return found
 
 
@@ -141,13 +142,13 @@ def _executor(engine: Engine, num_workers: int | None) -> Executor:
     return EXECUTORS.load(engine, where="data.engine")(num_workers)
 
 
-def _do(missing: Sequence[Task], work: Work, executor: Executor, told: Progress, *, is_alone: bool) -> None:
-    told.start(say("flow.passing"), len(missing))
+def _do(missing: Sequence[Task], work: Work, executor: Executor, progress: Progress, *, is_alone: bool) -> None:
+    progress.start(say("flow.passing"), len(missing))
     for number, task in enumerate(executor.run(work, missing)):
         if number == 0 and not is_alone:
             has_numba()  # half a second, while this process waits anyway: what compares all rows will want it
-        told.advance(1, file=task.shard.found.name)
-    told.finish()
+        progress.advance(1, file=task.shard.found.name)
+    progress.finish()
 
 
 def _found(store: Store, task: Task) -> StoredShard:
@@ -156,17 +157,18 @@ def _found(store: Store, task: Task) -> StoredShard:
     return shard
 
 
-def _tell(found: Conveyed, said: ShardFacts) -> None:
-    found.num_read += said.num_read
-    found.remarks += [entry for entry in said.remarks if entry not in found.remarks]
-    for name, num in said.counts.items():
+def _tell(found: Conveyed, facts: ShardFacts) -> None:
+    found.num_read += facts.num_read
+    found.remarks += [entry for entry in facts.remarks if entry not in found.remarks]
+    for name, num in facts.counts.items():
         found.counts[name] = found.counts.get(name, 0) + num
 
 
-def _named(task: Task, said: ShardFacts, rows: str) -> dict[str, Any]:
+def _named(task: Task, facts: ShardFacts, rows: str) -> dict[str, Any]:
     """A shard as a manifest names it; `rows` is the digest of its rows' ids."""
     return {
-        "file": task.shard.found.name, "digest": task.shard.digest, "key": task.key, "read": said.num_read, "rows": rows
+        "file": task.shard.found.name, "digest": task.shard.digest, "key": task.key,
+        "read": facts.num_read, "rows": rows,
     }  # fmt: skip
 
 

@@ -124,29 +124,29 @@ class _Load:
         return max(len(self.samples), len(self.refused)) >= PIECE_ROWS or self.num_chars >= PIECE_CHARS
 
 
-def pass_shard(shard: Shard, passing: Passing, told: ShardFacts) -> Iterator[Piece]:
-    """The pieces of one shard, in order; `told` is complete once the iterator has ended. An empty file is no piece."""
+def pass_shard(shard: Shard, passing: Passing, facts: ShardFacts) -> Iterator[Piece]:
+    """The pieces of one shard, in order; `facts` is complete once the iterator has ended. An empty file is no piece."""
     ledger = Ledger()
-    told.funnel = [Passed("read"), *_stations(passing)]
+    facts.funnel = [Passed("read"), *_stations(passing)]
     batches = read_batches(shard.found, READERS, ledger, FileReport(shard.found.name), passing.recogniser)
     for load in _loads(batches, ledger, is_veiled=passing.privacy is not None):
-        yield _piece(load, passing, told)
-    told.remarks, told.counts, told.num_read = ledger.remarks, dict(ledger.counts), ledger.num_read
+        yield _piece(load, passing, facts)
+    facts.remarks, facts.counts, facts.num_read = ledger.remarks, dict(ledger.counts), ledger.num_read
 
 
-def pass_samples(samples: Iterable[Sample], passing: Passing, told: ShardFacts) -> Iterator[Piece]:
+def pass_samples(samples: Iterable[Sample], passing: Passing, facts: ShardFacts) -> Iterator[Piece]:
     """The same way for samples that no file holds: what a teacher made."""
-    told.funnel = [Passed("read"), *_stations(passing)]
+    facts.funnel = [Passed("read"), *_stations(passing)]
     load = _Load()
     for sample in samples:
-        told.num_read += 1
+        facts.num_read += 1
         load.samples.append(sample)
-        load.seats.append(told.num_read)
+        load.seats.append(facts.num_read)
         if load.is_full():
-            yield _piece(load, passing, told)
+            yield _piece(load, passing, facts)
             load = _Load()
     if load.samples:
-        yield _piece(load, passing, told)
+        yield _piece(load, passing, facts)
 
 
 def _stations(passing: Passing) -> list[Passed]:
@@ -188,8 +188,8 @@ def _loads(batches: Iterable[Batch], ledger: Ledger, *, is_veiled: bool) -> Iter
         yield load
 
 
-def _piece(load: _Load, passing: Passing, told: ShardFacts) -> Piece:
-    reading, *stations = told.funnel
+def _piece(load: _Load, passing: Passing, facts: ShardFacts) -> Piece:
+    reading, *stations = facts.funnel
     reading.rows_in += len(load.samples) + len(load.refused)
     reading.rows_out += len(load.samples)
     reading.dropped.update(entry.reason for entry in load.refused)

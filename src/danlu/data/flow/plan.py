@@ -91,20 +91,20 @@ def plan_shards(
 ) -> Plan:
     """Find the files, digest them, cut the large ones. `expect` is told of the files before any is opened. DataError
     for a path that does not exist."""
-    told = progress or Silent()
+    progress = progress or Silent()
     left_out: list[Entry] = []
     found = find_files(specs, left_out)
     if expect is not None:
         expect(found)
     shards: list[Shard] = []
     files: list[File] = []
-    told.start(say("flow.reading"), len(found))
+    progress.start(say("flow.reading"), len(found))
     for one in found:
         own = _shards_of(one, shard_bytes)
         shards += own
         files.append(File(one.name, own[0].document, sum(shard.num_bytes for shard in own)))
-        told.advance(1, file=one.name)
-    told.finish()
+        progress.advance(1, file=one.name)
+    progress.finish()
     return Plan(tuple(shards), tuple(files), tuple(left_out))
 
 

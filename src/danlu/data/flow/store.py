@@ -111,24 +111,24 @@ class StoredShard:
     folder: Path
 
     @cached_property
-    def facts(self) -> dict[str, Any]:
-        facts: dict[str, Any] = read_json(self.folder / "shard.json")
-        return facts
+    def record(self) -> dict[str, Any]:
+        record: dict[str, Any] = read_json(self.folder / "shard.json")
+        return record
 
     @property
     def digest(self) -> str:
         """Of the ids of its rows, in order."""
-        return str(self.facts["digest"])
+        return str(self.record["digest"])
 
     @property
-    def told(self) -> ShardFacts:
-        funnel = [Passed.from_json(one) for one in self.facts["funnel"]]
-        remarks = [Entry(**one) for one in self.facts["remarks"]]
-        return ShardFacts(funnel, remarks, self.facts["counts"], self.facts["num_read"])
+    def facts(self) -> ShardFacts:
+        funnel = [Passed.from_json(one) for one in self.record["funnel"]]
+        remarks = [Entry(**one) for one in self.record["remarks"]]
+        return ShardFacts(funnel, remarks, self.record["counts"], self.record["num_read"])
 
     @property
     def pieces(self) -> list[StoredPiece]:
-        return [StoredPiece(self.folder / f"{number:04}", size) for number, size in enumerate(self.facts["sizes"])]
+        return [StoredPiece(self.folder / f"{number:04}", size) for number, size in enumerate(self.record["sizes"])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +158,8 @@ class Store:
         with ThreadPoolExecutor(_NUM_READERS) as readers:
             return {key: shard for key, shard in zip(names, readers.map(self.find, names), strict=True) if shard}
 
-    def write(self, key: str, pieces: Iterable[Piece], told: ShardFacts) -> Stamps:
-        """Write the pieces as they come; `told` is read after the last. Who comes second to a key throws away his.
+    def write(self, key: str, pieces: Iterable[Piece], facts: ShardFacts) -> Stamps:
+        """Write the pieces as they come; `facts` is read after the last. Who comes second to a key throws away his.
         What is given back makes `believe` trust the shard without reading it again."""
         fresh = self._fresh()
         try:
@@ -172,13 +172,13 @@ class Store:
                     files[f"{number:04}/{name}"], digests[f"{number:04}/{name}"] = written
                 sizes.append(len(piece))
                 digest.update(b"".join([row.id.encode() + b"\n" for row in piece.kept]))
-            facts = {
+            record = {
                 "format": FORMAT, "files": files, "digests": digests, "key": key,
                 "sizes": sizes, "digest": digest.hexdigest(),
-                "remarks": [asdict(entry) for entry in told.remarks], "counts": told.counts, "num_read": told.num_read,
-                "funnel": [one.to_json() for one in told.funnel],
+                "remarks": [asdict(entry) for entry in facts.remarks], "counts": facts.counts,
+                "num_read": facts.num_read, "funnel": [one.to_json() for one in facts.funnel],
             }  # fmt: skip
-            (fresh / "shard.json").write_bytes(dump_json(facts | {"seal": _seal_of(facts)}) + b"\n")
+            (fresh / "shard.json").write_bytes(dump_json(record | {"seal": _seal_of(record)}) + b"\n")
             stamps = _stamps_of(fresh, files)
             place = self._place(key)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +190,7 @@ class Store:
                 other = self.find(key)
                 if other is None:  # not somebody else's equal shard, but a disk that refuses
                     raise
-                stamps = _stamps_of(place, other.facts["files"])
+                stamps = _stamps_of(place, other.record["files"])
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
         self.believe(key, stamps)
@@ -224,15 +224,15 @@ class Store:
 
 def _is_whole(shard: StoredShard) -> bool:
     """Sizes first, for they cost nothing; then every byte, unless the files are those that were looked at before."""
-    facts = shard.facts
-    if any((shard.folder / name).stat().st_size != size for name, size in facts["files"].items()):
+    record = shard.record
+    if any((shard.folder / name).stat().st_size != size for name, size in record["files"].items()):
         return False
-    stamps = _stamps_of(shard.folder, facts["files"])
+    stamps = _stamps_of(shard.folder, record["files"])
     if _SEEN.get(str(shard.folder)) == stamps:
         return True
-    if facts["seal"] != _seal_of(facts) or facts["files"].keys() != facts["digests"].keys():
+    if record["seal"] != _seal_of(record) or record["files"].keys() != record["digests"].keys():
         return False
-    if any(sha256_file(shard.folder / name) != digest for name, digest in facts["digests"].items()):
+    if any(sha256_file(shard.folder / name) != digest for name, digest in record["digests"].items()):
         return False
     _SEEN[str(shard.folder)] = stamps
     return True

@@ -34,5 +34,5 @@ class Work:
             set_language(self.language)
         if self.store.find(task.key) is not None:
             return None
-        told = ShardFacts()
-        return self.store.write(task.key, pass_shard(task.shard, self.passing, told), told)
+        facts = ShardFacts()
+        return self.store.write(task.key, pass_shard(task.shard, self.passing, facts), facts)

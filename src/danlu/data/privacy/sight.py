@@ -161,17 +161,15 @@ def _call(call: dict[str, Any], see: See) -> dict[str, Any]:
 
 
 def _tools(tools: Sequence[dict[str, Any]], see: See) -> tuple[dict[str, Any], ...]:
-    return tuple(
-        tool
-        | {
-            name: _tree({key: inner for key, inner in value.items() if key != "name"}, name, see)
-            | ({"name": _function(value["name"], see)} if "name" in value else {})
-            if isinstance(value, dict)
-            else _tree(value, "", see)
-            for name, value in tool.items()
-        }
-        for tool in tools
-    )
+    return tuple({name: _schema(name, value, see) for name, value in tool.items()} for tool in tools)
+
+
+def _schema(name: str, value: Any, see: See) -> Any:
+    """One entry of a tool; a function's own name is read last, and without a cue."""
+    if not isinstance(value, dict):
+        return _tree(value, "", see)
+    fresh = _tree({key: inner for key, inner in value.items() if key != "name"}, name, see)
+    return fresh | {"name": _function(value["name"], see)} if "name" in value else fresh
 
 
 def _function(value: Any, see: See) -> Any:

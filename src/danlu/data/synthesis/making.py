@@ -90,16 +90,16 @@ def synthesise(
             made += work.reworded(made)
         pairs = work.pairs([*made, *filter(can_be_asked, answered)]) if section.preferences else []
     finally:
-        work.told.cost = {"teacher": teacher.cost()} | ({"base": base.cost()} if base not in (None, teacher) else {})
-        work.told.write(cache_folder)
+        work.tally.cost = {"teacher": teacher.cost()} | ({"base": base.cost()} if base not in (None, teacher) else {})
+        work.tally.write(cache_folder)
     for sample in made:
-        work.told.keep(str(sample.tags["question"]))
+        work.tally.keep(str(sample.tags["question"]))
     for _ in pairs:
-        work.told.keep("preference")
-    work.told.write(cache_folder)
+        work.tally.keep("preference")
+    work.tally.write(cache_folder)
     ledger.use(len(made) + len(pairs))
     ledger.counts["synthesised"] += len(made) + len(pairs)
-    ledger.counts["synthesis_refused"] += len(work.told.refused)
+    ledger.counts["synthesis_refused"] += len(work.tally.refused)
     work.report()
     return [*made, *pairs]
 
@@ -113,7 +113,7 @@ class _Work:
     base: Teacher | None
     reading: Reading
     progress: Progress
-    told: Yield
+    tally: Yield
 
     def about(self, documents: Sequence[Document]) -> list[Conversation]:
         """Questions and answers about documents."""
@@ -127,7 +127,7 @@ class _Work:
         for (passage, _), reply in zip(asked, replies, strict=True):
             drafts += self._drafts(passage, reply)
         sound = self._without_answerable(drafts, passages)
-        self.told.num_grounded += len(sound)
+        self.tally.num_grounded += len(sound)
         return [draft.sample(self.teacher.name) for draft in sound]
 
     def _drafts(self, passage: Passage, reply: Reply) -> list[Draft]:
@@ -136,7 +136,7 @@ class _Work:
         quotable = Quotable(passage.text)
         kept: list[Draft] = []
         for item in items:
-            self.told.num_items += 1
+            self.tally.num_items += 1
             found = check_item(item, passage, quotable, self.section.kinds, self.reading)
             if isinstance(found, Draft):
                 opening = tokens_of(found.turns[0].question)
@@ -144,7 +144,7 @@ class _Work:
                 if any(rouge_l(opening, other, at_least=SAME_QUESTION) >= SAME_QUESTION for other in others):
                     found = Fault("duplicate", {})
             if isinstance(found, Fault):
-                self.told.refuse(found, where=where, said=str(item))
+                self.tally.refuse(found, where=where, said=str(item))
             else:
                 kept.append(found)
         return kept
@@ -155,9 +155,9 @@ class _Work:
             return []
         items = parse_items(reply.text, is_cut=reply.finish == "length")
         if items is None:
-            self.told.refuse(Fault("not_json", {}), where=where, said=reply.text)
+            self.tally.refuse(Fault("not_json", {}), where=where, said=reply.text)
             return []
-        self.told.num_parsed += 1
+        self.tally.num_parsed += 1
         return items
 
     def _without_answerable(self, drafts: Sequence[Draft], passages: Sequence[Passage]) -> list[Draft]:
@@ -172,13 +172,13 @@ class _Work:
         for number, (_, shown), reply in zip(doubtful, asked, replies, strict=True):
             draft, fault = drafts[number], Fault("unchecked", {})
             if reply.finish == "stop":
-                self.told.num_parsed += 1
+                self.tally.num_parsed += 1
                 found = fault_of_unanswerable(reply.text, draft, shown, self.reading)
                 if found is None:
                     continue
                 fault = found
             refused.add(number)
-            self.told.refuse(fault, where=str(draft.passage.origin), said=draft.turns[0].question)
+            self.tally.refuse(fault, where=str(draft.passage.origin), said=draft.turns[0].question)
         return [draft for number, draft in enumerate(drafts) if number not in refused]
 
     def _is_withheld(self, clearance: Clearance, origin: Origin) -> bool:
@@ -187,7 +187,7 @@ class _Work:
         is_open = not self.teacher.is_external or clearance.level in self.teacher.levels
         if is_open or not clearance.is_masked or clearance.level is None:
             return False
-        self.told.refuse(Fault("withheld", {"given": clearance.level}), where=str(origin))
+        self.tally.refuse(Fault("withheld", {"given": clearance.level}), where=str(origin))
         return True
 
     def tasks(self, seeds: Sequence[Sample]) -> list[Conversation]:
@@ -227,10 +227,10 @@ class _Work:
         for item in self._items(reply, "self-instruct"):
             if len(pool.made) >= self.section.instructions:
                 return  # more than was asked for
-            self.told.num_items += 1
+            self.tally.num_items += 1
             task = check_task(item, pool, language, ask.clearance, self.reading)
             if isinstance(task, Fault):
-                self.told.refuse(task, where="self-instruct", said=str(item))
+                self.tally.refuse(task, where="self-instruct", said=str(item))
             else:
                 pool.add(task)
 
@@ -251,14 +251,14 @@ class _Work:
             replies = self.ask("quality", asks)
             for case, reply in zip(open_cases, replies, strict=True):
                 points[case].append(points_of(reply.text, cases[case]) if reply.finish == "stop" else None)
-                self.told.num_parsed += points[case][-1] is not None
+                self.tally.num_parsed += points[case][-1] is not None
             open_cases = [case for case in open_cases if number == 0 or disagree(points[case])]
         kept = []
         for case, sample in enumerate(samples):
             value = verdict(points[case])
             if value is None or value < self.section.min_quality:
                 fault = Fault("unjudged", {}) if value is None else Fault("low_quality", {"given": value})
-                self.told.refuse(fault, where=str(sample.origin), said=sample.messages[0].content)
+                self.tally.refuse(fault, where=str(sample.origin), said=sample.messages[0].content)
                 continue
             scores = {"judge": value, "judge_passes": [given for given in points[case] if given is not None]}
             kept.append(replace(sample, tags=sample.tags | {"scores": scores}))
@@ -285,13 +285,13 @@ class _Work:
                 continue
             wordings = read_wordings(reply.text)
             if wordings is None:
-                self.told.refuse(Fault("not_json", {}), where=where, said=reply.text)
+                self.tally.refuse(Fault("not_json", {}), where=where, said=reply.text)
                 continue
-            self.told.num_parsed += 1
+            self.tally.num_parsed += 1
             sound, refused = check_wordings(question, wordings, num, self.reading)
-            self.told.num_items += len(sound) + len(refused)
+            self.tally.num_items += len(sound) + len(refused)
             for wording, fault in refused:
-                self.told.refuse(fault, where=where, said=wording)
+                self.tally.refuse(fault, where=where, said=wording)
             made += [with_question(sample, wording) for wording in sound]
         return made
 
@@ -303,11 +303,11 @@ class _Work:
         for sample, reply in zip(samples, self.ask("preferences", asks, self.base), strict=True):
             if reply.finish in ("error", "undone"):
                 continue
-            self.told.num_parsed += 1
-            self.told.num_items += 1
+            self.tally.num_parsed += 1
+            self.tally.num_items += 1
             pair = pair_of(sample, reply, self.reading)
             if isinstance(pair, Fault):
-                self.told.refuse(pair, where=str(sample.origin), said=reply.text)
+                self.tally.refuse(pair, where=str(sample.origin), said=reply.text)
             else:
                 made.append(pair)
         return made
@@ -319,20 +319,20 @@ class _Work:
         self.progress.start(say(f"synthesis.asking_{step}", teacher=asked.name), len(asks))
         replies = asked.answer(asks, watch=self.progress.advance)
         self.progress.finish()
-        self.told.hear(step, replies)
+        self.tally.hear(step, replies)
         if replies and all(reply.finish == "error" for reply in replies):
             raise EngineError("synthesis.all_failed", where=asked.name, count=len(replies), said=replies[0].error)
         return replies
 
     def report(self) -> None:
         """The yield in a sentence or two."""
-        told = self.told
+        tally = self.tally
         self.progress.note(
-            say("synthesis.yield", asked=told.num_asked, items=told.num_items, kept=told.num_kept,
-                refused=len(told.refused), failed=told.num_failed)
+            say("synthesis.yield", asked=tally.num_asked, items=tally.num_items, kept=tally.num_kept,
+                refused=len(tally.refused), failed=tally.num_failed)
         )  # fmt: skip
-        for error, count in told.errors.most_common(2):
+        for error, count in tally.errors.most_common(2):
             self.progress.note(say("synthesis.failed", count=count, said=error))
-        if told.num_undone:
-            steps = ", ".join(f"{step} {count}" for step, count in sorted(told.undone.items()))
-            self.progress.note(say("synthesis.undone", count=told.num_undone, steps=steps))
+        if tally.num_undone:
+            steps = ", ".join(f"{step} {count}" for step, count in sorted(tally.undone.items()))
+            self.progress.note(say("synthesis.undone", count=tally.num_undone, steps=steps))
