@@ -14,7 +14,8 @@ import pytest
 
 from danlu.serving.exposition import render
 from danlu.serving.meters import Totals
-from worker_kit import LENS, PATIENCE_S, Engine, Stage, until_true
+from waiting_kit import until_true
+from worker_kit import LENS, PATIENCE_S, Engine, Stage
 
 
 @pytest.fixture
