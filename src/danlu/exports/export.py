@@ -79,6 +79,8 @@ class Subject:
     once: Once = field(default_factory=Once)
     texts: Callable[[], Sequence[Sequence[int]]] = tuple
     """Token ids of what was trained on, for exports that round on texts. Never what is tested on."""
+    told: Progress = field(default_factory=Silent)
+    """Hears what a proof is at, for it is most of an export's time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,9 @@ def export(
     prompts = [engine.prompt_ids(question) for question in questions]
     shared = once or Once()
     records = shared("records", lambda: tuple(record(engine, prompts, max_new_tokens=max_new_tokens)))
-    subject = Subject(engine, contract, facts, questions, records, max_new_tokens, tuple(quiz), through, shared, texts)
+    subject = Subject(
+        engine, contract, facts, questions, records, max_new_tokens, tuple(quiz), through, shared, texts, told
+    )
     told.advance()
     check_space(kind.size_bytes(subject), folder)
     inputs = _inputs(kind, subject)
