@@ -14,9 +14,10 @@ from danlu.adapters.peft_format import CONFIG
 from danlu.core.errors import ExportError
 from danlu.core.files import read_json, write_json
 from danlu.exports.export import Proof, Subject
+from danlu.exports.merging import prove_speech
 from danlu.exports.proof import Promise, prove_readers
 from danlu.exports.reload import check_adapter, living, proof_dtype
-from danlu.exports.speech import check_reloaded_prompts, check_speech, check_tokenizer, write_speech
+from danlu.exports.speech import write_speech
 
 
 class AdapterExport:
@@ -36,12 +37,7 @@ class AdapterExport:
         write_speech(subject.contract, subject.engine.model.folder, folder)
 
     def prove(self, subject: Subject, folder: Path) -> Proof:
-        prompts = [list(record.prompt_ids) for record in subject.records]
-        checks = [
-            check_speech(subject.contract, folder),
-            check_tokenizer(subject.engine.model.folder, folder),
-            check_reloaded_prompts(prompts, subject.probes, folder, subject.contract),
-        ]
+        checks = prove_speech(subject, folder)
         trained = living(subject)
         checks += check_adapter(subject, folder, trained)
         promise = Promise(("danlu", "peft"), is_merged=False, beside=subject.engine.model.folder)

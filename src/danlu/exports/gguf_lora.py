@@ -15,6 +15,7 @@ from danlu.exports.export import Proof, Subject
 from danlu.exports.gguf.files import about_of, file_stem
 from danlu.exports.gguf.lora import write_lora
 from danlu.exports.gguf.write import write_model
+from danlu.exports.merging import prove_speech
 from danlu.exports.proof import Promise, prove_readers
 from danlu.exports.reload import (
     check_adapter,
@@ -26,7 +27,7 @@ from danlu.exports.reload import (
     stored_dtype,
 )
 from danlu.exports.rounding import rounding_of
-from danlu.exports.speech import check_reloaded_prompts, check_speech, check_tokenizer, write_speech
+from danlu.exports.speech import write_speech
 from danlu.model.quantized import num_params
 
 
@@ -49,12 +50,7 @@ class GGUFLoRAExport:
         write_speech(subject.contract, model.folder, folder)
 
     def prove(self, subject: Subject, folder: Path) -> Proof:
-        prompts = [list(record.prompt_ids) for record in subject.records]
-        checks = [
-            check_speech(subject.contract, folder),
-            check_tokenizer(subject.engine.model.folder, folder),
-            check_reloaded_prompts(prompts, subject.probes, folder, subject.contract),
-        ]
+        checks = prove_speech(subject, folder)
         trained = living(subject)
         with living_pairs(subject) as pairs:
             assert pairs is not None, "there is an adapter"

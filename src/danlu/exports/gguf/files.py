@@ -16,12 +16,12 @@ from danlu.exports.gguf.architecture import Description, describe
 from danlu.exports.gguf.coarse import decoded, prove_coarse
 from danlu.exports.gguf.tensors import Entry, Quantize, entries_of
 from danlu.exports.gguf.write import About, write_model
-from danlu.exports.merging import merged_model
+from danlu.exports.merging import merged_model, prove_speech
 from danlu.exports.parity import Check
 from danlu.exports.proof import Promise, prove_readers
 from danlu.exports.readers.reader import Rounding
 from danlu.exports.reload import living, proof_dtype
-from danlu.exports.speech import check_reloaded_prompts, check_speech, check_tokenizer, write_speech
+from danlu.exports.speech import write_speech
 from danlu.model.build import family_of
 from danlu.model.model import Model
 from danlu.model.quantized import num_params
@@ -69,12 +69,7 @@ def write_gguf(subject: Subject, folder: Path, target: Path, quantize: Quantize)
 
 def prove_gguf(subject: Subject, folder: Path, target: Path, quantize: Quantize) -> Proof:
     """Speech, every tensor read back, and llama.cpp against what the file should say."""
-    prompts = [list(record.prompt_ids) for record in subject.records]
-    checks = [
-        check_speech(subject.contract, folder),
-        check_tokenizer(subject.engine.model.folder, folder),
-        check_reloaded_prompts(prompts, subject.probes, folder, subject.contract),
-    ]
+    checks = prove_speech(subject, folder)
     trained = living(subject)
     model = merged_model(subject, where=f"exports: {target.name}")
     checks.append(check_file(model, target, quantize))
