@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import typer
 
+from danlu.cli.lines import cells, terminal_cells
 from danlu.cli.preparing import show_previews
-from danlu.cli.voice import Voice
+from danlu.cli.voice import FIX, Voice
 from danlu.core.errors import DanluError, RecipeError
 from danlu.core.messages import say
 from danlu.core.shelf import nearest
@@ -22,6 +24,10 @@ from danlu.data.sources import READERS, SourceSpec
 from danlu.pipeline.base import Base, open_base
 from danlu.pipeline.desk import preview
 from danlu.recipe.model import ModelSection
+
+MOST_FILES = 60
+OTHER_COLUMNS = 60
+"""Cells that format, encoding and the counts want beside a name; a name that leaves them less is folded."""
 
 
 def sources_of(paths: Sequence[Path], form: str | None, columns: Sequence[str]) -> list[SourceSpec]:
@@ -47,11 +53,7 @@ def show_inspection(sources: Sequence[SourceSpec], voice: Voice, *, base: str, n
     found = inspect(sources, num_samples=num_samples, show=eye.show, progress=voice.progress)
     if len(found["files"]) > 1:
         voice.say(say("cli.inspect_rows", **found["rows"]), "bold")
-        voice.table(
-            [say(f"cli.col_{name}") for name in ("file", "format", "encoding", "used", "changed", "rejected")],
-            [(f["file"], _format(f), f["encoding"], f["rows"]["used"], f["rows"]["changed"], f["rows"]["rejected"])
-             for f in found["files"][:60]],
-        )  # fmt: skip
+        _show_files(found["files"], voice)
     else:
         voice.say(f"{found['format'] or '-'} · {found['encoding'] or '-'}", "bold")
         voice.say(say("cli.inspect_rows", **found["rows"]))
@@ -74,6 +76,28 @@ def show_inspection(sources: Sequence[SourceSpec], voice: Voice, *, base: str, n
         if not voice.as_json:
             voice.fail(say("cli.unusable", given=", ".join(str(source.path) for source in sources)).partition("\n")[0])
         raise typer.Exit(2)
+
+
+def _show_files(files: Sequence[Mapping[str, Any]], voice: Voice) -> None:
+    """A row each; the folder that all are in stands once above them, for a name that is cut in two helps nobody."""
+    parents = [PurePath(file["file"]).parts[:-1] for file in files]
+    shared = [
+        level[0] for level in itertools.takewhile(lambda level: len(set(level)) == 1, zip(*parents, strict=False))
+    ]
+    folder = str(PurePath(*shared)) if shared else ""
+    shown = files[:MOST_FILES]
+    names = [file["file"].removeprefix(folder).lstrip("/") for file in shown]
+    voice.table(
+        [say(f"cli.col_{name}") for name in ("file", "format", "encoding", "used", "changed", "rejected")],
+        [
+            (name, _format(file), file["encoding"], *(file["rows"][fate] for fate in ("used", "changed", "rejected")))
+            for name, file in zip(names, shown, strict=True)
+        ],
+        title=f"{folder}/" if folder else None,
+        num_whole=1 if max(map(cells, names)) <= terminal_cells() - OTHER_COLUMNS else 0,
+    )
+    if len(files) > MOST_FILES:
+        voice.say(say("cli.and_more", num=len(files) - MOST_FILES), FIX)
 
 
 def _format(file: Mapping[str, Any]) -> str:

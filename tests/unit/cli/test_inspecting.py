@@ -1,5 +1,6 @@
 """`danlu inspect`: a table whose columns have names of their own, said without writing a recipe first."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,11 @@ from danlu.data.ledger import Ledger
 from danlu.data.sample import Conversation
 from danlu.data.sources import read
 
-ROWS = [["编号", "甲", "乙"], [1, "头痛应该挂哪个科？", "请先到内科就诊。"], [2, "脚痛应该挂哪个科？", "请到骨科就诊。"]]
+ROWS = [
+    ["编号", "甲", "乙"],
+    [1, "头痛应该挂哪个科？", "请先到内科就诊。"],
+    [2, "脚痛应该挂哪个科？", "请到骨科就诊。"],
+]
 
 
 def table(path: Path, rows: list[list[object]]) -> Path:
@@ -56,8 +61,27 @@ def test_a_sheet_of_sentences_that_is_read_as_a_document_says_so(tmp_path: Path)
     assert ledger.notes == []
 
 
-@pytest.mark.parametrize("names", [("患者问题", "标准答复"), ("问题描述", "医生回复"), ("Customer Question", "Agent Reply")])
+@pytest.mark.parametrize(
+    "names", [("患者问题", "标准答复"), ("问题描述", "医生回复"), ("Customer Question", "Agent Reply")]
+)
 def test_names_that_business_staff_give_to_questions_and_answers(tmp_path: Path, names: tuple[str, str]) -> None:
     path = table(tmp_path / "faq.xlsx", [["门诊问答（内部资料）"], [], ["序号", *names], [1, "头痛？", "内科。"]])
     (sample,) = read([path], Ledger())
     assert isinstance(sample, Conversation) and [m.content for m in sample.messages] == ["头痛？", "内科。"]
+
+
+def test_the_folder_of_all_files_stands_once_and_no_file_is_left_out_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At eighty columns `data/behaviour.js` and `onl` were two lines of a table; the sixty-first file was nowhere."""
+    folder = tmp_path / "a-long-name-of-a-folder"
+    folder.mkdir()
+    for number in range(62):
+        (folder / f"f{number:02}.jsonl").write_text('{"question": "a?", "answer": "b"}\n', "utf-8")
+    show_inspection(sources_of([folder], None, []), Voice(), base="ember", num_samples=0, context=512)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(str(folder) in line for line in lines) == 1
+    assert any("f59.jsonl" in line for line in lines) and any("2 more" in line for line in lines)
+    apart = [folder / "f00.jsonl", Path(os.path.relpath(folder / "f01.jsonl"))]
+    show_inspection(sources_of(apart, None, []), Voice(), base="ember", num_samples=0, context=512)
+    assert "f01.jsonl" in capsys.readouterr().out
