@@ -47,7 +47,7 @@ def show_versions(name: str | None, runs: Path, voice: Voice) -> None:
 
 
 def show_version(named: str, runs: Path, voice: Voice) -> None:
-    from danlu.pipeline.register import lineage
+    from danlu.pipeline.register import lineage  # its module registers, too, and that needs torch
 
     registry = Registry(runs)
     version = registry.resolve(named)
