@@ -31,6 +31,8 @@ MAY_READ_ENVIRONMENT = {
     "pipeline/examine.py",  # what of it a suite's own process is given
     "serving/spawning.py",  # what of it engines and workers are given
     "serving/drivers/keeper.py",  # what an engine is given, and its key
+    "pipeline/rank.py",  # which of several processes it is, as torchrun says it
+    "pipeline/start_ranks.py",  # the same, said to them
     "pipeline/device.py",  # torch's own variable for its allocator: what the user chose stays
 }
 

@@ -23,7 +23,7 @@ def gradients(tmp_path, method, items, adapter, micro_tokens):
     )  # fmt: skip
     batches = next(run.feed.steps_after(0)).batches
     num_units = sum(method.num_units(batch) for batch in batches)
-    loss = run.passes.accumulate(batches, num_units)["loss"] / num_units
+    loss = run.passes.accumulate(batches, num_units, 1)["loss"] / num_units
     return len(batches), float(loss), {name: weight.grad.clone() for name, weight in run.parameters.items()}
 
 

@@ -28,7 +28,7 @@ from danlu.training.checkpoint import STATE, find_last
 
 def plan_training(
     recipe: Recipe, index: int, dataset: Dataset, config: Mapping[str, Any], *, device: str,
-    micro_tokens: int | None = None, has_quick_form: bool = True,
+    micro_tokens: int | None = None, has_quick_form: bool = True, num_ranks: int = 1,
 ) -> Plan | None:  # fmt: skip
     """The plan of `recipe.plan_stages()[index]` on this device; None for a model that has no shapes to plan by.
     `config` is the base's config.json; `micro_tokens` those that an interrupted training began with;
@@ -56,6 +56,7 @@ def plan_training(
     work = replace(
         work, context=-(-longest // num_documents), longest_tokens=longest, micro_tokens=fixed,
         batch_tokens=max(work.batch_tokens, fixed), has_no_quick_form=not has_quick_form,
+        num_ranks=num_ranks,
     )  # fmt: skip
     return choose(work, card, limits, may_choose_tokens=may_choose)
 

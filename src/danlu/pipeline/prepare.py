@@ -115,9 +115,21 @@ def _open(run: Run, outcome: dict[str, Any]) -> Prepared:
     """DataError or RunError when something of it is damaged or gone, rows in the store included."""
     if rows_gone(run.path("dataset"), Store(run.folder.parent / STORE)):
         raise RunError("flow.rows_gone", where=str(run.folder.parent / STORE), runs=run.name)
-    stages = tuple(StageData(name, Dataset.open(run.path("dataset", name))) for name in outcome["stages"])
+    stages = _stages(run, outcome)
     contract = Contract.from_json(run.read("contract.json")) if run.path("contract.json").is_file() else None
     return Prepared(stages, run.read("ledger.json"), outcome["certificate"], contract, outcome)
+
+
+def _stages(run: Run, outcome: dict[str, Any]) -> tuple[StageData, ...]:
+    return tuple(StageData(name, Dataset.open(run.path("dataset", name))) for name in outcome["stages"])
+
+
+def prepared_stages(run: Run) -> tuple[StageData, ...]:
+    """The datasets that lie in a run, whatever has changed since; RunError where it was never prepared."""
+    outcome = run.outcome("prepare")
+    if outcome is None:
+        raise RunError("ranks.not_prepared", where=str(run.folder))
+    return _stages(run, outcome)
 
 
 def _prepare(

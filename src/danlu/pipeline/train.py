@@ -1,9 +1,13 @@
-"""train: dataset in, checkpoints out, stage after stage. A finished stage is reused, an interrupted one goes on."""
+"""train: dataset in, checkpoints out, stage after stage. A finished stage is reused, an interrupted one goes on.
+
+Where several cards train, a process a card does what stands here (`start_ranks.py`, `rank.py`): the first as if it were
+alone, the others what it orders; then the run is found trained.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,30 +20,31 @@ from danlu.adapters.lora import AttachedLoRA, LoRA
 from danlu.core.files import read_json, sha256_json, write_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
-from danlu.data.dataset import Dataset
 from danlu.model.model import Model
 from danlu.model.quantized import num_params
 from danlu.pipeline.check_exports import refuse_unservable
 from danlu.pipeline.device import choose_device, remarks_on, saying_when_memory_ends
 from danlu.pipeline.loading import load_base
 from danlu.pipeline.plan_training import keep_plan, kept_micro_tokens, plan_training
-from danlu.pipeline.prepare import Prepared, prepare
+from danlu.pipeline.prepare import Prepared, StageData, prepare
 from danlu.pipeline.shares import replay_shares
+from danlu.pipeline.start_ranks import count_ranks, start_ranks
 from danlu.planning.plan import Plan, leaner
 from danlu.planning.policy import ORDER, Mix
 from danlu.planning.why import reasons
 from danlu.recipe.adapter import FullSection, LoRASection
 from danlu.recipe.later import counted
-from danlu.recipe.method import DPOSection, MethodSection, PretrainSection, SFTSection, StageSection
+from danlu.recipe.method import DPOSection, MethodSection, PretrainSection, SFTSection
 from danlu.recipe.training import TrainingSection
 from danlu.run.run import Run
 from danlu.training.blocks.trunk import why_not
-from danlu.training.checkpoint import STATE, find_best, find_last, load_trained
+from danlu.training.checkpoint import STATE, load_trained
 from danlu.training.methods.dpo import DPO
 from danlu.training.methods.method import Method
 from danlu.training.methods.pretrain import Pretrain
 from danlu.training.methods.sft import SFT
 from danlu.training.passes import AskForLess
+from danlu.training.ranks import ALONE, Alone
 from danlu.training.trainer import Step, Trainer
 
 
@@ -52,31 +57,69 @@ class Trained:
     facts: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the first rank has decided about a stage and the others follow: `index` among the run's stages, the
+    checkpoint to start from, the plan."""
+
+    index: int
+    start: Path | None
+    section: TrainingSection
+    policies: tuple[str, ...]
+    planned: Plan | None
+
+
 def train(
     run: Run, prepared: Prepared | None = None, *, device: str = "auto", progress: Progress | None = None
 ) -> list[Trained]:
     """Train every stage of the run's recipe; returns them in order, the last one being what the run is about."""
     progress = progress or Silent()
     prepared = prepared or prepare(run, progress=progress)
-    done: list[Trained] = []
+    num_ranks = count_ranks(run.recipe.training.devices, device)
     with run.acting("train"):
-        stages = list(zip(run.recipe.plan_stages(), prepared.stages, strict=True))
-        inputs = ""
-        desk: _Desk | None = None
-        for stage, data in stages:
-            inputs = sha256_json([inputs, data.digest, counted(stage.model_dump(mode="json")), _fixed_part(run)])
-            name = data.name
-            outcome = _finished(run, name, inputs)
-            if outcome is None:
-                if desk is None:
-                    desk = _Desk(run, device, progress)
-                    refuse_unservable(run.recipe, desk.model.folder, progress)
-                _make_room(run, name, inputs, progress)
-                with saying_when_memory_ends(f"training ({name})"):
-                    outcome = desk.train_stage(name, stage, data.dataset, done[-1].folder if done else None)
-                run.finish(f"train-{name}", inputs, outcome)
-            done.append(Trained(name, run.path(outcome["folder"]), outcome))
+        if num_ranks > 1 and any(_finished(run, *one) is None for one in _todo(run, prepared.stages)):
+            start_ranks(run, num_ranks, device=device, progress=progress)
+        return train_stages(run, prepared.stages, device=device, progress=progress)
+
+
+def train_stages(
+    run: Run, stages: Sequence[StageData], *, device: str, progress: Progress, ranks: Alone = ALONE
+) -> list[Trained]:
+    """`train` by one process: alone, or as the first of its ranks. The run is held by whoever asks."""
+    done: list[Trained] = []
+    desk: _Desk | None = None
+    for index, (data, (name, inputs)) in enumerate(zip(stages, _todo(run, stages), strict=True)):
+        outcome = _finished(run, name, inputs)
+        if outcome is None:
+            if desk is None:
+                desk = _Desk(run, device, progress, ranks)
+                refuse_unservable(run.recipe, desk.model.folder, progress)
+            _make_room(run, name, inputs, progress)
+            with saying_when_memory_ends(f"training ({name})"):
+                outcome = desk.train_stage(index, data, done[-1].folder if done else None)
+            run.finish(f"train-{name}", inputs, outcome)
+        done.append(Trained(name, run.path(outcome["folder"]), outcome))
+    nothing_more: Order | None = None
+    ranks.from_first(nothing_more)
     return done
+
+
+def follow_orders(run: Run, stages: Sequence[StageData], *, device: str, ranks: Alone) -> None:
+    """`train_stages` by every rank but the first: train what it orders, and write nothing."""
+    desk = _Desk(run, device, Silent(), ranks)
+    order: Order | None = None
+    while (order := ranks.from_first(order)) is not None:
+        data = stages[order.index]
+        with saying_when_memory_ends(f"training ({data.name}, rank {ranks.index})"):
+            desk.follow(order, data)
+
+
+def _todo(run: Run, stages: Sequence[StageData]) -> Iterator[tuple[str, str]]:
+    """(name, digest of all it stands on) of each stage."""
+    inputs = ""
+    for stage, data in zip(run.recipe.plan_stages(), stages, strict=True):
+        inputs = sha256_json([inputs, data.digest, counted(stage.model_dump(mode="json")), _fixed_part(run)])
+        yield data.name, inputs
 
 
 def _finished(run: Run, name: str, inputs: str) -> dict[str, Any] | None:
@@ -107,8 +150,8 @@ def _fixed_part(run: Run) -> Any:
 class _Desk:
     """The model and its adapter while stages are trained on them, one after the other."""
 
-    def __init__(self, run: Run, device: str, progress: Progress) -> None:
-        self.run, self.progress = run, progress
+    def __init__(self, run: Run, device: str, progress: Progress, ranks: Alone = ALONE) -> None:
+        self.run, self.progress, self.ranks = run, progress, ranks
         self.seed = run.recipe.training.seed
         self.device = choose_device(device)
         for remark in remarks_on(self.device):
@@ -116,22 +159,14 @@ class _Desk:
         self.model: Model = load_base(run.recipe.model, seed=self.seed, device=self.device, progress=progress)
         self.attached: Attached | None = None
 
-    def train_stage(self, name: str, stage: StageSection, dataset: Dataset, start: Path | None) -> dict[str, Any]:
+    def train_stage(self, index: int, data: StageData, start: Path | None) -> dict[str, Any]:
         """Train one stage from what the last one left (`start`), and load its best weights back for the next."""
-        attached = self.attached or self._attach(start)
-        folder = self.run.path("checkpoints", name)
-        method = build_method(stage.method)
-        section, policies, planned = self._plan(name, stage, dataset, attached)
-        trainer = Trainer(
-            self.model, attached, method, dataset,
-            section=section, folder=folder, progress=self.progress, policies=policies,
-            ask_for_less=_planner_of(planned) if planned else None,
-        )  # fmt: skip
-        self._tell_begin(name, trainer, attached)
-        last = self._run_steps(name, trainer)
-        best, newest = find_best(folder), find_last(folder)
-        assert best is not None and newest is not None, "a finished stage has a checkpoint"
-        self.attached = attached if best == newest else self._go_back(attached, best)
+        attached = self.attached = self.attached or self._attach(start)
+        order = self.ranks.from_first(Order(index, start, *self._plan(index, data, attached)))
+        trainer = self._build_trainer(order, data, attached)
+        self._tell_begin(data.name, trainer, attached)
+        last = self._run_steps(data.name, trainer)
+        best, newest = self._keep_best(trainer)
         record = read_json(newest / STATE)["best"] or {"number": trainer.number, "loss": None}
         return {
             "folder": best.relative_to(self.run.folder).as_posix(),
@@ -145,22 +180,47 @@ class _Desk:
             "num_params": num_params(self.model),
         }
 
+    def follow(self, order: Order, data: StageData) -> None:
+        """Train one stage as ordered, in silence."""
+        attached = self.attached = self.attached or self._attach(order.start)
+        trainer = self._build_trainer(order, data, attached)
+        for _ in trainer.steps():
+            pass
+        self._keep_best(trainer)
+
+    def _build_trainer(self, order: Order, data: StageData, attached: Attached) -> Trainer:
+        method = build_method(self.run.recipe.plan_stages()[order.index].method)
+        return Trainer(
+            self.model, attached, method, data.dataset,
+            section=order.section, folder=self.run.path("checkpoints", data.name), progress=self.progress,
+            policies=order.policies, ask_for_less=_planner_of(order.planned) if order.planned else None,
+            ranks=self.ranks,
+        )  # fmt: skip
+
+    def _keep_best(self, trainer: Trainer) -> tuple[Path, Path]:
+        """(the best checkpoint, the newest) of a finished stage; its weights are those of the best one now."""
+        best, newest = trainer.best, trainer.last
+        assert best is not None and newest is not None, "a finished stage has a checkpoint"
+        assert self.attached is not None, "attached before it was trained"
+        if best != newest:
+            self.attached = self._go_back(self.attached, best)
+        return best, newest
+
     def _plan(
-        self, name: str, stage: StageSection, dataset: Dataset, attached: Attached
+        self, index: int, data: StageData, attached: Attached
     ) -> tuple[TrainingSection, tuple[str, ...], Plan | None]:
         """(the stage's numbers with tokens at once filled in, what each layer keeps, the plan that says so), as the
         device's memory allows. A stage that was interrupted goes on with the tokens it began with, whatever the device:
         they decide which items share a piece."""
-        section = stage.training
-        index = self.run.recipe.plan_stages().index(stage)
-        before = kept_micro_tokens(self.run, name)
+        section = self.run.recipe.plan_stages()[index].training
+        before = kept_micro_tokens(self.run, data.name)
         planned = plan_training(
-            self.run.recipe, index, dataset, self.model.config, device=self.device, micro_tokens=before,
-            has_quick_form=why_not(self.model, attached) is None,
+            self.run.recipe, index, data.dataset, self.model.config, device=self.device, micro_tokens=before,
+            has_quick_form=why_not(self.model, attached) is None, num_ranks=self.ranks.size,
         )  # fmt: skip
         if planned is None:
             return section.model_copy(update={"micro_tokens": before or section.micro_tokens}), (), None
-        keep_plan(self.run, name, planned)
+        keep_plan(self.run, data.name, planned)
         for sentence in reasons(planned):
             self.progress.note(sentence)
         policies = () if set(planned.policies) == {"all"} else planned.policies  # nothing to ask for

@@ -83,6 +83,7 @@ def predict_memory(work: Work, mix: Mix, *, kind: Kind = "cuda") -> Memory:
         overhead = rates.CPU_CONTEXT_BYTES
     else:
         overhead = rates.CONTEXT_BYTES + rates.WORKSPACE_BYTES + _fragment_bytes(work, mix, held)
+        overhead += rates.EXCHANGE_BYTES * (work.num_ranks > 1)
     host_states = host_states_bytes(work)
     host = host_states + work.micro_tokens * sum(count * moved_bytes(work, policy) for policy, count in mix.groups)
     moment: Literal["loss", "backward"] = "loss" if widest == len(moments) - 1 else "backward"

@@ -109,14 +109,14 @@ class Plan:
     @property
     def energy_kwh(self) -> float | None:
         watts = self.card.watts * rates.POWER_RATIO if self.card else 0.0
-        return self.total_s * watts / 3.6e6 if self.total_s is not None else None
+        return self.total_s * watts * self.work.num_ranks / 3.6e6 if self.total_s is not None else None
 
     @property
     def mfu_ratio(self) -> float | None:
         """Model FLOPs over what the datasheet promises in 16 bit."""
         if self.card is None or self.time is None:
             return None
-        return flops_per_step(self.work) / self.time.total_s / self.card.datasheet_flops_16
+        return flops_per_step(self.work) / self.time.total_s / self.card.datasheet_flops_16 / self.work.num_ranks
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain values, as `plan.json` and `--json` tell it. What does not fit has no speed."""
@@ -143,6 +143,7 @@ class Plan:
             "time": self.time.to_json() if self.time else None,
             "tokens_per_s": round(speed, 1) if speed else None,
             "mfu_ratio": round(mfu, 4) if mfu else None,
+            "num_ranks": work.num_ranks,
             "num_steps": work.num_steps,
             "total_s": round(total, 1) if total is not None else None,
             "energy_kwh": round(energy, 3) if energy is not None else None,
@@ -210,15 +211,16 @@ def _seconds_per_token(found: Plan) -> float:
 
 
 def _token_counts(work: Work) -> Iterator[int]:
-    """Whole parts of a step, from the whole step down to the longest item."""
+    """Whole parts of a card's share of a step, from all of it down to the longest item."""
     least, seen = work.min_micro_tokens, set[int]()
-    if work.batch_tokens <= least:
+    share = -(-work.batch_tokens // work.num_ranks)
+    if share <= least:
         yield least
         return
     for pieces in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128):
-        if work.batch_tokens // pieces < least:
+        if share // pieces < least:
             break
-        size = work.batch_tokens // pieces
+        size = share // pieces
         if pieces > 1:
             document = work.document
             # room that the next document would not fit into is no room

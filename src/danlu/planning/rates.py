@@ -111,6 +111,13 @@ need no copies of 64 ms each way (7B, 4,096 tokens)."""
 HOST_DUPLEX_RATIO = 0.85
 """Of a link's bandwidth each way, where both ways are busy at once. A guess."""
 CPU_LAUNCH_S = 4e-6
+EXCHANGE_BANDWIDTH = 12e9
+"""Bytes a second that cards pass around: half of what PCIe 4 has. A guess, low on purpose; NVLink has ten times as
+much."""
+EXCHANGE_S = 2e-3
+"""Words said every step, and one card waiting for another. A guess."""
+EXCHANGE_BYTES = 2**30
+"""What NCCL holds on each of several cards. A guess, high on purpose."""
 POWER_RATIO = 0.9
 """Mean power of a busy card, of its board's limit."""
 

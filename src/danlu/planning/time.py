@@ -36,6 +36,8 @@ class StepTime:
     waiting_s: float
     """The device waits for launches."""
     optimizer_s: float
+    exchange_s: float = 0.0
+    """Several cards: gradients are added up, and nothing runs beside that."""
 
     @property
     def total_s(self) -> float:
@@ -53,10 +55,10 @@ def predict_time(work: Work, mix: Mix, card: Card) -> StepTime:
     busy = sum(parts.values())
     parts["host_s"] = _exposed(work, mix, card)
     parts["waiting_s"] = max(0.0, _launches(work, mix, card) - busy - parts["host_s"])
-    whole = {name: work.full_pieces * value for name, value in parts.items()}
+    whole = {name: work.full_pieces / work.num_ranks * value for name, value in parts.items()}
     optimizer = _optimizer(work, card)
     whole["host_s"] += _states_under_way(work, card, busy, optimizer)
-    return StepTime(**whole, optimizer_s=optimizer)
+    return StepTime(**whole, optimizer_s=optimizer, exchange_s=_exchange(work))
 
 
 @functools.lru_cache
@@ -292,3 +294,12 @@ def _optimizer(work: Work, card: Card) -> float:
     moments = 2 * (rates.MOMENT_8BIT_BYTES if work.has_8bit_states else 4)
     moved = work.num_trainable * (8 + 4 + 2 * moments + 4)
     return moved / card.bandwidth + rates.STEP_OVERHEAD_S
+
+
+def _exchange(work: Work) -> float:
+    """All gradients once around the ring of cards, and the few words that are said every step."""
+    if work.num_ranks == 1:
+        return 0.0
+    width = 4 if not work.is_full or (work.has_masters and not work.has_masters_apart) else work.width
+    around = 2 * (work.num_ranks - 1) / work.num_ranks
+    return around * width * work.num_trainable / rates.EXCHANGE_BANDWIDTH + rates.EXCHANGE_S

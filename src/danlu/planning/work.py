@@ -73,6 +73,8 @@ class Work:
     """Low-rank columns beside a product are a multiple of this."""
     longest_tokens: int = 0
     """Of the items of a dataset that is there; 0 where none has been seen."""
+    num_ranks: int = 1
+    """Cards that share each step; every one holds all that a single one would."""
     has_no_quick_form: bool = False
     """For a reason that shapes do not tell, such as layers in several number formats."""
 
@@ -90,7 +92,7 @@ class Work:
     @property
     def updates_in_backward(self) -> bool:
         """Only one gradient lives: nothing waits for the last one, and no other piece's is to be added."""
-        return self.is_full and self.frees_gradients and self.num_pieces == 1
+        return self.is_full and self.frees_gradients and self.num_pieces == 1 and self.num_ranks == 1
 
     @property
     def makes_gradients_anew(self) -> bool:
@@ -114,12 +116,12 @@ class Work:
 
     @property
     def num_pieces(self) -> int:
-        """Micro-batches of a step; the last need not be full."""
-        return math.ceil(self.full_pieces)
+        """Micro-batches of a step that one card computes; the last need not be full."""
+        return math.ceil(self.full_pieces / self.num_ranks)
 
     @property
     def full_pieces(self) -> float:
-        """A part of a piece costs its part of the time."""
+        """Of all cards; a part of a piece costs its part of the time."""
         return self.tokens_per_step / self.micro_tokens
 
     @property
@@ -165,7 +167,7 @@ def work_of(
     document_tokens: int = 0, num_steps: int | None = None, has_16bit: bool = True,
 ) -> Work:  # fmt: skip
     """The work of one of `recipe.plan_stages()`. What the dataset knows better may be handed in; `has_16bit` is False
-    on a CPU that computes in fp32."""
+    on a CPU that computes in fp32. `devices: all` counts as one card, for nobody has looked."""
     training, adapter = stage.training, recipe.adapter
     assert training.micro_tokens is not None, "plan_stages() fills it"
     learns_all = not isinstance(stage.method, SFTSection) or stage.method.train_on == "all"
@@ -190,6 +192,7 @@ def work_of(
         supervised_ratio=supervised_ratio,
         num_steps=num_steps or training.max_steps,
         has_dropout=lora is not None and lora.dropout > 0,
+        num_ranks=1 if training.devices == "all" else training.devices,
     )
 
 

@@ -19,13 +19,19 @@ LATER: dict[str, Any] = {
 changed afterwards then differs from it, and its runs are new ones."""
 
 
+NEVER = frozenset({"training.devices"})
+"""Knobs that decide how soon something comes out and not what: with other cards a run goes on."""
+
+
 def counted(tree: Any, later: Mapping[str, Any] = LATER, *, prefix: str = "") -> Any:
-    """A resolved recipe (or what stands in it under `prefix`) without the later knobs that stand as they came."""
+    """A resolved recipe (or what stands in it under `prefix`) without the later knobs that stand as they came, and
+    without those that never count."""
     if isinstance(tree, list):
         return [counted(one, later, prefix=prefix) for one in tree]
     if not isinstance(tree, dict):
         return tree
     kept = {key: value for key, value in tree.items() if (name := prefix + key) not in later or value != later[name]}
+    kept = {key: value for key, value in kept.items() if prefix + key not in NEVER}
     # stages repeat the chapters method and training: their knobs bear those chapters' names
     return {
         key: counted(value, later, prefix="" if (name := prefix + key) == "stages" else f"{name}.")

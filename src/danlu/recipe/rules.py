@@ -28,6 +28,7 @@ def broken_rules(
         *_something_is_left_to_train_on(split),
         *_only_weights_train(quantize, adapter.kind),
         *_masters_to_offload(adapter),
+        *_what_several_cards_can(training, stages, adapter),
     ]
 
 
@@ -62,3 +63,20 @@ def _masters_to_offload(adapter: LoRASection | FullSection) -> Iterator[Complain
     """What is not there cannot lie elsewhere."""
     if isinstance(adapter, FullSection) and adapter.offload == "masters" and adapter.masters == "none":
         yield Complaint("adapter.offload", adapter.offload, say("recipe.offload_masters"))
+
+
+def _what_several_cards_can(
+    training: TrainingSection, stages: Sequence[StageSection], adapter: LoRASection | FullSection
+) -> Iterator[Complaint]:
+    """The same cards train every stage; each holds all weights and states, and each would compile for itself."""
+    chapters = [(f"stages.{i}.training", stage.training) for i, stage in enumerate(stages)]
+    for key, own in chapters:
+        if "devices" in own.model_fields_set and own.devices != training.devices:
+            yield Complaint(f"{key}.devices", own.devices, say("recipe.devices_of_a_stage"), "training.devices")
+    if training.devices == 1:
+        return
+    if isinstance(adapter, FullSection) and adapter.offload != "none":
+        yield Complaint("adapter.offload", adapter.offload, say("recipe.devices_offload"))
+    for key, own in [("training", training), *chapters]:
+        if own.compile:
+            yield Complaint(f"{key}.compile", own.compile, say("recipe.devices_compile"))

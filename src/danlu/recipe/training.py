@@ -55,5 +55,8 @@ class TrainingSection(Section):
     save_every: int = Field(200, ge=1)
     """Optimizer steps between checkpoints."""
 
+    devices: int | Literal["all"] = Field(1, ge=1)
+    """Cards of this machine that train together, or all."""
+
     compile: bool = False
     """Compile with torch.compile what has no quick form: slower start, faster steps; pays on long runs."""

@@ -47,7 +47,7 @@ class Run:
         folder = runs / f"{recipe.name}-{recipe.digest[:8]}"
         if (folder / "run.json").exists():
             known = cls.open(folder)
-            if known.recipe.tracking != recipe.tracking:  # whoever looks on makes no other run
+            if _beside(known.recipe) != _beside(recipe):  # who looks on, and how many cards, makes no other run
                 write_json(folder / "recipe.json", recipe.resolved())
                 known = cls.open(folder)
             return known
@@ -124,6 +124,11 @@ class Run:
             except BaseException as error:  # whatever ended it, a Ctrl-C too, stands in the events
                 self.events.append("stopped", act=act, error=type(error).__name__, message=str(error)[:2000])
                 raise
+
+
+def _beside(recipe: Recipe) -> tuple[object, ...]:
+    """What of a recipe may change while its run stays the same, and counts from then on."""
+    return recipe.tracking, recipe.training.devices
 
 
 def list_runs(runs: Path) -> list[Path]:

@@ -44,6 +44,8 @@ class Batch:
     """Real ones, which come first; padding to a fixed shape stands behind them as documents that nobody learns from."""
     num_tokens: int
     """Of the real documents."""
+    piece: int = 0
+    """Which of its step's pieces it is, or was cut from."""
 
     @property
     def num_targets(self) -> int:

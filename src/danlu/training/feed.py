@@ -6,8 +6,8 @@ once from then on, and the sum over a step stays the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ from danlu.data.dataset import Dataset
 from danlu.training.batches import Batch, Items, read_batch
 from danlu.training.forms import Filled, Form, fill
 from danlu.training.plan import Plan, PlannedStep, in_order
+from danlu.training.ranks import ALONE, Alone
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A step's batches on the CPU; `filled` beside them where graphs are recorded, or empty."""
+    """This rank's batches of a step, on the CPU; `filled` beside them where graphs are recorded, or empty."""
 
     planned: PlannedStep
     batches: list[Batch]
@@ -31,45 +32,52 @@ class Feed:
     """`pad_to` fills every row to so many tokens, for compiled code; 0 leaves it as it is. Forms are made while
     `has_forms` is set."""
 
-    def __init__(self, dataset: Dataset, plan: Plan, device: torch.device, *, micro_tokens: int, pad_to: int) -> None:
+    def __init__(
+        self, dataset: Dataset, plan: Plan, device: torch.device, *, micro_tokens: int, pad_to: int,
+        ranks: Alone = ALONE,
+    ) -> None:  # fmt: skip
         self._dataset, self._plan, self._device = dataset, plan, device
-        self._micro_tokens, self._pad_to = micro_tokens, pad_to
+        self._micro_tokens, self._pad_to, self._ranks = micro_tokens, pad_to, ranks
         self.has_forms = False
         self.most_items = 0
         """Items computed at once since memory ended; 0 as planned."""
 
     def steps_after(self, number: int) -> Iterator[Loaded]:
         for planned in self._plan.steps_after(number):
-            batches = [self._read("train", few) for items in planned.pieces for few in self._few(items)]
+            mine = self._ranks.share(planned.pieces, self._dataset.part("train").lengths)
+            batches = [self._read("train", few, piece) for piece, items in mine for few in self._few(items)]
             filled = [self._fill(batch) for batch in batches] if self.has_forms else []
             # Where forms are replayed the batches themselves are read only if recording fails.
             yield Loaded(planned, batches if filled else self._pinned(batches), filled)
 
-    def one_pass(self, name: str) -> Iterator[Batch]:
-        """Every item of a part once, on the device."""
+    def one_pass(self, name: str, *, is_shared: bool = False) -> Iterator[Batch]:
+        """Every item of a part once, on the device; `is_shared`: this rank's of them."""
         lengths = self._dataset.part(name).lengths
-        for items in in_order(lengths, self._micro_tokens, seed=0, epoch=0):
-            yield self._read(name, items).to(self._device)
+        pieces = in_order(lengths, self._micro_tokens, seed=0, epoch=0)
+        for piece, items in (self._ranks if is_shared else ALONE).share(pieces, lengths):
+            yield self._read(name, items, piece).to(self._device)
 
     def halve(self, batches: list[Batch]) -> list[Batch] | None:
         """The same items in smaller pieces, and all later ones too; None where each piece is one item already."""
-        halves = [half for batch in batches for half in np.array_split(batch.items, 2) if len(half)]
+        halves = [(batch.piece, half) for batch in batches for half in np.array_split(batch.items, 2) if len(half)]
         if len(halves) == len(batches):
             return None
-        most = max(len(half) for half in halves)
+        most = max(len(half) for _, half in halves)
         self.most_items, self.has_forms = min(self.most_items or most, most), False
-        return self._pinned([self._read("train", half) for half in halves])
+        return self._pinned([self._read("train", half, piece) for piece, half in halves])
 
     def cut(self, batches: list[Batch]) -> list[Batch]:
         """The same batches, or smaller ones where these were read before memory ended."""
         if all(len(self._few(batch.items)) == 1 for batch in batches):
             return batches
-        return self._pinned([self._read("train", few) for batch in batches for few in self._few(batch.items)])
+        return self._pinned(
+            [self._read("train", few, batch.piece) for batch in batches for few in self._few(batch.items)]
+        )
 
-    def origins(self, batches: list[Batch], most: int = 8) -> str:
-        """Where the rows of these batches were read."""
+    def origins(self, pieces: Sequence[Items], most: int = 8) -> str:
+        """Where the rows of these pieces were read."""
         rows = self._dataset.part("train").rows
-        items = [int(item) for batch in batches for item in batch.items]
+        items = [int(item) for piece in pieces for item in piece]
         rest = f" (+{len(items) - most})" if len(items) > most else ""
         return ", ".join(rows[item]["origin"] or f"train[{item}]" for item in items[:most]) + rest
 
@@ -77,10 +85,11 @@ class Feed:
         """A piece as planned, or in as many as memory was found to want."""
         return np.array_split(items, -(-len(items) // self.most_items)) if self.most_items else [items]
 
-    def _read(self, name: str, items: Items) -> Batch:
+    def _read(self, name: str, items: Items, piece: int) -> Batch:
         """On a GPU equal documents lie side by side, where attention computes them as a dense batch."""
         by_length = self._device.type == "cuda"
-        return read_batch(name, self._dataset.part(name), items, self._pad_to, by_length=by_length)
+        batch = read_batch(name, self._dataset.part(name), items, self._pad_to, by_length=by_length)
+        return replace(batch, piece=piece)
 
     def _fill(self, batch: Batch) -> Filled:
         filled = fill(batch, Form.of(batch, self._micro_tokens))

@@ -21,8 +21,8 @@ from danlu.model.quantized import quantized_layers
 from danlu.recipe.training import TrainingSection
 from danlu.training.methods.method import Method
 
-UNMOVED = {"save_every"}
-"""Knobs of chapter `training` that change no number."""
+UNMOVED = {"save_every", "devices"}
+"""Knobs of chapter `training` that change no number, or the last bits of sums alone."""
 KNOB_DEFAULTS: dict[str, Any] = {f"training.{key}": knob.default for key, knob in TrainingSection.model_fields.items()}
 """What a checkpoint from before a knob was trained with."""
 

@@ -85,12 +85,11 @@ class Passes:
         less and the same batch is computed again."""
         batches, filled = self.feed.cut(loaded.batches), loaded.filled
         while True:
-            _set_seed(_seed_of(self._seed, loaded.planned.number), self.model.device)
             is_short = is_half_done = False
             try:
                 if self.graphs is not None and filled:
                     return self._replay(self.graphs, batches, filled, num_units)
-                return self.accumulate(batches, num_units)
+                return self.accumulate(batches, num_units, loaded.planned.number)
             except CannotRecordError as error:
                 self.progress.note(say("training.not_recorded", reason=str(error)))
             except torch.OutOfMemoryError:
@@ -106,10 +105,14 @@ class Passes:
             if is_short:
                 batches = self._leaner(batches)
 
-    def accumulate(self, batches: Sequence[Batch], num_units: int) -> dict[str, Tensor]:
-        """Add up gradients of the mean loss over all units of the step, however many pieces they come in."""
+    def accumulate(self, batches: Sequence[Batch], num_units: int, number: int) -> dict[str, Tensor]:
+        """Add up gradients of the mean loss over all units of step `number`, however many pieces they come in."""
         sums: dict[str, Tensor] = {}
+        piece = -1
         for batch in batches:
+            if batch.piece != piece:  # whoever computes a piece drops the same out of it
+                piece = batch.piece
+                _set_seed(_seed_of(self._seed, number, piece), self.model.device)
             if not self.method.num_units(batch):
                 continue
             with self.precision.forward():
@@ -126,7 +129,7 @@ class Passes:
             for batch, form in zip(batches, filled, strict=True)
             if self.method.num_units(batch)
         ]
-        return {"loss": torch.stack(losses).sum()}
+        return {"loss": torch.stack(losses).sum()} if losses else {}
 
     # ---- where memory ends
 
@@ -159,7 +162,7 @@ class Passes:
     def _halves(self, batches: list[Batch]) -> list[Batch]:
         halves = self.feed.halve(batches)
         if halves is None:
-            raise TrainingError("training.item_too_big", rows=self.feed.origins(batches))
+            raise TrainingError("training.item_too_big", rows=self.feed.origins([one.items for one in batches]))
         return halves
 
     def _keep_gradients(self) -> bool:
@@ -192,6 +195,6 @@ def _set_seed(seed: int, device: torch.device) -> None:
         torch.cuda.manual_seed(seed)
 
 
-def _seed_of(seed: int, number: int) -> int:
-    """The seed of one step's random numbers, so that dropout needs no saved state."""
-    return (seed * 1_000_003 + number) % 2**63
+def _seed_of(seed: int, number: int, piece: int) -> int:
+    """The seed of the random numbers of one piece of a step, so that dropout needs no saved state."""
+    return (seed * 1_000_003 + number + piece * 1_000_000_007) % 2**63

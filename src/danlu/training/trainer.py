@@ -18,7 +18,6 @@ from torch import Tensor
 
 from danlu.adapters.adapter import Attached
 from danlu.core.errors import TrainingError
-from danlu.core.interrupts import noticing_interrupts
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.data.dataset import Dataset
@@ -46,6 +45,7 @@ from danlu.training.optim import (
 from danlu.training.passes import AskForLess, Passes
 from danlu.training.plan import Plan, PlannedStep
 from danlu.training.precision import Precision
+from danlu.training.ranks import ALONE, Alone
 from danlu.training.schedule import learning_rate
 
 
@@ -79,16 +79,17 @@ class Best:
 class Trainer:
     """Trains what `adapter` made trainable in `model`. `section` has its `lr` filled in (`recipe.defaults`).
     `policies`, one a layer, say what each keeps for its backward; without them every layer keeps everything, and a CPU
-    computes the decoder as it is written. `ask_for_less` is asked for others where memory ends (`passes.py`)."""
+    computes the decoder as it is written. `ask_for_less` is asked for others where memory ends (`passes.py`). `ranks`
+    are the processes that train this together (`ranks.py`)."""
 
     def __init__(
         self, model: Model, adapter: Attached, method: Method, dataset: Dataset,
         *, section: TrainingSection, folder: Path, progress: Progress | None = None,
-        policies: Sequence[str] = (), ask_for_less: AskForLess | None = None,
+        policies: Sequence[str] = (), ask_for_less: AskForLess | None = None, ranks: Alone = ALONE,
     ) -> None:  # fmt: skip
         assert section.lr is not None, "the recipe's defaults fill in the learning rate"
         self.model, self.adapter, self.method, self.dataset = model, adapter, method, dataset
-        self.section, self.folder, self.progress = section, folder, progress or Silent()
+        self.section, self.folder, self.progress, self.ranks = section, folder, progress or Silent(), ranks
         self._parts = [name for name in ("train", "validation") if name in dataset.names and len(dataset.part(name))]
         self.lr, self.micro_tokens = section.lr, self._fitting_micro_tokens()
         self.plan = Plan(
@@ -109,8 +110,10 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=self.precision.is_scaled)
         self.number, self._saved_number = 0, -1
         self._best: Best | None = None
-        self._has_stopped = self._needs_validation = self._is_torn = False
-        self.feed = Feed(dataset, self.plan, model.device, micro_tokens=self.micro_tokens, pad_to=self._pad_to)
+        self._has_stopped = self._needs_validation = self._is_torn = self._has_told_idle = False
+        self.feed = Feed(
+            dataset, self.plan, model.device, micro_tokens=self.micro_tokens, pad_to=self._pad_to, ranks=ranks
+        )
         self.passes = Passes(
             model, method, self.optimizer, self.scaler, self.precision, self.feed, self.quick,
             seed=section.seed, micro_tokens=self.micro_tokens, folder=folder, progress=self.progress,
@@ -118,7 +121,9 @@ class Trainer:
         )  # fmt: skip
         if section.compile:
             compile_blocks(model)
-        self._resume_or_begin()
+        with ranks.in_turn():
+            self._resume_or_begin()
+        ranks.hold_equal(self.number, self.parameters, is_due=True, training=identity_digest(self._identity))
 
     # ---- the algorithm
 
@@ -132,19 +137,22 @@ class Trainer:
             if self._needs_validation:
                 self._judge()
             todo = iter(()) if self._has_stopped else self.feed.steps_after(self.number)
-            with noticing_interrupts() as stop_if_asked, contextlib.closing(ahead(todo)) as upcoming:
+            with self.ranks.noticing_interrupts() as stop_if_asked, contextlib.closing(ahead(todo)) as upcoming:
                 for loaded in upcoming:
                     stop_if_asked()
                     step = self._train_on(loaded)
                     self._tell_attention()
                     if self._needs_validation:
                         step = replace(step, validation=self._judge())
-                    if self.is_done or step.validation or self.number % self.section.save_every == 0:
+                    is_kept = bool(self.is_done or step.validation or self.number % self.section.save_every == 0)
+                    self.ranks.hold_equal(self.number, self.parameters, is_due=is_kept)
+                    if is_kept:
                         self.save()
                     yield step
                     if self.is_done:
                         break
             self.save()
+            self.ranks.wait()  # what is saved is there, whoever looks for it
         except KeyboardInterrupt:
             self.save()
             raise
@@ -167,29 +175,31 @@ class Trainer:
         started = time.perf_counter()
         if not self.model.training:  # validation came between; the walk over all modules costs a millisecond
             self.model.train()
-        num_units = self._count_units(planned.number, batches)
+        counts = self._count(planned, batches)
+        num_units = counts["units"]
         lr = learning_rate(
             self.number, self.plan.num_steps, peak=self.lr, schedule=self.section.schedule,
             warmup_ratio=self.section.warmup_ratio,
         )  # fmt: skip
         set_rate(self.optimizer, lr)  # before the backward, which may step
         sums = self.passes.run(loaded, num_units)
+        self.ranks.add_gradients(self.parameters, self.optimizer)
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.parameters, self.optimizer)
-        facts = _fetch({"loss": sums.pop("loss"), "grad_norm": norm, **sums})
-        self._refuse_non_finite(planned, batches, facts)
+        facts = _fetch({"grad_norm": norm, **sums})
+        grad_norm, facts = facts.pop("grad_norm"), self.ranks.add(facts)
+        self._refuse_non_finite(planned, facts["loss"], grad_norm)
         self._update(norm)
-        num_tokens = sum(batch.num_tokens for batch in batches)
         return Step(
             number=self.number,
             num_steps=self.plan.num_steps,
             epoch=planned.epoch,
             loss=facts.pop("loss") / num_units,
             lr=lr,
-            grad_norm=facts.pop("grad_norm"),
-            num_tokens=num_tokens,
-            num_supervised_tokens=sum(batch.num_targets for batch in batches),
-            tokens_per_s=num_tokens / (time.perf_counter() - started),
+            grad_norm=grad_norm,
+            num_tokens=counts["tokens"],
+            num_supervised_tokens=counts["targets"],
+            tokens_per_s=counts["tokens"] / (time.perf_counter() - started),
             metrics={name: value / num_units for name, value in facts.items()},
         )
 
@@ -211,6 +221,7 @@ class Trainer:
         """Full fine-tuning frees each gradient at once where nothing has to wait for the last one: no clipping, one
         piece a step, no loss scaling. The result is the same."""
         is_free = not self.section.clip and self.plan.is_whole and not self.precision.is_scaled
+        is_free = is_free and self.ranks.size == 1  # others' gradients are added first
         return self.adapter.kind == "full" and self.model.device.type == "cuda" and is_free
 
     def _tell_attention(self) -> None:
@@ -245,13 +256,14 @@ class Trainer:
         self.model.eval()
         sums: dict[str, Tensor] = {}
         num_units = 0
-        for batch in self.feed.one_pass("validation"):
+        for batch in self.feed.one_pass("validation", is_shared=True):
             with self.precision.forward():
                 loss = self.method.loss(self.model, batch)
             num_units += loss.num_units
             for name, value in {"loss": loss.value, **loss.metrics}.items():
                 sums[name] = sums[name] + value if name in sums else value
-        return {name: value / max(1, num_units) for name, value in _fetch(sums).items()}
+        (num_units,) = self.ranks.add({"units": num_units}).values()
+        return {name: value / max(1, num_units) for name, value in self.ranks.add(_fetch(sums)).items()}
 
     # ---- data
 
@@ -281,7 +293,7 @@ class Trainer:
     def save(self) -> Path | None:
         """Write a checkpoint of the last whole step, unless it is there already. Interrupted in the middle of an update
         there is no whole step in memory; then the last checkpoint on disk stands."""
-        if self._is_torn or is_torn(self.optimizer):
+        if self._is_torn or is_torn(self.optimizer) or not self.ranks.is_first:
             return self.last
         if self._saved_number == self.number:
             self._prune()  # a kill may have come between the two
@@ -354,23 +366,34 @@ class Trainer:
             self.progress.note(say("training.micro_tokens_raised", given=given, now=longest))
         return max(given, longest)
 
-    def _count_units(self, number: int, batches: list[Batch]) -> int:
-        num_units = sum(self.method.num_units(batch) for batch in batches)
-        if not num_units:
-            raise TrainingError("training.no_targets", number=number, rows=self.feed.origins(batches))
-        return num_units
+    def _count(self, planned: PlannedStep, batches: list[Batch]) -> dict[str, int]:
+        """Units, tokens and supervised tokens of the whole step, whoever computes them."""
+        counts = self.ranks.add(
+            {
+                "units": sum(self.method.num_units(batch) for batch in batches),
+                "tokens": sum(batch.num_tokens for batch in batches),
+                "targets": sum(batch.num_targets for batch in batches),
+                "ranks": int(bool(batches)),
+            }
+        )
+        if counts["ranks"] < self.ranks.size and not self._has_told_idle:
+            self._has_told_idle = True
+            self.progress.note(say("ranks.idle", size=self.ranks.size))
+        if not counts["units"]:
+            raise TrainingError("training.no_targets", number=planned.number, rows=self.feed.origins(planned.pieces))
+        return counts
 
-    def _refuse_non_finite(self, planned: PlannedStep, batches: list[Batch], facts: dict[str, float]) -> None:
+    def _refuse_non_finite(self, planned: PlannedStep, loss: float, norm: float) -> None:
         """fp16 may overflow now and then: its scaler skips the update and scales less."""
-        is_overflow = self.precision.is_scaled and math.isfinite(facts["loss"]) and self.scaler.get_scale() > 1
-        if is_overflow or (math.isfinite(facts["loss"]) and math.isfinite(facts["grad_norm"])):
+        is_overflow = self.precision.is_scaled and math.isfinite(loss) and self.scaler.get_scale() > 1
+        if is_overflow or (math.isfinite(loss) and math.isfinite(norm)):
             return
-        raise TrainingError(
-            "training.not_finite", number=planned.number, loss=facts["loss"], norm=facts["grad_norm"],
-            rows=self.feed.origins(batches),
-        )  # fmt: skip
+        rows = self.feed.origins(planned.pieces)
+        raise TrainingError("training.not_finite", number=planned.number, loss=loss, norm=norm, rows=rows)
 
 
 def _fetch(sums: dict[str, Tensor]) -> dict[str, float]:
     """Device scalars as numbers, in one copy: the only wait for the device in a step."""
+    if not sums:
+        return {}
     return dict(zip(sums, torch.stack([value.double() for value in sums.values()]).tolist(), strict=True))

@@ -14,6 +14,7 @@ from danlu.data.dataset import Dataset
 from danlu.data.tokens import Tokens
 from danlu.model.hub import embedded_folder
 from danlu.pipeline.plan_training import keep_plan, kept_micro_tokens, plan_training
+from danlu.pipeline.prepare import StageData
 from danlu.pipeline.train import _Desk, _planner_of, build_adapter
 from danlu.planning.bases import BASES
 from danlu.planning.cards import CARDS
@@ -108,10 +109,9 @@ def test_a_stage_that_a_gpu_began_goes_on_on_a_cpu(tmp_path: Path) -> None:
     }  # fmt: skip
     run = Run.create(Recipe.from_tree(tree), tmp_path)
     data = dataset(tmp_path / "d", 100, 120, 90, 110)
-    (stage,) = run.recipe.plan_stages()
     desk = _Desk(run, "cpu", Silent())
     attached = build_adapter(run.recipe.adapter, 1).attach(desk.model)
-    section, policies, _ = desk._plan("1-sft", stage, data, attached)
+    section, policies, _ = desk._plan(0, StageData("1-sft", data), attached)
     assert section.micro_tokens == 512 and policies == (), "everything fits: nothing is asked for"
     began = section.model_copy(update={"micro_tokens": 256})
     folder = run.path("checkpoints", "1-sft")
@@ -119,7 +119,7 @@ def test_a_stage_that_a_gpu_began_goes_on_on_a_cpu(tmp_path: Path) -> None:
     next(iter(trainer.steps()))
     desk = _Desk(run, "cpu", Silent())
     attached = build_adapter(run.recipe.adapter, 1).attach(desk.model)
-    section, *_ = desk._plan("1-sft", stage, data, attached)
+    section, *_ = desk._plan(0, StageData("1-sft", data), attached)
     assert section.micro_tokens == 256
     assert Trainer(desk.model, attached, SFT(), data, section=section, folder=folder).number == 1
 
