@@ -82,7 +82,7 @@ def test_who_computes_a_piece_drops_the_same_out_of_it(tmp_path):
     """Four pieces a step, so that no rank count cuts them further: dropout is the piece's, not the rank's."""
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     for folder in (alone, shared):
-        items = [item for item in sft_items(400) if len(item.documents[0]) == 16][:16]
+        items = [item for item in sft_items(400) if len(item.tokens[0]) == 16][:16]
         assert len(items) == 16
         dataset(folder / "data", items, items[:4])
     knobs = {"batch_tokens": 64, "micro_tokens": 16, "context": 16}
@@ -172,7 +172,7 @@ def test_weights_that_drift_apart_end_the_run(tmp_path):
         return list(steps)
 
     for said in together(2, tmp_path, work):
-        assert said.startswith("TrainingError: step 3: the weights of rank 1 are no longer those of rank 0 (")
+        assert "the weights of rank 1 are no longer those of rank 0 (1 tensors" in said
 
 
 def test_ranks_of_different_trainings_do_not_begin(tmp_path):
@@ -182,7 +182,7 @@ def test_ranks_of_different_trainings_do_not_begin(tmp_path):
         return make_trainer(tmp_path, "full", "sft", ranks=ranks, lr=1e-3 * (1 + ranks.index))
 
     for said in together(2, tmp_path, work):
-        assert said.startswith("TrainingError: rank 1 is about to begin another training")
+        assert said.startswith("TrainingError: rank 1 (at step 0) is about to begin another training")
 
 
 def test_a_killed_rank_leaves_a_checkpoint_that_goes_on(tmp_path):

@@ -46,10 +46,7 @@ def count_ranks(devices: int | Literal["all"], device: str) -> int:
 def start_ranks(run: Run, num_ranks: int, *, device: str, progress: Progress) -> None:
     """Train a run's stages by so many processes. Raises what ended one of them; Ctrl-C leaves a checkpoint."""
     open_base(run.recipe.model, progress=progress)  # fetched once, not by each of them
-    with (
-        tempfile.TemporaryDirectory(prefix="danlu-ranks-") as folder,
-        _started(run, num_ranks, device, folder) as ranks,
-    ):
+    with _started(run, num_ranks, torch.device(choose_device(device)).type) as ranks:
         try:
             _listen(ranks, progress)
         except KeyboardInterrupt:
@@ -64,17 +61,19 @@ class _Rank:
 
     def __init__(self, index: int, num_ranks: int, run: Path, device: str, folder: Path) -> None:
         self.index, self.size, self.log = index, num_ranks, folder / f"{index}.log"
-        place = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": num_ranks, "LOCAL_WORLD_SIZE": num_ranks}
         loopback = "lo" if sys.platform == "linux" else "lo0"  # nobody else's business
-        place |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
+        place = {
+            "RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": str(num_ranks),
+            "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback,
+        }  # fmt: skip
         if torch.device(device).type == "cpu":
-            place |= {"OMP_NUM_THREADS": max(1, torch.get_num_threads() // num_ranks)}
+            place["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // num_ranks))
         meet = str(folder / "store")
         with self.log.open("wb") as file:
             self.child = subprocess.Popen(  # noqa: S603  words of ours
                 [sys.executable, "-m", "danlu.pipeline.rank", str(run), "--device", device, "--meet", meet],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, start_new_session=True,
-                env=os.environ | {name: str(value) for name, value in place.items()},
+                env=os.environ | place,
             )  # fmt: skip
         assert self.child.stdout, "it is a pipe"
         self.words = Connection(os.dup(self.child.stdout.fileno()), writable=False)
@@ -108,7 +107,7 @@ def _started(run: Run, num_ranks: int, device: str) -> Iterator[list[_Rank]]:
     with tempfile.TemporaryDirectory(prefix="danlu-ranks-") as folder:
         try:
             for index in range(num_ranks):
-                ranks.append(_Rank(index, num_ranks, run.folder, choose_device(device), Path(folder)))
+                ranks.append(_Rank(index, num_ranks, run.folder, device, Path(folder)))
             yield ranks
         finally:
             for rank in ranks:
@@ -146,6 +145,4 @@ def _pass_on(message: object, rank: _Rank, progress: Progress) -> None:
         rank.error = message
     elif isinstance(message, tuple):
         name, args, facts = message
-        {"start": progress.start, "advance": progress.advance, "finish": progress.finish, "note": progress.note}[name](
-            *args, **facts
-        )
+        getattr(progress, name)(*args, **facts)

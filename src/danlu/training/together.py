@@ -142,7 +142,7 @@ def join(device: str, *, rank: int, size: int, meet: Path | None = None) -> Iter
     is_cuda = torch.device(device).type == "cuda"
     dist.init_process_group(
         "nccl" if is_cuda else "gloo", timeout=PATIENCE, rank=rank, world_size=size,
-        store=dist.FileStore(str(meet), size) if meet else None,
+        store=dist.FileStore(str(meet), size) if meet else None,  # type: ignore[attr-defined]
         device_id=torch.device("cuda", torch.cuda.current_device()) if is_cuda else None,
     )  # fmt: skip
     ranks = Together()

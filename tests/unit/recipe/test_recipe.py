@@ -258,3 +258,17 @@ def test_words_of_other_suites_are_answered_each_in_a_line() -> None:
 
 def test_a_wrong_value_is_shown_as_yaml_writes_it() -> None:
     assert said({"training": {"epochs": None}})["training.epochs"].startswith("training.epochs: given null,")
+
+
+@pytest.mark.parametrize(
+    ("tree", "key"),
+    [
+        ({"training": {"devices": 2, "compile": True}}, "training.compile"),
+        ({"training": {"devices": "all"}, "adapter": {"kind": "full", "offload": "all"}}, "adapter.offload"),
+        ({"stages": [{"kind": "sft", "training": {"devices": 2}}]}, "stages.0.training.devices"),
+        ({"training": {"devices": 0}}, "training.devices"),
+        ({"training": {"devices": "many"}}, "training.devices"),
+    ],
+)
+def test_what_several_cards_cannot_do_is_refused(tree: dict, key: str) -> None:
+    assert key in said(tree)

@@ -1,0 +1,96 @@
+"""A recipe for two cards, tried on a CPU: two processes train it, one dies, somebody stops them, and the run goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import danlu
+from tiny_company import write_recipe
+
+from danlu.core.errors import TrainingError
+from danlu.pipeline.prepare import prepare
+from danlu.pipeline.start_ranks import count_ranks
+from danlu.pipeline.train import train
+from danlu.recipe import Recipe
+from danlu.run.run import Run, list_runs
+from progress_kit import Notes
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists() or torch.cuda.is_available(),
+    reason="a rank is found by its environment, and here it is a CPU that trains",
+)
+RECIPE = """
+name: shared
+model: {{base: {base}}}
+adapter: {{rank: 4}}
+stages: [pretrain, sft]
+data:
+  sources: [qa.jsonl, docs/]
+  split: {{test: 0.1, validation: 0.1}}
+training: {{max_steps: {steps}, lr: 0.003, context: 128, batch_tokens: 256, save_every: 1, patience: 0, devices: 2}}
+"""
+
+
+class AtStep(Notes):
+    """Does something once training has come to its third step."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        super().__init__()
+        self.act, self.num_steps = act, 0
+
+    def advance(self, steps: int = 1, **facts: object) -> None:
+        self.num_steps += "tokens_per_s" in facts
+        if self.num_steps == 3:
+            self.act()
+
+
+def rank(index: int) -> int:
+    """The number of the process that is this rank."""
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            told = (place / "environ").read_bytes().split(b"\0")
+            words = (place / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"danlu.pipeline.rank" in words and f"RANK={index}".encode() in told:
+            return int(place.name)
+    raise AssertionError("no such rank")
+
+
+def test_two_ranks_train_two_stages(company: Path, base: Path) -> None:
+    said = danlu("train", write_recipe(company, base, text=RECIPE, steps="3"), "--runs", "runs")
+    assert said.code == 0, said.err
+    assert "2 ranks train together on cpu" in said.out + said.err
+    (found,) = list_runs(Path("runs"))
+    run = Run.open(found)
+    assert [(step["stage"], step["number"]) for step in run.events.read("step")] == [
+        (stage, number) for stage in ("1-pretrain", "2-sft") for number in (1, 2, 3)
+    ], "the first rank tells, and nobody else"
+    again = danlu("train", company / "recipe.yaml", "training.devices=1", "--runs", "runs")
+    assert again.code == 0 and "ranks train together" not in again.out + again.err, "nothing is left to be done"
+    assert len(list_runs(Path("runs"))) == 1
+
+
+def test_a_rank_that_dies_is_named_and_the_run_goes_on(company: Path, base: Path) -> None:
+    run = Run.create(Recipe.load(write_recipe(company, base, text=RECIPE, steps="12")), Path("runs"))
+    prepared = prepare(run)
+    with pytest.raises(TrainingError, match=r"rank 1 of 2 ended in the middle of training \(exit -9\)"):
+        train(run, prepared, device="cpu", progress=AtStep(lambda: os.kill(rank(1), signal.SIGKILL)))
+    with pytest.raises(AssertionError, match="no such rank"):
+        rank(0)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, prepared, device="cpu", progress=AtStep(lambda: os.kill(os.getpid(), signal.SIGINT)))
+    done = train(run, prepared, device="cpu")
+    assert [stage.facts["num_steps"] for stage in done] == [12, 12]
+    numbers = [step["number"] for step in run.events.read("step") if step["stage"] == "1-pretrain"]
+    assert sorted(set(numbers)) == list(range(1, 13)) and len(numbers) <= 14, "it went on, and began nothing anew"
+
+
+def test_a_cpu_is_one_card_unless_it_is_told_otherwise() -> None:
+    assert count_ranks("all", "cpu") == 1
+    assert count_ranks(3, "cpu") == 3
