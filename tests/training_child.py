@@ -24,7 +24,7 @@ KNOBS = {"epochs": 3, "eval_every": 0.4, "patience": 0, "save_every": 2, "warmup
 def make_trainer(
     folder: Path, adapter: str, method: str, progress=None, dtype=torch.float32, ranks=ALONE, **knobs
 ) -> Trainer:
-    model = tiny_model(folder / f"model{ranks.index or str()}", dtype=dtype)
+    model = tiny_model(folder / f"model{ranks.index or ''}", dtype=dtype)
     attached = ADAPTERS[adapter].attach(model)
     return Trainer(
         model, attached, METHODS[method](), Dataset.open(folder / "data"),

@@ -30,7 +30,7 @@ INTERRUPTED, REFUSED = 130, 2
 def main() -> int:
     options = _options()
     index, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    _see_one_card(local)
+    see_one_card(local)
     words = _line_to_parent() if options.meet else None
     progress: Progress = Told(words) if words else Printed()
     try:
@@ -53,7 +53,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _see_one_card(local: int) -> None:
+def see_one_card(local: int) -> None:
     """Everything else here speaks of "the card". Before torch looks."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     cards = visible.split(",") if visible is not None else []

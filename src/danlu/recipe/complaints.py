@@ -51,6 +51,8 @@ def _complaint(finding: Any, recipe: type[BaseModel]) -> Complaint:
     parts = [str(part) for part in finding["loc"]]
     # discriminated unions put the tag into the location (`adapter.lora.rank`); people do not write it
     key = ".".join(p for i, p in enumerate(parts) if not (i > 0 and p in _TAGS and parts[i - 1] in _TAGGED))
+    if len(parts) > 1 and (parts[-1] == "int" or parts[-1].startswith("literal[")):  # one of several things it may be
+        key = key.removesuffix(f".{parts[-1]}")
     if finding["type"] == "extra_forbidden":
         return _unknown_key(key, finding["input"], recipe)
     given = finding.get("input")

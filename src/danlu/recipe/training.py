@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -55,7 +55,7 @@ class TrainingSection(Section):
     save_every: int = Field(200, ge=1)
     """Optimizer steps between checkpoints."""
 
-    devices: int | Literal["all"] = Field(1, ge=1)
+    devices: Annotated[int, Field(ge=1)] | Literal["all"] = 1
     """Cards of this machine that train together, or all."""
 
     compile: bool = False
