@@ -121,7 +121,7 @@ class Printed:
         self._what, self._done, self._total = "", 0, 0
 
     def start(self, what: str, total: int | None = None) -> None:
-        self._what, self._done, self._total = what, 0, total or 0
+        self._what, self._done, self._total, self._next_s = what, 0, total or 0, 0.0
 
     def advance(self, steps: int = 1, **facts: Any) -> None:
         self._done += steps

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from planning_kit import any_card, any_work, work_on
 
 from danlu.core.messages import LANGUAGES, say, set_language
+from danlu.planning import rates
 from danlu.planning.bases import BASES
 from danlu.planning.cards import CARDS, Card, cpu_card
 from danlu.planning.memory import PARTS, predict_memory
@@ -21,7 +22,7 @@ from danlu.planning.plan import Limits, choose, leaner, plan, plan_stage
 from danlu.planning.policy import ORDER, Mix
 from danlu.planning.what_if import COMMON_CARDS, CONTEXTS, WAYS, smallest_card, what_if
 from danlu.planning.why import policy_text, reasons, summary, way_out
-from danlu.planning.work import Work
+from danlu.planning.work import Work, work_of
 from danlu.recipe import Recipe
 
 G = 2**30
@@ -399,3 +400,31 @@ def test_shapes_of_gemma_slide() -> None:
         for shapes in (BASES["gemma-3-12b"], local)
     )
     assert near.time is not None and far.time is not None and near.time.attention_s < 0.4 * far.time.attention_s
+
+
+def test_several_cards_share_time_and_not_memory() -> None:
+    alone = choose(work_on(batch_tokens=65_536, micro_tokens=8192), CARDS["H200"])
+    four = choose(work_on(batch_tokens=65_536, micro_tokens=8192, num_ranks=4), CARDS["H200"])
+    assert alone.time is not None and four.time is not None and alone.time.exchange_s == 0
+    assert four.time.products_s == pytest.approx(alone.time.products_s / 4)
+    assert alone.time.total_s / 4 < four.time.total_s < alone.time.total_s / 3.5
+    assert four.time.optimizer_s == alone.time.optimizer_s
+    assert four.total_bytes == alone.total_bytes + rates.EXCHANGE_BYTES
+
+
+def test_tokens_at_once_leave_every_card_a_piece() -> None:
+    work = work_on(batch_tokens=16_384, micro_tokens=16_384, num_ranks=2)
+    assert choose(work, CARDS["H200"], may_choose_tokens=True).work.micro_tokens == 8192
+
+
+def test_others_gradients_are_waited_for() -> None:
+    """One card may apply each gradient in its backward; two have to add them up first."""
+    work = work_on(is_full=True, rank=0, frees_gradients=True, has_masters=False)
+    assert work.updates_in_backward and not replace(work, num_ranks=2).updates_in_backward
+
+
+def test_the_recipe_says_how_many_cards() -> None:
+    shapes = BASES["qwen2.5-7b"]
+    for devices, counted in ((1, 1), (4, 4), ("all", 1)):
+        recipe = Recipe.from_tree({"training": {"devices": devices}})
+        assert work_of(recipe, recipe.plan_stages()[0], shapes).num_ranks == counted

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +76,20 @@ def test_two_ranks_train_two_stages(company: Path, base: Path) -> None:
     again = danlu("train", company / "recipe.yaml", "training.devices=1", "--runs", "runs")
     assert again.code == 0 and "ranks train together" not in again.out + again.err, "nothing is left to be done"
     assert len(list_runs(Path("runs"))) == 1
+
+
+def test_torchrun_trains_a_prepared_run(company: Path, base: Path) -> None:
+    run = Run.create(Recipe.load(write_recipe(company, base, text=RECIPE, steps="2")), Path("runs"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    line = [*torchrun, "-m", "danlu.pipeline.rank", str(run.folder)]
+    unprepared = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert unprepared.returncode != 0 and "this run has not been prepared" in unprepared.stderr
+    prepared = prepare(run)
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 ranks train together on cpu" in done.stderr
+    assert done.stderr.count(" 1/2 loss=") == 2, "a line of figures a stage, by the first rank alone"
+    assert [stage.facts["num_steps"] for stage in train(run, prepared)] == [2, 2], "found as it was trained"
 
 
 def test_a_rank_that_dies_is_named_and_the_run_goes_on(company: Path, base: Path) -> None:
