@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from danlu.pipeline.train import train
 from danlu.recipe import Recipe
 from danlu.run.run import Run, list_runs
 from progress_kit import Notes
+from waiting_kit import until_true
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/environ").exists() or torch.cuda.is_available(),
@@ -51,17 +53,15 @@ class AtStep(Notes):
             self.act()
 
 
-def rank(index: int) -> int:
-    """The number of the process that is this rank."""
+def ranks() -> dict[int, int]:
+    """Which process is which rank."""
+    found = {}
     for place in Path("/proc").glob("[0-9]*"):
-        try:
-            told = (place / "environ").read_bytes().split(b"\0")
-            words = (place / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"danlu.pipeline.rank" in words and f"RANK={index}".encode() in told:
-            return int(place.name)
-    raise AssertionError("no such rank")
+        with contextlib.suppress(OSError):
+            if b"danlu.pipeline.rank" in (place / "cmdline").read_bytes():
+                told = dict(word.partition("=")[::2] for word in (place / "environ").read_text().split("\0"))
+                found[int(told["RANK"])] = int(place.name)
+    return found
 
 
 def test_two_ranks_train_two_stages(company: Path, base: Path) -> None:
@@ -96,15 +96,23 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(company: Path, base: Path
     run = Run.create(Recipe.load(write_recipe(company, base, text=RECIPE, steps="12")), Path("runs"))
     prepared = prepare(run)
     with pytest.raises(TrainingError, match=r"rank 1 of 2 ended in the middle of training \(exit -9\)"):
-        train(run, prepared, device="cpu", progress=AtStep(lambda: os.kill(rank(1), signal.SIGKILL)))
-    with pytest.raises(AssertionError, match="no such rank"):
-        rank(0)
+        train(run, prepared, device="cpu", progress=AtStep(lambda: os.kill(ranks()[1], signal.SIGKILL)))
+    assert not ranks()
     with pytest.raises(KeyboardInterrupt):
         train(run, prepared, device="cpu", progress=AtStep(lambda: os.kill(os.getpid(), signal.SIGINT)))
     done = train(run, prepared, device="cpu")
     assert [stage.facts["num_steps"] for stage in done] == [12, 12]
     numbers = [step["number"] for step in run.events.read("step") if step["stage"] == "1-pretrain"]
     assert sorted(set(numbers)) == list(range(1, 13)) and len(numbers) <= 14, "it went on, and began nothing anew"
+
+
+def test_ranks_go_when_who_started_them_is_gone(company: Path, base: Path) -> None:
+    recipe = write_recipe(company, base, text=RECIPE, steps="5000")
+    child = subprocess.Popen([sys.executable, "-m", "danlu", "train", str(recipe), "--runs", "runs"])
+    until_true(lambda: len(ranks()) == 2, 60)
+    child.terminate()
+    child.wait(20)
+    until_true(lambda: not ranks(), 20)
 
 
 def test_a_cpu_is_one_card_unless_it_is_told_otherwise() -> None:
