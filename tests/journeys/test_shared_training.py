@@ -109,10 +109,10 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(company: Path, base: Path
 def test_ranks_go_when_who_started_them_is_gone(company: Path, base: Path) -> None:
     recipe = write_recipe(company, base, text=RECIPE, steps="5000")
     child = subprocess.Popen([sys.executable, "-m", "danlu", "train", str(recipe), "--runs", "runs"])
-    until_true(lambda: len(ranks()) == 2, 60)
+    until_true(lambda: len(ranks()) == 2)
     child.terminate()
     child.wait(20)
-    until_true(lambda: not ranks(), 20)
+    until_true(lambda: not ranks())
 
 
 def test_a_cpu_is_one_card_unless_it_is_told_otherwise() -> None:
