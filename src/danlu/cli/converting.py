@@ -1,7 +1,8 @@
-"""`danlu convert`: rows of any format and file as rows of one format in a JSONL file, nothing lost in silence.
+"""`danlu convert`: rows of any format and file as rows of one format in a JSONL file.
 
 What the other format cannot hold (tools in Alpaca, documents as conversations) is left out and named by file and line;
-what reading mended (control characters, mojibake) is told as `danlu prepare` tells it.
+what reading mended (control characters, mojibake) is told as `danlu prepare` tells it. Of other columns the short ones
+come along, as tags do everywhere; long texts and objects beside the format's own do not.
 """
 
 from __future__ import annotations
