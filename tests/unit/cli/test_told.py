@@ -68,7 +68,7 @@ def test_an_artefact_is_told_in_a_few_short_lines() -> None:
     assert max(len(str(value)) for value in told.values()) <= 64
 
 
-def test_a_run_without_a_verdict_tells_its_last_act() -> None:
+def test_a_run_without_a_verdict_tells_how_far_it_has_come() -> None:
     assert _decision({"decision": "ship", "finished": ["evaluate"]}) == "Ship"
     assert _decision({"decision": None, "finished": ["prepare", "train-1-sft"]}) == "trained"
     assert _decision({"decision": None, "finished": []}) == "–"

@@ -166,7 +166,7 @@ def test_a_store_that_is_away_is_told_and_what_is_known_holds(book: KeyBook, tmp
 
 
 @given(wrong=st.text(max_size=200) | st.from_regex(r"dl-[a-z0-9]{12}-[A-Za-z0-9]{40}", fullmatch=True))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_text_is_a_key_but_a_key(wrong: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     assert _some_keys(tmp_path_factory).find(wrong, NOW) is None
 
