@@ -2,7 +2,8 @@
 
 In a step of decoding such a product has next to nothing to compute, and what it costs is how many programs read its
 matrices at once: the inner dimension of the first product is shared out, and who makes the second adds the shares up.
-More rows are multiplied as everywhere (`lenses.py`), which is also what the kernels are held to.
+The first runs on a stream of its own while the card multiplies by the base. More rows are multiplied as everywhere
+(`lenses.py`), which is also what the kernels are held to.
 
 Shapes: B rows, K inputs, N outputs, R ranks side by side, C shares of K.
 """
