@@ -63,7 +63,12 @@ class KeyCache:
         if said is None or is_exposed(found):
             return None
         age_s = self._clock() - said["at"]
-        return (said["seen"], [_stored(one) for one in orjson.loads(body)], age_s) if 0 <= age_s <= most_age_s else None
+        if not 0 <= age_s <= most_age_s:
+            return None
+        try:
+            return said["seen"], [_stored(one) for one in orjson.loads(body)], age_s
+        except (TypeError, KeyError):  # a newer or older danlu wrote it, whose keys have other fields
+            return None
 
     def _write(self, now: float) -> None:
         head = {"seen": self._seen, "where": self._where, "at": now}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from danlu.openai.refused import RefusedError
+from danlu.serving import key_cache
 from danlu.serving.key_cache import FILE, KEEP_S, KeyCache
 from danlu.serving.keys import MOST_STALE_S, Key, KeyBook, LiveKeys, Pepper, open_pepper
 from danlu.serving.store import Store, open_store
@@ -190,3 +191,15 @@ def _story(home: Path, server: PostgresServer) -> None:
     book.revoke("desk", now=NOW)
     until_true(lambda: keys.find(secret, NOW) is None, lambda: "a revocation is not heard of when the store is back")
     keys.stop()
+
+
+def test_what_a_danlu_with_other_fields_wrote_is_left_aside(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pepper, plain = Pepper.open(tmp_path / "pepper"), key_cache._plain
+    KeyBook(store, pepper).create("desk", now=NOW)
+    monkeypatch.setattr(key_cache, "_plain", lambda stored: plain(stored) | {"tier": "gold"})
+    LiveKeys(store, pepper, cache=cache_of(tmp_path, pepper))
+    assert (tmp_path / FILE).is_file()
+    monkeypatch.undo()
+    assert cache_of(tmp_path, pepper).read(60.0) is None
