@@ -4,10 +4,14 @@
         python bench/decode.py --shapes $shape --out bench/results/decode-h200.json
         python bench/decode.py --shapes $shape --out bench/results/decode-h200.json --peer
     done
+    for base in nf4 int8 fp8; do
+        python bench/decode.py --shapes qwen2.5-7b --quantize $base --out bench/results/decode-h200.json
+    done
+    python bench/decode.py --shapes qwen2.5-7b --quantize nf4 --peer --out bench/results/decode-h200.json
     python bench/decode.py --shapes qwen2.5-7b --rows 1 64 --profile profile.txt
 
-Weights are drawn on the device, in bf16, so nothing must be there beforehand. A case is a shape and so many rows at
-once; each has a prompt of 256 drawn tokens and writes on without an end.
+Weights are drawn on the device, in bf16 or in codes, so nothing must be there beforehand. A case is a shape and so many
+rows at once; each has a prompt of 256 drawn tokens and writes on without an end.
 
 `decode`: the likeliest tokens, after the first 24 steps (kernels compiled, steps recorded); a step is all that
 `Decoding.step` does, the host's books included, and the clock stops when the tokens are on the host. `drawn`: the same
@@ -17,7 +21,8 @@ tokens. `evaluate`: 1,024 questions of 40 to 300 tokens with answers of 8 to 128
 answer, on an engine that is made for it, compiling apart.
 
 transformers gets ready ids and computes greedily with its static cache, compiled, and with its dynamic one; the best
-counts. Compiling is outside its clock (a call with as many tokens goes before).
+counts. Compiling is outside its clock (a call with as many tokens goes before). With `--quantize nf4` its linear layers
+are bitsandbytes'.
 """
 
 from __future__ import annotations
@@ -52,6 +57,7 @@ from danlu.engines.plain import Plain
 from danlu.engines.rows import Forward, Row
 from danlu.engines.sampling import draws
 from danlu.model.decoder import Decoder
+from danlu.model.quantized import quantized_layers
 
 PROMPT, WARM, STEPS = 256, 24, 96
 SHAPES = ("qwen2.5-7b", "qwen2.5-1.5b", "qwen2.5-0.5b")
@@ -154,6 +160,10 @@ def evaluate(model: Decoder, num: int = 1024, max_rows: int = 256) -> dict[str, 
     return found[-1]
 
 
+def weights_bytes(model: Decoder) -> int:
+    return sum(p.nbytes for p in model.parameters()) + sum(layer.num_bytes for layer in quantized_layers(model))
+
+
 def adapter_for(name: str) -> Lens:
     model = draw(name, "cuda")
     LoRA(rank=16).attach(model)
@@ -189,12 +199,13 @@ def profile(model: Decoder, num: int, path: Path) -> None:
             file.write(f"{told}\n{table}\n")
 
 
-def ours(names: list[str], sizes: list[int], path: Path | None, write: Callable[[str, dict[str, Any]], None]) -> None:
+def ours(
+    names: list[str], sizes: list[int], quantize: str, path: Path | None, write: Callable[[str, dict[str, Any]], None]
+) -> None:
     for name in names:
-        model = draw(name, "cuda").eval()
+        model = draw(name, "cuda", quantize).eval()
         assert fits_card(model), "a card that has kernels"
-        write(name, {"weights_gib": round(sum(p.nbytes for p in model.parameters()) / 2**30, 2),
-                     "places": most_places(model)})  # fmt: skip
+        write(name, {"weights_gib": round(weights_bytes(model) / 2**30, 2), "places": most_places(model)})
         for num in sizes:
             write(name, {"case": "decode", **decode(model, num)})
         if path is not None:
@@ -215,7 +226,25 @@ def ours(names: list[str], sizes: list[int], path: Path | None, write: Callable[
         torch.cuda.empty_cache()
 
 
-def theirs(names: list[str], sizes: list[int], write: Callable[[str, dict[str, Any]], None]) -> None:
+def in_nf4(model: torch.nn.Module) -> None:
+    """bitsandbytes' layers in place of the blocks' linear ones, as transformers' quantiser puts them there."""
+    import bitsandbytes
+
+    for name, layer in list(model.named_modules()):
+        if not isinstance(layer, torch.nn.Linear) or name == "lm_head":
+            continue
+        fresh = bitsandbytes.nn.Linear4bit(
+            layer.in_features, layer.out_features, bias=layer.bias is not None, compute_dtype=torch.bfloat16,
+            quant_type="nf4", device="meta",
+        )  # fmt: skip
+        fresh.weight = bitsandbytes.nn.Params4bit(layer.weight.data.cpu(), requires_grad=False, quant_type="nf4")
+        fresh.bias = layer.bias
+        fresh.weight = fresh.weight.cuda()
+        parent, _, end = name.rpartition(".")
+        setattr(model.get_submodule(parent), end, fresh)
+
+
+def theirs(names: list[str], sizes: list[int], quantize: str, write: Callable[[str, dict[str, Any]], None]) -> None:
     import transformers
 
     for name in names:
@@ -226,9 +255,11 @@ def theirs(names: list[str], sizes: list[int], write: Callable[[str, dict[str, A
         with torch.device("cuda"):
             model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
         torch.set_default_dtype(torch.float32)
+        if quantize == "nf4":
+            in_nf4(model)
         for num in sizes:
             ids = torch.tensor([row.prompt for row in rows_of(num)], device="cuda")
-            for cache in ("static", "dynamic"):
+            for cache in ("dynamic", "static"):
                 found = []
                 for new in (STEPS + 1, STEPS + 1, 1, STEPS + 1, 1):
                     torch.cuda.synchronize()
@@ -251,6 +282,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES))
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 8, 64, 256])
+    parser.add_argument("--quantize", default="none", help="what the base lies in: none, nf4, int8 or fp8")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--profile", type=Path)
     parser.add_argument("--peer", action="store_true")
@@ -264,18 +296,20 @@ def main() -> None:
     }  # fmt: skip
     if given.out is not None and given.out.exists():
         told = json.loads(given.out.read_text())
-    told["commands"].append(f"bench/decode.py --shapes {' '.join(given.shapes)}" + " --peer" * given.peer)
+    asked = "" if given.quantize == "none" else f" --quantize {given.quantize}"
+    told["commands"].append(f"bench/decode.py --shapes {' '.join(given.shapes)}{asked}" + " --peer" * given.peer)
 
     def write(shape: str, case: dict[str, Any]) -> None:
-        told["cases"].append({"shape": shape, **case})
+        base = {} if given.quantize == "none" else {"base": given.quantize}
+        told["cases"].append({"shape": shape, **base, **case})
         print(json.dumps(told["cases"][-1]), flush=True)
         if given.out is not None:
             given.out.write_text(json.dumps(told, indent=1) + "\n")
 
     if given.peer:
-        theirs(given.shapes, given.rows, write)
+        theirs(given.shapes, given.rows, given.quantize, write)
     else:
-        ours(given.shapes, given.rows, given.profile, write)
+        ours(given.shapes, given.rows, given.quantize, given.profile, write)
 
 
 if __name__ == "__main__":

@@ -232,9 +232,10 @@ class Bench:
 
                 def dequantise(blocks: int = blocks, num_warps: int = num_warps) -> None:
                     nf4._dequantise_kernel[(triton.cdiv(len(nested.codes), blocks),)](
-                        packed.codes, nested.codes, nested.scale, nested.levels, nested.offset, nf4.values_on(out.device),
-                        out, out.numel(), len(packed.codes), out.shape[1], out.stride(0), PER_SCALE=256, IS_NESTED=True,
-                        IS_EVEN=True, HALF=32, BLOCKS=blocks, num_warps=num_warps, enable_fp_fusion=False,
+                        packed.codes, nested.codes, nested.scale, nested.levels, nested.offset,
+                        nf4.values_on(out.device), out, out.numel(), len(packed.codes), out.shape[1], out.stride(0),
+                        PER_SCALE=256, IS_NESTED=True, IS_EVEN=True, HALF=32, BLOCKS=blocks,
+                        num_warps=num_warps, enable_fp_fusion=False,
                     )  # fmt: skip
 
                 num_bytes = packed.num_bytes + 2 * out.numel()

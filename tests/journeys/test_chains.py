@@ -97,7 +97,9 @@ def test_labels_are_asked_for_and_counted_by_class(company: Path, base: Path) ->
     assert said.json["classes"]["tuned"]
     seen = danlu("evaluate", recipe, "--runs", "runs", "--questions", "labels.csv", "--json")
     assert seen.code == 0
-    assert len(seen.json["items"]) < 30 and "near-duplicate" in seen.err, "texts seen in training are not asked for their label"
+    assert len(seen.json["items"]) < 30 and "near-duplicate" in seen.err, (
+        "texts seen in training are not asked for their label"
+    )
 
 
 SLOW = """

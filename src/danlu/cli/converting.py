@@ -1,6 +1,8 @@
-"""`danlu convert`: rows of any format and file as rows of one format in a JSONL file, nothing lost in silence.
+"""`danlu convert`: rows of any format and file as rows of one format in a JSONL file.
 
-What the other format cannot hold (tools in Alpaca, documents as conversations) is left out and named by file and line.
+What the other format cannot hold (tools in Alpaca, documents as conversations) is left out and named by file and line;
+what reading mended (control characters, mojibake) is told as `danlu prepare` tells it. Of other columns the short ones
+come along, as tags do everywhere; long texts and objects beside the format's own do not.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from pathlib import Path
 import orjson
 import typer
 
+from danlu.cli.preparing import show_changes
 from danlu.cli.voice import FIX, Voice
 from danlu.core.errors import DataError, RunError
 from danlu.core.files import writing
@@ -50,13 +53,16 @@ def convert_files(sources: Sequence[SourceSpec], out: Path, to: str, voice: Voic
     if not num_written:
         out.unlink()
     left_out += [{"where": entry.where, "reason": entry.text} for entry in ledger.rejects]
+    changed = [{"where": entry.where, "reason": entry.text} for entry in ledger.changes]
     voice.say(say("cli.converted", num=num_written, path=out if num_written else "–", left_out=len(left_out)), "bold")
     for note in ledger.notes:
         voice.say(note, FIX)
+    show_changes(ledger.to_json(), voice)
     for one in left_out[:MOST_TOLD]:
         voice.say(f"  {one['where']}: {one['reason']}", FIX)
     if len(left_out) > MOST_TOLD:
         voice.say(say("cli.and_more", num=len(left_out) - MOST_TOLD), FIX)
-    voice.result({"written": num_written, "path": str(out) if num_written else None, "left_out": left_out})
+    path = str(out) if num_written else None
+    voice.result({"written": num_written, "path": path, "left_out": left_out, "changed": changed})
     if left_out:
         raise typer.Exit(1 if num_written else 2)

@@ -91,9 +91,7 @@ def revoke(voice: Voice, named: Named, reason: Reason = "", config: Config = Non
 
 def usage_command(
     voice: Voice,
-    by: Annotated[
-        list[str] | None, typer.Option("--by", metavar="key|model|version|day", help=say("keys.opt_by"))
-    ] = None,
+    by: By = None,
     since: Annotated[str | None, typer.Option("--since", metavar="DATE", help=say("keys.opt_since"))] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="DATE", help=say("keys.opt_until"))] = None,
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help=say("keys.opt_csv"))] = None,

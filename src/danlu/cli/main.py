@@ -17,7 +17,19 @@ from danlu.cli.bundle_app import bundle_command
 from danlu.cli.ending import Verbs
 from danlu.cli.help import App
 from danlu.cli.keys_app import keys_app, usage_command
-from danlu.cli.options import RUNS, Card, Lang, Memory, Overrides, RecipeFile, Runs, Target
+from danlu.cli.options import (
+    RUNS,
+    Card,
+    Columns,
+    Format,
+    Lang,
+    Memory,
+    Overrides,
+    Paths,
+    RecipeFile,
+    Runs,
+    Target,
+)
 from danlu.cli.proof_app import examine_command, judge_command, weigh_command
 from danlu.cli.registry_app import registry_app
 from danlu.cli.serve_app import chat_command, feedback_app, serve_command
@@ -70,14 +82,12 @@ def new(voice: Voice, name: Annotated[str, typer.Argument(metavar="NAME", help=s
 @app.command(help=say("cli.inspect"))
 def inspect(
     voice: Voice,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help=say("cli.arg_paths"))],
+    paths: Paths,
     base: Annotated[str, typer.Option("--base", help=say("cli.opt_base"))] = "ember",
     samples: Annotated[int, typer.Option("--samples", "-n", min=0, help=say("cli.opt_samples"))] = 3,
     context: Annotated[int, typer.Option("--context", min=16, help=say("cli.opt_context"))] = 2048,
-    form: Annotated[str | None, typer.Option("--format", metavar="NAME", help=say("cli.opt_format"))] = None,
-    columns: Annotated[
-        list[str] | None, typer.Option("--columns", metavar="PART=COLUMN", help=say("cli.opt_columns"))
-    ] = None,
+    form: Format = None,
+    columns: Columns = None,
 ) -> None:
     sources = cli.inspecting.sources_of(paths, form, columns or ())
     cli.inspecting.show_inspection(sources, voice, base=base, num_samples=samples, context=context)
@@ -86,13 +96,11 @@ def inspect(
 @app.command(help=say("cli.convert"))
 def convert(
     voice: Voice,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help=say("cli.arg_paths"))],
+    paths: Paths,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help=say("cli.opt_out"))],
     to: Annotated[str, typer.Option("--to", metavar="NAME", help=say("cli.opt_to"))] = "messages",
-    form: Annotated[str | None, typer.Option("--format", metavar="NAME", help=say("cli.opt_format"))] = None,
-    columns: Annotated[
-        list[str] | None, typer.Option("--columns", metavar="PART=COLUMN", help=say("cli.opt_columns"))
-    ] = None,
+    form: Format = None,
+    columns: Columns = None,
 ) -> None:
     cli.converting.convert_files(cli.inspecting.sources_of(paths, form, columns or ()), out, to, voice)
 

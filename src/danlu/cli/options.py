@@ -48,6 +48,9 @@ Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help=say("cli.o
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help=say("cli.arg_recipe"))]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[a.b=c]...", help=say("cli.arg_overrides"))]
 Target = Annotated[str, typer.Argument(metavar="RECIPE|RUN|ARTIFACT", help=say("cli.arg_target"))]
+Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help=say("cli.arg_paths"))]
+Format = Annotated[str | None, typer.Option("--format", metavar="NAME", help=say("cli.opt_format"))]
+Columns = Annotated[list[str] | None, typer.Option("--columns", metavar="PART=COLUMN", help=say("cli.opt_columns"))]
 Card = Annotated[str | None, typer.Option("--card", metavar="NAME", help=say("cli.opt_card"))]
 Memory = Annotated[float | None, typer.Option("--memory", metavar="GB", min=0.1, help=say("cli.opt_memory"))]
 RUNS = Path("runs")

@@ -28,7 +28,7 @@ def show_prepared(run: Run, prepared: Prepared, voice: Voice) -> None:
     for stage in prepared.stages:
         _show_parts(stage.name, stage.dataset.card.parts, voice)
     show_previews(run.read("dataset", "preview.json")[:1], voice)
-    _show_changes(prepared.ledger, voice)
+    show_changes(prepared.ledger, voice)
     for entry in prepared.ledger["rejects"][:FIRST_REJECTS]:
         voice.say(f"  {entry['file']}:{entry['line']}: {entry['reason']}", "yellow")
     if rows["rejected"] > FIRST_REJECTS:
@@ -44,7 +44,7 @@ def show_prepared(run: Run, prepared: Prepared, voice: Voice) -> None:
     )  # fmt: skip
 
 
-def _show_changes(ledger: Mapping[str, Any], voice: Voice) -> None:
+def show_changes(ledger: Mapping[str, Any], voice: Voice) -> None:
     """What was changed in rows that stay, by kind: nobody has to guess what became of the text."""
     kinds = Counter(entry["code"] for entry in ledger["changes"])
     first = {entry["code"]: entry for entry in reversed(ledger["changes"])}

@@ -45,8 +45,10 @@ def smoke_overrides(target: str, overrides: Sequence[str]) -> list[str]:
     path = Path(target)
     if path.suffix not in RECIPE_SUFFIXES or path.is_dir():
         raise RunError("cli.smoke_needs_recipe", where="--smoke", given=target)
-    kind = "adapter" if Recipe.load(path, overrides).adapter.kind == "lora" else "merged"
-    return [*SMOKE, f"exports=[{kind}]", *overrides]
+    recipe = Recipe.load(path, overrides)
+    kind = "adapter" if recipe.adapter.kind == "lora" else "merged"
+    long = [index for index, stage in enumerate(recipe.stages) if "max_steps" in stage.training.model_fields_set]
+    return [*SMOKE, *(f"stages.{index}.{SMOKE[0]}" for index in long), f"exports=[{kind}]", *overrides]
 
 
 def tell_if_new(run: Run, voice: Voice) -> None:

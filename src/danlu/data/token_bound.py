@@ -41,8 +41,9 @@ class TokenBound:
         return cls(tuple(map(max, zip(*counted, strict=True))))
 
     def least(self, text: str) -> int:
-        composed = unicodedata.normalize("NFC", text)  # a normalizer may do that, and it takes bytes away
-        found = _counted("".join(composed.split()).encode("utf-8", "surrogatepass"))
+        found = _solid(text)
+        if not unicodedata.is_normalized("NFC", text):  # a normalizer may do that: it takes bytes away, or adds some
+            found = tuple(map(min, found, _solid(unicodedata.normalize("NFC", text))))
         return max(-(-num // most) for num, most in zip(found, self._most, strict=True) if most)
 
 
@@ -50,6 +51,10 @@ def _bytes_of(token: str, letters: Mapping[str, int]) -> bytes:
     if (byte := _ONE_BYTE.fullmatch(token)) is not None and not letters:
         return bytes.fromhex(byte[1])
     return bytes(map(letters.__getitem__, token)) if letters.keys() >= set(token) else token.encode()
+
+
+def _solid(text: str) -> tuple[int, ...]:
+    return _counted("".join(text.split()).encode("utf-8", "surrogatepass"))
 
 
 def _counted(data: bytes) -> tuple[int, ...]:

@@ -28,6 +28,8 @@ from danlu.ops.adjoining import adjoined, moved_together
 from danlu.ops.few_rows import MOST_ROWS
 from danlu.ops.kernels import fits
 
+MOST_ROWS_BESIDE_KEPT, MOST_FP8_ROWS = 32, 32
+"""Beyond, a product with weights that are kept in 16 bits, and the card's own product of codes, are as fast."""
 FewRows = Callable[[Tensor, Tensor | None], Tensor]
 """x_TK and a bias to out_TN."""
 
@@ -55,13 +57,12 @@ class Codes:
     ) -> None:
         self.layers, self.bias_N, self.scratch = list(layers), bias_N, scratch
         self.are_kept = all(layer.has_cache for layer in layers)
-        self.few = _nf4(layers, may_move=may_move) if isinstance(layers[0], NF4Linear) else None
-        if isinstance(layers[0], Int8Linear) and (found := _bytes(layers, may_move=may_move)) is not None:
-            codes_NK, scale_N = found
-            self.few = lambda x_TK, bias_N: byte_product.product(x_TK, codes_NK, scale_N, bias_N)
+        self.most_rows = MOST_ROWS_BESIDE_KEPT if self.are_kept else MOST_ROWS
+        multiply = _nf4 if isinstance(layers[0], NF4Linear) else _int8
+        self.few = multiply(layers, may_move=may_move)
 
     def __call__(self, x_TK: Tensor) -> Tensor:
-        if self.few is not None and len(x_TK) <= MOST_ROWS and fits(x_TK):
+        if self.few is not None and len(x_TK) <= self.most_rows and fits(x_TK):
             return self.few(x_TK, self.bias_N)
         if self.are_kept:
             parts = [F.linear(x_TK, layer.weight(x_TK.dtype)) for layer in self.layers]
@@ -77,14 +78,23 @@ class FP8Codes:
         found = _bytes(layers, may_move=may_move)
         self.weights = [layer.packed for layer in layers] if found is None else [fp8.FP8(found[0], found[1])]
         self.bias_N = bias_N
+        codes = [weight.codes for weight in self.weights]
+        self.has_few = all(fp8.writes_codes(part) and byte_product.takes(part) for part in codes)
 
     def __call__(self, x_TK: Tensor) -> Tensor:
         codes_TK, scale_T = fp8.quantise_rows(x_TK)
+        multiply = self._few if self.has_few and len(x_TK) <= MOST_FP8_ROWS else fp8.product
         if len(self.weights) == 1:
-            return fp8.product(codes_TK, scale_T, self.weights[0], bias_N=self.bias_N, dtype=x_TK.dtype)
-        parts = [fp8.product(codes_TK, scale_T, weight, dtype=x_TK.dtype) for weight in self.weights]
+            return multiply(codes_TK, scale_T, self.weights[0], bias_N=self.bias_N, dtype=x_TK.dtype)
+        parts = [multiply(codes_TK, scale_T, weight, dtype=x_TK.dtype) for weight in self.weights]
         out_TN = torch.cat(parts, dim=-1)
         return out_TN if self.bias_N is None else out_TN.add_(self.bias_N)
+
+    @staticmethod
+    def _few(
+        codes_TK: Tensor, scale_T: Tensor, weight: fp8.FP8, *, bias_N: Tensor | None = None, dtype: torch.dtype
+    ) -> Tensor:
+        return byte_product.product(codes_TK, weight.codes, weight.scale, bias_N, scale_B=scale_T, dtype=dtype)
 
 
 def _nf4(layers: Sequence[QuantizedLinear], *, may_move: bool) -> FewRows | None:
@@ -109,6 +119,14 @@ def _nf4(layers: Sequence[QuantizedLinear], *, may_move: bool) -> FewRows | None
         return out_TN if bias_N is None else out_TN.add_(bias_N)
 
     return multiply
+
+
+def _int8(layers: Sequence[QuantizedLinear], *, may_move: bool) -> FewRows | None:
+    found = _bytes(layers, may_move=may_move)
+    if found is None or not byte_product.takes(found[0]):
+        return None
+    codes_NK, scale_N = found
+    return lambda x_TK, bias_N: byte_product.product(x_TK, codes_NK, scale_N, bias_N)
 
 
 def _bytes(layers: Sequence[QuantizedLinear], *, may_move: bool) -> tuple[Tensor, Tensor] | None:

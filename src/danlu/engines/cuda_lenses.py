@@ -2,12 +2,15 @@
 
 In a step of decoding such a product has next to nothing to compute, and what it costs is how many programs read its
 matrices at once: the inner dimension of the first product is shared out, and who makes the second adds the shares up.
-More rows are multiplied as everywhere (`lenses.py`), which is also what the kernels are held to.
+The first runs on a stream of its own while the card multiplies by the base. More rows are multiplied as everywhere
+(`lenses.py`), which is also what the kernels are held to.
 
 Shapes: B rows, K inputs, N outputs, R ranks side by side, C shares of K.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -23,36 +26,54 @@ MOST_SHARES = 16
 
 
 class CardLensing(Lensing):
-    """A step's lenses on a card."""
+    """A step's lenses on a card. `aside` is a stream that nobody else uses."""
 
-    def __init__(self, stack: Stack, owner_B: Tensor, *, is_uniform: bool) -> None:
+    def __init__(
+        self, stack: Stack, owner_B: Tensor, *, is_uniform: bool, aside: torch.cuda.Stream | None = None
+    ) -> None:
         super().__init__(stack, owner_B, is_uniform=is_uniform)
-        self.owner_B = owner_B
+        self.owner_B, self.aside = owner_B, aside
 
-    def add(self, layer: int, product: int, x_TD: Tensor, out_TN: Tensor) -> None:
+    def beside(self, layer: int, product: int, x_TD: Tensor, multiply: Callable[[Tensor], Tensor]) -> Tensor:
+        """The base's product with the lenses' added; while the card multiplies by the base it multiplies by A."""
         sides = self.stack.sides[layer][product]
         if sides is None:
-            return
-        if len(x_TD) > MOST_ROWS or len(sides[0]) > MOST_RANKS or not fits(x_TD, *sides):
-            super().add(layer, product, x_TD, out_TN)
-            return
+            return multiply(x_TD)
+        aside, is_large = self.aside, len(x_TD) > MOST_ROWS or len(sides[0]) > MOST_RANKS
+        if aside is None or is_large or not fits(x_TD, *sides):
+            out_TN = multiply(x_TD)
+            self.add(layer, product, x_TD, out_TN)
+            return out_TN
         lens_R = self.stack.lens_of[tuple(self.stack.ranks[layer][product])]
-        add_pairs(x_TD, *sides, out_TN, None if self.is_uniform else self.owner_B, lens_R)
+        main = torch.cuda.current_stream(x_TD.device)
+        aside.wait_stream(main)
+        with torch.cuda.stream(aside):
+            shares_CBR = down(x_TD, sides[0])
+        out_TN = multiply(x_TD)
+        main.wait_stream(aside)
+        add_up(shares_CBR, sides[1], out_TN, None if self.is_uniform else self.owner_B, lens_R)
+        return out_TN
 
 
-def add_pairs(x_BK: Tensor, A_RK: Tensor, B_RN: Tensor, out_BN: Tensor, owner_B: Tensor | None, lens_R: Tensor) -> None:
-    """`owner_B` is each row's lens, `lens_R` each rank's (int32); without owners every rank counts for every row."""
-    (num_rows, num_inputs), (num_ranks, num_outputs) = x_BK.shape, B_RN.shape
+def down(x_BK: Tensor, A_RK: Tensor) -> Tensor:
+    """x Aᵀ in shares [C, B, ranks widened]."""
+    (num_rows, num_inputs), num_ranks = x_BK.shape, len(A_RK)
     num_blocks = triton.cdiv(num_inputs, INPUTS)
     steps = triton.cdiv(num_blocks, MOST_SHARES)
     num_shares = triton.cdiv(num_blocks, steps)
-    ranks, num_tiles = max(16, power_of_2(num_ranks)), triton.cdiv(num_rows, ROWS)
+    ranks = max(16, power_of_2(num_ranks))
     shares_CBR = torch.empty(num_shares, num_rows, ranks, dtype=torch.float32, device=x_BK.device)
-    _down_kernel[(num_tiles, num_shares)](
+    _down_kernel[(triton.cdiv(num_rows, ROWS), num_shares)](
         x_BK, A_RK, shares_CBR, num_rows, x_BK.stride(0), A_RK.stride(0),
         K=num_inputs, R=num_ranks, STEPS=steps, ROWS=ROWS, RANKS=ranks, INPUTS=INPUTS, num_warps=4,
     )  # fmt: skip
-    _up_kernel[(num_tiles, triton.cdiv(num_outputs, OUTPUTS))](
+    return shares_CBR
+
+
+def add_up(shares_CBR: Tensor, B_RN: Tensor, out_BN: Tensor, owner_B: Tensor | None, lens_R: Tensor) -> None:
+    """The shares' sum times B onto the output."""
+    (num_shares, num_rows, ranks), (num_ranks, num_outputs) = shares_CBR.shape, B_RN.shape
+    _up_kernel[(triton.cdiv(num_rows, ROWS), triton.cdiv(num_outputs, OUTPUTS))](
         shares_CBR, B_RN, out_BN, owner_B, lens_R, num_rows, B_RN.stride(0), out_BN.stride(0),
         N=num_outputs, R=num_ranks, SHARES=num_shares, ROWS=ROWS, RANKS=ranks, OUTPUTS=OUTPUTS, num_warps=4,
     )  # fmt: skip

@@ -103,6 +103,7 @@ class OnCard:
         self.own_lens = attached_lens(model) if with_adapter else None
         self.stacks, self.recorder = Stacks(), Recorder(model.device)
         self._host_B = torch.zeros(max_rows, dtype=torch.long, pin_memory=self.device.type == "cuda")
+        self._aside = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._is_there = torch.cuda.Event() if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.clear()
 
@@ -221,7 +222,9 @@ class OnCard:
         self._seat(picks, size, stack)
 
         def work() -> None:
-            lensing = CardLensing(stack, seats.owners_B[:size], is_uniform=is_uniform) if stack else None
+            lensing = None
+            if stack is not None:
+                lensing = CardLensing(stack, seats.owners_B[:size], is_uniform=is_uniform, aside=self._aside)
             decode_step(self.sums, seats, self.pages, size, lensing)
 
         self.recorder.do((size, stack, is_uniform), work)

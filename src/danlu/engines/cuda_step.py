@@ -18,6 +18,7 @@ from torch import Tensor
 
 from danlu.engines.cuda_attention import AttentionShape, PagedKV, decode, parts_of, place
 from danlu.engines.cuda_choice import likeliest
+from danlu.engines.cuda_lenses import CardLensing
 from danlu.engines.cuda_pages import Pages
 from danlu.engines.cuda_weights import CardLayer, scratch_for
 from danlu.engines.lenses import Lensing
@@ -81,7 +82,10 @@ class Sums:
         return logits_NV if cap is None else logits_NV.div_(cap).tanh_().mul_(cap)
 
     def _times(self, number: int, product: int, x_TD: Tensor, lensing: Lensing | None) -> Tensor:
-        out_TN = self.layers[number].products[product](x_TD)
+        multiply = self.layers[number].products[product]
+        if isinstance(lensing, CardLensing):
+            return lensing.beside(number, product, x_TD, multiply)
+        out_TN = multiply(x_TD)
         if lensing is not None:
             lensing.add(number, product, x_TD, out_TN)
         return out_TN

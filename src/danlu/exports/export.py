@@ -79,7 +79,7 @@ class Subject:
     once: Once = field(default_factory=Once)
     texts: Callable[[], Sequence[Sequence[int]]] = tuple
     """Token ids of what was trained on, for exports that round on texts. Never what is tested on."""
-    told: Progress = field(default_factory=Silent)
+    progress: Progress = field(default_factory=Silent)
     """Hears what a proof is at, for it is most of an export's time."""
 
 
@@ -134,29 +134,29 @@ def export(
     only if told so. Domain probes are added to the contract's golden conversations. `further` looks at what only the
     caller can see, and its checks count like the export's own. Who makes several exports of one engine hands the same
     `once` to each."""
-    told = progress or Silent()
+    progress = progress or Silent()
     check_base(engine, facts)
-    told.start(say("export.exporting", kind=kind.kind), 4)
+    progress.start(say("export.exporting", kind=kind.kind), 4)
     questions = (*golden_prompts(contract, engine), *(Question(tuple(messages)) for messages in probes))
     prompts = [engine.prompt_ids(question) for question in questions]
     shared = once or Once()
     records = shared("records", lambda: tuple(record(engine, prompts, max_new_tokens=max_new_tokens)))
     subject = Subject(
-        engine, contract, facts, questions, records, max_new_tokens, tuple(quiz), through, shared, texts, told
+        engine, contract, facts, questions, records, max_new_tokens, tuple(quiz), through, shared, texts, progress
     )
-    told.advance()
+    progress.advance()
     check_space(kind.size_bytes(subject), folder)
     inputs = _inputs(kind, subject)
     if (standing := _standing(folder, inputs, replace)) is not None:
-        told.finish()
+        progress.finish()
         return standing
     with replacing_folder(folder) as fresh:
         kind.write(subject, fresh)
-        told.advance()
+        progress.advance()
         proof = kind.prove(subject, fresh)
         if further is not None:
             proof.checks.extend(further(subject))
-        told.advance()
+        progress.advance()
         manifest = Manifest(
             kind=kind.kind,
             name=facts.name,
@@ -169,8 +169,8 @@ def export(
         )
         write_card(fresh, manifest, facts.card)
         manifest = manifest.write(fresh)
-    told.advance()
-    told.finish()
+    progress.advance()
+    progress.finish()
     return manifest
 
 

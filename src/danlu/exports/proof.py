@@ -119,7 +119,7 @@ def prove_readers(subject: Subject, folder: Path, promise: Promise) -> tuple[lis
     bench = set_up(subject, promise)
     checks, noise = check_rounding(bench, subject.max_new_tokens) if promise.is_rounded else ([], bench.trained.floor)
     for name in promise.readers:
-        subject.told.advance(0, now=say("export.now_reader", reader=name))
+        subject.progress.advance(0, now=say("export.now_reader", reader=name))
         checks += prove_reader(READERS.load(name)(), subject, folder, bench)
     return checks, noise
 
@@ -128,13 +128,13 @@ def set_up(subject: Subject, promise: Promise, *, expected: Reference | None = N
     """`expected` is given where codes are searched for and no rule says what each weight becomes. Such codes hide what
     single modules do to logits; the caller holds each of them to its weights in the file instead."""
     has_rule = expected is None
-    subject.told.advance(0, now=say("export.now_reference"))
+    subject.progress.advance(0, now=say("export.now_reference"))
     with living_pairs(subject) as pairs:
         trained = subject.once("trained", lambda: witnessed(trained_wide(subject, pairs), subject))
         if expected is None:
             is_same = not promise.is_rounded and not promise.is_merged
             expected = trained if is_same else witnessed(expected_engine(subject, promise, pairs), subject)
-    subject.told.advance(0, now=say("export.now_sensitivity"))
+    subject.progress.advance(0, now=say("export.now_sensitivity"))
     effects = weights = None
     records = expected.records
     texts = tuple(told.text_ids for told in records)  # what is measured depends on nothing else of theirs

@@ -72,7 +72,7 @@ def push(
 ) -> Pushed:
     """Send an artefact's folder. ExportError when it did not pass; HubError when the hub refuses, or holds something
     else afterwards."""
-    told = progress or Silent()
+    progress = progress or Silent()
     manifest = verify(folder)
     if manifest.parity["verdict"] != "pass":
         raise ExportError("push.not_proven", where=str(folder), verdict=manifest.parity["verdict"])
@@ -80,16 +80,16 @@ def push(
     _check_endpoint(endpoint)
     secret = token if token is not None else read_token(section.hub, cache)
     remote = _open(section.hub, section.repo, endpoint, secret)
-    told.start(say("push.sending", name=manifest.name, repo=section.repo), 3)
+    progress.start(say("push.sending", name=manifest.name, repo=section.repo), 3)
     remote.make(is_private=section.private)
     _check_private(remote, section)
-    told.advance()
+    progress.advance()
     revision = remote.send(folder, f"{manifest.name}: {manifest.kind} {manifest.digest[:16]}")
     _check_private(remote, section)
-    told.advance()
+    progress.advance()
     _check_sent(folder, manifest.files | {NAME: sha256_file(folder / NAME)}, remote.digests(), section.repo)
-    told.advance()
-    told.finish()
+    progress.advance()
+    progress.finish()
     url = f"{endpoint}/{'models/' if section.hub == 'modelscope' else ''}{section.repo}"
     return Pushed(section.hub, section.repo, url, section.private, revision, manifest.digest)
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from danlu.ops.few_rows import CHUNK, Tiling, finish, room, store_sum, tiling
+from danlu.ops.few_rows import Tiling, arrivals, finish, shares_room, tiling
 from danlu.ops.kernels import fits, jit, tl, triton
 
+CHUNK = 128
+"""Inputs that a program multiplies at once: of each output a whole line of memory."""
 LARGEST_SIZE = 2**31
 """Elements of a weight that 32 bits count."""
 
@@ -39,15 +41,21 @@ def product(
     if not takes(codes_NK):
         return reference_product(x_BK, codes_NK, scale_N, bias_N, scale_B=scale_B, dtype=dtype)
     (num_rows, num_inputs), num_outputs = x_BK.shape, len(codes_NK)
-    tiles = tiles or tiling(num_rows, num_inputs, num_outputs, x_BK.device)
+    if tiles is None:
+        num_chunks, outputs = num_inputs // CHUNK, 32 if num_rows <= 8 else 64
+        tiles = tiling(
+            num_rows, num_outputs, num_chunks, x_BK.device, outputs=outputs, fewest_chunks=4, num_stages=3
+        )  # fmt: skip
     out_BN = torch.empty(num_rows, num_outputs, dtype=dtype, device=x_BK.device)
-    sums = room(tiles, out_BN)
+    shares = shares_room(tiles, num_rows, num_outputs, x_BK.device)
     _product_kernel[(triton.cdiv(num_outputs, tiles.outputs), tiles.num_shares, triton.cdiv(num_rows, tiles.rows))](
-        x_BK, codes_NK, scale_N, scale_B, bias_N, sums, num_rows, x_BK.stride(0), codes_NK.stride(0), num_outputs,
-        num_inputs // CHUNK, tiles.share, IS_WHOLE=tiles.num_shares == 1, ROWS=tiles.rows, OUTPUTS=tiles.outputs,
-        CHUNKS=tiles.chunks, CHUNK=CHUNK, num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        x_BK, codes_NK, scale_N, scale_B, bias_N, out_BN, shares, arrivals(x_BK.device),
+        num_rows, x_BK.stride(0), codes_NK.stride(0), num_outputs,
+        num_inputs // CHUNK, tiles.share, tiles.num_shares, IS_WHOLE=tiles.num_shares == 1,
+        ROWS=tiles.rows, OUTPUTS=tiles.outputs, CHUNK=CHUNK,
+        num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
-    return finish(tiles, sums, bias_N, out_BN)
+    return out_BN
 
 
 def reference_product(
@@ -66,10 +74,11 @@ def reference_product(
     return (out_BN if bias_N is None else out_BN + bias_N.float()).to(dtype)
 
 
-@jit(do_not_specialize=["num_rows", "num_chunks", "share"])
+@jit(do_not_specialize=["num_rows", "num_chunks", "share", "num_shares"])
 def _product_kernel(  # type: ignore[no-untyped-def]
-    x, codes, scale, row_scale, bias, room, num_rows, x_stride, codes_stride, num_outputs, num_chunks, share,
-    IS_WHOLE: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr,
+    x, codes, scale, row_scale, bias, out, shares, arrived,
+    num_rows, x_stride, codes_stride, num_outputs, num_chunks, share, num_shares,
+    IS_WHOLE: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Some outputs of some rows, over one share of the inputs."""
     at_N, row_B = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS), tl.program_id(2) * ROWS + tl.arange(0, ROWS)
@@ -77,17 +86,14 @@ def _product_kernel(  # type: ignore[no-untyped-def]
     first = tl.program_id(1) * share
     end = tl.minimum(first + share, num_chunks)
     sum_NB = tl.zeros((OUTPUTS, ROWS), dtype=tl.float32)
-    for start in range(first, end, CHUNKS):
-        for chunk in tl.static_range(CHUNKS):
-            at_K = (start + chunk) * CHUNK + tl.arange(0, CHUNK)
-            is_own_BK = (row_B < num_rows)[:, None] & (at_K < end * CHUNK)[None, :]
-            x_BK = tl.load(x + row_B[:, None] * x_stride + at_K[None, :], mask=is_own_BK, other=0.0)
-            own_K = tl.minimum(start + chunk, num_chunks - 1) * CHUNK + tl.arange(0, CHUNK)
-            code_NK = tl.load(codes + own_N[:, None] * codes_stride + own_K[None, :])  # of no share: times zeros
-            if row_scale is None:
-                code_NK = code_NK.to(x.dtype.element_ty)
-            sum_NB = tl.dot(code_NK, tl.trans(x_BK), sum_NB, input_precision="ieee")
+    for chunk in range(first, end):
+        at_K = chunk * CHUNK + tl.arange(0, CHUNK)
+        x_BK = tl.load(x + row_B[:, None] * x_stride + at_K[None, :], mask=(row_B < num_rows)[:, None], other=0.0)
+        code_NK = tl.load(codes + own_N[:, None] * codes_stride + at_K[None, :])
+        if row_scale is None:
+            code_NK = code_NK.to(x.dtype.element_ty)
+        sum_NB = tl.dot(code_NK, tl.trans(x_BK), sum_NB, input_precision="ieee")
     sum_NB *= tl.load(scale + own_N)[:, None]
     if row_scale is not None:
         sum_NB *= tl.load(row_scale + row_B, mask=row_B < num_rows, other=0.0)[None, :]
-    store_sum(sum_NB, room, bias, row_B, at_N, num_rows, num_outputs, IS_WHOLE)
+    finish(sum_NB, out, bias, shares, arrived, row_B, at_N, num_rows, num_outputs, num_shares, IS_WHOLE)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from danlu.ops.adjoining import adjoined, moved_together
-from danlu.ops.few_rows import CHUNK, Tiling, finish, room, store_sum, tiling
+from danlu.ops.few_rows import Tiling, arrivals, finish, shares_room, tiling
 from danlu.ops.kernels import IS_INTERPRETED, fits, jit, tl, triton
 from danlu.ops.nf4 import BLOCK, NF4, VALUES, Nested, absmax_of, reference_dequantise, values_on
 
@@ -89,18 +89,23 @@ def product(x_BK: Tensor, weight: NF4Rows, bias_N: Tensor | None = None, *, tile
     if not fits(x_BK, weight.codes):
         return reference_product(x_BK, weight, bias_N)
     (num_rows, num_inputs), num_outputs = x_BK.shape, weight.shape[0]
-    tiles = tiles or tiling(num_rows, num_inputs, num_outputs, x_BK.device)
+    if tiles is None:
+        num_blocks, fewest = num_inputs // BLOCK, 4 if num_rows <= 8 else 8
+        tiles = tiling(
+            num_rows, num_outputs, num_blocks, x_BK.device, outputs=64, fewest_chunks=fewest, num_stages=4
+        )  # fmt: skip
     out_BN = x_BK.new_empty(num_rows, num_outputs)
-    sums = room(tiles, out_BN)
+    shares = shares_room(tiles, num_rows, num_outputs, x_BK.device)
     is_packed = x_BK.dtype in (torch.bfloat16, torch.float16) and not IS_INTERPRETED
     _product_kernel[(triton.cdiv(num_outputs, tiles.outputs), tiles.num_shares, triton.cdiv(num_rows, tiles.rows))](
         x_BK, weight.codes, weight.absmax, weight.scale, weight.levels, weight.offset_N,
-        values_on(x_BK.device), bias_N, sums, num_rows, x_BK.stride(0), num_outputs, num_inputs // 2,
-        num_inputs // BLOCK, tiles.share, PER_SCALE=weight.per_scale, IS_WHOLE=tiles.num_shares == 1,
-        ROWS=tiles.rows, OUTPUTS=tiles.outputs, CHUNKS=tiles.chunks, HALF=CHUNK // 2,
+        values_on(x_BK.device), bias_N, out_BN, shares, arrivals(x_BK.device),
+        num_rows, x_BK.stride(0), num_outputs, num_inputs // 2,
+        num_inputs // BLOCK, tiles.share, tiles.num_shares, PER_SCALE=weight.per_scale, IS_WHOLE=tiles.num_shares == 1,
+        ROWS=tiles.rows, OUTPUTS=tiles.outputs, HALF=BLOCK // 2,
         DECODE=_decoding(x_BK.dtype) if is_packed else None, num_warps=tiles.num_warps, num_stages=tiles.num_stages,
     )  # fmt: skip
-    return finish(tiles, sums, bias_N, out_BN)
+    return out_BN
 
 
 def reference_product(x_BK: Tensor, weight: NF4Rows, bias_N: Tensor | None = None) -> Tensor:
@@ -137,11 +142,11 @@ def _words(values: Sequence[int]) -> list[str]:
     return [f"0x{int.from_bytes(values[at : at + 4], 'little'):08x}" for at in range(0, len(values), 4)]
 
 
-@jit(do_not_specialize=["num_rows", "per_row", "share"])
+@jit(do_not_specialize=["num_rows", "per_row", "share", "num_shares"])
 def _product_kernel(  # type: ignore[no-untyped-def]
-    x, codes, absmax, scale, levels, offset, values, bias, room,
-    num_rows, x_stride, num_outputs, row_bytes, per_row, share,
-    PER_SCALE: tl.constexpr, IS_WHOLE: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, CHUNKS: tl.constexpr,
+    x, codes, absmax, scale, levels, offset, values, bias, out, shares, arrived,
+    num_rows, x_stride, num_outputs, row_bytes, per_row, share, num_shares,
+    PER_SCALE: tl.constexpr, IS_WHOLE: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr,
     HALF: tl.constexpr, DECODE: tl.constexpr,
 ):  # fmt: skip
     """Some outputs of some rows, over one share of the inputs. Inputs of even and of odd number are multiplied apart,
@@ -153,29 +158,26 @@ def _product_kernel(  # type: ignore[no-untyped-def]
     if offset is not None:
         offset_N = tl.load(offset + own_N)
     sum_NB = tl.zeros((OUTPUTS, ROWS), dtype=tl.float32)
-    for start in range(first, end, CHUNKS):
-        for chunk in tl.static_range(CHUNKS):
-            at_K = (start + chunk) * (2 * HALF) + tl.arange(0, 2 * HALF)
-            is_own_BK = (row_B < num_rows)[:, None] & (at_K < end * (2 * HALF))[None, :]
-            x_BK = tl.load(x + row_B[:, None] * x_stride + at_K[None, :], mask=is_own_BK, other=0.0)
-            even_BH, odd_BH = tl.split(tl.reshape(x_BK, (ROWS, HALF, 2)))
-            block = tl.minimum(start + chunk, per_row - 1)  # beyond the share's end inputs are zeros
-            place_N = own_N * per_row + block
-            byte_NH = tl.load(codes + own_N[:, None] * row_bytes + (block * HALF + tl.arange(0, HALF))[None, :])
-            if offset is not None:
-                level_N = tl.load(levels + tl.load(absmax + place_N).to(tl.int32))
-                absmax_N = level_N * tl.load(scale + place_N // PER_SCALE) + offset_N
-            else:
-                absmax_N = tl.load(absmax + place_N)
-            if DECODE is not None:
-                high_NH, low_NH = tl.inline_asm_elementwise(
-                    DECODE, "=r,=r,=r,=r,r", [byte_NH], dtype=(x.dtype.element_ty, x.dtype.element_ty), is_pure=True,
-                    pack=4,
-                )  # fmt: skip
-            else:
-                high_NH = tl.load(values + (byte_NH >> 4).to(tl.int32)).to(x.dtype.element_ty)
-                low_NH = tl.load(values + (byte_NH & 15).to(tl.int32)).to(x.dtype.element_ty)
-            part_NB = tl.dot(high_NH, tl.trans(even_BH), input_precision="ieee")
-            part_NB = tl.dot(low_NH, tl.trans(odd_BH), part_NB, input_precision="ieee")
-            sum_NB += part_NB * absmax_N[:, None]
-    store_sum(sum_NB, room, bias, row_B, at_N, num_rows, num_outputs, IS_WHOLE)
+    for block in range(first, end):
+        at_K = block * (2 * HALF) + tl.arange(0, 2 * HALF)
+        x_BK = tl.load(x + row_B[:, None] * x_stride + at_K[None, :], mask=(row_B < num_rows)[:, None], other=0.0)
+        even_BH, odd_BH = tl.split(tl.reshape(x_BK, (ROWS, HALF, 2)))
+        place_N = own_N * per_row + block
+        byte_NH = tl.load(codes + own_N[:, None] * row_bytes + (block * HALF + tl.arange(0, HALF))[None, :])
+        if offset is not None:
+            level_N = tl.load(levels + tl.load(absmax + place_N).to(tl.int32))
+            absmax_N = level_N * tl.load(scale + place_N // PER_SCALE) + offset_N
+        else:
+            absmax_N = tl.load(absmax + place_N)
+        if DECODE is not None:
+            high_NH, low_NH = tl.inline_asm_elementwise(
+                DECODE, "=r,=r,=r,=r,r", [byte_NH], dtype=(x.dtype.element_ty, x.dtype.element_ty), is_pure=True,
+                pack=4,
+            )  # fmt: skip
+        else:
+            high_NH = tl.load(values + (byte_NH >> 4).to(tl.int32)).to(x.dtype.element_ty)
+            low_NH = tl.load(values + (byte_NH & 15).to(tl.int32)).to(x.dtype.element_ty)
+        part_NB = tl.dot(high_NH, tl.trans(even_BH), input_precision="ieee")
+        part_NB = tl.dot(low_NH, tl.trans(odd_BH), part_NB, input_precision="ieee")
+        sum_NB += part_NB * absmax_N[:, None]
+    finish(sum_NB, out, bias, shares, arrived, row_B, at_N, num_rows, num_outputs, num_shares, IS_WHOLE)

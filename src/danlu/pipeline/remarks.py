@@ -28,6 +28,8 @@ GATE_NEEDS = {
     "max_loss": "forgetting",
 }
 """What a threshold of the gate can be judged by; without that task in the recipe the verdict is Hold for certain."""
+NOTHING_AT_ZERO = ("min_accuracy", "min_consistency")
+"""Thresholds that ask for nothing at 0; of the others 0 is the strictest, or asks for no loss."""
 
 
 def remarks(recipe: Recipe, num_params: int | None) -> list[dict[str, Any]]:
@@ -89,5 +91,7 @@ def _scale(recipe: Recipe) -> Iterator[RecipeError]:
 def _unmeasured(recipe: Recipe) -> Iterator[RecipeError]:
     """The gate holds what was not measured: known before anything is trained."""
     for knob, task in GATE_NEEDS.items():
-        if getattr(recipe.gate, knob) and task not in recipe.evaluation.tasks:
+        wanted = getattr(recipe.gate, knob)
+        is_asked = bool(wanted) if knob in NOTHING_AT_ZERO else wanted is not None
+        if is_asked and task not in recipe.evaluation.tasks:
             yield RecipeError("pipeline.remark_gate", where=f"gate.{knob}", task=task, knob=f"gate.{knob}")

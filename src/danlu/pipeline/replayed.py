@@ -98,9 +98,9 @@ class Replay:
         """What the base says beyond what it said before: more tokens are the same answers, and then others."""
         samples = make_replay(self.recipe, num_tokens, self.store.folder / FOLDER, self.progress)[self._num_made :]
         self._num_made += len(samples)
-        said = ShardFacts()
-        pieces: list[AnyPiece] = list(pass_samples(samples, self.passing, said))
-        self.ledger.num_read += said.num_read
+        facts = ShardFacts()
+        pieces: list[AnyPiece] = list(pass_samples(samples, self.passing, facts))
+        self.ledger.num_read += facts.num_read
         self.ledger.num_used += sum(map(len, pieces))
         self.smelted.made += pieces
         return pieces

@@ -1,19 +1,20 @@
 """What was last seen of the keys, in a file, for a worker that has to start while their store is away: ids, peppered
 hashes, limits and revocations; no secret. So what was revoked before the store went stays revoked.
 
-Any worker writes it when keys changed, and touches it as long as it sees the store. It is used no longer than keys are
-good without their store at all (`keys.MOST_STALE_S`); a file of the future, as a clock that was set back makes one, is
-not used. It is its owner's alone, and sealed with the pepper: what a server with another pepper wrote is not taken, nor
-another store's.
+Any worker writes it when keys changed, and anew every `KEEP_S` as long as it sees the store. It is used no longer than
+keys are good without their store at all (`keys.MOST_STALE_S`); one of the future, as a clock that was set back makes
+it, is not used. It is its owner's alone, and sealed with the pepper, its time too: what a server with another pepper
+wrote is not taken, nor another store's, and a copy is as old as what was copied.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hmac
+import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from danlu.serving.keys import Key, Pepper, StoredKey
 from danlu.serving.private import is_exposed, write_private
 
 FILE = "keys.cache"
-TOUCH_S = 15.0
+KEEP_S = 15.0
 
 
 class KeyCache:
@@ -33,18 +34,21 @@ class KeyCache:
     def __init__(self, home: Path, pepper: Pepper, where: str, *, clock: Callable[[], float] = time.time) -> None:
         """`where`: which store's keys these are."""
         self._path, self._pepper, self._where, self._clock = home / FILE, pepper, where, clock
-        self._seen, self._touched = -1, 0.0
+        self._seen, self._kept, self._body = -1, -math.inf, b""
 
     def keep(self, seen: int, keys: Mapping[str, StoredKey]) -> None:
         """The store was there just now, and this is what it holds. A full disk is no fault of the keys."""
         now = self._clock()
+        if seen != self._seen:
+            self._seen, self._kept = seen, -math.inf
+            self._body = orjson.dumps([_plain(one) for one in keys.values()])
+        if 0 <= now - self._kept < KEEP_S:
+            return
         with contextlib.suppress(OSError):
-            if seen != self._seen and self._head().get("seen") != seen:
-                self._write(seen, keys.values())
-            elif abs(now - self._touched) < TOUCH_S:
-                return
-            os.utime(self._path, (now, now))
-            self._seen, self._touched = seen, now
+            known = self._head()  # another worker may have written it a moment ago
+            if known.get("seen") != seen or not 0 <= now - known["at"] < KEEP_S:
+                self._write(now)
+            self._kept = now
 
     def read(self, most_age_s: float) -> tuple[int, list[StoredKey], float] | None:
         """The number of the last change, the keys, and for how long they have not been looked at; None where there is
@@ -55,16 +59,20 @@ class KeyCache:
                 head, _, body = file.read().partition(b"\n")
         except OSError:
             return None
-        age_s = self._clock() - found.st_mtime
-        if is_exposed(found) or not 0 <= age_s <= most_age_s or self._sealed(head, body) is None:
+        said = self._sealed(head, body)
+        if said is None or is_exposed(found):
             return None
-        return orjson.loads(head)["seen"], [_stored(one) for one in orjson.loads(body)], age_s
+        age_s = self._clock() - said["at"]
+        if not 0 <= age_s <= most_age_s:
+            return None
+        try:
+            return said["seen"], [_stored(one) for one in orjson.loads(body)], age_s
+        except (TypeError, KeyError):  # a newer or older danlu wrote it, whose keys have other fields
+            return None
 
-    def _write(self, seen: int, keys: Iterable[StoredKey]) -> None:
-        body = orjson.dumps([_plain(one) for one in keys])
-        head = {"seen": seen, "where": self._where}
-        seal = self._seal(head, body)
-        write_private(self._path, orjson.dumps(head | {"seal": seal}) + b"\n" + body)
+    def _write(self, now: float) -> None:
+        head = {"seen": self._seen, "where": self._where, "at": now}
+        write_private(self._path, orjson.dumps(head | {"seal": self._seal(head, self._body)}) + b"\n" + self._body)
 
     def _head(self) -> dict[str, Any]:
         """Of what another worker wrote; empty where it is none of ours."""
@@ -82,11 +90,11 @@ class KeyCache:
         except (orjson.JSONDecodeError, KeyError, AttributeError, TypeError):
             return None
         is_ours = isinstance(seal, str) and seal.isascii() and hmac.compare_digest(seal, self._seal(said, body))
-        return said if is_ours and said.get("where") == self._where else None
+        return said if is_ours and said.get("where") == self._where and "at" in said else None
 
     def _seal(self, head: Mapping[str, Any], body: bytes) -> str:
         text = orjson.dumps(head, option=orjson.OPT_SORT_KEYS) + b"\n" + body
-        return self._pepper.seal("cache of keys\n" + text.decode()).hex()
+        return self._pepper.seal("cache of keys\n" + text.decode(errors="surrogateescape")).hex()
 
 
 def _plain(stored: StoredKey) -> dict[str, Any]:

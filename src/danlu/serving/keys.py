@@ -241,10 +241,13 @@ class LiveKeys:
 
     def _look(self, absence: Absence) -> None:
         expected: tuple[type[Exception], ...] = (OSError, *self._store.errors)
+        is_behind = False  # a change is told once: what broke off behind it is asked again
         while not self._stop.wait(LOOK_S):
             try:
-                if self._store.has_changed():
+                is_behind = self._store.has_changed() or is_behind
+                if is_behind:
                     self.refresh()
+                    is_behind = False
                 else:
                     self._looked = time.monotonic()
                     if self._cache is not None:

@@ -68,3 +68,13 @@ def test_a_file_that_is_there_stays_and_nothing_is_left_of_nothing(tmp_path: Pat
     with pytest.raises(DataError, match="alpca"):
         convert_files([SourceSpec(source)], tmp_path / "new.jsonl", "alpca", Voice(quiet=True))
     assert out.read_text("utf-8") == "mine"
+
+
+def test_what_reading_mends_in_a_row_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters and zero-width marks went out of rows that are said to lose nothing."""
+    source, out = tmp_path / "qa.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"question": "a\\u0000b", "answer": "c"}\n{"question": "d", "answer": "e"}\n', "utf-8")
+    convert_files([SourceSpec(source)], out, "messages", Voice(as_json=True))
+    told, said = capsys.readouterr()
+    assert [Path(one["where"]).name for one in json.loads(told)["changed"]] == ["qa.jsonl:1"]
+    assert lines(out)[0]["messages"][0]["content"] == "ab" and "qa.jsonl:1" in said

@@ -11,6 +11,7 @@ from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
 from danlu.core.files import read_json, write_json
 from danlu.core.messages import lookup
+from danlu.recipe import Recipe
 
 RECIPE = "name: small\nmodel: {base: ember}\ndata: {sources: [{path: rows.jsonl}]}\n"
 
@@ -68,3 +69,14 @@ def test_a_smoke_run_is_short_goes_through_every_act_and_is_a_run_of_its_own(tmp
     assert own.training.max_steps == 5 and [section.kind for section in own.exports] == ["merged"]
     with pytest.raises(RunError, match="--smoke"):
         smoke_overrides(str(smoke.folder), ())
+
+
+def test_a_smoke_run_is_short_in_stages_that_say_their_own_length_too(tmp_path: Path) -> None:
+    """A stage's own `max_steps` stood above the recipe's: the run before the long one was the long one."""
+    recipe = tmp_path / "long.yaml"
+    stages = "stages: [{kind: pretrain, training: {max_steps: 20000}}, sft, {kind: sft, training: {max_steps: null}}]\n"
+    recipe.write_text(RECIPE + stages, encoding="utf-8")
+    smoke = open_target(str(recipe), smoke_overrides(str(recipe), ()), tmp_path)
+    assert [stage.training.max_steps for stage in smoke.recipe.plan_stages()] == [30, 30, 30]
+    own = smoke_overrides(str(recipe), ["stages.0.training.max_steps=7"])
+    assert [stage.training.max_steps for stage in Recipe.load(recipe, own).plan_stages()] == [7, 30, 30]

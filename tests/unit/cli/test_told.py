@@ -9,7 +9,7 @@ import pytest
 
 from danlu.cli.auditing import _brief
 from danlu.cli.chat import Table, converse
-from danlu.cli.preparing import _show_changes
+from danlu.cli.preparing import show_changes
 from danlu.cli.show import _about_artifact, _decision
 from danlu.cli.voice import Voice
 from danlu.engines.engine import Sampling
@@ -30,7 +30,7 @@ def test_changed_rows_are_told_by_kind_with_the_first_place(capsys: pytest.Captu
     """`60 changed`, said prepare, and not what; inspect had said 0."""
     changes = [{"code": "normal_form", "file": "a.csv", "line": n, "reason": "line ends rewritten"} for n in (2, 3, 4)]
     changes.append({"code": "masked", "file": "a.csv", "line": 9, "reason": "a number masked"})
-    _show_changes({"changes": changes, "omitted": {"changes": 0}}, Voice())
+    show_changes({"changes": changes, "omitted": {"changes": 0}}, Voice())
     first, second = capsys.readouterr().out.splitlines()
     assert all(part in first for part in ("3", "line ends rewritten", "a.csv:2")) and "a.csv:9" in second
 
@@ -68,7 +68,7 @@ def test_an_artefact_is_told_in_a_few_short_lines() -> None:
     assert max(len(str(value)) for value in told.values()) <= 64
 
 
-def test_a_run_without_a_verdict_tells_its_last_act() -> None:
+def test_a_run_without_a_verdict_tells_how_far_it_has_come() -> None:
     assert _decision({"decision": "ship", "finished": ["evaluate"]}) == "Ship"
     assert _decision({"decision": None, "finished": ["prepare", "train-1-sft"]}) == "trained"
     assert _decision({"decision": None, "finished": []}) == "–"

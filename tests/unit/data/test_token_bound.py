@@ -22,6 +22,7 @@ ODD = [
     "e\u0301",
     "\u1112\u1161\u11ab",
     "\u2126",
+    "\u0958",
     "=" * 30,
     " " * 40,
     "\u3000" * 9,
@@ -69,6 +70,17 @@ def tokenizers_(tmp_path_factory: pytest.TempPathFactory) -> list[Tokenizer]:
 def test_a_text_has_at_least_so_many_tokens(tokenizers_: list[Tokenizer], text: str) -> None:
     for tokenizer in tokenizers_:
         assert tokenizer.least_tokens(text) <= len(tokenizer.encode_text(text)), tokenizer.folder.name
+
+
+def test_a_letter_that_composing_makes_longer_is_counted_as_it_stands(tmp_path: Path) -> None:
+    """NFC writes U+0958 as two letters: where nothing composes, a prompt that fits was taken for twice as long."""
+    words = [f"<0x{byte:02X}>" for byte in range(256)] + ["\u0958"]
+    vocabulary = {word: at for at, word in enumerate(words)}
+    (tmp_path / "words").mkdir()
+    Rust(models.BPE(vocabulary, [], byte_fallback=True)).save(str(tmp_path / "words" / "tokenizer.json"))
+    tokenizer = Tokenizer.load(tmp_path / "words")
+    assert tokenizer.least_tokens("\u0958" * 90) == len(tokenizer.encode_text("\u0958" * 90)) == 90
+    assert tokenizer.least_tokens("\u212b" * 90) <= len(tokenizer.encode_text("\u212b" * 90))
 
 
 def test_it_is_near_where_tokens_are_short(tokenizers_: list[Tokenizer]) -> None:

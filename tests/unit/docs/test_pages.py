@@ -41,6 +41,20 @@ def test_commands_exist(page):
     assert shown <= verbs, shown - verbs
 
 
+@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "docs").glob("*/*.md"))], ids=lambda page: page.name)
+def test_options_of_commands_exist(page):
+    """Both READMEs made a key with an option that had got another name."""
+    shown = re.findall(r"`(danlu [^`\n]+)`", page.read_text(encoding="utf-8")) + _commands(page)
+    for line in (line for line in shown if line.startswith("danlu ")):
+        command = typer.main.get_command(app)
+        for word in re.split("[|;&]", line)[0].split()[1:]:
+            if re.match("--[a-z]", word):
+                known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+                assert re.match("--[a-z-]+", word)[0] in known | {"--help"}, f"{page.name}: {line}"
+            else:
+                command = getattr(command, "commands", {}).get(word, command)
+
+
 def test_both_tours_give_the_same_commands():
     english, chinese = (_commands(ROOT / "docs" / name) for name in ("tour.md", "tour.zh.md"))
     english.remove("danlu check bad.yaml training.epoch=3")  # told in words on the other page

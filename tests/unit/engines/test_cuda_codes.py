@@ -3,7 +3,7 @@ without. On a CPU weights are dequantised for every product; on CUDA few rows ar
 
 Tolerances: logits in fp32 1e-4 (of values around 3), where nothing but the order of sums differs; in bf16 no further
 from fp32 sums of the same codes than 1.25 times the model itself. fp8 rounds activations anew in every layer, so that
-a last bit may move a code: 5 % in norm (e4m3 errs by 2.7 %).
+a last bit may move a code (it errs by up to 6 %), and a card's own product of codes passes through bf16: 10 % in norm.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def test_fp8_sums_are_the_model_s_but_for_codes_on_the_edge(
     model = model_of(folders["qwen2"], tuned=tuned, quantize="fp8")
     wanted = course(plain(model), prompts(4))
     ours = course(on_card(model, with_adapter=True), prompts(4))
-    assert float((ours - wanted).norm() / wanted.norm()) < 0.05
+    assert float((ours - wanted).norm() / wanted.norm()) < 0.1
 
 
 @pytest.mark.parametrize("quantize", ["nf4", "int8", "fp8"])
@@ -162,7 +162,7 @@ def test_what_is_no_plain_decoder_is_not_taken(folders: dict[str, Path]) -> None
 @pytest.mark.parametrize("quantize", ["nf4", "int8", "fp8"])
 def test_steps_with_codes_are_recorded(quantize: Quantize, folders: dict[str, Path]) -> None:
     model = model_of(folders["qwen2"], "bf16", tuned=True, quantize=quantize)
-    card = on_card(model, with_adapter=True)
-    first = answered(card, rows_of(prompts(), 40))
-    assert card.recorder._records
-    assert answered(card, rows_of(prompts(), 40)) == first
+    one, other = (on_card(model, with_adapter=True) for _ in range(2))
+    found = answered(one, rows_of(prompts(), 40))
+    assert one.recorder._records
+    assert answered(other, rows_of(prompts(), 40)) == found, "sums are taken in the same order each time"

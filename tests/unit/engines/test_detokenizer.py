@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models
 
@@ -88,7 +88,6 @@ def feed_all(detokenizer: Detokenizer, ids: Sequence[int]) -> list[str]:
     return texts
 
 
-@settings(deadline=None)  # the first case loads the tokenizer
 @given(st.data(), st.text(max_size=40))
 def test_of_bytes_each_growth_is_the_whole_answers(data: st.DataObject, text: str) -> None:
     """Any ids, control tokens and halves of characters among them, and those of any text, end with the stop token."""
@@ -99,7 +98,6 @@ def test_of_bytes_each_growth_is_the_whole_answers(data: st.DataObject, text: st
     assert feed_all(detokenizer, ids) == [encoder.answer_text(ids[:end]) for end in range(1, len(ids) + 1)]
 
 
-@settings(deadline=None)  # the first case loads the tokenizer
 @given(st.lists(st.one_of(st.integers(257, 263), st.sampled_from([*map(ord, "a\n"), 0xE4, 0xBD, 0xA0]))))
 def test_of_words_with_spaces_each_growth_is_the_whole_answers_or_better(ids: list[int]) -> None:
     """The decoder makes nothing of a run of bytes as long as its last character is not whole; what was whole before
@@ -112,7 +110,6 @@ def test_of_words_with_spaces_each_growth_is_the_whole_answers_or_better(ids: li
 
 
 @pytest.mark.skipif(not LLAMA.is_file(), reason="no tokenizer of Llama's at hand")
-@settings(deadline=None)  # the first case loads the tokenizer
 @given(st.text(max_size=40), st.lists(st.integers(3, 31_999), max_size=12))
 def test_of_sentencepiece_the_text_is_the_whole_answers(text: str, odd: list[int]) -> None:
     tokenizer = llama()

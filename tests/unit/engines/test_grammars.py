@@ -108,7 +108,7 @@ def drawn(hold: Hold, vocab_size: int, stops: frozenset[int], seed: int, most: i
     return ids, False
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(schema=schemas, seed=st.integers(0, 2**32))
 def test_what_comes_out_fits_whatever_the_schema(grammars: Grammars, encoder: Encoder, schema: Any, seed: int) -> None:
     try:

@@ -74,7 +74,7 @@ def pack(codes_DN: Tensor, zeros_GN: Tensor, scales_GN: Tensor, name: str) -> di
     }  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), name=st.sampled_from(["awq", "gptq"]), groups=st.integers(1, 3))
 def test_codes_stand_for_what_the_formats_say(seed: int, name: str, groups: int) -> None:
     generator = torch.Generator().manual_seed(seed)

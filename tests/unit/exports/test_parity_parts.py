@@ -91,7 +91,7 @@ def random_pair(seed: int, size: float) -> tuple[torch.Tensor, Pair]:
     st.sampled_from([1e-5, 1e-3, 0.05, 1.0]),
     st.sampled_from([torch.bfloat16, torch.float16, torch.float32]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_right_merge_is_never_called_wrong(seed: int, size: float, dtype: torch.dtype) -> None:
     base, pair = random_pair(seed, size)
     merged = (base.double() + 2.0 * (pair.B.double() @ pair.A.double())).to(
@@ -102,7 +102,7 @@ def test_a_right_merge_is_never_called_wrong(seed: int, size: float, dtype: torc
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.5, 0.9, 0.99, 1.01, 2.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_wrong_scale_is_always_seen_where_files_can_show_it(seed: int, factor: float) -> None:
     base, pair = random_pair(seed, 0.05)
     right, wrong = ((base.float() + scale * 2.0 * (pair.B @ pair.A)).bfloat16() for scale in (1.0, factor))
@@ -135,7 +135,7 @@ def test_what_passes_in_too_much_noise_is_not_proven() -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 29))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_a_program_does_not_tell_is_left_out_and_counted_as_one_token(seed: int, num_told: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     ours, theirs = (torch.randn(6, 30, generator=generator) for _ in range(2))

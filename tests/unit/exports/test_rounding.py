@@ -22,7 +22,7 @@ def drawn(seed: int, rows: int = 5, width: int = 64, size: float = 1.0) -> torch
 
 
 @given(st.integers(0, 10**6), st.sampled_from([1e-4, 1.0, 300.0]), st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_q8_0_is_what_the_package_gguf_makes_of_it(seed: int, size: float, num_blocks: int) -> None:
     gguf: Any = pytest.importorskip("gguf", reason="the oracle is the package gguf")
     values = drawn(seed, width=32 * num_blocks, size=size)
@@ -38,7 +38,7 @@ def test_a_block_of_zeros_stays_zero_and_odd_rows_lie_in_f16() -> None:
 
 
 @given(st.integers(0, 10**6), st.sampled_from(KINDS), st.sampled_from([0.1, 1.0, 50.0]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_rounding_moves_a_number_by_half_its_spacing_at_most(seed: int, kind: Rounding, size: float) -> None:
     values = drawn(seed, size=size)
     apart = (rounded(values, kind) - values).abs()

@@ -206,7 +206,7 @@ def test_few_rows_times_nf4(compiled: list[str], num_rows: int, dtype: torch.dty
     weight = nf4_product.NF4Rows((), codes, absmax, *nested, 256 if is_nested else 1, shape)
     nf4_product.product(rows(num_rows, 3584, dtype), weight)
     bias = torch.empty(shape[0], dtype=dtype, device="meta")
-    whole = Tiling(rows=16, outputs=64, share=56, num_shares=1, num_warps=2)
+    whole = Tiling(rows=16, outputs=64, share=56, num_shares=1, num_warps=2, num_stages=4)
     nf4_product.product(rows(num_rows, 3584, dtype), weight, bias, tiles=whole)
     assert compiled.count("_product_kernel") == 2
 

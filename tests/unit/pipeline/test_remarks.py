@@ -63,6 +63,9 @@ def test_a_gate_that_can_only_hold_is_told_before_training_and_null_does_without
     assert keys(evaluation=only_domain, gate={"max_forget": None, "max_loss": None}) == set()
     asked = keys(evaluation={"tasks": ["forgetting"]}, gate={"min_consistency": 0.5, "min_accuracy": None})
     assert asked == {("gate.min_gain", "gate"), ("gate.min_consistency", "gate")}
+    no_loss = {"min_gain": 0, "max_forget": 0, "max_loss": 0, "min_accuracy": 0, "min_consistency": 0}
+    asked = keys(evaluation={"tasks": ["edge"]}, gate=no_loss)
+    assert asked == {(f"gate.{knob}", "gate") for knob in ("min_gain", "max_forget", "max_loss")}, "0 asks as well"
 
 
 def test_remarks_stand_among_the_warnings_of_check_and_stop_nothing(tmp_path: Path) -> None:

@@ -205,6 +205,20 @@ def test_what_an_engine_tells_otherwise_in_each_event_stays_here_too(
     assert [row["choices"][0]["delta"].get("content") for row in rows] == ["", nasty, "x", None]  # type: ignore[index]
 
 
+@pytest.mark.parametrize(("first", "then"), [(None, [7]), (False, True), (None, "warm")])
+def test_what_said_nothing_in_the_first_event_stays_here_too(first: object, then: object) -> None:
+    """vLLM's `token_ids` are null beside the role, and lists from there on."""
+
+    def told(said: object, delta: dict[str, object], finish: str | None = None) -> bytes:
+        value = chunk(delta, finish)
+        value["choices"] = [value["choices"][0] | {"token_ids": said}]  # type: ignore[index]
+        return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+    whole = [told(first, {"role": "assistant", "content": ""}), told(then, {"content": "x"}), told(then, {}, "stop")]
+    found, _ = through([*whole, b"data: [DONE]\n\n"])
+    assert len(decoded(found)) == 3 and b"token_ids" not in found
+
+
 def test_a_whole_answer_has_openais_fields_only() -> None:
     choice = {
         "index": 0,

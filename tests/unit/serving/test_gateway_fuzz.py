@@ -19,7 +19,7 @@ from gateway_kit import Served, Upstream, board_of, chat, served, upstreams
 
 FIELDS = sorted({name for record in bodies(Caps()).values() for name in record.fields})
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
-TRIES = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+TRIES = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_schemathesis_finds_nothing(gate: Served) -> None:
     seen: set[tuple[str, int]] = set()
     for result in schema.get_all_operations():
 
-        @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @settings(max_examples=20, suppress_health_check=list(HealthCheck), database=None)
         @given(case=result.ok().as_strategy())
         def try_one(case: Any) -> None:
             if isinstance(case.body, dict) and "model" in case.body:

@@ -82,7 +82,7 @@ def test_incident_5_the_key_check_brings_no_text_of_a_client_to_the_database(hom
 
 
 @given(name=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=50))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_incident_5_names_and_models_are_values(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     home = tmp_path_factory.mktemp("home")
     book = KeyBook(open_store(home), Pepper.open(home / "pepper"))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from danlu.openai.refused import RefusedError
-from danlu.serving.key_cache import FILE, KeyCache
+from danlu.serving import key_cache
+from danlu.serving.key_cache import FILE, KEEP_S, KeyCache
 from danlu.serving.keys import MOST_STALE_S, Key, KeyBook, LiveKeys, Pepper, open_pepper
 from danlu.serving.store import Store, open_store
 from servers import PostgresServer, running_postgres
+from waiting_kit import until_true
 
 NOW = 1_795_357_000.0
 
@@ -85,7 +86,7 @@ def test_it_is_used_for_as_long_as_keys_are_good_without_their_store_and_no_long
     assert late.stale_s > MOST_STALE_S - 1, "and what is left of that time is all that it has"
     late.watch()
     assert late.find(secret, NOW)
-    time.sleep(0.7)
+    until_true(lambda: late.stale_s > MOST_STALE_S)
     with pytest.raises(RefusedError):
         late.find(secret, NOW)
     late.stop()
@@ -94,7 +95,7 @@ def test_it_is_used_for_as_long_as_keys_are_good_without_their_store_and_no_long
             LiveKeys(Gone(), pepper, cache=cache_of(tmp_path, pepper, clock=lambda now=now: now))
 
 
-@pytest.mark.parametrize("harm", ["limits", "torn", "pepper", "store", "empty", "odd"])
+@pytest.mark.parametrize("harm", ["limits", "torn", "pepper", "store", "empty", "odd", "bytes"])
 def test_what_nobody_of_us_wrote_is_not_taken(harm: str, tmp_path: Path, store: Store) -> None:
     pepper = Pepper.open(tmp_path / "pepper")
     KeyBook(store, pepper).create("desk", now=NOW, limits=Key("", "", (), requests_per_minute=7))
@@ -114,22 +115,48 @@ def test_what_nobody_of_us_wrote_is_not_taken(harm: str, tmp_path: Path, store: 
             path.write_bytes(b"")
         case "odd":
             path.write_bytes(b'{"seal":5}\n[]')
+        case "bytes":
+            path.write_bytes(written[:-9] + b"\xff" * 9)
     assert cache.read(1e12) is None
 
 
-def test_it_is_written_when_keys_changed_and_touched_otherwise(tmp_path: Path, store: Store) -> None:
+def test_a_copy_is_as_old_as_what_was_copied(tmp_path: Path, store: Store) -> None:
+    """A folder that came back from a backup, or was copied without its times, made revoked keys good again."""
     pepper, clock = Pepper.open(tmp_path / "pepper"), [NOW]
+    book = KeyBook(store, pepper)
+    book.create("desk", now=NOW)
+    live = LiveKeys(store, pepper, cache=cache_of(tmp_path, pepper, clock=lambda: clock[0]))
+    copy = (tmp_path / FILE).read_bytes()
+    book.revoke("desk", now=NOW)
+    live.refresh()
+    clock[0] += MOST_STALE_S + 1
+    (tmp_path / FILE).write_bytes(copy)
+    os.utime(tmp_path / FILE, (clock[0], clock[0]))
+    with pytest.raises(AwayError):
+        LiveKeys(Gone(), pepper, cache=cache_of(tmp_path, pepper, clock=lambda: clock[0]))
+
+
+def test_it_is_written_when_keys_changed_and_now_and_then_as_long_as_they_are_seen(
+    tmp_path: Path, store: Store
+) -> None:
+    pepper, clock, path = Pepper.open(tmp_path / "pepper"), [NOW], tmp_path / FILE
     book = KeyBook(store, pepper)
     book.create("a", now=NOW)
     one, two = (LiveKeys(store, pepper, cache=cache_of(tmp_path, pepper, clock=lambda: clock[0])) for _ in range(2))
-    first = os.stat(tmp_path / FILE)
-    clock[0] += 60
+    first = path.read_bytes()
+    clock[0] += KEEP_S - 1
     one.refresh(), two.refresh()
-    again = os.stat(tmp_path / FILE)
-    assert again.st_ino == first.st_ino and again.st_mtime == clock[0]
+    assert path.read_bytes() == first
+    clock[0] += 60
+    one.refresh()
+    again = path.read_bytes()
+    assert again != first
+    clock[0] += 5
+    two.refresh()
+    assert path.read_bytes() == again, "another worker has just written it"
     book.create("b", now=NOW)
     one.refresh(), two.refresh()
-    assert os.stat(tmp_path / FILE).st_ino != first.st_ino
+    assert path.read_bytes() != again
     _, known, _ = cache_of(tmp_path, pepper, clock=lambda: clock[0]).read(60) or (0, [], 0)
     plain = {stored.key.name: dataclasses.replace(stored, previous=b"") for stored in known}
     assert plain == {stored.key.name: stored for stored in book.all()} and plain.keys() == {"a", "b"}
@@ -162,8 +189,17 @@ def _story(home: Path, server: PostgresServer) -> None:
     server.start()
     book = KeyBook(open_store(home, server.url), pepper)
     book.revoke("desk", now=NOW)
-    until = time.monotonic() + 10
-    while keys.find(secret, NOW) is not None:
-        assert time.monotonic() < until, "heard of when the store is back"
-        time.sleep(0.05)
+    until_true(lambda: keys.find(secret, NOW) is None, lambda: "a revocation is not heard of when the store is back")
     keys.stop()
+
+
+def test_what_a_danlu_with_other_fields_wrote_is_left_aside(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pepper, plain = Pepper.open(tmp_path / "pepper"), key_cache._plain
+    KeyBook(store, pepper).create("desk", now=NOW)
+    monkeypatch.setattr(key_cache, "_plain", lambda stored: plain(stored) | {"tier": "gold"})
+    LiveKeys(store, pepper, cache=cache_of(tmp_path, pepper))
+    assert (tmp_path / FILE).is_file()
+    monkeypatch.undo()
+    assert cache_of(tmp_path, pepper).read(60.0) is None

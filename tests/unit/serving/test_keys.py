@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from danlu.core.errors import RunError
 from danlu.serving.keys import Key, KeyBook, LiveKeys, Pepper, id_of, open_pepper
 from danlu.serving.store import Store, open_store
+from waiting_kit import until_true
 
 NOW = 1_795_357_000.0
 
@@ -108,6 +109,37 @@ def test_a_running_worker_sees_a_revocation_within_a_second(book: KeyBook, tmp_p
     keys.stop()
 
 
+class Breaking:
+    """A store whose connection breaks between the word that something changed and the rows."""
+
+    errors = ()
+
+    def __init__(self, store: Store) -> None:
+        self._store, self.num_breaks = store, 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def keys_since(self, seen: int) -> object:
+        if self.num_breaks:
+            self.num_breaks -= 1
+            raise ConnectionResetError
+        return self._store.keys_since(seen)
+
+
+def test_a_revocation_is_seen_although_the_store_broke_off_behind_the_word_of_it(book: KeyBook, tmp_path: Path) -> None:
+    """That something changed is told once: what followed was never asked again, and the key stayed good."""
+    key, credential = book.create("a", now=NOW)
+    store = Breaking(open_store(tmp_path))
+    keys = LiveKeys(store, book.pepper)
+    store.num_breaks = 2
+    book.revoke(key.id, now=NOW)
+    keys.watch()
+    until_true(lambda: keys.find(credential, NOW) is None)
+    assert store.num_breaks == 0
+    keys.stop()
+
+
 def test_find_does_not_wait_for_the_store(book: KeyBook, tmp_path: Path) -> None:
     """Another process holds the database for itself; who asks for a key does not notice."""
     _, credential = book.create("a", now=NOW)
@@ -134,7 +166,7 @@ def test_a_store_that_is_away_is_told_and_what_is_known_holds(book: KeyBook, tmp
 
 
 @given(wrong=st.text(max_size=200) | st.from_regex(r"dl-[a-z0-9]{12}-[A-Za-z0-9]{40}", fullmatch=True))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_text_is_a_key_but_a_key(wrong: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     assert _some_keys(tmp_path_factory).find(wrong, NOW) is None
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from limit_kit import JANUARY, LIMITS, NOW, STEPS, Clocked, hold_to_model, key
 
@@ -17,13 +17,13 @@ from danlu.serving.redis_limits import RedisLimiter
 
 
 @given(limits=LIMITS, steps=STEPS, begins=st.sampled_from([NOW, JANUARY - 70.5]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_local_limiter_does_what_the_model_does(limits: dict[str, int], steps: list, begins: float) -> None:
     asyncio.run(hold_to_model(Clocked(), key(**limits), steps, begins))
 
 
 @given(limits=LIMITS, steps=STEPS, begins=st.sampled_from([NOW, JANUARY - 70.5]))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 def test_a_shared_table_does_what_the_model_does(
     tmp_path: Path, limits: dict[str, int], steps: list, begins: float
 ) -> None:
@@ -33,7 +33,7 @@ def test_a_shared_table_does_what_the_model_does(
 
 
 @given(limits=LIMITS, steps=STEPS, begins=st.sampled_from([NOW, JANUARY - 70.5]))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 def test_redis_does_what_the_model_does(redis_url: str, limits: dict[str, int], steps: list, begins: float) -> None:
     async def hold() -> None:
         limiter = RedisLimiter(redis_url, lease_s=1e6, uses_own_clock=True)

@@ -90,7 +90,7 @@ def test_an_idle_lens_stays_where_it_is_warm() -> None:
     assert moved == 0, "one replica less moves only its own"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=6), st.integers(1, 400))
 def test_shares_are_exact_to_within_one_over_time(weights: list[int], num: int) -> None:
     shares = tuple((f"law@{n}", weight / sum(weights)) for n, weight in enumerate(weights))

@@ -19,6 +19,7 @@ from danlu.serving.keys import Key, KeyBook, LiveKeys, Pepper
 from danlu.serving.store import Store, open_store
 from danlu.serving.usage import STORE_S, Bookkeeper, report, spent_of, total
 from servers import PostgresServer, RedisServer, running_postgres, running_redis
+from waiting_kit import until_true
 from worker_kit import Engine, Stage
 
 NOW = 1_795_357_000.0
@@ -196,9 +197,7 @@ def _dies_and_comes_back(tmp_path: Path, postgres: PostgresServer) -> None:
         stage.wait("w0")
         assert [ask(stage.port, key)[0] for key in (stage.key, revoked, quota)] == [200, 200, 200]
         book.revoke("gone", now=time.time())
-        until = time.monotonic() + 5
-        while ask(stage.port, revoked)[0] != 401:
-            assert time.monotonic() < until
+        until_true(lambda: ask(stage.port, revoked)[0] == 401)
         postgres.stop()
         first.kill()
         first.wait()
@@ -207,15 +206,10 @@ def _dies_and_comes_back(tmp_path: Path, postgres: PostgresServer) -> None:
         assert [ask(stage.port, key)[0] for key in (stage.key, revoked, quota)] == [200, 401, 200]
         assert ask(stage.port, stage.key, is_stream=True)[2].endswith(b"data: [DONE]\n\n")
         postgres.start()
-        until = time.monotonic() + 10
-        while "store_back" not in events(tmp_path):
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        until_true(lambda: "store_back" in events(tmp_path))
         book = KeyBook(open_store(tmp_path, postgres.url), Pepper.open(tmp_path / "pepper"))
         _, fresh = book.create("fresh", now=time.time())
-        until = time.monotonic() + 5
-        while ask(stage.port, fresh)[0] != 200:
-            assert time.monotonic() < until, "what the store says is heard again"
+        until_true(lambda: ask(stage.port, fresh)[0] == 200, lambda: "what the store says is not heard again")
         second.stdin.close()
         assert second.wait(20) == 0
     finally:

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.core.errors import RunError
@@ -278,7 +278,7 @@ def test_an_outbox_torn_by_a_crash_goes_on_behind_the_last_whole_event(tmp_path)
 
 
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 3)), max_size=60))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 def test_an_outbox_gives_each_reader_all_that_it_did_not_say_was_lost(tmp_path, steps):
     """Two readers of different speed, restarts between."""
     path = tmp_path / f"{os.urandom(6).hex()}.jsonl"
