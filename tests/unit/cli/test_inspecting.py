@@ -71,7 +71,7 @@ def test_names_that_business_staff_give_to_questions_and_answers(tmp_path: Path,
 
 
 def test_the_folder_of_all_files_stands_once_and_no_file_is_left_out_in_silence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At eighty columns `data/behaviour.js` and `onl` were two lines of a table; the sixty-first file was nowhere."""
     folder = tmp_path / "a-long-name-of-a-folder"
@@ -82,6 +82,7 @@ def test_the_folder_of_all_files_stands_once_and_no_file_is_left_out_in_silence(
     lines = capsys.readouterr().out.splitlines()
     assert sum(str(folder) in line for line in lines) == 1
     assert any("f59.jsonl" in line for line in lines) and any("2 more" in line for line in lines)
+    monkeypatch.setenv("COLUMNS", "400")  # the way from here to there may be long
     apart = [folder / "f00.jsonl", Path(os.path.relpath(folder / "f01.jsonl"))]
     show_inspection(sources_of(apart, None, []), Voice(), base="ember", num_samples=0, context=512)
     assert "f01.jsonl" in capsys.readouterr().out
