@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import datetime
 import re
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from danlu.cli.progress import write
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
 from danlu.core.messages import say
@@ -180,7 +182,9 @@ def moment(text: str, now: float) -> float:
 
 def _show_secret(key: Key, credential: str, voice: Voice) -> None:
     voice.say(say("keys.created", name=key.name, id=key.id), "green")
-    if not voice.as_json:  # there it stands in the result, and nowhere else: logs keep what is said beside it
+    if voice.quiet and not voice.as_json:  # alone on its line, for `KEY=$(danlu keys create -q …)`: it is nowhere else
+        write(sys.stdout, credential)
+    elif not voice.as_json:  # there it stands in the result, and nowhere else: logs keep what is said beside it
         voice.say(f"  {credential}", "bold")
     voice.say(say("keys.shown_once"), "yellow")
     voice.result(key_json(key) | {"key": credential})

@@ -75,6 +75,14 @@ def test_with_json_the_secret_stands_in_the_json_and_nowhere_else(runs: Path) ->
         assert secret not in done.stderr and "ci" in done.stderr
 
 
+def test_quietly_the_secret_is_all_that_is_said(runs: Path) -> None:
+    """It is nowhere kept: a command that said nothing would have made a key for nobody."""
+    secret = said("keys", "create", "ci", "--quiet", "--runs", runs).removesuffix("\n")
+    assert find(runs, secret).name == "ci"
+    fresh = said("keys", "rotate", "ci", "--quiet", "--runs", runs).removesuffix("\n")
+    assert find(runs, fresh).name == "ci" and fresh != secret
+
+
 def test_a_table_of_usage_keeps_ids_whole_and_has_no_empty_columns(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     journal = FileJournal(runs / "serving" / FOLDER, "w0")
