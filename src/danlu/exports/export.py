@@ -157,21 +157,26 @@ def export(
         if further is not None:
             proof.checks.extend(further(subject))
         progress.advance()
-        manifest = Manifest(
-            kind=kind.kind,
-            name=facts.name,
-            base=dict(facts.base),
-            parents=dict(facts.parents) | {"inputs": inputs},
-            contract=contract.to_json(),
-            canaries=_canaries(subject),
-            parity=_parity(subject, proof) | ({"merging": merging} if merging else {}),
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        )
+        manifest = _manifest(kind, subject, proof, inputs, merging)
         write_card(fresh, manifest, facts.card)
         manifest = manifest.write(fresh)
     progress.advance()
     progress.finish()
     return manifest
+
+
+def _manifest(kind: Export, subject: Subject, proof: Proof, inputs: str, merging: dict[str, Any] | None) -> Manifest:
+    facts = subject.facts
+    return Manifest(
+        kind=kind.kind,
+        name=facts.name,
+        base=dict(facts.base),
+        parents=dict(facts.parents) | {"inputs": inputs},
+        contract=subject.contract.to_json(),
+        canaries=_canaries(subject),
+        parity=_parity(subject, proof) | ({"merging": merging} if merging else {}),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
 
 
 def check_base(engine: NativeEngine, facts: Facts) -> None:

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ class Server:
     """Answers each POST with the next scripted act, and with an echo of the question when the script is over."""
 
     def __init__(self) -> None:
-        self.acts: list[Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]] = []
+        self.acts: list[Callable[[Quiet, dict[str, Any]], None]] = []
         self.requests: list[tuple[dict[str, str], dict[str, Any]]] = []
         self.lock = threading.Lock()
         outer = self
@@ -72,33 +71,24 @@ def server() -> Iterator[Server]:
     server.http.server_close()
 
 
-def send(handler: BaseHTTPRequestHandler, status: int, content: bytes, **headers: str) -> None:
-    handler.send_response(status)
-    for name, value in headers.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.send_header("Content-Length", str(len(content)))
-    handler.end_headers()
-    handler.wfile.write(content)
-
-
 def completion(text: str | None, *, finish: str = "stop", calls: list[Any] | None = None) -> bytes:
     message = {"role": "assistant", "content": text} | ({"tool_calls": calls} if calls else {})
     usage = {"prompt_tokens": 10, "completion_tokens": 5}
     return json.dumps({"choices": [{"message": message, "finish_reason": finish}], "usage": usage}).encode()
 
 
-def echo(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+def echo(handler: Quiet, body: dict[str, Any]) -> None:
     if body.get("stream"):
         return sse("回", "答 " + body["messages"][-1]["content"])(handler, body)
-    send(handler, 200, completion("回答 " + body["messages"][-1]["content"]))
+    handler.answer(200, completion("回答 " + body["messages"][-1]["content"]))
 
 
 def status(code: int, content: bytes = b"{}", **headers: str) -> Callable[..., None]:
-    return lambda handler, body: send(handler, code, content, **headers)
+    return lambda handler, body: handler.answer(code, content, **headers)
 
 
 def sse(*pieces: str, done: bool = True) -> Callable[..., None]:
-    def act(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+    def act(handler: Quiet, body: dict[str, Any]) -> None:
         events = [{"choices": [{"delta": {"content": piece}}]} for piece in pieces]
         lines = ": hello\n\n" + "".join(f"data: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events)
         handler.send_response(200)
@@ -118,7 +108,7 @@ def ask(text: str) -> Question:
 def test_answers_come_in_order_and_no_more_than_allowed_run_at_once(server: Server) -> None:
     running, most, lock = set(), [], threading.Lock()
 
-    def slow(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+    def slow(handler: Quiet, body: dict[str, Any]) -> None:
         with lock:
             running.add(id(handler))
             most.append(len(running))
@@ -177,7 +167,7 @@ def test_slow_server_times_out(server: Server) -> None:
 
 
 def test_a_reply_shorter_than_promised_is_tried_again(server: Server) -> None:
-    def cut(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+    def cut(handler: Quiet, body: dict[str, Any]) -> None:
         handler.send_response(200)
         handler.send_header("Content-Length", "5000")
         handler.end_headers()
@@ -292,7 +282,7 @@ def test_a_reply_that_repeats_the_key_is_not_quoted(server: Server, tmp_path: Pa
 
 @pytest.mark.parametrize("event", ["[]", "7", '{"choices": [{"delta": {"content": 7}}]}', '{"choices": [7]}'])
 def test_a_stream_of_another_shape_is_a_fault_in_words(server: Server, event: str) -> None:
-    def stream(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+    def stream(handler: Quiet, body: dict[str, Any]) -> None:
         handler.send_response(200)
         handler.send_header("Content-Type", "text/event-stream")
         handler.send_header("Connection", "close")

@@ -37,19 +37,23 @@ def redaction(board: Board, questions: str = "never", answers: str = "never") ->
     return Redaction.of(section, Router(board), bytes_per_token=2.0)
 
 
-def tells(*words: str, finish: str = "stop", **more: object) -> Play:
-    """A stream of these pieces, with usage at its end."""
+def streaming(*values: dict[str, object]) -> Play:
+    """A stream of these events, and its end."""
 
     async def play(upstream, asked, writer) -> None:
         writer.write(_head("text/event-stream", "transfer-encoding: chunked\r\n"))
-        said = [chunk({"role": "assistant", "content": ""}), *(chunk({"content": word}) for word in words)]
-        said += [chunk({}, finish), chunk({}) | {"choices": [], "usage": usage(len(words))}]
-        for one in [b"data: " + orjson.dumps(one) + b"\n\n" for one in said] + [b"data: [DONE]\n\n"]:
-            writer.write(_chunked(one))
+        for event in [*(b"data: " + orjson.dumps(value) + b"\n\n" for value in values), b"data: [DONE]\n\n"]:
+            writer.write(_chunked(event))
             await writer.drain()
         writer.write(b"0\r\n\r\n")
 
     return play
+
+
+def tells(*words: str, finish: str = "stop") -> Play:
+    """A stream of these pieces, with usage at its end."""
+    ends = chunk({}, finish), chunk({}) | {"choices": [], "usage": usage(len(words))}
+    return streaming(chunk({"role": "assistant", "content": ""}), *(chunk({"content": word}) for word in words), *ends)
 
 
 def text_of(got) -> str:
@@ -339,13 +343,7 @@ def test_arguments_of_a_streamed_call_come_whole_and_masked(tmp_path: Path) -> N
     arguments = json.dumps({"to": MAIL, "n": int(MOBILE)})
     pieces = [call(name="dial", arguments=""), *(call(arguments=letter) for letter in arguments)]
 
-    async def play(upstream, asked, writer) -> None:
-        writer.write(_head("text/event-stream", "transfer-encoding: chunked\r\n"))
-        for one in [*map(chunk, pieces), chunk({}, "tool_calls")]:
-            writer.write(_chunked(b"data: " + orjson.dumps(one) + b"\n\n"))
-        writer.write(_chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n")
-
-    with upstreams(play) as (upstream,):
+    with upstreams(streaming(*map(chunk, pieces), chunk({}, "tool_calls"))) as (upstream,):
         board = board_of(upstream.address)
         with served(tmp_path, board, redaction=redaction(board, answers="always")) as one:
             got = one.ask(chat(stream=True))
@@ -362,13 +360,7 @@ def test_what_an_engine_tells_beside_its_texts_is_not_passed_on(tmp_path: Path) 
     pieces = [chunk({"content": "好。", "reasoning_details": [{"type": "reasoning.text", "text": MOBILE}]})]
     pieces[0]["choices"][0]["logprobs"] = {"content": [{"token": MOBILE, "logprob": 0.0}]}
 
-    async def play(upstream, asked, writer) -> None:
-        writer.write(_head("text/event-stream", "transfer-encoding: chunked\r\n"))
-        for one in [*pieces, chunk({}, "stop")]:
-            writer.write(_chunked(b"data: " + orjson.dumps(one) + b"\n\n"))
-        writer.write(_chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n")
-
-    with upstreams(play) as (upstream,):
+    with upstreams(streaming(*pieces, chunk({}, "stop"))) as (upstream,):
         board = board_of(upstream.address)
         with served(tmp_path, board, redaction=redaction(board, answers="always")) as one:
             got = one.ask(chat(stream=True))
