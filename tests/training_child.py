@@ -16,7 +16,12 @@ from danlu.training.ranks import ALONE
 from danlu.training.trainer import Trainer
 from training_kit import section, tiny_model
 
-ADAPTERS = {"lora": LoRA(rank=2, dropout=0.2), "lora, whole": LoRA(rank=2), "full": Full()}
+ADAPTERS = {
+    "lora": LoRA(rank=2, dropout=0.2),
+    "lora, whole": LoRA(rank=2),
+    "full": Full(),
+    "full, last": Full(layers=1),
+}
 METHODS = {"sft": SFT, "dpo": DPO, "pretrain": Pretrain}
 KNOBS = {"epochs": 3, "eval_every": 0.4, "patience": 0, "save_every": 2, "warmup_ratio": 0.1, "schedule": "cosine"}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from danlu.adapters.full import Full
 from danlu.adapters.load import load_trained
 from danlu.core.errors import TrainingError
 from danlu.core.files import read_json
@@ -22,7 +23,7 @@ from training_kit import dataset, pair_items, section, sft_items, tiny_model
 # A forked child may not run backward once CUDA's autograd threads exist.
 START = multiprocessing.get_context("fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn")
 DELAY_S = 0.1 if sys.platform == "linux" else 5.0
-CASES = [("lora", "sft"), ("full", "sft"), ("lora", "dpo"), ("full", "dpo")]
+CASES = [("lora", "sft"), ("full", "sft"), ("lora", "dpo"), ("full", "dpo"), ("full, last", "sft")]
 
 
 def prepare(folder: Path, method: str) -> Path:
@@ -176,7 +177,7 @@ def test_same_seed_same_curve(tmp_path):
     assert curves[0] != curves[2]
 
 
-@pytest.mark.parametrize("adapter", ["lora", "full"])
+@pytest.mark.parametrize("adapter", ["lora", "full", "full, last"])
 def test_a_second_stage_starts_from_the_same_bits_in_the_same_process_and_in_another(tmp_path, adapter):
     """In bf16, where masters are finer than what is saved."""
     torch.set_num_threads(1)
@@ -187,7 +188,7 @@ def test_a_second_stage_starts_from_the_same_bits_in_the_same_process_and_in_ano
     for number, (model, attached) in enumerate(
         [(first.model, first.adapter), (other := tiny_model(folder / "model", dtype=torch.bfloat16), None)]
     ):
-        attached = attached or load_trained(first.last, other)
+        attached = attached or load_trained(first.last, other, full=Full(layers=1) if "last" in adapter else None)
         second = Trainer(
             model, attached, SFT(), first.dataset, section=section(lr=1e-3), folder=tmp_path / f"second-{number}"
         )

@@ -20,13 +20,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor, nn
 
-from danlu.adapters.adapter import find_unsound
+from danlu.adapters.adapter import find_unsound, layer_of
 from danlu.adapters.peft_format import FreeLinear, Pair, as_saved, linears_of, read_pairs, write_pairs
 from danlu.core.errors import RecipeError, TrainingError
 from danlu.core.shelf import nearest
 from danlu.model.model import Model
 from danlu.model.quantized import put
 from danlu.model.quantizers.quantizer import QuantizedLinear
+from danlu.recipe.layers import Layers, chosen_layers
 
 HEADS = ("lm_head", "embed_out")
 """Output heads: never targeted, their product with the hidden states is taken only where a token is learnt."""
@@ -138,13 +139,15 @@ class _AddLowRank(torch.autograd.Function):
 @dataclass(frozen=True)
 class LoRA:
     """Low-rank pairs on the linear layers that `targets` names: "all-linear" (every one but the output head), or names
-    and regular expressions. `alpha` None means twice the rank; `rslora` divides by the square root of the rank
-    (Kalajdzievski 2023, arXiv:2312.03732). `seed` draws A; B starts at zero, so a fresh adapter changes nothing."""
+    and regular expressions; of all decoder layers, or of those that `layers` says (as `adapter.layers` does). `alpha`
+    None means twice the rank; `rslora` divides by the square root of the rank (Kalajdzievski 2023, arXiv:2312.03732).
+    `seed` draws A; B starts at zero, so a fresh adapter changes nothing."""
 
     rank: int = 16
     alpha: float | None = None
     dropout: float = 0.0
     targets: Literal["all-linear"] | Sequence[str] = "all-linear"
+    layers: Layers = None
     rslora: bool = False
     seed: int = 0
     kind: Literal["lora"] = "lora"
@@ -157,7 +160,7 @@ class LoRA:
     def attach(self, model: Model) -> AttachedLoRA:
         layers = {
             name: LoRALinear.from_base(base, rank=self.rank, scaling=self.scaling, dropout=self.dropout)
-            for name, base in find_targets(model, self.targets).items()
+            for name, base in find_targets(model, self.targets, self.layers).items()
         }
         generator = torch.Generator().manual_seed(self.seed)  # on the CPU: the same A on every device
         for layer in layers.values():
@@ -253,11 +256,17 @@ class AttachedLoRA:
         write_pairs(folder, pairs, self.model)
 
 
-def find_targets(model: nn.Module, targets: Literal["all-linear"] | Sequence[str]) -> dict[str, FreeLinear]:
+def find_targets(
+    model: Model, targets: Literal["all-linear"] | Sequence[str], layers: Layers = None
+) -> dict[str, FreeLinear]:
     """The linear layers that `targets` names, in the model's order. A target is a full name, the end of one
-    (`q_proj`), or a regular expression of a full name; one that matches nothing is an error."""
-    free = _free_linears(model)
-    candidates = {name: layer for name, layer in free.items() if name.rpartition(".")[2] not in HEADS}
+    (`q_proj`), or a regular expression of a full name; one that matches nothing in `layers` is an error."""
+    free, chosen = _free_linears(model), chosen_layers(layers, model.spec.num_layers)
+    candidates = {
+        name: layer
+        for name, layer in free.items()
+        if name.rpartition(".")[2] not in HEADS and (chosen is None or layer_of(name) in chosen)
+    }
     if not candidates:
         raise RecipeError("adapter.no_linear", where="adapter.kind", given=type(model).__name__)
     if targets == "all-linear":

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from danlu.adapters.adapter import layer_of
 from danlu.core.errors import ModelError
 from danlu.core.files import read_json, replacing_folder, write_json
 from danlu.model.build import family_of
@@ -92,7 +93,7 @@ def describe(pairs: Mapping[str, Pair], module_names: set[str]) -> dict[str, Any
         "lora_alpha": alpha,
         "lora_dropout": max(pair.dropout for pair in pairs.values()),
         "use_rslora": False,
-        "target_modules": _shortest_targets(set(pairs), module_names),
+        **_targets(set(pairs), module_names),
         "rank_pattern": {re.escape(name): value for name, value in ranks.items() if value != rank},
         "alpha_pattern": {re.escape(name): value for name, value in alphas.items() if value != alpha},
         "bias": "none",
@@ -257,11 +258,18 @@ def _module_name(name: str, model: Model) -> str:
 # ---- small arithmetic
 
 
-def _shortest_targets(names: set[str], module_names: set[str]) -> list[str]:
-    """Ends such as `q_proj` where they mean exactly these modules, full names where they would mean more."""
+def _targets(names: set[str], module_names: set[str]) -> dict[str, Any]:
+    """Ends such as `q_proj` where they mean exactly these modules, or do in some layers; else full names."""
     ends = {name.rpartition(".")[2] for name in names}
     meant = {name for name in module_names | names if name.rpartition(".")[2] in ends}
-    return sorted(ends if meant == names else names)
+    if meant == names:
+        return {"target_modules": sorted(ends)}
+    layers = {layer_of(name) for name in names}
+    # PEFT takes the last number of a name for the layer's, and experts have one of their own
+    is_plain = all(len(re.findall(r"\.\d+\.", name)) == 1 for name in names)
+    if is_plain and {name for name in meant if layer_of(name) in layers} == names:
+        return {"target_modules": sorted(ends), "layers_to_transform": sorted(layers, key=int)}
+    return {"target_modules": sorted(names)}
 
 
 def _commonest(values: Any) -> Any:

@@ -131,7 +131,7 @@ def _elsewhere(cells: Sequence[Cell], voice: Voice) -> None:
 def _cell(cell: Cell) -> str:
     if cell.plan is None or not cell.fits:
         return "–"
-    layers, mix = cell.plan.work.shapes.num_layers, cell.plan.mix
+    layers, mix = cell.plan.work.depth, cell.plan.mix
     mark = "●" if mix["all"] == layers else "○" if mix.is_leanest else "◐"
     speed = cell.plan.tokens_per_s or 0
     return f"{mark} {speed / 1000:,.1f}k" if speed >= 1000 else f"{mark} {speed:,.0f}"

@@ -231,7 +231,7 @@ class _Desk:
         if start is not None:
             if not isinstance(section, FullSection):
                 return load_trained(start, self.model)
-            return load_trained(start, self.model, masters=section.masters, offload=section.offload)
+            return load_trained(start, self.model, full=Full(section.masters, section.offload, section.layers))
         if isinstance(section, LoRASection) and section.start is not None:
             return load_trained(Path(section.start), self.model)
         return build_adapter(section, self.seed).attach(self.model)
@@ -301,10 +301,10 @@ def _step_facts(step: Step) -> dict[str, Any]:
 def build_adapter(section: LoRASection | FullSection, seed: int) -> LoRA | Full:
     """A section as an adapter."""
     if isinstance(section, FullSection):
-        return Full(section.masters, section.offload)
+        return Full(section.masters, section.offload, section.layers)
     return LoRA(
         rank=section.rank, alpha=section.alpha, dropout=section.dropout, targets=section.targets,
-        rslora=section.rslora, seed=seed,
+        layers=section.layers, rslora=section.rslora, seed=seed,
     )  # fmt: skip
 
 

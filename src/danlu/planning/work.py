@@ -10,6 +10,7 @@ from typing import Literal
 from danlu.planning import rates
 from danlu.planning.shapes import Shapes
 from danlu.recipe.adapter import FullSection, LoRASection
+from danlu.recipe.layers import chosen_layers
 from danlu.recipe.method import SFTSection, StageSection
 from danlu.recipe.recipe import Recipe
 
@@ -55,6 +56,8 @@ class Work:
     is_full: bool = False
     rank: int = 16
     targets: tuple[str, ...] | None = None
+    layers: tuple[int, ...] | None = None
+    """Decoder layers in which something trains; None: all, and with full fine-tuning what lies around them."""
     precision: Precision = "16"
     has_masters: bool = True
     """Full fine-tuning: fp32 masters beside the 16-bit weights."""
@@ -139,12 +142,35 @@ class Work:
         return math.ceil(self.micro_tokens * self.supervised_ratio)
 
     @property
+    def num_trained_layers(self) -> int:
+        return self.shapes.num_layers if self.layers is None else len(self.layers)
+
+    @property
+    def depth(self) -> int:
+        """Layers that the backward goes through, from the last one down to the lowest that trains. Those below keep
+        nothing."""
+        return self.shapes.num_layers - (self.layers[0] if self.layers else 0)
+
+    @property
+    def trains_ends(self) -> bool:
+        """Embedding and head train too."""
+        return self.is_full and self.layers is None
+
+    @property
     def num_trainable(self) -> int:
-        return self.shapes.num_params if self.is_full else self.shapes.lora_params(self.rank, self.targets)
+        if not self.is_full:
+            return self.shapes.lora_params(self.rank, self.targets, self.num_trained_layers)
+        return self.shapes.num_params if self.layers is None else len(self.layers) * self.shapes.block_params
 
     @property
     def products(self) -> dict[str, Product]:
+        """Of a layer that trains."""
         return _products(self.shapes, 0 if self.is_full else self.rank, self.targets, self.pad, self.is_written_out)
+
+    @property
+    def frozen_products(self) -> dict[str, Product]:
+        """Of one that does not."""
+        return _products(self.shapes, 0, None, self.pad, self.is_written_out)
 
 
 @functools.cache
@@ -182,6 +208,7 @@ def work_of(
         is_full=lora is None,
         rank=lora.rank if lora else 0,
         targets=None if lora is None or lora.targets == "all-linear" else lora.targets,
+        layers=chosen_layers(adapter.layers, shapes.num_layers),
         precision=_precision(recipe, has_16bit),
         has_masters=not isinstance(adapter, FullSection) or adapter.masters == "fp32",
         has_8bit_states=training.optimizer == "adamw_8bit",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from danlu.recipe.layers import Layers
 from danlu.recipe.section import Section
 
 
@@ -25,6 +26,9 @@ class LoRASection(Section):
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Which linear layers get a pair: all-linear, or names such as q_proj, v_proj."""
 
+    layers: Layers = None
+    """Which decoder layers train: a number for so many of the last, or a list such as [0, 1, 24-31]; empty: all."""
+
     rslora: bool = False
     """Divide by the square root of the rank instead of the rank (Kalajdzievski 2023)."""
 
@@ -35,6 +39,9 @@ class LoRASection(Section):
 class FullSection(Section):
     kind: Literal["full"] = "full"
     """full: every weight trains."""
+
+    layers: Layers = None
+    """Which decoder layers train: a number for so many of the last, or a list such as [0, 1, 24-31]; empty: all."""
 
     masters: Literal["fp32", "none"] = "fp32"
     """none: weights stay bf16 while they train and are rounded up or down by chance; fp32: a wider copy trains."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LATER: dict[str, Any] = {
+    "adapter.layers": None,
     "evaluation.judge": None,
     "evaluation.suites": [],
     "gate.min_win_rate": None,
