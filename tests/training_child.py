@@ -21,6 +21,7 @@ ADAPTERS = {
     "lora, whole": LoRA(rank=2),
     "full": Full(),
     "full, last": Full(layers=1),
+    "dora": LoRA(rank=2, dora=True),
 }
 METHODS = {"sft": SFT, "dpo": DPO, "pretrain": Pretrain}
 KNOBS = {"epochs": 3, "eval_every": 0.4, "patience": 0, "save_every": 2, "warmup_ratio": 0.1, "schedule": "cosine"}

@@ -27,7 +27,11 @@ def gradients(tmp_path, method, items, adapter, micro_tokens):
     return len(batches), float(loss), {name: weight.grad.clone() for name, weight in run.parameters.items()}
 
 
-@pytest.mark.parametrize("adapter", [LoRA(rank=2), Full(), Full(layers=1)], ids=["lora", "full", "full-last"])
+@pytest.mark.parametrize(
+    "adapter",
+    [LoRA(rank=2), LoRA(rank=2, dora=True), Full(), Full(layers=1)],
+    ids=["lora", "dora", "full", "full-last"],
+)
 @pytest.mark.parametrize(
     ("make_method", "items"),
     [(SFT, sft_items(20)), (Pretrain, sft_items(20)), (DPO, pair_items(12))],

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from danlu.adapters.lora import AttachedLoRA, LoRA
+from danlu.adapters.lora import AttachedLoRA, DoRALinear, LoRA
 from danlu.adapters.peft_format import Pair, read_pairs
 from danlu.core.errors import ExportError
 from danlu.engines.engine import Question
@@ -126,10 +126,13 @@ def living_pairs(subject: Subject) -> Iterator[Path | None]:
 
 
 def lora_of(subject: Subject) -> AttachedLoRA:
-    """Its low-rank adapter; ExportError where it has none."""
+    """Its plain low-rank adapter; ExportError where it has none, or one with magnitudes, which no serving engine
+    puts beside a base."""
     adapter = subject.engine.adapter
     if not isinstance(adapter, AttachedLoRA):
         raise ExportError("export.no_adapter", where="exports", given=adapter.kind if adapter else "-")
+    if any(isinstance(layer, DoRALinear) for layer in adapter.layers.values()):
+        raise ExportError("export.dora", where="exports")
     return adapter
 
 
@@ -160,9 +163,7 @@ def check_pairs(adapter: AttachedLoRA, folder: Path, model: Model) -> Check:
     pairs = read_pairs(folder, model)
     wrong = set(pairs) ^ set(adapter.layers)
     for name in set(pairs) & set(adapter.layers):
-        layer, pair = adapter.layers[name], pairs[name]
-        A, B = layer.lora_A.detach().cpu().float(), layer.lora_B.detach().cpu().float()
-        if not is_same_update(Pair(A, B, layer.scaling), pair):
+        if not is_same_update(adapter.layers[name].pair(), pairs[name]):
             wrong.add(name)
     numbers = {"num_modules": len(adapter.layers), "num_wrong_modules": len(wrong)}
     note = "; ".join(sorted(wrong)[:5])
@@ -170,6 +171,9 @@ def check_pairs(adapter: AttachedLoRA, folder: Path, model: Model) -> Check:
 
 
 def is_same_update(ours: Pair, theirs: Pair) -> bool:
+    lengths = [pair.magnitude for pair in (ours, theirs) if pair.magnitude is not None]
+    if len(lengths) == 1 or (lengths and not torch.equal(*lengths)):
+        return False
     if ours.A.shape == theirs.A.shape:
         is_scale = abs(ours.scaling - theirs.scaling) <= 1e-9 * abs(ours.scaling)
         return is_scale and torch.equal(ours.A, theirs.A) and torch.equal(ours.B, theirs.B)

@@ -39,6 +39,8 @@ from danlu.recipe.exports import READ_BY_VLLM, VLLM_RANKS, ExportSection
 
 CALIBRATED = ("awq", "gptq")
 GGUF = ("gguf", "gguf-lora", "ollama", "lmstudio")
+BESIDE_A_BASE = ("gguf-lora", "vllm-lora")
+"""For programs that put plain low-rank pairs beside a base, and nothing else."""
 NEEDS_ADAPTER = ("adapter", "gguf-lora", "vllm-lora")
 _PACKAGES = {"gguf": "gguf", "gguf-lora": "gguf", "ollama": "gguf", "lmstudio": "gguf"}
 
@@ -88,6 +90,8 @@ def _faults(recipe: Recipe, section: ExportSection, config: dict[str, Any] | Non
         yield from gguf_faults(config)
     if section.kind in CALIBRATED and config is not None:
         yield from _odd_shapes(config)
+    if section.kind in BESIDE_A_BASE and recipe.adapter.kind == "lora" and recipe.adapter.dora:
+        yield Fault("no_dora", {})
     if section.kind == "vllm-lora" and recipe.adapter.kind == "lora":
         yield from adapter_faults(config, recipe.adapter.rank, recipe.adapter.targets, VLLM_RANKS)
 
@@ -108,6 +112,8 @@ def _costs(recipe: Recipe, section: ExportSection, config: dict[str, Any] | None
     if config is not None and section.kind in GGUF:
         yield from coarser_rows(config, section.stored or "")
         yield from cut_context(config, max(stage.training.context for stage in recipe.plan_stages()))
+    if section.kind == "adapter" and recipe.adapter.kind == "lora" and recipe.adapter.dora:
+        yield Fault("dora_unserved", {})
     package = "compressed_tensors" if section.kind == "vllm" and section.quantize else _PACKAGES.get(section.kind)
     wanted = [name for name in (package, "xllamacpp" if package == "gguf" else None) if name]
     if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
@@ -157,7 +163,11 @@ def _start(recipe: Recipe) -> Iterator[Complaint]:
         return
     path = Path(recipe.adapter.start) / "adapter_config.json"
     if path.is_file():
-        for fault in start_faults(read_json(path)):
+        settings = read_json(path)
+        if bool(settings.get("use_dora")) != recipe.adapter.dora:
+            given = "true" if settings.get("use_dora") else "false"
+            yield _complaint("adapter.dora", recipe.adapter.dora, Fault("start_dora", {"given": given}))
+        for fault in start_faults(settings):
             yield _complaint("adapter.start", recipe.adapter.start, fault)
 
 

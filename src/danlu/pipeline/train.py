@@ -304,7 +304,7 @@ def build_adapter(section: LoRASection | FullSection, seed: int) -> LoRA | Full:
         return Full(section.masters, section.offload, section.layers)
     return LoRA(
         rank=section.rank, alpha=section.alpha, dropout=section.dropout, targets=section.targets,
-        layers=section.layers, rslora=section.rslora, seed=seed,
+        layers=section.layers, rslora=section.rslora, dora=section.dora, seed=seed,
     )  # fmt: skip
 
 

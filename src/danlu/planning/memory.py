@@ -176,6 +176,8 @@ def _parts(work: Work, policy: Kept) -> tuple[int, int, int, int]:
         is_narrow = work.is_full and width == 2 and has_16bit_stream
         hidden = rates.WRITTEN_OUT_16BIT_HIDDEN if is_narrow else rates.WRITTEN_OUT_HIDDEN
         keys = shapes.qkv_size - shapes.query_size if is_narrow else 0
+        if work.has_magnitudes:  # what the weight made, and the pair: the magnitudes' gradient asks for both
+            keys += 2 * sum(product.rows for product in work.products.values())
         return int(width * (hidden * shapes.hidden + keys + rates.WRITTEN_OUT_FFN * shapes.ffn)), 0, 0, 0
     made = width * shapes.hidden * (shapes.norms == 4)  # by o, and by down, where a norm follows
     if policy == "input":
@@ -296,7 +298,7 @@ def _layer_passing(work: Work, policy: Kept, rows: int) -> int:
     passing = max(passing_ffn, passing_attention)
     if work.precision == "fp8":  # codes of the widest gradient
         passing += rows * wide
-    if work.is_full:  # one product's weight gradient before it is added up
+    if work.is_full or work.has_magnitudes:  # one product's weight gradient before it is added up; DoRA's s B A
         passing += 4 * max(product.size for product in work.products.values())
     return passing
 

@@ -141,11 +141,15 @@ class Shapes:
     def num_params(self) -> int:
         return self.linear_params + self.embedding_params + self.vector_params
 
-    def lora_params(self, rank: int, targets: tuple[str, ...] | None, num_layers: int | None = None) -> int:
-        """Trainable parameters of a LoRA of this rank on the named linear layers (None: all) of so many blocks."""
+    def lora_params(
+        self, rank: int, targets: tuple[str, ...] | None, num_layers: int | None = None, *, has_magnitudes: bool = False
+    ) -> int:
+        """Trainable parameters of a LoRA of this rank on the named linear layers (None: all) of so many blocks; DoRA
+        has a number for each output besides."""
         shapes = self.linear_shapes
         chosen = shapes if targets is None else {n: s for n, s in shapes.items() if n in targets}
-        return (num_layers or self.num_layers) * rank * sum(rows + columns for rows, columns in chosen.values())
+        pairs = sum(rank * (rows + columns) + rows * has_magnitudes for rows, columns in chosen.values())
+        return (num_layers or self.num_layers) * pairs
 
 
 def _sliding(config: Mapping[str, Any], layers: int) -> tuple[int | None, int]:

@@ -72,6 +72,8 @@ class Work:
     num_steps: int | None = None
     has_dropout: bool = False
     """Of the adapter's inputs."""
+    has_magnitudes: bool = False
+    """DoRA."""
     pad: int = rates.PAD
     """Low-rank columns beside a product are a multiple of this."""
     longest_tokens: int = 0
@@ -84,7 +86,7 @@ class Work:
     @property
     def is_written_out(self) -> bool:
         """No hand-written backward: every layer keeps what torch keeps, and there is nothing to choose."""
-        is_plain = self.is_full or self.has_dropout or self.has_no_quick_form
+        is_plain = self.is_full or self.has_dropout or self.has_magnitudes or self.has_no_quick_form
         return is_plain or self.shapes.is_foreign
 
     @property
@@ -159,7 +161,8 @@ class Work:
     @property
     def num_trainable(self) -> int:
         if not self.is_full:
-            return self.shapes.lora_params(self.rank, self.targets, self.num_trained_layers)
+            layers = self.num_trained_layers
+            return self.shapes.lora_params(self.rank, self.targets, layers, has_magnitudes=self.has_magnitudes)
         return self.shapes.num_params if self.layers is None else len(self.layers) * self.shapes.block_params
 
     @property
@@ -219,6 +222,7 @@ def work_of(
         supervised_ratio=supervised_ratio,
         num_steps=num_steps or training.max_steps,
         has_dropout=lora is not None and lora.dropout > 0,
+        has_magnitudes=lora is not None and lora.dora,
         num_ranks=1 if training.devices == "all" else training.devices,
     )
 

@@ -32,6 +32,9 @@ class LoRASection(Section):
     rslora: bool = False
     """Divide by the square root of the rank instead of the rank (Kalajdzievski 2023)."""
 
+    dora: bool = False
+    """Train the length of each weight's rows beside the pair (DoRA, Liu et al. 2024)."""
+
     start: str | None = None
     """Folder of a PEFT adapter to continue from; empty starts a fresh one."""
 

@@ -12,6 +12,7 @@ HABITS: dict[str, str] = {
     "lora_dropout": "adapter.dropout",
     "lora_target": "adapter.targets",
     "use_rslora": "adapter.rslora",
+    "use_dora": "adapter.dora",
     "freeze_trainable_layers": "adapter.layers",
     "adapter_name_or_path": "adapter.start",
     "dataset": "data.sources",
@@ -132,7 +133,7 @@ NEEDLESS: dict[str, str] = {
     ),
     "trust_remote_code": "refused",
     **dict.fromkeys(
-        ("use_dora", "neftune_noise_alpha", "use_galore", "use_badam", "pissa_init", "loraplus_lr_ratio"), "absent"
+        ("neftune_noise_alpha", "use_galore", "use_badam", "pissa_init", "loraplus_lr_ratio"), "absent"
     ),
 }  # fmt: skip
 """What others want told and danlu does not: the word, and the reason `recipe.needless_<reason>` that answers it."""

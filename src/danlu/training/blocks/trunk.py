@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from danlu.adapters.adapter import Attached
-from danlu.adapters.lora import AttachedLoRA, LoRALinear
+from danlu.adapters.lora import AttachedLoRA, DoRALinear, LoRALinear
 from danlu.model.decoder import Block, Decoder
 from danlu.model.model import Model
 from danlu.ops.attention import Bounds
@@ -35,6 +35,8 @@ def why_not(model: Model, attached: Attached) -> str | None:
         return "foreign"
     if not isinstance(attached, AttachedLoRA):
         return "full"
+    if any(isinstance(layer, DoRALinear) for layer in attached.layers.values()):
+        return "dora"
     if any(layer.dropout for layer in attached.layers.values()):
         return "dropout"
     places = {
