@@ -25,7 +25,7 @@ exports: {exports}
 """
 NUM_ROWS = 10  # each is a probe of the proof
 WAYS = {
-    "dora": ("{kind: lora, dora: true, rank: 4}", ["adapter", "merged"]),
+    "dora": ("{kind: lora, dora: true, rank: 4}", ["adapter"]),
     "full, last layer": ("{kind: full, layers: 1}", ["merged"]),
 }
 

@@ -1,8 +1,8 @@
 """Low-rank adapters: y = x Wᵀ + s (x Aᵀ) Bᵀ, with W frozen and s = alpha / rank (Hu et al. 2021, arXiv:2106.09685).
 
 A and B are fp32 masters beside a base in any dtype, quantised or not (QLoRA: Dettmers et al. 2023, arXiv:2305.14314);
-they are cast to the input's dtype for the two small products. The on-disk format stands in `peft_format.py`. With `dora`
-the rows of the sum get trained lengths (`DoRALinear`).
+they are cast to the input's dtype for the two small products. The on-disk format stands in `peft_format.py`. With
+`dora` the rows of the sum get trained lengths (`DoRALinear`).
 
 Shapes: D input width, N output width, R rank; x is [..., D].
 """
