@@ -26,6 +26,7 @@ exports: {exports}
 NUM_ROWS = 10  # each is a probe of the proof
 WAYS = {
     "dora": ("{kind: lora, dora: true, rank: 4}", ["adapter"]),
+    "prefix": ("{kind: prefix, num_tokens: 8}", ["adapter"]),
     "full, last layer": ("{kind: full, layers: 1}", ["merged"]),
 }
 

@@ -24,7 +24,16 @@ from waiting_kit import PATIENCE_S
 # A forked child may not run backward once CUDA's autograd threads exist.
 START = multiprocessing.get_context("fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn")
 DELAY_S = 0.1 if sys.platform == "linux" else 5.0
-CASES = [("lora", "sft"), ("full", "sft"), ("lora", "dpo"), ("full", "dpo"), ("full, last", "sft"), ("dora", "sft")]
+CASES = [
+    ("lora", "sft"),
+    ("full", "sft"),
+    ("lora", "dpo"),
+    ("full", "dpo"),
+    ("full, last", "sft"),
+    ("dora", "sft"),
+    ("prefix", "sft"),
+    ("prefix", "dpo"),
+]
 
 
 def prepare(folder: Path, method: str) -> Path:

@@ -351,10 +351,10 @@ def find_targets(
     return {name: layer for name, layer in candidates.items() if any(_matches(target, name) for target in targets)}
 
 
-def _free_linears(model: nn.Module) -> dict[str, FreeLinear]:
+def _free_linears(model: Model) -> dict[str, FreeLinear]:
     """Every linear layer by name; a model that carries an adapter already is refused."""
     linears = linears_of(model)
-    if any(isinstance(layer, LoRALinear) for layer in linears.values()):
+    if model.prefix is not None or any(isinstance(layer, LoRALinear) for layer in linears.values()):
         raise TrainingError("adapter.attached_twice")
     return linears
 

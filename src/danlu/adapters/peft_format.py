@@ -177,24 +177,30 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_halves(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """Module name to its `lora_A` and `lora_B` tensors, and its magnitude where it has one."""
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a PEFT folder; ModelError for a pickled or damaged file, and where one is not finite."""
     if not (folder / WEIGHTS).is_file():
         pickled = next(iter(sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt"))), None)
         key = "adapter.pickle" if pickled else "adapter.no_weights"
         raise ModelError(key, where=str(pickled or folder / WEIGHTS))
     try:
-        tensors = load_file(folder / WEIGHTS)
+        tensors: dict[str, Tensor] = load_file(folder / WEIGHTS)
     except SafetensorError as error:
         raise ModelError("adapter.damaged", where=str(folder / WEIGHTS), reason=str(error)) from None
-    halves: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ModelError("adapter.not_finite", where=f"{folder / WEIGHTS}: {key}")
+    return tensors
+
+
+def _read_halves(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """Module name to its `lora_A` and `lora_B` tensors, and its magnitude where it has one."""
+    halves: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in read_tensors(folder).items():
         match = re.fullmatch(r"base_model\.model\.(.+)\.(lora_[AB])(?:\.default)?\.weight", key)
         match = match or re.fullmatch(rf"base_model\.model\.(.+)\.({MAGNITUDE})", key)
         if match is None:
             raise ModelError("adapter.foreign_tensor", where=str(folder / WEIGHTS), given=key)
-        if not bool(tensor.isfinite().all()):
-            raise ModelError("adapter.not_finite", where=f"{folder / WEIGHTS}: {key}")
         halves.setdefault(match[1], {})[match[2]] = tensor
     return halves
 

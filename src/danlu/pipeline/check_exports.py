@@ -33,11 +33,13 @@ from danlu.planning.servable import (
     start_faults,
     text_of,
 )  # fmt: skip
+from danlu.planning.shapes import has_own_decoder
 from danlu.recipe import Recipe
 from danlu.recipe.complaints import Complaint
 from danlu.recipe.exports import READ_BY_VLLM, VLLM_RANKS, ExportSection
 
 CALIBRATED = ("awq", "gptq")
+DEFAULT_EXPORTS = Recipe.model_fields["exports"].default
 GGUF = ("gguf", "gguf-lora", "ollama", "lmstudio")
 BESIDE_A_BASE = ("gguf-lora", "vllm-lora")
 """For programs that put plain low-rank pairs beside a base, and nothing else."""
@@ -52,6 +54,13 @@ def servable(recipe: Recipe, folder: Path | None) -> tuple[list[Complaint], list
     warnings: list[dict[str, Any]] = []
     for number, section in enumerate(recipe.exports):
         key = f"exports.{number}"
+        if recipe.adapter.kind == "prefix" and section.kind != "adapter":
+            fault = Fault("prefix_unmerged", {"given": section.kind})
+            if recipe.exports == DEFAULT_EXPORTS:  # nobody asked for it
+                warnings.append(_warning(f"{key}.kind", fault))
+            else:
+                complaints.append(_complaint(f"{key}.kind", section.kind, Fault("prefix_alone", {})))
+            continue
         if recipe.adapter.kind == "full" and section.kind in NEEDS_ADAPTER:
             warnings.append(_warning(f"{key}.kind", Fault("no_adapter", {"given": section.kind})))
             continue
@@ -60,6 +69,8 @@ def servable(recipe: Recipe, folder: Path | None) -> tuple[list[Complaint], list
             complaints += _speech(recipe, folder, section, f"{key}.kind", config)
         warnings += [_warning(key, fault) for fault in _costs(recipe, section, config)]
     complaints += _start(recipe)
+    if recipe.adapter.kind == "prefix" and config is not None and not has_own_decoder(config):
+        complaints.append(_complaint("adapter.kind", "prefix", Fault("prefix_foreign", {})))
     return complaints, warnings
 
 
@@ -114,6 +125,8 @@ def _costs(recipe: Recipe, section: ExportSection, config: dict[str, Any] | None
         yield from cut_context(config, max(stage.training.context for stage in recipe.plan_stages()))
     if section.kind == "adapter" and recipe.adapter.kind == "lora" and recipe.adapter.dora:
         yield Fault("dora_unserved", {})
+    if section.kind == "adapter" and recipe.adapter.kind == "prefix":
+        yield Fault("prefix_unserved", {})
     package = "compressed_tensors" if section.kind == "vllm" and section.quantize else _PACKAGES.get(section.kind)
     wanted = [name for name in (package, "xllamacpp" if package == "gguf" else None) if name]
     if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:

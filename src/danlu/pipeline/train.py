@@ -17,6 +17,7 @@ import orjson
 from danlu.adapters.adapter import Attached
 from danlu.adapters.full import Full
 from danlu.adapters.lora import AttachedLoRA, LoRA
+from danlu.adapters.prefix import AttachedPrefix, PrefixTuning
 from danlu.core.files import read_json, sha256_json, write_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
@@ -32,7 +33,7 @@ from danlu.pipeline.start_ranks import count_ranks, start_ranks
 from danlu.planning.plan import Plan, leaner
 from danlu.planning.policy import ORDER, Mix
 from danlu.planning.why import reasons
-from danlu.recipe.adapter import FullSection, LoRASection
+from danlu.recipe.adapter import AdapterSection, FullSection, LoRASection, PrefixSection
 from danlu.recipe.later import counted
 from danlu.recipe.method import DPOSection, MethodSection, PretrainSection, SFTSection
 from danlu.recipe.training import TrainingSection
@@ -238,7 +239,7 @@ class _Desk:
 
     def _go_back(self, attached: Attached, best: Path) -> Attached:
         """The next stage starts from the best weights, not from the last ones."""
-        if isinstance(attached, AttachedLoRA):
+        if isinstance(attached, AttachedLoRA | AttachedPrefix):
             attached.detach()
         return load_trained(best, self.model)
 
@@ -298,8 +299,10 @@ def _step_facts(step: Step) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value not in (None, {})}
 
 
-def build_adapter(section: LoRASection | FullSection, seed: int) -> LoRA | Full:
+def build_adapter(section: AdapterSection, seed: int) -> LoRA | Full | PrefixTuning:
     """A section as an adapter."""
+    if isinstance(section, PrefixSection):
+        return PrefixTuning(section.num_tokens, seed)
     if isinstance(section, FullSection):
         return Full(section.masters, section.offload, section.layers)
     return LoRA(

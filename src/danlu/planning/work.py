@@ -9,7 +9,7 @@ from typing import Literal
 
 from danlu.planning import rates
 from danlu.planning.shapes import Shapes
-from danlu.recipe.adapter import FullSection, LoRASection
+from danlu.recipe.adapter import FullSection, LoRASection, PrefixSection
 from danlu.recipe.layers import chosen_layers
 from danlu.recipe.method import SFTSection, StageSection
 from danlu.recipe.recipe import Recipe
@@ -74,6 +74,8 @@ class Work:
     """Of the adapter's inputs."""
     has_magnitudes: bool = False
     """DoRA."""
+    prefix_tokens: int = 0
+    """Nothing trains but keys and values before every text."""
     pad: int = rates.PAD
     """Low-rank columns beside a product are a multiple of this."""
     longest_tokens: int = 0
@@ -87,7 +89,7 @@ class Work:
     def is_written_out(self) -> bool:
         """No hand-written backward: every layer keeps what torch keeps, and there is nothing to choose."""
         is_plain = self.is_full or self.has_dropout or self.has_magnitudes or self.has_no_quick_form
-        return is_plain or self.shapes.is_foreign
+        return is_plain or self.prefix_tokens > 0 or self.shapes.is_foreign
 
     @property
     def has_masters_apart(self) -> bool:
@@ -160,6 +162,8 @@ class Work:
 
     @property
     def num_trainable(self) -> int:
+        if self.prefix_tokens:
+            return self.prefix_tokens * self.shapes.num_layers * (self.shapes.qkv_size - self.shapes.query_size)
         if not self.is_full:
             layers = self.num_trained_layers
             return self.shapes.lora_params(self.rank, self.targets, layers, has_magnitudes=self.has_magnitudes)
@@ -208,10 +212,11 @@ def work_of(
         context=training.context,
         micro_tokens=training.micro_tokens,
         batch_tokens=max(training.batch_tokens, training.micro_tokens),
-        is_full=lora is None,
+        is_full=isinstance(adapter, FullSection),
         rank=lora.rank if lora else 0,
         targets=None if lora is None or lora.targets == "all-linear" else lora.targets,
-        layers=chosen_layers(adapter.layers, shapes.num_layers),
+        layers=None if isinstance(adapter, PrefixSection) else chosen_layers(adapter.layers, shapes.num_layers),
+        prefix_tokens=adapter.num_tokens if isinstance(adapter, PrefixSection) else 0,
         precision=_precision(recipe, has_16bit),
         has_masters=not isinstance(adapter, FullSection) or adapter.masters == "fp32",
         has_8bit_states=training.optimizer == "adamw_8bit",

@@ -53,4 +53,12 @@ class FullSection(Section):
     """What lies in the machine's memory and visits the card a piece at a time: fp32 masters; or AdamW's moments too."""
 
 
-AdapterSection = Annotated[LoRASection | FullSection, Field(discriminator="kind")]
+class PrefixSection(Section):
+    kind: Literal["prefix"] = "prefix"
+    """prefix: keys and values before every text, in every layer, and nothing else (Li & Liang 2021; P-tuning v2)."""
+
+    num_tokens: int = Field(20, ge=1, le=1024)
+    """How many tokens the prefix stands for."""
+
+
+AdapterSection = Annotated[LoRASection | FullSection | PrefixSection, Field(discriminator="kind")]

@@ -34,7 +34,7 @@ def why_not(model: Model, attached: Attached) -> str | None:
     if not isinstance(model, Decoder):
         return "foreign"
     if not isinstance(attached, AttachedLoRA):
-        return "full"
+        return attached.kind
     if any(isinstance(layer, DoRALinear) for layer in attached.layers.values()):
         return "dora"
     if any(layer.dropout for layer in attached.layers.values()):
