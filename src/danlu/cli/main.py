@@ -213,12 +213,17 @@ def export(
 @app.command(help=say("cli.run"))
 def run(
     voice: Voice,
-    target: Target,
+    target: Annotated[str, typer.Argument(metavar="RECIPE|RUN|DATA...", help=say("begin.arg_target"))],
     overrides: Overrides = None,
     smoke: Annotated[bool, typer.Option("--smoke", help=say("cli.opt_smoke"))] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help=say("begin.opt_yes"))] = False,
     runs: Runs = RUNS,
 ) -> None:
-    wanted = overrides or ()
+    data, wanted = cli.targets.data_and_overrides(target, overrides or ())
+    if data:
+        if not cli.beginning.run_data(data, wanted, runs, voice, is_smoke=smoke, is_agreed=yes):
+            raise typer.Exit(1)
+        return
     if smoke:
         wanted = cli.targets.smoke_overrides(target, wanted)
         voice.progress.note(say("cli.smoke", overrides=" ".join(wanted)))

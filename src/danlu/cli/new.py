@@ -5,13 +5,13 @@ What the furnace can do beside is named in comments that hold as they stand once
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
 from danlu.core.files import write_text
 from danlu.core.messages import current_language, say
+from danlu.recipe.file import run_name
 
 RECIPES = {
     "en": """# A danlu recipe. Everything left out takes a vetted default; `danlu explain KEY` tells which and why.
@@ -102,12 +102,7 @@ def write_new_recipe(name: str, voice: Voice) -> None:
     path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
     if path.exists():
         raise RunError("cli.file_exists", given=str(path))
-    write_text(path, RECIPES[current_language()].format(name=_name_of(path.stem)))
+    write_text(path, RECIPES[current_language()].format(name=run_name(path.stem)))
     voice.say(say("cli.wrote", path=path))
     voice.say(say("cli.next", command=f"danlu check {path}"))
     voice.result({"recipe": str(path)})
-
-
-def _name_of(stem: str) -> str:
-    """A file may be called anything, a run may not."""
-    return re.sub(r"[^\w.\-]+", "-", stem).strip("-.")[:64] or "expert"
