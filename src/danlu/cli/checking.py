@@ -63,13 +63,3 @@ def show_check(found: dict[str, Any], voice: Voice) -> None:
     if found["ok"]:
         voice.say(say("cli.recipe_ok"), "green")
     voice.result(found)
-
-
-def size_text(num_bytes: int) -> str:
-    """1,234,567,890 as 1.15 GiB."""
-    size = float(num_bytes)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from danlu.cli.checking import size_text
+from danlu.core.files import size_text
 from danlu.cli.preparing import show_dataset
 from danlu.cli.targets import is_artifact, open_target
 from danlu.cli.voice import Voice

@@ -41,7 +41,7 @@ class SourceSpec:
     def __post_init__(self) -> None:
         for part in self.columns or {}:
             if part not in PARTS:
-                guess = nearest(part, PARTS) or "-"
+                guess = nearest(part, PARTS)
                 raise DataError(
                     "data.unknown_part", where=str(self.path), given=part, nearest=guess, known=", ".join(PARTS)
                 )

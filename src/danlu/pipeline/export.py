@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu.core.errors import ExportError, RecipeError
+from danlu.core.errors import ExportError
 from danlu.core.files import sha256_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
-from danlu.core.shelf import nearest
+from danlu.core.shelf import unknown_name
 from danlu.data.sample import Message
 from danlu.evaluation.report import Report, with_parity
 from danlu.exports import EXPORTS
@@ -224,16 +224,13 @@ def _asked(word: str, run: Run) -> list[ExportSection]:
     """`gguf` or `gguf:q4_k_m`: the recipe's own sections of that kind, or a new one."""
     kind, _, quantize = word.partition(":")
     if kind not in EXPORTS.names():
-        raise RecipeError("core.unknown_name", where="--kind", given=kind, shelf="exports",
-                          nearest=nearest(kind, EXPORTS.names()) or "-", known=", ".join(EXPORTS.names()))  # fmt: skip
+        raise unknown_name(kind, EXPORTS.names(), of="exports", where="--kind")
     own = [section for section in run.recipe.exports if section.kind == kind]
     own = [section for section in own if not quantize or section.stored == quantize]
     try:
         return own or [ExportSection.model_validate({"kind": kind} | ({"quantize": quantize} if quantize else {}))]
     except ValueError as error:
-        known = ", ".join(QUANTIZE.get(kind, ())) or "-"
-        raise RecipeError("core.unknown_name", where="--kind", given=quantize, shelf=f"exports: {kind}",
-                          nearest=nearest(quantize, QUANTIZE.get(kind, ())) or "-", known=known) from error  # fmt: skip
+        raise unknown_name(quantize, QUANTIZE.get(kind, ()), of=f"exports: {kind}", where="--kind") from error
 
 
 def _facts(run: Run) -> Facts:
