@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import EvaluationError, RecipeError, RunError
-from danlu.core.files import write_json
+from danlu.core.files import sha256_file, write_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.data.finding import mark_of
