@@ -14,13 +14,14 @@ from typing import Any
 import typer
 
 import danlu
-from danlu.cli.checking import show_check, size_text
+from danlu.cli.checking import show_check
 from danlu.cli.lines import described, terminal_cells
 from danlu.cli.show import show_artifacts, show_report, summary_json
 from danlu.cli.show_plan import duration
 from danlu.cli.targets import open_target, smoke_overrides
 from danlu.cli.voice import FAULT, FIX, Voice
 from danlu.core.errors import RunError
+from danlu.core.files import size_text
 from danlu.core.messages import say
 from danlu.pipeline.begin import ALLOWED_REJECTS, COMMON_CARD, Beginning, begin, place_of, told_kinds
 from danlu.planning.advice.bases import Candidate

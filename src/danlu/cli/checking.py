@@ -9,6 +9,7 @@ from typing import Any
 import danlu
 from danlu.cli.voice import Voice
 from danlu.core.errors import RecipeError
+from danlu.core.files import size_text
 from danlu.core.messages import say
 from danlu.recipe import InvalidRecipeError, Recipe
 from danlu.recipe.complaints import as_written

@@ -7,11 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from danlu.core.files import size_text
 from danlu.cli.preparing import show_dataset
 from danlu.cli.targets import is_artifact, open_target
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
+from danlu.core.files import size_text
 from danlu.core.messages import say
 from danlu.evaluation.gate import percent, points
 from danlu.evaluation.report import Report
