@@ -75,8 +75,15 @@ def demo(
 
 
 @app.command(help=say("cli.new"))
-def new(voice: Voice, name: Annotated[str, typer.Argument(metavar="NAME", help=say("cli.arg_name"))]) -> None:
-    cli.new.write_new_recipe(name, voice)
+def new(
+    voice: Voice,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help=say("cli.arg_name"))] = None,
+    other: Annotated[Path | None, typer.Option("--from", metavar="FILE", help=say("translate.opt_from"))] = None,
+) -> None:
+    if other is not None:
+        cli.new.write_translation(name, other, voice)
+    else:
+        cli.new.write_new_recipe(name, voice)
 
 
 @app.command(help=say("cli.inspect"))
