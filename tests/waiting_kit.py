@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,14 @@ def until_true(holds: Callable[[], object], why: Callable[[], str] = lambda: "",
     while not holds():
         assert time.monotonic() < until, why()
         time.sleep(every_s)
+
+
+async def until(holds: Callable[[], object], within_s: float = PATIENCE_S) -> None:
+    """`until_true` in an event loop."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about"
+        await asyncio.sleep(0.02)
 
 
 def a_moment() -> None:

@@ -36,6 +36,7 @@ from danlu.cli.serve_app import chat_command, feedback_app, serve_command
 from danlu.cli.serving_app import serving_app
 from danlu.cli.sweep_app import sweep_command
 from danlu.cli.voice import Voice
+from danlu.core.errors import EvaluationError
 from danlu.core.messages import say
 from danlu.version import VERSION
 
@@ -288,10 +289,18 @@ def runs_(voice: Voice, folder: Runs = RUNS) -> None:
 def compare(
     voice: Voice,
     first: Annotated[str, typer.Argument(metavar="BEFORE", help=say("cli.arg_before"))],
-    second: Annotated[str, typer.Argument(metavar="AFTER", help=say("cli.arg_after"))],
+    second: Annotated[str | None, typer.Argument(metavar="[AFTER]", help=say("cli.arg_after"))] = None,
+    questions: Annotated[
+        int | None, typer.Option("--questions", "-n", min=0, help=say("variants.opt_questions"))
+    ] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help=say("compare.opt_html"))] = None,
     runs: Runs = RUNS,
 ) -> None:
+    if second is None:
+        cli.comparing.compare_variants(first, runs, voice, num_questions=questions, html=html)
+        return
+    if questions is not None:
+        raise EvaluationError("variants.one_run", where="-n", given=questions)
     cli.comparing.compare(first, second, runs, voice, html=html)
 
 

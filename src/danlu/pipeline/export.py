@@ -189,9 +189,9 @@ def _standing(run: Run, name: str, inputs: str, folder: Path) -> Manifest | None
     return manifest if manifest.digest == record["digest"] and manifest.parity["verdict"] == "pass" else None
 
 
-def artifacts_of(run: Run) -> list[Manifest]:
-    """The manifests of what is exported from the weights that the run now holds. Folders with a dot are what a killed
-    export left; what has no readable manifest is no artefact, and exporting it again replaces it."""
+def exported(run: Run) -> list[Exported]:
+    """What is exported from the weights that the run now holds. Folders with a dot are what a killed export left; what
+    has no readable manifest is no artefact, and exporting it again replaces it."""
     found = []
     for path in sorted(run.path("artifacts").glob(f"[!.]*/{NAME}")):
         try:
@@ -199,8 +199,13 @@ def artifacts_of(run: Run) -> list[Manifest]:
         except ExportError:
             continue
         if manifest.parents.get("checkpoint") == checkpoint_digest(run):
-            found.append(manifest)
+            found.append(Exported(path.parent, manifest))
     return found
+
+
+def artifacts_of(run: Run) -> list[Manifest]:
+    """The manifests of these."""
+    return [one.manifest for one in exported(run)]
 
 
 def parity_of(manifests: Sequence[Manifest]) -> dict[str, Any]:
