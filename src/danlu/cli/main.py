@@ -76,8 +76,15 @@ def demo(
 
 
 @app.command(help=say("cli.new"))
-def new(voice: Voice, name: Annotated[str, typer.Argument(metavar="NAME", help=say("cli.arg_name"))]) -> None:
-    cli.new.write_new_recipe(name, voice)
+def new(
+    voice: Voice,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help=say("cli.arg_name"))] = None,
+    other: Annotated[Path | None, typer.Option("--from", metavar="FILE", help=say("translate.opt_from"))] = None,
+) -> None:
+    if other is not None:
+        cli.new.write_translation(name, other, voice)
+    else:
+        cli.new.write_new_recipe(name, voice)
 
 
 @app.command(help=say("cli.inspect"))
@@ -214,12 +221,17 @@ def export(
 @app.command(help=say("cli.run"))
 def run(
     voice: Voice,
-    target: Target,
+    target: Annotated[str, typer.Argument(metavar="RECIPE|RUN|DATA...", help=say("begin.arg_target"))],
     overrides: Overrides = None,
     smoke: Annotated[bool, typer.Option("--smoke", help=say("cli.opt_smoke"))] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help=say("begin.opt_yes"))] = False,
     runs: Runs = RUNS,
 ) -> None:
-    wanted = overrides or ()
+    data, wanted = cli.targets.data_and_overrides(target, overrides or ())
+    if data:
+        if not cli.beginning.run_data(data, wanted, runs, voice, is_smoke=smoke, is_agreed=yes):
+            raise typer.Exit(1)
+        return
     if smoke:
         wanted = cli.targets.smoke_overrides(target, wanted)
         voice.progress.note(say("cli.smoke", overrides=" ".join(wanted)))

@@ -9,7 +9,7 @@ from typing import Any
 
 from danlu.core.errors import ExportError
 from danlu.core.files import sha256_json
-from danlu.core.messages import say
+from danlu.core.messages import LANGUAGES, say
 from danlu.core.progress import Progress, Silent
 from danlu.core.shelf import unknown_name
 from danlu.data.sample import Message
@@ -32,6 +32,7 @@ from danlu.pipeline.open_engine import (
 )
 from danlu.pipeline.proofs import Chosen, choose_base, quiz_of, training_texts
 from danlu.recipe.exports import QUANTIZE, ExportSection, PushSection
+from danlu.recipe.privacy import SECTORS
 from danlu.run.artifact import NAME, Manifest
 from danlu.run.run import Run
 from danlu.version import VERSION
@@ -276,6 +277,8 @@ def _card(run: Run, prepared: dict[str, Any]) -> dict[str, Any]:
     if run.path("report.json").is_file():
         report = run.read("report.json")
         card["evaluation"] = {side: report[side].get("accuracy") for side in ("base", "tuned")}
+    if (sector := run.recipe.data.privacy.pack) in SECTORS:
+        card["limits"] = {language: say(f"disclaimer.{sector}", language) for language in LANGUAGES}
     return card
 
 

@@ -98,15 +98,15 @@ def test_a_frozen_redis_delays_one_request_not_all(own_redis: RedisServer) -> No
 
 def test_what_is_settled_while_redis_is_away_is_paid_once(own_redis: RedisServer) -> None:
     async def ask() -> None:
-        limiter, asked = RedisLimiter(own_redis.url), key(tokens_per_month=100)
-        found = await limiter.reserve(asked, 60, time.time())
+        limiter, asked = RedisLimiter(own_redis.url, lease_s=1e6, uses_own_clock=True), key(tokens_per_month=100)
+        found = await limiter.reserve(asked, 60, NOW)
         own_redis.freeze()
-        await limiter.settle(found, 30, time.time())  # sent, and no word comes back
+        await limiter.settle(found, 30, NOW)  # sent, and no word comes back
         assert limiter.alarm
         own_redis.thaw()
         await until(lambda: not limiter.alarm)
-        assert isinstance(await limiter.reserve(asked, 70, time.time()), Admission)
-        assert (await limiter.reserve(asked, 1, time.time())).what == "quota"
+        assert isinstance(await limiter.reserve(asked, 70, NOW), Admission)
+        assert (await limiter.reserve(asked, 1, NOW)).what == "quota"
         await limiter.close()
 
     asyncio.run(ask())
@@ -165,13 +165,13 @@ def test_a_caller_that_is_cancelled_still_settles(redis_url: str) -> None:
 def test_a_worker_that_starts_without_redis_restores_quotas_when_it_is_there(own_redis: RedisServer) -> None:
     async def ask() -> None:
         own_redis.stop()
-        limiter, asked = RedisLimiter(own_redis.url), key("q", tokens_per_month=100)
-        await limiter.restore({"q": 95}, time.time())
-        assert limiter.alarm and (await limiter.reserve(asked, 1, time.time())).what == "store"
+        limiter, asked = RedisLimiter(own_redis.url, lease_s=1e6, uses_own_clock=True), key("q", tokens_per_month=100)
+        await limiter.restore({"q": 95}, NOW)
+        assert limiter.alarm and (await limiter.reserve(asked, 1, NOW)).what == "store"
         own_redis.start()
         await until(lambda: not limiter.alarm)
-        assert (await limiter.reserve(asked, 6, time.time())).what == "quota"
-        assert isinstance(await limiter.reserve(asked, 5, time.time()), Admission)
+        assert (await limiter.reserve(asked, 6, NOW)).what == "quota"
+        assert isinstance(await limiter.reserve(asked, 5, NOW), Admission)
         await limiter.close()
 
     asyncio.run(ask())

@@ -10,7 +10,7 @@ A llama.cpp that was started to embed, with one slot, is an upstream like any ot
 
 Calls that are asked for (`tool_choice`) are not made sure of (2026.10): `required` lets any text come before the call
 and only keeps the answer from ending, so a model that would not call writes on to its limit; a function's name is taken
-for `auto`. A grammar of ours is refused beside tools, and without tools its calls would be text, to be found in streams.
+for `auto`. A grammar of ours is refused beside tools, and without tools its calls would be text, to find in streams.
 
 Threads: llama.cpp's own default spins on busy cores; one thread serves small models best, larger ones get the cores.
 """
