@@ -33,7 +33,7 @@ from danlu.planning.servable import (
     start_faults,
     text_of,
 )  # fmt: skip
-from danlu.planning.shapes import has_own_decoder
+from danlu.planning.shapes import Shapes
 from danlu.recipe import Recipe
 from danlu.recipe.complaints import Complaint
 from danlu.recipe.exports import READ_BY_VLLM, VLLM_RANKS, ExportSection
@@ -69,7 +69,8 @@ def servable(recipe: Recipe, folder: Path | None) -> tuple[list[Complaint], list
             complaints += _speech(recipe, folder, section, f"{key}.kind", config)
         warnings += [_warning(key, fault) for fault in _costs(recipe, section, config)]
     complaints += _start(recipe)
-    if recipe.adapter.kind == "prefix" and config is not None and not has_own_decoder(config):
+    shapes = Shapes.read(config) if config is not None else None
+    if recipe.adapter.kind == "prefix" and shapes is not None and shapes.is_foreign:
         complaints.append(_complaint("adapter.kind", "prefix", Fault("prefix_foreign", {})))
     return complaints, warnings
 

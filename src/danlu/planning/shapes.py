@@ -162,8 +162,3 @@ def _sliding(config: Mapping[str, Any], layers: int) -> tuple[int | None, int]:
     some, of = config.get("slides_of", (1, 1))
     whole, rest = divmod(layers, of)
     return int(window), whole * some + min(rest, some)
-
-
-def has_own_decoder(config: Mapping[str, Any]) -> bool:
-    """danlu computes this model itself, not through transformers."""
-    return str(config.get("text_config", config).get("model_type", config.get("model_type"))) in OWN_FAMILIES
