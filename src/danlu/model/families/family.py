@@ -46,7 +46,11 @@ class Family:
     """Of a model that also sees: the config of its text part, which is all that is loaded, and saved as a model of
     its own."""
     left_out: tuple[str, ...] = ()
-    """Prefixes of tensors that belong to what is not text."""
+    """Prefixes of tensors that belong to what is not text, or to a head that is not ours."""
+    endings: tuple[tuple[str, str], ...] = ()
+    """Endings of old checkpoints' names, and ours for them; never written."""
+    may_lack: tuple[str, ...] = ()
+    """Prefixes of our names that a checkpoint may leave out: they are drawn then."""
 
 
 def value(config: Config, key: str, default: Any = None) -> Any:
