@@ -90,6 +90,15 @@ class Flowing(Protocol):
 
 
 @runtime_checkable
+class Classifying(Protocol):
+    """An engine whose answers are names of classes."""
+
+    def probabilities(self, question: Question) -> dict[str, float]:
+        """Every class with its probability, the likeliest first."""
+        ...
+
+
+@runtime_checkable
 class Rendering(Protocol):
     """An engine that knows the tokens a question becomes: another template is another prompt, whatever was asked."""
 
