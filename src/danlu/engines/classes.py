@@ -33,7 +33,7 @@ class ClassEngine(NativeEngine):
     encoder: LabelEncoder
 
     def __init__(self, model: Classifier, encoder: LabelEncoder, *, name: str, adapter: Attached | None = None) -> None:
-        assert model.classes == encoder.names, "model and contract speak of the same classes"
+        assert len(model.classes) == len(encoder.names), "model and contract speak of the same classes"
         super().__init__(model, encoder, name=name, adapter=adapter)
 
     @property
@@ -53,7 +53,7 @@ class ClassEngine(NativeEngine):
         if len(ids) > self.encoder.reach:
             raise EngineError("engine.text_too_long", where=self.name, **self._measures(ids))
         (logits_1C,) = self.logits([ids])
-        shares = dict(zip(self.model.classes, logits_1C[0].softmax(-1).tolist(), strict=True))
+        shares = dict(zip(self.encoder.names, logits_1C[0].softmax(-1).tolist(), strict=True))
         return dict(sorted(shares.items(), key=lambda pair: -pair[1]))
 
     def continue_ids(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
@@ -93,7 +93,7 @@ class ClassEngine(NativeEngine):
         numbers = self._logits([prompts[number] for number in batch]).argmax(-1).tolist()
         seconds = (time.perf_counter() - began) / len(batch)
         for number, found in zip(batch, numbers, strict=True):
-            yield number, Answer(self.model.classes[found], "stop", len(prompts[number]), 1, (found,), seconds)
+            yield number, Answer(self.encoder.names[found], "stop", len(prompts[number]), 1, (found,), seconds)
 
     @torch.inference_mode()
     def _logits(self, texts: Sequence[Sequence[int]]) -> Tensor:

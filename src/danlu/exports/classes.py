@@ -132,7 +132,7 @@ def _ask(reading: Reading, subject: Subject, expected: Reference, marks: Sequenc
         if is_said_alike(question, subject) and len(told.prompt_ids) < engine.encoder.reach  # others cut elsewhere
     ]
     yield check_ids(f"{name}_prompts", [ours for ours, _ in pairs], [theirs for _, theirs in pairs])
-    is_same = reading.classes == engine.model.classes
+    is_same = reading.classes == engine.encoder.names
     numbers, limits = {"num_classes": len(reading.classes)}, {"num_classes": len(engine.model.classes)}
     note = "" if is_same else "; ".join(reading.classes)[:600]
     yield Check(f"{name}_classes", "pass" if is_same else "fail", numbers, limits, note)

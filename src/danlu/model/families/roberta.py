@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from danlu.model.classifier import EncoderSpec
-from danlu.model.families.bert import OLD_NORMS, shape_of
-from danlu.model.families.family import Config, Family, value
+from danlu.model.families.family import OLD_NORMS, Config, Family, encoder_shape, value
 
 
 def spec(config: Config) -> EncoderSpec:
-    shape = shape_of(config, family="roberta")
+    shape = encoder_shape(config, family="roberta")
     first = value(config, "pad_token_id", 1) + 1  # places up to here belong to padding
     return EncoderSpec(
         **shape | {"context": shape["num_positions"] - first},
