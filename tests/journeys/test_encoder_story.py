@@ -25,7 +25,7 @@ from danlu.run.run import Run
 from encoder_kit import reviews, write_bert, write_reviews
 from journeys.command_line import danlu
 
-ROWS = reviews(500)
+ROWS = reviews(400)
 
 
 def recipe(folder: Path, base: Path, **changes: Any) -> Path:
@@ -34,7 +34,7 @@ def recipe(folder: Path, base: Path, **changes: Any) -> Path:
         "model": {"base": str(base), "init": "random"},
         "data": {"sources": str(folder / "reviews.csv"), "split": {"test": 0.2, "validation": 0.1}},
         "method": "classify",
-        "training": {"context": 64, "batch_tokens": 512, "epochs": 12, "lr": 2e-3},
+        "training": {"context": 64, "batch_tokens": 512, "epochs": 8, "lr": 3e-3},
     }
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(tree | changes, allow_unicode=True))
