@@ -96,7 +96,8 @@ class Table:
                 if not self.voice.as_json:
                     self.voice.say(piece, style, end="")
         except DanluError as error:
-            return self._refuse(error, question, side)
+            self._refuse(error, question, side)
+            return None
         if not self.voice.as_json:
             self.voice.say("")
         answer = "".join(pieces)
@@ -108,7 +109,8 @@ class Table:
         try:
             told = engine.probabilities(question)
         except DanluError as error:
-            return self._refuse(error, question, side)
+            self._refuse(error, question, side)
+            return None
         answer, share = next(iter(told.items()))
         if not self.voice.as_json:
             self.voice.say(f"{answer}  {share:.1%}", style)

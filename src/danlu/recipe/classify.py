@@ -15,6 +15,7 @@ from danlu.recipe.evaluation import EvaluationSection, GateSection
 from danlu.recipe.exports import ExportSection
 from danlu.recipe.method import StageSection
 from danlu.recipe.model import ModelSection
+from danlu.recipe.training import TrainingSection
 
 TASKS = ("domain", "edge")
 """What can be asked of who only names classes."""
@@ -47,7 +48,7 @@ def _kind(method: Any) -> Any:
 
 
 def beyond_classes(
-    stages: Sequence[StageSection], model: ModelSection, adapter: LoRASection | FullSection,
+    stages: Sequence[StageSection], training: TrainingSection, model: ModelSection, adapter: LoRASection | FullSection,
     evaluation: EvaluationSection, gate: GateSection, exports: Sequence[ExportSection],
 ) -> Iterator[Complaint]:  # fmt: skip
     """All that a recipe which classifies asks of an encoder and that none can give."""
@@ -62,7 +63,7 @@ def beyond_classes(
     for key, given in (("system", model.system), ("template", None if model.template == "auto" else model.template)):
         if given is not None:
             yield Complaint(f"model.{key}", given, say("recipe.classify_no_chat"))
-    if any(stage.training.compile for stage in stages):
+    if any(part.compile for part in (training, *(stage.training for stage in stages))):
         yield Complaint("training.compile", True, say("recipe.classify_compile"))
     for number, task in enumerate(evaluation.tasks):
         if task not in TASKS:

@@ -15,7 +15,6 @@ USUAL_LR: dict[tuple[str, str], float] = {
     ("dpo", "full"): 1e-6,
     # of the four that BERT's authors tried, the one most took over
     ("classify", "full"): 3e-5,
-    ("classify", "lora"): 2e-4,
 }
 LR_FROM_SCRATCH = 1e-3
 

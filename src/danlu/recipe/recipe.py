@@ -125,8 +125,9 @@ class Recipe(Section):
             raise InvalidRecipeError(complaints_of(error, cls), file) from error
         kinds = recipe.model.quantize, recipe.adapter
         complaints = broken_rules(tree, recipe.training, recipe.stages, recipe.data.split, *kinds)
+        stages = recipe.stages or (StageSection(method=recipe.method),)
         asked = recipe.evaluation, recipe.gate, recipe.exports
-        complaints += beyond_classes(recipe.plan_stages(), recipe.model, recipe.adapter, *asked)
+        complaints += beyond_classes(stages, recipe.training, recipe.model, recipe.adapter, *asked)
         if complaints:
             raise InvalidRecipeError(complaints, file)
         return recipe

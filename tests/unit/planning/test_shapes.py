@@ -70,7 +70,13 @@ ENCODERS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("own", ENCODERS, ids=lambda own: str(own["model_type"]))
 def test_an_encoder_is_counted_to_the_unit_but_for_its_classes(own: dict[str, Any]) -> None:
-    base = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 5, "num_attention_heads": 4, "vocab_size": 9}
+    base = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "vocab_size": 9,
+    }
     config = base | {"max_position_embeddings": 514 if own["model_type"] != "bert" else 512} | own
     if own["model_type"] != "bert":
         config.setdefault("type_vocab_size", 1)
