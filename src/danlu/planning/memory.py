@@ -178,7 +178,8 @@ def _parts(work: Work, policy: Kept) -> tuple[int, int, int, int]:
         keys = shapes.qkv_size - shapes.query_size if is_narrow else 0
         if work.has_magnitudes:  # what the weight made, and the pair: the magnitudes' gradient asks for both
             keys += 2 * sum(product.rows for product in work.products.values())
-        return int(width * (hidden * shapes.hidden + keys + rates.WRITTEN_OUT_FFN * shapes.ffn)), 0, 0, 0
+        wide = rates.WRITTEN_OUT_FFN * shapes.ffn // (2 if shapes.is_encoder else 1)  # no gate beside it
+        return int(width * (hidden * shapes.hidden + keys + wide)), 0, 0, 0
     made = width * shapes.hidden * (shapes.norms == 4)  # by o, and by down, where a norm follows
     if policy == "input":
         return width * shapes.hidden, 0, made, width * pad["down"]

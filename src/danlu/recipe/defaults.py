@@ -16,6 +16,8 @@ USUAL_LR: dict[tuple[str, str], float] = {
     ("pretrain", "prefix"): 1e-2,
     ("sft", "prefix"): 1e-2,
     ("dpo", "prefix"): 1e-3,
+    # of the four that BERT's authors tried, the one most took over
+    ("classify", "full"): 3e-5,
 }
 LR_FROM_SCRATCH = 1e-3
 
