@@ -114,6 +114,8 @@ def _files(given: str, left_out: LeftOut) -> Iterator[Path]:
                 left_out["dead_links" if match.is_symlink() else "no_files"].append(match)
             elif not any(other.startswith(f"{match}{os.sep}") for other in matches):
                 yield from _walk(match, left_out)
+    elif given == "-" or path.exists():
+        raise DataError("data.no_plain_file", where=given)
     else:
         here = path.parent if path.parent.is_dir() else Path()
         guess = nearest(path.name, [entry.name for entry in here.iterdir()]) if path.parent.is_dir() else None

@@ -22,7 +22,7 @@ from danlu.data.sources import READERS
 from danlu.data.templates import TEMPLATES
 from danlu.model.hub import find_base
 from danlu.pipeline.check_exports import servable
-from danlu.pipeline.plan import card_here
+from danlu.pipeline.plan import card_here, with_cards_counted
 from danlu.pipeline.remarks import remarks
 from danlu.planning.bases import known_base
 from danlu.planning.plan import Plan, plan
@@ -74,7 +74,7 @@ def check(recipe: Recipe) -> dict[str, Any]:
 
 def _plans(recipe: Recipe, shapes: Shapes | None) -> list[Plan]:
     """On what this machine would train on; else with every layer keeping everything, for no card in particular."""
-    return plan(recipe, shapes, card_here(recipe, shapes)) if shapes else []
+    return plan(with_cards_counted(recipe), shapes, card_here(recipe, shapes)) if shapes else []
 
 
 def _told(recipe: Recipe, index: int, stage: Plan) -> dict[str, Any]:
