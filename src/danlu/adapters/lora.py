@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from danlu.adapters.adapter import find_unsound
 from danlu.adapters.peft_format import FreeLinear, Pair, as_saved, linears_of, read_pairs, write_pairs
 from danlu.core.errors import RecipeError, TrainingError
+from danlu.core.messages import listed
 from danlu.core.shelf import nearest
 from danlu.model.model import Model
 from danlu.model.quantized import put
@@ -228,7 +229,7 @@ class AttachedLoRA:
         """TrainingError on a quantised base: load the base unquantised and put the adapter on that."""
         kinds = {layer.quantized.kind for layer in self.layers.values() if layer.quantized is not None}
         if kinds:
-            raise TrainingError("adapter.merge_quantized", given=", ".join(sorted(kinds)))
+            raise TrainingError("adapter.merge_quantized", given=listed(sorted(kinds)))
         self._leave({name: layer.fuse for name, layer in self.layers.items()})
 
     def detach(self) -> None:
@@ -267,7 +268,7 @@ def find_targets(model: nn.Module, targets: Literal["all-linear"] | Sequence[str
         ends = sorted({name.rpartition(".")[2] for name in candidates})
         raise RecipeError(
             "adapter.no_such_target", where="adapter.targets", given=unmatched[0],
-            nearest=nearest(unmatched[0], ends), known=", ".join(ends),
+            nearest=nearest(unmatched[0], ends), known=listed(ends),
         )  # fmt: skip
     return {name: layer for name, layer in candidates.items() if any(_matches(target, name) for target in targets)}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from danlu.core.errors import DataError
 from danlu.core.files import sha256_file, sha256_json
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.core.shelf import nearest
 from danlu.data.columns import PARTS
 from danlu.data.ledger import Entry
@@ -43,7 +43,7 @@ class SourceSpec:
             if part not in PARTS:
                 guess = nearest(part, PARTS)
                 raise DataError(
-                    "data.unknown_part", where=str(self.path), given=part, nearest=guess, known=", ".join(PARTS)
+                    "data.unknown_part", where=str(self.path), given=part, nearest=guess, known=listed(PARTS)
                 )
 
 

@@ -10,7 +10,7 @@ import orjson
 
 from danlu.core.errors import DanluError, HubError, RecipeError
 from danlu.core.files import read_json
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.core.progress import Silent
 from danlu.core.shelf import nearest
 from danlu.data.augment import AUGMENTERS
@@ -135,7 +135,7 @@ def _unknown_names(recipe: Recipe) -> list[Complaint]:
     for i, name in enumerate(recipe.data.augment.methods):
         asked[f"data.augment.methods.{i}"] = (name, AUGMENTERS.names())
     return [
-        Complaint(key, given, say("recipe.name_of", known=", ".join(known) or "-"), nearest(given, known))
+        Complaint(key, given, say("recipe.name_of", known=listed(known) or "-"), nearest(given, known))
         for key, (given, known) in asked.items()
         if given not in known
     ]
@@ -167,7 +167,7 @@ def _privacy(section: PrivacySection) -> list[Complaint]:
     for name in section.actions:
         if name not in KINDS:
             close = nearest(name, KINDS)
-            known = say("recipe.name_of", known=", ".join(KINDS))
+            known = say("recipe.name_of", known=listed(KINDS))
             complaints.append(Complaint(f"{shelf}.{name}", name, known, f"{shelf}.{close}" if close else None))
     known_actions = {name: action for name, action in section.actions.items() if name in KINDS}
     try:

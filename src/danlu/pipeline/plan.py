@@ -20,6 +20,7 @@ import orjson
 from danlu.core.errors import HubError, RecipeError
 from danlu.core.files import read_json
 from danlu.core.memory import total_bytes
+from danlu.core.messages import listed
 from danlu.core.progress import Silent
 from danlu.model.hub import find_base
 from danlu.planning import rates
@@ -119,7 +120,7 @@ def find_shapes(recipe: Recipe) -> tuple[Shapes, bool]:
     except (HubError, FileNotFoundError, orjson.JSONDecodeError) as error:
         known = known_base(section.base)
         if known is None:
-            near = ", ".join(near_bases(section.base) or list(BASES)[:6])
+            near = listed(near_bases(section.base) or list(BASES)[:6])
             raise RecipeError("planning.unknown_base", where="model.base", given=section.base, near=near) from error
         return known, False
     shapes = Shapes.read(config)
@@ -135,7 +136,7 @@ def _choose_card(recipe: Recipe, shapes: Shapes, name: str | None, memory_gib: f
     if name is not None:
         card = this_cpu() if name.lower() == "cpu" else find_card(name)
         if card is None:
-            raise RecipeError("planning.unknown_card", where="--card", given=name, known=", ".join(CARDS))
+            raise RecipeError("planning.unknown_card", where="--card", given=name, known=listed(CARDS))
         place: Place = "named"
     elif (found := card_here(recipe, shapes)) is not None:
         card, place = found, "cpu" if found.kind == "cpu" else "this"
