@@ -24,6 +24,7 @@ from danlu.model.model import Model
 from danlu.model.quantized import num_params
 from danlu.pipeline.check_exports import refuse_unservable
 from danlu.pipeline.device import choose_device, remarks_on, saying_when_memory_ends
+from danlu.pipeline.encoders import class_contract_of
 from danlu.pipeline.loading import load_base
 from danlu.pipeline.plan_training import keep_plan, kept_micro_tokens, plan_training
 from danlu.pipeline.prepare import Prepared, StageData, prepare
@@ -34,11 +35,12 @@ from danlu.planning.policy import ORDER, Mix
 from danlu.planning.why import reasons
 from danlu.recipe.adapter import FullSection, LoRASection
 from danlu.recipe.later import counted
-from danlu.recipe.method import DPOSection, MethodSection, PretrainSection, SFTSection
+from danlu.recipe.method import ClassifySection, DPOSection, MethodSection, PretrainSection, SFTSection
 from danlu.recipe.training import TrainingSection
 from danlu.run.run import Run
 from danlu.training.blocks.trunk import why_not
 from danlu.training.checkpoint import STATE, load_trained
+from danlu.training.methods.classify import Classify
 from danlu.training.methods.dpo import DPO
 from danlu.training.methods.method import Method
 from danlu.training.methods.pretrain import Pretrain
@@ -156,7 +158,9 @@ class _Desk:
         self.device = choose_device(device)
         for remark in remarks_on(self.device):
             progress.note(remark)
-        self.model: Model = load_base(run.recipe.model, seed=self.seed, device=self.device, progress=progress)
+        self.model: Model = load_base(
+            run.recipe.model, seed=self.seed, device=self.device, progress=progress, classes=class_contract_of(run)
+        )
         self.attached: Attached | None = None
 
     def train_stage(self, index: int, data: StageData, start: Path | None) -> dict[str, Any]:
@@ -317,3 +321,5 @@ def build_method(section: MethodSection) -> Method:
             return SFT()
         case DPOSection():
             return DPO(beta=section.beta, label_smoothing=section.label_smoothing)
+        case ClassifySection():
+            return Classify()

@@ -13,6 +13,8 @@ USUAL_LR: dict[tuple[str, str], float] = {
     ("sft", "full"): 2e-5,
     ("dpo", "lora"): 2e-5,
     ("dpo", "full"): 1e-6,
+    # of the four that BERT's authors tried, the one most took over
+    ("classify", "full"): 3e-5,
 }
 LR_FROM_SCRATCH = 1e-3
 

@@ -41,7 +41,14 @@ class DPOSection(Section):
     """Probability that a preference label is wrong."""
 
 
-MethodSection = Annotated[PretrainSection | SFTSection | DPOSection, Field(discriminator="kind")]
+class ClassifySection(Section):
+    accepts: ClassVar[frozenset[str]] = frozenset({"label"})
+
+    kind: Literal["classify"] = "classify"
+    """classify: an encoder (BERT, RoBERTa) learns which class a text belongs to (Devlin et al. 2019)."""
+
+
+MethodSection = Annotated[PretrainSection | SFTSection | DPOSection | ClassifySection, Field(discriminator="kind")]
 
 
 class StageSection(Section):
