@@ -27,6 +27,7 @@ from danlu.recipe.file import run_name, tree_of
 from danlu.recipe.habit_values import (
     ALL_ROWS,
     DEFAULTS,
+    FEWEST_ROWS,
     FLAGS,
     HANDLED_TOGETHER,
     NAMES,
@@ -137,12 +138,20 @@ def _arguments(path: Path) -> dict[str, Any]:
     for word in words:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            said[name] = yaml.safe_load(value) if equals else True
+            said[name] = _scalar(value) if equals else True
         elif name:
-            value = yaml.safe_load(word) if not word.startswith(("{", "[")) else word
-            known = said[name]
+            value, known = _scalar(word), said[name]
             said[name] = value if known is True else [*(known if isinstance(known, list) else [known]), value]
     return said
+
+
+def _scalar(word: str) -> Any:
+    """A number or a truth value; anything else is text, also where YAML would see more (`Note: be brief`)."""
+    try:
+        value = yaml.safe_load(word)
+    except yaml.YAMLError:
+        return word
+    return value if isinstance(value, bool | int | float | None) else word
 
 
 # ---- single values
@@ -174,6 +183,8 @@ def _take(found: Translation, name: str, given: Any) -> None:
 def _take_default(found: Translation, name: str, given: Any) -> None:
     """What the suite takes without being told, where danlu would take something else."""
     knob = NAMES[name]
+    if any(NAMES.get(one.name) == knob for one in found.left):  # told, and left behind with its reason
+        return
     if knob == "training.epochs" and "training.max_steps" in found.carried:
         return
     if knob.startswith("adapter.") and found.value("adapter.kind", "lora") != "lora":
@@ -247,7 +258,8 @@ def _rows_per_step(found: Translation, said: Mapping[str, Any]) -> tuple[int, st
     """(rows, from which words)."""
     name = next((key for key in ("per_device_train_batch_size", "micro_batch_size") if key in said), "")
     rows = _whole(said.get(name), USUAL_ROWS[found.suite])
-    times = _whole(said.get("gradient_accumulation_steps"), 1)
+    usual = -(-FEWEST_ROWS.get(found.suite, 1) // max(1, rows))
+    times = _whole(said.get("gradient_accumulation_steps"), usual)
     return rows * times, f"{name or say('translate.rows')}: {rows} × gradient_accumulation_steps: {times}"
 
 
