@@ -32,7 +32,11 @@ def recipe(folder: Path, base: Path, **changes: Any) -> Path:
     tree = {
         "name": "reviews",
         "model": {"base": str(base), "init": "random"},
-        "data": {"sources": str(folder / "reviews.csv"), "split": {"test": 0.2, "validation": 0.1}},
+        "data": {
+            "sources": str(folder / "reviews.csv"),
+            "split": {"test": 0.2, "validation": 0.1},
+            "over_length": "drop",
+        },
         "method": "classify",
         "training": {"context": 64, "batch_tokens": 512, "epochs": 8, "lr": 3e-3},
     }

@@ -33,6 +33,7 @@ from danlu.adapters.peft_format import (
     write_pairs,
 )  # fmt: skip
 from danlu.core.errors import RecipeError, TrainingError
+from danlu.core.messages import listed
 from danlu.core.shelf import nearest
 from danlu.model.model import Model
 from danlu.model.quantized import put
@@ -305,7 +306,7 @@ class AttachedLoRA:
         """TrainingError on a quantised base: load the base unquantised and put the adapter on that."""
         kinds = {layer.quantized.kind for layer in self.layers.values() if layer.quantized is not None}
         if kinds:
-            raise TrainingError("adapter.merge_quantized", given=", ".join(sorted(kinds)))
+            raise TrainingError("adapter.merge_quantized", given=listed(sorted(kinds)))
         self._leave({name: layer.fuse for name, layer in self.layers.items()})
 
     def detach(self) -> None:
@@ -346,7 +347,7 @@ def find_targets(
         ends = sorted({name.rpartition(".")[2] for name in candidates})
         raise RecipeError(
             "adapter.no_such_target", where="adapter.targets", given=unmatched[0],
-            nearest=nearest(unmatched[0], ends), known=", ".join(ends),
+            nearest=nearest(unmatched[0], ends), known=listed(ends),
         )  # fmt: skip
     return {name: layer for name, layer in candidates.items() if any(_matches(target, name) for target in targets)}
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from danlu.adapters.adapter import layer_of
 from danlu.core.errors import ModelError
 from danlu.core.files import read_json, replacing_folder, write_json
+from danlu.core.messages import listed
 from danlu.model.build import family_of
 from danlu.model.families.family import Fused
 from danlu.model.model import Model
@@ -127,7 +128,7 @@ def read_pairs(folder: Path, model: Model) -> dict[str, Pair]:
     for their_name, sides in _read_halves(folder).items():
         where = f"{folder / WEIGHTS}: {their_name}"
         if set(sides) != ({"lora_A", "lora_B", MAGNITUDE} if config["use_dora"] else {"lora_A", "lora_B"}):
-            raise ModelError("adapter.half_a_pair", where=where, given=", ".join(sorted(sides)))
+            raise ModelError("adapter.half_a_pair", where=where, given=listed(sorted(sides)))
         A, B = sides["lora_A"].float(), sides["lora_B"].float()
         if (told := _for_module(config, "rank_pattern", "r", their_name)) != A.shape[0]:
             raise ModelError("adapter.rank", where=where, given=A.shape[0], expected=told)

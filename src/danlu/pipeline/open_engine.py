@@ -10,7 +10,7 @@ from danlu.adapters.adapter import Attached
 from danlu.adapters.load import load_trained
 from danlu.core.errors import ExportError, RunError, TemplateError
 from danlu.core.files import sha256_json
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.core.progress import Progress, Silent
 from danlu.data.classes import LabelEncoder, contract_again, label_encoder
 from danlu.data.contract import Contract, make_contract
@@ -144,7 +144,7 @@ def open_artifact(
     progress = progress or Silent()
     manifest = verify(folder, allow_unproven=allow_unproven)
     if missing := unproven(manifest):
-        progress.note(say(f"pipeline.proof_{manifest.parity['verdict']}", checks=", ".join(missing)))
+        progress.note(say(f"pipeline.proof_{manifest.parity['verdict']}", checks=listed(missing)))
     contract, facts = manifest.contract, manifest.base
     # tokenizer and template are the artefact's own; only weights come from the base
     spoken = open_base(

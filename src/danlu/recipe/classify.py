@@ -20,6 +20,8 @@ from danlu.recipe.training import TrainingSection
 TASKS = ("domain", "edge")
 """What can be asked of who only names classes."""
 _UNSAID: dict[str, dict[str, Any]] = {
+    # an encoder's reach is short: refused, long texts would be neither learnt nor answered
+    "data": {"over_length": "truncate-prompt"},
     # 512 tokens is what most encoders read at once; some forty reviews make a step, about what BERT was tuned with
     "training": {"context": 512, "batch_tokens": 4096},
     "evaluation": {"tasks": ["domain"]},
