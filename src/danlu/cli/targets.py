@@ -82,7 +82,7 @@ def smoke_overrides(target: str, overrides: Sequence[str]) -> list[str]:
     if path.suffix not in RECIPE_SUFFIXES or path.is_dir():
         raise RunError("cli.smoke_needs_recipe", where="--smoke", given=target)
     recipe = Recipe.load(path, overrides)
-    kind = "adapter" if recipe.adapter.kind == "lora" else "merged"
+    kind = "merged" if recipe.adapter.kind == "full" else "adapter"
     long = [index for index, stage in enumerate(recipe.stages) if "max_steps" in stage.training.model_fields_set]
     return [*SMOKE, *(f"stages.{index}.{SMOKE[0]}" for index in long), f"exports=[{kind}]", *overrides]
 

@@ -52,6 +52,8 @@ def check(recipe: Recipe) -> dict[str, Any]:
         else:
             warnings.append(error.to_json())
             plans = _plans(recipe, known_base(recipe.model.base))
+    except RecipeError as error:  # layers that this base has not
+        complaints.append(Complaint(error.where, error.values["given"], say("recipe.layers_here", **error.values)))
     except DanluError as error:
         complaints.append(Complaint("model.base", recipe.model.base, error.text.removeprefix("model.base: ")))
     except (FileNotFoundError, orjson.JSONDecodeError):

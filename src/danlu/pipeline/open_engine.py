@@ -27,7 +27,7 @@ from danlu.model.quantized import keep_dequantized_if_room
 from danlu.pipeline.base import Base, open_base
 from danlu.pipeline.device import choose_device, free_memory_bytes
 from danlu.pipeline.loading import load_base
-from danlu.recipe.adapter import LoRASection
+from danlu.recipe.adapter import FullSection
 from danlu.recipe.model import ModelSection
 from danlu.run.kept import read_kept
 from danlu.run.run import Run
@@ -36,7 +36,8 @@ from danlu.training.checkpoint import STATE
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """The untouched base and the tuned model, answering through the same template. LoRA shares one set of weights."""
+    """The untouched base and the tuned model, answering through the same template. Beside an adapter they share
+    one set of weights."""
 
     base: NativeEngine
     tuned: NativeEngine
@@ -69,7 +70,7 @@ def open_engines(
     seed = run.recipe.training.seed
     model = load_base(section, seed=seed, device=chosen, progress=progress, classes=classes)
     keep_dequantized_if_room(model, free_memory_bytes(chosen) // 4)  # answering reads every weight for each token
-    if isinstance(run.recipe.adapter, LoRASection):
+    if not isinstance(run.recipe.adapter, FullSection):
         tuned = NativeEngine(model, encoder, name=run.recipe.name, adapter=load_trained(checkpoint, model))
         return Engines(tuned.base(base_name(run)), tuned, encoder, base)
     trained = load_base(section, seed=seed, device=chosen, progress=progress, classes=classes)

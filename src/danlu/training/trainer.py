@@ -98,7 +98,7 @@ class Trainer:
         )  # fmt: skip
         self.eval_steps = max(1, round(section.eval_every * self.plan.steps_per_epoch))
         self.parameters = adapter.parameters()
-        self.precision = Precision.of(model.head_weight, adapter.compute_dtype)
+        self.precision = Precision.of(model.device, adapter)
         self.quick = quicken(model, adapter, self.progress, is_asked=bool(policies))
         if self.quick and policies:
             self.quick.use([Policy.parse(name) for name in policies])
