@@ -35,13 +35,20 @@ def show_trained(run: Run, stages: Sequence[Trained], voice: Voice) -> None:
     voice.table(
         [say(f"cli.col_{column}") for column in ("stage", "steps", "loss", "validation", "place")],
         [
-            (stage.name, stage.facts["num_steps"], _round(stage.facts["train_loss"]),
-             _round(stage.facts["validation_loss"]), stage.folder)
+            (stage.name, stage.facts["num_steps"], _measured(stage.facts, "train"),
+             _measured(stage.facts, "validation"), stage.folder)
             for stage in stages
         ],
     )  # fmt: skip
     voice.say(say("cli.next", command=f"danlu evaluate {run.folder}"))
     voice.result({"run": str(run.folder), "stages": [{"name": stage.name} | stage.facts for stage in stages]})
+
+
+def _measured(facts: Mapping[str, Any], part: str) -> str:
+    """A loss, or where answers are rewarded what they earned."""
+    if f"{part}_reward" not in facts:
+        return _round(facts[f"{part}_loss"])
+    return say("cli.earned", reward=_round(facts[f"{part}_reward"]))
 
 
 def show_report(place: Path, report: Report, voice: Voice) -> None:

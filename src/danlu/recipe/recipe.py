@@ -123,7 +123,7 @@ class Recipe(Section):
         except ValidationError as error:
             raise InvalidRecipeError(complaints_of(error, cls), file) from error
         kinds = recipe.model.quantize, recipe.adapter
-        if complaints := broken_rules(tree, recipe.training, recipe.stages, recipe.data.split, *kinds):
+        if complaints := broken_rules(tree, recipe.training, recipe.stages, recipe.data.split, *kinds, recipe.method):
             raise InvalidRecipeError(complaints, file)
         return recipe
 

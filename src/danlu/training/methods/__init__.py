@@ -1,4 +1,4 @@
-"""The shelf of methods: pretrain, sft, dpo.
+"""The shelf of methods: pretrain, sft, dpo, grpo.
 
 To add one: a class with `accepts` and `loss` (see `method.py`) and one line here.
 """
@@ -14,5 +14,6 @@ METHODS: Shelf[type[Method]] = Shelf(
         "pretrain": "danlu.training.methods.pretrain:Pretrain",
         "sft": "danlu.training.methods.sft:SFT",
         "dpo": "danlu.training.methods.dpo:DPO",
+        "grpo": "danlu.training.methods.grpo:GRPO",
     },
 )
