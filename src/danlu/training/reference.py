@@ -30,12 +30,15 @@ def as_found(model: Model, attached: Attached) -> AsFound:
 def _exchanged(model: Model, parameters: Mapping[str, nn.Parameter], found: Mapping[str, Tensor]) -> Iterator[None]:
     """The quick form keeps copies of pairs: without it the decoder reads them where they lie."""
     now = {name: weight.detach().clone() for name, weight in parameters.items()}
-    quick, model.quick = model.quick, None
+    quick, was_training = model.quick, model.training
     try:
+        model.quick = None
+        model.eval()  # nothing is dropped out of a reference
         _put(parameters, found)
         yield
     finally:
         _put(parameters, now)
+        model.train(was_training)
         model.quick = quick
 
 

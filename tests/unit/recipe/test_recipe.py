@@ -106,6 +106,8 @@ def test_all_faults_are_told_at_once() -> None:
         ({"method": "sft", "stages": ["sft"]}, "method"),
         ({"data": {"split": {"test": 0.6, "validation": 0.45}}}, "data.split"),
         ({"adapter": {"kind": "full", "masters": "none", "offload": "masters"}}, "adapter.offload"),
+        ({"method": {"kind": "grpo", "rewards": {"exact": 0}}}, "method.rewards"),
+        ({"stages": ["sft", {"kind": "grpo", "rewards": {"exact": float("inf")}}]}, "stages.1.method.rewards"),
     ],
 )  # fmt: skip
 def test_what_is_right_alone_and_wrong_together(tree: dict, key: str) -> None:
