@@ -8,6 +8,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from danlu.core.messages import set_language
+
+_HOME = tempfile.TemporaryDirectory(prefix="danlu-home-", ignore_cleanup_errors=True)
+# Keys, known servers and what other programs leave in a home stay out of a person's own, which may not be writable.
+os.environ.setdefault("PLAYWRIGHT_BROWSERS_PATH", str(Path.home() / ".cache" / "ms-playwright"))
+os.environ["HOME"] = _HOME.name
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"

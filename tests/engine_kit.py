@@ -82,9 +82,9 @@ def encoder_in(folder: Path) -> Encoder:
 
 
 @functools.cache
-def tuned(seed: int) -> Any:
+def tuned(seed: int, quantize: str = "none") -> Any:
     """(NativeEngine, Contract) of the base with an adapter on it."""
-    engine, contract = tuned_engine(base(), size=0.0, seed=seed, system=SYSTEM)
+    engine, contract = tuned_engine(base(), size=0.0, seed=seed, system=SYSTEM, quantize=quantize)
     teach(engine.model, engine.adapter.parameters(), engine.encoder, ANSWERS[seed], num_steps=90, lr=1e-2)
     return engine, contract
 
@@ -121,24 +121,24 @@ def teach(
     assert float(loss.detach()) < 0.05, f"not learnt by heart: {float(loss.detach()):.3f}"
 
 
-def facts_of(seed: int) -> Facts:
-    engine, _ = tuned(seed)
+def facts_of(seed: int, quantize: str = "none") -> Facts:
+    engine, _ = tuned(seed, quantize)
     told = {"name": str(base()), "revision": None, "digest": engine.model.digest, "dtype": "float32"}
-    return Facts(f"tiny-{seed}", base=told | {"quantize": "none"})
+    return Facts(f"tiny-{seed}", base=told | {"quantize": quantize})
 
 
-def artefact(kind: str, seed: int = 0) -> Path:
+def artefact(kind: str, seed: int = 0, quantize: str = "none") -> Path:
     """Written and sealed with its canaries; not put to proof, which takes seconds (`proven` does)."""
     name, settings = KINDS[kind]
-    engine, contract = tuned(seed)
-    folder = home() / f"{kind}-{seed}"
+    engine, contract = tuned(seed, quantize)
+    facts, folder = facts_of(seed, quantize), home() / f"{kind}-{seed}-{quantize}"
     if folder.exists():
         return folder
     folder.mkdir()
     asked = tuple(Question((Message("user", text),)) for text in QUESTIONS)
     records = tuple(record(engine, [engine.prompt_ids(question) for question in asked], max_new_tokens=NUM_TOKENS))
     writer: Any = EXPORTS.load(name)
-    writer(**settings).write(Subject(engine, contract, facts_of(seed), asked, records, NUM_TOKENS), folder)
+    writer(**settings).write(Subject(engine, contract, facts, asked, records, NUM_TOKENS), folder)
     encoder = engine.encoder
     canaries = tuple(
         Canary(encoder.tokenizer.decode(list(r.prompt_ids), skip_control=False), r.prompt_ids,
@@ -146,7 +146,7 @@ def artefact(kind: str, seed: int = 0) -> Path:
         for r in records
     )  # fmt: skip
     Manifest(
-        kind=name, name=f"tiny-{seed}", base=facts_of(seed).base, parents={}, contract=contract.to_json(),
+        kind=name, name=facts.name, base=facts.base, parents={}, contract=contract.to_json(),
         canaries=canaries, parity={"verdict": "pass", "checks": [], "noise": {"max_abs": 1e-3}, "living_dtype": "float32"},
         created="2026-01-01T00:00:00Z",
     ).write(folder)  # fmt: skip

@@ -28,6 +28,7 @@ from danlu.serving.limits import LocalLimiter
 from danlu.serving.meters import Meters
 from danlu.serving.router import Router
 from danlu.serving.store import open_store
+from waiting_kit import PATIENCE_S, until_true
 
 SECRET = "engine-secret-7f3a"
 LENS = "law@0123456789ab"
@@ -218,13 +219,13 @@ class Loop:
         self.thread.start()
 
     def run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(PATIENCE_S)
 
     def stop(self) -> None:
         """Every task is ended here: none is left for the garbage collector to end in the middle of something."""
         self.run(self._end_tasks())
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(5)
+        self.thread.join(PATIENCE_S)
         self.loop.close()
 
     async def _end_tasks(self) -> None:
@@ -312,7 +313,7 @@ class Served:
             "content-type": "application/json",
         }
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         try:
             link.request(method, path, body=data, headers={name: value for name, value in sent.items() if value})
             response = link.getresponse()
@@ -320,13 +321,13 @@ class Served:
         finally:
             link.close()
 
-    def raw(self, data: bytes, *, wait_s: float = 5.0) -> bytes:
-        """Bytes in, bytes out, until the server closes or says nothing more."""
+    def raw(self, data: bytes, *, wait_s: float = PATIENCE_S, told: bytes | None = None) -> bytes:
+        """Bytes in, bytes out, until this was told or the server closes; `wait_s` where it may say nothing (more)."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=wait_s) as link:
             link.sendall(data)
             found = b""
             try:
-                while part := link.recv(65536):
+                while (told is None or told not in found) and (part := link.recv(65536)):
                     found += part
             except TimeoutError:
                 pass
@@ -340,16 +341,17 @@ class Served:
             for line in path.read_bytes().splitlines()
         ]
 
-    def closing(self, number: int = -1, *, wait_s: float = 5.0) -> dict[str, Any]:
+    def closing(self, number: int = -1) -> dict[str, Any]:
         """The journal's last closing, when it is there."""
-        until = time.monotonic() + wait_s
-        while time.monotonic() < until:
-            found = [line for line in self.lines() if line.get("what") == "closed"]
-            opened = [line for line in self.lines() if line.get("what") == "opened"]
-            if found and len(found) == len(opened):
-                return found[number]
-            time.sleep(0.01)
-        raise AssertionError("a request that was opened is not closed")
+        found: list[dict[str, Any]] = []
+
+        def all_closed() -> bool:
+            lines = self.lines()
+            found[:] = [line for line in lines if line.get("what") == "closed"]
+            return bool(found) and len(found) == sum(line.get("what") == "opened" for line in lines)
+
+        until_true(all_closed, lambda: "a request that was opened is not closed")
+        return found[number]
 
 
 @dataclass
@@ -403,6 +405,6 @@ def served(
         yield Served(port, credential, key, gateway, book, keys, folder / "journal", server)
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(PATIENCE_S)
         journal.close()
         store.close()

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from danlu.training.together import Together, join
+from waiting_kit import PATIENCE_S
 
 FORK = multiprocessing.get_context("fork")
-PATIENCE_S = 60
 
 
 def start(num_ranks: int, folder: Path, work: Callable[[Together], Any]) -> list[tuple[Any, Connection]]:

@@ -8,28 +8,30 @@ empty database.
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from waiting_kit import PATIENCE_S, until_true
+
 _DEBIAN = Path("/usr/lib/postgresql")
-_START_S = 30.0
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """Below those that outgoing connections are given: none takes it before the server does, or while it is stopped."""
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as one:
+            one.bind(("127.0.0.1", random.SystemRandom().randrange(20_000, 32_000)))
+            return int(one.getsockname()[1])
 
 
 class RedisServer:
@@ -96,11 +98,10 @@ class PostgresServer:
 
     def __init__(self, folder: Path) -> None:
         self.program, initdb = _program("postgres"), _program("initdb")
-        user = getpass.getuser() if os.getuid() else "postgres"
         try:
-            self.account = pwd.getpwnam(user)
+            self.account = pwd.getpwuid(os.getuid()) if os.getuid() else pwd.getpwnam("postgres")
         except KeyError:
-            pytest.skip("Postgres does not run as root, and there is no user postgres here")
+            pytest.skip("Postgres wants a user with a name who is not root, and there is none here")
         self.folder, self.port = folder, free_port()
         self.url = f"postgresql://danlu@127.0.0.1:{self.port}/postgres"
         """As its superuser."""
@@ -120,17 +121,17 @@ class PostgresServer:
              "-c", "fsync=off", "-c", f"unix_socket_directories={self.folder}"], log, **_as(self.account),
         )  # fmt: skip
         _await_port(self.port, self.child, log)
-        until = time.monotonic() + _START_S  # its port is there before it has replayed its log
         asks = [_program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        while subprocess.run(asks, cwd=self.folder, check=False).returncode:
-            assert time.monotonic() < until, log.read_text(errors="replace")[-2000:]
-            time.sleep(0.02)
+        until_true(  # its port is there before it has replayed its log
+            lambda: subprocess.run(asks, cwd=self.folder, check=False).returncode == 0,
+            lambda: log.read_text(errors="replace")[-2000:],
+        )
 
     def stop(self) -> None:
         """At once, as a crash; the next start replays its log."""
         assert self.child is not None
         self.child.send_signal(signal.SIGQUIT)
-        self.child.wait(_START_S)
+        self.child.wait(PATIENCE_S)
 
     def freeze(self) -> None:
         """All of it: connections are served by processes of their own."""
@@ -174,19 +175,19 @@ def postgres_url(postgres_server: str) -> str:
     """An empty database; connections that a test before it left open are closed."""
     import psycopg
 
-    until = time.monotonic() + _START_S
-    while True:
+    def is_empty() -> bool:
         try:
             with psycopg.connect(postgres_server, autocommit=True) as link:
                 link.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
                              "AND backend_type = 'client backend'")  # fmt: skip
                 link.execute("DROP SCHEMA public CASCADE")
                 link.execute("CREATE SCHEMA public")
-            return postgres_server
         except psycopg.OperationalError:  # the port answers a little before the server does
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.1)
+            return False
+        return True
+
+    until_true(is_empty)
+    return postgres_server
 
 
 def _program(name: str) -> str:
@@ -206,9 +207,10 @@ def _child(argv: Sequence[str], log: Path, **account: int | list[int]) -> subpro
 
 
 def _await_port(port: int, child: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + _START_S
-    while True:
+    def answers() -> bool:
+        assert child.poll() is None, log.read_text(errors="replace")[-2000:]
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        assert child.poll() is None and time.monotonic() < until, log.read_text(errors="replace")[-2000:]
-        time.sleep(0.05)
+            return True
+        return False
+
+    until_true(answers, lambda: log.read_text(errors="replace")[-2000:])

@@ -20,6 +20,7 @@ from danlu.evaluation.fold import fold
 from danlu.evaluation.metrics.refusal import says_not_stated
 from danlu.pipeline.remote_teacher import RemoteTeacher
 from http_kit import Quiet, listen
+from waiting_kit import PATIENCE_S
 
 READING = Reading(fold, says_not_stated)
 SILENT = Silent()
@@ -82,7 +83,7 @@ class TeacherServer:
     ) -> RemoteTeacher:
         max_tokens = options.pop("max_tokens", None)
         levels = options.pop("levels", frozenset({"public", "internal"}))
-        options = {"backoff_s": 0.01, "timeout_s": 5.0, "num_retries": 3} | options
+        options = {"backoff_s": 0.01, "timeout_s": PATIENCE_S, "num_retries": 3} | options
         endpoint = Endpoint(url=self.url, model="teacher", **options)
         bill = Bill(price, cap=max_cost)
         return RemoteTeacher(endpoint, AnswerCache(cache), bill, levels=levels, max_tokens=max_tokens)

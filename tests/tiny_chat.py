@@ -96,7 +96,7 @@ def write_fused(folder: Path) -> Path:
 
 def tuned_engine(
     folder: Path, *, dtype: str = "fp32", rank: int = 4, size: float = 0.02, seed: int = 0, kind: str = "lora",
-    template: str | None = None, system: str | None = None,
+    template: str | None = None, system: str | None = None, quantize: str = "none",
 ):  # fmt: skip
     """(NativeEngine, Contract) of the base in `folder` with an adapter that changes its answers."""
     import torch
@@ -115,7 +115,7 @@ def tuned_engine(
         encoder = Encoder(tokenizer, Template.load(folder, tokenizer, system=system))
     else:
         encoder = Encoder(tokenizer, Template({"default": template}, tokenizer, system=system))
-    model = load_model(folder, dtype=dtype)
+    model = load_model(folder, dtype=dtype, quantize=quantize)
     adapter = LoRA(rank=rank).attach(model) if kind == "lora" else Full().attach(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

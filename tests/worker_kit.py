@@ -20,7 +20,7 @@ from danlu.serving.keys import PEPPER, Key, KeyBook, Pepper
 from danlu.serving.line import Line
 from danlu.serving.settings import Settings
 from danlu.serving.store import open_store
-from waiting_kit import PATIENCE_S
+from waiting_kit import PATIENCE_S, until_true
 
 LENS = "law@0123456789ab"
 
@@ -107,7 +107,7 @@ class Stage:
         self.run(self.open())
 
     def run(self, work):
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE_S)
 
     async def open(self):
         server = await asyncio.start_server(self.engine.serve, "127.0.0.1", 0)
@@ -148,13 +148,12 @@ class Stage:
 
     def wait(self, name="w0", *, board=1):
         """Until a worker goes by this board; 0: until it has a line."""
-        until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until:
+
+        def has_it():
             post = self.line.posts.get(name)
-            if post is not None and post.board >= board:
-                return
-            time.sleep(0.02)
-        raise AssertionError((self.home / f"{name}.err").read_text()[-3000:])
+            return post is not None and post.board >= board
+
+        until_true(has_it, lambda: (self.home / f"{name}.err").read_text()[-3000:])
 
     def ended(self, process, name="w0"):
         """Its exit code; what it printed where it does not end."""
@@ -228,9 +227,6 @@ class Receiver:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hook?token=t"
 
-    def wait(self, number, within_s=5.0):
-        until = time.monotonic() + within_s
-        while len(self.got) < number and time.monotonic() < until:
-            time.sleep(0.01)
-        assert len(self.got) >= number, self.got
+    def wait(self, number):
+        until_true(lambda: len(self.got) >= number, lambda: str(self.got))
         return self.got

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from danlu.pipeline.serve import serve
     from danlu.pipeline.sweep import sweep
     from danlu.pipeline.train import train
+    from danlu.pipeline.variants import compare_variants
     from danlu.pipeline.weigh import weigh
     from danlu.recipe.recipe import Recipe
     from danlu.run.run import Run
@@ -46,6 +47,7 @@ _PLACES = {
     "Dataset": "danlu.data.dataset",
     "inspect": "danlu.data.inspect",
     "check": "danlu.pipeline.check",
+    "compare_variants": "danlu.pipeline.variants",
     "prepare": "danlu.pipeline.prepare",
     "train": "danlu.pipeline.train",
     "evaluate": "danlu.pipeline.evaluate",
@@ -84,6 +86,7 @@ __all__ = [
     "Trainer",
     "__version__",
     "check",
+    "compare_variants",
     "demo",
     "evaluate",
     "evaluate_artifact",

@@ -15,7 +15,7 @@ from tiny_company import write_recipe
 
 from danlu.core.files import read_json, sha256_file
 from danlu.run.run import Run, list_runs
-from waiting_kit import until_true
+from waiting_kit import PATIENCE_S, until_true
 
 CHAIN = """
 name: chain
@@ -161,7 +161,7 @@ def test_ctrl_c_says_so_and_loses_nothing(company: Path, base: Path) -> None:
     assert locked.code == 2 and locked.json["error"] == "run.locked" and str(child.pid) in locked.json["message"]
     child.send_signal(signal.SIGINT)
     child.send_signal(signal.SIGCONT)
-    out, err = child.communicate(timeout=60)
+    out, err = child.communicate(timeout=PATIENCE_S)
     assert child.returncode == 130 and b"Traceback" not in err, err.decode()
     assert json.loads(out.splitlines()[-1])["error"] == "cli.interrupted"
     run = only_run(Path("runs"))

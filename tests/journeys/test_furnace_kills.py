@@ -20,6 +20,7 @@ import pytest
 from test_furnace_flow import digests, prepared, write_folder, write_recipe
 
 from danlu.core.files import read_json
+from waiting_kit import PATIENCE_S
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("resource", reason="no such limits on this system")
@@ -62,7 +63,7 @@ def run(recipe: Path, runs: Path, told: Path, *, number: int = 0, num_bytes: int
     """`danlu prepare`, ended at this step, or in its content behind so many bytes; its exit status."""
     runs.mkdir(exist_ok=True)
     words = [str(number), str(num_bytes), str(told), str(runs), "prepare", str(recipe), "--runs", str(runs), "-q"]
-    done = subprocess.run([sys.executable, "-c", DRIVER, *words], capture_output=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", DRIVER, *words], capture_output=True, check=False, timeout=PATIENCE_S)
     return done.returncode
 
 

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import yaml
 from command_line import danlu
 from tiny_company import write_recipe
+
+from waiting_kit import PATIENCE_S, until_true
 
 RECIPE = """
 name: tiny
@@ -48,9 +49,7 @@ def test_a_sweep_is_killed_goes_on_and_ranks_by_answers(company: Path, base: Pat
         [sys.executable, "-m", "danlu", *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    until = time.monotonic() + 180
-    while len(trained(company / "runs")) < 2 and time.monotonic() < until and child.poll() is None:
-        time.sleep(0.1)
+    until_true(lambda: len(trained(company / "runs")) >= 2 or child.poll() is not None)
     child.send_signal(signal.SIGKILL)
     child.wait()
     before = trained(company / "runs")
@@ -117,11 +116,9 @@ def test_a_trial_whose_process_is_killed_ends_the_sweep_in_words_and_the_same_co
         [sys.executable, "-m", "danlu", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    until = time.monotonic() + 180
-    while not (trials := trials_of(child.pid)) and time.monotonic() < until and child.poll() is None:
-        time.sleep(0.05)
-    os.kill(trials[0], signal.SIGKILL)
-    out, err = child.communicate(timeout=120)
+    until_true(lambda: trials_of(child.pid) or child.poll() is not None)
+    os.kill(trials_of(child.pid)[0], signal.SIGKILL)
+    out, err = child.communicate(timeout=PATIENCE_S)
     assert child.returncode != 0 and "--parallel 1" in out + err and "Traceback" not in err, err
     said = danlu(*words)
     assert said.code == 0, said.err

@@ -17,6 +17,7 @@ from danlu.training.trainer import Trainer
 from progress_kit import Notes
 from training_child import make_trainer, train
 from training_kit import dataset, pair_items, section, sft_items, tiny_model
+from waiting_kit import PATIENCE_S
 
 # Forking spares each child the seconds that importing torch takes; elsewhere than on Linux it is not safe.
 # A forked child may not run backward once CUDA's autograd threads exist.
@@ -82,7 +83,7 @@ def test_sigkill_at_random_moments_changes_no_bit(tmp_path, adapter, method):
             child.join(timeout=DELAY_S + chance.random() * 0.6)
             if child.is_alive():
                 child.kill()  # SIGKILL: nothing can be tidied up
-        child.join(timeout=60)
+        child.join(timeout=PATIENCE_S)
         if child.exitcode == 0:
             break
         assert child.exitcode == -signal.SIGKILL

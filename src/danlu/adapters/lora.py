@@ -267,7 +267,7 @@ def find_targets(model: nn.Module, targets: Literal["all-linear"] | Sequence[str
         ends = sorted({name.rpartition(".")[2] for name in candidates})
         raise RecipeError(
             "adapter.no_such_target", where="adapter.targets", given=unmatched[0],
-            nearest=nearest(unmatched[0], ends) or "-", known=", ".join(ends),
+            nearest=nearest(unmatched[0], ends), known=", ".join(ends),
         )  # fmt: skip
     return {name: layer for name, layer in candidates.items() if any(_matches(target, name) for target in targets)}
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from danlu.cli import (
         advising,
         auditing,
+        beginning,
         bundling,
         calling,
         chat,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = [
     "advising",
     "auditing",
+    "beginning",
     "bundling",
     "calling",
     "chat",

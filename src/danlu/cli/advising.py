@@ -9,7 +9,8 @@ from typing import Any
 from danlu.cli.voice import FAULT, Voice
 from danlu.core.errors import RunError
 from danlu.core.messages import say
-from danlu.pipeline.advise import Advice, advise, review, write_recipe
+from danlu.pipeline.advise import Advice, advise, review
+from danlu.pipeline.write_recipe import write_recipe
 from danlu.planning.advice.bases import Candidate, about
 
 SHOWN = 4

@@ -54,13 +54,12 @@ def _model(known: Known, wished: str) -> str:
         raise EngineError("serve.nobody", where=known.origin, said=str(fault)[:200]) from fault
     if wished in names or (names and not wished):
         return wished or names[0]
-    close = nearest(wished, names) if names else None
     raise EngineError(
         "serve.not_a_model",
         where=known.origin,
         given=wished or "-",
         known=", ".join(names) or "-",
-        nearest=close or "-",
+        nearest=nearest(wished, names),
     )
 
 

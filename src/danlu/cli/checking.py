@@ -9,6 +9,7 @@ from typing import Any
 import danlu
 from danlu.cli.voice import Voice
 from danlu.core.errors import RecipeError
+from danlu.core.files import size_text
 from danlu.core.messages import say
 from danlu.recipe import InvalidRecipeError, Recipe
 from danlu.recipe.complaints import as_written
@@ -63,13 +64,3 @@ def show_check(found: dict[str, Any], voice: Voice) -> None:
     if found["ok"]:
         voice.say(say("cli.recipe_ok"), "green")
     voice.result(found)
-
-
-def size_text(num_bytes: int) -> str:
-    """1,234,567,890 as 1.15 GiB."""
-    size = float(num_bytes)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"

@@ -1,21 +1,51 @@
-"""`danlu compare A B`: runs, artefacts or versions of the registry, question by question, as a table and a page."""
+"""`danlu compare A B`: runs, artefacts or versions of the registry, question by question, as a table and a page;
+`danlu compare RUN`: the variants of one run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import danlu
 from danlu.cli.targets import open_target
 from danlu.cli.voice import Voice
 from danlu.core.files import write_text
-from danlu.core.messages import say
+from danlu.core.messages import current_language, say
 from danlu.evaluation.compare import SideBySide, side_by_side
 from danlu.evaluation.compare_html import render_comparison, task_rows
 from danlu.evaluation.gate import percent
 from danlu.evaluation.report import Report
+from danlu.pipeline.variants_html import NARROW, NOTHING, is_busy, render_variants, right_text, variant_rows
 from danlu.run.kept import read_kept
 from danlu.run.registry import Registry
 from danlu.run.run import Run
+
+
+def compare_variants(target: str, runs: Path, voice: Voice, *, num_questions: int | None, html: Path | None) -> None:
+    """Every artefact of one run, measured here."""
+    run = _run_of(target, runs)
+    table = danlu.compare_variants(run, num_questions=num_questions, progress=voice.progress)
+    voice.table(*variant_rows(table, columns=NARROW), num_whole=1)
+    trained = right_text(table["trained"])
+    voice.say(
+        say("variants.told", hardware=table["hardware"], questions=table["num_questions"], trained=trained), "dim"
+    )
+    readers = ", ".join(f"{row['name']}: {row['reader']}" for row in table["variants"] if row["measured"])
+    voice.say(say("variants.read_by", readers=readers or NOTHING), "dim")
+    if is_busy(table):
+        voice.say(say("variants.busy"), "yellow")
+    for row in table["variants"]:
+        if row["why_not"]:
+            voice.say(say("variants.row_unmeasured", name=row["name"], why=row["why_not"]), "yellow")
+        elif row["verdict"] != "pass":
+            verdict = say(f"variants.verdict_{row['verdict']}")
+            voice.say(say("variants.row_unproven", name=row["name"], verdict=verdict), "yellow")
+    page = run.path(f"variants.{current_language()}.html")
+    if html is not None:
+        write_text(html, render_variants(table, current_language()))
+        page = html
+    voice.say(say("compare.wrote", path=page))
+    voice.result(table | {"page": str(page)})
 
 
 def compare(first: str, second: str, runs: Path, voice: Voice, *, html: Path | None) -> None:

@@ -15,10 +15,10 @@ import typer
 
 from danlu.cli.preparing import show_changes
 from danlu.cli.voice import FIX, Voice
-from danlu.core.errors import DataError, RunError
+from danlu.core.errors import RunError
 from danlu.core.files import writing
 from danlu.core.messages import say
-from danlu.core.shelf import nearest
+from danlu.core.shelf import unknown_name
 from danlu.data.formats import FORMATS, convert
 from danlu.data.ledger import Ledger
 from danlu.data.rows import RowError
@@ -30,8 +30,7 @@ MOST_TOLD = 10
 def convert_files(sources: Sequence[SourceSpec], out: Path, to: str, voice: Voice) -> None:
     """Write `out`; exit 1 where rows were left out, 2 where none is left. A file that is there is not replaced."""
     if to not in FORMATS.names():
-        raise DataError("core.unknown_name", where="--to", given=to, shelf="formats",
-                        nearest=nearest(to, FORMATS.names()) or "-", known=", ".join(FORMATS.names()))  # fmt: skip
+        raise unknown_name(to, FORMATS.names(), of="formats", where="--to")
     if out.exists():
         raise RunError("cli.file_exists", given=str(out))
     ledger, left_out = Ledger(), list[dict[str, str]]()

@@ -35,9 +35,7 @@ def explain(key: str | None, voice: Voice) -> None:
         if not inside:
             by_last = {name.rpartition(".")[2]: name for name in reversed(knobs)}
             close = nearest(key, knobs) or by_last.get(nearest(key.rpartition(".")[2], by_last) or "")
-            raise RecipeError(
-                "recipe.unknown_knob" if close else "recipe.no_such_knob", where=key, given=key, nearest=close
-            )
+            raise RecipeError("recipe.unknown_knob", where=key, given=key, nearest=close)
         _show_many([knobs[name] for name in inside], voice)
         voice.result([explained(knobs[name]) for name in inside])
         return

@@ -58,8 +58,8 @@ class Group(TyperGroup):
         if args[0] not in self.commands and not args[0].startswith("-"):
             habit = COMMANDS.get(args[0])
             close = habit if habit in self.commands else nearest(args[0], self.commands)
-            key = "help.no_command_but" if close else "help.no_command"
-            raise RecipeError(key, given=args[0], nearest=close, command=ctx.command_path)
+            meant = close and f"{ctx.command_path} {close}"
+            raise RecipeError("help.no_command", given=args[0], nearest=meant, command=ctx.command_path)
         return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

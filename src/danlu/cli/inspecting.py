@@ -14,7 +14,7 @@ from danlu.cli.preparing import show_previews
 from danlu.cli.voice import FIX, Voice
 from danlu.core.errors import DanluError, RecipeError
 from danlu.core.messages import say
-from danlu.core.shelf import nearest
+from danlu.core.shelf import unknown_name
 from danlu.data.encode import Encoder
 from danlu.data.formats import FORMATS
 from danlu.data.inspect import inspect
@@ -36,8 +36,7 @@ def sources_of(paths: Sequence[Path], form: str | None, columns: Sequence[str]) 
     Raises RecipeError for a format or a pair that is none, DataError for a part that no row has."""
     known = [*FORMATS.names(), *READERS.names()]
     if form is not None and form not in known:
-        raise RecipeError("core.unknown_name", where="--format", given=form, shelf="formats",
-                          nearest=nearest(form, known) or "-", known=", ".join(known))  # fmt: skip
+        raise unknown_name(form, known, of="formats", where="--format")
     named = {}
     for pair in columns:
         part, equals, column = pair.partition("=")

@@ -36,6 +36,7 @@ from danlu.cli.serve_app import chat_command, feedback_app, serve_command
 from danlu.cli.serving_app import serving_app
 from danlu.cli.sweep_app import sweep_command
 from danlu.cli.voice import Voice
+from danlu.core.errors import EvaluationError
 from danlu.core.messages import say
 from danlu.version import VERSION
 
@@ -75,8 +76,15 @@ def demo(
 
 
 @app.command(help=say("cli.new"))
-def new(voice: Voice, name: Annotated[str, typer.Argument(metavar="NAME", help=say("cli.arg_name"))]) -> None:
-    cli.new.write_new_recipe(name, voice)
+def new(
+    voice: Voice,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help=say("cli.arg_name"))] = None,
+    other: Annotated[Path | None, typer.Option("--from", metavar="FILE", help=say("translate.opt_from"))] = None,
+) -> None:
+    if other is not None:
+        cli.new.write_translation(name, other, voice)
+    else:
+        cli.new.write_new_recipe(name, voice)
 
 
 @app.command(help=say("cli.inspect"))
@@ -213,12 +221,17 @@ def export(
 @app.command(help=say("cli.run"))
 def run(
     voice: Voice,
-    target: Target,
+    target: Annotated[str, typer.Argument(metavar="RECIPE|RUN|DATA...", help=say("begin.arg_target"))],
     overrides: Overrides = None,
     smoke: Annotated[bool, typer.Option("--smoke", help=say("cli.opt_smoke"))] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help=say("begin.opt_yes"))] = False,
     runs: Runs = RUNS,
 ) -> None:
-    wanted = overrides or ()
+    data, wanted = cli.targets.data_and_overrides(target, overrides or ())
+    if data:
+        if not cli.beginning.run_data(data, wanted, runs, voice, is_smoke=smoke, is_agreed=yes):
+            raise typer.Exit(1)
+        return
     if smoke:
         wanted = cli.targets.smoke_overrides(target, wanted)
         voice.progress.note(say("cli.smoke", overrides=" ".join(wanted)))
@@ -276,10 +289,18 @@ def runs_(voice: Voice, folder: Runs = RUNS) -> None:
 def compare(
     voice: Voice,
     first: Annotated[str, typer.Argument(metavar="BEFORE", help=say("cli.arg_before"))],
-    second: Annotated[str, typer.Argument(metavar="AFTER", help=say("cli.arg_after"))],
+    second: Annotated[str | None, typer.Argument(metavar="[AFTER]", help=say("cli.arg_after"))] = None,
+    questions: Annotated[
+        int | None, typer.Option("--questions", "-n", min=0, help=say("variants.opt_questions"))
+    ] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help=say("compare.opt_html"))] = None,
     runs: Runs = RUNS,
 ) -> None:
+    if second is None:
+        cli.comparing.compare_variants(first, runs, voice, num_questions=questions, html=html)
+        return
+    if questions is not None:
+        raise EvaluationError("variants.one_run", where="-n", given=questions)
     cli.comparing.compare(first, second, runs, voice, html=html)
 
 

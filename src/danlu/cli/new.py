@@ -1,17 +1,20 @@
-"""`danlu new NAME`: a short commented recipe, in the reader's language, that runs once a data path is filled in.
+"""`danlu new NAME`: a short commented recipe, in the reader's language, that runs once a data path is filled in; with
+--from, another suite's configuration in danlu's words.
 
 What the furnace can do beside is named in comments that hold as they stand once their mark is taken away.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from danlu.cli.voice import Voice
+from danlu.cli.lines import described, terminal_cells
+from danlu.cli.voice import FIX, Voice
 from danlu.core.errors import RunError
 from danlu.core.files import write_text
 from danlu.core.messages import current_language, say
+from danlu.pipeline.translate import translate, translated_text
+from danlu.recipe.file import run_name
 
 RECIPES = {
     "en": """# A danlu recipe. Everything left out takes a vetted default; `danlu explain KEY` tells which and why.
@@ -98,16 +101,41 @@ exports: [adapter, merged]
 }
 
 
-def write_new_recipe(name: str, voice: Voice) -> None:
-    path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
-    if path.exists():
-        raise RunError("cli.file_exists", given=str(path))
-    write_text(path, RECIPES[current_language()].format(name=_name_of(path.stem)))
-    voice.say(say("cli.wrote", path=path))
-    voice.say(say("cli.next", command=f"danlu check {path}"))
+def write_new_recipe(name: str | None, voice: Voice) -> None:
+    if name is None:
+        raise RunError("translate.needs_name")
+    path = _free(name)
+    write_text(path, RECIPES[current_language()].format(name=run_name(path.stem)))
+    _tell_next(path, voice)
     voice.result({"recipe": str(path)})
 
 
-def _name_of(stem: str) -> str:
-    """A file may be called anything, a run may not."""
-    return re.sub(r"[^\w.\-]+", "-", stem).strip("-.")[:64] or "expert"
+def write_translation(name: str | None, other: Path, voice: Voice) -> None:
+    """`other` as a recipe called `name`, or as the other file calls what it makes."""
+    found = translate(other, progress=voice.progress)
+    path = _free(name or found.name)
+    if name is not None:
+        found.name = run_name(path.stem)
+    write_text(path, translated_text(found, other))
+    told = {"source": other.name, "suite": found.suite, "num": len(found.carried)}
+    voice.say(say("translate.told", file=path, **told), "bold")
+    if found.left:
+        voice.say(say("translate.left_title", num=len(found.left)), FIX)
+        voice.say(described([(one.name, one.why) for one in found.left], terminal_cells()))
+    _tell_next(path, voice)
+    carried = [{"knob": one.knob, "value": one.value, "from": one.origin} for one in found.carried.values()]
+    voice.result(
+        {"recipe": str(path), "suite": found.suite, "carried": carried, "left": [one.to_json() for one in found.left]}
+    )
+
+
+def _free(name: str) -> Path:
+    path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    if path.exists():
+        raise RunError("cli.file_exists", given=str(path))
+    return path
+
+
+def _tell_next(path: Path, voice: Voice) -> None:
+    voice.say(say("cli.wrote", path=path))
+    voice.say(say("cli.next", command=f"danlu check {path}"))

@@ -86,5 +86,5 @@ def _way(by: str) -> By:
     for way in known:
         if way == by:
             return way
-    raise RecipeError("select.unknown_way", where="--by", given=by, nearest=nearest(by, known) or "-",
+    raise RecipeError("select.unknown_way", where="--by", given=by, nearest=nearest(by, known),
                       known=", ".join(known))  # fmt: skip

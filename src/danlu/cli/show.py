@@ -7,11 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from danlu.cli.checking import size_text
 from danlu.cli.preparing import show_dataset
 from danlu.cli.targets import is_artifact, open_target
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
+from danlu.core.files import size_text
 from danlu.core.messages import say
 from danlu.evaluation.gate import percent, points
 from danlu.evaluation.report import Report
@@ -119,11 +119,16 @@ def show_summary(run: Run, summary: Summary, voice: Voice) -> None:
     show_report(run.folder, summary.report, Voice(quiet=voice.quiet or voice.as_json))
     show_artifacts(summary.artifacts, Voice(quiet=voice.quiet or voice.as_json))
     voice.say(say("cli.demo_next", run=run.folder, report=run.path("report.html")))
-    voice.result(
-        {"run": str(run.folder), "base": _side(summary.report, "base"), "tuned": _side(summary.report, "tuned"),
-         "consistency": summary.report.consistency_ratio, "gate": summary.report.gate,
-         "parity": {"verdict": summary.parity_verdict}, "report": str(run.path("report.html"))}
-    )  # fmt: skip
+    voice.result(summary_json(run, summary))
+
+
+def summary_json(run: Run, summary: Summary) -> dict[str, Any]:
+    """What a whole run came to, for scripts."""
+    return {
+        "run": str(run.folder), "base": _side(summary.report, "base"), "tuned": _side(summary.report, "tuned"),
+        "consistency": summary.report.consistency_ratio, "gate": summary.report.gate,
+        "parity": {"verdict": summary.parity_verdict}, "report": str(run.path("report.html")),
+    }  # fmt: skip
 
 
 def _side(report: Report, side: str) -> dict[str, Any]:

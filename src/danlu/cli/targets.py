@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
 from danlu.core.messages import say
@@ -17,6 +19,7 @@ from danlu.run.kept import read_kept
 from danlu.run.run import Run, list_runs
 
 MOST_KEYS = 8
+MOST_RECIPE_BYTES = 1_000_000
 SMOKE = ("training.max_steps=30", "evaluation.max_items=20")
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -37,6 +40,39 @@ def open_target(target: str, overrides: Sequence[str], runs: Path) -> Run:
         if target in (folder.name, folder.name.rpartition("-")[0]):
             return Run.open(folder)
     raise RunError("cli.data_as_target" if path.exists() else "cli.no_target", given=target)
+
+
+def data_and_overrides(target: str, words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The files and folders of data among these words, and the `a.b=c` of them; no data where `target` is a recipe, a
+    run or an artefact. RunError where both are named."""
+    overrides = [word for word in words if "=" in word and not Path(word).exists()]
+    others = [word for word in words if word not in overrides]
+    if not _is_data(target):
+        if others:
+            raise RunError("begin.one_target", given=" ".join([target, *others]))
+        return [], overrides
+    return [Path(word) for word in (target, *others)], overrides
+
+
+def _is_data(target: str) -> bool:
+    """Whether it is there and nothing that danlu has made or a person has written for it."""
+    path = Path(target)
+    if path.is_dir():
+        return not any((path / name).is_file() for name in ("run.json", ARTIFACT_FILE, "card.json"))
+    if path.suffix == ".json" and path.is_file():
+        return not _is_recipe(path)
+    return path.exists() and path.suffix not in RECIPE_SUFFIXES
+
+
+def _is_recipe(path: Path) -> bool:
+    """Whether a JSON file has chapters; rows are a list, or objects without any."""
+    if path.stat().st_size > MOST_RECIPE_BYTES:
+        return False
+    try:
+        tree = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(tree, dict) and bool(tree.keys() & (Recipe.model_fields.keys() - {"name", "data"}))
 
 
 def smoke_overrides(target: str, overrides: Sequence[str]) -> list[str]:

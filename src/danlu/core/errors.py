@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from danlu.core.messages import lookup
+from danlu.core.messages import lookup, say
 
 
 class DanluError(Exception):
-    """An error a person can act on: `key` into the catalogue, `where` (file:line or recipe key), and `values`."""
+    """An error a person can act on: `key` into the catalogue, `where` (file:line or recipe key), and `values`.
+
+    Of the values `nearest` is for every key what was probably meant, or None: the fix begins with it.
+    """
 
     def __init__(self, key: str, *, where: str = "", **values: Any) -> None:
         self.key, self.where, self.values = key, where, values
@@ -28,7 +31,9 @@ class DanluError(Exception):
     @property
     def fix(self) -> str:
         """How to mend it, or ""."""
-        return lookup(self.key)[1].format(**self.values)
+        mend = lookup(self.key)[1].format(**self.values)
+        meant = self.values.get("nearest")
+        return say("core.meant", nearest=meant, fix=mend).strip() if meant else mend
 
     def __str__(self) -> str:
         return f"{self.text}\n  → {self.fix}" if self.fix else self.text

@@ -14,6 +14,9 @@ from typing import Any, BinaryIO
 
 import orjson
 
+_UMASK = os.umask(0o077)  # what the user keeps from others; asked for by setting it, which threads would notice later
+os.umask(_UMASK)
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write so that after a crash at any moment `path` holds the old content or the new, never a part."""
@@ -31,7 +34,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
+        Path(name).chmod(0o644 & ~_UMASK)  # `mkstemp` makes it for its owner alone
         Path(name).replace(path)
         sync_folder(path.parent)
     finally:
@@ -79,7 +82,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(left, ignore_errors=True)
     fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:
-        fresh.chmod(0o755)
+        fresh.chmod(0o755 & ~_UMASK)
         yield fresh
         for file in fresh.rglob("*"):
             if file.is_file():
@@ -126,3 +129,13 @@ def free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
+
+
+def size_text(num_bytes: int) -> str:
+    """1,234,567,890 as 1.15 GiB."""
+    size = float(num_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"

@@ -34,18 +34,25 @@ class Shelf(Generic[Thing]):
         return sorted(self.places)
 
     def load(self, name: str, *, where: str = "") -> Thing:
+        """RecipeError, with the nearest name, for one that is not here; `where` is the recipe's key or the option."""
         if name not in self.places:
-            raise RecipeError(
-                "core.unknown_name",
-                where=where,
-                given=name,
-                shelf=self.name,
-                nearest=nearest(name, self.places) or "-",
-                known=", ".join(self.names()),
-            )
+            raise unknown_name(name, self.names(), of=self.name, where=where)
         module, _, attribute = self.places[name].partition(":")
         thing: Any = getattr(importlib.import_module(module), attribute)
         return thing  # type: ignore[no-any-return]
+
+
+def unknown_name(given: str, known: Iterable[str], *, of: str, where: str) -> RecipeError:
+    """What is raised for a name that is none of the known ones, whether or not they lie on a shelf."""
+    names = list(known)
+    return RecipeError(
+        "core.unknown_name",
+        where=where,
+        given=given,
+        shelf=of,
+        nearest=nearest(given, names),
+        known=", ".join(names) or "-",
+    )
 
 
 def nearest(given: str, known: Iterable[str]) -> str | None:

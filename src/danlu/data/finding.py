@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from danlu.core.errors import DataError
+from danlu.core.files import sha256_file, sha256_json
 from danlu.core.messages import say
 from danlu.core.shelf import nearest
 from danlu.data.columns import PARTS
@@ -40,7 +41,7 @@ class SourceSpec:
     def __post_init__(self) -> None:
         for part in self.columns or {}:
             if part not in PARTS:
-                guess = nearest(part, PARTS) or "-"
+                guess = nearest(part, PARTS)
                 raise DataError(
                     "data.unknown_part", where=str(self.path), given=part, nearest=guess, known=", ".join(PARTS)
                 )
@@ -75,6 +76,11 @@ def find_files(specs: Sequence[SourceSpec | Path | str], remarks: list[Entry] | 
         if remarks is not None:
             remarks += [_remark(spec, why, paths) for why, paths in left_out.items()]
     return list(found.values())
+
+
+def mark_of(specs: Sequence[SourceSpec | Path | str]) -> str:
+    """Twelve hexadecimal digits of these files, of their names and of what is in them (`round.mark` of a recipe)."""
+    return sha256_json([[file.name, sha256_file(file.path)] for file in find_files(specs)])[:12]
 
 
 def _remark(spec: SourceSpec, why: str, paths: Sequence[Path]) -> Entry:

@@ -40,15 +40,17 @@ def inspect(
     ledger = ledger if ledger is not None else Ledger()
     reports: list[FileReport] = []
     kinds: Counter[str] = Counter()
+    chars: Counter[str] = Counter()
     bars = [0] * (len(LENGTH_EDGES) + 1)
     seen: set[int] = set()
     preview: list[dict[str, Any]] = []
-    num_chars = longest = 0
+    longest = 0
     for sample in read(paths, ledger, progress=progress, reports=reports):
         text = flat_text(sample)
         kinds[sample.kind] += 1
         bars[next((i for i, edge in enumerate(LENGTH_EDGES) if len(text) < edge), len(LENGTH_EDGES))] += 1
-        num_chars, longest = num_chars + len(text), max(longest, len(text))
+        chars[sample.kind] += len(text)
+        longest = max(longest, len(text))
         key = f"{sample.kind} {fold_finely(text)}".encode("utf-8", "surrogatepass")  # what a run drops duplicates by
         seen.add(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()))
         if len(preview) < num_samples:
@@ -68,7 +70,7 @@ def inspect(
         "columns": next((report.columns for report in reports if report.columns), {}),
         "kinds": dict(kinds),
         "lengths": {
-            "unit": "characters", "total": num_chars, "longest": longest,
+            "unit": "characters", "total": chars.total(), "longest": longest, "by_kind": dict(chars),
             "histogram": [{"below": edge, "rows": num} for edge, num in zip([*LENGTH_EDGES, None], bars, strict=True)],
         },
         "duplicates": ledger.num_used - len(seen),

@@ -15,21 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from danlu.adapters.lora import LoRALinear
-from danlu.adapters.peft_format import linears_of
 from danlu.engines.cuda_attention import TILE, PagedKV, prefill
 from danlu.engines.cuda_choice import draw, is_simple, likeliest, to_card
 from danlu.engines.cuda_lenses import CardLensing
 from danlu.engines.cuda_pages import PAGE, Pages, num_pages
 from danlu.engines.cuda_step import Recorder, Seats, Sums, decode_step, padded
-from danlu.engines.cuda_weights import base_of
-from danlu.engines.lenses import Lens, Stack, Stacks, attached_lens
+from danlu.engines.lenses import Lens, Stack, Stacks, attached_lens, is_plain_decoder
 from danlu.engines.rows import Row, Span
 from danlu.model.decoder import Decoder
 from danlu.model.model import Model
-from danlu.model.quantizers.quantizer import QuantizedLinear
 from danlu.ops.kernels import HAS_TRITON, has_kernels
 
 _UNKNOWN = object()
@@ -43,16 +39,6 @@ def fits_card(model: Model) -> bool:
         return False
     is_known = model.dtype in (torch.float32, torch.bfloat16, torch.float16)
     return is_known and has_kernels(model.device) and is_plain_decoder(model)
-
-
-def is_plain_decoder(model: Decoder) -> bool:
-    """Every block is of seven linear layers, of matrices or of codes."""
-    linears = list(linears_of(model.model).values())
-    is_plain = all(
-        isinstance(base, QuantizedLinear) or (type(layer) in (nn.Linear, LoRALinear) and base.weight is not None)
-        for layer, base in ((linear, base_of(linear)) for linear in linears)
-    )
-    return is_plain and len(linears) == 7 * model.spec.num_layers
 
 
 def most_places(model: Model) -> int:

@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor, nn
 
-from danlu.adapters.lora import LoRALinear
 from danlu.adapters.peft_format import FreeLinear
 from danlu.engines.cuda_codes import Codes, FP8Codes, Scratch
-from danlu.engines.lenses import PRODUCTS
+from danlu.engines.lenses import PRODUCTS, base_of
 from danlu.model.decoder import Block, Decoder, RMSNorm
 from danlu.model.quantizers.fp8 import FP8Linear
 from danlu.model.quantizers.quantizer import QuantizedLinear
@@ -81,14 +80,6 @@ def scratch_for(model: Decoder) -> Scratch:
             coded = [base for base in bases if isinstance(base, QuantizedLinear) and base.can_keep_dequantized]
             sizes.append(sum(base.in_features * base.out_features for base in coded if not base.has_cache))
     return Scratch(max(sizes), model.dtype, model.device)
-
-
-def base_of(layer: nn.Module) -> FreeLinear:
-    """The layer's weight, without the pair beside it."""
-    if isinstance(layer, LoRALinear) and layer.quantized is not None:
-        return layer.quantized
-    assert isinstance(layer, nn.Linear | QuantizedLinear), "blocks are of linear layers"
-    return layer
 
 
 def _below_one_another(weights: Sequence[Tensor]) -> Tensor | None:

@@ -89,6 +89,16 @@ class Flowing(Protocol):
         ...
 
 
+def in_order(answers: Iterator[tuple[int, Answer]], watch: Callable[[int], None] | None) -> list[Answer]:
+    """What `generate` gives, of what `answers` does."""
+    found: dict[int, Answer] = {}
+    for number, answer in answers:
+        found[number] = answer
+        if watch is not None:
+            watch(1)
+    return [answer for _, answer in sorted(found.items())]
+
+
 @runtime_checkable
 class Rendering(Protocol):
     """An engine that knows the tokens a question becomes: another template is another prompt, whatever was asked."""

@@ -176,7 +176,7 @@ def _is_small(multiple: float) -> bool:
 
 def _vocabulary(tokenizer: Tokenizer, stop_ids: list[int], control: list[int]) -> Any:
     """The bytes of each token. `tokenizer.json` is llguidance's to read; a SentencePiece `.model` is read here."""
-    import llguidance
+    import llguidance  # the extra `serve`, as above
 
     path = tokenizer.folder / "tokenizer.json"
     given: Any = str(path) if path.is_file() else llguidance.TokenizerWrapper(_Pieces(tokenizer, stop_ids[0], control))

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
-from torch import Tensor
+from torch import Tensor, nn
 
 from danlu.adapters.lora import LoRALinear
-from danlu.adapters.peft_format import Pair, linears_of, read_pairs
+from danlu.adapters.peft_format import FreeLinear, Pair, linears_of, read_pairs
 from danlu.core.errors import EngineError
 from danlu.model.decoder import Decoder
+from danlu.model.quantizers.quantizer import QuantizedLinear
 
 PRODUCTS = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -30,6 +31,24 @@ PRODUCTS = (
 """What reads the same input is one product."""
 Sides = tuple[Tensor, Tensor] | None
 """(A_RD, B_RN with the scale in it), or nothing where a lens leaves the product alone."""
+
+
+def base_of(layer: nn.Module) -> FreeLinear:
+    """The layer's weight, without the pair beside it."""
+    if isinstance(layer, LoRALinear) and layer.quantized is not None:
+        return layer.quantized
+    assert isinstance(layer, nn.Linear | QuantizedLinear), "blocks are of linear layers"
+    return layer
+
+
+def is_plain_decoder(model: Decoder) -> bool:
+    """Every block is of seven linear layers, of matrices or of codes."""
+    linears = list(linears_of(model.model).values())
+    is_plain = all(
+        isinstance(base, QuantizedLinear) or (type(layer) in (nn.Linear, LoRALinear) and base.weight is not None)
+        for layer, base in ((linear, base_of(linear)) for linear in linears)
+    )
+    return is_plain and len(linears) == 7 * model.spec.num_layers
 
 
 @dataclass(frozen=True, eq=False)

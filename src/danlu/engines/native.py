@@ -26,7 +26,7 @@ from danlu.data.tokens import Tokens
 from danlu.engines.cuda_rows import OnCard, card_for, fits_card
 from danlu.engines.decoding import Decoding
 from danlu.engines.detokenizer import Detokenizer
-from danlu.engines.engine import Answer, Question, Sampling, Score
+from danlu.engines.engine import Answer, Question, Sampling, Score, in_order
 from danlu.engines.packed import Packed, packed
 from danlu.engines.parallel import side_by_side
 from danlu.engines.plain import Plain
@@ -88,12 +88,7 @@ class NativeEngine:
         self, questions: Sequence[Question], sampling: Sampling, *, watch: Callable[[int], None] | None = None
     ) -> list[Answer]:
         """One answer per question, in order. A prompt that leaves no room in the context gets `finish="error"`."""
-        found: dict[int, Answer] = {}
-        for number, answer in self.answers(questions, sampling):
-            found[number] = answer
-            if watch is not None:
-                watch(1)
-        return [found[number] for number in range(len(questions))]
+        return in_order(self.answers(questions, sampling), watch)
 
     def answers(self, questions: Sequence[Question], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
         """(number, answer) as each is finished; `seconds` is the answer's share of the time."""

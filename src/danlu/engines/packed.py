@@ -22,13 +22,16 @@ from torch import Tensor, nn
 from danlu.adapters.lora import LoRALinear
 from danlu.engines.cached_attention import DecodeAttention, PrefillAttention, Prefix
 from danlu.engines.kv_tables import AHEAD, Table, Tables
-from danlu.engines.lenses import Lens, Lensing, Permute, Stacks
+from danlu.engines.lenses import Lens, Lensing, Permute, Stacks, is_plain_decoder
 from danlu.engines.looped import Looped, LoopedAttention, can_loop, numbers
 from danlu.engines.pointwise import Pointwise
 from danlu.engines.products import Layer, Norm, head_order, lay_out, make_layer, order_of, times
 from danlu.engines.rows import Row, Span
 from danlu.model.decoder import Decoder
 from danlu.model.model import Model
+from danlu.model.quantized import num_params
+from danlu.model.quantizers.fp8 import FP8Linear
+from danlu.model.quantizers.quantizer import QuantizedLinear
 from danlu.model.spec import Spec
 from danlu.ops.rope import RopeSpec, rotation
 
@@ -43,18 +46,19 @@ WIDE = torch.float32
 
 def packed(model: Model, *, with_adapter: bool, owns: bool = False, loops: bool = True) -> Packed | None:
     """The model's weights packed, with or without the pairs attached to it; None where that is not known: other
-    architectures, quantised weights. Who does not own the model gets None too where a second copy would not pay: other
-    devices than a CPU, very large weights. Who does gives the model's own linear weights up for the packed ones.
+    architectures, pairs attached to fp8 layers. Who does not own the model gets None too where a second copy would not
+    pay: other devices than a CPU, very large weights. Who does gives the model's own linear weights up for the packed
+    ones, which of a quantised base are larger than its codes.
     `loops`: what lies between products is computed in compiled loops, where they run."""
     if not isinstance(model, Decoder) or model.dtype not in (torch.float32, torch.bfloat16):
         return None
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    is_plain = all(type(linear) in (nn.Linear, LoRALinear) and linear.weight is not None for linear in linears)
-    has_all = sum(isinstance(module, nn.Linear) for module in model.model.modules()) == 7 * model.spec.num_layers
     turns_alike = len({rope.rotary_size for rope in model.spec.ropes}) == 1 and model.spec.head_size % 2 == 0
-    if not is_plain or not has_all or not turns_alike:
+    rounds_pairs = with_adapter and any(
+        isinstance(layer, LoRALinear) and isinstance(layer.quantized, FP8Linear) for layer in model.modules()
+    )
+    if not is_plain_decoder(model) or not turns_alike or rounds_pairs:
         return None
-    num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    num_bytes = num_params(model) * model.dtype.itemsize
     if not owns and (model.device.type != "cpu" or num_bytes > MOST_BYTES):
         return None
     with torch.inference_mode(False), torch.no_grad():  # oneDNN lays out tensors of no inference mode only
@@ -77,8 +81,8 @@ class Packed:
         for block, rope in zip(model.model.layers, self.spec.ropes, strict=True):
             order_D = head_order(rope, self.spec.head_size)
             self.layers.append(make_layer(block, order_D, self.spec, with_adapter=with_adapter))
-            for linear in (module for module in block.modules() if owns and isinstance(module, nn.Linear)):
-                linear.weight.data = linear.weight.data.new_empty(0)
+            if owns:
+                _give_up_weights(block)
         self.norm = Norm(model.model.norm)
         self.head_VD, self.is_head_packed = lay_out(model.head_weight.detach())
         self.stacks = Stacks()
@@ -372,6 +376,15 @@ class Flat:
             part_D = hidden_SD[at[start] : at[end - 1] + 1].sum(0, dtype=WIDE)
             row.sum_D = part_D if row.sum_D is None else row.sum_D + part_D
         return hidden_SD[[at[place] for place, row in self.due if row is not None]]
+
+
+def _give_up_weights(block: nn.Module) -> None:
+    for layer in block.modules():
+        if isinstance(layer, QuantizedLinear):
+            layer.drop_dequantized()
+            del layer.packed
+        elif isinstance(layer, nn.Linear) and layer.weight is not None:
+            layer.weight.data = layer.weight.data.new_empty(0)
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

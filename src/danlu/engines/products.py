@@ -6,6 +6,9 @@ otherwise, which for a small model costs more than the product). Query and key h
 numbers that turn together lie together: a rotation is one product of complex numbers, and as both are laid out alike,
 no score changes.
 
+A quantised base's weights are dequantised once: NF4 and int8 mean those numbers. fp8 layers round what they multiply
+too, so a product of theirs quantises its rows first, as the layers themselves do, and multiplies values of codes.
+
 Shapes: T tokens end to end, D inputs or a head's size, N outputs, R ranks side by side.
 """
 
@@ -22,9 +25,13 @@ import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor, nn
 
 from danlu.adapters.lora import LoRALinear
-from danlu.engines.lenses import PRODUCTS
+from danlu.adapters.peft_format import FreeLinear
+from danlu.engines.lenses import PRODUCTS, base_of
 from danlu.model.decoder import Block, RMSNorm
+from danlu.model.quantizers.fp8 import FP8Linear
+from danlu.model.quantizers.quantizer import QuantizedLinear
 from danlu.model.spec import Spec
+from danlu.ops.fp8 import quantise_rows
 from danlu.ops.gated import Activation
 from danlu.ops.rope import RopeSpec
 
@@ -34,17 +41,16 @@ class Product:
     the outputs of each layer, or None."""
 
     def __init__(self, layers: Sequence[nn.Module], orders: Sequence[Tensor | None], *, with_adapter: bool) -> None:
-        linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
-        assert len(linears) == len(layers), "packed weights come from linear layers"
+        linears = [base_of(layer) for layer in layers]
         self.num_outputs = sum(linear.out_features for linear in linears)
-        weights = [_ordered(linear.weight, order) for linear, order in zip(linears, orders, strict=True)]
+        weights = [_ordered(_weight_of(linear), order) for linear, order in zip(linears, orders, strict=True)]
         dtype, device = weights[0].dtype, weights[0].device
         biases = [linear.bias for linear in linears]
-        pairs = [linear if with_adapter and isinstance(linear, LoRALinear) else None for linear in linears]
+        pairs = [layer if with_adapter and isinstance(layer, LoRALinear) else None for layer in layers]
         self.B_RN: Tensor | None = None
         if any(pairs):
             weights += [pair.lora_A.to(dtype) for pair in pairs if pair is not None]
-            self.B_RN = _blocks(linears, pairs, orders, dtype)
+            self.B_RN = _blocks(linears, pairs, orders).to(device, dtype)
         weight_ND = torch.cat(weights) if len(weights) > 1 else weights[0].detach()
         self.bias_N = None
         if any(bias is not None for bias in biases):
@@ -65,24 +71,38 @@ class Product:
         return own_TN.addmm_(out_TN[:, self.num_outputs :], self.B_RN)
 
 
+class FP8Product(Product):
+    """Of layers in fp8. Codes are exact in any dtype here and a weight's scales are powers of two; a row's are not, and
+    are multiplied with at the end. Pairs would read rounded rows here: there are none."""
+
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        assert self.B_RN is None, "pairs multiply rows as they are"
+        codes_TD, scale_T = quantise_rows(x_TD)
+        out_TN = times(codes_TD.to(x_TD.dtype), self.weight_ND, None, is_packed=self.is_packed)
+        out_TN.mul_(scale_T[:, None])
+        return out_TN if self.bias_N is None else out_TN.add_(self.bias_N)
+
+
+def _weight_of(layer: FreeLinear) -> Tensor:
+    return layer.weight(layer.dtype) if isinstance(layer, QuantizedLinear) else layer.weight
+
+
 def _ordered(tensor: Tensor, order: Tensor | None) -> Tensor:
     return tensor if order is None else tensor[order]
 
 
 def _blocks(
-    linears: Sequence[nn.Linear], pairs: Sequence[LoRALinear | None], orders: Sequence[Tensor | None],
-    dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
+    linears: Sequence[FreeLinear], pairs: Sequence[LoRALinear | None], orders: Sequence[Tensor | None]
+) -> Tensor:
     """B_RN: each pair's scaled B where its ranks meet its layer's outputs, zeros elsewhere."""
     num_ranks = sum(pair.lora_A.shape[0] for pair in pairs if pair is not None)
-    B_RN = torch.zeros(
-        num_ranks, sum(linear.out_features for linear in linears), dtype=dtype, device=linears[0].weight.device
-    )
+    first = next(pair for pair in pairs if pair is not None)
+    B_RN = torch.zeros(num_ranks, sum(linear.out_features for linear in linears), device=first.lora_B.device)
     rank = output = 0
     for linear, pair, order in zip(linears, pairs, orders, strict=True):
         if pair is not None:
             size = pair.lora_A.shape[0]
-            scaled_RN = (pair.scaling * _ordered(pair.lora_B, order).T).to(dtype)
+            scaled_RN = pair.scaling * _ordered(pair.lora_B, order).T
             B_RN[rank : rank + size, output : output + linear.out_features] = scaled_RN
             rank += size
         output += linear.out_features
@@ -146,14 +166,12 @@ class Layer:
 def make_layer(block: nn.Module, order_D: Tensor, spec: Spec, *, with_adapter: bool) -> Layer:
     assert isinstance(block, Block), "a decoder is made of blocks"
     orders = {"q_proj": order_of(order_D, spec.num_heads), "k_proj": order_of(order_D, spec.num_kv_heads)}
-    products = [
-        Product(
-            [block.get_submodule(part) for part in parts],
-            [orders.get(part.rpartition(".")[2]) for part in parts],
-            with_adapter=with_adapter,
-        )
-        for parts in PRODUCTS
-    ]
+    products = []
+    for parts in PRODUCTS:
+        layers = [block.get_submodule(part) for part in parts]
+        kind = FP8Product if isinstance(base_of(layers[0]), FP8Linear) else Product
+        own = [orders.get(part.rpartition(".")[2]) for part in parts]
+        products.append(kind(layers, own, with_adapter=with_adapter))
     has_qk, is_sandwich = spec.has_qk_norm, spec.has_sandwich_norms
     after = block.post_attention_layernorm
     return Layer(

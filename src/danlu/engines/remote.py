@@ -22,7 +22,7 @@ from danlu.data.tokens import Tokens
 from danlu.engines.cache import AnswerCache
 from danlu.engines.completions import StreamedAnswer, parse_completion, text_of_completion, tokens_of
 from danlu.engines.cost import Bill
-from danlu.engines.engine import Answer, Question, Sampling, Score
+from danlu.engines.engine import Answer, Question, Sampling, Score, in_order
 from danlu.engines.thinking import drop_thinking
 from danlu.engines.wire import DeclinedError, TransientError, Wire
 from danlu.openai.address import Address
@@ -84,12 +84,7 @@ class RemoteEngine:
     ) -> list[Answer]:
         """One answer per question. A question that the server declines, or keeps failing on, gets `finish="error"`; a
         fault that concerns all of them (key, URL, cap, nobody there) is raised once the requests under way are kept."""
-        found: dict[int, Answer] = {}
-        for number, answer in self.answers(questions, sampling):
-            found[number] = answer
-            if watch is not None:
-                watch(1)
-        return [found[number] for number in range(len(questions))]
+        return in_order(self.answers(questions, sampling), watch)
 
     def answers(self, questions: Sequence[Question], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
         """(number, answer) as they arrive; faults as in `generate`, after the answers that still came."""

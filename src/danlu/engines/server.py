@@ -28,6 +28,8 @@ from danlu.engines.engine import Sampling
 from danlu.engines.live import Live
 from danlu.model.build import load_model
 from danlu.model.hub import find_base
+from danlu.model.quantizers import QUANTIZERS
+from danlu.model.quantizers.quantizer import Quantize
 
 BROKEN = 70
 """The exit status of an engine whose computing thread died (EX_SOFTWARE)."""
@@ -43,12 +45,13 @@ def open_live(
     num_slots: int = 16,
     context: int = 0,
     dtype: str = "auto",
+    quantize: Quantize = "none",
     device: str = "",
     read_tokens: int = 0,
     died: Callable[[], None] = lambda: None,
 ) -> tuple[Api, Live]:
-    """An engine that runs, and its API. `speech` is where tokenizer and template lie, when not in `folder`; `died` is
-    called where it computes no more."""
+    """An engine that runs, and its API. `speech` is where tokenizer and template lie, when not in `folder`; `quantize`:
+    in what the base lay that the adapters were trained on; `died` is called where it computes no more."""
     found = find_base(folder)
     spoken = speech or found
     tokenizer = Tokenizer.load(spoken)
@@ -57,7 +60,7 @@ def open_live(
         for thinks in (True, False)
     }
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_model(found, dtype=dtype, device=chosen)
+    model = load_model(found, dtype=dtype, device=chosen, quantize=quantize)
     api = Api(Reader(encoders, usual_sampling(spoken)), secret)
     live = Live(
         model, encoders[True], base=name, deliver=api.deliver, num_slots=num_slots, context=context,
@@ -108,8 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(chosen.threads or torch.get_num_threads())
         api, _ = open_live(
             chosen.folder, secret, name=chosen.name, speech=chosen.speech, adapters=chosen.adapter,
-            num_slots=chosen.slots, context=chosen.context, dtype=chosen.dtype, device=chosen.device,
-            read_tokens=chosen.read_tokens, died=_leave_broken,
+            num_slots=chosen.slots, context=chosen.context, dtype=chosen.dtype, quantize=chosen.quantize,
+            device=chosen.device, read_tokens=chosen.read_tokens, died=_leave_broken,
         )  # fmt: skip
     except DanluError as fault:
         print(fault, file=sys.stderr)
@@ -140,6 +143,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--quantize", default="none", choices=["none", *QUANTIZERS.names()])
     parser.add_argument("--device", default="")
     parser.add_argument("--secret-file", type=Path, help="instead of the first line of standard input")
     return parser.parse_args(argv)

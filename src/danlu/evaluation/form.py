@@ -58,7 +58,7 @@ def broken_rules(text: str, rules: Mapping[str, Any], *, where: str) -> list[str
                 "evaluation.unknown_rule",
                 where=where,
                 given=name,
-                nearest=nearest(name, RULES) or "-",
+                nearest=nearest(name, RULES),
                 known=", ".join(RULES),
             )
     try:

@@ -10,7 +10,7 @@ in full).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -66,27 +66,17 @@ def round_weights(model: nn.Module, matrices: Rounding, vectors: Rounding, pairs
 def rounding_inputs(model: nn.Module, kind: Rounding, *, halves_gelu: bool = False) -> Iterator[None]:
     """Inside the block what enters a linear layer, or the head, is rounded first. `halves_gelu`: the activation of
     the feed-forward is looked up in a table of half-precision numbers, in and out."""
-
-    def before(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (rounded(given[0], kind).to(given[0].dtype), *given[1:])
-
-    def after(_: nn.Module, given: Any, out: Tensor) -> Tensor:
-        return rounded(out, kind).to(out.dtype)
-
-    def after_half(_: nn.Module, given: Any, out: Tensor) -> Tensor:
-        return rounded(out, "f16").to(out.dtype)
-
     hooks = []
     for name, layer in model.named_modules():
         end = name.rpartition(".")[2]
         if kind != "f32" and isinstance(layer, nn.Linear):
-            hooks.append(layer.register_forward_pre_hook(before))
+            hooks.append(layer.register_forward_pre_hook(_entering(kind)))
         if kind != "f32" and name == "model.norm":  # a tied head is no layer: what it multiplies comes from here
-            hooks.append(layer.register_forward_hook(after))
+            hooks.append(layer.register_forward_hook(_leaving(kind)))
         if halves_gelu and end == "gate_proj":
-            hooks.append(layer.register_forward_hook(after_half))
+            hooks.append(layer.register_forward_hook(_leaving("f16")))
         if halves_gelu and end == "down_proj":
-            hooks.append(layer.register_forward_pre_hook(_halved))
+            hooks.append(layer.register_forward_pre_hook(_entering("f16")))
     try:
         yield
     finally:
@@ -94,30 +84,29 @@ def rounding_inputs(model: nn.Module, kind: Rounding, *, halves_gelu: bool = Fal
             hook.remove()
 
 
-def _halved(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (rounded(given[0], "f16").to(given[0].dtype), *given[1:])
-
-
 @contextlib.contextmanager
 def computing_in(model: nn.Module, kind: Rounding) -> Iterator[None]:
     """Inside the block the whole model computes in half precision: its weights, and what enters and leaves each layer
     and norm, are rounded."""
-
-    def before(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (rounded(given[0], kind).to(given[0].dtype), *given[1:])
-
-    def after(_: nn.Module, given: Any, out: Tensor) -> Tensor:
-        return rounded(out, kind).to(out.dtype)
-
     hooks = []
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear):
-            hooks.append(layer.register_forward_pre_hook(before))
+            hooks.append(layer.register_forward_pre_hook(_entering(kind)))
         if isinstance(layer, nn.Linear) or name.endswith("norm"):
-            hooks.append(layer.register_forward_hook(after))
+            hooks.append(layer.register_forward_hook(_leaving(kind)))
     try:
         with dithered(list(model.parameters()), HALVES[kind], 0):
             yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _entering(kind: Rounding) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    """A hook that rounds what a layer is given."""
+    return lambda _, given: (rounded(given[0], kind).to(given[0].dtype), *given[1:])
+
+
+def _leaving(kind: Rounding) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    """A hook that rounds what a layer gives."""
+    return lambda _, given, out: rounded(out, kind).to(out.dtype)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from danlu.ops.kernels import fits, jit, power_of_2, tl, triton
+from danlu.ops.head_tiles import load_angles, load_heads, store_heads, tile_of
+from danlu.ops.kernels import fits, jit, tl, triton
 from danlu.ops.rms_norm import norm_weight_gradient, reference_norm_backward, reference_norm_forward, scaled, slope_of
 
 WEIGHT_PARTS = 256  # programs among which the gradient of a head norm's weight is summed, in the same order each time
@@ -144,7 +145,7 @@ def _turn_on_gpu(
     out_TN: Tensor,
 ) -> Tensor | None:  # fmt: skip
     num_tokens, copies_v = len(qkv_TN), out_TN is not qkv_TN
-    shape = _tile(head_size, turn)
+    shape = tile_of(head_size, turn.cos.shape[-1])
     num_tiles = [triton.cdiv(num_tokens * heads, shape["ROWS"]) for heads in (num_heads, num_kv_heads, num_kv_heads)]
     inverse = None
     if norms is not None:
@@ -171,7 +172,7 @@ def _turn_back_on_gpu(
     assert all(grad.stride(-1) == 1 for grad in grads), "a head's gradient is contiguous"
     if not num_tokens:
         return
-    shape = _tile(head_size, turn)
+    shape = tile_of(head_size, turn.cos.shape[-1])
     num_tiles = [triton.cdiv(num_tokens * heads, shape["ROWS"]) for heads in (num_heads, num_kv_heads, num_kv_heads)]
     angles = (turn.cos, turn.sin, turn.cos.stride(0), turn.sin.stride(0))
     if norms is not None:
@@ -195,15 +196,6 @@ def _turn_back_on_gpu(
         0 if raw_TN is None else raw_TN.stride(0), 0 if inverse is None else inverse.stride(0), out_TN.stride(0),
         H=num_heads, K=num_kv_heads, OFFSET=norms.offset if norms else 0.0, **shape,
     )  # fmt: skip
-
-
-def _tile(head_size: int, turn: Rotation) -> dict[str, int]:
-    """A program takes 4096 elements: whole heads as two halves of the turned part and the rest that is not turned."""
-    rotary_size = turn.cos.shape[-1]
-    rest = power_of_2(head_size - rotary_size) if head_size > rotary_size else 0
-    rows = max(1, 4096 // power_of_2(head_size))
-    half = max(power_of_2(rotary_size // 2), 1)
-    return {"D": head_size, "F": rotary_size // 2, "ROWS": rows, "HALF": half, "REST": rest, "num_warps": 4}
 
 
 @jit(do_not_specialize=["num_tokens"])
@@ -247,14 +239,14 @@ def _turn_tile(  # type: ignore[no-untyped-def]
     token_R, head_R = (row_R // HEADS).to(tl.int64), row_R % HEADS
     is_row_R = token_R < num_tokens
     dtype: tl.constexpr = qkv.dtype.element_ty
-    first, second, rest = _load_heads(qkv + token_R * qkv_stride + head_R * D, is_row_R, D, F, HALF, REST)
+    first, second, rest = load_heads(qkv + token_R * qkv_stride + head_R * D, is_row_R, D, F, HALF, REST)
     if weight is not None:
         squares_R = tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)
         if REST > 0:
             squares_R += tl.sum(rest * rest, axis=1)
         inverse_R = tl.rsqrt(squares_R / D + eps)
         tl.store(inverse + token_R * NUM_TURNED + head_R, inverse_R, mask=is_row_R)
-        first_weight, second_weight, rest_weight = _load_heads(
+        first_weight, second_weight, rest_weight = load_heads(
             weight + tl.arange(0, 1), tl.arange(0, 1) == 0, D, F, HALF, REST
         )
         first = scaled(first * inverse_R[:, None], first_weight, dtype, OFFSET).to(dtype).to(tl.float32)
@@ -262,13 +254,13 @@ def _turn_tile(  # type: ignore[no-untyped-def]
         if REST > 0:
             rest = scaled(rest * inverse_R[:, None], rest_weight, dtype, OFFSET)
     if TURNS:
-        cos_RF = _load_angles(cos, cos_stride, token_R, is_row_R, dtype, F, HALF)
-        sin_RF = _load_angles(sin, sin_stride, token_R, is_row_R, dtype, F, HALF)
+        cos_RF = load_angles(cos, cos_stride, token_R, is_row_R, dtype, F, HALF)
+        sin_RF = load_angles(sin, sin_stride, token_R, is_row_R, dtype, F, HALF)
         first, second = first * cos_RF - second * sin_RF, second * cos_RF + first * sin_RF
     if COPIES or weight is not None:
-        _store_heads(out + token_R * out_stride + head_R * D, first, second, rest, is_row_R, D, F, HALF, REST)
+        store_heads(out + token_R * out_stride + head_R * D, first, second, rest, is_row_R, D, F, HALF, REST)
     else:  # in place: what is not turned stays where it is
-        _store_heads(out + token_R * out_stride + head_R * D, first, second, rest, is_row_R, D, F, HALF, 0)
+        store_heads(out + token_R * out_stride + head_R * D, first, second, rest, is_row_R, D, F, HALF, 0)
 
 
 @jit(do_not_specialize=["num_tokens", "length"])
@@ -316,15 +308,15 @@ def _turn_back_tile(  # type: ignore[no-untyped-def]
     is_row_R = token_R < num_tokens
     dtype: tl.constexpr = out.dtype.element_ty
     at_R = grad + token_R // length * batch_stride + token_R % length * token_stride + head_R * head_stride
-    first, second, rest = _load_heads(at_R, is_row_R, D, F, HALF, REST)
+    first, second, rest = load_heads(at_R, is_row_R, D, F, HALF, REST)
     if TURNS:
-        cos_RF = _load_angles(cos, cos_stride, token_R, is_row_R, dtype, F, HALF)
-        sin_RF = _load_angles(sin, sin_stride, token_R, is_row_R, dtype, F, HALF)
+        cos_RF = load_angles(cos, cos_stride, token_R, is_row_R, dtype, F, HALF)
+        sin_RF = load_angles(sin, sin_stride, token_R, is_row_R, dtype, F, HALF)
         first, second = first * cos_RF + second * sin_RF, second * cos_RF - first * sin_RF
     if weight is not None:
         raw_at_R = raw + token_R * raw_stride + head_R * D
-        raw_first, raw_second, raw_rest = _load_heads(raw_at_R, is_row_R, D, F, HALF, REST)
-        first_weight, second_weight, rest_weight = _load_heads(
+        raw_first, raw_second, raw_rest = load_heads(raw_at_R, is_row_R, D, F, HALF, REST)
+        first_weight, second_weight, rest_weight = load_heads(
             weight + tl.arange(0, 1), tl.arange(0, 1) == 0, D, F, HALF, REST
         )
         inverse_R = tl.load(inverse + token_R * inverse_stride + head_R, mask=is_row_R, other=0.0)
@@ -339,7 +331,7 @@ def _turn_back_tile(  # type: ignore[no-untyped-def]
         second = (second - raw_second * share_R[:, None]) * inverse_R[:, None]
         if REST > 0:
             rest = (rest - raw_rest * share_R[:, None]) * inverse_R[:, None]
-    _store_heads(out + token_R * out_stride + head_R * D, first, second, rest, is_row_R, D, F, HALF, REST)
+    store_heads(out + token_R * out_stride + head_R * D, first, second, rest, is_row_R, D, F, HALF, REST)
 
 
 @jit(do_not_specialize=["num_tokens", "length", "tiles_per_part"])
@@ -359,52 +351,14 @@ def _head_weight_kernel(  # type: ignore[no-untyped-def]
         token_R, head_R = (row_R // HEADS).to(tl.int64), row_R % HEADS
         is_row_R = token_R < num_tokens
         at_R = grad + token_R // length * batch_stride + token_R % length * token_stride + head_R * head_stride
-        first, second, rest = _load_heads(at_R, is_row_R, D, F, HALF, REST)
+        first, second, rest = load_heads(at_R, is_row_R, D, F, HALF, REST)
         raw_at_R = raw + token_R * raw_stride + head_R * D
-        raw_first, raw_second, raw_rest = _load_heads(raw_at_R, is_row_R, D, F, HALF, REST)
+        raw_first, raw_second, raw_rest = load_heads(raw_at_R, is_row_R, D, F, HALF, REST)
         inverse_R = tl.load(inverse + token_R * inverse_stride + head_R, mask=is_row_R, other=0.0)
-        cos_RF = _load_angles(cos, cos_stride, token_R, is_row_R, dtype, F, HALF)
-        sin_RF = _load_angles(sin, sin_stride, token_R, is_row_R, dtype, F, HALF)
+        cos_RF = load_angles(cos, cos_stride, token_R, is_row_R, dtype, F, HALF)
+        sin_RF = load_angles(sin, sin_stride, token_R, is_row_R, dtype, F, HALF)
         first_sum += tl.sum((first * cos_RF + second * sin_RF) * raw_first * inverse_R[:, None], axis=0)
         second_sum += tl.sum((second * cos_RF - first * sin_RF) * raw_second * inverse_R[:, None], axis=0)
         rest_sum += tl.sum(rest * raw_rest * inverse_R[:, None], axis=0)
     row = parts + tl.program_id(0) * D + tl.arange(0, 1)
-    _store_heads(
-        row, first_sum[None, :], second_sum[None, :], rest_sum[None, :], tl.arange(0, 1) == 0, D, F, HALF, REST
-    )
-
-
-@jit
-def _load_heads(at_R, is_row_R, D: tl.constexpr, F: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One head a row in fp32: both halves of the turned part and what is not turned (a stand-in where that is none)."""
-    column_F = tl.arange(0, HALF)
-    mask_RF = is_row_R[:, None] & (column_F < F)[None, :]
-    first = tl.load(at_R[:, None] + column_F[None, :], mask=mask_RF, other=0.0).to(tl.float32)
-    second = tl.load(at_R[:, None] + (F + column_F)[None, :], mask=mask_RF, other=0.0).to(tl.float32)
-    if REST > 0:
-        column_P = 2 * F + tl.arange(0, REST)
-        mask_RP = is_row_R[:, None] & (column_P < D)[None, :]
-        return first, second, tl.load(at_R[:, None] + column_P[None, :], mask=mask_RP, other=0.0).to(tl.float32)
-    else:
-        return first, second, first
-
-
-@jit
-def _store_heads(  # type: ignore[no-untyped-def]
-    at_R, first, second, rest, is_row_R, D: tl.constexpr, F: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr
-):
-    column_F = tl.arange(0, HALF)
-    mask_RF = is_row_R[:, None] & (column_F < F)[None, :]
-    tl.store(at_R[:, None] + column_F[None, :], first, mask=mask_RF)
-    tl.store(at_R[:, None] + (F + column_F)[None, :], second, mask=mask_RF)
-    if REST > 0:
-        column_P = 2 * F + tl.arange(0, REST)
-        tl.store(at_R[:, None] + column_P[None, :], rest, mask=is_row_R[:, None] & (column_P < D)[None, :])
-
-
-@jit
-def _load_angles(angles, stride, token_R, is_row_R, dtype: tl.constexpr, F: tl.constexpr, HALF: tl.constexpr):  # type: ignore[no-untyped-def]
-    """cos or sin of the first half, rounded as the values it meets."""
-    column_F = tl.arange(0, HALF)
-    at_RF = angles + token_R[:, None] * stride + column_F[None, :]
-    return tl.load(at_RF, mask=is_row_R[:, None] & (column_F < F)[None, :], other=0.0).to(dtype).to(tl.float32)
+    store_heads(row, first_sum[None, :], second_sum[None, :], rest_sum[None, :], tl.arange(0, 1) == 0, D, F, HALF, REST)

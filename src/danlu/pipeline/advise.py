@@ -11,10 +11,9 @@ from typing import Any, get_args
 import orjson
 
 from danlu.core.errors import RecipeError
-from danlu.core.files import write_text
 from danlu.core.progress import Progress
-from danlu.data.inspect import inspect
 from danlu.pipeline.plan import pinned_bytes, this_card, this_cpu
+from danlu.pipeline.survey import CHARS_PER_TOKEN, survey
 from danlu.planning.advice import bases
 from danlu.planning.advice.bases import Base, Candidate, Language, Purpose, Task, Wish
 from danlu.planning.advice.numbers import Facts, Number, choose_numbers, choose_stages
@@ -22,9 +21,6 @@ from danlu.planning.advice.script import Finding, review_script
 from danlu.planning.advice.words import Reason
 from danlu.planning.cards import CARDS, Card, find_card
 from danlu.planning.plan import Limits
-
-CHARS_PER_TOKEN = {"zh": 1.6, "en": 4.0, "multi": 2.5}
-"""As tokenizers of these bases cut such text, within a quarter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +67,7 @@ def advise(
     chosen: Task = _one_of(task, get_args(Task), "--task")
     spoken: Language = _one_of(language, get_args(Language), "--language")
     meant: Purpose = _one_of(purpose, get_args(Purpose), "--purpose")
-    device, limits = _device(card, memory_gib)
+    device, limits = device_of(card, memory_gib)
     facts = _facts(data, spoken, progress)
     wish = Wish(chosen, spoken, meant, facts.context, facts.num_tokens)
     stages, reasons = choose_stages(facts)
@@ -96,35 +92,7 @@ def review(path: Path) -> list[Finding]:
     return review_script(_code_of(text.decode("utf-8-sig", errors="replace"), path), path.name)
 
 
-def write_recipe(advice: Advice, name: str, data: Sequence[Path], path: Path) -> None:
-    """The advice as a recipe, each number with its reason."""
-    chosen = advice.chosen
-    if chosen is None:
-        raise RecipeError("advice.nothing_fits", where="--write", card=advice.card.name, task=advice.wish.task)
-    hub = "modelscope" if advice.wish.language == "zh" and "modelscope" in chosen.base.ids else "huggingface"
-    values = {number.key: number for number in advice.numbers}
-    lines = [f"name: {name}", "", "model:", f"  base: {chosen.base.ids[hub]}"]
-    lines += [f"  hub: {hub}"] * (hub != "huggingface") + [f"  quantize: {chosen.quantize}"] * (
-        chosen.quantize != "none"
-    )
-    for chapter in ("adapter", "training"):
-        lines += ["", f"{chapter}:"] + ["  kind: lora"] * (chapter == "adapter")
-        lines += [_line(number) for key, number in values.items() if key.startswith(f"{chapter}.")]
-    lines += ["", "data:", "  sources:", *(f"    - {source}" for source in data or [Path("data/")])]
-    lines += [f"  replay: {{ratio: {values['data.replay.ratio'].value}}}", ""]
-    lines += [
-        f"stages: [{', '.join(advice.stages)}]" if len(advice.stages) > 1 else f"method: {{kind: {advice.stages[0]}}}"
-    ]
-    write_text(path, "\n".join(lines) + "\n")
-
-
-def _line(number: Number) -> str:
-    key = number.key.rpartition(".")[2]
-    value = f"{number.value:g}" if isinstance(number.value, float) else number.value
-    return f"  {key}: {value}   # {number.reason.text()}"
-
-
-def _device(name: str | None, memory_gib: float | None) -> tuple[Card, Limits]:
+def device_of(name: str | None = None, memory_gib: float | None = None) -> tuple[Card, Limits]:
     """The card named, or this machine's, or its CPU; with as much memory as is said."""
     card = this_cpu() if name is not None and name.lower() == "cpu" else None
     if name is not None and card is None and (card := find_card(name)) is None:
@@ -137,15 +105,7 @@ def _device(name: str | None, memory_gib: float | None) -> tuple[Card, Limits]:
 
 
 def _facts(data: Sequence[Path], language: Language, progress: Progress | None) -> Facts:
-    if not data:
-        return Facts()
-    told = inspect(data, num_samples=0, progress=progress)
-    if not told["usable"]:
-        raise RecipeError("advice.no_rows", where=str(data[0]), given=told["rows"]["read"])
-    lengths, per_token = told["lengths"], CHARS_PER_TOKEN[language]
-    return Facts(
-        told["kinds"], int(lengths["total"] / per_token), int(lengths["longest"] / per_token), told["duplicates"]
-    )
+    return survey(data, progress=progress).facts(CHARS_PER_TOKEN[language]) if data else Facts()
 
 
 def _asked(name: str, wish: Wish, card: Card, limits: Limits) -> Candidate:

@@ -190,7 +190,7 @@ def _policy_fault(error: RecipeError) -> Complaint:
     if not is_in_recipe:  # in a pack of one's own
         given = f"{error.where}: {given}"
     key = error.where if is_in_recipe else "data.privacy.pack"
-    return Complaint(key, given, expected, close if close != "-" else None)
+    return Complaint(key, given, expected, close)
 
 
 def _missing_files(recipe: Recipe) -> list[Complaint]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu.core.errors import ExportError, RecipeError
+from danlu.core.errors import ExportError
 from danlu.core.files import sha256_json
-from danlu.core.messages import say
+from danlu.core.messages import LANGUAGES, say
 from danlu.core.progress import Progress, Silent
-from danlu.core.shelf import nearest
+from danlu.core.shelf import unknown_name
 from danlu.data.sample import Message
 from danlu.evaluation.report import Report, with_parity
 from danlu.exports import EXPORTS
@@ -32,6 +32,7 @@ from danlu.pipeline.open_engine import (
 )
 from danlu.pipeline.proofs import Chosen, choose_base, quiz_of, training_texts
 from danlu.recipe.exports import QUANTIZE, ExportSection, PushSection
+from danlu.recipe.privacy import SECTORS
 from danlu.run.artifact import NAME, Manifest
 from danlu.run.run import Run
 from danlu.version import VERSION
@@ -189,9 +190,9 @@ def _standing(run: Run, name: str, inputs: str, folder: Path) -> Manifest | None
     return manifest if manifest.digest == record["digest"] and manifest.parity["verdict"] == "pass" else None
 
 
-def artifacts_of(run: Run) -> list[Manifest]:
-    """The manifests of what is exported from the weights that the run now holds. Folders with a dot are what a killed
-    export left; what has no readable manifest is no artefact, and exporting it again replaces it."""
+def exported(run: Run) -> list[Exported]:
+    """What is exported from the weights that the run now holds. Folders with a dot are what a killed export left; what
+    has no readable manifest is no artefact, and exporting it again replaces it."""
     found = []
     for path in sorted(run.path("artifacts").glob(f"[!.]*/{NAME}")):
         try:
@@ -199,8 +200,13 @@ def artifacts_of(run: Run) -> list[Manifest]:
         except ExportError:
             continue
         if manifest.parents.get("checkpoint") == checkpoint_digest(run):
-            found.append(manifest)
+            found.append(Exported(path.parent, manifest))
     return found
+
+
+def artifacts_of(run: Run) -> list[Manifest]:
+    """The manifests of these."""
+    return [one.manifest for one in exported(run)]
 
 
 def parity_of(manifests: Sequence[Manifest]) -> dict[str, Any]:
@@ -224,16 +230,13 @@ def _asked(word: str, run: Run) -> list[ExportSection]:
     """`gguf` or `gguf:q4_k_m`: the recipe's own sections of that kind, or a new one."""
     kind, _, quantize = word.partition(":")
     if kind not in EXPORTS.names():
-        raise RecipeError("core.unknown_name", where="--kind", given=kind, shelf="exports",
-                          nearest=nearest(kind, EXPORTS.names()) or "-", known=", ".join(EXPORTS.names()))  # fmt: skip
+        raise unknown_name(kind, EXPORTS.names(), of="exports", where="--kind")
     own = [section for section in run.recipe.exports if section.kind == kind]
     own = [section for section in own if not quantize or section.stored == quantize]
     try:
         return own or [ExportSection.model_validate({"kind": kind} | ({"quantize": quantize} if quantize else {}))]
     except ValueError as error:
-        known = ", ".join(QUANTIZE.get(kind, ())) or "-"
-        raise RecipeError("core.unknown_name", where="--kind", given=quantize, shelf=f"exports: {kind}",
-                          nearest=nearest(quantize, QUANTIZE.get(kind, ())) or "-", known=known) from error  # fmt: skip
+        raise unknown_name(quantize, QUANTIZE.get(kind, ()), of=f"exports: {kind}", where="--kind") from error
 
 
 def _facts(run: Run) -> Facts:
@@ -267,6 +270,8 @@ def _card(run: Run, prepared: dict[str, Any]) -> dict[str, Any]:
     if run.path("report.json").is_file():
         report = run.read("report.json")
         card["evaluation"] = {side: report[side].get("accuracy") for side in ("base", "tuned")}
+    if (sector := run.recipe.data.privacy.pack) in SECTORS:
+        card["limits"] = {language: say(f"disclaimer.{sector}", language) for language in LANGUAGES}
     return card
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import EvaluationError, RecipeError, RunError
-from danlu.core.files import sha256_file, sha256_json, write_json
+from danlu.core.files import sha256_file, write_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
-from danlu.data.finding import find_files
+from danlu.data.finding import mark_of
 from danlu.evaluation.compare import ReportComparison, compare_reports
 from danlu.evaluation.report import Report
 from danlu.pipeline.evaluate import evaluate_artifact
@@ -81,8 +81,8 @@ def play_round(
 def _marked(recipe: Recipe) -> Recipe:
     """The recipe of this round: other data, or other questions, make another run."""
     chosen = [*(source.path for source in recipe.data.sources), recipe.evaluation.questions]
-    found = [[file.name, sha256_file(file.path)] for file in find_files([path for path in chosen if path])]
-    return recipe.model_copy(update={"round": recipe.round.model_copy(update={"mark": sha256_json(found)[:12]})})
+    mark = mark_of([path for path in chosen if path])
+    return recipe.model_copy(update={"round": recipe.round.model_copy(update={"mark": mark})})
 
 
 def _judge(run: Run, registry: Registry, before: Version | None, device: str, progress: Progress) -> Round:

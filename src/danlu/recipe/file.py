@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +36,8 @@ def _fault(error: yaml.YAMLError, text: str) -> str:
     lines = text.splitlines()
     line = lines[mark.line].strip() if mark.line < len(lines) else ""
     return say("recipe.yaml_line", line=mark.line + 1, text=line, said=error.problem or error.context or "")
+
+
+def run_name(stem: str) -> str:
+    """A name that a run may have: a file or folder may be called anything."""
+    return re.sub(r"[^\w.\-]+", "-", stem).strip("-.")[:64] or "expert"

@@ -10,6 +10,8 @@ from danlu.recipe.section import Section
 
 Action = Literal["keep", "mask", "token", "pseudonym", "drop"]
 Level = Literal["public", "internal", "confidential", "restricted"]
+SECTORS = ("finance", "medical", "legal")
+"""Packs of a profession: cards of their models, and answers where that is asked for, say what they are not."""
 
 
 class PrivacySection(Section):

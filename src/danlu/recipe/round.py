@@ -20,4 +20,4 @@ class RoundSection(Section):
     """Largest loss of domain accuracy against the version in use that must be ruled out, at 97.5 %."""
 
     mark: str | None = Field(None, pattern=r"^[0-9a-f]{12}$")
-    """Digest of the data that the round saw, so that new data is a run of its own; written by `danlu round`."""
+    """Digest of the data that was seen: new data is a run of its own; `danlu round` and `danlu run DATA` write it."""

@@ -110,6 +110,10 @@ class ServedSection(Section):
     artifact: str | None = None
     """The artefact that stands behind the URL: it is held to its template and its canaries before it is served."""
 
+    note: str | None = Field(None, min_length=1, max_length=1000)
+    """Appended to each answer in words: finance, medical or legal (that it is no advice, in Chinese below a Chinese
+    question, else in English), or a sentence of one's own. Empty appends nothing."""
+
     @property
     def is_url(self) -> bool:
         return self.target.startswith(("http://", "https://"))
@@ -120,6 +124,8 @@ class ServedSection(Section):
             raise _complaint("serve.only_urls")
         if self.is_url and self.name is None:
             raise _complaint("serve.url_name")
+        if self.note is not None and self.name is None:
+            raise _complaint("serve.note_name")
         return self
 
 

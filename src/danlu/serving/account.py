@@ -15,6 +15,7 @@ from danlu.serving.caps import Caps
 from danlu.serving.events import Usage
 from danlu.serving.journal import Closing, Journal, Opening, Outcome
 from danlu.serving.limits import Admission, Limiter
+from danlu.serving.notes import Noted
 from danlu.serving.redact import Redacted
 from danlu.serving.replies import retry_after
 from danlu.serving.router import Lease, NoReplicaError, Router, UnknownModelError
@@ -40,6 +41,8 @@ class Account:
         self._is_settled = False
         self.redacted: Redacted | None = None
         """What is masked of question and answer, where anything is."""
+        self.noted: Noted | None = None
+        """What is appended to the answer, where anything is."""
 
     @property
     def lease(self) -> Lease:

@@ -21,7 +21,7 @@ from danlu.serving.drivers import DRIVERS
 from danlu.serving.drivers.about import ADAPTERS, GGUF_ADAPTERS, LAST, Device
 from danlu.serving.drivers.driver import Driver, EngineSpec
 from danlu.serving.drivers.peft_settings import rank_of
-from danlu.serving.pool_plan import PoolPlan
+from danlu.serving.pool_plan import PoolPlan, quantize_of
 
 DEFAULT_ADAPTERS, DEFAULT_RANK = 8, 32
 FindBase = Callable[[Path, Manifest], Path]
@@ -39,6 +39,10 @@ class Offered:
     @property
     def is_adapter(self) -> bool:
         return self.manifest.kind in ADAPTERS
+
+    @property
+    def quantize(self) -> str:
+        return quantize_of(self.manifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ def why_apart(one: Offered, other: Offered) -> str:
     for each in (one, other):
         if not each.is_adapter:
             return say("drivers.apart_whole", name=each.name, kind=each.manifest.kind)
-    names = ("apart_base", "apart_files", "apart_dtype", "apart_template", "apart_stops")
+    names = ("apart_base", "apart_files", "apart_dtype", "apart_quantize", "apart_template", "apart_stops")
     differing = [name for name, a, b in zip(names, _key(one), _key(other), strict=True) if a != b]
     return say(f"drivers.{differing[0]}") if differing else ""
 
@@ -146,12 +150,12 @@ def notes_apart(offered: Sequence[Offered]) -> list[str]:
 def _key(each: Offered) -> tuple[str, ...]:
     manifest = each.manifest
     if not each.is_adapter:
-        return ("", str(each.folder), "", "", "")
+        return ("", str(each.folder), "", "", "", "")
     value = manifest.contract
     stops = ",".join(str(stop["id"]) for stop in value["stop"])
     files = "gguf" if manifest.kind in GGUF_ADAPTERS else "safetensors"
     dtype = str(manifest.base.get("dtype") or "auto")  # in another precision even the right weights say other things
-    return (str(manifest.base.get("digest")), files, dtype, str(value["template_digest"]), stops)
+    return (str(manifest.base.get("digest")), files, dtype, each.quantize, str(value["template_digest"]), stops)
 
 
 def _choose(group: Sequence[Offered], machine: Machine, find_base: FindBase, knobs: Knobs) -> Choice:
@@ -196,6 +200,8 @@ def judge(driver: Driver, group: Sequence[Offered], machine: Machine) -> Verdict
     if shut:
         return Verdict(driver.name, False, (), tuple(dict.fromkeys(shut)))
     pros, cons = driver.reasons(machine.device, has_adapters=any(each.is_adapter for each in group))
+    if group[0].quantize != "none":
+        pros = [*pros, say("drivers.pro_quantized_base", given=group[0].quantize)]
     readers = [_reader(driver, each.manifest) for each in group]
     if all(readers):
         pros = [*pros, say("drivers.pro_proven", reader=", ".join(dict.fromkeys(readers)))]
@@ -207,8 +213,8 @@ def _shut_out(driver: Driver, each: Offered) -> list[str]:
     if manifest.kind not in driver.about.takes:
         return [say("drivers.con_kind", kind=manifest.kind)]
     found = driver.against(each.folder, manifest)
-    if each.is_adapter and manifest.base.get("quantize", "none") != "none":
-        found = [say("drivers.con_quantized_base", given=manifest.base["quantize"]), *found]
+    if each.quantize != "none" and not driver.about.quantizes_bases:
+        found = [say("drivers.con_quantized_base", given=each.quantize), *found]
     return found
 
 
@@ -231,7 +237,7 @@ def _plan(driver: Driver, group: Sequence[Offered], machine: Machine, find_base:
     rank = max([knobs.max_rank or DEFAULT_RANK, *(rank_of(each.folder) for each in group)])
     spec = replace(
         spec, folder=find_base(first.folder, first.manifest), speech=first.folder, max_rank=rank,
-        max_adapters=knobs.max_adapters or max(DEFAULT_ADAPTERS, len(group)),
+        max_adapters=knobs.max_adapters or max(DEFAULT_ADAPTERS, len(group)), quantize=first.quantize,
     )  # fmt: skip
     return replace(
         plan, spec=spec, takes=about.adapters, base_digest=str(first.manifest.base.get("digest")),

@@ -34,6 +34,7 @@ from danlu.serving.events import Usage
 from danlu.serving.journal import Journal
 from danlu.serving.keys import Key, KeyStore
 from danlu.serving.limits import Limiter, Refusal
+from danlu.serving.notes import Notes
 from danlu.serving.openapi import document
 from danlu.serving.redact import Redaction
 from danlu.serving.relay import Relay
@@ -73,9 +74,11 @@ class Gateway:
         endpoints: Mapping[tuple[str, str], Endpoint] | None = None,
         keeper: Keeper | None = None,
         redaction: Redaction | None = None,
+        notes: Notes | None = None,
     ) -> None:
         self.router, self.keys, self.limiter, self.journal = router, keys, limiter, journal
-        self.meters, self.caps, self.keeper, self.redaction = meters, caps, keeper, redaction
+        self.meters, self.caps, self.keeper = meters, caps, keeper
+        self.redaction, self.notes = redaction, notes
         self.is_draining = False
         self._client = Client()
         self._relay = Relay(self._client, router, caps)
@@ -165,6 +168,8 @@ class Gateway:
         fit(ask, self.router.lenses_of(ask.model), self.router.can(ask.model), self.caps)
         account = await self._reserve(call, key, ask)
         try:
+            if self.notes is not None:
+                account.noted = self.notes.question(ask)
             if self.redaction is not None:
                 account.redacted = await self.redaction.question(ask)
             account.open(self.router, call.since())
@@ -173,6 +178,8 @@ class Gateway:
             nothing = Usage(0, 0)
             await account.settle("failed", call.tally.status, nothing, is_counted=False, whole_s=call.since())
         if key.keeps_bodies and self.keeper is not None:
+            if account.noted is not None:
+                body, answer = account.noted.kept_question(body), account.noted.kept_answer(answer)
             self.keeper.keep(ask.id, key, call.tally.lens, body, answer, ask.is_stream)
 
     def _question_of(self, kind: Kind) -> Route:

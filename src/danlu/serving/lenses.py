@@ -29,7 +29,7 @@ from danlu.serving.drivers import DRIVERS
 from danlu.serving.drivers.about import ADAPTERS, PEFT_ADAPTERS
 from danlu.serving.drivers.tool_parsers import reads_calls
 from danlu.serving.engine_check import chat_format_of, encoder_of
-from danlu.serving.pool_plan import PoolPlan
+from danlu.serving.pool_plan import PoolPlan, quantize_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.(?P<side>lora_[AB])\.weight")
@@ -103,6 +103,8 @@ def look_through(folder: Path, manifest: Manifest, pool: PoolPlan) -> None:
     if pool.base_digest and manifest.base.get("digest") != pool.base_digest:
         given = str(manifest.base.get("digest"))[:12]
         raise EngineError("rollout.base", where=where, given=given, expected=pool.base_digest[:12], pool=pool.name)
+    if (quantize := quantize_of(manifest)) != pool.spec.quantize:
+        raise EngineError("rollout.quantize", where=where, given=quantize, expected=pool.spec.quantize, pool=pool.name)
     spoken = manifest.contract["template_digest"]
     if pool.template_digest and spoken != pool.template_digest:
         raise EngineError("rollout.template", where=where, given=spoken[:12], expected=pool.template_digest[:12])

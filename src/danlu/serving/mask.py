@@ -1,7 +1,8 @@
 """Personal data in a text replaced by the name of its kind, by the data furnace's detectors: `<MOBILE>`, `<手机号>`.
 
 A text is looked through as it is written and as it is read (as_read.py); texts in parts of one message also as the one
-text that a template makes of them. Detectors are no proof: what they overlook stays.
+text that a template makes of them, and a speaker's turns where a value may go on from one to the
+next. Detectors are no proof: what they overlook stays.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from danlu.data.privacy.fakes import is_chinese, type_token
 from danlu.data.privacy.finding import Finding
 from danlu.data.privacy.scan import Effort, Scanner
 from danlu.data.privacy.structured import Put, kept_valid
-from danlu.serving.as_read import as_read
+from danlu.serving.as_read import as_read, goes_on
 
 _WRITTEN = frozenset("@.-_+:/ ，、。：（）")
 """Beside letters and digits what values and the words before them are written with."""
@@ -75,6 +76,25 @@ class Mask:
         return [
             kept_valid(text, put) if put else written for written, text, put in zip(texts, plain, puts, strict=True)
         ]
+
+    def turns(
+        self, texts: Sequence[str], counts: Counter[str] | None = None, effort: Effort | None = None
+    ) -> list[str]:
+        """What one speaker said in several turns, where a value may go on from one to the next; values within a turn
+        are masked already."""
+        masked = list(texts)
+        first = 0
+        for last in range(1, len(texts) + 1):
+            if last < len(texts) and goes_on(texts[last - 1], texts[last]):
+                continue
+            if last - first > 1:
+                bare = [text.strip() for text in texts[first:last]]
+                parts = self.parts(bare, counts, effort)
+                masked[first:last] = [
+                    text.replace(old, new, 1) for text, old, new in zip(texts[first:last], bare, parts, strict=True)
+                ]
+            first = last
+        return masked
 
     def all_of(
         self,

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from danlu.run.artifact import Manifest
 from danlu.serving.board import Lens
+from danlu.serving.drivers.about import ADAPTERS
 from danlu.serving.drivers.driver import EngineSpec
 
 
@@ -25,6 +26,11 @@ class PoolPlan:
     template_digest: str = ""
     max_rank: int = 0
     num_replicas: int = 1
+
+
+def quantize_of(manifest: Manifest) -> str:
+    """In what the base lay that an adapter was trained on; the files of a whole model are what they are."""
+    return str(manifest.base.get("quantize") or "none") if manifest.kind in ADAPTERS else "none"
 
 
 class Loadable(Protocol):

@@ -133,6 +133,10 @@ class Redaction:
             for message in body.get("messages", ()):
                 if message["role"] not in ("tool", "function") and message.pop("name", None) is not None:
                     redacted.question["name"] += 1
+            places = _users_texts(body)
+            texts = self._mask.turns([holder[member] for holder, member in places], redacted.question, effort)
+            for (holder, member), text in zip(places, texts, strict=True):
+                holder[member] = text
             return body
 
         before = len(orjson.dumps(ask.body))
@@ -158,6 +162,16 @@ async def _run(work: Callable[[], T], thread: Executor, *, num_bytes: int) -> T:
     if num_bytes <= INLINE_BYTES:
         return work()
     return await asyncio.get_running_loop().run_in_executor(thread, work)
+
+
+def _users_texts(body: Mapping[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """Where the texts of the user's turns stand, in order."""
+    places = []
+    for message in body.get("messages", ()):
+        if message["role"] == "user":
+            content = message["content"]
+            places += [(message, "content")] if type(content) is str else [(part, "text") for part in content]
+    return places
 
 
 def _has_ids(value: Any) -> bool:

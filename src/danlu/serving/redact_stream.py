@@ -28,7 +28,7 @@ _ENDS = re.compile("[。！？；\n]")
 _READ = frozenset(("delta", "tool_calls"))
 """Members of a choice and its delta that hold more than a text and are looked through. Others (`reasoning_details`,
 `logprobs` nobody asked for) would carry past us what we look for, and are emptied."""
-_SOLID = re.compile(r"[A-Za-z0-9_\-+/=.@:%?&#~]")
+_SOLID = re.compile(r"[A-Za-z0-9_\-+/=.@:%?&#~;\\]")
 
 
 class Tail:

@@ -25,6 +25,7 @@ from danlu.serving.client import Client
 from danlu.serving.door import Call, GoneError
 from danlu.serving.events import Events, Usage, cleaned, usage_in
 from danlu.serving.journal import Outcome
+from danlu.serving.notes import NotedEvents
 from danlu.serving.redact_stream import RedactedEvents
 from danlu.serving.replies import JSON_TYPE, error_event, retry_after
 from danlu.serving.router import Router
@@ -117,7 +118,9 @@ class _Passage:
         ask, account = self.ask, self.account
         usage = usage_in(self._whole)
         answer = cleaned(self._whole, ask.id, account.lease.lens.name)
-        body = orjson.dumps(answer if account.redacted is None else await account.redacted.whole(answer))
+        if account.redacted is not None:
+            answer = await account.redacted.whole(answer)
+        body = orjson.dumps(answer if account.noted is None else account.noted.whole(answer))
         self.watch.end()
         found = usage or Usage(ask.num_prompt_tokens, min(ask.most_tokens, self._tokens_in(said)))
         await account.settle("done", 200, found, is_counted=usage is not None, whole_s=self.call.since())
@@ -339,11 +342,12 @@ class _Passage:
         except TimeoutError:
             raise GoneError from None
 
-    def _new_events(self) -> Events | RedactedEvents:
+    def _new_events(self) -> Events | RedactedEvents | NotedEvents:
         lens = self.account.lease.lens.name
-        caps = self.relay.caps
-        events = Events(self.ask.id, lens, wants_usage=self.ask.wants_usage, most_bytes=caps.most_event_bytes)
-        return events if self.account.redacted is None else self.account.redacted.events(events)
+        redacted, noted, caps = self.account.redacted, self.account.noted, self.relay.caps
+        own = Events(self.ask.id, lens, wants_usage=self.ask.wants_usage, most_bytes=caps.most_event_bytes)
+        events = own if redacted is None else redacted.events(own)
+        return events if noted is None else noted.events(events)
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         found = [(b"x-danlu-lens", quote(self.account.lease.lens.name, safe="@:").encode())]
@@ -351,6 +355,8 @@ class _Passage:
             found.append((b"x-danlu-ignored", ", ".join(self.ask.ignored).encode()))
         if self.account.redacted is not None:
             found += self.account.redacted.headers()
+        if self.account.noted is not None:
+            found += self.account.noted.headers()
         return found + list(self.account.admission.headers)
 
     def _keep(self, data: bytes) -> None:

@@ -18,6 +18,7 @@ import orjson
 from danlu.core.errors import RunError
 from danlu.serving.database import Database
 from danlu.serving.keys import Key, StoredKey
+from danlu.serving.store_sqlite import SQLite
 
 VERSION = "1"
 DATABASE = "serving.db"
@@ -276,8 +277,6 @@ def open_store(home: Path, url: str = "", *, may_be_away: bool = False) -> Store
         from danlu.serving.store_postgres import Postgres  # psycopg is an extra
 
         return Store(Postgres(url, may_be_away=may_be_away), may_be_away=may_be_away)
-    from danlu.serving.store_sqlite import SQLite
-
     return Store(SQLite(home / DATABASE))
 
 

@@ -25,11 +25,11 @@ class Traces:
 
     def __init__(self, url: str, *, worker: str = "") -> None:
         try:
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # optional by design
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        except ImportError as error:  # the extra `trace`: optional by design
+        except ImportError as error:
             raise RunError("serve.no_otel", where="serving.traces", said=str(error)) from error
         whose = {"service.name": "danlu", "service.version": VERSION, "service.instance.id": worker}
         self._provider: TracerProvider = TracerProvider(resource=Resource(whose))
@@ -48,7 +48,7 @@ class Traces:
         if tally.first_s:
             span.add_event("first byte", timestamp=start_ns + int(tally.first_s * 1e9))
         if tally.status >= 500 or tally.outcome in ("failed", "lost"):
-            from opentelemetry.trace import StatusCode
+            from opentelemetry.trace import StatusCode  # as optional
 
             span.set_status(StatusCode.ERROR, tally.code)
         span.end(end_time=end_ns)

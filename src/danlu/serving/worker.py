@@ -42,6 +42,7 @@ from danlu.serving.line import WorkerLine
 from danlu.serving.logs import RequestLog
 from danlu.serving.mask import Mask
 from danlu.serving.meters import Meters
+from danlu.serving.notes import Notes
 from danlu.serving.private import read_private
 from danlu.serving.protocol import GuardedProtocol
 from danlu.serving.redact import Redaction
@@ -148,7 +149,7 @@ class Worker:
             redaction = Redaction.of(section.redact, self.router, bytes_per_token=caps.bytes_per_token)
             gateway = Gateway(
                 self.router, keys, limiter, journal, counting, caps, endpoints=endpoints, keeper=keeper,
-                redaction=redaction,
+                redaction=redaction, notes=Notes.of(section.models, self.router),
             )  # fmt: skip
             yield gateway, Front(
                 gateway, pages=pages(self.settings.url), pepper=pepper, caps=caps, meters=counting,

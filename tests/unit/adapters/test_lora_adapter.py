@@ -36,7 +36,7 @@ def test_targets_are_names_ends_or_expressions(tmp_path, targets, num_layers):
 
 
 def test_a_misspelt_target_names_the_nearest(tmp_path):
-    with pytest.raises(RecipeError, match="nearest: q_proj"):
+    with pytest.raises(RecipeError, match="did you mean q_proj"):
         LoRA(targets=["q_porj"]).attach(tiny_model(tmp_path))
     with pytest.raises(RecipeError, match="regular expression"):
         LoRA(targets=["q_proj(", "q_proj"]).attach(tiny_model(tmp_path))

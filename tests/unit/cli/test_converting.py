@@ -8,7 +8,7 @@ import typer
 
 from danlu.cli.converting import convert_files
 from danlu.cli.voice import Voice
-from danlu.core.errors import DataError, RunError
+from danlu.core.errors import RecipeError, RunError
 from danlu.data.sources import SourceSpec
 
 ALPACA = [
@@ -65,7 +65,7 @@ def test_a_file_that_is_there_stays_and_nothing_is_left_of_nothing(tmp_path: Pat
     out.write_text("mine", "utf-8")
     with pytest.raises(RunError, match="exists"):
         convert_files([SourceSpec(source)], out, "text", Voice(quiet=True))
-    with pytest.raises(DataError, match="alpca"):
+    with pytest.raises(RecipeError, match="alpca"):
         convert_files([SourceSpec(source)], tmp_path / "new.jsonl", "alpca", Voice(quiet=True))
     assert out.read_text("utf-8") == "mine"
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from danlu.cli.checking import size_text
 from danlu.cli.progress import Lines, facts_text
 from danlu.cli.voice import Voice
+from danlu.core.files import size_text
 from danlu.core.messages import set_language
 
 

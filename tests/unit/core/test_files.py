@@ -58,6 +58,19 @@ def test_killed_while_writing_leaves_old_or_new(tmp_path: Path) -> None:
         assert len(content) == 100_000 and len(set(content)) == 1
 
 
+@pytest.mark.parametrize(("umask", "modes"), [(0o022, ["755", "644", "644"]), (0o077, ["700", "600", "600"])])
+def test_what_a_user_keeps_from_others_is_kept_from_them(tmp_path: Path, umask: int, modes: list[str]) -> None:
+    """Rows of training lay open to everybody on the machine, whatever the user's umask said."""
+    code = (
+        "import os, sys; os.umask(int(sys.argv[2])); from pathlib import Path\n"
+        "from danlu.core.files import replacing_folder, write_text\n"
+        "with replacing_folder(Path(sys.argv[1], 'out')) as fresh:\n    write_text(fresh / 'a', 'x')\n"
+        "write_text(Path(sys.argv[1], 'b'), 'x')\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), str(umask)], check=True)
+    assert [f"{(tmp_path / name).stat().st_mode & 0o777:o}" for name in ("out", "out/a", "b")] == modes
+
+
 def test_digest_ignores_key_order() -> None:
     assert sha256_json({"a": 1, "b": [2]}) == sha256_json({"b": [2], "a": 1})
     assert sha256_json({"a": 1}) != sha256_json({"a": 2})

@@ -6,13 +6,14 @@ import json
 import re
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
 from synthesis_kit import GOOD, PLANTED, RULES, Kitchen, fifty, saying
 
 from teacher_kit import asked, document, items, serving
+from waiting_kit import PATIENCE_S
 
 CHILD = """
 import sys
@@ -34,7 +35,6 @@ write_samples(folder / "made.jsonl", made)
 
 
 def whole_script(body: dict[str, Any]) -> str:
-    time.sleep(0.02)
     kind, user = asked(body), body["messages"][-1]["content"]
     if kind == "questions":
         return items(*GOOD, PLANTED["figure"])
@@ -50,6 +50,20 @@ def whole_script(body: dict[str, Any]) -> str:
     return fifty(body) if kind == "instruct" else '{"answer": null}'
 
 
+class Halting:
+    """`whole_script` until so many were asked; then nobody is answered until the one who asks was killed."""
+
+    def __init__(self, bodies: list[Any], target: int) -> None:
+        self.bodies, self.target = bodies, target
+        self.is_reached, self.is_killed = threading.Event(), threading.Event()
+
+    def __call__(self, body: dict[str, Any]) -> str:
+        if len(self.bodies) >= self.target:
+            self.is_reached.set()
+            self.is_killed.wait(PATIENCE_S)
+        return whole_script(body)
+
+
 def test_killed_in_the_middle_and_started_again_gives_the_same(tmp_path: Path) -> None:
     """SIGKILL twice, at any place; nothing answered is asked again, and the samples are those of one piece."""
     rules = tmp_path / "rules.md"
@@ -63,19 +77,21 @@ def test_killed_in_the_middle_and_started_again_gives_the_same(tmp_path: Path) -
 
     with serving(whole_script) as server:
         for target in (4, 30):
+            server.script = halting = Halting(server.bodies, target)
             running = child(tmp_path / "killed", server.url)
-            while len(server.bodies) < target and running.poll() is None:
-                time.sleep(0.005)
+            assert halting.is_reached.wait(PATIENCE_S)
             running.kill()
             running.communicate()
+            halting.is_killed.set()
             assert not (tmp_path / "killed" / "made.jsonl").exists(), "killed too late to show anything"
+        server.script = whole_script
         done = child(tmp_path / "killed", server.url)
-        _, error = done.communicate(timeout=60)
+        _, error = done.communicate(timeout=PATIENCE_S)
         assert done.returncode == 0, error.decode()
         num_killed = len(server.bodies)
         server.bodies.clear()
         whole = child(tmp_path / "whole", server.url)
-        whole.communicate(timeout=60)
+        whole.communicate(timeout=PATIENCE_S)
         num_whole = len(server.bodies)
     killed, one_piece = ((tmp_path / name / "made.jsonl").read_bytes() for name in ("killed", "whole"))
     assert killed == one_piece and killed.count(b"\n") > 40

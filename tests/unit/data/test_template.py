@@ -270,7 +270,7 @@ def test_where_templates_are_found(tmp_path: Path) -> None:
     with pytest.raises(TemplateError, match="chatml"):
         Template.load(folder, tokenizer)
     assert Template.load(folder, tokenizer, "chatml").source == "chatml"
-    with pytest.raises(RecipeError, match="nearest: chatml"):
+    with pytest.raises(RecipeError, match="did you mean chatml"):
         Template.load(folder, tokenizer, "chatlm")
     config = json.loads((folder / "tokenizer_config.json").read_text())
     named = "{{ tools[0].function.name }}"

@@ -16,8 +16,7 @@ import torch
 from danlu.adapters.lora import LoRA
 from danlu.engines import cuda_rows
 from danlu.engines.cuda_codes import Codes
-from danlu.engines.cuda_rows import is_plain_decoder
-from danlu.engines.lenses import attached_lens
+from danlu.engines.lenses import attached_lens, is_plain_decoder
 from danlu.model.decoder import Decoder
 from danlu.model.quantized import keep_dequantized, quantized_layers
 from danlu.model.quantizers.quantizer import Quantize

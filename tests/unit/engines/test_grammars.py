@@ -31,6 +31,7 @@ from danlu.engines.sampling_extras import PLAIN, SamplingExtras
 from danlu.model.build import load_model
 from danlu.openai.refused import RefusedError
 from tiny_chat import QUESTIONS
+from waiting_kit import PATIENCE_S
 
 pytest.importorskip("llguidance", reason='no grammars: pip install "danlu[serve]"')
 jsonschema = pytest.importorskip("jsonschema")
@@ -253,7 +254,7 @@ class Room:
         ]
         found: dict[int, tuple[str, str]] = {}
         while len(found) < len(tickets):
-            update = self.mail.get(timeout=60)
+            update = self.mail.get(timeout=PATIENCE_S)
             if update.finish is not None:
                 found[id(update.ticket)] = (update.piece, update.finish if update.fault is None else update.fault.key)
         return [found[id(ticket)] for ticket in tickets]

@@ -20,6 +20,7 @@ from danlu.engines.live import Live, Ticket, Update
 from danlu.engines.native import NativeEngine
 from danlu.engines.sampling_extras import SamplingExtras
 from danlu.model.build import load_model
+from danlu.model.quantizers.quantizer import Quantize
 from tiny_chat import QUESTIONS, TEXTS
 
 GREEDY = Sampling(max_new_tokens=24)
@@ -107,10 +108,11 @@ def alone(
     asked: list[list[int]],
     sampling: Sampling = GREEDY,
     device: str = "cpu",
+    quantize: Quantize = "none",
 ) -> list[list[int]]:
     """NativeEngine's answers, through the model as it is: fewer than it packs weights for; on a card only ready ids are
     continued so, greedily."""
-    model = load_model(folder, dtype="fp32", device=device)
+    model = load_model(folder, dtype="fp32", device=device, quantize=quantize)
     engine = NativeEngine(model, encoder, name="alone", adapter=LoRA.load(adapter, model) if adapter else None)
     if device == "cuda":
         assert sampling.temperature == 0
@@ -137,6 +139,32 @@ def test_base_and_adapters_in_one_batch_answer_as_each_does_alone(
         assert [ticket.row.ids for ticket in tickets[place::4]] == wanted, name
     made = {tuple(ticket.row.ids) for ticket in tickets}
     assert len(made) > 12 and room.live.facts()["cache_places_reserved"] == 0
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("quantize", ["nf4", "int8", "fp8"])
+def test_adapters_on_a_quantised_base_answer_as_each_does_in_training(
+    quantize: Quantize, device: str, folder: Path, encoder: Encoder, adapters: dict[str, Path]
+) -> None:
+    """Training's own process multiplies layer by layer, codes dequantised anew each time. fp8 rounds inputs: a last bit
+    can be a code, and once in a while a token of a model that was taught nothing."""
+    model = load_model(folder, dtype="fp32", device=device, quantize=quantize)
+    room = Room(lambda deliver: Live(model, encoder, base="base", deliver=deliver, num_slots=5))
+    for name, place in adapters.items():
+        room.live.load(name, place)
+    asked, names = prompts(encoder, 8), ["base", *adapters]
+    tickets = {(name, n): room.live.submit(ids, GREEDY, model=name) for n, ids in enumerate(asked) for name in names}
+    room.live.start()
+    for ticket in tickets.values():
+        room.wait(ticket)
+    room.live.stop()
+    whole = {name: alone(folder, encoder, adapters.get(name), asked, device=device) for name in names}
+    for name in names:
+        expected = alone(folder, encoder, adapters.get(name), asked, device=device, quantize=quantize)
+        given = [tickets[name, n].row.ids for n in range(len(asked))]
+        alike = [one == other for one, other in zip(given, expected, strict=True)]
+        assert all(alike) or (quantize == "fp8" and sum(alike) >= 4), (name, alike)
+        assert expected != whole[name], "another base says other things"
 
 
 @pytest.mark.gpu
@@ -419,16 +447,18 @@ def test_what_cannot_be_answered_is_said_at_once(
 def test_a_model_that_no_packing_is_known_of_answers_without_adapters(
     folder: Path, encoder: Encoder, adapters: dict[str, Path]
 ) -> None:
-    def quantised() -> torch.nn.Module:
-        return load_model(folder, dtype="fp32", quantize="int8")
+    def odd() -> torch.nn.Module:
+        model = load_model(folder, dtype="fp32")
+        model.model.layers[0].mlp.extra = torch.nn.Linear(4, 4)
+        return model
 
-    room = Room(lambda deliver: Live(quantised(), encoder, base="base", deliver=deliver, num_slots=3))
+    room = Room(lambda deliver: Live(odd(), encoder, base="base", deliver=deliver, num_slots=3))
     asked = prompts(encoder, 7)
     tickets = [room.live.submit(ids, GREEDY, model="base") for ids in asked]
     room.live.start()
     for ticket in tickets:
         room.wait(ticket)
-    engine = NativeEngine(quantised(), encoder, name="alone")
+    engine = NativeEngine(odd(), encoder, name="alone")
     assert [ticket.row.ids for ticket in tickets] == [
         list(engine.continue_texts([ids], GREEDY)[0].ids) for ids in asked
     ]

@@ -17,9 +17,10 @@ from danlu.engines.lenses import Lens
 from danlu.engines.packed import Packed, packed
 from danlu.engines.plain import Plain
 from danlu.engines.rows import Row, Span
-from danlu.model.build import load_model
 from danlu.model.decoder import Decoder
 from danlu.model.model import Model
+from danlu.model.quantized import put, quantized_layers
+from danlu.model.quantizers.quantizer import Quantize, QuantizedLinear
 from decoder_kit import NAMES, write_shapes
 
 
@@ -128,6 +129,67 @@ def test_in_bf16_both_are_as_far_from_fp32(loops: bool, folders: dict[str, Path]
     assert 0 < fast <= 1.2 * slow
 
 
+@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+def test_a_quantised_base_is_packed_as_what_its_codes_stand_for(
+    quantize: Quantize, loops: bool, folders: dict[str, Path]
+) -> None:
+    model, asked = quantised(folders["qwen3"], quantize, tuned=True), prompts(20)
+    quick = packed(model, with_adapter=True, loops=loops)
+    assert quick is not None
+    wanted = course(plain(model), asked)
+    torch.testing.assert_close(course(quick, asked), wanted, rtol=1e-4, atol=1e-4)
+    bare = packed(model, with_adapter=False, loops=loops)
+    assert bare is not None and not torch.allclose(course(bare, asked), wanted, atol=0.05)
+
+
+def test_fp8_rounds_what_it_multiplies_when_packed_too(loops: bool, folders: dict[str, Path]) -> None:
+    """An input whose last bit differs may get another code, so what is left between the two is part of what rounding
+    inputs does. Without that the packed product would be as far off as the whole of it."""
+    model, asked = quantised(folders["llama"], "fp8"), prompts(20)  # with biases
+    quick = packed(model, with_adapter=True, loops=loops)
+    assert quick is not None
+    wanted = course(plain(model), asked)
+    apart = (course(quick, asked) - wanted).pow(2).mean().sqrt()
+    unrounded = quantised(folders["llama"], "fp8")
+    for layer in quantized_layers(unrounded):
+        put(unrounded, next(n for n, m in unrounded.named_modules() if m is layer), as_linear(layer))
+    assert apart < 0.3 * (course(plain(unrounded), asked) - wanted).pow(2).mean().sqrt()
+
+
+def test_fp8_in_bf16_is_as_far_from_fp32_as_its_layers(loops: bool, folders: dict[str, Path]) -> None:
+    truth, model, asked = quantised(folders["llama"], "fp8"), quantised(folders["llama"], "fp8", "bf16"), prompts(20)
+    with torch.no_grad():
+        for mine, its in zip(truth.parameters(), model.parameters(), strict=True):
+            mine.copy_(its.float())
+    for mine, its in zip(quantized_layers(truth), quantized_layers(model), strict=True):
+        mine.packed = its.packed
+    quick = packed(model, with_adapter=True, loops=loops)
+    assert quick is not None
+    exact = course(plain(truth), asked)
+    slow, fast = (float((course(one, asked) - exact).pow(2).mean().sqrt()) for one in (plain(model), quick))
+    assert 0 < fast <= 1.2 * slow
+
+
+def test_a_server_gives_a_quantised_bases_codes_up_for_the_packed_weights(folders: dict[str, Path]) -> None:
+    asked = prompts(0)
+    wanted = course(plain(quantised(folders["qwen2"], "nf4")), asked)
+    model = quantised(folders["qwen2"], "nf4")
+    quick = packed(model, with_adapter=False, owns=True, loops=False)
+    assert quick is not None and not any("packed" in vars(layer) for layer in quantized_layers(model))
+    torch.testing.assert_close(course(quick, asked), wanted, rtol=1e-4, atol=1e-4)
+
+
+def quantised(folder: Path, quantize: Quantize, dtype: str = "fp32", *, tuned: bool = False) -> Decoder:
+    return decoder_kit.model_of(folder, dtype, tuned=tuned, quantize=quantize, device="cpu")
+
+
+def as_linear(layer: QuantizedLinear) -> torch.nn.Linear:
+    """What its codes stand for."""
+    linear = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, dtype=layer.dtype)
+    linear.weight.data, linear.bias = layer.dequantized(dtype=layer.dtype), layer.bias
+    return linear.requires_grad_(False)
+
+
 def test_a_server_has_its_loops_before_anybody_asks(folders: dict[str, Path]) -> None:
     """Compiling them took the first request 8 s."""
     pytest.importorskip("numba")
@@ -144,8 +206,8 @@ def test_a_server_has_its_loops_before_anybody_asks(folders: dict[str, Path]) ->
 def test_what_cannot_be_packed_is_left_as_it_is(folders: dict[str, Path]) -> None:
     model = model_of(folders["qwen2"])
     assert packed(model.to(torch.float64), with_adapter=True) is None
-    coded = load_model(folders["qwen2"], init="random", dtype="fp32", quantize="int8")
-    assert packed(coded, with_adapter=True) is None
+    coded = quantised(folders["qwen2"], "fp8", tuned=True)  # its layers round what pairs must have as it is
+    assert packed(coded, with_adapter=True) is None and packed(coded, with_adapter=False) is not None
     assert isinstance(model, Decoder)
     odd = model_of(folders["qwen2"])
     odd.model.layers[0].mlp.extra = torch.nn.Linear(4, 4)  # a layer that the packing does not know of

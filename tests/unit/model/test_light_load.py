@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tiny_chat import write_base
+from waiting_kit import PATIENCE_S
 
 
 def test_loading_a_model_does_not_load_torchs_compiler(tmp_path: Path) -> None:
@@ -17,5 +18,5 @@ def test_loading_a_model_does_not_load_torchs_compiler(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from danlu.model.build import load_model; "
         f"load_model(Path({str(base)!r})); print('torch._dynamo' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     assert done.stdout.split() == ["False"]

@@ -70,3 +70,14 @@ def test_what_a_kill_left_behind_does_not_count(tmp_path: Path, monkeypatch: pyt
 def test_ollama_takes_latin_names_only(name: str, command: str, tmp_path: Path) -> None:
     told = "\n".join(usage("ollama", tmp_path, "en", base="b", name=name))
     assert f"ollama create {command} -f Modelfile" in told
+
+
+@pytest.mark.parametrize(("pack", "word"), [("legal", "lawyer"), ("medical", "physician"), ("minimal", None)])
+def test_the_card_of_a_profession_s_model_says_what_its_answers_are_not(
+    tmp_path: Path, pack: str, word: str | None
+) -> None:
+    run = run_of(tmp_path, data={"privacy": {"pack": pack}})
+    limits = pipeline._card(run, {"rows": {}}).get("limits")
+    assert (limits is None) == (word is None)
+    if limits is not None and word is not None:
+        assert word in limits["en"] and "人工智能" in limits["zh"]

@@ -26,6 +26,7 @@ from danlu.pipeline.teacher import open_teacher
 from danlu.recipe.model import ModelSection
 from danlu.recipe.synthesis import TeacherSection
 from teacher_kit import Act, completion, serving
+from waiting_kit import PATIENCE_S, until_true
 
 
 def ask(text: str, clearance: Clearance = OPEN, **how: object) -> Ask:
@@ -119,9 +120,12 @@ def test_one_that_keeps_failing_spoils_itself_only_and_is_asked_by_the_next_run(
 
 
 def test_slow_answers_time_out(tmp_path: Path) -> None:
-    with serving(lambda body: (time.sleep(0.5), "spät")[1]) as server:
+    given_up = threading.Event()
+    with serving(lambda body: "spät" if given_up.wait(PATIENCE_S) else "") as server:
         (reply,) = server.teacher(tmp_path, timeout_s=0.1, num_retries=1).answer([ask("hi")])
-        assert reply.finish == "error" and "0.1 s" in reply.error and len(server.bodies) == 2
+        assert reply.finish == "error" and "0.1 s" in reply.error
+        until_true(lambda: len(server.bodies) == 2)
+        given_up.set()
 
 
 def test_a_bad_key_ends_all_but_keeps_what_was_under_way(tmp_path: Path) -> None:

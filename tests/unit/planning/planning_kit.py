@@ -8,7 +8,11 @@ from hypothesis import strategies as st
 
 from danlu.planning.bases import BASES
 from danlu.planning.cards import CARDS
+from danlu.planning.plan import Limits
 from danlu.planning.work import Work
+from danlu.recipe import Recipe
+
+G = 2**30
 
 
 def work_on(base: str = "qwen2.5-7b", **changes: Any) -> Work:
@@ -35,3 +39,11 @@ def any_work(draw: st.DrawFn) -> Work:
         targets=draw(st.sampled_from([None, ("q_proj", "v_proj")])),
         document_tokens=draw(st.sampled_from([0, 128, 2048])),
     )
+
+
+def within(gib: float, *, host_gib: float = 256) -> Limits:
+    return Limits(int(gib * G), int(host_gib * G))
+
+
+def recipe(**tree: object) -> Recipe:
+    return Recipe.from_tree({"model": {"base": "qwen2.5-7b"}, "data": {"sources": ["x.jsonl"]}, **tree})

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from danlu.core.errors import RecipeError
 from danlu.core.messages import load_room
-from danlu.pipeline.advise import advise, review, write_recipe
+from danlu.pipeline.advise import advise, review
+from danlu.pipeline.write_recipe import write_recipe
 from danlu.planning.advice import bases, script
 from danlu.planning.advice.numbers import Facts, choose_numbers, choose_stages, opinions
 from danlu.planning.advice.script import review_script

@@ -17,6 +17,7 @@ from danlu.run.artifact import Manifest
 from danlu.run.audit import NAME as AUDIT_LOG
 from danlu.run.audit import AuditLog
 from danlu.run.registry import NAME, Registry, Version
+from waiting_kit import PATIENCE_S
 
 
 def artifact(runs: Path, run: str, content: str) -> Manifest:
@@ -210,7 +211,7 @@ registry.Registry(Path(sys.argv[1])).point("law", "prod", 2, reason="better")
 
 
 def killed(runs: Path, action: str) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED_AFTER_TELLING, str(runs), action], timeout=60)
+    done = subprocess.run([sys.executable, "-c", KILLED_AFTER_TELLING, str(runs), action], timeout=PATIENCE_S)
     assert done.returncode == -signal.SIGKILL
 
 

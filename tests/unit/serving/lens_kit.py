@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +27,7 @@ from danlu.serving.lenses import is_adapter
 from danlu.serving.pool_plan import PoolPlan
 from danlu.serving.processes import Patience
 from tiny_chat import write_tokenizer
+from waiting_kit import until as until
 
 SIZE, RANK = 32, 4
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj")
@@ -170,10 +169,3 @@ async def ask(address: str, body: bytes, secret: str) -> str:
         value = await reply.json()
         assert reply.status == 200, value
         return str(value["choices"][0]["message"]["content"])
-
-
-async def until(holds: Callable[[], Any], within_s: float = 10.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        await asyncio.sleep(0.02)

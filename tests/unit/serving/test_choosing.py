@@ -103,6 +103,7 @@ def test_adapters_on_one_base_share_it(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [({"base": BASE | {"digest": "c" * 64}}, "other bases"), ({"base": BASE | {"dtype": "float32"}}, "other precisions"),
+     ({"base": BASE | {"quantize": "nf4"}}, "quantised in other ways"),
      ({"kind": "gguf-lora"}, "an adapter for llama.cpp"),
      ({"contract": {"template_digest": "u" * 64, "stop": [{"id": 2}]}}, "chat templates differ"),
      ({"contract": {"template_digest": "t" * 64, "stop": [{"id": 2}, {"id": 0}]}}, "stop at other tokens"),
@@ -125,13 +126,28 @@ def test_what_speaks_against_an_engine(tmp_path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 1024}))
     assert one(offered("law", "adapter", tmp_path), GPU).plan.driver == "native"
     assert one(offered("law", "adapter", tmp_path), GPU).plan.max_rank == 1024
-    quantised = offered("law", "adapter", base=BASE | {"quantize": "nf4"})
-    with pytest.raises(EngineError, match="quantised to nf4"):
-        one(quantised, CPU)
     eight_bits = offered("law", "vllm", parity={"verdict": "pass", "checks": [], "files_dtype": "fp8"})
     with pytest.raises(EngineError, match="fp8"):
         one(eight_bits, CPU)
     assert one(eight_bits, GPU).plan.driver == "vllm"
+
+
+@pytest.mark.parametrize("kind", ["adapter", "vllm-lora"])
+def test_adapters_of_a_quantised_base_are_put_on_one(kind: str) -> None:
+    """QLoRA could not be served at all: engines would have put it on the whole base."""
+    law, tax = (offered(name, kind, base=BASE | {"quantize": "nf4"}) for name in ("law", "tax"))
+    (choice,) = choose([law, tax], GPU, lambda folder, manifest: Path("/base"))
+    assert choice.plan.driver == "native" and choice.plan.spec.quantize == "nf4"
+    rows = {row[0]: row for row in choice.rows()}
+    assert "the base in nf4, as the adapter was trained on it" in rows["native"][2]
+    assert rows["vllm"][1] == "cannot" and "unquantised base" in rows["vllm"][3] and "`merged`" in rows["vllm"][3]
+    with pytest.raises(EngineError, match="vllm cannot serve law: would put the adapter on the unquantised base"):
+        one(law, GPU, engine="vllm")
+    with pytest.raises(EngineError, match="unquantised base"):
+        one(offered("law", "gguf-lora", base=BASE | {"quantize": "int8"}), CPU)
+    merged = one(offered("law", "merged", base=BASE | {"quantize": "nf4"}), GPU)
+    assert merged.plan.driver == "vllm" and merged.plan.spec.quantize == "none", "its files are whole"
+    assert one(law, CPU).plan.name != one(offered("law", kind), CPU).plan.name, "another base in memory"
 
 
 def test_this_machine(tmp_path) -> None:

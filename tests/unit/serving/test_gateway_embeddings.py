@@ -6,7 +6,6 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,8 @@ import engine_kit as kit
 from danlu.serving.drivers.llamacpp import gguf_in
 from engine_gate import CONTEXT, gateway_before, spec_of
 from gateway_kit import LENS, SECRET, Served, board_of, served
+from servers import free_port
+from waiting_kit import until_true
 
 openai = pytest.importorskip("openai", reason="the official client: pip install openai")
 
@@ -42,24 +43,22 @@ def before_an_embedder(folder: Path) -> Iterator[Served]:
     """llama.cpp as it is started to embed: an upstream."""
     pytest.importorskip("xllamacpp", reason="llama.cpp comes with the package xllamacpp")
     pytest.importorskip("gguf", reason="writing GGUF needs the package gguf")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     words = [sys.executable, "-c", EMBEDDER, str(gguf_in(kit.artefact("gguf-f32"))), str(port)]
     with subprocess.Popen(
         words, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     ) as embedder:
         try:
-            until = time.monotonic() + 60
-            while time.monotonic() < until and embedder.poll() is None:
-                with socket.socket() as link:
-                    if link.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.1)
+            until_true(lambda: embedder.poll() is not None or is_open(port))
             with served(folder, board_of(f"http://127.0.0.1:{port}", secret=SECRET)) as gate:
                 yield gate
         finally:
             embedder.kill()
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as link:
+        return link.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module", params=["native", "llamacpp"])

@@ -128,7 +128,8 @@ def test_formats_are_held_by_both(client: Any) -> None:
 
 @pytest.mark.parametrize("gate", ["llamacpp"], indirect=True)
 def test_a_call_that_cannot_be_made_sure_of_is_refused(client: Any) -> None:
-    """llama.cpp took `required` and answered in text. The vLLM side is in tests/slow."""
+    """llama.cpp takes `required` and lets text come first, to the answer's limit where the model would not call. The
+    vLLM side is in tests/slow."""
     asked = {"model": "law", "messages": [{"role": "user", "content": "?"}], "tools": TOOLS[1:], "max_tokens": 9}
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**asked, tool_choice="required")

@@ -22,6 +22,7 @@ from danlu.serving.drivers.driver import EngineSpec, bare
 from danlu.serving.drivers.gguf_header import check_gguf
 from danlu.serving.drivers.requests import ask
 from danlu.serving.processes import Patience
+from waiting_kit import until
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +218,7 @@ def test_incident_14_llamacpp_is_behind_a_socket_and_a_secret(gguf: Path, tmp_pa
 # ---- 15: engines die
 
 
-def test_incident_15_a_dead_engine_is_back_within_ten_seconds(gguf: Path, tmp_path) -> None:
+def test_incident_15_a_dead_engine_is_back(gguf: Path, tmp_path) -> None:
     """vLLM's core died of one request, and every later one failed until somebody looked."""
     pytest.importorskip("xllamacpp", reason="llama.cpp comes with the package xllamacpp")
 
@@ -229,11 +230,9 @@ def test_incident_15_a_dead_engine_is_back_within_ten_seconds(gguf: Path, tmp_pa
             before = await engine.answer("", kit.QUESTIONS[0], num_tokens=8)
             child = engine.child
             assert child is not None
-            pid, began = child.pid, asyncio.get_running_loop().time()
+            pid = child.pid
             await child.kill()
-            while child.state != "ready" or child.pid == pid:
-                await asyncio.sleep(0.02)
-                assert asyncio.get_running_loop().time() - began < 10
+            await until(lambda: child.state == "ready" and child.pid != pid)
             assert await engine.answer("", kit.QUESTIONS[0], num_tokens=8) == before, "same address, same secret"
             assert child.facts.num_failures == 1 and "SIGKILL" in child.facts.last_end
 

@@ -11,6 +11,9 @@ import pytest
 
 from danlu.serving import chains
 from danlu.serving.journal import START, Closing, FileJournal, Opening, is_dead, journals, tail
+from waiting_kit import until_true
+
+HERE = Path(__file__).parent
 
 NOW = time.time()
 
@@ -171,7 +174,7 @@ def test_a_full_disk_stops_openings_and_keeps_what_is_owed(tmp_path: Path) -> No
 import resource, signal, sys
 from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-sys.path[:0] = [sys.argv[2]]
+sys.path[:0] = sys.argv[2:]
 from test_journal import closing, opening
 from danlu.serving.journal import FileJournal
 journal = FileJournal(Path(sys.argv[1]), "w0", sync_s=10)
@@ -191,7 +194,7 @@ journal.closed(closing("second"))
 journal.close()
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)], capture_output=True, text=True
+        [sys.executable, "-c", code, str(tmp_path), str(HERE), str(HERE.parents[1])], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["refused", "refused", "refused", "failing", "True"]
@@ -231,10 +234,7 @@ def test_an_empty_file_of_a_writer_that_died_at_once(tmp_path: Path) -> None:
 def test_lines_are_on_the_disk_without_being_asked(tmp_path: Path) -> None:
     journal = FileJournal(tmp_path, "w0", sync_s=0.01)
     journal.opened(opening("r"))
-    until = time.monotonic() + 5
-    while journal._files[-1]._is_dirty and time.monotonic() < until:
-        time.sleep(0.01)
-    assert not journal._files[-1]._is_dirty
+    until_true(lambda: not journal._files[-1]._is_dirty)
     journal.close()
 
 

@@ -12,6 +12,7 @@ from limit_kit import NOW, Clocked, key
 from danlu.serving.keys import Key
 from danlu.serving.limit_table import CHANGING, SUM_TOKENS, SharedTable
 from danlu.serving.limits import Admission, LocalLimiter, Refusal
+from waiting_kit import PATIENCE_S
 
 
 def _hammer(path: Path, asked: Key, all_there: object, counts: object) -> None:
@@ -35,7 +36,7 @@ def test_workers_of_one_machine_count_together(tmp_path: Path) -> None:
     children = [spawn.Process(target=_hammer, args=(tmp_path / "table", asked, all_there, counts)) for _ in range(3)]
     for child in children:
         child.start()
-    admitted = [counts.get(timeout=30) for _ in children]
+    admitted = [counts.get(timeout=PATIENCE_S) for _ in children]
     for child in children:
         child.join()
     assert sum(admitted) == 300 and max(admitted) < 300
@@ -56,7 +57,7 @@ def test_a_killed_workers_places_come_back(tmp_path: Path) -> None:
     ready, asked = spawn.Queue(), key(concurrency=2, tokens_per_month=110)
     child = spawn.Process(target=_hold_open, args=(tmp_path / "table", asked, ready))
     child.start()
-    assert ready.get(timeout=30)
+    assert ready.get(timeout=PATIENCE_S)
     limiter = LocalLimiter(SharedTable(tmp_path / "table"))
     assert limiter.reserve_now(asked, 50, time.time()).what == "concurrency"
     os.kill(child.pid, signal.SIGKILL)

@@ -13,6 +13,7 @@ from danlu.serving.ask import Ask
 from danlu.serving.board import Board, Lens, Model, Replica
 from danlu.serving.line import MAX_PATH_BYTES, Line, WorkerLine
 from danlu.serving.router import Router
+from waiting_kit import PATIENCE_S, until
 
 ASK = Ask("chatcmpl-1", "chat", "law", {"messages": []}, False, False, 5, 16)
 
@@ -20,12 +21,6 @@ ASK = Ask("chatcmpl-1", "chat", "law", {"messages": []}, False, False, 5, 16)
 def board(number: int, lens: str = "law@1") -> Board:
     replica = Replica("r0", "p", "native", "unix:/r0", "s", "ready", (("law@1", "law@1"), ("law@2", "law@2")))
     return Board(number, (Model("law", ((lens, 1.0),), 0),), (Lens("law@1", "p"), Lens("law@2", "p")), (replica,))
-
-
-async def until(holds: object, within_s: float = 5.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not holds():  # type: ignore[operator]
-            await asyncio.sleep(0.01)
 
 
 def test_a_worker_takes_boards_and_tells_what_it_has_leased(tmp_path: Path) -> None:
@@ -36,15 +31,15 @@ def test_a_worker_takes_boards_and_tells_what_it_has_leased(tmp_path: Path) -> N
         running = asyncio.create_task(worker.run())
         await line.expect("w0")
         line.show(board(1))
-        assert await line.agreed(1, within_s=5)
+        assert await line.agreed(1, within_s=PATIENCE_S)
         lease = router.lease("law", ASK)
         await until(lambda: line.outstanding("law@1") == 1)
         line.show(board(2, "law@2"))
-        assert await line.agreed(2, within_s=5)
+        assert await line.agreed(2, within_s=PATIENCE_S)
         assert not await line.idle("law@1", 2, within_s=0.2), "an answer is under way"
         assert not await line.free("r0", 2, within_s=0.1)
         assert router.lease("law", ASK).lens.name == "law@2"
-        waiting = asyncio.create_task(line.idle("law@1", 2, within_s=5))
+        waiting = asyncio.create_task(line.idle("law@1", 2, within_s=PATIENCE_S))
         lease.release("done")
         assert await waiting
         await until(lambda: line.posts["w0"].counters == {"requests": 3})
@@ -88,7 +83,7 @@ def test_a_worker_goes_on_with_its_last_board_and_comes_back(tmp_path: Path) -> 
         running = asyncio.create_task(worker.run())
         await until(lambda: "w0" in first.posts)
         first.show(board(1))
-        assert await first.agreed(1, within_s=5)
+        assert await first.agreed(1, within_s=PATIENCE_S)
         await first.close()
         await until(lambda: not worker.is_connected)
         assert router.lease("law", ASK).lens.name == "law@1", "no line, and it answers"
@@ -111,7 +106,7 @@ def test_what_is_agreed_waits_for_a_living_worker_without_a_line_and_not_for_a_d
         line.show(board(1))
         assert not await line.agreed(1, within_s=0.1)
         assert not await line.idle("law@1", 1, within_s=0.1), "it may have leased anything"
-        waiting = asyncio.create_task(line.agreed(1, within_s=5))
+        waiting = asyncio.create_task(line.agreed(1, within_s=PATIENCE_S))
         await asyncio.sleep(0.05)
         await line.forget("w1")
         assert await waiting

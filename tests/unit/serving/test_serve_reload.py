@@ -12,9 +12,9 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 
 from danlu.data.privacy.fakes import is_chinese
+from waiting_kit import PATIENCE_S, until_true
 from worker_kit import Engine, Receiver, make_certificate
 
 
@@ -27,19 +27,12 @@ def stored(path) -> str:
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(path.read_text())).hexdigest()
 
 
-def within(seconds, holds):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if found := holds():
-            return found
-        time.sleep(0.1)
-    return holds()
-
-
 def test_certificates_and_settings_change_without_a_stop(tmp_path):
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
-    engine = asyncio.run_coroutine_threadsafe(asyncio.start_server(Engine().serve, "127.0.0.1", 0), loop).result(5)
+    engine = asyncio.run_coroutine_threadsafe(asyncio.start_server(Engine().serve, "127.0.0.1", 0), loop).result(
+        PATIENCE_S
+    )
     engine_port = engine.sockets[0].getsockname()[1]
     receiver = Receiver()
     cert, _ = make_certificate(tmp_path)
@@ -75,7 +68,7 @@ def test_certificates_and_settings_change_without_a_stop(tmp_path):
 
         def ask(**more):
             context = ssl.create_default_context(cafile=cert)
-            connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
+            connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=PATIENCE_S, context=context)
             body = json.dumps({"model": "big", "messages": [{"role": "user", "content": "?"}]} | more)
             connection.request(
                 "POST",
@@ -94,13 +87,13 @@ def test_certificates_and_settings_change_without_a_stop(tmp_path):
         make_certificate(tmp_path)
         config.write_text(json.dumps({"serving": chapter | {"caps": {"max_tokens": 1000}}}))
         server.send_signal(signal.SIGHUP)
-        assert within(20, lambda: shown(port) == stored(cert) != first)
+        until_true(lambda: shown(port) == stored(cert) != first)
         log = tmp_path / "runs" / "serving" / "logs" / "requests-w0.jsonl"
-        assert within(20, lambda: '"ended"' in log.read_text())  # until then the old worker may still take some
+        until_true(lambda: '"ended"' in log.read_text())  # until then the old worker may still take some
         assert ask(max_tokens=2000)[0] == 400 and ask()[0] == 200
 
         # a second server on this home says so first, and looks at nothing else
-        second = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+        second = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE_S)
         told_twice = json.loads(second.stdout)
         assert second.returncode and told_twice["error"] == "rollout.is_running", second.stdout + second.stderr
 
@@ -108,7 +101,7 @@ def test_certificates_and_settings_change_without_a_stop(tmp_path):
         config.write_text(json.dumps({"serving": chapter | {"caps": {"max_tokens": -1}}}))
         server.send_signal(signal.SIGHUP)
         log = tmp_path / "runs" / "serving" / "logs" / "server.jsonl"
-        assert within(10, lambda: '"refused"' in log.read_text())
+        until_true(lambda: '"refused"' in log.read_text())
         assert "max_tokens" in log.read_text() and ask()[0] == 200
 
         # who asks for a reload reads in his own language what is wrong, down to each complaint
@@ -141,7 +134,7 @@ def test_certificates_and_settings_change_without_a_stop(tmp_path):
             assert said.returncode and "Traceback" not in said.stderr and "../x" in said.stderr, said.stderr
 
         server.send_signal(signal.SIGTERM)
-        assert server.wait(30) == 0, (tmp_path / "err").read_text()[-2000:]
+        assert server.wait(PATIENCE_S) == 0, (tmp_path / "err").read_text()[-2000:]
     finally:
         server.kill()
         loop.call_soon_threadsafe(engine.close)

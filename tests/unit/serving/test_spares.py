@@ -131,10 +131,10 @@ def test_an_engine_of_ours_comes_back_for_a_fraction_of_its_first_start(tmp_path
         first_s = cpu_s(child.pid)
         await spares.keep()
         (spare,) = spares.all.values()
-        await until(lambda: cpu_s(spare.pid) > 0.5 * first_s and not is_running(spare.pid), within_s=60)
+        await until(lambda: cpu_s(spare.pid) > 0.5 * first_s and not is_running(spare.pid))
         waiting, before_s = spare.pid, cpu_s(spare.pid)
         os.kill(child.pid, signal.SIGKILL)
-        await until(lambda: child.state == "ready" and child.pid == waiting, within_s=30)
+        await until(lambda: child.state == "ready" and child.pid == waiting)
         assert cpu_s(waiting) - before_s < 0.25 * first_s
         assert called(waiting) == [str(word) for word in command.argv], "and not the spare's"
         await child.stop()

@@ -33,6 +33,7 @@ from gateway_kit import (
     upstreams,
     usage,
 )
+from waiting_kit import PATIENCE_S, a_moment, until_true
 
 COMPUTED = 9
 """What the engine says of an answer of which three tokens came through."""
@@ -69,17 +70,15 @@ def between(
 
 def hang_up(gate: Served, engine: Upstream, **more: Any) -> None:
     """Once the engine has the request, and a stream's events are there."""
-    link = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=10)
+    link = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=PATIENCE_S)
     headers = {"authorization": f"Bearer {gate.credential}", "content-type": "application/json"}
     link.request("POST", "/v1/chat/completions", orjson.dumps(chat(**more)), headers)
     if more.get("stream") and engine.play is not None:
         link.getresponse().read(200)
-        while engine.num_sent < 4:
-            time.sleep(0.01)
-        time.sleep(0.05)  # through the gateway
+        until_true(lambda: engine.num_sent >= 4)
+        a_moment()  # through the gateway
     else:
-        while not engine.asked:
-            time.sleep(0.01)
+        until_true(lambda: engine.asked)
     link.close()
 
 
@@ -127,8 +126,7 @@ def test_the_seat_is_free_once_the_engine_is_and_not_before(tmp_path: Path) -> N
     """Two at once were three in the engine, for as long as it took it to see that somebody had gone."""
     with between(tmp_path, stops(THREE, after_s=0.5), limits=Key("", "", (), concurrency=1)) as (gate, engine):
         hang_up(gate, engine, stream=True)
-        while not cancelled(engine):
-            time.sleep(0.01)
+        until_true(lambda: cancelled(engine))
         assert gate.ask(chat(stream=True)).status == 429
         other = gate.new_key()
         engine.play = None  # whoever else asks waits for nothing
@@ -148,8 +146,7 @@ def test_an_engine_that_does_not_say_is_believed_as_far_as_it_was_seen(
         hang_up(gate, engine, stream=True)
         outcome, _, num, is_counted = told(gate)
         assert (outcome, num, is_counted) == ("aborted", 3, False)
-        while not num_unstopped(gate):
-            time.sleep(0.01)
+        until_true(lambda: num_unstopped(gate))
 
 
 def test_an_engine_whose_step_is_long_is_heard_where_nobody_waits(
@@ -185,10 +182,9 @@ def test_a_worker_that_is_stopped_asks_too(tmp_path: Path) -> None:
     with between(tmp_path, stops(THREE)) as (gate, engine):
         asking = threading.Thread(target=_try, args=(gate,))
         asking.start()
-        while engine.num_sent < 4:
-            time.sleep(0.01)
+        until_true(lambda: engine.num_sent >= 4)
         gate.cancel_all()
-        asking.join(5)
+        asking.join(PATIENCE_S)
         assert told(gate) == ("aborted", NUM_PROMPT, COMPUTED, True)
 
 

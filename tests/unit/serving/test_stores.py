@@ -2,7 +2,6 @@
 
 import sqlite3
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from danlu.core.errors import RunError
 from danlu.serving.keys import Key, KeyBook, LiveKeys, Pepper
 from danlu.serving.store import DATABASE, URL, JournalPlace, Settlement, Store, UsageRow, open_store
 from danlu.serving.store_sqlite import SQLite
+from waiting_kit import until_true
 
 NOW = 1_795_357_000.0
 
@@ -69,17 +69,14 @@ def test_another_connection_sees_that_something_changed(home: Path) -> None:
     assert not ours.has_changed()
 
 
-def test_a_running_worker_sees_a_revocation_within_a_second(home: Path) -> None:
+def test_a_running_worker_sees_a_revocation(home: Path) -> None:
     pepper = Pepper.open(home / "pepper")
     book = KeyBook(open_store(home), pepper)
     key, credential = book.create("a", now=NOW)
     live = LiveKeys(open_store(home), pepper)
     live.watch()
     book.revoke(key.id, now=NOW)
-    began = time.monotonic()
-    while live.find(credential, NOW) and time.monotonic() - began < 5:
-        time.sleep(0.005)
-    assert time.monotonic() - began < 1
+    until_true(lambda: live.find(credential, NOW) is None)
     live.stop()
 
 

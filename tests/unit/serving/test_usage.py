@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_journal import NOW, closing, opening
+from test_journal import HERE, NOW, closing, opening
 
 from danlu.serving import chains
 from danlu.serving.journal import FOLDER, FileJournal, journals
@@ -183,7 +183,7 @@ def test_a_quota_is_restored_from_usage(home: Path) -> None:
 CHILD = """
 import sys, time
 from pathlib import Path
-sys.path[:0] = [sys.argv[2]]
+sys.path[:0] = sys.argv[2:]
 from test_journal import closing, opening
 from danlu.serving.journal import FOLDER, FileJournal
 journal = FileJournal(Path(sys.argv[1]) / FOLDER, "w0", most_bytes=20_000)
@@ -210,9 +210,8 @@ def test_sigkill_loses_nothing_that_was_answered(tmp_path: Path, seed: int) -> N
     store, dice = open_store(tmp_path), random.Random(seed)
     folder, answered, settled = JournalReader(tmp_path, store), 0, 0
     for _ in range(3):
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(tmp_path), str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True
-        )
+        words = [sys.executable, "-c", CHILD, str(tmp_path), str(HERE), str(HERE.parents[1])]
+        child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None and child.stdout.readline()
         time.sleep(dice.uniform(0.0, 0.25))
         folder.fold()  # in the middle of it

@@ -1,12 +1,11 @@
 """Batches made ahead in a thread arrive in order, errors included, and a closed iterator leaves no thread behind."""
 
 import threading
-import time
 
 import pytest
 
 from danlu.training.batches import ahead
-from waiting_kit import until_true
+from waiting_kit import a_moment, until_true
 
 
 def threads():
@@ -32,7 +31,7 @@ def test_only_a_few_are_made_ahead_and_closing_ends_the_thread():
     made = []
     iterator = ahead((made.append(i) or i for i in range(1000)), depth=2)
     assert next(iterator) == 0
-    time.sleep(0.05)
+    a_moment()
     assert len(made) <= 4
     iterator.close()
     until_true(lambda: not threads())

@@ -20,7 +20,19 @@ from danlu.core.html.blocks import (
     stats,
     table,
 )
-from danlu.core.html.charts import Bar, Interval, Series, bars, forest, histogram, legend, lines, stacked
+from danlu.core.html.charts import (
+    Bar,
+    Interval,
+    Point,
+    Series,
+    bars,
+    forest,
+    histogram,
+    legend,
+    lines,
+    scatter,
+    stacked,
+)
 from danlu.core.html.filter_table import Filter, Row, filter_table
 from danlu.core.html.page import page
 from danlu.core.html.tag import Tone, tag
@@ -29,6 +41,7 @@ __all__ = [
     "Bar",
     "Filter",
     "Interval",
+    "Point",
     "Row",
     "Series",
     "Tone",
@@ -48,6 +61,7 @@ __all__ = [
     "lines",
     "page",
     "paragraph",
+    "scatter",
     "section",
     "stacked",
     "stat",

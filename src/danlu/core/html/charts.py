@@ -1,4 +1,4 @@
-"""Charts as inline SVG, drawn by hand: lines, bars with whiskers, forest plot, stacked bars, histogram.
+"""Charts as inline SVG, drawn by hand: lines, bars with whiskers, forest plot, stacked bars, histogram, scatter.
 
 Colours come from the page's style sheet (class names by tone), so that one chart serves light, dark and paper. Each
 says in words (`<title>`) what it shows. A unit is about a pixel: HALF suits one of two cards side by side, FULL a row.
@@ -51,6 +51,18 @@ class Interval:
     low: float
     high: float
     text: str
+    tone: Tone = "tuned"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A named place: x in any unit, y a share in [0, 1] with its interval."""
+
+    label: str
+    x: float
+    y: float
+    low: float
+    high: float
     tone: Tone = "tuned"
 
 
@@ -234,6 +246,37 @@ def histogram(
         parts += [_line(x, 8, x, bottom, "zero"), _text(x - 7, 16, mark[1], anchor="end", style="dim")]
     parts.append(_text(right, bottom + 38, x_label, anchor="end", style="dim"))
     return _svg(title, HALF, bottom + 44, *parts)
+
+
+def scatter(
+    points: Sequence[Point], *, title: str, x_label: str = "", mark: tuple[float, str] | None = None
+) -> Markup:
+    """Named points over a scale of shares from 0 to 1, with their intervals; `mark` draws a level with a label."""
+    left, right, top, bottom = 52.0, FULL - 60.0, 16.0, 320.0
+    ticks = _ticks(0.0, max((point.x for point in points), default=1.0), 6)
+    parts: list[Content] = []
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        y = _scale(share, 0, 1, bottom, top)
+        parts.append(_line(left, y, right, y, "rule"))
+        parts.append(_text(left - 9, y + 4.5, f"{100 * share:.0f}%", anchor="end", style="dim"))
+    for tick in ticks:
+        x = _scale(tick, ticks[0], ticks[-1], left, right)
+        parts.append(_text(x, bottom + 20, f"{tick:g}", anchor="middle", style="dim"))
+    if mark:
+        y = _scale(mark[0], 0, 1, bottom, top)
+        parts += [_line(left, y, right, y, "zero"), _text(left + 6, y - 6, mark[1], style="dim")]
+    named: list[tuple[float, float]] = []
+    for point in sorted(points, key=lambda point: point.x):
+        x = _scale(point.x, ticks[0], ticks[-1], left, right)
+        low, y, high = (_scale(share, 0, 1, bottom, top) for share in (point.low, point.y, point.high))
+        parts.append(_path([(x, low), (x, high)], "whisker"))
+        parts.append(tag("circle", {"cx": x, "cy": y, "r": 6, "class": f"fill-{point.tone} ring"}))
+        while any(abs(x - beside) < 120 and abs(low - above) < 17 for beside, above in named):
+            low += 17  # a name below the one that stands there
+        named.append((x, low))
+        parts.append(_text(x, low + 17, _short(point.label, 18), anchor="middle", style="strong", full=point.label))
+    parts.append(_text(right, bottom + 38, x_label, anchor="end", style="dim"))
+    return _svg(title, FULL, bottom + 44, *parts)
 
 
 def _svg(title: str, width: int, height: float, *parts: Content) -> Markup:

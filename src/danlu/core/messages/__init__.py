@@ -13,7 +13,7 @@ import functools
 import json
 import locale
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from typing import Any, Literal
 
@@ -73,3 +73,8 @@ def say(key: str, language: Language | None = None, /, **values: Any) -> str:
     text, fix = lookup(key, language)
     filled = text.format(**values)
     return f"{filled}\n  → {fix.format(**values)}" if fix else filled
+
+
+def listed(names: Iterable[object], language: Language | None = None) -> str:
+    """Names in a row, as the reader's language has them: `a, b` or `a、b`."""
+    return ("、" if (language or current_language()) == "zh" else ", ").join(map(str, names))

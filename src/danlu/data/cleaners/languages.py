@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from danlu.core.errors import RecipeError
-from danlu.core.shelf import nearest
+from danlu.core.shelf import unknown_name
 from danlu.data.cleaners.cleaner import Batch, Finding
 from danlu.data.language import LANGUAGES, language_shares
 
@@ -22,8 +21,7 @@ class Languages:
     def __init__(self, wanted: Sequence[str]) -> None:
         for name in wanted:
             if name not in LANGUAGES:
-                raise RecipeError("core.unknown_name", where="data.cleaning.languages", given=name, shelf="languages",
-                                  nearest=nearest(name, LANGUAGES) or "-", known=", ".join(LANGUAGES))  # fmt: skip
+                raise unknown_name(name, LANGUAGES, of="languages", where="data.cleaning.languages")
         self.wanted = tuple(sorted(set(wanted)))
 
     def key(self) -> dict[str, Any]:

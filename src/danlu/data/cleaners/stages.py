@@ -105,7 +105,7 @@ def _foreign(name: str, own_keys: Collection[str]) -> Rule:
     """RecipeError for a name that no other package brings, ours among them: those have keys of their own."""
     known = foreign_rules()
     if name not in known:
-        close = f"data.cleaning.{name}" if name in own_keys else nearest(name, known) or "-"
+        close = f"data.cleaning.{name}" if name in own_keys else nearest(name, known)
         raise RecipeError("core.unknown_name", where=f"data.cleaning.rules.{name}", given=name,
                           shelf=CLEANERS.name, nearest=close, known=", ".join(known) or "-")  # fmt: skip
     return Foreign(name, CLEANERS.load(name)())

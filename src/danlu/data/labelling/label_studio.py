@@ -12,7 +12,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from danlu.core.errors import DataError
-from danlu.data.labelling.task import Judgement, Suggestion, Task, Turn
+from danlu.data.labelling.task import Judgement, Suggestion, Task, turns_of
 from danlu.data.ledger import Ledger
 
 TOOL = "label-studio"
@@ -101,7 +101,7 @@ def read_tasks(value: Sequence[Mapping[str, Any]]) -> list[Task]:
             model = predictions[0]["model_version"]
             suggestion = Suggestion(_said(said)[0], predictions[0]["score"], "" if model == _MODEL else model)
         tasks.append(
-            Task(data["danlu_id"], data[TEXT], tuple(data.get("choices", ())), _turns(data), data.get("origin", ""),
+            Task(data["danlu_id"], data[TEXT], tuple(data.get("choices", ())), turns_of(data), data.get("origin", ""),
                  data.get("group"), suggestion, data.get("why", {}))
         )  # fmt: skip
     return tasks
@@ -158,7 +158,7 @@ def _judged(
     choices = tuple(str(choice) for choice in data.get("choices") or ()) or ((values[0],) if is_choice else ())
     group = data.get("group")
     return Judgement(
-        str(data.get("danlu_id") or id), "\n".join(values), text, _turns(data), who, when,
+        str(data.get("danlu_id") or id), "\n".join(values), text, turns_of(data), who, when,
         str(group) if group is not None else None, choices if is_choice else (),
     )  # fmt: skip
 
@@ -188,15 +188,6 @@ def _text(data: Mapping[str, Any]) -> str | None:
         return str(data[TEXT])
     strings = [value for name, value in data.items() if isinstance(value, str) and name not in ("danlu_id", "origin")]
     return strings[0] if len(strings) == 1 else None
-
-
-def _turns(data: Mapping[str, Any]) -> tuple[Turn, ...]:
-    turns = data.get("turns")
-    if not isinstance(turns, list | tuple):
-        return ()
-    return tuple(
-        (str(turn.get("role", "user")), str(turn.get("content", ""))) for turn in turns if isinstance(turn, Mapping)
-    )
 
 
 def _who(told: Any) -> str:

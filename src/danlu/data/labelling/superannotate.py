@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from danlu.core.errors import DataError
-from danlu.data.labelling.task import Judgement, Suggestion, Task, Turn
+from danlu.data.labelling.task import Judgement, Suggestion, Task, turns_of
 from danlu.data.ledger import Ledger
 
 TOOL = "superannotate"
@@ -36,7 +36,7 @@ def read_tasks(items: Sequence[Mapping[str, Any]]) -> list[Task]:
         said = values.get("suggestion")
         suggestion = Suggestion(said["value"], said["score"], said["model"]) if isinstance(said, Mapping) else None
         tasks.append(
-            Task(str(item["metadata"]["name"]), str(values[TEXT]), tuple(values.get("choices") or ()), _turns(values),
+            Task(str(item["metadata"]["name"]), str(values[TEXT]), tuple(values.get("choices") or ()), turns_of(values),
                  str(values.get("origin") or ""), values.get("group"), suggestion, values.get("why") or {})
         )  # fmt: skip
     return tasks
@@ -119,7 +119,7 @@ def _judged(item: Mapping[str, Any], task: Task | None) -> Judgement | str:
     choices = tuple(map(str, values.get("choices") or (task.choices if task else ()))) or (value,)
     group = values.get("group", task.group if task else None)
     return Judgement(
-        _name(item), value, text, _turns(values) or (task.turns if task else ()), str(who),
+        _name(item), value, text, turns_of(values) or (task.turns if task else ()), str(who),
         str(metadata.get("updatedAt") or metadata.get("updated_at") or ""),
         str(group) if group is not None else None, choices if labels else (),
     )  # fmt: skip
@@ -151,12 +151,3 @@ def _values(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def _name(item: Mapping[str, Any]) -> str:
     return str(item["metadata"].get("name") or "").removesuffix(".txt")
-
-
-def _turns(values: Mapping[str, Any]) -> tuple[Turn, ...]:
-    turns = values.get("turns")
-    if not isinstance(turns, list | tuple):
-        return ()
-    return tuple(
-        (str(turn.get("role", "user")), str(turn.get("content", ""))) for turn in turns if isinstance(turn, Mapping)
-    )

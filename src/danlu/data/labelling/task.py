@@ -106,3 +106,13 @@ def settle(judgements: Iterable[Judgement], ledger: Ledger, file: str) -> list[J
 
 def _role(name: str) -> Role:
     return next((role for role in ROLES if role == name), "user")
+
+
+def turns_of(told: Mapping[str, Any]) -> tuple[Turn, ...]:
+    """The conversation that a tool's task or result shows, () where it shows none."""
+    turns = told.get("turns")
+    if not isinstance(turns, list | tuple):
+        return ()
+    return tuple(
+        (str(turn.get("role", "user")), str(turn.get("content", ""))) for turn in turns if isinstance(turn, Mapping)
+    )

@@ -80,7 +80,7 @@ SECRETS = frozenset(name for name, kind in KINDS.items() if kind.family == "secr
 def kind_named(name: str, *, where: str) -> Kind:
     """RecipeError with the nearest name for a kind that does not exist."""
     if name not in KINDS:
-        guess = nearest(name, KINDS) or "-"
+        guess = nearest(name, KINDS)
         raise RecipeError("privacy.unknown_kind", where=where, given=name, nearest=guess, known=", ".join(KINDS))
     return KINDS[name]
 

@@ -73,7 +73,7 @@ def load_pack(name: str) -> dict[str, Any]:
     elif Path(name).expanduser().is_file():
         text = Path(name).expanduser().read_text(encoding="utf-8")
     else:
-        guess = nearest(name, (*PACKS, "off")) or "-"
+        guess = nearest(name, (*PACKS, "off"))
         raise RecipeError(
             "privacy.no_pack", where="data.privacy.pack", given=name, nearest=guess, known=", ".join(PACKS)
         )

@@ -102,7 +102,7 @@ def is_kept() -> bool:
     where: of a package that this user cannot write to, in a folder of the user's own."""
     if not has_numba():
         return False
-    from numba.core import config
+    from numba.core import config  # as slow to load
     from numba.misc.appdirs import AppDirs
 
     here = Path(__file__).parent

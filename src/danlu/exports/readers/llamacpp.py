@@ -137,8 +137,8 @@ class LlamaCppReader:
         files = sorted(place.folder.glob("*.gguf"))
         assert len(files) == 1, "one GGUF file in the folder"
         if place.beside is None:
-            return LlamaCpp(files[0], context=place.context)
-        return LlamaCpp(place.beside, files[0], context=place.context)
+            return LlamaCpp(files[0], context=place.context, threads=place.threads)
+        return LlamaCpp(place.beside, files[0], context=place.context, threads=place.threads)
 
     def arithmetic(self, files: Rounding) -> Rounding:
         """ggml's products round their inputs to what the weights lie in."""

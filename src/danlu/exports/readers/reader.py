@@ -33,6 +33,8 @@ class Place:
     """Tokens of the longest text that will be asked for."""
     python: str | None = None
     """Of an environment of its own, for a program that lives in one; None: the program is looked for on the path."""
+    threads: int = 1
+    """Of a program that computes in threads of its own; a proof wants one order of sums."""
 
 
 class Reading(Protocol):

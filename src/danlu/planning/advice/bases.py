@@ -109,7 +109,7 @@ def table() -> tuple[Base, ...]:
     told = _told()
     return tuple(
         Base(
-            row["name"], row["ids"], _licence(row["licence"]), tuple(row["strong"]), tuple(row["good"]),
+            row["name"], row["ids"], licence_of(row["licence"]), tuple(row["strong"]), tuple(row["good"]),
             row["context"], row["released"], known_base(row["name"]),
         )
         for row in told["bases"]
@@ -123,7 +123,7 @@ def about() -> str:
 def find(name: str) -> Base | None:
     """The base of this name or hub id; None where the table has none."""
     plain = bare_name(name)
-    others = [Base(row["name"], row["ids"], _licence(row["licence"])) for row in _told()["known_by_licence_only"]]
+    others = [Base(row["name"], row["ids"], licence_of(row["licence"])) for row in _told()["known_by_licence_only"]]
     for base in (*table(), *others):
         if plain in (base.name, *map(bare_name, base.ids.values())):
             return base
@@ -141,7 +141,7 @@ def rank(wish: Wish, card: Card, limits: Limits) -> list[Candidate]:
 def judge(base: Base, wish: Wish, card: Card, limits: Limits) -> Candidate:
     """One base for one wish, in the lightest rounding of its weights that the card needs."""
     assert base.shapes is not None, "of the table"
-    quantize, plan = _fit(base, base.shapes, wish, card, limits)
+    quantize, plan = fit(base, base.shapes, wish, card, limits)
     points, reasons, against = 0, [], []
     for has, worth, code in (
         (_speaks(base, wish.language), 3, f"language_{wish.language}"),
@@ -184,7 +184,7 @@ def _speaks(base: Base, language: Language) -> bool:
     return language in base.strong
 
 
-def _fit(base: Base, shapes: Shapes, wish: Wish, card: Card, limits: Limits) -> tuple[Way, Plan]:
+def fit(base: Base, shapes: Shapes, wish: Wish, card: Card, limits: Limits) -> tuple[Way, Plan]:
     """The first of bf16 and NF4 that fits with room to spare; NF4 where none does."""
     ways: Sequence[Way] = ("none", "nf4") if card.kind == "cuda" else ("none",)
     roomy = replace(limits, budget_bytes=int(limits.budget_bytes * ROOMY_RATIO))
@@ -205,7 +205,7 @@ def _billions(num_params: int) -> str:
     return f"{num_params / 1e9:.1f}B"
 
 
-def _licence(key: str) -> Licence:
+def licence_of(key: str) -> Licence:
     row = _told()["licences"][key]
     return Licence(row["name"], row["commercial"], row.get("note", {}), row["source"])
 

@@ -24,6 +24,16 @@ STEPS_AN_EPOCH = 50
 """Fewer updates an epoch hardly move the weights; the schedule wants room to warm up and to cool down."""
 LEAST_BATCH, USUAL_BATCH = 2048, 16_384
 CONTEXTS = (512, 1024, 2048, 4096, 8192, 16_384, 32_768)
+FEW_DOCUMENTS_RATIO = 0.05
+"""Of the text: a README beside thousands of questions is worth no stage of its own."""
+TINY_PARAMS = 100_000_000
+"""A base below it wants larger steps and more of them, as `danlu demo` has found for the embedded one."""
+TINY_LR = {"pretrain": 5e-4, "sft": 3e-3, "dpo": 1e-4}
+TINY_TOKENS, TINY_EPOCHS = 2_000_000, 7.0
+"""As many passes as the demo takes, fewer where that would take a CPU more than minutes."""
+TINY_CONTEXTS = (256, 512, 1024)
+LEARNT_BY = {"document": "pretrain", "conversation": "sft", "label": "sft", "preference": "dpo"}
+"""Which method learns from a kind of rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,8 @@ class Facts:
     num_tokens: int = 0
     longest_tokens: int = 0
     num_duplicates: int = 0
+    tokens_of: dict[str, int] = field(default_factory=dict)
+    """By kind."""
 
     @property
     def num_rows(self) -> int:
@@ -45,6 +57,16 @@ class Facts:
         longest = self.longest_tokens if set(self.kinds) - {"document"} else 0
         wanted = next((size for size in CONTEXTS if size >= longest), CONTEXTS[-1])
         return max(2048, wanted) if longest > 1024 or not longest else max(1024, wanted)
+
+    def tokens_for(self, method: str) -> int:
+        """An epoch's tokens of what this method learns from."""
+        return sum(tokens for kind, tokens in self.tokens_of.items() if LEARNT_BY.get(kind) == method)
+
+    @property
+    def has_few_documents(self) -> bool:
+        """Documents that hardly count beside the other rows."""
+        tokens = self.tokens_of.get("document", 0)
+        return set(self.kinds) != {"document"} and 0 < tokens < self.num_tokens * FEW_DOCUMENTS_RATIO
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +97,9 @@ def choose_stages(facts: Facts) -> tuple[tuple[str, ...], list[Reason]]:
     """(methods in their order, reasons and warnings)."""
     kinds, reasons = facts.kinds, []
     stages: list[str] = []
-    if kinds.get("document"):
+    if kinds.get("document") and facts.has_few_documents:
+        reasons.append(Reason("documents_few", {"rows": kinds["document"]}))
+    elif kinds.get("document"):
         stages.append("pretrain")
         reasons.append(Reason("method_pretrain", {"rows": kinds["document"]}))
     if not kinds or set(kinds) & {"conversation", "label"}:
@@ -96,34 +120,65 @@ def choose_stages(facts: Facts) -> tuple[tuple[str, ...], list[Reason]]:
     return tuple(stages or ["sft"]), reasons
 
 
-def choose_numbers(facts: Facts, stages: tuple[str, ...], context: int) -> list[Number]:
-    """The knobs that decide most, for the last stage that learns answers."""
+def choose_numbers(
+    facts: Facts, stages: tuple[str, ...], context: int, *, num_params: int | None = None
+) -> list[Number]:
+    """The knobs that decide most, for the last stage that learns answers; `num_params` are the base's, where chosen."""
     method = "sft" if "sft" in stages else stages[-1]
-    rank = 64 if stages[0] == "pretrain" and facts.num_tokens > 20_000_000 else 16
+    is_tiny = num_params is not None and num_params < TINY_PARAMS
+    how = {"rows": facts.num_rows, "tokens": f"{facts.num_tokens:,}", "longest": f"{facts.longest_tokens:,}"}
+    rank, why_rank = _rank(facts, stages, is_tiny)
+    epochs, why_epochs = _epochs(facts, is_tiny)
     batch = _batch(facts, context)
-    epochs = 1.0 if facts.num_rows > MANY_ROWS else 3.0
-    how = {"rows": facts.num_rows, "tokens": f"{facts.num_tokens:,}"}
     found = [
-        ("adapter.rank", rank, Reason("rank_large" if rank > 16 else "rank", how)),
-        ("adapter.alpha", 2 * rank, Reason("alpha")),
-        ("adapter.targets", "all-linear", Reason("targets")),
-        ("adapter.dropout", 0.0, Reason("dropout")),
-        ("training.lr", USUAL_LR[method, "lora"], Reason("lr", {"method": method})),
-        ("training.epochs", epochs, Reason("epochs_many" if epochs < 3 else "epochs", how)),
-        ("training.batch_tokens", batch, Reason("batch_small" if batch < USUAL_BATCH else "batch", how)),
-        (
-            "training.context",
-            context,
-            Reason("context", {"longest": f"{facts.longest_tokens:,}"})
-            if facts.longest_tokens
-            else Reason("context_unseen"),
-        ),
-        ("data.replay.ratio", 0.1, Reason("replay")),
+        ("adapter.rank", rank, why_rank),
+        ("adapter.alpha", 2 * rank, "alpha"),
+        ("adapter.targets", "all-linear", "targets"),
+        ("adapter.dropout", 0.0, "dropout"),
+        ("training.lr", rate_of(method, is_tiny=is_tiny), "lr_tiny" if is_tiny else "lr"),
+        ("training.epochs", epochs, why_epochs),
+        ("training.batch_tokens", batch, "batch_small" if batch < USUAL_BATCH else "batch"),
+        ("training.context", context, _why_context(facts, context)),
+        ("data.replay.ratio", 0.1, "replay"),
     ]
     if method == "sft":
-        found.append(("method.train_on", "assistant", Reason("train_on")))
+        found.append(("method.train_on", "assistant", "train_on"))
     knobs = all_knobs(Recipe)
-    return [Number(key, value, knobs[key].bounds, reason, opinions(key)) for key, value, reason in found]
+    return [
+        Number(key, value, knobs[key].bounds, Reason(code, how | {"method": method}), opinions(key))
+        for key, value, code in found
+    ]
+
+
+def rate_of(method: str, *, is_tiny: bool) -> float:
+    """The usual learning rate of a stage with LoRA."""
+    return TINY_LR[method] if is_tiny else USUAL_LR[method, "lora"]
+
+
+def tiny_context(longest_tokens: int, most: int) -> int:
+    """The shortest context of a tiny base that holds the longest row; at most what the base can."""
+    return min(most, next((size for size in TINY_CONTEXTS if size >= longest_tokens), most))
+
+
+def _rank(facts: Facts, stages: tuple[str, ...], is_tiny: bool) -> tuple[int, str]:
+    if is_tiny:
+        return 32, "rank_tiny"
+    is_large = stages[0] == "pretrain" and facts.num_tokens > 20_000_000
+    return (64, "rank_large") if is_large else (16, "rank")
+
+
+def _epochs(facts: Facts, is_tiny: bool) -> tuple[float, str]:
+    if is_tiny:
+        return float(min(TINY_EPOCHS, max(1, TINY_TOKENS // max(1, facts.num_tokens)))), "epochs_tiny"
+    return (1.0, "epochs_many") if facts.num_rows > MANY_ROWS else (3.0, "epochs")
+
+
+def _why_context(facts: Facts, context: int) -> str:
+    if not facts.longest_tokens:
+        return "context_unseen"
+    if facts.longest_tokens <= context:
+        return "context"
+    return "context_passages" if set(facts.kinds) == {"document"} else "context_base"
 
 
 def _batch(facts: Facts, context: int) -> int:

@@ -26,6 +26,9 @@ class About:
     """By device: `auto` takes the lowest of those that can; absent: after all others."""
     has_environment: bool = False
     """It runs in an environment of its own, which `serving.program` names."""
+    quantizes_bases: bool = False
+    """It puts adapters on a base in few bits, quantised as training did (`EngineSpec.quantize`). Who does not would put
+    them on the whole base, which is another one than was trained on and proven."""
     is_gguf: bool = False
     """Its files are GGUF: the base of its adapters is one too, and a file says itself in what it is computed."""
     proofs: Mapping[str, str] = field(default_factory=dict)

@@ -67,6 +67,8 @@ class EngineSpec:
     """Of adapters that may be loaded later."""
     max_adapters: int = 8
     dtype: str = "auto"
+    quantize: str = "none"
+    """In what the base lay that adapters were trained on; only a driver that `quantizes_bases` is told of any."""
     device: str = ""
 
 

@@ -8,8 +8,9 @@ No embeddings: it can make them beside answers, but a text's mean is wrong as so
 computed at once (with several slots: the longer one's is that of its last tokens), and an adapter's are the base's.
 A llama.cpp that was started to embed, with one slot, is an upstream like any other.
 
-Calls that are asked for (`tool_choice`) are not made sure of: a template without tools leaves them out, and one with
-tools was answered in plain text all the same.
+Calls that are asked for (`tool_choice`) are not made sure of (2026.10): `required` lets any text come before the call
+and only keeps the answer from ending, so a model that would not call writes on to its limit; a function's name is taken
+for `auto`. A grammar of ours is refused beside tools, and without tools its calls would be text, to find in streams.
 
 Threads: llama.cpp's own default spins on busy cores; one thread serves small models best, larger ones get the cores.
 """

@@ -32,6 +32,7 @@ class NativeDriver:
 
     about = About(
         takes=("adapter", "vllm-lora", "merged", "vllm"), place={"cpu": 20, "cuda": 30},
+        quantizes_bases=True,
         proofs={"danlu_logits": "danlu", "merged_logits": "danlu", "adapter_logits": "danlu"},
         figures={
             "cache": ("danlu_engine_cache_ratio",), "running": ("danlu_engine_running",),
@@ -64,6 +65,7 @@ class NativeDriver:
             "--speech": spec.speech, "--context": spec.context, "--slots": spec.num_slots,
             "--threads": spec.num_threads, "--device": spec.device,
             "--dtype": spec.dtype if spec.dtype != "auto" else "",
+            "--quantize": spec.quantize if spec.quantize != "none" else "",
         }  # fmt: skip
         for flag, value in wished.items():
             argv += [flag, str(value)] if value else []

@@ -20,7 +20,7 @@ from danlu.data.flow.plan import plan_shards
 from danlu.data.flow.store import Store, passing_digest, shard_key
 from danlu.data.flow.work import Task, Work
 from progress_kit import Notes
-from waiting_kit import has_ended, until_true
+from waiting_kit import PATIENCE_S, has_ended, until_true
 
 
 def test_a_lost_worker_is_named(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_plugin_that_cannot_be_sent_is_named_at_once(tmp_path: Path, fault: st
     work = Work(Passing((stage,)), Store(tmp_path / "store"))
     running = local.run(work, [Task(shard_key(shard, "x"), shard) for shard in plan.shards])
     with ThreadPoolExecutor(1) as pool, pytest.raises(DataError) as caught:
-        pool.submit(next, running).result(timeout=30)
+        pool.submit(next, running).result(timeout=PATIENCE_S)
     assert caught.value.key == ("flow.not_sendable" if fault == "here" else "flow.worker_lost")
 
 
