@@ -63,6 +63,8 @@ def test_the_embedded_base_learns_what_is_rewarded(tmp_path: Path, monkeypatch: 
     rewards = [step["metrics"]["reward"] for step in run.events.read("step")]
     assert max(rewards[-2:]) > rewards[0] + 0.2, rewards
     assert said.json["tuned"]["accuracy"] >= said.json["base"]["accuracy"] + 0.2, said.json
+    shown = danlu("show", run.folder, "--json").json["rewards"]
+    assert shown["reward"] == rewards[-1] and 0 < shown["validation"] <= 1 and "flat_ratio" in shown
     report = read_json(run.path("report.json"))
     assert [point["reward"] for point in report["training"]["rewards"]["training"]] == rewards
     assert "Reward of drawn answers" in run.path("report.html").read_text("utf-8")

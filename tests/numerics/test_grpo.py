@@ -82,7 +82,7 @@ groups = st.integers(2, 8).flatmap(
 
 
 @given(groups, st.floats(-3, 3), st.randoms())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_advantage_is_how_much_more_an_answer_earns_than_its_group(rewards: list, shift: float, random) -> None:
     rewards_NG = torch.tensor(rewards, dtype=torch.float64)
     found_NG = advantages(rewards_NG)

@@ -183,8 +183,9 @@ def show(target: str, runs: Path, voice: Voice) -> None:
         show_dataset(Path(target), voice)
         return
     run = open_target(target, (), runs)
-    facts = run_facts(run.folder)
-    told = facts | {
+    facts = run_facts(run.folder) | _rewarded(run)
+    rewards = {"rewards": _earned(facts["rewards"])} if "rewards" in facts else {}
+    told = facts | rewards | {
         "created": _when(facts["created"]), "base": percent(facts["base"]), "tuned": percent(facts["tuned"]),
         "decision": _decision(facts) if facts["decision"] else NOTHING,
         "parity": _proof(facts["parity"]) if facts["parity"] else NOTHING,
@@ -232,6 +233,20 @@ def run_facts(folder: Path) -> dict[str, Any]:
         "artifacts": sorted(path.parent.name for path in (folder / "artifacts").glob("*/artifact.json")),
         "size_bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
     }
+
+
+def _earned(rewards: Mapping[str, float | None]) -> str:
+    return " · ".join(f"{name} {_round(value)}" for name, value in rewards.items())
+
+
+def _rewarded(run: Run) -> dict[str, Any]:
+    """Of a run whose last stage learnt from rewards: what the best validation earned, and the last step with it."""
+    steps = list(run.events.read("step"))
+    last = steps[-1] if steps else {}
+    if "reward" not in last.get("metrics", {}):
+        return {}
+    checks = [step["validation"]["reward"] for step in steps if "reward" in step.get("validation", {})]
+    return {"rewards": {"validation": max(checks, default=None)} | last["metrics"]}
 
 
 def show_runs(runs: Path, voice: Voice) -> None:

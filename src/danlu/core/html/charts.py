@@ -248,9 +248,7 @@ def histogram(
     return _svg(title, HALF, bottom + 44, *parts)
 
 
-def scatter(
-    points: Sequence[Point], *, title: str, x_label: str = "", mark: tuple[float, str] | None = None
-) -> Markup:
+def scatter(points: Sequence[Point], *, title: str, x_label: str = "", mark: tuple[float, str] | None = None) -> Markup:
     """Named points over a scale of shares from 0 to 1, with their intervals; `mark` draws a level with a label."""
     left, right, top, bottom = 52.0, FULL - 60.0, 16.0, 320.0
     ticks = _ticks(0.0, max((point.x for point in points), default=1.0), 6)
