@@ -84,9 +84,9 @@ async def swap(place: Place, num: int, folders: list[Path]) -> dict[str, Any]:
         for n in range(num):
             old = rollout.models["law"].lenses[0][0]
             began = time.monotonic()
-            await rollout.flip("law", str(folders[(n + 1) % 2]))
+            await rollout.switch("law", str(folders[(n + 1) % 2]))
             flips_s.append(time.monotonic() - began)
-            await rollout.drop(old)
+            await rollout.remove(old)
             drains_s.append(time.monotonic() - began - flips_s[-1])
             await asyncio.sleep(0.2)
     return counts(place.client) | {"swaps": num, "flip_s": spread(flips_s), "drain_s": spread(drains_s)}

@@ -107,7 +107,7 @@ class PostgresServer:
         """As its superuser."""
         os.chown(folder, self.account.pw_uid, self.account.pw_gid)
         made = subprocess.run(
-            [initdb, "-D", str(folder / "data"), "-A", "trust", "-U", "danlu", "-E", "UTF8", "--no-sync",
+            [initdb, "-D", str(folder / "data"), "-A", "trust", "-U", "danlu", "-E", "UTF8", "--locale=C", "--no-sync",
              "--no-instructions"], capture_output=True, text=True, cwd=folder, **_as(self.account),
         )  # fmt: skip
         assert made.returncode == 0, made.stderr

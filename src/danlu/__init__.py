@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from danlu.pipeline.judge import judge
     from danlu.pipeline.open_engine import open_artifact, open_engine, open_engines
     from danlu.pipeline.prepare import prepare
+    from danlu.pipeline.prune import prune
     from danlu.pipeline.round import play_round
     from danlu.pipeline.run_all import run_all
     from danlu.pipeline.serve import serve
@@ -55,6 +56,7 @@ _PLACES = {
     "examine": "danlu.pipeline.examine",
     "export": "danlu.pipeline.export",
     "play_round": "danlu.pipeline.round",
+    "prune": "danlu.pipeline.prune",
     "run_all": "danlu.pipeline.run_all",
     "serve": "danlu.pipeline.serve",
     "sweep": "danlu.pipeline.sweep",
@@ -101,6 +103,7 @@ __all__ = [
     "open_engines",
     "play_round",
     "prepare",
+    "prune",
     "run_all",
     "serve",
     "sweep",

@@ -170,6 +170,6 @@ def test_a_server_is_changed_while_it_answers(runs: Path) -> None:
     verdict = danlu("audit", "verify", *at)
     assert "refused" not in verdict, verdict
     acts = [json.loads(line)["action"] for line in (runs / "audit.jsonl").read_bytes().splitlines()]
-    wanted = ["serving.opened", "serving.flip", "serving.back", "serving.split"]
+    wanted = ["serving.opened", "serving.switch", "serving.rollback", "serving.split"]
     assert [act for act in acts if act in wanted] == wanted
     assert danlu("serving", "status", *at)["refused"]["error"] == "rollout.not_running"

@@ -16,7 +16,7 @@ FLOORS = {
     "core": 1, "version": 1,
     "recipe": 2, "ops": 2,
     "data": 3, "model": 3, "run": 3, "planning": 3,
-    "adapters": 4, "console": 4, "openai": 4,
+    "adapters": 4, "openai": 4,
     "training": 5, "engines": 5, "exports": 5,
     "evaluation": 6, "serving": 6,
     "pipeline": 7,

@@ -19,6 +19,7 @@ from danlu.run.audit import Verdict, read_heads, write_heads
 from danlu.run.run import Run, list_runs
 from danlu.serving import chains
 from danlu.serving.chains import Chain
+from danlu.serving.control import action_now
 
 JOURNALS = ("serving", "journal")
 _MARK = "serving/journal/"
@@ -90,7 +91,10 @@ def show(runs: Path, num: int, voice: Voice) -> None:
     entries = list(log_of(runs).entries())[-num:]
     voice.table(
         ["", *(say(f"audit.col_{name}") for name in ("time", "actor", "action", "object", "reason"))],
-        [(e.n, e.time[:16].replace("T", " "), e.actor, e.action, _brief(e.object), e.reason) for e in entries],
+        [
+            (e.n, e.time[:16].replace("T", " "), e.actor, action_now(e.action), _brief(e.object), e.reason)
+            for e in entries
+        ],
         num_whole=2,
     )
     voice.result([entry.to_json() for entry in entries])

@@ -15,7 +15,15 @@ from danlu.evaluation.compare import SideBySide, side_by_side
 from danlu.evaluation.compare_html import render_comparison, task_rows
 from danlu.evaluation.gate import percent
 from danlu.evaluation.report import Report
-from danlu.pipeline.variants_html import NARROW, NOTHING, is_busy, render_variants, right_text, variant_rows
+from danlu.pipeline.variants_html import (
+    NARROW,
+    NOTHING,
+    is_busy,
+    pruned_text,
+    render_variants,
+    right_text,
+    variant_rows,
+)
 from danlu.run.kept import read_kept
 from danlu.run.registry import Registry
 from danlu.run.run import Run
@@ -32,6 +40,8 @@ def compare_variants(target: str, runs: Path, voice: Voice, *, num_questions: in
     )
     readers = ", ".join(f"{row['name']}: {row['reader']}" for row in table["variants"] if row["measured"])
     voice.say(say("variants.read_by", readers=readers or NOTHING), "dim")
+    if table["pruned"]:
+        voice.say(pruned_text(table), "dim")
     if is_busy(table):
         voice.say(say("variants.busy"), "yellow")
     for row in table["variants"]:

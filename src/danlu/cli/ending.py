@@ -34,7 +34,7 @@ class Verbs(Group):
     chapters: ClassVar[Mapping[str, Sequence[str]]] = {
         "start": ("demo", "new", "advise", "explain", "list", "doctor"),
         "data": ("inspect", "convert", "prepare", "select", "why", "forget", "audit"),
-        "train": ("check", "plan", "run", "train", "sweep", "round", "runs", "show", "track"),
+        "train": ("check", "plan", "run", "train", "prune", "sweep", "round", "runs", "show", "track"),
         "judge": ("evaluate", "compare", "weigh", "judge", "examine"),
         "ship": ("export", "registry", "chat", "serve", "serving", "keys", "usage", "feedback", "bundle"),
     }

@@ -31,6 +31,7 @@ from danlu.cli.options import (
     Target,
 )
 from danlu.cli.proof_app import examine_command, judge_command, weigh_command
+from danlu.cli.pruning import prune_command
 from danlu.cli.registry_app import registry_app
 from danlu.cli.serve_app import chat_command, feedback_app, serve_command
 from danlu.cli.serving_app import serving_app
@@ -249,6 +250,7 @@ def round_(voice: Voice, recipe: RecipeFile, overrides: Overrides = None, runs: 
         raise typer.Exit(1)
 
 
+app.command(name="prune", help=say("prune.about"))(prune_command)
 app.command(name="sweep", help=say("sweep.about"))(sweep_command)
 app.command(name="chat", help=say("serve.chat"))(chat_command)
 app.command(name="serve", help=say("serve.about"))(serve_command)

@@ -28,12 +28,12 @@ def show_status(runs: Path, voice: Voice) -> None:
     voice.result(told)
 
 
-def flip(model: str, to: str, runs: Path, voice: Voice, *, reason: str) -> None:
-    _do(control.Flip(model=model, to=_absolute(to), reason=reason), runs, voice)
+def switch(model: str, to: str, runs: Path, voice: Voice, *, reason: str) -> None:
+    _do(control.Switch(model=model, to=_absolute(to), reason=reason), runs, voice)
 
 
-def back(model: str, runs: Path, voice: Voice, *, reason: str) -> None:
-    _do(control.Back(model=model, reason=reason), runs, voice)
+def rollback(model: str, runs: Path, voice: Voice, *, reason: str) -> None:
+    _do(control.Rollback(model=model, reason=reason), runs, voice)
 
 
 def split(model: str, shares: Sequence[str], runs: Path, voice: Voice, *, reason: str) -> None:
@@ -44,8 +44,8 @@ def add(model: str, to: str, runs: Path, voice: Voice, *, reason: str) -> None:
     _do(control.Add(model=checked_name(model), to=_absolute(to), reason=reason), runs, voice)
 
 
-def drop(name: str, runs: Path, voice: Voice, *, reason: str) -> None:
-    _do(control.Drop(name=name, reason=reason), runs, voice)
+def remove(name: str, runs: Path, voice: Voice, *, reason: str) -> None:
+    _do(control.Remove(name=name, reason=reason), runs, voice)
 
 
 def reload(runs: Path, voice: Voice, *, reason: str) -> None:

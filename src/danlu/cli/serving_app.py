@@ -22,14 +22,14 @@ def status(voice: Voice, runs: Runs = RUNS) -> None:
     cli.rolling.show_status(runs, voice)
 
 
-@serving_app.command("switch", help=say("rollout.cmd_flip"))
+@serving_app.command("switch", help=say("rollout.cmd_switch"))
 def switch(voice: Voice, model: Model, to: To, reason: Reason = "", runs: Runs = RUNS) -> None:
-    cli.rolling.flip(model, to, runs, voice, reason=reason)
+    cli.rolling.switch(model, to, runs, voice, reason=reason)
 
 
-@serving_app.command("rollback", help=say("rollout.cmd_back"))
+@serving_app.command("rollback", help=say("rollout.cmd_rollback"))
 def rollback(voice: Voice, model: Model, reason: Reason = "", runs: Runs = RUNS) -> None:
-    cli.rolling.back(model, runs, voice, reason=reason)
+    cli.rolling.rollback(model, runs, voice, reason=reason)
 
 
 @serving_app.command("split", help=say("rollout.cmd_split"))
@@ -48,14 +48,14 @@ def add(voice: Voice, model: Model, to: To, reason: Reason = "", runs: Runs = RU
     cli.rolling.add(model, to, runs, voice, reason=reason)
 
 
-@serving_app.command("remove", help=say("rollout.cmd_drop"))
+@serving_app.command("remove", help=say("rollout.cmd_remove"))
 def remove(
     voice: Voice,
-    name: Annotated[str, typer.Argument(metavar="MODEL|VERSION", help=say("rollout.arg_drop"))],
+    name: Annotated[str, typer.Argument(metavar="MODEL|VERSION", help=say("rollout.arg_remove"))],
     reason: Reason = "",
     runs: Runs = RUNS,
 ) -> None:
-    cli.rolling.drop(name, runs, voice, reason=reason)
+    cli.rolling.remove(name, runs, voice, reason=reason)
 
 
 @serving_app.command("reload", help=say("rollout.cmd_reload"))

@@ -40,6 +40,7 @@ from danlu.pipeline.device import choose_device, describe_hardware
 from danlu.pipeline.evaluate import current_report
 from danlu.pipeline.export import Exported, exported
 from danlu.pipeline.open_engine import check_contract
+from danlu.pipeline.prune import pruning_of
 from danlu.pipeline.variants_html import render_variants, total_bytes
 from danlu.run.artifact import Manifest
 from danlu.run.run import Run
@@ -140,11 +141,12 @@ def _table(bench: Bench) -> dict[str, Any]:
     right = {row["id"]: bool(row["tuned"]["right"]) for row in rows}
     groups = {item.id: item.cluster for item in bench.items}
     trained = proportion(list(right.values()), [groups[name] for name in right]).to_json() if right else None
-    recipe = bench.run.recipe
+    recipe, pruned = bench.run.recipe, pruning_of(bench.base.folder)
     return {
         "name": recipe.name, "run": bench.run.name, "base": recipe.model.base, "hardware": bench.hardware,
         "num_questions": len(bench.items), "max_new_tokens": bench.max_new_tokens, "danlu": VERSION,
         "trained": trained and trained | {"right": right}, "variants": [],
+        "pruned": pruned and {name: pruned[name] for name in ("base", "layers", "left_out", "held_out")},
     }  # fmt: skip
 
 

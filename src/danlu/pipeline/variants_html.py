@@ -40,8 +40,9 @@ def render_variants(table: Mapping[str, Any], language: Language) -> str:
         html.section(tell("table"), _figures(table, language), lead=tell("table_lead", hardware=table["hardware"])),
         *_unmeasured(table, language),
     ]  # fmt: skip
+    lead = " ".join(filter(None, (tell("lead"), pruned_text(table, language))))
     return html.page(
-        *blocks, title=tell("title", name=table["name"]), language=language, kicker="danlu compare", lead=tell("lead"),
+        *blocks, title=tell("title", name=table["name"]), language=language, kicker="danlu compare", lead=lead,
         footer=" · ".join((table["run"], str(table["base"]), table["hardware"], f"danlu {table['danlu']}")),
     )  # fmt: skip
 
@@ -83,6 +84,16 @@ def _changed(found: Mapping[str, Any], trained: Mapping[str, Any] | None) -> str
         return NOTHING
     both = [(trained["right"][name], now) for name, now in found["right"].items() if name in trained["right"]]
     return f"+{sum(now and not was for was, now in both)} −{sum(was and not now for was, now in both)}"
+
+
+def pruned_text(table: Mapping[str, Any], language: Language | None = None) -> str:
+    """Where the base was pruned: of what, and by how much; "" of a whole one."""
+    if not (pruned := table["pruned"]):
+        return ""
+    before, after = pruned["layers"]
+    layers, kl = ", ".join(map(str, pruned["left_out"])), f"{pruned['held_out']['kl']:.3f}"
+    name = pruned["base"]["name"]
+    return say("variants.pruned", language, base=name, before=before, after=after, layers=layers, kl=kl)
 
 
 def is_busy(table: Mapping[str, Any]) -> bool:

@@ -1,5 +1,5 @@
 """The board: one immutable snapshot of what can be asked and where it is answered. The server process makes it, workers
-read it, and a request keeps the one it began with; so an alias flips between two requests, never within one.
+read it, and a request keeps the one it began with; so an alias is switched between two requests, never within one.
 """
 
 from __future__ import annotations

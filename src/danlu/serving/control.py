@@ -1,6 +1,7 @@
 """The server's door for its own people: `<home>/control.sock`, 0600, one JSON request a line and one reply.
 
-`{"do": "flip", "model": "law", "to": "law:4", "reason": "…"}` → `{"done": {…}}` or `{"refused": {key, where, values}}`.
+`{"do": "switch", "model": "law", "to": "law:4", "reason": "…"}` → `{"done": {…}}` or `{"refused": {key, where,
+values}}`.
 Requests are typed: what is not in their schema is refused. Errors travel as key and values, so that each side speaks
 its own language. Not for clients of the API, and never on a port.
 """
@@ -24,6 +25,8 @@ from danlu.serving.line import listen, reachable
 
 NAME = "control.sock"
 MAX_REPLY_BYTES = 64 * 2**20
+_WORDS_BEFORE = {"flip": "switch", "back": "rollback", "drop": "remove"}
+"""What audit logs call these whose lines are older than the words."""
 
 
 class _Request(BaseModel):
@@ -41,8 +44,8 @@ class Add(_Request):
     reason: str = ""
 
 
-class Flip(_Request):
-    do: Literal["flip"] = "flip"
+class Switch(_Request):
+    do: Literal["switch"] = "switch"
     model: str
     to: str
     reason: str = ""
@@ -55,14 +58,14 @@ class Split(_Request):
     reason: str = ""
 
 
-class Back(_Request):
-    do: Literal["back"] = "back"
+class Rollback(_Request):
+    do: Literal["rollback"] = "rollback"
     model: str
     reason: str = ""
 
 
-class Drop(_Request):
-    do: Literal["drop"] = "drop"
+class Remove(_Request):
+    do: Literal["remove"] = "remove"
     name: str
     reason: str = ""
 
@@ -74,8 +77,18 @@ class Reload(_Request):
     """What is wrong with the settings is told in this one; None: in the server's own."""
 
 
-Request = Status | Add | Flip | Split | Back | Drop | Reload
+Request = Status | Add | Switch | Split | Rollback | Remove | Reload
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="do")])
+
+
+def action_now(action: str) -> str:
+    """An action of the audit log in today's word: `serving.flip_failed` is `serving.switch_failed`. Lines stay as they
+    are: their hashes are made of what they say."""
+    room, _, deed = action.partition(".")
+    word, _, rest = deed.partition("_")
+    if room != "serving" or word not in _WORDS_BEFORE:
+        return action
+    return f"{room}.{_WORDS_BEFORE[word]}{'_' if rest else ''}{rest}"
 
 
 class Control:
@@ -127,7 +140,7 @@ def refuse_second(home: Path) -> None:
 
 def ask(home: Path, request: Request) -> dict[str, Any]:
     """What a running server answers. EngineError where none runs, or with its refusal. Waits as long as it takes: a
-    flip is done when every worker goes by it."""
+    switch is done when every worker goes by it."""
     path = home / NAME
     try:
         with reachable(path) as name, socket.socket(socket.AF_UNIX) as speaker:

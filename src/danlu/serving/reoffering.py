@@ -1,5 +1,5 @@
-"""A reload's models: what is offered now and was not is served, what is offered otherwise is flipped to, what is
-offered no more is dropped. What was changed or added by hand stays as it is.
+"""A reload's models: what is offered now and was not is served, what is offered otherwise is switched to, what is
+offered no more is removed. What was changed or added by hand stays as it is.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ async def reoffer(rollout: Rollout, before: Sequence[Offer], after: Sequence[Off
             await _undo(rollout, offer, None if offer in added else was.get(offer.model))
         raise
     for name in removed:
-        await rollout.drop(name, reason=RELOAD)
+        await rollout.remove(name, reason=RELOAD)
     found = {"added": [o.model for o in added], "changed": [o.model for o in changed], "removed": removed}
     return {deed: models for deed, models in found.items() if models}
 
 
 async def _undo(rollout: Rollout, offer: Offer, was: Offer | None) -> None:
-    """`was`: what it was offered as before; one that was added by hand before it stood in the file stays flipped."""
+    """`was`: what it was offered as before. One that was added by hand before it stood in the file stays switched."""
     if was is not None:
         await rollout.retarget(was, reason=RELOAD)
     elif offer.model in rollout.models:
-        await rollout.drop(offer.model, reason=RELOAD)
+        await rollout.remove(offer.model, reason=RELOAD)

@@ -104,7 +104,7 @@ class Rollout:
         await self.fleet.close()
 
     async def add(self, model: str, target: str, *, reason: str = "") -> dict[str, Any]:
-        """A new model while everything runs; of one that is there, `flip`."""
+        """A new model while everything runs; of one that is there, `switch`."""
         return await self.take(Offer(model, target), reason=reason)
 
     async def take(self, offer: Offer, *, reason: str = "") -> dict[str, Any]:
@@ -120,10 +120,10 @@ class Rollout:
         return facts
 
     async def retarget(self, offer: Offer, *, reason: str) -> None:
-        """A model that is offered as something else from now on: flipped to it, and to follow it."""
+        """A model that is offered as something else from now on: switched to it, and to follow it."""
         served = self.models[offer.model]
         opened = await self._found(offer)
-        async with self._change("flip", offer.model, {"target": offer.target}, reason) as facts:
+        async with self._change("switch", offer.model, {"target": offer.target}, reason) as facts:
             await self.fleet.load(opened)
             facts |= {"from": dict(served.lenses), "to": {opened.lens.name: 1.0}}
             served.turn_to(((opened.lens.name, 1.0),))
@@ -141,9 +141,9 @@ class Rollout:
         self.catalog.pool_for = pool_for
         self.fleet.drain_s, self.fleet.answer_s = drain_s, answer_s
 
-    async def flip(self, model: str, target: str, *, reason: str = "") -> dict[str, Any]:
+    async def switch(self, model: str, target: str, *, reason: str = "") -> dict[str, Any]:
         """Let the model be answered by this version from now on."""
-        return await self.split(model, {target: 1.0}, reason=reason, deed="flip")
+        return await self.split(model, {target: 1.0}, reason=reason, deed="switch")
 
     async def split(
         self, model: str, shares: Mapping[str, float], *, reason: str = "", deed: str = "split"
@@ -161,12 +161,12 @@ class Rollout:
             await self._settle(facts)
         return facts
 
-    async def back(self, model: str, *, reason: str = "") -> dict[str, Any]:
+    async def rollback(self, model: str, *, reason: str = "") -> dict[str, Any]:
         """To what answered before the last change."""
         served = self._served(model)
         if not served.before:
             raise EngineError("rollout.nothing_before", where=model, given=model)
-        async with self._change("back", model, {}, reason) as facts:
+        async with self._change("rollback", model, {}, reason) as facts:
             lenses = served.before[-1]
             for name, _ in lenses:
                 await self._ready(name)
@@ -175,9 +175,9 @@ class Rollout:
             await self._settle(facts)
         return facts
 
-    async def drop(self, name: str, *, reason: str = "") -> dict[str, Any]:
+    async def remove(self, name: str, *, reason: str = "") -> dict[str, Any]:
         """A model is no longer served; or a lens that no model points at leaves the engines."""
-        async with self._change("drop", name, {}, reason) as facts:
+        async with self._change("remove", name, {}, reason) as facts:
             if name in self.models:
                 del self.models[name]
                 await self._agree(facts)
@@ -188,7 +188,7 @@ class Rollout:
             else:
                 known = ", ".join(sorted({*self.models, *self.fleet.loaded()})) or "-"
                 raise EngineError("rollout.unknown", where=name, given=name, known=known)
-            facts["dropped"] = name
+            facts["removed"] = name
             self.fleet.close_unused()
         return facts
 
@@ -201,7 +201,7 @@ class Rollout:
                 if version.digest == served.origin:
                     continue
                 served.origin = version.digest
-                await self.flip(served.name, version.label, reason=f"registry: {served.follows} = {version.label}")
+                await self.switch(served.name, version.label, reason=f"registry: {served.follows} = {version.label}")
             except DanluError as error:
                 served.problem = told(error)
             self._keep()
@@ -249,7 +249,7 @@ class Rollout:
             self._on_event("changed", {"deed": deed} | facts)
 
     async def _settle(self, facts: dict[str, Any]) -> None:
-        """The flip itself, and what nobody needs any more."""
+        """The switch itself, and what nobody needs any more."""
         await self._agree(facts)
         self.fleet.close_unused()
 

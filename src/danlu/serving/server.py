@@ -176,14 +176,14 @@ class Server:
                 return await self.reload(language)
             case control.Add(model=model, to=to, reason=reason):
                 return await rollout.add(model, to, reason=reason)
-            case control.Flip(model=model, to=to, reason=reason):
-                return await rollout.flip(model, to, reason=reason)
+            case control.Switch(model=model, to=to, reason=reason):
+                return await rollout.switch(model, to, reason=reason)
             case control.Split(model=model, shares=shares, reason=reason):
                 return await rollout.split(model, shares, reason=reason)
-            case control.Back(model=model, reason=reason):
-                return await rollout.back(model, reason=reason)
-            case control.Drop(name=name, reason=reason):
-                return await rollout.drop(name, reason=reason)
+            case control.Rollback(model=model, reason=reason):
+                return await rollout.rollback(model, reason=reason)
+            case control.Remove(name=name, reason=reason):
+                return await rollout.remove(name, reason=reason)
 
     # ---- workers
 

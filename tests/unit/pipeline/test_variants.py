@@ -41,7 +41,7 @@ def row(name: str, num_bytes: int, accuracy: float | None, **others: Any) -> dic
 def table(*rows: dict[str, Any]) -> dict[str, Any]:
     trained = {"value": 0.5, "interval": [0.1, 0.9], "right": {"a": False, "b": False}}
     return {"name": "law", "run": "law-1", "base": "b", "hardware": "CPU", "num_questions": 2, "danlu": "0",
-            "trained": trained, "variants": list(rows)}  # fmt: skip
+            "trained": trained, "pruned": None, "variants": list(rows)}  # fmt: skip
 
 
 def test_the_program_that_proved_it_is_measured_and_a_missing_one_is_named() -> None:

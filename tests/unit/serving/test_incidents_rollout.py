@@ -40,7 +40,7 @@ def test_incident_15_no_engine_ever_sees_an_adapter_that_would_kill_it(tmp_path:
         async with serving(tmp_path, base, Offer("law", str(good)), num_replicas=1) as place:
             for artifact in bad:
                 with pytest.raises(DanluError) as refusal:
-                    await place.server.rollout.flip("law", str(artifact))
+                    await place.server.rollout.switch("law", str(artifact))
                 assert refusal.value.key in ("rollout.not_finite", "rollout.rank")
             await place.client.ask()
             assert not place.client.failures
@@ -63,7 +63,7 @@ def test_incident_15_an_adapter_that_kills_an_engine_is_not_rolled_out_and_not_l
             ended = asyncio.Event()
             asking = [asyncio.create_task(client.keep_asking(ended)) for _ in range(4)]
             with pytest.raises(DanluError):
-                await rollout.flip("law", str(deadly))
+                await rollout.switch("law", str(deadly))
             first, second = rollout.fleet.pools["tiny"].instances
             assert first.child is not None and second.child is not None
             await until(lambda: first.child.facts.num_starts == 2 and first.state == "ready")
@@ -112,13 +112,13 @@ def test_incident_16_a_name_never_means_two_contents(tmp_path: Path, base: Path)
             shutil.rmtree(place_on_disk)
             make_adapter(place_on_disk, base, seed=5)
             second_lens, second_mark = lens_of(place_on_disk), mark_of(place_on_disk)
-            await rollout.flip("law", str(place_on_disk))
+            await rollout.switch("law", str(place_on_disk))
             text = await client.ask()
             assert text.split()[0] == second_mark != first_mark and first_lens != second_lens
             assert set((await running).split()) == {first_mark}, "begun before, whole afterwards"
             loaded: dict[str, Any] = rollout.fleet.pools["tiny"].instances[0].loaded
             assert loaded == {first_lens: first_lens, second_lens: second_lens}, "engines know contents, not aliases"
-            await rollout.back("law")
+            await rollout.rollback("law")
             assert (await client.ask()).split()[0] == first_mark
             assert not client.failures and not client.mixed
             instance = rollout.fleet.pools["tiny"].instances[0]
@@ -141,12 +141,12 @@ def test_incident_16_a_lens_that_left_the_engines_is_read_again_and_held_to_its_
     async def story() -> None:
         async with serving(tmp_path, base, Offer("law", str(first)), num_replicas=1) as place:
             rollout, name = place.server.rollout, lens_of(first)
-            await rollout.flip("law", str(second))
-            await rollout.drop(name)
+            await rollout.switch("law", str(second))
+            await rollout.remove(name)
             shutil.rmtree(first)
             make_adapter(first, base, seed=7)  # somebody put another one into its folder
             with pytest.raises(DanluError) as refusal:
-                await rollout.back("law")
+                await rollout.rollback("law")
             assert refusal.value.key == "rollout.changed" and mark_of(first) in str(refusal.value)
             assert (await place.client.ask()).split()[0] == mark_of(second)
 

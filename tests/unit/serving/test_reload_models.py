@@ -64,8 +64,8 @@ def test_a_reload_takes_new_models_new_targets_and_what_was_taken_away(tmp_path:
             )
             assert not client.failures and not client.mixed
             assert rollout.models["law"].target == str(better)
-            await rollout.back("law")
-            assert (await client.ask("law")).split()[0] == mark_of(law), "the way back is there as after a flip"
+            await rollout.rollback("law")
+            assert (await client.ask("law")).split()[0] == mark_of(law), "the way back is there as after a switch"
             reads(place, lambda plan: plan, num_replicas=1)
             assert not {"added", "changed", "removed"} & set(await place.server.reload())
             pool = rollout.fleet.pools["tiny"]
@@ -74,7 +74,7 @@ def test_a_reload_takes_new_models_new_targets_and_what_was_taken_away(tmp_path:
 
     asyncio.run(story())
     reasons = {(entry.action, entry.reason) for entry in AuditLog(tmp_path / "audit.jsonl").entries()}
-    assert {("serving.add", "reload"), ("serving.flip", "reload"), ("serving.drop", "reload")} <= reasons
+    assert {("serving.add", "reload"), ("serving.switch", "reload"), ("serving.remove", "reload")} <= reasons
 
 
 def test_a_reload_that_fails_anywhere_changes_nothing(tmp_path: Path, base: Path) -> None:

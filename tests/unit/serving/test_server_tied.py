@@ -1,4 +1,4 @@
-"""The server process with real gateway workers in front of stub engines: flips under load, deaths of engines and of
+"""The server process with real gateway workers in front of stub engines: switches under load, deaths of engines and of
 workers, reload, the control socket, and an orderly end."""
 
 import asyncio
@@ -32,7 +32,7 @@ def test_flips_under_load_fail_nothing_and_mix_nothing(tmp_path: Path, base: Pat
             ended, client = asyncio.Event(), place.client
             asking = [asyncio.create_task(client.keep_asking(ended, is_stream=bool(n % 2))) for n in range(6)]
             for n in range(12):
-                await place.server.rollout.flip("law", str(artifacts[(n + 1) % 4]))
+                await place.server.rollout.switch("law", str(artifacts[(n + 1) % 4]))
             ended.set()
             await asyncio.gather(*asking)
             assert not client.failures and not client.mixed
@@ -213,22 +213,22 @@ def test_the_control_socket(tmp_path: Path, base: Path) -> None:
             assert stat.S_IMODE(os.stat(place.home / control.NAME).st_mode) == 0o600
             told = await ask(control.Status())
             assert told["models"][0]["follows"] == "law@prod" and told["children"][0]["state"] == "ready"
-            await ask(control.Flip(model="law", to="2", reason="try"))
+            await ask(control.Switch(model="law", to="2", reason="try"))
             assert (await client.ask()).split()[0] == mark_of(artifacts[1])
-            await ask(control.Back(model="law"))
+            await ask(control.Rollback(model="law"))
             await ask(control.Split(model="law", shares={"1": 0.5, "2": 0.5}))
             await asyncio.gather(*(client.ask() for _ in range(6)))
             assert client.seen == {lens_of(artifacts[0]): 3, lens_of(artifacts[1]): 4}
             await ask(control.Add(model="second", to="law:2"))
             await client.ask("second")
-            await ask(control.Drop(name="second"))
+            await ask(control.Remove(name="second"))
             with pytest.raises(DanluError) as refusal:
-                await ask(control.Flip(model="nobody", to="2"))
+                await ask(control.Switch(model="nobody", to="2"))
             assert refusal.value.key == "rollout.unknown" and "law" in refusal.value.text
             Registry(tmp_path).point("law", "prod", 2)  # rolled out by itself
             await until(lambda: place.server.rollout.models["law"].lenses == ((lens_of(artifacts[1]), 1.0),))
             reader, writer = await asyncio.open_unix_connection(str(place.home / control.NAME))
-            for rubbish in (b"{}\n", b'{"do":"flip"}\n', b'{"do":"sing"}\n', b'{"do":"status","x":1}\n', b"nonsense\n"):
+            for rubbish in (b"{}\n", b'{"do":"switch"}\n', b'{"do":"sing"}\n', b'{"do":"status","x":1}\n', b"nonsense\n"):
                 writer.write(rubbish)
                 assert b"rollout.request" in await reader.readline()
             writer.close()

@@ -72,7 +72,7 @@ def test_an_event_is_signed_with_its_time(tmp_path, key_file, quick):
 def test_it_is_tried_again_and_stays_the_same_event(tmp_path, key_file, quick):
     receiver = Receiver([500, 429])
     hooks, told = quick(tmp_path, receiver.url, key_file)
-    hooks.tell("flipped", model="law")
+    hooks.tell("switched", model="law")
     got = receiver.wait(3)
     assert [status for *_, status in got] == [500, 429, 200]
     assert len({headers["X-Danlu-Delivery"] for _, headers, _, _ in got}) == 1
@@ -84,7 +84,7 @@ def test_redirects_and_refusals_are_an_end(tmp_path, key_file, quick, status):
     """A redirect to http://169.254.169.254/ is how a webhook became a way into a cloud account."""
     receiver = Receiver([status])
     hooks, told = quick(tmp_path, receiver.url, key_file)
-    hooks.tell("flipped")
+    hooks.tell("switched")
     receiver.wait(1)
     until_true(lambda: told)
     a_moment()
@@ -119,7 +119,7 @@ def test_runs_and_registry_are_told_from_the_audit_log(tmp_path, key_file, quick
 def test_only_what_was_asked_for_is_told(tmp_path, key_file, quick):
     receiver = Receiver()
     hooks, _ = quick(tmp_path, receiver.url, key_file, events=("registry",))
-    hooks.tell("flipped")
+    hooks.tell("switched")
     AuditLog(tmp_path / "audit.jsonl").append("registry.added", {"name": "law"})
     assert json.loads(receiver.wait(1)[0][2])["kind"] == "registry"
 

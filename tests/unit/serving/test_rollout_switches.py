@@ -30,6 +30,7 @@ from danlu.core.errors import DanluError
 from danlu.run.audit import AuditLog
 from danlu.run.registry import Registry
 from danlu.serving.ask import Ask
+from danlu.serving.control import action_now
 from danlu.serving.drivers import DRIVERS
 from danlu.serving.engine_check import check_engine
 from danlu.serving.instances import Question
@@ -124,20 +125,20 @@ def deeds(runs: Path) -> list[str]:
     return [entry.action for entry in AuditLog(runs / "audit.jsonl").entries()]
 
 
-def test_a_flip_and_the_way_back(tmp_path: Path, base: Path, run: Callable[..., None]) -> None:
+def test_a_switch_and_the_way_back(tmp_path: Path, base: Path, run: Callable[..., None]) -> None:
     first, second = make_adapter(tmp_path / "a", base), make_adapter(tmp_path / "b", base, seed=1)
 
     async def story(house: House) -> None:
         rollout = house.rollout
         assert await house.said() == (lens_of(first), mark_of(first))
-        done = await rollout.flip("law", str(second), reason="better")
+        done = await rollout.switch("law", str(second), reason="better")
         assert done["to"] == {lens_of(second): 1.0} and "late" not in done
         assert await house.said() == (lens_of(second), mark_of(second))
         assert house.router.board.number == rollout.board.number, "done context: every worker goes by it"
-        await rollout.back("law")
+        await rollout.rollback("law")
         assert await house.said() == (lens_of(first), mark_of(first))
         with pytest.raises(DanluError) as refusal:
-            await rollout.back("law")
+            await rollout.rollback("law")
         assert refusal.value.key == "rollout.nothing_before"
         instances = rollout.fleet.pools["tiny"].instances
         assert len(instances) == 2 and all(
@@ -145,13 +146,22 @@ def test_a_flip_and_the_way_back(tmp_path: Path, base: Path, run: Callable[..., 
         )
         assert rollout.fleet.pools["tiny"].grades[lens_of(second)] == "ids"
 
+    log = AuditLog(tmp_path / "audit.jsonl")
+    of_before = ["serving.flip", "serving.flip_failed", "serving.back", "serving.drop", "serving.split"]
+    for action in of_before:
+        log.append(action, {"model": "law"})
     run(story, Offer("law", str(first)))
-    assert deeds(tmp_path) == ["serving.opened", "serving.flip", "serving.back"]
-    assert AuditLog(tmp_path / "audit.jsonl").verify().is_whole
+    assert deeds(tmp_path) == [*of_before, "serving.opened", "serving.switch", "serving.rollback"]
+    assert log.verify().is_whole, "the chain goes on from lines with older words"
+    now = [action_now(action) for action in deeds(tmp_path)]
+    assert now[:5] == ["serving.switch", "serving.switch_failed", "serving.rollback", "serving.remove", "serving.split"]
+    assert now[5:] == deeds(tmp_path)[5:] and action_now("registry.back") == "registry.back"
 
 
 @pytest.mark.parametrize("fault", ["refuses", "answers_wrong", "misrenders", "nan", "gone"])
-def test_a_failure_on_any_replica_is_no_flip(tmp_path: Path, base: Path, run: Callable[..., None], fault: str) -> None:
+def test_a_failure_on_any_replica_is_no_switch(
+    tmp_path: Path, base: Path, run: Callable[..., None], fault: str
+) -> None:
     def spoil(tensors: dict[str, Any]) -> dict[str, Any]:
         tensors[next(iter(tensors))][0, 0] = float("nan")
         return tensors
@@ -165,19 +175,19 @@ def test_a_failure_on_any_replica_is_no_flip(tmp_path: Path, base: Path, run: Ca
         values = {"refuses": {lens_of(second): "tiny-1"}} if fault == "refuses" else {fault: True}
         habits(base, **(values if fault not in ("nan", "gone") else {}))
         with pytest.raises(DanluError) as refusal:
-            await rollout.flip("law", str(tmp_path / "nothing") if fault == "gone" else str(second))
+            await rollout.switch("law", str(tmp_path / "nothing") if fault == "gone" else str(second))
         assert rollout.board.models == before.models and await house.said() == (lens_of(first), mark_of(first))
         assert all(set(instance.loaded) == {lens_of(first)} for instance in rollout.fleet.pools["tiny"].instances)
         assert rollout.models["law"].problem and refusal.value.text
         assert status_of(rollout)["models"][0]["problem"]
         if fault not in ("nan", "gone"):  # and when the engines have thought better of it
             habits(base)
-            await rollout.flip("law", str(second))
+            await rollout.switch("law", str(second))
             assert await house.said() == (lens_of(second), mark_of(second)) and not rollout.models["law"].problem
 
     run(story, Offer("law", str(first)))
-    assert "serving.flip_failed" in deeds(tmp_path)
-    failed = next(e for e in AuditLog(tmp_path / "audit.jsonl").entries() if e.action == "serving.flip_failed")
+    assert "serving.switch_failed" in deeds(tmp_path)
+    failed = next(e for e in AuditLog(tmp_path / "audit.jsonl").entries() if e.action == "serving.switch_failed")
     assert failed.object["refused"]
 
 
@@ -195,7 +205,7 @@ def test_shares(tmp_path: Path, base: Path, run: Callable[..., None]) -> None:
             with pytest.raises(DanluError) as refusal:
                 await house.rollout.split("law", shares)
             assert refusal.value.key == "rollout.shares"
-        await house.rollout.back("law")
+        await house.rollout.rollback("law")
         assert {(await house.said())[0] for _ in range(6)} == {lens_of(artifacts[0])}
 
     run(story, Offer("law", "law:1"))
@@ -216,11 +226,11 @@ def test_the_registry_is_followed(tmp_path: Path, base: Path, run: Callable[...,
         registry.roll_back("law", "prod")
         await rollout.follow()
         assert (await house.said())[1] == mark_of(artifacts[0])
-        await rollout.flip("law", "3")  # by hand: the registry still says 1, and is not asked again
+        await rollout.switch("law", "3")  # by hand: the registry still says 1, and is not asked again
         await rollout.follow()
         assert (await house.said())[1] == mark_of(artifacts[2])
         habits(base, refuses={lens_of(artifacts[1]): "*"})
-        await rollout.drop(lens_of(artifacts[1]))
+        await rollout.remove(lens_of(artifacts[1]))
         registry.point("law", "prod", 2)
         await rollout.follow()
         assert (await house.said())[1] == mark_of(artifacts[2]) and "no room" in rollout.models["law"].problem
@@ -239,14 +249,14 @@ def test_what_was_changed_by_hand_outlives_the_server(tmp_path: Path, base: Path
     registry.point("law", "prod", 1)
 
     async def change(house: House) -> None:
-        await house.rollout.flip("law", "2")
+        await house.rollout.switch("law", "2")
         await house.rollout.split("law", {"2": 0.5, "3": 0.5})
 
     async def as_left(house: House) -> None:
         assert {(await house.said())[1] for _ in range(4)} == {mark_of(artifacts[1]), mark_of(artifacts[2])}
-        await house.rollout.back("law")
+        await house.rollout.rollback("law")
         assert (await house.said())[1] == mark_of(artifacts[1])
-        await house.rollout.back("law")
+        await house.rollout.rollback("law")
         assert (await house.said())[1] == mark_of(artifacts[0])
 
     async def as_pointed(house: House) -> None:
@@ -267,14 +277,14 @@ def test_the_one_that_was_used_longest_ago_makes_room(tmp_path: Path, base: Path
         rollout = house.rollout
         pool = rollout.fleet.pools["tiny"]
         for artifact in artifacts[1:3]:
-            await rollout.flip("law", str(artifact))
+            await rollout.switch("law", str(artifact))
         assert pool.adapters == [lens_of(a) for a in artifacts[:3]]
         await house.said(lens_of(artifacts[0]))  # its immutable name is a model too
         await until(lambda: (rollout.fleet.note_use(), rollout.fleet.uses[lens_of(artifacts[0])].last)[1] > 0)
-        await rollout.flip("law", str(artifacts[3]))
+        await rollout.switch("law", str(artifacts[3]))
         assert set(pool.adapters) == {lens_of(artifacts[n]) for n in (0, 2, 3)}
         assert all(set(instance.loaded) == set(pool.adapters) for instance in pool.instances)
-        await rollout.flip("law", str(artifacts[1]))  # dropped, and it comes back
+        await rollout.switch("law", str(artifacts[1]))  # dropped, and it comes back
         assert (await house.said())[1] == mark_of(artifacts[1])
 
     run(story, Offer("law", str(artifacts[0])))
@@ -291,7 +301,7 @@ def test_no_room_where_all_are_used_and_none_is_taken_from_under_an_answer(
             await rollout.add("third", str(artifacts[2]))
         assert refusal.value.key == "rollout.full" and "third" not in rollout.models
         lease = house.router.lease("m0", QUESTION)
-        await rollout.drop("m0")
+        await rollout.remove("m0")
         assert not house.router.knows("m0")
         with pytest.raises(DanluError) as refusal:
             await rollout.add("third", str(artifacts[2]))
@@ -301,7 +311,7 @@ def test_no_room_where_all_are_used_and_none_is_taken_from_under_an_answer(
         await rollout.add("third", str(artifacts[2]))
         assert (await house.said("third"))[1] == mark_of(artifacts[2])
         with pytest.raises(DanluError) as refusal:
-            await rollout.drop(lens_of(artifacts[2]))
+            await rollout.remove(lens_of(artifacts[2]))
         assert refusal.value.key == "rollout.in_use"
 
     run(story, Offer("m0", str(artifacts[0])), Offer("m1", str(artifacts[1])), max_adapters=2, drain_s=0.3)
@@ -313,12 +323,12 @@ def test_whole_models_change_with_their_engines(tmp_path: Path, base: Path, run:
     async def story(house: House) -> None:
         rollout = house.rollout
         lease = house.router.lease("law", QUESTION)
-        await rollout.flip("law", str(second))
+        await rollout.switch("law", str(second))
         assert await house.said() == (lens_of(second), mark_of(second))
         assert await ask(lease.address, lease.body, lease.secret), "the old engine is there for its last answer"
         lease.release("done")
         await until(lambda: not rollout.fleet.ends)
-        await rollout.back("law")
+        await rollout.rollback("law")
         assert await house.said() == (lens_of(first), mark_of(first))
 
     run(story, Offer("law", str(first)), num_replicas=1)
@@ -336,7 +346,7 @@ def test_an_engine_that_was_killed_comes_back_with_its_lenses(
         await instance.child.kill()
         await until(lambda: instance.state == "down")
         await until(lambda: sum(r.state == "ready" for r in house.router.board.replicas) == 1)
-        await rollout.flip("law", str(second))  # while one of two is away
+        await rollout.switch("law", str(second))  # while one of two is away
         assert (await house.said())[1] == mark_of(second)
         await until(lambda: sum(r.state == "ready" for r in house.router.board.replicas) == 2, within_s=10)
         for _ in range(2):
@@ -360,18 +370,18 @@ def test_engines_that_load_nothing_are_replaced_one_by_one(
         habits(base, answers_wrong=is_bad)
         if is_bad:
             with pytest.raises(DanluError):
-                await rollout.flip("law", str(second))
+                await rollout.switch("law", str(second))
             assert {instance.name for instance in pool.instances} == old and lens_of(second) not in pool.lenses
             assert (await house.said())[1] == mark_of(first)
             return
-        await rollout.flip("law", str(second))
+        await rollout.switch("law", str(second))
         assert (await house.said())[1] == mark_of(second)
         for lease in leases:
             assert (await ask(lease.address, lease.body, lease.secret)).split()[0] == mark_of(first), "there to its end"
             lease.release("done")
         await until(lambda: old.isdisjoint(instance.name for instance in pool.instances))
         assert len(pool.instances) == 2 and {instance.state for instance in pool.instances} == {"ready"}
-        await rollout.back("law")  # the fresh ones have both
+        await rollout.rollback("law")  # the fresh ones have both
         assert (await house.said())[1] == mark_of(first) and len(pool.instances) == 2
         child = pool.instances[0].child
         assert child is not None
@@ -398,7 +408,7 @@ def test_a_damaged_offer_is_no_start(tmp_path: Path, base: Path, run: Callable[.
 def test_what_is_withdrawn_while_it_answers_goes_on_and_is_not_turned_to_again(
     tmp_path: Path, base: Path, run: Callable[..., None]
 ) -> None:
-    """Nobody said what becomes of it: it went on silently, and `back` returned to it."""
+    """Nobody said what becomes of it: it went on silently, and `rollback` returned to it."""
     registry = Registry(tmp_path)
     artifacts = [make_adapter(tmp_path / "runs" / str(n), base, seed=n) for n in range(2)]
     for artifact in artifacts:
@@ -421,8 +431,8 @@ def test_what_is_withdrawn_while_it_answers_goes_on_and_is_not_turned_to_again(
         await until(lambda: instance.state == "down")
         await until(lambda: instance.state == "ready", within_s=10)
         assert set(instance.loaded) == {first}, "and an engine that died has it again"
-        await rollout.flip("law", "2")
-        for asked in (rollout.back("law"), rollout.flip("law", "1"), rollout.flip("law", first)):
+        await rollout.switch("law", "2")
+        for asked in (rollout.rollback("law"), rollout.switch("law", "1"), rollout.switch("law", first)):
             with pytest.raises(DanluError) as refusal:
                 await asked
             assert refusal.value.key == "registry.is_withdrawn"
