@@ -22,6 +22,10 @@ _HOME = tempfile.TemporaryDirectory(prefix="danlu-home-", ignore_cleanup_errors=
 # Keys, known servers and what other programs leave in a home stay out of a person's own, which may not be writable.
 os.environ.setdefault("PLAYWRIGHT_BROWSERS_PATH", str(Path.home() / ".cache" / "ms-playwright"))
 os.environ["HOME"] = _HOME.name
+# Children speak English as the tests do, whatever the machine's language is; one that asks otherwise says so.
+os.environ["LANG"] = "C.UTF-8"
+for _name in ("LC_ALL", "LC_MESSAGES"):
+    os.environ.pop(_name, None)
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"

@@ -53,7 +53,8 @@ def write_brief_questions(folder: Path) -> None:
 
 def test_the_embedded_base_learns_what_is_rewarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Brief answers, of which it was shown none: what drawn answers earn rises, and so does the share of brief ones
-    among the greedy answers to rules it was never asked about."""
+    among the greedy answers to rules it was never asked about. Drawn answers of 16 characters rose from 0.48 to 0.85 in
+    six steps, greedy ones from 0.67 to 1.0; half of that is asked for."""
     monkeypatch.chdir(tmp_path)
     write_brief_questions(tmp_path)
     Path("recipe.yaml").write_text(BRIEF)

@@ -97,6 +97,7 @@ def test_law_2_lower_and_outer_rooms_are_torch_free() -> None:
     native = (
         "api",
         "cached_attention",
+        "classes",
         "cuda_attention",
         "cuda_choice",
         "cuda_codes",

@@ -13,7 +13,7 @@ from danlu.cli.voice import Voice
 from danlu.core.errors import DanluError
 from danlu.core.messages import say
 from danlu.data.sample import Message
-from danlu.engines.engine import Engine, Question, Sampling
+from danlu.engines.engine import Classifying, Engine, Question, Sampling
 
 MAX_NEW_TOKENS = 512
 _COMMAND = re.compile("/[a-z?]*")
@@ -87,20 +87,41 @@ class Table:
     def _answer(self, engine: Engine, turns: list[Message], side: str, style: str) -> str | None:
         """None when there was no answer: a prompt beyond the context must not end the conversation."""
         pieces: list[str] = []
+        question = Question(tuple(turns))
+        if isinstance(engine, Classifying):
+            return self._class(engine, question, side, style)
         try:
-            for piece in engine.stream(Question(tuple(turns)), self.sampling):
+            for piece in engine.stream(question, self.sampling):
                 pieces.append(piece)
                 if not self.voice.as_json:
                     self.voice.say(piece, style, end="")
         except DanluError as error:
-            self.voice.fail(error.text, error.fix)
-            self.voice.result({"model": side, "question": turns[-1].content} | error.to_json())
+            self._refuse(error, question, side)
             return None
         if not self.voice.as_json:
             self.voice.say("")
         answer = "".join(pieces)
         self.voice.result({"model": side, "question": turns[-1].content, "answer": answer})
         return answer
+
+    def _class(self, engine: Classifying, question: Question, side: str, style: str) -> str | None:
+        """The likeliest class with its probability; the text alone counts, not what was said before."""
+        try:
+            told = engine.probabilities(question)
+        except DanluError as error:
+            self._refuse(error, question, side)
+            return None
+        answer, share = next(iter(told.items()))
+        if not self.voice.as_json:
+            self.voice.say(f"{answer}  {share:.1%}", style)
+        self.voice.result(
+            {"model": side, "question": question.messages[-1].content, "answer": answer, "probabilities": told}
+        )
+        return answer
+
+    def _refuse(self, error: DanluError, question: Question, side: str) -> None:
+        self.voice.fail(error.text, error.fix)
+        self.voice.result({"model": side, "question": question.messages[-1].content} | error.to_json())
 
 
 def _ask(voice: Voice) -> str | None:

@@ -132,4 +132,4 @@ class _Eye:
             return None
         if not encoded:
             return None
-        return preview(encoded[0].ids.tolist(), encoded[0].weights.tolist(), self.base, str(sample.origin))
+        return preview(encoded[0].ids.tolist(), encoded[0].weights.tolist(), self.encoder, str(sample.origin))

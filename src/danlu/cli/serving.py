@@ -12,7 +12,7 @@ from danlu.cli.rolling import say_renewed
 from danlu.cli.serving_words import ServingWords
 from danlu.cli.voice import Voice
 from danlu.core.messages import current_language, say
-from danlu.pipeline.serve import prepare_serving, run_server
+from danlu.pipeline.serve import check_serving, prepare_serving, run_server
 from danlu.pipeline.serve_look import Serving
 from danlu.serving.known_servers import SERVERS
 from danlu.serving.snippets import KEY, snippets
@@ -22,14 +22,17 @@ def serve(words: Sequence[str], runs: Path, voice: Voice, *, config: Path | None
     """`words`: targets and overrides, in any order."""
     asked = ServingWords.of(words, config)
     wanted, section = asked.read(runs)
+    if dry:
+        checked = check_serving(wanted, section, runs)
+        checked.close()
+        _show(checked, voice)
+        return
     serving = prepare_serving(
         wanted, section, runs, makes_key=first_key or (sys.stdin.isatty() and not voice.as_json),
-        account=Path.home() / SERVERS,
+        account=Path.home() / SERVERS, tell=voice.progress.note,
     )  # fmt: skip
     try:
         _show(serving, voice)
-        if dry:
-            return
         screen = _Screen(serving, voice)
         voice.progress.note(say("serve.starting"))
         reread = None if asked.source is None else lambda: asked.read(runs)

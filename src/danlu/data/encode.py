@@ -133,6 +133,10 @@ class Encoder:
             kept.append(int(token))
         return self.tokenizer.decode(kept, skip_control=True).strip()
 
+    def read_back(self, ids: Sequence[int], *, learnt: bool) -> str:
+        """Encoded ids as text with control tokens shown; all are `learnt`, or none is."""
+        return self.tokenizer.decode(ids, skip_control=False)
+
     # Conversations
 
     def _conversation(self, sample: Conversation, ledger: Ledger) -> list[Tokens]:

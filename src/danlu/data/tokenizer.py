@@ -56,7 +56,8 @@ class Tokenizer:
         elif models := sorted(folder.glob("tokenizer.model*")) + sorted(folder.glob("*.model")):
             backend = Pieces(models[0], added, config)
         else:
-            raise DataError("encode.no_tokenizer", where=str(folder))
+            key = "only_vocabulary" if (folder / "vocab.txt").is_file() else "no_tokenizer"
+            raise DataError(f"encode.{key}", where=str(folder))
         return cls(folder, backend, special, _eos_ids(folder))
 
     @property

@@ -100,6 +100,15 @@ def in_order(answers: Iterator[tuple[int, Answer]], watch: Callable[[int], None]
 
 
 @runtime_checkable
+class Classifying(Protocol):
+    """An engine whose answers are names of classes."""
+
+    def probabilities(self, question: Question) -> dict[str, float]:
+        """Every class with its probability, the likeliest first."""
+        ...
+
+
+@runtime_checkable
 class Rendering(Protocol):
     """An engine that knows the tokens a question becomes: another template is another prompt, whatever was asked."""
 

@@ -30,12 +30,12 @@ def write_card(folder: Path, manifest: Manifest, values: Mapping[str, Any]) -> N
 
 
 def _front_matter(manifest: Manifest, values: Mapping[str, Any]) -> str:
-    nature = nature_of(manifest.kind)
+    nature = nature_of(_kind(manifest))
     front: dict[str, Any] = {
         "base_model": str(manifest.base.get("name")),
         "base_model_relation": nature.relation,
         "library_name": nature.library,
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": nature.task,
         "language": ["zh", "en"],
         "tags": ["danlu", *nature.tags],
     }
@@ -44,12 +44,17 @@ def _front_matter(manifest: Manifest, values: Mapping[str, Any]) -> str:
     return f"---\n{yaml.safe_dump(front, allow_unicode=True, sort_keys=True)}---"
 
 
+def _kind(manifest: Manifest) -> str:
+    """What it is, an encoder being another thing than a decoder of the same kind."""
+    return "merged-classes" if "classes" in manifest.contract else manifest.kind
+
+
 def _section(folder: Path, manifest: Manifest, values: Mapping[str, Any], language: Language) -> str:
     def tell(key: str, **filled: Any) -> str:
         return say(f"export.card_{key}", language, **filled)
 
     base = manifest.base
-    lines = [say(f"card.what_{manifest.kind.replace('-', '_')}", language), "", f"## {tell('base')}", ""]
+    lines = [say(f"card.what_{_kind(manifest).replace('-', '_')}", language), "", f"## {tell('base')}", ""]
     revision, digest = base.get("revision") or "-", str(base.get("digest"))[:16]
     lines.append(tell("base_row", name=base.get("name"), revision=revision, digest=digest))
     if base.get("quantize", "none") != "none":
@@ -64,7 +69,7 @@ def _section(folder: Path, manifest: Manifest, values: Mapping[str, Any], langua
     for key in ("limits", "credits"):
         if text := _in(values.get(key), language):
             lines += ["", f"## {tell(key)}", "", text]
-    used = usage(manifest.kind, folder, language, base=str(base.get("name")), name=_plain(manifest.name))
+    used = usage(_kind(manifest), folder, language, base=str(base.get("name")), name=_plain(manifest.name))
     lines += ["", f"## {tell('use')}", "", *used]
     if system := manifest.contract.get("system"):
         lines += ["", tell("system"), "", *(f"> {line}" for line in str(system).splitlines())]

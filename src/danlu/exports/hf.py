@@ -1,7 +1,7 @@
 """Export `merged`: a Hugging Face folder that needs nothing beside it; transformers loads it unchanged.
 
 A low-rank adapter is folded into the base's own files, read anew and checked against the digest it was trained on:
-added in fp32, rounded once to the files' dtype. The living model stays as it is.
+added in fp32, rounded once to the files' dtype. The living model stays as it is. For encoders see `classes.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Literal
 
 import torch
 
+from danlu.engines.classes import ClassEngine
+from danlu.exports.classes import prove_classes, write_classes
 from danlu.exports.export import Proof, Subject
 from danlu.exports.merging import prove_merged, write_merged
 from danlu.exports.reload import stored_dtype
@@ -33,7 +35,12 @@ class MergedExport:
         return stored_dtype(subject.engine.model) if self.dtype == "auto" else DTYPES[self.dtype]
 
     def write(self, subject: Subject, folder: Path) -> None:
-        write_merged(subject, folder, self.stored(subject))
+        if isinstance(subject.engine, ClassEngine):
+            write_classes(subject.engine, folder, self.stored(subject))
+        else:
+            write_merged(subject, folder, self.stored(subject))
 
     def prove(self, subject: Subject, folder: Path) -> Proof:
+        if isinstance(subject.engine, ClassEngine):
+            return prove_classes(subject, subject.engine, folder, self.stored(subject))
         return prove_merged(subject, folder, self.stored(subject), ("danlu", "transformers"))

@@ -121,6 +121,52 @@ class Transformers:
         return ExportError("export.reader_failed", where=self._where, reader=self.name, said=said)
 
 
+class TransformersClasses:
+    """An encoder's folder as AutoModelForSequenceClassification and AutoTokenizer read it."""
+
+    name = "transformers"
+
+    def __init__(self, folder: Path, *, dtype: torch.dtype, device: torch.device) -> None:
+        import transformers  # seconds to import, and optional
+
+        self._library: Any = transformers
+        try:
+            with quiet(transformers):
+                self._tokenizer = transformers.AutoTokenizer.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False
+                )
+                model, told = transformers.AutoModelForSequenceClassification.from_pretrained(
+                    folder, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
+                )
+        except REFUSALS as error:
+            said = " ".join(str(error).split())[:400]
+            raise ExportError("export.reader_failed", where=str(folder), reader=self.name, said=said) from error
+        if missing := sorted(told["missing_keys"]):
+            raise ExportError("export.reader_failed", where=str(folder), reader=self.name, said=", ".join(missing[:5]))
+        self._model: Any = model.to(device).eval()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """By number, as its configuration names them."""
+        names = self._model.config.id2label
+        return tuple(names[number] for number in sorted(names))
+
+    def text_ids(self, question: Question) -> list[int]:
+        """What its tokenizer makes of a text."""
+        with quiet(self._library):
+            ids: list[int] = self._tokenizer(question.messages[-1].content)["input_ids"]
+        return ids
+
+    def continue_ids(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        return [[int(logits_1C[0].argmax())] for logits_1C in self.logits(prompts)]
+
+    def logits(self, sequences: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+        """logits_1C of each text."""
+        for ids in sequences:
+            with torch.inference_mode():
+                yield self._model(input_ids=torch.tensor([list(ids)], device=self._model.device)).logits.float()
+
+
 @contextmanager
 def quiet(transformers: Any) -> Iterator[None]:
     """transformers' advice and progress bars are not for our users."""

@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 from danlu.core.errors import ExportError, TemplateError
 from danlu.core.files import read_json, sha256_file, write_json, write_text
+from danlu.data.classes import golden_texts, is_of_classes
 from danlu.data.contract import Contract, golden_conversations
 from danlu.data.encode import Encoder
+from danlu.data.sample import Message
 from danlu.data.template import Template
 from danlu.data.tokenizer import Tokenizer
 from danlu.engines.engine import Question
@@ -28,7 +30,10 @@ SAMPLING_KEYS = ("temperature", "top_p", "top_k", "repetition_penalty")
 
 
 def golden_prompts(contract: Contract, engine: NativeEngine) -> tuple[Question, ...]:
-    """The contract's golden conversations up to their last turn, as far as the template takes them."""
+    """The contract's golden conversations up to their last turn, as far as the template takes them; of an encoder its
+    golden texts."""
+    if is_of_classes(contract):
+        return tuple(Question((Message("user", text),)) for text in golden_texts(contract))
     conversations = golden_conversations(engine.encoder.template)
     golden = contract.value["golden"]
     taken = [pair for name, pair in conversations.items() if "refused" not in golden.get(name, {"refused": ""})]

@@ -28,8 +28,17 @@ class Nature:
     relation: str
     uses: tuple[Use, ...]
     tags: tuple[str, ...] = ()
+    task: str = "text-generation"
 
 
+_CLASSES = Use(
+    "use_classes",
+    "python",
+    """\
+from transformers import pipeline
+
+print(pipeline("text-classification", model=".")("…"))""",
+)
 _TRANSFORMERS = Use(
     "use_transformers",
     "python",
@@ -57,6 +66,7 @@ _SGLANG = Use("use_sglang", "bash", "python -m sglang.launch_server --config sgl
 NATURES: Mapping[str, Nature] = {
     "adapter": Nature("peft", "adapter", (_PEFT,), ("lora",)),
     "merged": Nature("transformers", "finetune", (_TRANSFORMERS,)),
+    "merged-classes": Nature("transformers", "finetune", (_CLASSES,), task="text-classification"),
     "gguf": Nature("gguf", "quantized", (_LLAMACPP,), ("gguf", "llama.cpp")),
     "gguf-lora": Nature(
         "gguf", "adapter", (Use("use_llamacpp_lora", "bash", "llama-server -m BASE.gguf --lora {file} --jinja"),),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from danlu.core.errors import ExportError
+from danlu.data.classes import contract_again, is_of_classes
 from danlu.data.contract import Contract, make_contract
 from danlu.data.template import Template
 from danlu.data.tokenizer import Tokenizer
@@ -35,6 +36,8 @@ def unproven(manifest: Manifest) -> list[str]:
 def reload_contract(folder: Path, trained: Contract) -> Contract:
     """The contract of what stands in the folder, under the trained one's system prompt and thinking mode."""
     tokenizer = Tokenizer.load(folder)
+    if is_of_classes(trained):
+        return contract_again(trained, tokenizer)
     value = trained.value
     template = Template.load(folder, tokenizer, system=value["system"], thinking=value["thinking"])
     return make_contract(template, tokenizer, value["sampling"])

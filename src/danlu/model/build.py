@@ -13,6 +13,7 @@ from danlu.core.files import sha256_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
 from danlu.model import weights
+from danlu.model.classifier import Classifier, EncoderSpec
 from danlu.model.decoder import Decoder
 from danlu.model.families import own_family
 from danlu.model.families.family import Family
@@ -63,12 +64,17 @@ def load_model(
     if family.text_config is not None:
         config = family.text_config(config)
     spec = family.spec(config)
+    if isinstance(spec, EncoderSpec) and (is_packed or quantize != "none"):
+        raise ModelError("model.quantize_encoder", where=str(folder), given=quantize)
     with torch.device("meta"):
-        model = Decoder(spec, folder, config)
+        model = Classifier(spec, folder, config) if isinstance(spec, EncoderSpec) else Decoder(spec, folder, config)
     if needs_weights:
         if is_packed and quantize == "none":
             (progress or Silent()).note(say("model.dequantizing", name=str(base)))
-        weights.load_weights(model, folder, family, dtype=dtype, device=device, quantize=quantize)
+        lacking = weights.load_weights(model, folder, family, dtype=dtype, device=device, quantize=quantize)
+        if lacking:
+            assert isinstance(model, Classifier), "of a decoder nothing may lack"
+            model.draw(lacking, torch.Generator().manual_seed(seed))
         model._digest = lambda: digest_folder(folder)
     else:
         _draw(model, seed, dtype=dtype, device=device, quantize=quantize)
@@ -76,7 +82,9 @@ def load_model(
     return model.eval()
 
 
-def _draw(model: Decoder, seed: int, *, dtype: torch.dtype, device: torch.device, quantize: Quantize) -> None:
+def _draw(
+    model: Decoder | Classifier, seed: int, *, dtype: torch.dtype, device: torch.device, quantize: Quantize
+) -> None:
     """Random weights; those to be quantised are drawn in the CPU's memory and leave it one by one."""
     is_quantized = quantize != "none"
     model.to(dtype).to_empty(device="cpu" if is_quantized else device)
@@ -101,21 +109,21 @@ def save_model(model: Model, folder: Path, dtype: str | torch.dtype | None = Non
     """A Hugging Face checkpoint folder: config, weights, tokenizer; `dtype` is that on disk, None the model's own."""
     refuse_quantized(model, "save_model")
     chosen = DTYPES[dtype] if isinstance(dtype, str) else dtype or model.dtype
-    if isinstance(model, Decoder):
+    if isinstance(model, Decoder | Classifier):
         weights.save_model(model, folder, family_of(model.config), chosen)
     else:
         hf = _foreign()
-        assert isinstance(model, hf.ForeignModel), "a model is our decoder or a foreign one"
+        assert isinstance(model, hf.ForeignModel), "a model is ours or a foreign one"
         hf.save_foreign(model, folder, chosen)
 
 
 def load_state(model: Model, folder: Path) -> None:
     """A checkpoint's tensors into a living model, in place: its parameters stay the same objects."""
-    if isinstance(model, Decoder):
+    if isinstance(model, Decoder | Classifier):
         weights.load_state(model, folder, family_of(model.config))
     else:
         hf = _foreign()
-        assert isinstance(model, hf.ForeignModel), "a model is our decoder or a foreign one"
+        assert isinstance(model, hf.ForeignModel), "a model is ours or a foreign one"
         hf.load_foreign_state(model, folder)
 
 

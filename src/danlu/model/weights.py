@@ -43,8 +43,9 @@ DTYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float
 
 def load_weights(
     model: Model, folder: Path, family: Family, *, dtype: torch.dtype, device: torch.device, quantize: Quantize = "none"
-) -> None:
-    """Fill a model made on the meta device. Missing, unexpected and misshapen tensors are all named at once.
+) -> list[str]:
+    """Fill a model made on the meta device. Missing, unexpected and misshapen tensors are all named at once. Returns
+    what the family's checkpoints may lack and this one does: made room for, not filled.
 
     With `quantize` each weight of a linear layer is quantised where it lands, so the device never holds more than one
     in full. A weight that is stored in NF4 is taken as it is, or dequantised where `quantize` is "none".
@@ -69,8 +70,12 @@ def load_weights(
                     place_packed(model, name, tensor, dtype=dtype, device=device, is_kept=quantize != "none")
                 else:
                     place(model, name, tensor, dtype=dtype, device=device)
+    lacking = {name: missing.pop(name) for name in list(missing) if name.startswith(family.may_lack)}
     if missing or unexpected or misshapen:
         raise differ(folder, missing=list(missing), unexpected=unexpected, misshapen=misshapen)
+    for name, hole in lacking.items():
+        place(model, name, torch.empty(hole.shape), dtype=dtype, device=device)
+    return list(lacking)
 
 
 def load_state(model: Model, folder: Path, family: Family) -> None:
@@ -148,6 +153,9 @@ def split(their_name: str, tensor: Tensor, family: Family, spec: Spec) -> Iterat
         if their_name.startswith(prefix):
             their_name = ours + their_name[len(prefix) :]
             break
+    for ending, ours in family.endings:
+        if their_name.endswith(ending):
+            their_name = their_name.removesuffix(ending) + ours
     for fused in family.fused:
         stem, _, kind = their_name.rpartition(".")
         if stem.endswith("." + fused.name):

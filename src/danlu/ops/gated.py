@@ -23,10 +23,10 @@ COLUMNS, NUM_WARPS = 1024, 4  # of a kernel's program: 16 bytes of each tensor t
 
 def gated(gate_TF: Tensor, up_TF: Tensor, activation: Activation) -> Tensor:
     """activation(gate) * up; `gelu_tanh` is the tanh approximation that Gemma was trained with."""
-    return _activated(gate_TF, activation) * up_TF
+    return activated(gate_TF, activation) * up_TF
 
 
-def _activated(gate_TF: Tensor, activation: Activation) -> Tensor:
+def activated(gate_TF: Tensor, activation: Activation) -> Tensor:
     match activation:
         case "silu":
             return F.silu(gate_TF)
@@ -49,7 +49,7 @@ def gated_forward(gate_up_TE: Tensor, activation: Activation, *, out_TF: Tensor 
                 F=out_TF.shape[1], ACTIVATION=activation, COLUMNS=COLUMNS, num_warps=NUM_WARPS,
             )  # fmt: skip
         return out_TF
-    active_TF = _activated(gate_TF, activation)
+    active_TF = activated(gate_TF, activation)
     return active_TF.mul_(up_TF) if out_TF is None else torch.mul(active_TF, up_TF, out=out_TF)
 
 

@@ -22,6 +22,7 @@ from danlu.data.sources import READERS
 from danlu.data.templates import TEMPLATES
 from danlu.model.hub import find_base
 from danlu.pipeline.check_exports import servable
+from danlu.pipeline.encoders import unfit
 from danlu.pipeline.plan import card_here
 from danlu.pipeline.remarks import remarks
 from danlu.planning.bases import known_base
@@ -43,7 +44,9 @@ def check(recipe: Recipe) -> dict[str, Any]:
     warnings = []
     plans: list[Plan] = []
     try:
-        plans = _plans(recipe, Shapes.read(read_json(_local_folder(recipe) / "config.json")))
+        shapes = Shapes.read(read_json(_local_folder(recipe) / "config.json"))
+        complaints += unfit(recipe, shapes.reach if shapes is not None and shapes.is_encoder else None)
+        plans = _plans(recipe, shapes)
     except HubError as error:  # offline: a model that is not here yet is a remark, not a fault
         if error.key != "model.not_here":
             complaints.append(Complaint("model.base", recipe.model.base, error.text.removeprefix("model.base: ")))

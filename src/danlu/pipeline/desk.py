@@ -14,6 +14,7 @@ from danlu.core.errors import DataError, TemplateError
 from danlu.core.messages import say
 from danlu.core.progress import Progress
 from danlu.data.card import Card
+from danlu.data.classes import label_encoder
 from danlu.data.contract import Contract
 from danlu.data.dataset import Dataset
 from danlu.data.encode import Encoder
@@ -42,15 +43,21 @@ class Desk:
         """Of the general rows: their fates are no one's here."""
         self.num_items = 0
         self.num_tried = 0
-        method = stage.method
+        self.encoder = self._encoder()
+
+    def _encoder(self) -> Encoder:
+        method, base = self.stage.method, self.base
+        if method.kind == "classify":
+            assert self.contract is not None, "classes are counted before a desk is set up"
+            return label_encoder(self.contract, base.tokenizer)
         if base.template is None and method.kind != "pretrain":
             raise TemplateError("pipeline.no_template", where="model.template")
-        self.encoder = Encoder(
+        return Encoder(
             base.tokenizer,
             base.template,
-            stage.training.context,
+            self.stage.training.context,
             # a document is always cut into passages: none of its tokens is lost, and none is an answer
-            "split" if method.kind == "pretrain" else recipe.data.over_length,
+            "split" if method.kind == "pretrain" else self.recipe.data.over_length,
             method.train_on if isinstance(method, SFTSection) else "last" if self._is_judged else "assistant",
         )
 
@@ -111,7 +118,7 @@ class Desk:
             encoded = self.encoder.encode(sample, silent)
             if encoded:
                 found.append(
-                    preview(encoded[0].ids.tolist(), encoded[0].weights.tolist(), self.base, str(sample.origin))
+                    preview(encoded[0].ids.tolist(), encoded[0].weights.tolist(), self.encoder, str(sample.origin))
                 )
             if len(found) == NUM_PREVIEWS:
                 break
@@ -182,13 +189,13 @@ def has_reference(sample: Sample) -> bool:
     return bool(answers) and bool(answers[-1].strip())
 
 
-def preview(ids: list[int], weights: list[int], base: Base, origin: str) -> dict[str, Any]:
+def preview(ids: list[int], weights: list[int], encoder: Encoder, origin: str) -> dict[str, Any]:
     """Ids, weights and the text in runs of equal weight, control tokens shown."""
     runs: list[dict[str, Any]] = []
     start = 0
     for end in range(1, len(ids) + 1):
         if end == len(ids) or weights[end] != weights[start]:
-            text = base.tokenizer.decode(ids[start:end], skip_control=False)
-            runs.append({"text": text, "learnt": bool(weights[start])})
+            learnt = bool(weights[start])
+            runs.append({"text": encoder.read_back(ids[start:end], learnt=learnt), "learnt": learnt})
             start = end
     return {"origin": origin, "ids": ids, "weights": weights, "runs": runs}

@@ -13,6 +13,9 @@ from danlu.core.messages import LANGUAGES, say
 from danlu.core.progress import Progress, Silent
 from danlu.core.shelf import unknown_name
 from danlu.data.sample import Message
+from danlu.engines.classes import ClassEngine
+from danlu.engines.engine import Question
+from danlu.engines.native import NativeEngine
 from danlu.evaluation.report import Report, with_parity
 from danlu.exports import EXPORTS
 from danlu.exports.export import Facts, Once, Subject
@@ -142,7 +145,7 @@ class _Desk:
             folder,
             contract=check_contract(self.run, engines.source),
             facts=_facts(self.run),
-            probes=_probes(self.run),
+            probes=_readable(_probes(self.run), engines.tuned),
             quiz=quiz_of(self.run, engines.encoder),
             through=self.run.recipe.model.quantize if merging is not None and merging.taken == "codes" else "none",
             merging=merging.to_json() if merging is not None else None,
@@ -273,6 +276,13 @@ def _card(run: Run, prepared: dict[str, Any]) -> dict[str, Any]:
     if (sector := run.recipe.data.privacy.pack) in SECTORS:
         card["limits"] = {language: say(f"disclaimer.{sector}", language) for language in LANGUAGES}
     return card
+
+
+def _readable(probes: list[list[Message]], engine: NativeEngine) -> list[list[Message]]:
+    """Those that an encoder reads whole: longer rows were refused in training, or lost their beginning."""
+    if not isinstance(engine, ClassEngine):
+        return probes
+    return [turns for turns in probes if len(engine.prompt_ids(Question(tuple(turns)))) <= engine.encoder.reach]
 
 
 def _probes(run: Run) -> list[list[Message]]:

@@ -6,18 +6,22 @@ from pathlib import Path
 
 from danlu.core.errors import EngineError
 from danlu.core.progress import Progress
+from danlu.data.contract import Contract
 from danlu.data.encode import Encoder
 from danlu.engines.native import NativeEngine
 from danlu.model.build import load_model
+from danlu.model.classifier import Classifier
 from danlu.model.model import Model
 from danlu.pipeline.base import open_base
 from danlu.pipeline.device import choose_device, choose_dtype
 from danlu.recipe.model import ModelSection
 
 
-def load_base(section: ModelSection, *, seed: int, device: str, progress: Progress | None = None) -> Model:
-    """The model itself, ready to train or to answer."""
-    return load_model(
+def load_base(
+    section: ModelSection, *, seed: int, device: str, progress: Progress | None = None, classes: Contract | None = None
+) -> Model:
+    """The model itself, ready to train or to answer; an encoder is told which classes its contract knows."""
+    model = load_model(
         section.base,
         dtype=choose_dtype(section.dtype, device),
         device=device,
@@ -29,6 +33,10 @@ def load_base(section: ModelSection, *, seed: int, device: str, progress: Progre
         mirror=section.mirror,
         progress=progress,
     )
+    if classes is not None:
+        assert isinstance(model, Classifier), "a contract of classes is an encoder's"
+        model.tell(classes.value["classes"])
+    return model
 
 
 def load_engine(section: ModelSection, *, seed: int, progress: Progress) -> NativeEngine:

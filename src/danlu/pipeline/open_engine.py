@@ -6,18 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from danlu.adapters.adapter import Attached
 from danlu.adapters.load import load_trained
 from danlu.core.errors import ExportError, RunError, TemplateError
 from danlu.core.files import sha256_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
+from danlu.data.classes import LabelEncoder, contract_again, label_encoder
 from danlu.data.contract import Contract, make_contract
 from danlu.data.encode import Encoder
+from danlu.engines.classes import ClassEngine
 from danlu.engines.native import NativeEngine
 from danlu.exports.export import Facts, check_base
 from danlu.exports.replay import replay
 from danlu.exports.usage import nature_of
 from danlu.exports.verify import unproven, verify
+from danlu.model.classifier import Classifier
+from danlu.model.model import Model
 from danlu.model.quantized import keep_dequantized_if_room
 from danlu.pipeline.base import Base, open_base
 from danlu.pipeline.device import choose_device, free_memory_bytes
@@ -55,24 +60,30 @@ def open_engines(
     progress = progress or Silent()
     section = run.recipe.model.model_copy(update={"quantize": "none"}) if is_whole else run.recipe.model
     base = open_base(section, progress=progress)
-    encoder = _encoder(base)
-    check_contract(run, base)
+    contract = check_contract(run, base)
+    encoder = _encoder(base, contract)
+    classes = contract if base.reach is not None else None
     checkpoint = checkpoint or last_checkpoint(run)
     progress.note(say("pipeline.loading", name=section.base))
     chosen = choose_device(device)
-    model = load_base(section, seed=run.recipe.training.seed, device=chosen, progress=progress)
+    seed = run.recipe.training.seed
+    model = load_base(section, seed=seed, device=chosen, progress=progress, classes=classes)
     keep_dequantized_if_room(model, free_memory_bytes(chosen) // 4)  # answering reads every weight for each token
     if isinstance(run.recipe.adapter, LoRASection):
         tuned = NativeEngine(model, encoder, name=run.recipe.name, adapter=load_trained(checkpoint, model))
         return Engines(tuned.base(base_name(run)), tuned, encoder, base)
-    trained = load_base(section, seed=run.recipe.training.seed, device=chosen, progress=progress)
+    trained = load_base(section, seed=seed, device=chosen, progress=progress, classes=classes)
     attached = load_trained(checkpoint, trained, to_train=False)
     return Engines(
-        NativeEngine(model, encoder, name=base_name(run)),
-        NativeEngine(trained, encoder, name=run.recipe.name, adapter=attached),
-        encoder,
-        base,
+        _engine(model, encoder, base_name(run)), _engine(trained, encoder, run.recipe.name, attached), encoder, base
     )
+
+
+def _engine(model: Model, encoder: Encoder, name: str, adapter: Attached | None = None) -> NativeEngine:
+    if isinstance(model, Classifier):
+        assert isinstance(encoder, LabelEncoder), "an encoder's contract speaks of classes"
+        return ClassEngine(model, encoder, name=name, adapter=adapter)
+    return NativeEngine(model, encoder, name=name, adapter=adapter)
 
 
 def base_name(run: Run) -> str:
@@ -81,14 +92,18 @@ def base_name(run: Run) -> str:
 
 
 def check_contract(run: Run, base: Base) -> Contract:
-    """Hold the template as it stands now to the one the run was trained with; a difference refuses, readably."""
-    if base.template is None:
+    """Hold the template (or an encoder's marks) as it stands now to the one the run was trained with; a difference
+    refuses, readably."""
+    if base.template is None and base.reach is None:
         raise TemplateError("pipeline.no_template", where="model.template")
     try:
         stored = Contract.from_json(run.read("contract.json"))
     except (AttributeError, KeyError, TypeError) as error:  # JSON, and no contract
         raise RunError("run.file_damaged", where=str(run.path("contract.json")), why=str(error)) from error
-    stored.check(make_contract(base.template, base.tokenizer, stored.value["sampling"]), where="model.template")
+    if base.template is None:
+        stored.check(contract_again(stored, base.tokenizer), where="model.base")
+    else:
+        stored.check(make_contract(base.template, base.tokenizer, stored.value["sampling"]), where="model.template")
     return stored
 
 
@@ -146,10 +161,12 @@ def open_artifact(
         quantize=facts.get("quantize", "none") if is_adapter else "none",
     )
     chosen = choose_device(device)
-    model = load_base(section, seed=0, device=chosen, progress=progress)
+    agreed = Contract.from_json(contract)
+    classes = agreed if spoken.reach is not None else None
+    model = load_base(section, seed=0, device=chosen, progress=progress, classes=classes)
     keep_dequantized_if_room(model, free_memory_bytes(chosen) // 4)
     adapter = load_trained(folder, model) if is_adapter else None
-    engine = NativeEngine(model, _encoder(spoken), name=manifest.name, adapter=adapter)
+    engine = _engine(model, _encoder(spoken, agreed), manifest.name, adapter)
     if is_adapter:
         check_base(engine, Facts(manifest.name, facts))
     try:
@@ -161,7 +178,9 @@ def open_artifact(
     return engine
 
 
-def _encoder(base: Base) -> Encoder:
+def _encoder(base: Base, contract: Contract) -> Encoder:
+    if base.reach is not None:
+        return label_encoder(contract, base.tokenizer)
     if base.template is None:
         raise TemplateError("pipeline.no_template", where="model.template")
     return Encoder(base.tokenizer, base.template)

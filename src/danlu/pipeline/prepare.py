@@ -34,6 +34,7 @@ from danlu.data.samples_file import write_samples
 from danlu.pipeline.base import Base, open_base
 from danlu.pipeline.data_report import write_report
 from danlu.pipeline.desk import Desk
+from danlu.pipeline.encoders import refuse_unfit, store_class_contract
 from danlu.pipeline.fates import merge_stages
 from danlu.pipeline.furnace import STORE, Smelted, Sources, smelt, specs_of
 from danlu.pipeline.leaks import asked, write_prompts
@@ -83,6 +84,7 @@ def prepare(run: Run, *, progress: Progress | None = None) -> Prepared:
     progress = progress or Silent()
     recipe = run.recipe
     base = open_base(recipe.model, progress=progress)
+    refuse_unfit(recipe, base)
     if not recipe.data.sources:
         raise DataError("pipeline.no_sources", where="data.sources")
     store = Store(run.folder.parent / STORE)
@@ -136,13 +138,15 @@ def _prepare(
     run: Run, base: Base, sources: Sources, passing: Passing, store: Store, progress: Progress
 ) -> dict[str, Any]:
     recipe = run.recipe
-    contract = _store_contract(run, base)
+    contract = _store_contract(run, base) if base.reach is None else None
     smelted = smelt(recipe, sources, passing, run.folder, store, progress)
     parts, ledger = smelted.parts, smelted.ledger
     if not parts.verdicts.stays.any():
         _store_account(run, smelted)
         _judge(run, smelted)
     write_samples(run.path("dataset", "test.jsonl"), parts.samples("test"))
+    if base.reach is not None:
+        contract = store_class_contract(run, base, parts)
     replay = Replay(recipe, smelted, sources.general, passing, store, progress)
     desks: list[Desk] = []
     previews: list[dict[str, Any]] = []
@@ -304,4 +308,6 @@ def _inputs_digest(recipe: Recipe, base: Base, sources: Sources, passing: Passin
     told = [recipe.model.system, recipe.model.thinking, recipe.model.template, recipe.evaluation.questions is None]
     data = recipe.data.model_dump(mode="json", exclude={"engine", "workers"})
     files = [file.to_json() for plan in sources.plans for file in plan.files]
-    return sha256_json([VERSION, data, stages, files, passing.key(), base.tokenizer.digest, template, told])
+    of_encoder = [] if base.reach is None else [base.reach]
+    digests = [base.tokenizer.digest, template, told, *of_encoder]
+    return sha256_json([VERSION, data, stages, files, passing.key(), *digests])

@@ -14,6 +14,7 @@ from danlu.core.errors import EvaluationError
 from danlu.core.files import sha256_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
+from danlu.data.classes import LabelEncoder
 from danlu.data.dataset import Dataset
 from danlu.data.encode import Encoder
 from danlu.data.sample import Message
@@ -44,7 +45,10 @@ def quiz_of(run: Run, encoder: Encoder, most: int = NUM_QUESTIONS) -> tuple[Quiz
         (assignment,) = Assignments(run, encoder, Silent()).chosen(["domain"])
     except EvaluationError:
         return ()
-    items = choose_items(assignment.items, most, seed=run.recipe.data.split.seed)
+    asked = assignment.items
+    if isinstance(encoder, LabelEncoder):  # longer ones get an error, in every program
+        asked = [item for item in asked if len(encoder.encode_prompt(item.messages)) <= encoder.reach]
+    items = choose_items(asked, most, seed=run.recipe.data.split.seed)
     return tuple(Quiz(item.question, _judge_of(item)) for item in items)
 
 

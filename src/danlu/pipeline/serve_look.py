@@ -28,10 +28,13 @@ from danlu.serving.pool_plan import PoolPlan
 from danlu.serving.private import check_private, write_private
 from danlu.serving.rollout import Offer
 from danlu.serving.settings import pepper_of, store_url
-from danlu.serving.store import URL, open_store
+from danlu.serving.store import DATABASE, URL, open_store
 from danlu.serving.tls import tls_context
 from danlu.serving.webhooks import check_hook
 
+STORE_WAIT_S = 60.0
+"""A database that starts with this machine is there by then; one that is not will not come by itself."""
+FIRST_PAUSE_S, MOST_PAUSE_S = 0.5, 8.0
 BASES = "bases"
 """Beside an artefact, as a bundle lays it; and in the server's home, where GGUF files of bases are written."""
 
@@ -190,6 +193,42 @@ def _digest(folder: Path) -> str:
         return known_digest(folder)
     except (ModelError, OSError):
         return "-"
+
+
+def await_store(
+    section: ServingSection, home: Path, *, tell: Callable[[str], None], within_s: float = STORE_WAIT_S
+) -> None:
+    """Until the store is there: asked again after half a second, one, two … eight. RunError where it does not come."""
+    url, pause_s, began = store_url(section), FIRST_PAUSE_S, time.monotonic()
+    while url:
+        try:
+            open_store(home, url).close()
+            return
+        except RunError as away:
+            if away.key != "keys.store_away":
+                raise
+            waited_s = time.monotonic() - began
+            if waited_s + pause_s > within_s:
+                raise RunError("serve.no_store", where=away.where, seconds=round(waited_s), said=away.text) from away
+            if pause_s == FIRST_PAUSE_S:
+                tell(say("serve.await_store", where=away.where, seconds=round(within_s)))
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, MOST_PAUSE_S)
+
+
+def keys_there(section: ServingSection, home: Path) -> int:
+    """How many keys are good now; 0 where no server has been yet, and nothing is made for one."""
+    url = store_url(section)
+    if not url and not (home / DATABASE).is_file():
+        return 0
+    store, now = open_store(home, url), time.time()
+    try:
+        if store.fact("pepper") is None:
+            return 0
+        book = KeyBook(store, open_pepper(store, pepper_of(section, home)))
+        return sum(sealed.key.is_good(now) for sealed in book.all())
+    finally:
+        store.close()
 
 
 def count_keys(section: ServingSection, home: Path, *, makes_key: bool) -> tuple[int, tuple[Key, str] | None]:

@@ -26,6 +26,7 @@ from danlu.model.quantized import num_params
 from danlu.pipeline.base import open_base
 from danlu.pipeline.check_exports import refuse_unservable
 from danlu.pipeline.device import choose_device, remarks_on, saying_when_memory_ends
+from danlu.pipeline.encoders import class_contract_of
 from danlu.pipeline.loading import load_base
 from danlu.pipeline.plan_training import keep_plan, kept_micro_tokens, plan_training
 from danlu.pipeline.prepare import Prepared, StageData, prepare
@@ -37,11 +38,19 @@ from danlu.planning.policy import ORDER, Mix
 from danlu.planning.why import reasons
 from danlu.recipe.adapter import FullSection, LoRASection
 from danlu.recipe.later import counted
-from danlu.recipe.method import DPOSection, GRPOSection, MethodSection, PretrainSection, SFTSection
+from danlu.recipe.method import (
+    ClassifySection,
+    DPOSection,
+    GRPOSection,
+    MethodSection,
+    PretrainSection,
+    SFTSection,
+)
 from danlu.recipe.training import TrainingSection
 from danlu.run.run import Run
 from danlu.training.blocks.trunk import why_not
 from danlu.training.checkpoint import STATE, load_trained
+from danlu.training.methods.classify import Classify
 from danlu.training.methods.dpo import DPO
 from danlu.training.methods.grpo import GRPO
 from danlu.training.methods.method import Method
@@ -161,7 +170,9 @@ class _Desk:
         self.device = choose_device(device)
         for remark in remarks_on(self.device):
             progress.note(remark)
-        self.model: Model = load_base(run.recipe.model, seed=self.seed, device=self.device, progress=progress)
+        self.model: Model = load_base(
+            run.recipe.model, seed=self.seed, device=self.device, progress=progress, classes=class_contract_of(run)
+        )
         self.attached: Attached | None = None
 
     def train_stage(self, index: int, data: StageData, start: Path | None) -> dict[str, Any]:
@@ -354,3 +365,5 @@ def build_method(section: MethodSection) -> Method:
                 section.rewards, group=section.group, max_new_tokens=section.max_new_tokens,
                 temperature=section.temperature, beta=section.beta,
             )  # fmt: skip
+        case ClassifySection():
+            return Classify()

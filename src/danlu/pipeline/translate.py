@@ -137,12 +137,20 @@ def _arguments(path: Path) -> dict[str, Any]:
     for word in words:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            said[name] = yaml.safe_load(value) if equals else True
+            said[name] = _scalar(value) if equals else True
         elif name:
-            value = yaml.safe_load(word) if not word.startswith(("{", "[")) else word
-            known = said[name]
+            value, known = _scalar(word), said[name]
             said[name] = value if known is True else [*(known if isinstance(known, list) else [known]), value]
     return said
+
+
+def _scalar(word: str) -> Any:
+    """A number or a truth value; anything else is text, also where YAML would see more (`Note: be brief`)."""
+    try:
+        value = yaml.safe_load(word)
+    except yaml.YAMLError:
+        return word
+    return value if isinstance(value, bool | int | float | None) else word
 
 
 # ---- single values

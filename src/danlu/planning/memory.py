@@ -174,7 +174,8 @@ def _parts(work: Work, policy: Kept) -> tuple[int, int, int, int]:
         is_narrow = work.is_full and width == 2 and (work.has_masters_apart or not work.has_masters)
         hidden = rates.WRITTEN_OUT_16BIT_HIDDEN if is_narrow else rates.WRITTEN_OUT_HIDDEN
         keys = shapes.qkv_size - shapes.query_size if is_narrow else 0
-        return int(width * (hidden * shapes.hidden + keys + rates.WRITTEN_OUT_FFN * shapes.ffn)), 0, 0, 0
+        wide = rates.WRITTEN_OUT_FFN * shapes.ffn // (2 if shapes.is_encoder else 1)  # no gate beside it
+        return int(width * (hidden * shapes.hidden + keys + wide)), 0, 0, 0
     made = width * shapes.hidden * (shapes.norms == 4)  # by o, and by down, where a norm follows
     if policy == "input":
         return width * shapes.hidden, 0, made, width * pad["down"]

@@ -1,4 +1,5 @@
-"""Parameter counts from a checkpoint's `config.json`, without loading a weight. Dense decoder families only.
+"""Parameter counts from a checkpoint's `config.json`, without loading a weight. Dense decoders, and encoders without
+their last layer, which has as many rows as there are classes.
 
 What a family leaves unsaid in its config (Qwen2's biases, Gemma's head size) stands in `TRAITS`, by `model_type`; the
 model room's own reading needs torch. Tests hold the two to the same counts.
@@ -22,15 +23,24 @@ TRAITS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 TRAITS["gemma3"] = TRAITS["gemma3_text"]
-OWN_FAMILIES = frozenset({"llama", "phi3", *TRAITS})
-"""Those with a decoder of ours; others run through transformers, written out."""
+_ENCODER = {"has_qkv_bias": True, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}
+ENCODERS: dict[str, dict[str, Any]] = {
+    "bert": _ENCODER | {"max_position_embeddings": 512, "type_vocab_size": 2},
+    # places up to the padding token's id belong to padding
+    "roberta": _ENCODER | {"max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1},
+}
+"""Encoders, and what their config.json may leave unsaid."""
+ENCODERS["xlm-roberta"] = ENCODERS["roberta"]
+OWN_FAMILIES = frozenset({"llama", "phi3", *TRAITS, *ENCODERS})
+"""Those with a model of ours; others run through transformers, written out."""
 NOT_DENSE = ("num_experts", "num_local_experts", "n_routed_experts", "kv_lora_rank", "ssm_cfg", "state_size")
 """Keys of mixtures of experts, latent attention and state spaces, whose sizes mean something else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """Sizes of a dense decoder. `num_params` counts a tied head once; `linear_params` are the decoder's matrices."""
+    """Sizes of a dense decoder, or an encoder. `num_params` counts a tied head once; `linear_params` are the blocks'
+    matrices."""
 
     hidden: int
     num_layers: int
@@ -49,7 +59,11 @@ class Shapes:
     """Of the layers that slide, which are `num_sliding`."""
     num_sliding: int = 0
     is_foreign: bool = False
-    """Of a family that danlu has no decoder for."""
+    """Of a family that danlu has no model for."""
+    num_positions: int = 0
+    """Of an encoder: rows of its table of places, and 0 otherwise."""
+    first_position: int = 0
+    num_types: int = 0
 
     @classmethod
     def read(cls, config: dict[str, Any]) -> Shapes | None:
@@ -58,7 +72,9 @@ class Shapes:
         config = config.get("text_config", config)
         kind = str(config.get("model_type", outer))
         given = {key: value for key, value in config.items() if value is not None or key == "sliding_window"}
-        config = {**TRAITS.get(kind, {}), **given}
+        config = {**TRAITS.get(kind, {}), **ENCODERS.get(kind, {}), **given}
+        if kind in ENCODERS:  # its word says whether a head of another kind shares the embedding
+            config["tie_word_embeddings"] = True
         try:
             hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
             if min(hidden, heads) < 1 or any((config.get(key) or 0) not in (0, 1) for key in NOT_DENSE):
@@ -84,9 +100,21 @@ class Shapes:
                 window=window,
                 num_sliding=num_sliding,
                 is_foreign=bool(kind) and kind not in OWN_FAMILIES,
+                num_positions=int(config["max_position_embeddings"]) if kind in ENCODERS else 0,
+                first_position=int(config["pad_token_id"]) + 1 if kind in ENCODERS and kind != "bert" else 0,
+                num_types=int(config["type_vocab_size"]) if kind in ENCODERS else 0,
             )
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
             return None
+
+    @property
+    def is_encoder(self) -> bool:
+        return self.num_positions > 0
+
+    @property
+    def reach(self) -> int:
+        """Tokens that an encoder reads at once, its marks included."""
+        return self.num_positions - self.first_position
 
     @property
     def query_size(self) -> int:
@@ -106,7 +134,7 @@ class Shapes:
             "k_proj": (kv, self.hidden),
             "v_proj": (kv, self.hidden),
             "o_proj": (self.hidden, q),
-            "gate_proj": (self.ffn, self.hidden),
+            "gate_proj": (0 if self.is_encoder else self.ffn, self.hidden),
             "up_proj": (self.ffn, self.hidden),
             "down_proj": (self.hidden, self.ffn),
         }
@@ -117,12 +145,15 @@ class Shapes:
 
     @property
     def embedding_params(self) -> int:
-        """The embedding and, where it is not tied, the head."""
-        return self.vocab * self.hidden * (1 if self.tied else 2)
+        """The embedding and, where it is not tied, the head; an encoder's tables, and the layer below its classes."""
+        of_encoder = self.num_positions + self.num_types + self.hidden if self.is_encoder else 0
+        return (self.vocab * (1 if self.tied else 2) + of_encoder) * self.hidden
 
     @property
     def vector_params(self) -> int:
         """Norms and biases."""
+        if self.is_encoder:  # its norms have a bias, and one stands before the blocks
+            return self.num_layers * (9 * self.hidden + self.ffn) + 3 * self.hidden
         block = self.norms * self.hidden + 2 * self.head_dim * self.has_qk_norm
         block += self.qkv_size * self.has_qkv_bias + self.hidden * self.has_o_bias
         block += (2 * self.ffn + self.hidden) * self.has_mlp_bias

@@ -163,6 +163,8 @@ def _keys(work: Work) -> float:
     shapes, length = work.shapes, work.document
     window = min(shapes.window or length, length)
     near = window - window * window / (2 * length)
+    if shapes.is_encoder:  # nothing of the square is masked
+        return shapes.num_layers * length
     return (shapes.num_layers - shapes.num_sliding) * length / 2 + shapes.num_sliding * near
 
 

@@ -181,6 +181,8 @@ def work_of(
     on a CPU that computes in fp32. `devices: all` counts as one card, for nobody has looked."""
     training, adapter = stage.training, recipe.adapter
     assert training.micro_tokens is not None, "plan_stages() fills it"
+    if stage.method.kind == "classify":  # a row a text: nothing beside a row a token
+        supervised_ratio = 0.0
     learns_all = not isinstance(stage.method, SFTSection) or stage.method.train_on == "all"
     drawn = stage.method if isinstance(stage.method, GRPOSection) else None
     context = training.context + (drawn.max_new_tokens if drawn else 0)  # a row's own answer gives way to a drawn one

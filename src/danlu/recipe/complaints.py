@@ -61,7 +61,7 @@ def _complaint(finding: Any, recipe: type[BaseModel]) -> Complaint:
     return Complaint(key or "recipe", _plain(given), _expected(finding))
 
 
-_TAGS = {"lora", "full", "pretrain", "sft", "dpo", "grpo", "function-before"}
+_TAGS = {"lora", "full", "pretrain", "sft", "dpo", "grpo", "classify", "function-before"}
 _TAGGED = {"adapter", "method"}
 
 

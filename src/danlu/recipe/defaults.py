@@ -16,6 +16,8 @@ USUAL_LR: dict[tuple[str, str], float] = {
     ("dpo", "full"): 1e-6,
     ("grpo", "lora"): 1e-5,
     ("grpo", "full"): 1e-6,
+    # of the four that BERT's authors tried, the one most took over
+    ("classify", "full"): 3e-5,
 }
 LR_FROM_SCRATCH = 1e-3
 

@@ -63,7 +63,16 @@ class GRPOSection(Section):
     """How strongly the policy is held to the reference; 0 needs none."""
 
 
-MethodSection = Annotated[PretrainSection | SFTSection | DPOSection | GRPOSection, Field(discriminator="kind")]
+class ClassifySection(Section):
+    accepts: ClassVar[frozenset[str]] = frozenset({"label"})
+
+    kind: Literal["classify"] = "classify"
+    """classify: an encoder (BERT, RoBERTa) learns which class a text belongs to (Devlin et al. 2019)."""
+
+
+MethodSection = Annotated[
+    PretrainSection | SFTSection | DPOSection | GRPOSection | ClassifySection, Field(discriminator="kind")
+]
 
 
 class StageSection(Section):

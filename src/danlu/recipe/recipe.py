@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from danlu.core.errors import RecipeError
 from danlu.core.files import sha256_json
 from danlu.recipe.adapter import AdapterSection, LoRASection
+from danlu.recipe.classify import beyond_classes, fill_classify
 from danlu.recipe.complaints import Complaint, complaints_of
 from danlu.recipe.data import DataSection
 from danlu.recipe.defaults import fill_training
@@ -103,7 +104,7 @@ class Recipe(Section):
                 tree[chapter] = {"kind": word}
             elif isinstance(word, dict) and "kind" not in word:
                 tree[chapter] = {"kind": default} | word
-        return tree
+        return fill_classify(tree)
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -123,7 +124,11 @@ class Recipe(Section):
         except ValidationError as error:
             raise InvalidRecipeError(complaints_of(error, cls), file) from error
         kinds = recipe.model.quantize, recipe.adapter
-        if complaints := broken_rules(tree, recipe.training, recipe.stages, recipe.data.split, *kinds, recipe.method):
+        complaints = broken_rules(tree, recipe.training, recipe.stages, recipe.data.split, *kinds, recipe.method)
+        stages = recipe.stages or (StageSection(method=recipe.method),)
+        asked = recipe.evaluation, recipe.gate, recipe.exports
+        complaints += beyond_classes(stages, recipe.training, recipe.model, recipe.adapter, *asked)
+        if complaints:
             raise InvalidRecipeError(complaints, file)
         return recipe
 

@@ -114,6 +114,8 @@ def choose(
     offered: Sequence[Offered], machine: Machine, find_base: FindBase, knobs: Knobs | None = None
 ) -> list[Choice]:
     """A choice for each pool. EngineError where nothing on this machine, or not the engine that was named, can."""
+    if naming := [each.name for each in offered if "classes" in each.manifest.contract]:
+        raise EngineError("drivers.only_classes", where="danlu serve", given=", ".join(naming))
     settled = knobs or Knobs()
     return [_choose(group, machine, find_base, settled) for group in pools_of(offered)]
 

@@ -130,12 +130,18 @@ class Control:
             return _refusal(error)
 
 
+def is_running(home: Path) -> bool:
+    """Whether a server runs on this home."""
+    with suppress(OSError), reachable(home / NAME) as name, socket.socket(socket.AF_UNIX) as trial:
+        trial.connect(name)
+        return True
+    return False
+
+
 def refuse_second(home: Path) -> None:
     """RunError where a server runs on this home already: before it is looked what else would be wrong."""
-    path = home / NAME
-    with suppress(OSError), reachable(path) as name, socket.socket(socket.AF_UNIX) as trial:
-        trial.connect(name)
-        raise RunError("rollout.is_running", where=str(path), given=str(home))
+    if is_running(home):
+        raise RunError("rollout.is_running", where=str(home / NAME), given=str(home))
 
 
 def ask(home: Path, request: Request) -> dict[str, Any]:

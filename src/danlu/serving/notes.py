@@ -28,7 +28,7 @@ from danlu.serving.redact_stream import RedactedEvents
 from danlu.serving.router import Router
 
 SPACE = "\n\n"
-_ENDED = frozenset(("stop", "length"))
+_ENDED = ("stop", "length")
 """Reasons for which an answer in words ends."""
 _CHINESE = re.compile("[\u4e00-\u9fff]")
 _UNFINISHED = re.compile(rb'"finish_reason":\s*null')
@@ -78,10 +78,8 @@ class Noted:
 
     def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
         """An answer that is no stream."""
-        for choice in answer.get("choices") or ():
-            if self._is_appended and choice.get("finish_reason") in _ENDED:
-                holder, name = (choice, "text") if "text" in choice else (choice.get("message") or {}, "content")
-                holder[name] = (holder.get(name) or "") + self._text
+        if self._is_appended:
+            self._append(answer, "message")
         return answer
 
     def events(self, inner: Events | RedactedEvents) -> Events | RedactedEvents | NotedEvents:
@@ -93,12 +91,20 @@ class Noted:
         value = decoded(event)
         if value is None:
             return event
-        for choice in value.get("choices") or ():
-            if choice.get("finish_reason") in _ENDED:
-                name = "text" if "text" in choice else "content"
-                holder = choice if name == "text" else choice.setdefault("delta", {})
-                holder[name] = (holder.get(name) or "") + self._text
+        self._append(value, "delta")
         return event_of(value)
+
+    def _append(self, answer: dict[str, Any], box: str) -> None:
+        """To each choice that ended in words; a choice of another form is left to who reads it."""
+        for choice in answer.get("choices") or ():
+            if type(choice) is not dict or choice.get("finish_reason") not in _ENDED:
+                continue
+            name = "text" if "text" in choice else "content"
+            holder = choice if name == "text" else choice.get(box)
+            if holder is None:
+                holder = choice[box] = {}
+            if type(holder) is dict and isinstance(said := holder.get(name), str | None):
+                holder[name] = (said or "") + self._text
 
     def take_out(self, body: dict[str, Any]) -> None:
         """Out of what the model is said to have answered before."""

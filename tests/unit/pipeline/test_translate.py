@@ -161,6 +161,12 @@ def test_arguments_of_a_trl_script(tmp_path: Path) -> None:
     assert "training.schedule" not in told
 
 
+@pytest.mark.parametrize("words", ["Answer: yes: no", "note: brief", "@handle", "- first", "{role}", "2026-11-23"])
+def test_arguments_are_text_where_yaml_would_see_more(tmp_path: Path, words: str) -> None:
+    (tmp_path / "train.sh").write_text(f"swift sft --model org/base --learning_rate 1e-4 --system '{words}'\n")
+    assert translate(tmp_path / "train.sh").carried["model.system"].value == words
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_a_file_of_something_else_is_refused(tmp_path: Path, language: str) -> None:
     set_language(language)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from danlu.model.build import load_model, save_model
+from danlu.model.classifier import Classifier, EncoderSpec
 from danlu.model.decoder import Decoder
 from danlu.model.families import FAMILIES as FAMILIES_ON_SHELF
 from danlu.model.families import own_family
@@ -57,6 +58,36 @@ def test_what_config_json_leaves_unsaid_is_read_as_the_model_room_reads_it(own: 
     assert shapes.num_params == sum(parameter.numel() for parameter in decoder.parameters())
     sliding = [window for window in spec.windows if window]
     assert shapes.num_sliding == len(sliding) and (not sliding or shapes.window == sliding[0])
+
+
+ENCODERS: list[dict[str, Any]] = [
+    {"model_type": "bert"},
+    {"model_type": "bert", "max_position_embeddings": 300, "type_vocab_size": 4, "tie_word_embeddings": False},
+    {"model_type": "roberta"},
+    {"model_type": "xlm-roberta", "max_position_embeddings": 130, "pad_token_id": 1},
+]
+
+
+@pytest.mark.parametrize("own", ENCODERS, ids=lambda own: str(own["model_type"]))
+def test_an_encoder_is_counted_to_the_unit_but_for_its_classes(own: dict[str, Any]) -> None:
+    base = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "vocab_size": 9,
+    }
+    config = base | {"max_position_embeddings": 514 if own["model_type"] != "bert" else 512} | own
+    if own["model_type"] != "bert":
+        config.setdefault("type_vocab_size", 1)
+    family, shapes = own_family(config), Shapes.read(base | own)
+    assert family is not None and shapes is not None
+    spec = family.spec(config)
+    assert isinstance(spec, EncoderSpec)
+    with torch.device("meta"):
+        model = Classifier(spec, Path("."), config)
+    assert shapes.num_params == sum(parameter.numel() for parameter in model.parameters())
+    assert shapes.reach == spec.context and shapes.is_encoder
 
 
 def test_foreign_families_are_those_without_a_decoder_of_ours() -> None:

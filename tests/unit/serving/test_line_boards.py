@@ -11,7 +11,7 @@ import pytest
 from danlu.core.errors import RunError
 from danlu.serving.ask import Ask
 from danlu.serving.board import Board, Lens, Model, Replica
-from danlu.serving.line import MAX_PATH_BYTES, Line, WorkerLine
+from danlu.serving.line import MAX_PATH_BYTES, Line, WorkerLine, reachable
 from danlu.serving.router import Router
 from waiting_kit import PATIENCE_S, until
 
@@ -121,7 +121,8 @@ def test_a_worker_that_stops_reading_is_let_go(tmp_path: Path) -> None:
     async def story() -> None:
         line = Line(tmp_path / "line.sock")
         await line.open()
-        _reader, writer = await asyncio.open_unix_connection(str(line.path))
+        with reachable(line.path) as name:
+            _reader, writer = await asyncio.open_unix_connection(name)
         hello = {"worker": "w0", "board": 0, "lenses": {}, "replicas": {}, "leased": {}}
         writer.write(orjson.dumps(hello) + b"\n")
         await until(lambda: "w0" in line.posts)
@@ -140,7 +141,8 @@ def test_words_that_are_none_end_one_connection(tmp_path: Path) -> None:
         line = Line(tmp_path / "line.sock")
         await line.open()
         for rubbish in (b"hello\n", b'{"worker": 3}\n', b'{"board": 1}\n', b"[]\n", b"\xff\xfe\n"):
-            reader, writer = await asyncio.open_unix_connection(str(line.path))
+            with reachable(line.path) as name:
+                reader, writer = await asyncio.open_unix_connection(name)
             writer.write(rubbish)
             assert await asyncio.wait_for(reader.read(), 5) == b""
             writer.close()

@@ -16,6 +16,7 @@ from danlu.serving.notes import Notes
 from danlu.serving.redact import Redaction
 from danlu.serving.router import Router
 from gateway_kit import LENS, NUM_PROMPT, answer, board_of, chat, chunk, sends, served, status, upstreams, usage
+from worker_kit import Engine, Stage
 
 ZH, EN = (say("disclaimer.medical", language) for language in ("zh", "en"))
 MOBILE = "13800138000"
@@ -76,6 +77,16 @@ def test_a_stream_ends_with_it_once_in_each_choice(tmp_path: Path, last: str) ->
             assert [c["finish_reason"] for event in got.events for c in event["choices"]][-1] == "stop"
             assert got.body.endswith(b"data: [DONE]\n\n") and got.headers["x-danlu-note"] == "own"
             assert one.closing()["answer_tokens"] == 2
+
+
+@pytest.mark.parametrize("choice", ["x", {"finish_reason": ["stop"]}, {"finish_reason": "stop", "message": [1]},
+                                    {"finish_reason": "stop", "message": {"content": [1]}}])  # fmt: skip
+def test_an_odd_choice_of_an_engine_passes_as_it_is(tmp_path: Path, choice: Any) -> None:
+    with upstreams(status(200, answer(choices=[choice]))) as (upstream,):
+        board = board_of(upstream.address)
+        with served(tmp_path, board, notes=notes(board)) as one:
+            got = one.ask(chat())
+            assert got.status == 200 and got.json["choices"] == [choice]
 
 
 def test_answers_that_programs_read_stay_as_they_are(tmp_path: Path) -> None:
@@ -139,3 +150,16 @@ def test_a_completion_has_it_in_its_text(tmp_path: Path) -> None:
             got = one.ask({"model": "law", "prompt": "补贴"}, path="/v1/completions")
             plain = json.loads(answer())["choices"][0]["message"]["content"]
             assert got.json["choices"][0]["text"] == f"{plain}\n\n{ZH}"
+
+
+def test_a_worker_takes_it_from_its_settings(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, Engine())
+    try:
+        stage.show()
+        stage.start(models=[{"name": "law", "target": "law@prod", "note": "legal"}])
+        stage.wait()
+        _, reply = stage.ask()
+        text = json.loads(reply.read())["choices"][0]["message"]["content"]
+        assert text.endswith("\n\n" + say("disclaimer.legal", "en")) and reply.headers["x-danlu-note"] == "legal"
+    finally:
+        stage.close()

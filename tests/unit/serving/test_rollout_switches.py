@@ -348,7 +348,7 @@ def test_an_engine_that_was_killed_comes_back_with_its_lenses(
         await until(lambda: sum(r.state == "ready" for r in house.router.board.replicas) == 1)
         await rollout.switch("law", str(second))  # while one of two is away
         assert (await house.said())[1] == mark_of(second)
-        await until(lambda: sum(r.state == "ready" for r in house.router.board.replicas) == 2, within_s=10)
+        await until(lambda: sum(r.state == "ready" for r in house.router.board.replicas) == 2)
         for _ in range(2):
             lease = house.router.lease("law", QUESTION)  # both are asked: one stays leased
             assert (await ask(lease.address, lease.body, lease.secret)).split()[0] == mark_of(second)
@@ -429,7 +429,7 @@ def test_what_is_withdrawn_while_it_answers_goes_on_and_is_not_turned_to_again(
         assert instance.child is not None
         await instance.child.kill()
         await until(lambda: instance.state == "down")
-        await until(lambda: instance.state == "ready", within_s=10)
+        await until(lambda: instance.state == "ready")
         assert set(instance.loaded) == {first}, "and an engine that died has it again"
         await rollout.switch("law", "2")
         for asked in (rollout.rollback("law"), rollout.switch("law", "1"), rollout.switch("law", first)):
@@ -459,7 +459,7 @@ def test_files_that_are_taken_away_while_they_answer_are_told_of(
         instance = house.rollout.fleet.pools["tiny"].instances[0]
         assert instance.child is not None
         await instance.child.kill()
-        await until(lambda: instance.child.facts.num_failures > 1, within_s=15)  # its tokenizer was there too
+        await until(lambda: instance.child.facts.num_failures > 1)  # its tokenizer was there too
         assert instance.state == "down" and (await house.said())[0] == lens_of_first, "by the other"
 
     lens_of_first = lens_of(artifact)

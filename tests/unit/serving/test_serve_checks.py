@@ -1,6 +1,7 @@
 """`danlu serve` looks at everything before anything starts, and says what is wrong."""
 
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -9,15 +10,17 @@ import pytest
 from lens_kit import make_adapter, make_base, make_merged, register
 
 from danlu.core.errors import DanluError, RunError
-from danlu.pipeline.serve import prepare_serving
+from danlu.pipeline.serve import check_serving, prepare_serving
 from danlu.pipeline.serve_look import BaseFinder
 from danlu.pipeline.serve_targets import read_targets
 from danlu.recipe.recipe import Recipe
 from danlu.recipe.serving import ServingSection, WebhookSection
 from danlu.run.artifact import Manifest
 from danlu.run.run import Run
+from danlu.serving import control
 from danlu.serving.caps import Caps
 from danlu.serving.known_servers import KnownServers
+from danlu.serving.line import reachable
 from danlu.serving.settings import Settings, caps_of
 from worker_kit import make_certificate
 
@@ -167,6 +170,48 @@ def test_what_cannot_work_is_said_first(artefacts, section, key):
     with pytest.raises(DanluError) as caught:
         prepare(artefacts, [str(artefacts / "law")], ServingSection.model_validate({"port": 0} | section))
     assert caught.value.key == key
+
+
+def test_a_check_makes_nothing_and_takes_nothing(artefacts):
+    """Asked for on a terminal it made a first key that nobody was shown."""
+    section = ServingSection(port=0)
+    wanted = read_targets([str(artefacts / "law")], section, artefacts, no_run)
+    checked = check_serving(wanted, section, artefacts)
+    checked.close()
+    assert [each.model for each in checked.models] == ["law"] and (checked.num_keys, checked.first_key) == (0, "")
+    assert not (artefacts / "serving").exists()
+
+
+def test_a_check_looks_beside_a_server_that_runs(artefacts):
+    """It was refused: who wanted to know whether a reload would be taken had to ask the server itself."""
+    port = prepare(artefacts, [str(artefacts / "law")], makes_key=True).listener.getsockname()[1]
+    home = artefacts / "serving"
+    before = {path: path.stat().st_mtime_ns for path in home.iterdir() if path.name != "serving.db-shm"}
+    section = ServingSection(port=port)
+    wanted = read_targets([str(artefacts / "law"), str(artefacts / "medicine")], section, artefacts, no_run)
+    with socket.create_server(("127.0.0.1", port)) as theirs, pytest.raises(RunError) as taken:
+        check_serving(wanted, section, artefacts)
+    assert taken.value.key == "serve.port_taken", "by somebody else"
+    with (
+        socket.create_server(("127.0.0.1", port)) as theirs,
+        reachable(home / control.NAME) as name,
+        socket.socket(socket.AF_UNIX) as door,
+    ):
+        door.bind(name)
+        door.listen()
+        checked = check_serving(wanted, section, artefacts)
+        checked.close()
+        assert [each.model for each in checked.models] == ["law", "medicine"] and checked.num_keys == 1
+        assert checked.url == f"http://127.0.0.1:{port}" and any(
+            "was left alone" in n or "left it alone" in n for n in checked.notes
+        )
+        with pytest.raises(RunError) as second:
+            prepare(artefacts, [str(artefacts / "law")], section)
+        assert second.value.key == "rollout.is_running" and theirs.fileno() > 0
+    now = {
+        path: path.stat().st_mtime_ns for path in home.iterdir() if path.name not in ("serving.db-shm", control.NAME)
+    }
+    assert now == before, "nothing was written"
 
 
 def test_a_run_is_served_by_its_adapter(tmp_path, artefacts):

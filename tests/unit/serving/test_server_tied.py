@@ -59,7 +59,7 @@ def test_a_killed_engine_fails_its_running_streams_only(tmp_path: Path, base: Pa
             await asyncio.gather(*running, *later)
             assert len(client.failures) == 4, client.failures
             assert client.seen == {lens_of(artifact): 14} and not client.mixed
-            await until(lambda: instances[0].state == "ready", within_s=10)
+            await until(lambda: instances[0].state == "ready")
             assert instances[0].child.facts.num_starts == 2 and "SIGKILL" in instances[0].child.facts.last_end
             client.failures.clear()
             await asyncio.gather(*(client.ask() for _ in range(10)))
@@ -86,11 +86,11 @@ def test_files_that_changed_are_not_served_by_an_engine_that_came_back(
             assert await client.ask() and instance.child is not None
             weights.write_bytes(proven[:-4] + bytes(4))
             os.kill(instance.child.pid, signal.SIGKILL)
-            await until(lambda: bool(instance.problem), within_s=15)
+            await until(lambda: bool(instance.problem))
             assert "not the one that was proven" in instance.problem and not instance.loaded
             assert not await client.ask() and "model_not_loaded" in client.failures[-1]
             weights.write_bytes(proven)
-            await until(lambda: bool(instance.loaded) and not instance.problem, within_s=10)
+            await until(lambda: bool(instance.loaded) and not instance.problem)
             client.failures.clear()
             await asyncio.sleep(0.2)
             assert await client.ask() and not client.failures
@@ -114,14 +114,14 @@ def test_a_base_that_was_swapped_is_not_served_by_an_engine_that_came_back(
             assert first.child is not None and second.child is not None
             weights.write_bytes(proven[:-4] + bytes(4))
             os.kill(first.child.pid, signal.SIGKILL)
-            await until(lambda: bool(first.problem), within_s=15)
+            await until(lambda: bool(first.problem))
             assert "The base's files are not the ones" in first.problem and not first.loaded and first.state == "down"
             told = [facts for name, facts in place.events if name == "engine" and facts.get("problem")]
             assert told and told[-1]["replica"] == first.name, "it is said aloud"
             await asyncio.gather(*(client.ask() for _ in range(6)))
             assert not client.failures and client.seen == {lens_of(artifact): 6}, "the other goes on"
             weights.write_bytes(proven)
-            await until(lambda: first.state == "ready" and bool(first.loaded), within_s=15)
+            await until(lambda: first.state == "ready" and bool(first.loaded))
             assert first.child.facts.num_starts == 3, "the process that had read the others has ended"
             assert second.child.facts.num_starts == 1
 
@@ -142,12 +142,12 @@ def test_an_engine_that_came_back_and_answers_otherwise_is_not_asked(
             habits(base, answers_wrong=True)
             assert first.child is not None
             os.kill(first.child.pid, signal.SIGKILL)
-            await until(lambda: bool(first.problem), within_s=15)
+            await until(lambda: bool(first.problem))
             assert "canaries" in first.problem and not first.loaded and first.state == "down"
             await asyncio.gather(*(client.ask() for _ in range(4)))
             assert not client.failures
             habits(base)
-            await until(lambda: first.state == "ready", within_s=10)
+            await until(lambda: first.state == "ready")
 
     asyncio.run(story())
 
@@ -162,7 +162,7 @@ def test_a_killed_worker_is_started_again_and_its_books_are_whole(tmp_path: Path
             asking = [asyncio.create_task(client.keep_asking(ended)) for _ in range(4)]
             await until(lambda: sum(client.seen.values()) > 20)
             os.kill(pid, signal.SIGKILL)
-            await until(lambda: first.pid not in (0, pid) and first.state == "ready", within_s=15)
+            await until(lambda: first.pid not in (0, pid) and first.state == "ready")
             ended.set()
             await asyncio.gather(*asking)
             assert len(client.failures) <= 4, "what it was answering, and nothing else"
@@ -186,7 +186,7 @@ def test_a_reload_loses_no_request(tmp_path: Path, base: Path) -> None:
             old = place.server.workers
             told = await asyncio.to_thread(control.ask, place.home, control.Reload())
             assert told["workers"] == ["w1"] and told["draining"] == ["w0"]
-            await until(lambda: old[0].state == "stopped", within_s=15)
+            await until(lambda: old[0].state == "stopped")
             seen = sum(client.seen.values())
             await until(lambda: sum(client.seen.values()) > seen + 6)
             ended.set()
@@ -228,7 +228,13 @@ def test_the_control_socket(tmp_path: Path, base: Path) -> None:
             Registry(tmp_path).point("law", "prod", 2)  # rolled out by itself
             await until(lambda: place.server.rollout.models["law"].lenses == ((lens_of(artifacts[1]), 1.0),))
             reader, writer = await asyncio.open_unix_connection(str(place.home / control.NAME))
-            for rubbish in (b"{}\n", b'{"do":"switch"}\n', b'{"do":"sing"}\n', b'{"do":"status","x":1}\n', b"nonsense\n"):
+            for rubbish in (
+                b"{}\n",
+                b'{"do":"switch"}\n',
+                b'{"do":"sing"}\n',
+                b'{"do":"status","x":1}\n',
+                b"nonsense\n",
+            ):
                 writer.write(rubbish)
                 assert b"rollout.request" in await reader.readline()
             writer.close()
@@ -252,8 +258,8 @@ def test_a_second_server_on_one_home_is_refused_before_it_starts_engines(tmp_pat
             assert refusal.value.key == "rollout.is_running"
             assert await first.client.ask()
             os.kill(first.server.workers[0].pid, signal.SIGKILL)  # its line's socket is still there to come back to
-            await until(lambda: first.server.workers[0].facts.num_starts == 2, within_s=15)
-            await until(lambda: first.server.workers[0].state == "ready", within_s=30)
+            await until(lambda: first.server.workers[0].facts.num_starts == 2)
+            await until(lambda: first.server.workers[0].state == "ready")
             assert await first.client.ask()
 
     asyncio.run(story())
@@ -268,7 +274,7 @@ def test_reloads_that_overlap_leave_no_worker_behind(tmp_path: Path, base: Path)
             server, first = place.server, place.server.workers
             await asyncio.gather(*(server.reload() for _ in range(4)))
             assert first[0].state in ("stopping", "stopped")
-            await until(lambda: list(server.line.posts) == [child.name for child in server.workers], within_s=30)
+            await until(lambda: list(server.line.posts) == [child.name for child in server.workers])
             assert server.workers[0].state == "ready" and await place.client.ask()
 
     asyncio.run(story())

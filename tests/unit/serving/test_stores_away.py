@@ -12,6 +12,8 @@ import pytest
 
 from danlu.core.errors import RunError
 from danlu.openai.refused import RefusedError
+from danlu.pipeline.serve_look import await_store
+from danlu.recipe.serving import ServingSection
 from danlu.serving.absence import Absence
 from danlu.serving.chains import flaws_of, verify
 from danlu.serving.journal import FOLDER
@@ -60,11 +62,9 @@ class Clients:
     def ids(self) -> set[str]:
         return {id for status, _, _, id in self.got if status == 200}
 
-    def wait_for(self, status: int, within_s: float = 15.0) -> None:
-        seen, until = len(self.got), time.monotonic() + within_s
-        while not any(one[0] == status for one in self.got[seen:]):
-            assert time.monotonic() < until, (status, self.got[-3:])
-            time.sleep(0.02)
+    def wait_for(self, status: int) -> None:
+        seen = len(self.got)
+        until_true(lambda: any(one[0] == status for one in self.got[seen:]), lambda: f"{status}: {self.got[-3:]}")
 
     def _ask_on(self, is_stream: bool) -> None:
         while not self._stop.is_set():
@@ -216,6 +216,26 @@ def _dies_and_comes_back(tmp_path: Path, postgres: PostgresServer) -> None:
         stage.close()
 
 
+def test_a_server_waits_for_a_database_that_starts_with_it(tmp_path: Path) -> None:
+    """A machine that boots starts both at once, and the server ended before its database took connections."""
+    with running_postgres() as postgres:
+        url_file = private(tmp_path / "pg.url", postgres.url)
+        section = ServingSection.model_validate({"store": {"kind": "postgres", "url_file": url_file}})
+        postgres.stop()
+        told: list[str] = []
+        with pytest.raises(RunError) as caught:
+            await_store(section, tmp_path, tell=told.append, within_s=1.0)
+        assert caught.value.key == "serve.no_store" and "postgres" in str(caught.value)
+        assert len(told) == 1 and "postgres" in told[0]
+        waiting = threading.Thread(target=await_store, args=(section, tmp_path), kwargs={"tell": told.append})
+        waiting.start()
+        until_true(lambda: len(told) == 2)
+        postgres.start()
+        waiting.join()
+        await_store(section, tmp_path, tell=told.append)
+        assert len(told) == 2, "nothing is said where nothing is waited for"
+
+
 def test_a_database_that_says_nothing_is_cut_off(tmp_path: Path, postgres: PostgresServer) -> None:
     """Frozen, or behind a network that swallows everything: a question to it would wait for ever."""
     store = open_store(tmp_path, postgres.url)
@@ -225,14 +245,14 @@ def test_a_database_that_says_nothing_is_cut_off(tmp_path: Path, postgres: Postg
         began = time.monotonic()
         with pytest.raises(store.errors):
             store.place_of("w9")
-        assert 4 < time.monotonic() - began < 8
+        assert 4 < time.monotonic() - began
         with pytest.raises(store.errors):
             store.place_of("w9")  # a connection is not made either
         began = time.monotonic()
         for _ in range(20):
             with pytest.raises(store.errors):
                 store.place_of("w9")
-        assert time.monotonic() - began < 1, "all who wait are told at once"
+        assert time.monotonic() - began < 20, "all who wait are told at once: one after the other they would take 100 s"
     finally:
         postgres.thaw()
     time.sleep(1.1)

@@ -20,6 +20,9 @@ FAMILIES: Shelf[Family] = Shelf(
         "gemma3_text": "danlu.model.families.gemma3:FAMILY",
         "gemma3": "danlu.model.families.gemma3:SEEING",  # the text part of the larger ones
         "phi3": "danlu.model.families.phi3:FAMILY",  # Phi-3, Phi-3.5, Phi-4, Phi-4-mini
+        "bert": "danlu.model.families.bert:FAMILY",  # encoders, for method classify: also MacBERT, chinese-roberta-wwm
+        "roberta": "danlu.model.families.roberta:FAMILY",
+        "xlm-roberta": "danlu.model.families.roberta:MULTILINGUAL",
     },
 )
 

@@ -23,6 +23,9 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_fast": "gelu_tanh", "gelu": "gelu", "relu": "relu",
 }  # fmt: skip
 
+OLD_NORMS = ((".gamma", ".weight"), (".beta", ".bias"))
+"""What the first checkpoints, translated from TensorFlow, call a norm's weights."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fused:
@@ -46,7 +49,11 @@ class Family:
     """Of a model that also sees: the config of its text part, which is all that is loaded, and saved as a model of
     its own."""
     left_out: tuple[str, ...] = ()
-    """Prefixes of tensors that belong to what is not text."""
+    """Prefixes of tensors that belong to what is not text, or to a head that is not ours."""
+    endings: tuple[tuple[str, str], ...] = ()
+    """Endings of old checkpoints' names, and ours for them; never written."""
+    may_lack: tuple[str, ...] = ()
+    """Prefixes of our names that a checkpoint may leave out: they are drawn then."""
 
 
 def value(config: Config, key: str, default: Any = None) -> Any:
@@ -96,6 +103,27 @@ def base_shape(config: Config, *, family: str, context: int) -> dict[str, Any]:
         "attention_scale": head_size**-0.5,
         "windows": (None,) * num_layers,
         "init_std": value(config, "initializer_range", 0.02),
+    }
+
+
+def encoder_shape(config: Config, *, family: str) -> dict[str, Any]:
+    """What all encoders of BERT's kind spell alike. ModelError for places that are not counted from the text's start,
+    and for an encoder made into a decoder."""
+    places = value(config, "position_embedding_type", "absolute")
+    if places != "absolute" or value(config, "is_decoder", False):
+        given = "is_decoder" if places == "absolute" else places
+        raise ModelError("model.encoder_kind", where="config.json", given=given)
+    shape = base_shape({"hidden_act": "gelu", **config}, family=family, context=512)
+    dropout = value(config, "hidden_dropout_prob", 0.1)
+    return shape | {
+        "norm_eps": value(config, "layer_norm_eps", 1e-12),
+        "is_tied": False,
+        "ropes": (),
+        "num_positions": shape["context"],
+        "num_types": value(config, "type_vocab_size", 2),
+        "dropout": dropout,
+        "attention_dropout": value(config, "attention_probs_dropout_prob", 0.1),
+        "head_dropout": value(config, "classifier_dropout", dropout),
     }
 
 

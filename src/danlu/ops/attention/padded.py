@@ -7,6 +7,7 @@ Shapes: T tokens of all documents, N documents, L longest of a group, H query he
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -32,15 +33,28 @@ def padded_attention(
 ) -> Tensor:
     """Documents right-padded to the longest of their group. Padding stands after every real key, so causality alone
     hides it and no mask is needed: a dense block mask over the flat row costs four times as much on CPU."""
+
+    def inside(q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
+        return _side_by_side(q, k, v, group, scale, window, softcap)
+
+    return over_groups(q_THD, k_TKD, v_TKD, bounds, inside)
+
+
+Inside = Callable[[Tensor, Tensor, Tensor, "Group"], Tensor]
+"""Queries, keys and values of one group in padded rows, [N * L, heads, D], to what they give."""
+
+
+def over_groups(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, bounds: Bounds, inside: Inside) -> Tensor:
+    """Each group of documents into padded rows, through `inside`, and back to the flat row."""
     groups = groups_of(bounds)
     if len(groups) == 1 and groups[0].is_dense:
-        return _side_by_side(q_THD, k_TKD, v_TKD, groups[0], scale, window, softcap)
+        return inside(q_THD, k_TKD, v_TKD, groups[0])
     outs, order = [], []
     for group in groups:
         slots, tokens = group.on(q_THD.device)
         size = group.num_documents * group.length
         q, k, v = (_pad(x, tokens, slots, size) for x in (q_THD, k_TKD, v_TKD))
-        outs.append(_unpad(_side_by_side(q, k, v, group, scale, window, softcap), slots))
+        outs.append(_unpad(inside(q, k, v, group), slots))
         order.append(tokens)
     if not outs:
         return q_THD.clone()  # no token at all
@@ -51,7 +65,7 @@ def padded_attention(
 
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """Documents of like length. slots: their tokens' places in the padded [N * L] row; tokens: in the flat row."""
 
     num_documents: int
@@ -70,13 +84,13 @@ class _Group:
         return self._on_device[device]
 
 
-def groups_of(bounds: Bounds) -> list[_Group]:
+def groups_of(bounds: Bounds) -> list[Group]:
     """Made once per batch; layers that follow find them."""
     assert not bounds.is_standing, "padded rows follow the host's lengths: no graph replays them for other documents"
     return bounds.derived(("padded",), torch.device("cpu"), lambda: _group(bounds))
 
 
-def _group(bounds: Bounds) -> list[_Group]:
+def _group(bounds: Bounds) -> list[Group]:
     """Longest first; a group holds lengths down to half its longest, so padding never doubles the work by much."""
     lengths = bounds.lengths
     order = sorted((n for n in range(len(lengths)) if lengths[n]), key=lambda n: -lengths[n])
@@ -90,16 +104,16 @@ def _group(bounds: Bounds) -> list[_Group]:
     return [_make_group(bounds, sorted(group)) for group in members]
 
 
-def _make_group(bounds: Bounds, documents: list[int]) -> _Group:
+def _make_group(bounds: Bounds, documents: list[int]) -> Group:
     longest = max(bounds.lengths[n] for n in documents)
     slots = [torch.arange(bounds.lengths[n]) + row * longest for row, n in enumerate(documents)]
     tokens = [torch.arange(bounds.cu_seqlens[n], bounds.cu_seqlens[n + 1]) for n in documents]
     is_dense = len(documents) * longest == bounds.num_tokens
-    return _Group(len(documents), longest, torch.cat(slots), torch.cat(tokens), is_dense)
+    return Group(len(documents), longest, torch.cat(slots), torch.cat(tokens), is_dense)
 
 
 def _side_by_side(
-    q: Tensor, k: Tensor, v: Tensor, group: _Group, scale: float, window: int | None, softcap: float | None
+    q: Tensor, k: Tensor, v: Tensor, group: Group, scale: float, window: int | None, softcap: float | None
 ) -> Tensor:
     """[N * L, heads, D] in and out."""
     q_NHLD, k_NKLD, v_NKLD = (

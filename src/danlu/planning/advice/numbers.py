@@ -106,6 +106,8 @@ def choose_stages(facts: Facts) -> tuple[tuple[str, ...], list[Reason]]:
         stages.append("sft")
         rows = kinds.get("conversation", 0) + kinds.get("label", 0)
         reasons.append(Reason("method_sft", {"rows": rows}) if rows else Reason("method_sft_unseen"))
+    if set(kinds) == {"label"}:
+        reasons.append(Reason("method_classify", {"rows": kinds["label"]}))
     if kinds.get("preference"):
         if "sft" not in stages:
             reasons.append(Reason("method_dpo_alone"))

@@ -1,4 +1,4 @@
-"""The shelf of methods: pretrain, sft, dpo, grpo.
+"""The shelf of methods: pretrain, sft, dpo, grpo, and classify for encoders.
 
 To add one: a class with `accepts` and `loss` (see `method.py`) and one line here.
 """
@@ -15,5 +15,6 @@ METHODS: Shelf[type[Method]] = Shelf(
         "sft": "danlu.training.methods.sft:SFT",
         "dpo": "danlu.training.methods.dpo:DPO",
         "grpo": "danlu.training.methods.grpo:GRPO",
+        "classify": "danlu.training.methods.classify:Classify",
     },
 )
