@@ -84,7 +84,7 @@ class Bench:
         chosen: Any = LoRA(rank=16) if masters is None else Full(masters, offload)
         attached = chosen.attach(self.model)
         self.parameters = attached.parameters()
-        self.precision = Precision.of(self.model.head_weight, attached.compute_dtype)
+        self.precision = Precision.of(self.model.device, attached)
         self.quick = QuickTrunk(self.model) if masters is None else None
         self.graphs: Graphs | None = None
         self.optimizer: Any = build_optimizer(

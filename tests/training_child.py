@@ -8,6 +8,7 @@ import torch
 
 from danlu.adapters.full import Full
 from danlu.adapters.lora import LoRA
+from danlu.adapters.prefix import PrefixTuning
 from danlu.data.dataset import Dataset
 from danlu.training.methods.dpo import DPO
 from danlu.training.methods.pretrain import Pretrain
@@ -16,7 +17,14 @@ from danlu.training.ranks import ALONE
 from danlu.training.trainer import Trainer
 from training_kit import section, tiny_model
 
-ADAPTERS = {"lora": LoRA(rank=2, dropout=0.2), "lora, whole": LoRA(rank=2), "full": Full()}
+ADAPTERS = {
+    "lora": LoRA(rank=2, dropout=0.2),
+    "lora, whole": LoRA(rank=2),
+    "full": Full(),
+    "full, last": Full(layers=1),
+    "dora": LoRA(rank=2, dora=True),
+    "prefix": PrefixTuning(num_tokens=3),
+}
 METHODS = {"sft": SFT, "dpo": DPO, "pretrain": Pretrain}
 KNOBS = {"epochs": 3, "eval_every": 0.4, "patience": 0, "save_every": 2, "warmup_ratio": 0.1, "schedule": "cosine"}
 

@@ -13,6 +13,7 @@ from danlu import version
 if TYPE_CHECKING:
     from danlu.adapters.full import Full
     from danlu.adapters.lora import LoRA
+    from danlu.adapters.prefix import PrefixTuning
     from danlu.data.dataset import Dataset
     from danlu.data.inspect import inspect
     from danlu.model.build import load_model
@@ -70,6 +71,7 @@ _PLACES = {
     "load_model": "danlu.model.build",
     "LoRA": "danlu.adapters.lora",
     "Full": "danlu.adapters.full",
+    "PrefixTuning": "danlu.adapters.prefix",
     "Trainer": "danlu.training.trainer",
     "SFT": "danlu.training.methods.sft",
     "Pretrain": "danlu.training.methods.pretrain",
@@ -82,6 +84,7 @@ __all__ = [
     "Dataset",
     "Full",
     "LoRA",
+    "PrefixTuning",
     "Pretrain",
     "Recipe",
     "Run",

@@ -5,6 +5,7 @@ import torch
 
 from danlu.adapters.full import Full
 from danlu.adapters.lora import LoRA
+from danlu.adapters.prefix import PrefixTuning
 from danlu.training.methods.dpo import DPO
 from danlu.training.methods.pretrain import Pretrain
 from danlu.training.methods.sft import SFT
@@ -27,7 +28,11 @@ def gradients(tmp_path, method, items, adapter, micro_tokens):
     return len(batches), float(loss), {name: weight.grad.clone() for name, weight in run.parameters.items()}
 
 
-@pytest.mark.parametrize("adapter", [LoRA(rank=2), Full()], ids=["lora", "full"])
+@pytest.mark.parametrize(
+    "adapter",
+    [LoRA(rank=2), LoRA(rank=2, dora=True), PrefixTuning(num_tokens=3), Full(), Full(layers=1)],
+    ids=["lora", "dora", "prefix", "full", "full-last"],
+)
 @pytest.mark.parametrize(
     ("make_method", "items"),
     [(SFT, sft_items(20)), (Pretrain, sft_items(20)), (DPO, pair_items(12))],

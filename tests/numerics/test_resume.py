@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from danlu.adapters.full import Full
 from danlu.adapters.load import load_trained
 from danlu.core.errors import TrainingError
 from danlu.core.files import read_json
@@ -23,7 +24,16 @@ from waiting_kit import PATIENCE_S
 # A forked child may not run backward once CUDA's autograd threads exist.
 START = multiprocessing.get_context("fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn")
 DELAY_S = 0.1 if sys.platform == "linux" else 5.0
-CASES = [("lora", "sft"), ("full", "sft"), ("lora", "dpo"), ("full", "dpo")]
+CASES = [
+    ("lora", "sft"),
+    ("full", "sft"),
+    ("lora", "dpo"),
+    ("full", "dpo"),
+    ("full, last", "sft"),
+    ("dora", "sft"),
+    ("prefix", "sft"),
+    ("prefix", "dpo"),
+]
 
 
 def prepare(folder: Path, method: str) -> Path:
@@ -177,7 +187,7 @@ def test_same_seed_same_curve(tmp_path):
     assert curves[0] != curves[2]
 
 
-@pytest.mark.parametrize("adapter", ["lora", "full"])
+@pytest.mark.parametrize("adapter", ["lora", "full", "full, last"])
 def test_a_second_stage_starts_from_the_same_bits_in_the_same_process_and_in_another(tmp_path, adapter):
     """In bf16, where masters are finer than what is saved."""
     torch.set_num_threads(1)
@@ -188,7 +198,7 @@ def test_a_second_stage_starts_from_the_same_bits_in_the_same_process_and_in_ano
     for number, (model, attached) in enumerate(
         [(first.model, first.adapter), (other := tiny_model(folder / "model", dtype=torch.bfloat16), None)]
     ):
-        attached = attached or load_trained(first.last, other)
+        attached = attached or load_trained(first.last, other, full=Full(layers=1) if "last" in adapter else None)
         second = Trainer(
             model, attached, SFT(), first.dataset, section=section(lr=1e-3), folder=tmp_path / f"second-{number}"
         )

@@ -13,6 +13,7 @@ ADAPTERS: Shelf[type[Adapter]] = Shelf(
     {
         "lora": "danlu.adapters.lora:LoRA",
         "full": "danlu.adapters.full:Full",
+        "prefix": "danlu.adapters.prefix:PrefixTuning",
     },
 )
 

@@ -6,6 +6,7 @@ training loop: a trainer asks an Attached for its parameters, an exporter asks i
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, Protocol
@@ -89,6 +90,12 @@ class Adapter(Protocol):
     def attach(self, model: Model) -> Attached:
         """Freeze what stays, make trainable what trains. One adapter at a time on a model."""
         ...
+
+
+def layer_of(name: str) -> int | None:
+    """The decoder layer that a parameter or module belongs to, by the number in its name; None for what lies around."""
+    found = re.search(r"\.(\d+)\.", name)
+    return int(found[1]) if found else None
 
 
 def find_unsound(tensors: dict[str, Tensor]) -> str | None:

@@ -1,7 +1,8 @@
 """Low-rank adapters: y = x Wᵀ + s (x Aᵀ) Bᵀ, with W frozen and s = alpha / rank (Hu et al. 2021, arXiv:2106.09685).
 
 A and B are fp32 masters beside a base in any dtype, quantised or not (QLoRA: Dettmers et al. 2023, arXiv:2305.14314);
-they are cast to the input's dtype for the two small products. The on-disk format stands in `peft_format.py`. No DoRA.
+they are cast to the input's dtype for the two small products. The on-disk format stands in `peft_format.py`. With
+`dora` the rows of the sum get trained lengths (`DoRALinear`).
 
 Shapes: D input width, N output width, R rank; x is [..., D].
 """
@@ -12,7 +13,7 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,13 +21,24 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor, nn
 
-from danlu.adapters.adapter import find_unsound
-from danlu.adapters.peft_format import FreeLinear, Pair, as_saved, linears_of, read_pairs, write_pairs
+from danlu.adapters.adapter import find_unsound, layer_of
+from danlu.adapters.peft_format import (
+    MAGNITUDE,
+    FreeLinear,
+    Pair,
+    as_saved,
+    linears_of,
+    read_pairs,
+    row_norms,
+    write_pairs,
+)  # fmt: skip
 from danlu.core.errors import RecipeError, TrainingError
+from danlu.core.messages import listed
 from danlu.core.shelf import nearest
 from danlu.model.model import Model
 from danlu.model.quantized import put
 from danlu.model.quantizers.quantizer import QuantizedLinear
+from danlu.recipe.layers import Layers, chosen_layers
 
 HEADS = ("lm_head", "embed_out")
 """Output heads: never targeted, their product with the hidden states is taken only where a token is learnt."""
@@ -87,6 +99,15 @@ class LoRALinear(nn.Linear):
         out: Tensor = self.quantized(x)
         return out
 
+    @property
+    def is_fresh(self) -> bool:
+        """It changes nothing yet."""
+        return not bool(self.lora_B.detach().any())
+
+    def pair(self) -> Pair:
+        """What is saved of it."""
+        return Pair(self.lora_A.detach().cpu(), self.lora_B.detach().cpu(), self.scaling, self.dropout)
+
     def delta(self) -> Tensor:
         """s B A, [N, D], in fp32 (or wider): what merging adds to the weight."""
         return self.scaling * (self.lora_B.detach() @ self.lora_A.detach())
@@ -135,17 +156,67 @@ class _AddLowRank(torch.autograd.Function):
         return grad_x, None, None, grad_A, grad_B, None
 
 
+class DoRALinear(LoRALinear):
+    """DoRA (Liu et al. 2024, arXiv:2402.09353): a pair that turns each row of a weight, and a magnitude that says how
+    long the row is, W' = m (W + s B A) / ‖W + s B A‖. m starts at the rows' own lengths, so a fresh one changes
+    nothing. No gradient goes through the norms (§4.3), which are fp32 whatever the base lies in, and for which every
+    forward makes s B A anew."""
+
+    lora_magnitude_vector: nn.Parameter  # [N]; PEFT's name
+
+    @classmethod
+    def from_base(cls, base: FreeLinear, *, rank: int, scaling: float, dropout: float = 0.0) -> DoRALinear:
+        layer = super().from_base(base, rank=rank, scaling=scaling, dropout=dropout)
+        assert isinstance(layer, DoRALinear), "made of cls"
+        layer.lora_magnitude_vector = nn.Parameter(row_norms(base))
+        return layer
+
+    @property
+    def is_fresh(self) -> bool:
+        return super().is_fresh and torch.equal(self.lora_magnitude_vector.detach(), row_norms(self.quantized or self))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._base(x)
+        if self.is_disabled:
+            return y
+        drops = self.dropout and self.training
+        dropped = F.dropout(x, self.dropout) if drops else x
+        plain = self._base(dropped) if drops else y
+        if self.bias is not None:
+            plain = plain - self.bias
+        low = F.linear(F.linear(dropped, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype))
+        gain_N = self._gain().to(x.dtype)
+        # What is added is small beside y, and is rounded by its own size.
+        return y + ((gain_N - 1) * plain + gain_N * (self.scaling * low))
+
+    def pair(self) -> Pair:
+        return replace(super().pair(), magnitude=self.lora_magnitude_vector.detach().cpu())
+
+    def _gain(self) -> Tensor:
+        """m / ‖W + s B A‖, [N]."""
+        return self.lora_magnitude_vector / row_norms(self.quantized or self, super().delta())
+
+    def delta(self) -> Tensor:
+        """W' - W, [N, D]."""
+        update = super().delta()
+        wide = self.weight.detach().to(update.dtype)
+        return self._gain().detach()[:, None] * (wide + update) - wide
+
+
 @dataclass(frozen=True)
 class LoRA:
     """Low-rank pairs on the linear layers that `targets` names: "all-linear" (every one but the output head), or names
-    and regular expressions. `alpha` None means twice the rank; `rslora` divides by the square root of the rank
-    (Kalajdzievski 2023, arXiv:2312.03732). `seed` draws A; B starts at zero, so a fresh adapter changes nothing."""
+    and regular expressions; of all decoder layers, or of those that `layers` says (as `adapter.layers` does). `alpha`
+    None means twice the rank; `rslora` divides by the square root of the rank (Kalajdzievski 2023, arXiv:2312.03732).
+    `dora` trains the rows' lengths beside. `seed` draws A; B starts at zero, so a fresh adapter changes nothing."""
 
     rank: int = 16
     alpha: float | None = None
     dropout: float = 0.0
     targets: Literal["all-linear"] | Sequence[str] = "all-linear"
+    layers: Layers = None
     rslora: bool = False
+    dora: bool = False
     seed: int = 0
     kind: Literal["lora"] = "lora"
 
@@ -155,9 +226,10 @@ class LoRA:
         return as_saved(alpha / (math.sqrt(self.rank) if self.rslora else self.rank), self.rank)
 
     def attach(self, model: Model) -> AttachedLoRA:
+        kind = DoRALinear if self.dora else LoRALinear
         layers = {
-            name: LoRALinear.from_base(base, rank=self.rank, scaling=self.scaling, dropout=self.dropout)
-            for name, base in find_targets(model, self.targets).items()
+            name: kind.from_base(base, rank=self.rank, scaling=self.scaling, dropout=self.dropout)
+            for name, base in find_targets(model, self.targets, self.layers).items()
         }
         generator = torch.Generator().manual_seed(self.seed)  # on the CPU: the same A on every device
         for layer in layers.values():
@@ -173,9 +245,12 @@ class LoRA:
         bases = _free_linears(model)
         layers = {}
         for name, pair in pairs.items():
-            layer = LoRALinear.from_base(bases[name], rank=pair.A.shape[0], scaling=pair.scaling, dropout=pair.dropout)
+            kind = LoRALinear if pair.magnitude is None else DoRALinear
+            layer = kind.from_base(bases[name], rank=pair.A.shape[0], scaling=pair.scaling, dropout=pair.dropout)
             layer.lora_A.data.copy_(pair.A)
             layer.lora_B.data.copy_(pair.B)
+            if isinstance(layer, DoRALinear) and pair.magnitude is not None:
+                layer.lora_magnitude_vector.data.copy_(pair.magnitude)
             layers[name] = layer
         return AttachedLoRA(model, layers)
 
@@ -198,12 +273,15 @@ class AttachedLoRA:
 
     @property
     def is_fresh(self) -> bool:
-        return all(not bool(layer.lora_B.detach().any()) for layer in self.layers.values())
+        return all(layer.is_fresh for layer in self.layers.values())
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """All A's, then all B's: those of layers that read the same input then lie side by side in a flat buffer."""
+        """All A's, then all B's: those of layers that read the same input then lie side by side in a flat buffer. Then
+        magnitudes."""
         downs = {f"{name}.lora_A": layer.lora_A for name, layer in self.layers.items()}
-        return downs | {f"{name}.lora_B": layer.lora_B for name, layer in self.layers.items()}
+        ups = {f"{name}.lora_B": layer.lora_B for name, layer in self.layers.items()}
+        doras = {name: layer for name, layer in self.layers.items() if isinstance(layer, DoRALinear)}
+        return downs | ups | {f"{name}.{MAGNITUDE}": layer.lora_magnitude_vector for name, layer in doras.items()}
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
@@ -228,7 +306,7 @@ class AttachedLoRA:
         """TrainingError on a quantised base: load the base unquantised and put the adapter on that."""
         kinds = {layer.quantized.kind for layer in self.layers.values() if layer.quantized is not None}
         if kinds:
-            raise TrainingError("adapter.merge_quantized", given=", ".join(sorted(kinds)))
+            raise TrainingError("adapter.merge_quantized", given=listed(sorted(kinds)))
         self._leave({name: layer.fuse for name, layer in self.layers.items()})
 
     def detach(self) -> None:
@@ -246,18 +324,20 @@ class AttachedLoRA:
     def save(self, folder: Path) -> None:
         if self._is_gone:
             raise TrainingError("adapter.merged_twice")
-        pairs = {
-            name: Pair(layer.lora_A.detach().cpu(), layer.lora_B.detach().cpu(), layer.scaling, layer.dropout)
-            for name, layer in self.layers.items()
-        }
-        write_pairs(folder, pairs, self.model)
+        write_pairs(folder, {name: layer.pair() for name, layer in self.layers.items()}, self.model)
 
 
-def find_targets(model: nn.Module, targets: Literal["all-linear"] | Sequence[str]) -> dict[str, FreeLinear]:
+def find_targets(
+    model: Model, targets: Literal["all-linear"] | Sequence[str], layers: Layers = None
+) -> dict[str, FreeLinear]:
     """The linear layers that `targets` names, in the model's order. A target is a full name, the end of one
-    (`q_proj`), or a regular expression of a full name; one that matches nothing is an error."""
-    free = _free_linears(model)
-    candidates = {name: layer for name, layer in free.items() if name.rpartition(".")[2] not in HEADS}
+    (`q_proj`), or a regular expression of a full name; one that matches nothing in `layers` is an error."""
+    free, chosen = _free_linears(model), chosen_layers(layers, model.spec.num_layers)
+    candidates = {
+        name: layer
+        for name, layer in free.items()
+        if name.rpartition(".")[2] not in HEADS and (chosen is None or layer_of(name) in chosen)
+    }
     if not candidates:
         raise RecipeError("adapter.no_linear", where="adapter.kind", given=type(model).__name__)
     if targets == "all-linear":
@@ -267,15 +347,15 @@ def find_targets(model: nn.Module, targets: Literal["all-linear"] | Sequence[str
         ends = sorted({name.rpartition(".")[2] for name in candidates})
         raise RecipeError(
             "adapter.no_such_target", where="adapter.targets", given=unmatched[0],
-            nearest=nearest(unmatched[0], ends), known=", ".join(ends),
+            nearest=nearest(unmatched[0], ends), known=listed(ends),
         )  # fmt: skip
     return {name: layer for name, layer in candidates.items() if any(_matches(target, name) for target in targets)}
 
 
-def _free_linears(model: nn.Module) -> dict[str, FreeLinear]:
+def _free_linears(model: Model) -> dict[str, FreeLinear]:
     """Every linear layer by name; a model that carries an adapter already is refused."""
     linears = linears_of(model)
-    if any(isinstance(layer, LoRALinear) for layer in linears.values()):
+    if model.prefix is not None or any(isinstance(layer, LoRALinear) for layer in linears.values()):
         raise TrainingError("adapter.attached_twice")
     return linears
 

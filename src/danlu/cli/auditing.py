@@ -11,7 +11,7 @@ from typing import Any
 
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.pipeline.audit import DEFAULT_KEYS, check_acts, log_of, note_acts, rotate_keys
 from danlu.pipeline.forget import forget, verify_forgotten
 from danlu.pipeline.provenance import changed_manifests
@@ -103,7 +103,7 @@ def show(runs: Path, num: int, voice: Voice) -> None:
 def _brief(value: dict[str, object]) -> str:
     """What people know a thing by; digests are for `--json`, unless there is nothing else."""
     told = {name: str(inner) for name, inner in value.items() if not _DIGEST.fullmatch(str(inner))} or value
-    return ", ".join(
+    return listed(
         str(inner)[:_SHOWN] if name == "run" else f"{name}: {str(inner)[:_BRIEF]}" for name, inner in told.items()
     )
 
@@ -130,7 +130,7 @@ def rotate(runs: Path, keys: Path | None, *, destroy: bool, reason: str, voice: 
     for run, count in rotation.moved.items():
         voice.say(say("audit.rekeyed", run=run, count=count))
     for run, count in rotation.lost.items():
-        voice.say(say("audit.rekey_lost", run=run, count=count, keys=", ".join(rotation.keys)), "yellow")
+        voice.say(say("audit.rekey_lost", run=run, count=count, keys=listed(rotation.keys)), "yellow")
     voice.say(say("audit.rotated", key=rotation.key, count=sum(rotation.moved.values())), "green")
     if not destroy:
         voice.say(say("audit.rotated_kept"), "dim")
@@ -147,7 +147,7 @@ def forget_values(values: Sequence[str], runs: Path, keys: Path | None, reason: 
         if trace["unreadable"]:
             voice.say(
                 say("audit.forget_unreadable", run=trace["run"], count=trace["unreadable"],
-                    keys=", ".join(trace["keys_gone"])), "yellow",
+                    keys=listed(trace["keys_gone"])), "yellow",
             )  # fmt: skip
     if not plan["steps"]:
         voice.say(say("audit.forget_none", count=plan["num_runs"]), "green")
@@ -188,7 +188,7 @@ def _rows_of(findings: Sequence[dict[str, Any]]) -> list[str]:
         rows.setdefault((one["sample"], where), Counter())[f"{one['type']} {one['action']}"] += 1
     lines = []
     for (sample, where), found in rows.items():
-        told = ", ".join(f"{what} × {num}" if num > 1 else what for what, num in found.items())
+        told = listed(f"{what} × {num}" if num > 1 else what for what, num in found.items())
         lines.append(f"{sample}  {told}  {where}".rstrip())
     return lines
 
@@ -209,7 +209,7 @@ def verify_values(
     for name in verdict["unprepared"]:
         voice.say(say("audit.forget_unprepared", run=name), "yellow")
     for name, gone in verdict["unreadable"].items():
-        voice.say(say("audit.forget_unreadable", run=name, count="?", keys=", ".join(gone)), "yellow")
+        voice.say(say("audit.forget_unreadable", run=name, count="?", keys=listed(gone)), "yellow")
     if verdict["is_clean"]:
         where = str(run) if run is not None else str(runs)
         voice.say(say("audit.forget_verified", run=where, **verdict["searched"]), "green")

@@ -25,8 +25,8 @@ from danlu.core.files import size_text
 from danlu.core.messages import say
 from danlu.pipeline.begin import ALLOWED_REJECTS, COMMON_CARD, Beginning, begin, place_of, told_kinds
 from danlu.planning.advice.bases import Candidate
-from danlu.planning.advice.numbers import LEARNT_BY
 from danlu.recipe import Recipe
+from danlu.recipe.adapter import AdapterSection, FullSection, LoRASection
 from danlu.run.run import Run
 
 
@@ -125,7 +125,8 @@ def _lines(found: Beginning, recipe: Recipe, data: str) -> Iterator[tuple[str, s
             if fix := reason.fix():
                 yield "", f"→ {fix}"
     methods = [stage.method.kind for stage in recipe.plan_stages()]
-    idle = {kind: num for kind, num in facts.kinds.items() if LEARNT_BY.get(kind) not in methods}
+    learnt = frozenset().union(*(stage.method.accepts for stage in recipe.plan_stages()))
+    idle = {kind: num for kind, num in facts.kinds.items() if kind not in learnt}
     if idle and not (found.advice and facts.has_few_documents):
         yield "", say("begin.idle", kinds=told_kinds(idle))
     why = f" – {found.start.reason.text()}" if found.start and found.start.reason else ""
@@ -158,12 +159,17 @@ def _wished(found: Beginning, wished: Candidate, data: str) -> str:
 
 def _method(recipe: Recipe, methods: Sequence[str]) -> str:
     adapter = recipe.adapter
-    facts = {"rank": adapter.rank} if adapter.kind == "lora" else {}
     rates = " / ".join(f"{stage.training.lr:g}" for stage in recipe.plan_stages())
     return say(
-        "begin.method_is", stages=" → ".join(methods), adapter=say(f"begin.adapter_{adapter.kind}", **facts),
+        "begin.method_is", stages=" → ".join(methods), adapter=_adapter(adapter),
         epochs=f"{recipe.training.epochs:g}", rate=rates,
     )  # fmt: skip
+
+
+def _adapter(adapter: AdapterSection) -> str:
+    if isinstance(adapter, LoRASection):
+        return say("begin.adapter_lora", rank=adapter.rank)
+    return say("begin.adapter_full") if isinstance(adapter, FullSection) else str(adapter.kind)
 
 
 def _asks(found: Beginning, recipe: Recipe) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from danlu.cli.serving_words import ServingWords
 from danlu.cli.voice import Voice
 from danlu.core.errors import ExportError
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.pipeline.bundle import Bundle, Wanted, bundle, check
 from danlu.pipeline.serve_targets import Wanted as Served
 from danlu.run.registry import Registry
@@ -33,7 +33,7 @@ def make_bundle(
 ) -> None:
     models, section = ServingWords.of(words, config).read(runs)
     if urls := [model.url for model in models if model.url]:
-        raise ExportError("bundle.urls", given=", ".join(urls))
+        raise ExportError("bundle.urls", given=listed(urls))
     if not models and not (to_train or others):
         raise ExportError("bundle.nothing")
     targets = tuple((model.name, _folder(model, runs)) for model in models)

@@ -9,7 +9,7 @@ import orjson
 from danlu.cli.chat import MAX_NEW_TOKENS, Table, converse
 from danlu.cli.voice import Voice
 from danlu.core.errors import EngineError
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.core.shelf import nearest
 from danlu.engines.engine import Sampling
 from danlu.engines.remote import Endpoint, RemoteEngine
@@ -58,7 +58,7 @@ def _model(known: Known, wished: str) -> str:
         "serve.not_a_model",
         where=known.origin,
         given=wished or "-",
-        known=", ".join(names) or "-",
+        known=listed(names) or "-",
         nearest=nearest(wished, names),
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from danlu.cli.voice import Voice
 from danlu.core.files import free_bytes
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.version import VERSION
 
 EXTRAS = {
@@ -119,7 +119,7 @@ def _torch() -> list[Finding]:
     facts: dict[str, Any] = json.loads(done.stdout)
     gpus = [f"{g['name']} {g['bytes'] / 2**30:.0f} GiB{'' if g['bf16'] else ' (fp16)'}" for g in facts["gpus"]]
     bf16 = say("cli.yes") if facts["bf16_cpu"] else say("cli.no")
-    found = say("cli.doctor_computes", bf16=bf16, threads=facts["threads"], gpus=", ".join(gpus) or "–")
+    found = say("cli.doctor_computes", bf16=bf16, threads=facts["threads"], gpus=listed(gpus) or "–")
     return [Finding("compute", found, True)]
 
 

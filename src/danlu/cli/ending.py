@@ -18,7 +18,7 @@ from danlu.cli.options import choose_language
 from danlu.cli.progress import stop_bars
 from danlu.cli.voice import Voice
 from danlu.core.errors import DanluError
-from danlu.core.messages import lookup, say
+from danlu.core.messages import listed, lookup, say
 
 _NUMBERS = {
     "valid integer": "help.whole_number",
@@ -104,7 +104,7 @@ def _no_option(error: Any) -> tuple[str, dict[str, str]]:
     takes_knobs = error.ctx is not None and any(param.name == "overrides" for param in error.ctx.command.params)
     if takes_knobs and (knob := knob_of(error.option_name)):
         return "help.option_is_knob", {"given": error.option_name, "knob": knob}
-    near = ", ".join(error.possibilities or ())
+    near = listed(error.possibilities or ())
     return ("help.no_option_but" if near else "help.no_option"), {"given": error.option_name, "nearest": near}
 
 

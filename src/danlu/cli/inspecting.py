@@ -13,7 +13,7 @@ from danlu.cli.lines import cells, terminal_cells
 from danlu.cli.preparing import show_previews
 from danlu.cli.voice import FIX, Voice
 from danlu.core.errors import DanluError, RecipeError
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.core.shelf import unknown_name
 from danlu.data.encode import Encoder
 from danlu.data.formats import FORMATS
@@ -73,7 +73,7 @@ def show_inspection(sources: Sequence[SourceSpec], voice: Voice, *, base: str, n
     voice.result(found)
     if not found["usable"]:
         if not voice.as_json:
-            voice.fail(say("cli.unusable", given=", ".join(str(source.path) for source in sources)).partition("\n")[0])
+            voice.fail(say("cli.unusable", given=listed(str(source.path) for source in sources)).partition("\n")[0])
         raise typer.Exit(2)
 
 

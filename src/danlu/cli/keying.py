@@ -15,7 +15,7 @@ from typing import Any
 from danlu.cli.progress import write
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.recipe.recipe import Recipe
 from danlu.recipe.serving import ServingSection
 from danlu.run.audit import NAME, AuditLog
@@ -202,7 +202,7 @@ def _row(sealed: StoredKey, spent: int, now: float) -> tuple[str, ...]:
     month = f"{spent:,}" + (f" / {key.tokens_per_month:,}" if key.tokens_per_month else "")
     expires = _shown(key.expires) if key.expires else "-"
     state = say(f"keys.state_{_state(sealed, now)}")
-    return key.id, key.name, ", ".join(key.models), " ".join(limits) or "-", month, expires, state
+    return key.id, key.name, listed(key.models), " ".join(limits) or "-", month, expires, state
 
 
 def _state(sealed: StoredKey, now: float) -> str:

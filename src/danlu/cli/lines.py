@@ -17,6 +17,15 @@ _PIECE = re.compile(r"\s+|[（《【]*(?:[^\s\u2e80-\uffef]+|[\u2e80-\uffef])[�
 MOST_CELLS = 100
 
 
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but tab and line feed, and marks that turn the direction of what follows."""
+
+
+def visible(text: str) -> str:
+    """`text` with control characters spelt out: a file's name, or a model's answer, gives no commands to a terminal."""
+    return _UNSEEN.sub(lambda found: repr(found.group())[1:-1], text)
+
+
 def terminal_cells() -> int:
     """Cells that a line of text may take here: readable on a wide screen, whole on a narrow one."""
     return min(shutil.get_terminal_size().columns, MOST_CELLS)

@@ -13,7 +13,7 @@ from danlu.cli.keying import Place
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
 from danlu.core.files import write_text
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.serving.usage import BYS, By, JournalReader, ReportRow, csv_lines, report, total
 
 
@@ -69,7 +69,7 @@ def _with_name(of: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str
 def _groups(by: Sequence[str]) -> tuple[By, ...]:
     found = [known for word in by for name in word.split(",") for known in BYS if known == name]
     if len(found) != sum(len(word.split(",")) for word in by) or len(set(found)) != len(found):
-        raise RunError("keys.bad_by", where="--by", given=" ".join(by), known=", ".join(BYS))
+        raise RunError("keys.bad_by", where="--by", given=" ".join(by), known=listed(BYS))
     return tuple(found)
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from danlu.cli.voice import Voice
-from danlu.core.messages import LANGUAGES, say, set_language
+from danlu.core.messages import LANGUAGES, listed, say, set_language
 
 
 def choose_language(words: Sequence[str]) -> None:
@@ -34,7 +34,7 @@ choose_language(sys.argv[1:])
 
 def _known_language(value: str | None) -> str | None:
     if value is not None and value not in LANGUAGES:
-        raise typer.BadParameter(say("cli.unknown_language", given=value, known=", ".join(LANGUAGES)))
+        raise typer.BadParameter(say("cli.unknown_language", given=value, known=listed(LANGUAGES)))
     return value
 
 

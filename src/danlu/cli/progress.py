@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol, TextIO
 
+from danlu.cli.lines import visible
 from danlu.core.files import printable
 from danlu.core.messages import current_language, load_room, say
 
@@ -26,7 +27,7 @@ def stop_bars() -> None:
 
 
 def write(stream: TextIO, text: str, end: str = "\n") -> None:
-    stream.write(printable(text) + end)
+    stream.write(visible(printable(text)) + end)
     stream.flush()
 
 
@@ -71,7 +72,8 @@ class Lines:
 
 def facts_text(facts: Mapping[str, Any]) -> str:
     """`loss 1.234 · tokens/s 3,210`."""
-    return " · ".join(f"{_word(name)} {_figure(value)}" for name, value in facts.items() if value is not None)
+    told = (f"{_word(name)} {_figure(value)}" for name, value in facts.items() if value is not None)
+    return visible(" · ".join(told))
 
 
 def _word(name: str) -> str:

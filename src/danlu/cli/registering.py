@@ -8,7 +8,7 @@ from typing import Any
 from danlu.cli.targets import open_target
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.run.registry import Registry, Version, check_alias
 
 
@@ -25,7 +25,7 @@ def add(target: str, runs: Path, voice: Voice, *, kind: str | None, alias: str |
     if alias is not None:
         registry.point(version.name, alias, version.number, reason=reason)
     aliases = registry.read().aliases_of(version)
-    voice.say(say("registry.added", version=version.label, kind=version.kind, aliases=", ".join(aliases) or "-"))
+    voice.say(say("registry.added", version=version.label, kind=version.kind, aliases=listed(aliases) or "-"))
     named = f"{version.name}@{aliases[0]}" if aliases else version.label
     voice.say(say("cli.next", command=f"danlu serve {named}" if aliases else f"danlu registry alias {named} prod"))
     voice.result(version.to_json() | {"aliases": aliases})
@@ -100,7 +100,7 @@ def _row(version: Version, aliases: list[str]) -> tuple[str, ...]:
     measured, interval = version.measured, version.measured.get("interval")
     gain = "-" if interval is None else f"{100 * interval[0]:+.1f} … {100 * interval[1]:+.1f}"
     accuracy = "-" if measured.get("accuracy") is None else f"{100 * measured['accuracy']:.1f} %"
-    mark = say("registry.mark_withdrawn") if version.is_withdrawn else ", ".join(aliases)
+    mark = say("registry.mark_withdrawn") if version.is_withdrawn else listed(aliases)
     return version.label, mark, version.kind, accuracy, gain, version.created[:16].replace("T", " ")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from danlu.cli.voice import Voice
 from danlu.core.errors import EngineError
-from danlu.core.messages import current_language, say
+from danlu.core.messages import current_language, listed, say
 from danlu.pipeline.serve_targets import checked_name
 from danlu.serving import control
 
@@ -56,7 +56,7 @@ def say_renewed(facts: Mapping[str, Any], voice: Voice) -> None:
     """Of a reload: what became of the models, and what waits for the next start."""
     for deed in ("added", "changed", "removed"):
         if models := facts.get(deed):
-            voice.say(say(f"rollout.reload_{deed}", models=", ".join(models)))
+            voice.say(say(f"rollout.reload_{deed}", models=listed(models)))
     for kept in facts.get("kept", ()):
         voice.fail(say("rollout.reload_kept", **kept))
 
@@ -87,8 +87,8 @@ def _share(word: str) -> tuple[str, float]:
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {share:.0%}" if share < 1 else name for name, share in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        return listed(f"{name} {share:.0%}" if share < 1 else name for name, share in value.items())
+    return listed(value) if isinstance(value, list) else str(value)
 
 
 def _show_models(told: dict[str, Any], voice: Voice) -> None:
@@ -142,7 +142,13 @@ def _named(lens: dict[str, Any]) -> str:
 
 def _lens_row(lens: dict[str, Any]) -> tuple[str, ...]:
     mark = "* " if lens["is_pointed_at"] else "  "
-    last = lens["last_used"]
-    when = datetime.datetime.fromtimestamp(last).astimezone().strftime("%H:%M:%S") if last else "-"
     counts = (lens["num_replicas"], lens["num_leased"], lens["outstanding"])
-    return (mark + _named(lens), lens["grade"] or "-", *map(str, counts), when)
+    return (mark + _named(lens), lens["grade"] or "-", *map(str, counts), _when(lens["last_used"]))
+
+
+def _when(moment: float | None) -> str:
+    """The time of today, the date of other days: five characters, which never fold."""
+    if not moment:
+        return "-"
+    then = datetime.datetime.fromtimestamp(moment).astimezone()
+    return f"{then:%H:%M}" if then.date() == datetime.datetime.now().astimezone().date() else f"{then:%m-%d}"

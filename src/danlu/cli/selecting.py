@@ -8,7 +8,7 @@ from typing import get_args
 
 from danlu.cli.voice import Voice
 from danlu.core.errors import RecipeError
-from danlu.core.messages import current_language, say
+from danlu.core.messages import current_language, listed, say
 from danlu.core.shelf import nearest
 from danlu.pipeline.read_labels import read_labels
 from danlu.pipeline.select import POOL_REJECTS, By, Selection, next_step, select, selection_json
@@ -87,4 +87,4 @@ def _way(by: str) -> By:
         if way == by:
             return way
     raise RecipeError("select.unknown_way", where="--by", given=by, nearest=nearest(by, known),
-                      known=", ".join(known))  # fmt: skip
+                      known=listed(known))  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 from danlu.cli.rolling import say_renewed
 from danlu.cli.serving_words import ServingWords
 from danlu.cli.voice import Voice
-from danlu.core.messages import current_language, say
+from danlu.core.messages import current_language, listed, say
 from danlu.pipeline.serve import check_serving, prepare_serving, run_server
 from danlu.pipeline.serve_look import Serving
 from danlu.serving.known_servers import SERVERS
@@ -143,5 +143,5 @@ def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
+        return listed(map(_plain, value))
     return str(value)

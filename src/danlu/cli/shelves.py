@@ -7,7 +7,7 @@ from typing import Any
 
 from danlu.cli.voice import Voice
 from danlu.core.errors import RecipeError
-from danlu.core.messages import current_language, load_room, say
+from danlu.core.messages import current_language, listed, load_room, say
 from danlu.core.shelf import Shelf
 
 SHELVES = {
@@ -43,7 +43,7 @@ def show_shelf(name: str | None, voice: Voice) -> None:
         voice.result({"shelves": [{"name": s, "place": place, "about": told[s]} for s, place in SHELVES.items()]})
         return
     if name not in SHELVES:
-        raise RecipeError("cli.unknown_shelf", given=name, known=", ".join(SHELVES))
+        raise RecipeError("cli.unknown_shelf", given=name, known=listed(SHELVES))
     module, _, attribute = SHELVES[name].partition(":")
     shelf: Shelf[Any] = getattr(importlib.import_module(module), attribute)
     items = [{"name": item, "place": shelf.places[item], "about": _about(name, item)} for item in shelf.names()]

@@ -12,7 +12,7 @@ from danlu.cli.targets import is_artifact, open_target
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
 from danlu.core.files import size_text
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.evaluation.gate import percent, points
 from danlu.evaluation.report import Report
 from danlu.run.artifact import Manifest
@@ -291,7 +291,7 @@ def _when(moment: str) -> str:
 
 
 def _listed(value: Any) -> Any:
-    return ", ".join(map(str, value)) if isinstance(value, list) else value
+    return listed(map(str, value)) if isinstance(value, list) else value
 
 
 def _round(value: float | None) -> str:

@@ -24,6 +24,7 @@ def show_plan(
     recipe = Recipe.load(path, overrides)
     planned = plan_recipe(recipe, card=card, memory_gib=memory_gib, price_per_h=price_per_h)
     _head(planned, voice)
+    _say_cards(planned, recipe, voice)
     for name, plan in zip(planned.names, planned.plans, strict=True):
         _stage(planned, name, plan, voice)
     _elsewhere(planned.cells, voice)
@@ -43,6 +44,15 @@ def _head(planned: Planned, voice: Voice) -> None:
         voice.say(say("planning.known_shape", base=planned.base), "dim")
     if planned.place in ("cpu", "smallest", "none"):
         voice.say(say(f"planning.on_{planned.place}", card=planned.card.name), "yellow")
+
+
+def _say_cards(planned: Planned, recipe: Recipe, voice: Voice) -> None:
+    """How many cards the figures are of; memory is that of each."""
+    num_cards = planned.plans[0].work.num_ranks
+    if num_cards > 1:
+        voice.say(say("planning.cards", num=num_cards, card=planned.card.name))
+    elif recipe.training.devices == "all" and planned.card.kind != "cpu":
+        voice.say(say("planning.cards_unknown"), "yellow")
 
 
 def _stage(planned: Planned, name: str, plan: Plan, voice: Voice) -> None:
@@ -95,7 +105,7 @@ def _whole(planned: Planned, plan: Plan) -> str:
     cost = planned.cost(plan)
     words = say("planning.energy", kwh=f"{plan.energy_kwh:,.2f}")
     if cost is not None:
-        words += say("planning.price", cost=f"{cost:,.2f}", price=f"{planned.price_per_h:g}")
+        words += say("planning.price", cost=f"{cost:,.2f}", price=f"{planned.price_per_h:g}", num=plan.work.num_ranks)
     key = "planning.whole_guess" if planned.is_guess else "planning.whole"
     return say(key, steps=f"{plan.work.num_steps:,}", time=duration(plan.total_s), cost=words)
 
@@ -131,7 +141,7 @@ def _elsewhere(cells: Sequence[Cell], voice: Voice) -> None:
 def _cell(cell: Cell) -> str:
     if cell.plan is None or not cell.fits:
         return "–"
-    layers, mix = cell.plan.work.shapes.num_layers, cell.plan.mix
+    layers, mix = cell.plan.work.depth, cell.plan.mix
     mark = "●" if mix["all"] == layers else "○" if mix.is_leanest else "◐"
     speed = cell.plan.tokens_per_s or 0
     return f"{mark} {speed / 1000:,.1f}k" if speed >= 1000 else f"{mark} {speed:,.0f}"

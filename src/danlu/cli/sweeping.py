@@ -9,7 +9,7 @@ from typing import get_args
 import danlu
 from danlu.cli.voice import Voice
 from danlu.core.errors import RecipeError
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.evaluation.ranking_html import heads, rows, verdict
 from danlu.pipeline.trials import By, Wish, read_over
 from danlu.recipe import Recipe
@@ -28,7 +28,7 @@ def show_sweep(
     parallel: int,
 ) -> None:
     if by not in get_args(By):
-        raise RecipeError("sweep.unknown_way", where="--by", given=by, known=", ".join(get_args(By)))
+        raise RecipeError("sweep.unknown_way", where="--by", given=by, known=listed(get_args(By)))
     wish = Wish(read_over(over), by, trials, seed, parallel)  # type: ignore[arg-type]
     swept = danlu.sweep(Recipe.load(recipe, overrides), wish, runs, progress=voice.progress)
     found = swept.to_json()

@@ -10,7 +10,7 @@ import orjson
 
 from danlu.cli.voice import Voice
 from danlu.core.errors import RunError
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.recipe import Recipe
 from danlu.recipe.later import counted
 from danlu.recipe.recipe import OUTSIDE
@@ -82,7 +82,7 @@ def smoke_overrides(target: str, overrides: Sequence[str]) -> list[str]:
     if path.suffix not in RECIPE_SUFFIXES or path.is_dir():
         raise RunError("cli.smoke_needs_recipe", where="--smoke", given=target)
     recipe = Recipe.load(path, overrides)
-    kind = "adapter" if recipe.adapter.kind == "lora" else "merged"
+    kind = "merged" if recipe.adapter.kind == "full" else "adapter"
     long = [index for index, stage in enumerate(recipe.stages) if "max_steps" in stage.training.model_fields_set]
     return [*SMOKE, *(f"stages.{index}.{SMOKE[0]}" for index in long), f"exports=[{kind}]", *overrides]
 
@@ -97,7 +97,7 @@ def tell_if_new(run: Run, voice: Voice) -> None:
         ):
             before, now = (_flat(counted(read_kept(place / "recipe.json"))) for place in (folder, run.folder))
             keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-            shown = ", ".join(keys[:MOST_KEYS]) + (" …" if len(keys) > MOST_KEYS else "")
+            shown = listed(keys[:MOST_KEYS]) + (" …" if len(keys) > MOST_KEYS else "")
             voice.progress.note(say("cli.new_run", run=run.folder.name, other=folder, keys=shown))
             return
 

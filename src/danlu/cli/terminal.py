@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from danlu.cli.lines import visible
 from danlu.cli.progress import facts_text, shown
 
 
@@ -27,11 +28,11 @@ def console_on(*, is_error: bool) -> Console:
 
 def table_of(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None, *, num_whole: int) -> Table:
     """Cells are text, not markup: `[lora]` in a path stays what it is."""
-    table = Table(title=title, title_justify="left", header_style="bold", border_style="dim")
+    table = Table(title=title and visible(title), title_justify="left", header_style="bold", border_style="dim")
     for place, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=place < num_whole)
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text("" if cell is None else visible(str(cell))) for cell in row))
     return table
 
 
@@ -73,4 +74,4 @@ class Bar:
             shown.discard(self)
 
     def note(self, sentence: str) -> None:
-        self.console.print(sentence, markup=False)
+        self.console.print(visible(sentence), markup=False)

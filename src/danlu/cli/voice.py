@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from danlu.cli.lines import visible
 from danlu.cli.progress import Lines, write
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Voice:
             return
         stream = sys.stderr if self.as_json else sys.stdout
         if stream.isatty():
-            self.console.print(text, style=style, markup=False, end=end)
+            self.console.print(visible(text), style=style, markup=False, end=end)
         else:
             write(stream, text, end)
 
@@ -72,7 +73,7 @@ class Voice:
             if not line:
                 continue
             if sys.stderr.isatty():
-                terminal().console_on(is_error=True).print(line, style=style, markup=False)
+                terminal().console_on(is_error=True).print(visible(line), style=style, markup=False)
             else:
                 write(sys.stderr, line)
 

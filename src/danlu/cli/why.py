@@ -7,7 +7,7 @@ from typing import Any
 
 from danlu.cli.targets import open_target
 from danlu.cli.voice import Voice
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.pipeline.why import why
 
 _SHOWN = 200
@@ -54,7 +54,7 @@ def _show(sample: dict[str, Any], voice: Voice) -> None:
     for stage in sample["stages"]:
         voice.say("  " + say("flow.why_stage", stage=stage["stage"], text=stage["text"]))
     if sample["flags"]:
-        voice.say("  " + say("flow.why_flags", flags=", ".join(sample["flags"])))
+        voice.say("  " + say("flow.why_flags", flags=listed(sample["flags"])))
     if sample["level"]:
         voice.say("  " + say("flow.why_level", level=sample["level"]))
     _show_way_back(sample, voice)

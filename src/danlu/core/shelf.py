@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
 from danlu.core.errors import RecipeError
+from danlu.core.messages import listed
 
 Thing = TypeVar("Thing")
 
@@ -51,7 +52,7 @@ def unknown_name(given: str, known: Iterable[str], *, of: str, where: str) -> Re
         given=given,
         shelf=of,
         nearest=nearest(given, names),
-        known=", ".join(names) or "-",
+        known=listed(names) or "-",
     )
 
 

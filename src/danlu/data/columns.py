@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 NAMES: dict[str, tuple[str, ...]] = {
@@ -243,6 +243,13 @@ def rest(row: Mapping[str, Any], parts: Iterable[str]) -> dict[str, Any]:
     `rules`, what a question's metric is told, may be an object."""
     free = _others(tuple(row), tuple(parts))
     return {key: row[key] for key in free if _is_short(row[key]) or (key == "rules" and _is_rules(row[key]))}
+
+
+def dropped(rows: Iterable[Mapping[str, Any]], parts: tuple[str, ...]) -> Iterator[str]:
+    """Row by row the columns that `rest` does not carry along: long texts and objects."""
+    for row in rows:
+        kept = rest(row, (*parts, "group"))
+        yield from (name for name in rest_names(row, (*parts, "group")) if name not in kept and row[name])
 
 
 def rest_names(row: Mapping[str, Any], parts: Iterable[str]) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ import orjson
 
 from danlu.core.errors import DataError
 from danlu.core.files import read_json, replacing_folder, sha256_bytes, sha256_file, sha256_json, write_json
+from danlu.core.messages import listed
 from danlu.data.card import Card, describe_part
 from danlu.data.ledger import Ledger
 from danlu.data.tokens import Item, Tokens
@@ -96,7 +97,7 @@ class Dataset:
 
     def part(self, name: str) -> Part:
         if name not in self._parts:
-            raise DataError("dataset.no_part", where=str(self.folder), given=name, known=", ".join(self._parts) or "-")
+            raise DataError("dataset.no_part", where=str(self.folder), given=name, known=listed(self._parts) or "-")
         return self._parts[name]
 
     @functools.cached_property

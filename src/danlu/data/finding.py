@@ -11,7 +11,7 @@ from pathlib import Path
 
 from danlu.core.errors import DataError
 from danlu.core.files import sha256_file, sha256_json
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.core.shelf import nearest
 from danlu.data.columns import PARTS
 from danlu.data.ledger import Entry
@@ -43,7 +43,7 @@ class SourceSpec:
             if part not in PARTS:
                 guess = nearest(part, PARTS)
                 raise DataError(
-                    "data.unknown_part", where=str(self.path), given=part, nearest=guess, known=", ".join(PARTS)
+                    "data.unknown_part", where=str(self.path), given=part, nearest=guess, known=listed(PARTS)
                 )
 
 
@@ -114,6 +114,8 @@ def _files(given: str, left_out: LeftOut) -> Iterator[Path]:
                 left_out["dead_links" if match.is_symlink() else "no_files"].append(match)
             elif not any(other.startswith(f"{match}{os.sep}") for other in matches):
                 yield from _walk(match, left_out)
+    elif given == "-" or path.exists():
+        raise DataError("data.no_plain_file", where=given)
     else:
         here = path.parent if path.parent.is_dir() else Path()
         guess = nearest(path.name, [entry.name for entry in here.iterdir()]) if path.parent.is_dir() else None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from danlu.core.errors import TemplateError
+from danlu.core.messages import listed
 from danlu.data.contract import Contract, make_contract
 from danlu.data.marks import CLOSE, ESCAPE, HEAD, OPEN, TAIL, without_noncharacters
 from danlu.data.rendered import Piece, Rendered, Span, Thinking, TrainOn, cut
@@ -94,7 +95,7 @@ class Template:
             return template
         texts, source = own_texts(Path(folder))
         if not texts:
-            raise TemplateError("template.none", where=str(folder), known=", ".join(TEMPLATES.names()))
+            raise TemplateError("template.none", where=str(folder), known=listed(TEMPLATES.names()))
         return cls(texts, tokenizer, source=source, system=system, thinking=thinking)
 
     def render(

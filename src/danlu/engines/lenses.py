@@ -67,6 +67,8 @@ def load_lens(name: str, folder: Path, model: Decoder, permute: Permute | None =
     """From a PEFT folder; ModelError where it does not fit this base, EngineError where it changes what has no product
     here. `permute` reorders a product's outputs as the base's were."""
     pairs = read_pairs(folder, model)
+    if any(pair.magnitude is not None for pair in pairs.values()):
+        raise EngineError("engine.lens_dora", where=str(folder))
     known = {f"model.layers.{layer}.{part}" for layer in range(model.spec.num_layers) for p in PRODUCTS for part in p}
     if odd := sorted(set(pairs) - known):
         raise EngineError("engine.lens_module", where=str(folder), given=odd[0])

@@ -180,7 +180,7 @@ class NativeEngine:
         return contextlib.nullcontext()
 
     def _row(self, number: int, prompt: list[int], sampling: Sampling, *, needs_text: bool) -> Row | EngineError:
-        context = self.model.spec.context
+        context = self.model.context
         if not prompt:
             return EngineError("engine.empty_prompt", where=self.name)
         if len(prompt) >= context:
@@ -194,7 +194,9 @@ class NativeEngine:
         return row
 
     def _forward(self, rows: Sequence[Row]) -> Packed | OnCard | None:
-        """A quick way through the weights for these rows, where there is one that pays."""
+        """A quick way through the weights for these rows, where there is one that pays. None knows prefixes."""
+        if self.model.prefix is not None and not self._is_base:
+            return None
         if rows and fits_card(self.model):
             return card_for(self.model, rows, max_rows=self.max_rows, with_adapter=not self._is_base)
         if len(rows) < FEWEST_TO_PACK:

@@ -105,7 +105,7 @@ def _models(wire: Wire, model: str) -> Finding:
     return Finding(
         "models",
         "fail",
-        say("self_test.models_fail", model=model, known=", ".join(name[:60] for name in names[:8]) or "-"),
+        say("self_test.models_fail", model=model, known=listed(name[:60] for name in names[:8]) or "-"),
     )
 
 

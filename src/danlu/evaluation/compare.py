@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from danlu.core.errors import EvaluationError
+from danlu.core.messages import listed
 from danlu.evaluation.report import Report
 from danlu.evaluation.stats import Comparison, compare, holm
 
@@ -104,7 +105,7 @@ def side_by_side(
     both = [task for task in asked if _items(first, task).keys() & _items(second, task).keys()]
     called = names or (first.name, second.name)
     if not both:
-        raise EvaluationError("evaluation.nothing_shared", given=", ".join(called), where=DOMAIN)
+        raise EvaluationError("evaluation.nothing_shared", given=listed(called), where=DOMAIN)
     found = [compare_reports(first, second, task=task, margin=margin) for task in both]
     adjusted = holm({one.task: one.comparison.p for one in found})
     tasks = tuple(_with_holm(one, adjusted[one.task]) for one in found)

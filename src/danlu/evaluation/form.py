@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from danlu.core.errors import EvaluationError
+from danlu.core.messages import listed
 from danlu.core.shelf import nearest
 from danlu.data.language import language_of
 from danlu.evaluation.fold import CJK
@@ -59,7 +60,7 @@ def broken_rules(text: str, rules: Mapping[str, Any], *, where: str) -> list[str
                 where=where,
                 given=name,
                 nearest=nearest(name, RULES),
-                known=", ".join(RULES),
+                known=listed(RULES),
             )
     try:
         return [name for name, wanted in rules.items() if not RULES[name](text, wanted, where)]

@@ -21,6 +21,7 @@ import numpy as np
 
 from danlu.core.errors import EvaluationError
 from danlu.core.files import sha256_json
+from danlu.core.messages import listed
 from danlu.data.sample import Conversation, Document, Feedback, Label, Message, Preference, Sample
 from danlu.engines.engine import Question
 from danlu.evaluation.fold import is_chinese
@@ -136,7 +137,7 @@ def _from_row(row: Mapping[str, Any], where: str) -> Item:
     answer = _first(row, _ANSWER_KEYS)
     values = _texts(row.get("value"))
     if not question:
-        raise EvaluationError("evaluation.no_question", where=where, given=", ".join(map(str, row)) or "-")
+        raise EvaluationError("evaluation.no_question", where=where, given=listed(map(str, row)) or "-")
     has_key = answer or values or row.get("rules") or row.get("forbid") or row.get("kind") == "unanswerable"
     if not has_key:
         raise EvaluationError("evaluation.no_answer", where=where, given=question[:80])

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from danlu.core.files import write_text
+from danlu.adapters.peft_format import CONFIG
+from danlu.core.files import read_json, write_text
 from danlu.core.messages import LANGUAGES, Language, say
 from danlu.exports.figures import merging_lines, proof_table
 from danlu.exports.usage import nature_of, usage
@@ -24,12 +25,12 @@ MAX_CANARY_CHARS = 300
 
 def write_card(folder: Path, manifest: Manifest, values: Mapping[str, Any]) -> None:
     """README.md with the front matter that model hubs read."""
-    parts = [_front_matter(manifest, values), f"# {_plain(manifest.name)}"]
+    parts = [_front_matter(folder, manifest, values), f"# {_plain(manifest.name)}"]
     parts += [_section(folder, manifest, values, language) for language in reversed(LANGUAGES)]
     write_text(folder / NAME, "\n\n".join(parts) + "\n")
 
 
-def _front_matter(manifest: Manifest, values: Mapping[str, Any]) -> str:
+def _front_matter(folder: Path, manifest: Manifest, values: Mapping[str, Any]) -> str:
     nature = nature_of(_kind(manifest))
     front: dict[str, Any] = {
         "base_model": str(manifest.base.get("name")),
@@ -37,11 +38,18 @@ def _front_matter(manifest: Manifest, values: Mapping[str, Any]) -> str:
         "library_name": nature.library,
         "pipeline_tag": nature.task,
         "language": ["zh", "en"],
-        "tags": ["danlu", *nature.tags],
+        "tags": ["danlu", *(_adapter_tags(folder) if manifest.kind == "adapter" else nature.tags)],
     }
     if licence := _in(values.get("licence"), "en"):
         front["license"] = licence.lower() if len(licence.split()) == 1 else "other"
     return f"---\n{yaml.safe_dump(front, allow_unicode=True, sort_keys=True)}---"
+
+
+def _adapter_tags(folder: Path) -> list[str]:
+    """What hubs call an adapter of this kind."""
+    config = read_json(folder / CONFIG)
+    kind = str(config.get("peft_type", "")).lower().replace("_", "-")
+    return [kind, *(["dora"] if config.get("use_dora") else [])]
 
 
 def _kind(manifest: Manifest) -> str:

@@ -1,4 +1,5 @@
-"""Weight by weight: merged - base must be s B A, rounded once. Logits can hide a module merged at 0.9; this cannot.
+"""Weight by weight: merged - base must be s B A (or what DoRA makes of it), rounded once. Logits can hide a module
+merged at 0.9; this cannot.
 
 What stands in the merged files is compared with W + s B A made anew, in fp32, from the base's files and the adapter's.
 Rounding to the files' dtype may move an element by half a unit in the last place and no more. Weights without a pair
@@ -44,10 +45,9 @@ class Delta:
 def compare_delta(module: str, base_ND: Tensor, merged_ND: Tensor, pair: Pair) -> Delta:
     """All in fp32 on the CPU; `merged_ND` in its file's dtype, which says what rounding is."""
     base, merged, dtype = base_ND.float(), merged_ND.float(), merged_ND.dtype
-    A, B = pair.A.float(), pair.B.float()
-    update = pair.scaling * (B @ A)
+    update = pair.update_of(base)
     expected = base + update
-    size = base.abs() + abs(pair.scaling) * (B.abs() @ A.abs())
+    size = base.abs() + abs(pair.scaling) * (pair.B.float().abs() @ pair.A.float().abs())
     allowed = 0.5 * ulp(expected, dtype) + NUM_FP32_STEPS * torch.finfo(torch.float32).eps * size
     error = (merged - expected).abs()
     over = (error - allowed) / ulp(expected, dtype)

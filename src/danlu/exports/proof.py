@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from danlu.adapters.lora import AttachedLoRA, LoRA
+from danlu.adapters.load import load_beside
+from danlu.adapters.lora import AttachedLoRA
 from danlu.core.errors import DanluError
 from danlu.core.messages import say
 from danlu.engines.native import NativeEngine
@@ -151,7 +152,7 @@ def trained_wide(subject: Subject, pairs: Path | None) -> NativeEngine:
     model = load_base_again(subject, proof_dtype(subject.engine.model), subject.engine.model.device)
     adapter = None
     if pairs is not None:
-        adapter = LoRA.load(pairs, model)
+        adapter = load_beside(pairs, model)
     else:
         _copy_living(subject, model)
     return NativeEngine(model, subject.engine.encoder, name="trained", adapter=adapter)

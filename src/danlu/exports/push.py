@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from danlu.core.errors import ExportError, HubError
 from danlu.core.files import sha256_file
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.core.progress import Progress, Silent
 from danlu.exports.verify import verify
 from danlu.model.hub import CACHE, ENDPOINTS, REVISIONS, Hub
@@ -104,7 +104,7 @@ def _check_sent(folder: Path, files: dict[str, str], there: dict[str, str], repo
     """Names always, content where the hub tells digests: of large files, which are the weights."""
     wrong = [name for name, digest in files.items() if name not in there or there[name] not in ("", digest)]
     if wrong:
-        raise HubError("push.differs", where=str(folder), repo=repo, files=", ".join(sorted(wrong)[:5]))
+        raise HubError("push.differs", where=str(folder), repo=repo, files=listed(sorted(wrong)[:5]))
 
 
 def _check_endpoint(endpoint: str) -> None:

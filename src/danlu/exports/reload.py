@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from danlu.adapters.lora import AttachedLoRA, LoRA
+from danlu.adapters.adapter import Attached
+from danlu.adapters.load import load_beside
+from danlu.adapters.lora import AttachedLoRA, DoRALinear
 from danlu.adapters.peft_format import Pair, read_pairs
 from danlu.core.errors import ExportError
 from danlu.engines.engine import Question
@@ -99,7 +101,7 @@ def dequantize(model: Model) -> None:
 def reload_adapter(subject: Subject, folder: Path, dtype: torch.dtype, quantize: Quantize = "none") -> NativeEngine:
     """Base and adapter from disk, not merged."""
     model = load_base_again(subject, dtype, subject.engine.model.device, quantize)
-    adapter = LoRA.load(folder, model)
+    adapter = load_beside(folder, model)
     return NativeEngine(model, subject.engine.encoder, name="adapter", adapter=adapter)
 
 
@@ -115,7 +117,7 @@ def living(subject: Subject) -> Reference:
 def living_pairs(subject: Subject) -> Iterator[Path | None]:
     """The living adapter as a PEFT folder for as long as the block lasts; None without one."""
     adapter = subject.engine.adapter
-    if not isinstance(adapter, AttachedLoRA):
+    if adapter is None or not adapter.can_disable:
         yield None
         return
     adapter.check()
@@ -126,10 +128,13 @@ def living_pairs(subject: Subject) -> Iterator[Path | None]:
 
 
 def lora_of(subject: Subject) -> AttachedLoRA:
-    """Its low-rank adapter; ExportError where it has none."""
+    """Its plain low-rank adapter; ExportError where it has none, or one with magnitudes, which no serving engine
+    puts beside a base."""
     adapter = subject.engine.adapter
     if not isinstance(adapter, AttachedLoRA):
         raise ExportError("export.no_adapter", where="exports", given=adapter.kind if adapter else "-")
+    if any(isinstance(layer, DoRALinear) for layer in adapter.layers.values()):
+        raise ExportError("export.dora", where="exports")
     return adapter
 
 
@@ -143,12 +148,14 @@ def witnessed(engine: NativeEngine, subject: Subject) -> Reference:
 
 def check_adapter(subject: Subject, folder: Path, trained: Reference) -> list[Check]:
     """The adapter on disk is the trained one: same numbers in the file, same answers when read back."""
-    assert isinstance(subject.engine.adapter, AttachedLoRA), "only low-rank pairs have a folder of their own"
-    living_model = subject.engine.model
+    living_model, adapter = subject.engine.model, subject.engine.adapter
+    assert adapter is not None and adapter.can_disable, "only what stands beside the base has a folder of its own"
     again = reload_adapter(subject, folder, living_model.dtype, quantization_of(living_model))
     factor, margin = COMPUTE_FACTOR, trained.margin
     return [
-        check_pairs(subject.engine.adapter, folder, again.model),
+        check_pairs(adapter, folder, again.model)
+        if isinstance(adapter, AttachedLoRA)
+        else check_numbers(adapter, again),
         check_logits("adapter_logits", trained.records, again, trained.floor, factor),
         check_answers("adapter_answers", trained.records, again, margin, subject.max_new_tokens),
     ]
@@ -160,16 +167,27 @@ def check_pairs(adapter: AttachedLoRA, folder: Path, model: Model) -> Check:
     pairs = read_pairs(folder, model)
     wrong = set(pairs) ^ set(adapter.layers)
     for name in set(pairs) & set(adapter.layers):
-        layer, pair = adapter.layers[name], pairs[name]
-        A, B = layer.lora_A.detach().cpu().float(), layer.lora_B.detach().cpu().float()
-        if not is_same_update(Pair(A, B, layer.scaling), pair):
+        if not is_same_update(adapter.layers[name].pair(), pairs[name]):
             wrong.add(name)
     numbers = {"num_modules": len(adapter.layers), "num_wrong_modules": len(wrong)}
     note = "; ".join(sorted(wrong)[:5])
     return Check("adapter_tensors", "fail" if wrong else "pass", numbers, {"num_wrong_modules": 0}, note)
 
 
+def check_numbers(adapter: Attached, again: NativeEngine) -> Check:
+    """Every number that trained, read back, is the living one to the bit."""
+    assert again.adapter is not None, "read back from a folder"
+    read, living_ones = again.adapter.parameters(), adapter.parameters()
+    wrong = set(read) ^ set(living_ones)
+    wrong |= {name for name in set(read) & set(living_ones) if not torch.equal(read[name], living_ones[name])}
+    numbers = {"num_modules": len(living_ones), "num_wrong_modules": len(wrong)}
+    return Check("adapter_tensors", "fail" if wrong else "pass", numbers, {"num_wrong_modules": 0}, "; ".join(wrong))
+
+
 def is_same_update(ours: Pair, theirs: Pair) -> bool:
+    lengths = [pair.magnitude for pair in (ours, theirs) if pair.magnitude is not None]
+    if len(lengths) == 1 or (lengths and not torch.equal(*lengths)):
+        return False
     if ours.A.shape == theirs.A.shape:
         is_scale = abs(ours.scaling - theirs.scaling) <= 1e-9 * abs(ours.scaling)
         return is_scale and torch.equal(ours.A, theirs.A) and torch.equal(ours.B, theirs.B)

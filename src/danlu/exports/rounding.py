@@ -58,7 +58,7 @@ def round_weights(model: nn.Module, matrices: Rounding, vectors: Rounding, pairs
     """Every weight of a model in place: matrices (embedding and head too), vectors (norms, biases), low-rank pairs."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            kind = pairs if name.endswith(("lora_A", "lora_B")) else matrices if weight.dim() > 1 else vectors
+            kind = pairs if name.rpartition(".")[2].startswith("lora_") else matrices if weight.dim() > 1 else vectors
             weight.copy_(rounded(weight, kind))
 
 

@@ -64,7 +64,7 @@ _VLLM = Use("use_vllm", "bash", "vllm serve --config vllm.yaml")
 _SGLANG = Use("use_sglang", "bash", "python -m sglang.launch_server --config sglang.yaml")
 
 NATURES: Mapping[str, Nature] = {
-    "adapter": Nature("peft", "adapter", (_PEFT,), ("lora",)),
+    "adapter": Nature("peft", "adapter", (_PEFT,)),
     "merged": Nature("transformers", "finetune", (_TRANSFORMERS,)),
     "merged-classes": Nature("transformers", "finetune", (_CLASSES,), task="text-classification"),
     "gguf": Nature("gguf", "quantized", (_LLAMACPP,), ("gguf", "llama.cpp")),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from danlu.core.errors import ExportError
+from danlu.core.messages import listed
 from danlu.data.classes import contract_again, is_of_classes
 from danlu.data.contract import Contract, make_contract
 from danlu.data.template import Template
@@ -24,7 +25,7 @@ def verify(folder: Path, *, allow_unproven: bool = False) -> Manifest:
     stored = Contract.from_json(manifest.contract)
     stored.check(reload_contract(folder, stored), where=str(folder))
     if manifest.parity["verdict"] == "fail" and not allow_unproven:
-        raise ExportError("export.parity_failed", where=str(folder), checks=", ".join(unproven(manifest)))
+        raise ExportError("export.parity_failed", where=str(folder), checks=listed(unproven(manifest)))
     return manifest
 
 

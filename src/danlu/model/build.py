@@ -10,7 +10,7 @@ import torch
 
 from danlu.core.errors import ModelError
 from danlu.core.files import sha256_json
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.core.progress import Progress, Silent
 from danlu.model import weights
 from danlu.model.classifier import Classifier, EncoderSpec
@@ -148,7 +148,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
         return torch.bfloat16 if device.type == "cpu" and cpu_has_bf16() else torch.float32
     if dtype not in DTYPES:
-        raise ModelError("model.unknown_dtype", where="model.dtype", given=dtype, known=", ".join(["auto", *DTYPES]))
+        raise ModelError("model.unknown_dtype", where="model.dtype", given=dtype, known=listed(["auto", *DTYPES]))
     return DTYPES[dtype]
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from danlu.model.cache import KVCache
 from danlu.model.model import Model
+from danlu.model.prefix import Prefix, Seats, spread
 from danlu.model.spec import Spec
 from danlu.ops.attention import Bounds, attention
 from danlu.ops.gated import gated
@@ -147,19 +148,48 @@ class Decoder(Model):
 
     def hidden(self, ids_T: Tensor, positions_T: Tensor, bounds: Bounds, cache: KVCache | None = None) -> Tensor:
         assert len(ids_T) == len(positions_T) == bounds.num_tokens, "ids, positions and bounds speak of the same tokens"
+        prefix = self._prefix_in_use
+        if prefix is not None:
+            return self._hidden_behind(prefix, ids_T, positions_T, bounds, cache)
 
         def attend(at: SelfAttention, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
             if cache is not None:
                 cache.fill(at.layer, k_TKD, v_TKD, bounds)
-            return attention(
-                q_THD, k_TKD, v_TKD, bounds,
-                scale=self.spec.attention_scale, window=at.window, softcap=self.spec.attention_softcap,
-            )  # fmt: skip
+            return self._attention(at, q_THD, k_TKD, v_TKD, bounds)
 
         hidden_TD: Tensor = self.model(ids_T, positions_T, self.reaches(bounds, ids_T.device), attend)
         if cache is not None:
             cache.commit(bounds)
         return hidden_TD
+
+    def _hidden_behind(
+        self, prefix: Prefix, ids_T: Tensor, positions_T: Tensor, bounds: Bounds, cache: KVCache | None
+    ) -> Tensor:
+        """The same where a prefix stands before each document; it lies in the cache as its first tokens."""
+        seats = Seats.of(bounds, prefix.num_tokens, ids_T.device)
+
+        def attend(at: SelfAttention, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
+            k_WKD, v_WKD = prefix.before(at.layer, k_TKD, v_TKD, seats)
+            if cache is not None:
+                cache.fill(at.layer, k_WKD, v_WKD, seats.bounds)
+            return self._attention(at, spread(q_THD, seats), k_WKD, v_WKD, seats.bounds).index_select(0, seats.own_T)
+
+        reach_W = self.reaches(seats.bounds, ids_T.device)
+        reach_T = None if reach_W is None else reach_W[seats.own_T]
+        hidden_TD: Tensor = self.model(ids_T, positions_T + prefix.num_tokens, reach_T, attend)
+        if cache is not None:
+            cache.commit(seats.bounds)
+        return hidden_TD
+
+    def _attention(self, at: SelfAttention, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, bounds: Bounds) -> Tensor:
+        return attention(
+            q_THD, k_TKD, v_TKD, bounds,
+            scale=self.spec.attention_scale, window=at.window, softcap=self.spec.attention_softcap,
+        )  # fmt: skip
+
+    @property
+    def _prefix_in_use(self) -> Prefix | None:
+        return None if self.prefix is None or self.prefix.is_disabled else self.prefix
 
     def reaches(self, bounds: Bounds, device: torch.device) -> Tensor | None:
         """Documents' lengths by token, where a rope asks for them."""
@@ -186,6 +216,7 @@ class Decoder(Model):
 
     def new_cache(self, num_rows: int, max_tokens: int) -> KVCache:
         spec = self.spec
+        max_tokens += self._prefix_in_use.num_tokens if self._prefix_in_use is not None else 0
         sizes = (spec.num_layers, num_rows, spec.num_kv_heads, max_tokens, spec.head_size)
         return KVCache(*sizes, dtype=self.dtype, device=self.device)
 

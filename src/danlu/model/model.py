@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from danlu.model.cache import KVCache
+from danlu.model.prefix import Prefix
 from danlu.model.spec import Spec
 from danlu.ops.attention import Bounds
 from danlu.ops.cross_entropy import linear_cross_entropy, rows_per_chunk, token_log_probs
@@ -43,6 +44,8 @@ class Model(nn.Module, ABC):
         super().__init__()
         self.spec, self.folder, self.config = spec, folder, config
         self._digest: str | Callable[[], str] = ""
+        self.prefix: Prefix | None = None
+        """What stands before every document, where one is attached; our own decoder's alone."""
         self.quick: Quick | None = None
         """Set while a training owns this model's weights; generation never uses it."""
         self.logits_bytes: int | None = None
@@ -114,6 +117,11 @@ class Model(nn.Module, ABC):
         if callable(self._digest):
             self._digest = self._digest()
         return self._digest
+
+    @property
+    def context(self) -> int:
+        """Most tokens of a text: what the model was made for, less what stands before it."""
+        return self.spec.context - (self.prefix.num_tokens if self.prefix is not None else 0)
 
     @property
     def device(self) -> torch.device:

@@ -15,6 +15,7 @@ from typing import Any
 
 from danlu.core.errors import ModelError
 from danlu.core.files import read_json, sha256_file, sha256_json
+from danlu.core.messages import listed
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
@@ -40,7 +41,7 @@ def find_shards(folder: Path) -> list[Path]:
     if len(found) == 1:
         return found
     if found:
-        raise ModelError("model.index_missing", where=str(folder), files=", ".join(p.name for p in found), index=INDEX)
+        raise ModelError("model.index_missing", where=str(folder), files=listed(p.name for p in found), index=INDEX)
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES and not is_harmless(p.name))
     if pickles:
         raise ModelError("model.pickle", where=str(folder / pickles[0]))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from danlu.core.errors import ModelError
 from danlu.core.files import read_json, replacing_folder, sync_folder, write_json
+from danlu.core.messages import listed
 from danlu.model import bnb
 from danlu.model.families.family import Family, Fused
 from danlu.model.model import Model
@@ -286,7 +287,7 @@ def some(names: Sequence[str], most: int = 5) -> str:
     if not names:
         return "-"
     rest = f" (+{len(names) - most})" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+    return listed(names[:most]) + rest
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -301,7 +302,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not config.get("model_type"):
         raise ModelError("model.config_key_missing", where=str(path), name="model_type", family="?")
     if config.get("auto_map"):
-        raise ModelError("model.remote_code", where=str(path), classes=", ".join(map(str, config["auto_map"])))
+        raise ModelError("model.remote_code", where=str(path), classes=listed(map(str, config["auto_map"])))
     if config.get("quantization_config"):
         bnb.check_config(config["quantization_config"], str(path))
     return config

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import orjson
 
 from danlu.core.errors import RecipeError
+from danlu.core.messages import listed
 from danlu.core.progress import Progress
 from danlu.pipeline.plan import pinned_bytes, this_card, this_cpu
 from danlu.pipeline.survey import CHARS_PER_TOKEN, survey
@@ -79,7 +80,7 @@ def advise(
 
 def _one_of(given: str, known: tuple[Any, ...], where: str) -> Any:
     if given not in known:
-        raise RecipeError("advice.unknown_choice", where=where, given=given, known=", ".join(known))
+        raise RecipeError("advice.unknown_choice", where=where, given=given, known=listed(known))
     return given
 
 
@@ -96,7 +97,7 @@ def device_of(name: str | None = None, memory_gib: float | None = None) -> tuple
     """The card named, or this machine's, or its CPU; with as much memory as is said."""
     card = this_cpu() if name is not None and name.lower() == "cpu" else None
     if name is not None and card is None and (card := find_card(name)) is None:
-        raise RecipeError("planning.unknown_card", where="--card", given=name, known=", ".join(CARDS))
+        raise RecipeError("planning.unknown_card", where="--card", given=name, known=listed(CARDS))
     is_here = card is None
     card = card or this_card() or (find_card("RTX 4090") if memory_gib is not None else None) or this_cpu()
     if memory_gib is not None:
@@ -111,7 +112,7 @@ def _facts(data: Sequence[Path], language: Language, progress: Progress | None) 
 def _asked(name: str, wish: Wish, card: Card, limits: Limits) -> Candidate:
     base: Base | None = bases.find(name)
     if base is None:
-        near = ", ".join(one.name for one in bases.table()[:8])
+        near = listed(one.name for one in bases.table()[:8])
         raise RecipeError("advice.unknown_base", where="--base", given=name, known=near)
     if not base.licence.allows(wish.purpose):
         raise RecipeError(
@@ -125,7 +126,7 @@ def _asked(name: str, wish: Wish, card: Card, limits: Limits) -> Candidate:
 
 def _instead(wish: Wish, card: Card, limits: Limits) -> str:
     fitting = [one.base.ids["huggingface"] for one in bases.rank(wish, card, limits) if not one.against]
-    return ", ".join(fitting[:3]) or "-"
+    return listed(fitting[:3]) or "-"
 
 
 def _code_of(text: str, path: Path) -> str:

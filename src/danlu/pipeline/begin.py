@@ -282,7 +282,7 @@ def _plans(recipe: Recipe, facts: Facts, card: Card, limits: Limits) -> tuple[Pl
         return ()
     plans = []
     for index, stage in enumerate(recipe.plan_stages()):
-        tokens = facts.tokens_for(stage.method.kind) * (1 - recipe.data.split.test - recipe.data.split.validation)
+        tokens = facts.tokens_for(stage.method.accepts) * (1 - recipe.data.split.test - recipe.data.split.validation)
         tokens *= 1 + recipe.data.replay.ratio
         steps = max(1, round(stage.training.epochs * tokens / stage.training.batch_tokens))
         num_steps = None if stage.training.max_steps is not None else steps

@@ -24,7 +24,7 @@ import orjson
 
 from danlu.core.errors import DanluError, ExportError
 from danlu.core.files import read_json, replacing_folder, sha256_file, write_json, write_text
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.core.progress import Progress, Silent
 from danlu.exports.verify import verify
 from danlu.model.hub import EMBEDDED, find_base
@@ -141,7 +141,7 @@ def _put_models(place: Path, wanted: Wanted, progress: Progress) -> tuple[Placed
         placed.append(Placed(name, name, manifest.kind, base, rank))
     stands_on = sorted({model.base or model.folder for model in placed})
     if wanted.section.engine == "vllm" and len(stands_on) > 1:
-        raise ExportError("bundle.one_base", given=", ".join(stands_on))
+        raise ExportError("bundle.one_base", given=listed(stands_on))
     return tuple(placed)
 
 
@@ -250,7 +250,7 @@ def _wheel(path: Path) -> Wheel:
         names = archive.namelist()
         strange = [name for name in names if name.endswith(".pth") and PurePosixPath(name).name not in KNOWN_PTH]
         if strange:
-            raise ExportError("bundle.pth", where=path.name, given=", ".join(strange))
+            raise ExportError("bundle.pth", where=path.name, given=listed(strange))
         card = next(name for name in names if name.endswith(".dist-info/METADATA"))
         told = HeaderParser().parsestr(archive.read(card).decode("utf-8", "replace"))
     licence = told["License-Expression"] or told["License"] or _classified(told.get_all("Classifier") or [])

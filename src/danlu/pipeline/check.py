@@ -10,7 +10,7 @@ import orjson
 
 from danlu.core.errors import DanluError, HubError, RecipeError
 from danlu.core.files import read_json
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.core.progress import Silent
 from danlu.core.shelf import nearest
 from danlu.data.augment import AUGMENTERS
@@ -23,7 +23,7 @@ from danlu.data.templates import TEMPLATES
 from danlu.model.hub import find_base
 from danlu.pipeline.check_exports import servable
 from danlu.pipeline.encoders import unfit
-from danlu.pipeline.plan import card_here
+from danlu.pipeline.plan import card_here, with_cards_counted
 from danlu.pipeline.remarks import remarks
 from danlu.planning.bases import known_base
 from danlu.planning.plan import Plan, plan
@@ -53,6 +53,8 @@ def check(recipe: Recipe) -> dict[str, Any]:
         else:
             warnings.append(error.to_json())
             plans = _plans(recipe, known_base(recipe.model.base))
+    except RecipeError as error:  # layers that this base has not
+        complaints.append(Complaint(error.where, error.values["given"], say("recipe.layers_here", **error.values)))
     except DanluError as error:
         complaints.append(Complaint("model.base", recipe.model.base, error.text.removeprefix("model.base: ")))
     except (FileNotFoundError, orjson.JSONDecodeError):
@@ -78,7 +80,7 @@ def check(recipe: Recipe) -> dict[str, Any]:
 
 def _plans(recipe: Recipe, shapes: Shapes | None) -> list[Plan]:
     """On what this machine would train on; else with every layer keeping everything, for no card in particular."""
-    return plan(recipe, shapes, card_here(recipe, shapes)) if shapes else []
+    return plan(with_cards_counted(recipe), shapes, card_here(recipe, shapes)) if shapes else []
 
 
 def _told(recipe: Recipe, index: int, stage: Plan) -> dict[str, Any]:
@@ -143,7 +145,7 @@ def _unknown_names(recipe: Recipe) -> list[Complaint]:
     for i, name in enumerate(recipe.data.augment.methods):
         asked[f"data.augment.methods.{i}"] = (name, AUGMENTERS.names())
     return [
-        Complaint(key, given, say("recipe.name_of", known=", ".join(known) or "-"), nearest(given, known))
+        Complaint(key, given, say("recipe.name_of", known=listed(known) or "-"), nearest(given, known))
         for key, (given, known) in asked.items()
         if given not in known
     ]
@@ -175,7 +177,7 @@ def _privacy(section: PrivacySection) -> list[Complaint]:
     for name in section.actions:
         if name not in KINDS:
             close = nearest(name, KINDS)
-            known = say("recipe.name_of", known=", ".join(KINDS))
+            known = say("recipe.name_of", known=listed(KINDS))
             complaints.append(Complaint(f"{shelf}.{name}", name, known, f"{shelf}.{close}" if close else None))
     known_actions = {name: action for name, action in section.actions.items() if name in KINDS}
     try:

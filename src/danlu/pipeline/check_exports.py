@@ -33,12 +33,16 @@ from danlu.planning.servable import (
     start_faults,
     text_of,
 )  # fmt: skip
+from danlu.planning.shapes import Shapes
 from danlu.recipe import Recipe
 from danlu.recipe.complaints import Complaint
 from danlu.recipe.exports import READ_BY_VLLM, VLLM_RANKS, ExportSection
 
 CALIBRATED = ("awq", "gptq")
+DEFAULT_EXPORTS = Recipe.model_fields["exports"].default
 GGUF = ("gguf", "gguf-lora", "ollama", "lmstudio")
+BESIDE_A_BASE = ("gguf-lora", "vllm-lora")
+"""For programs that put plain low-rank pairs beside a base, and nothing else."""
 NEEDS_ADAPTER = ("adapter", "gguf-lora", "vllm-lora")
 _PACKAGES = {"gguf": "gguf", "gguf-lora": "gguf", "ollama": "gguf", "lmstudio": "gguf"}
 
@@ -50,6 +54,13 @@ def servable(recipe: Recipe, folder: Path | None) -> tuple[list[Complaint], list
     warnings: list[dict[str, Any]] = []
     for number, section in enumerate(recipe.exports):
         key = f"exports.{number}"
+        if recipe.adapter.kind == "prefix" and section.kind != "adapter":
+            fault = Fault("prefix_unmerged", {"given": section.kind})
+            if recipe.exports == DEFAULT_EXPORTS:  # nobody asked for it
+                warnings.append(_warning(f"{key}.kind", fault))
+            else:
+                complaints.append(_complaint(f"{key}.kind", section.kind, Fault("prefix_alone", {})))
+            continue
         if recipe.adapter.kind == "full" and section.kind in NEEDS_ADAPTER:
             warnings.append(_warning(f"{key}.kind", Fault("no_adapter", {"given": section.kind})))
             continue
@@ -58,6 +69,9 @@ def servable(recipe: Recipe, folder: Path | None) -> tuple[list[Complaint], list
             complaints += _speech(recipe, folder, section, f"{key}.kind", config)
         warnings += [_warning(key, fault) for fault in _costs(recipe, section, config)]
     complaints += _start(recipe)
+    shapes = Shapes.read(config) if config is not None else None
+    if recipe.adapter.kind == "prefix" and shapes is not None and shapes.is_foreign:
+        complaints.append(_complaint("adapter.kind", "prefix", Fault("prefix_foreign", {})))
     return complaints, warnings
 
 
@@ -88,6 +102,8 @@ def _faults(recipe: Recipe, section: ExportSection, config: dict[str, Any] | Non
         yield from gguf_faults(config)
     if section.kind in CALIBRATED and config is not None:
         yield from _odd_shapes(config)
+    if section.kind in BESIDE_A_BASE and recipe.adapter.kind == "lora" and recipe.adapter.dora:
+        yield Fault("no_dora", {})
     if section.kind == "vllm-lora" and recipe.adapter.kind == "lora":
         yield from adapter_faults(config, recipe.adapter.rank, recipe.adapter.targets, VLLM_RANKS)
 
@@ -108,6 +124,10 @@ def _costs(recipe: Recipe, section: ExportSection, config: dict[str, Any] | None
     if config is not None and section.kind in GGUF:
         yield from coarser_rows(config, section.stored or "")
         yield from cut_context(config, max(stage.training.context for stage in recipe.plan_stages()))
+    if section.kind == "adapter" and recipe.adapter.kind == "lora" and recipe.adapter.dora:
+        yield Fault("dora_unserved", {})
+    if section.kind == "adapter" and recipe.adapter.kind == "prefix":
+        yield Fault("prefix_unserved", {})
     package = "compressed_tensors" if section.kind == "vllm" and section.quantize else _PACKAGES.get(section.kind)
     wanted = [name for name in (package, "xllamacpp" if package == "gguf" else None) if name]
     if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
@@ -157,7 +177,11 @@ def _start(recipe: Recipe) -> Iterator[Complaint]:
         return
     path = Path(recipe.adapter.start) / "adapter_config.json"
     if path.is_file():
-        for fault in start_faults(read_json(path)):
+        settings = read_json(path)
+        if bool(settings.get("use_dora")) != recipe.adapter.dora:
+            given = "true" if settings.get("use_dora") else "false"
+            yield _complaint("adapter.dora", recipe.adapter.dora, Fault("start_dora", {"given": given}))
+        for fault in start_faults(settings):
             yield _complaint("adapter.start", recipe.adapter.start, fault)
 
 

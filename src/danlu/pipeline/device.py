@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from danlu.core.errors import TrainingError
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.ops.capability import Capability, capability_of, is_in_build
 
 
@@ -57,7 +57,7 @@ def remarks_on(device: str) -> list[str]:
     if not is_in_build(major, minor, architectures):
         raise TrainingError(
             "device.not_in_build", where=name, given=f"sm_{major}{minor}", torch=torch.__version__,
-            built=", ".join(architectures),
+            built=listed(architectures),
         )  # fmt: skip
     return [say(key, name=name, generation=capability.generation) for key in capability.remarks]
 

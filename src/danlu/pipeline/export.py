@@ -77,6 +77,13 @@ def export(
                     raise ExportError("export.no_adapter", where=f"--kind {section.kind}", given="full")
                 progress.note(say("serving.no_adapter", given=section.kind).split("\n")[0])
         wanted = [section for section in wanted if section.kind not in NEED_ADAPTER]
+    if run.recipe.adapter.kind == "prefix":
+        for section in wanted:
+            if section.kind != "adapter":
+                if kinds:
+                    raise ExportError("export.prefix", where=f"--kind {section.kind}")
+                progress.note(say("serving.prefix_unmerged", given=section.kind).split("\n")[0])
+        wanted = [section for section in wanted if section.kind == "adapter"]
     if not wanted:
         return []
     with run.acting("export"):

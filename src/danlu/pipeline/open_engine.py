@@ -10,7 +10,7 @@ from danlu.adapters.adapter import Attached
 from danlu.adapters.load import load_trained
 from danlu.core.errors import ExportError, RunError, TemplateError
 from danlu.core.files import sha256_json
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.core.progress import Progress, Silent
 from danlu.data.classes import LabelEncoder, contract_again, label_encoder
 from danlu.data.contract import Contract, make_contract
@@ -27,7 +27,7 @@ from danlu.model.quantized import keep_dequantized_if_room
 from danlu.pipeline.base import Base, open_base
 from danlu.pipeline.device import choose_device, free_memory_bytes
 from danlu.pipeline.loading import load_base
-from danlu.recipe.adapter import LoRASection
+from danlu.recipe.adapter import FullSection
 from danlu.recipe.model import ModelSection
 from danlu.run.kept import read_kept
 from danlu.run.run import Run
@@ -36,7 +36,8 @@ from danlu.training.checkpoint import STATE
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """The untouched base and the tuned model, answering through the same template. LoRA shares one set of weights."""
+    """The untouched base and the tuned model, answering through the same template. Beside an adapter they share
+    one set of weights."""
 
     base: NativeEngine
     tuned: NativeEngine
@@ -69,7 +70,7 @@ def open_engines(
     seed = run.recipe.training.seed
     model = load_base(section, seed=seed, device=chosen, progress=progress, classes=classes)
     keep_dequantized_if_room(model, free_memory_bytes(chosen) // 4)  # answering reads every weight for each token
-    if isinstance(run.recipe.adapter, LoRASection):
+    if not isinstance(run.recipe.adapter, FullSection):
         tuned = NativeEngine(model, encoder, name=run.recipe.name, adapter=load_trained(checkpoint, model))
         return Engines(tuned.base(base_name(run)), tuned, encoder, base)
     trained = load_base(section, seed=seed, device=chosen, progress=progress, classes=classes)
@@ -143,7 +144,7 @@ def open_artifact(
     progress = progress or Silent()
     manifest = verify(folder, allow_unproven=allow_unproven)
     if missing := unproven(manifest):
-        progress.note(say(f"pipeline.proof_{manifest.parity['verdict']}", checks=", ".join(missing)))
+        progress.note(say(f"pipeline.proof_{manifest.parity['verdict']}", checks=listed(missing)))
     contract, facts = manifest.contract, manifest.base
     # tokenizer and template are the artefact's own; only weights come from the base
     spoken = open_base(

@@ -20,6 +20,7 @@ import orjson
 from danlu.core.errors import HubError, RecipeError
 from danlu.core.files import read_json
 from danlu.core.memory import total_bytes
+from danlu.core.messages import listed
 from danlu.core.progress import Silent
 from danlu.model.hub import find_base
 from danlu.planning import rates
@@ -59,10 +60,10 @@ class Planned:
     price_per_h: float | None
 
     def cost(self, plan: Plan) -> float | None:
-        """In the price's currency; None for what does not fit."""
+        """In the price's currency, of all cards; None for what does not fit."""
         if not plan.fits or plan.total_s is None or self.price_per_h is None:
             return None
-        return plan.total_s / 3600 * self.price_per_h
+        return plan.total_s / 3600 * self.price_per_h * plan.work.num_ranks
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -86,6 +87,7 @@ def plan_recipe(
     """Plan every stage of a recipe on the card named (or this machine's, or the smallest that holds it), and answer
     what if. `memory_gib` changes the card's memory."""
     shapes, is_here = find_shapes(recipe)
+    recipe = with_cards_counted(recipe) if card is None else recipe
     chosen, place = _choose_card(recipe, shapes, card, memory_gib)
     limits = Limits.of(chosen, host_bytes=pinned_bytes() if place == "this" else None)
     steps = [_guess_steps(recipe, index) for index in range(len(recipe.plan_stages()))]
@@ -119,7 +121,7 @@ def find_shapes(recipe: Recipe) -> tuple[Shapes, bool]:
     except (HubError, FileNotFoundError, orjson.JSONDecodeError) as error:
         known = known_base(section.base)
         if known is None:
-            near = ", ".join(near_bases(section.base) or list(BASES)[:6])
+            near = listed(near_bases(section.base) or list(BASES)[:6])
             raise RecipeError("planning.unknown_base", where="model.base", given=section.base, near=near) from error
         return known, False
     shapes = Shapes.read(config)
@@ -135,7 +137,7 @@ def _choose_card(recipe: Recipe, shapes: Shapes, name: str | None, memory_gib: f
     if name is not None:
         card = this_cpu() if name.lower() == "cpu" else find_card(name)
         if card is None:
-            raise RecipeError("planning.unknown_card", where="--card", given=name, known=", ".join(CARDS))
+            raise RecipeError("planning.unknown_card", where="--card", given=name, known=listed(CARDS))
         place: Place = "named"
     elif (found := card_here(recipe, shapes)) is not None:
         card, place = found, "cpu" if found.kind == "cpu" else "this"
@@ -164,19 +166,35 @@ def _smallest(recipe: Recipe, shapes: Shapes) -> tuple[Card, Place]:
     return max(CARDS.values(), key=lambda card: card.memory_bytes), "none"
 
 
+def with_cards_counted(recipe: Recipe) -> Recipe:
+    """`devices: all` as the number of this machine's cards; as it is where there are none to count."""
+    if recipe.training.devices != "all" or not (cards := cards_here()):
+        return recipe
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"devices": len(cards)})})
+
+
 def this_card() -> Card | None:
-    """The first NVIDIA card of this machine as its driver's tool reports it; None where there is none."""
+    """The first NVIDIA card of this machine; None where there is none."""
+    return next(iter(cards_here()), None)
+
+
+def cards_here() -> list[Card]:
+    """The NVIDIA cards of this machine as their driver's tool reports them."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return None
+        return []
     question = [tool, "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(question, capture_output=True, text=True, timeout=20, check=True).stdout  # noqa: S603
-        name, mebibytes, capability = (part.strip() for part in said.splitlines()[0].split(","))
-        major, minor = capability.split(".")
-        return seen_card(name, int(mebibytes) * 2**20, (int(major), int(minor)))
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # a driver that answers nothing is no card
-        return None
+        return [_card_of(line) for line in said.splitlines() if line.strip()]
+    except (OSError, subprocess.SubprocessError, ValueError):  # a driver that answers nothing has no card
+        return []
+
+
+def _card_of(line: str) -> Card:
+    name, mebibytes, capability = (part.strip() for part in line.split(","))
+    major, minor = capability.split(".")
+    return seen_card(name, int(mebibytes) * 2**20, (int(major), int(minor)))
 
 
 def this_cpu() -> Card:

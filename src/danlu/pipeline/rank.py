@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import DanluError
+from danlu.core.messages import say
 from danlu.core.progress import Progress
+from danlu.run.run import Run
 
 INTERRUPTED, REFUSED = 130, 2
 
@@ -62,11 +64,9 @@ def see_one_card(local: int) -> None:
 
 def _train(folder: Path, device: str, index: int, size: int, progress: Progress, meet: Path | None) -> None:
     # torch is imported when one card is seen
-    from danlu.core.messages import say
     from danlu.pipeline.device import choose_device
     from danlu.pipeline.prepare import prepared_stages
     from danlu.pipeline.train import follow_orders, train_stages
-    from danlu.run.run import Run
     from danlu.training.together import join
 
     run = Run.open(folder)

@@ -8,6 +8,7 @@ from typing import Any
 
 from danlu.core.errors import RunError
 from danlu.core.files import sha256_file
+from danlu.core.messages import listed
 from danlu.evaluation.gate import GateVerdict
 from danlu.pipeline.evaluate import current_report
 from danlu.pipeline.open_engine import checkpoint_digest
@@ -84,7 +85,7 @@ def _artifact(run: Run, kind: str | None) -> Path:
     wanted: Sequence[str] = [kind] if kind else [*PREFERRED, *by_kind]
     found = next((by_kind[name] for name in wanted if name in by_kind), None)
     if found is None:
-        raise RunError("registry.no_artifact", where=run.name, given=kind or "-", known=", ".join(by_kind) or "-")
+        raise RunError("registry.no_artifact", where=run.name, given=kind or "-", known=listed(by_kind) or "-")
     return found
 
 

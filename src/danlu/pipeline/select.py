@@ -17,7 +17,7 @@ import orjson
 
 from danlu.core.errors import DataError, RunError
 from danlu.core.files import write_bytes, write_json, write_text
-from danlu.core.messages import LANGUAGES, Language, say
+from danlu.core.messages import LANGUAGES, Language, listed, say
 from danlu.core.progress import Progress, Silent
 from danlu.data.encode import Encoder
 from danlu.data.finding import SourceSpec
@@ -157,7 +157,7 @@ def _read_rows(run: Run, pool: Sequence[Path | str], progress: Progress) -> _Row
         rows, labelled = (own, []) if not labelled else (list[Sample](labelled), [])
         rows = _distinct(rows) if not any(isinstance(row, Label) for row in rows) else rows
     if not rows:
-        raise DataError("select.empty_pool", where=", ".join(map(str, pool)) or "data.sources")
+        raise DataError("select.empty_pool", where=listed(map(str, pool)) or "data.sources")
     classes = tuple(sorted(ways.known_labels([*labelled, *(row for row in rows if isinstance(row, Label))])))
     tasks = [task_of(sample, classes) for sample in rows]
     texts = [task.text[:MAX_CHARS] for task in tasks] + [row.text[:MAX_CHARS] for row in labelled]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from danlu.core.errors import HubError, ModelError, RunError
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.exports.verify import verify
 from danlu.model.hub import find_base
 from danlu.model.shards import known_digest
@@ -91,7 +91,7 @@ def look(wanted: Sequence[Wanted], section: ServingSection, runs: Path, home: Pa
     if not wanted:
         raise RunError("serve.nothing", where="danlu serve")
     if section.engine == "upstream" and (own := [each.name for each in wanted if not each.url]):
-        raise RunError("serve.upstream_only", where="serving.engine", given=", ".join(own))
+        raise RunError("serve.upstream_only", where="serving.engine", given=listed(own))
     found = [_found(each, runs) for each in wanted]
     bases, machine, knobs = BaseFinder(home), Machine.look(python=section.program or ""), _knobs(section)
     offered = [one for one in found if one is not None]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from danlu.core.errors import RunError
+from danlu.core.messages import listed
 from danlu.openai.address import Address
 from danlu.recipe.serving import MODEL_NAME, ServedSection, ServingSection
 from danlu.run.artifact import NAME as ARTIFACT_FILE
@@ -84,7 +85,7 @@ def _of_run(run: Run, engine: str) -> Path:
     for kind in kinds_taken(engine) or _ORDER:
         if kind in found:
             return found[kind]
-    raise RunError("serve.no_artifact", where=str(run.folder), given=run.name, kinds=", ".join(found) or "-")
+    raise RunError("serve.no_artifact", where=str(run.folder), given=run.name, kinds=listed(found) or "-")
 
 
 def checked_name(text: str) -> str:

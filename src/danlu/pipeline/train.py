@@ -17,6 +17,7 @@ import orjson
 from danlu.adapters.adapter import Attached
 from danlu.adapters.full import Full
 from danlu.adapters.lora import AttachedLoRA, LoRA
+from danlu.adapters.prefix import AttachedPrefix, PrefixTuning
 from danlu.core.files import read_json, sha256_json, write_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
@@ -36,7 +37,7 @@ from danlu.pipeline.start_ranks import count_ranks, start_ranks
 from danlu.planning.plan import Plan, leaner
 from danlu.planning.policy import ORDER, Mix
 from danlu.planning.why import reasons
-from danlu.recipe.adapter import FullSection, LoRASection
+from danlu.recipe.adapter import AdapterSection, FullSection, LoRASection, PrefixSection
 from danlu.recipe.later import counted
 from danlu.recipe.method import (
     ClassifySection,
@@ -258,14 +259,14 @@ class _Desk:
         if start is not None:
             if not isinstance(section, FullSection):
                 return load_trained(start, self.model)
-            return load_trained(start, self.model, masters=section.masters, offload=section.offload)
+            return load_trained(start, self.model, full=Full(section.masters, section.offload, section.layers))
         if isinstance(section, LoRASection) and section.start is not None:
             return load_trained(Path(section.start), self.model)
         return build_adapter(section, self.seed).attach(self.model)
 
     def _go_back(self, attached: Attached, best: Path) -> Attached:
         """The next stage starts from the best weights, not from the last ones."""
-        if isinstance(attached, AttachedLoRA):
+        if isinstance(attached, AttachedLoRA | AttachedPrefix):
             attached.detach()
         return load_trained(best, self.model)
 
@@ -341,13 +342,15 @@ def _step_facts(step: Step) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value not in (None, {})}
 
 
-def build_adapter(section: LoRASection | FullSection, seed: int) -> LoRA | Full:
+def build_adapter(section: AdapterSection, seed: int) -> LoRA | Full | PrefixTuning:
     """A section as an adapter."""
+    if isinstance(section, PrefixSection):
+        return PrefixTuning(section.num_tokens, seed)
     if isinstance(section, FullSection):
-        return Full(section.masters, section.offload)
+        return Full(section.masters, section.offload, section.layers)
     return LoRA(
         rank=section.rank, alpha=section.alpha, dropout=section.dropout, targets=section.targets,
-        rslora=section.rslora, seed=seed,
+        layers=section.layers, rslora=section.rslora, dora=section.dora, seed=seed,
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from danlu.recipe.file import run_name, tree_of
 from danlu.recipe.habit_values import (
     ALL_ROWS,
     DEFAULTS,
+    FEWEST_ROWS,
     FLAGS,
     HANDLED_TOGETHER,
     NAMES,
@@ -182,6 +183,8 @@ def _take(found: Translation, name: str, given: Any) -> None:
 def _take_default(found: Translation, name: str, given: Any) -> None:
     """What the suite takes without being told, where danlu would take something else."""
     knob = NAMES[name]
+    if any(NAMES.get(one.name) == knob for one in found.left):  # told, and left behind with its reason
+        return
     if knob == "training.epochs" and "training.max_steps" in found.carried:
         return
     if knob.startswith("adapter.") and found.value("adapter.kind", "lora") != "lora":
@@ -255,7 +258,8 @@ def _rows_per_step(found: Translation, said: Mapping[str, Any]) -> tuple[int, st
     """(rows, from which words)."""
     name = next((key for key in ("per_device_train_batch_size", "micro_batch_size") if key in said), "")
     rows = _whole(said.get(name), USUAL_ROWS[found.suite])
-    times = _whole(said.get("gradient_accumulation_steps"), 1)
+    usual = -(-FEWEST_ROWS.get(found.suite, 1) // max(1, rows))
+    times = _whole(said.get("gradient_accumulation_steps"), usual)
     return rows * times, f"{name or say('translate.rows')}: {rows} × gradient_accumulation_steps: {times}"
 
 

@@ -19,7 +19,7 @@ import orjson
 
 from danlu.core.errors import RunError
 from danlu.core.files import read_json, sha256_file
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.data.certificate import TEST, TRAIN, UNUSED, VALIDATION
 from danlu.data.flow.account import DROPPED, DUPLICATE, LIKE_HELD_OUT, NEAR_DUPLICATE, STAYS, UNWANTED
 from danlu.data.flow.kept import Kept, open_kept, rows_gone
@@ -83,7 +83,7 @@ def why(wanted: str, runs: Path, *, only: Sequence[Path] = ()) -> Answer:
         if kept is not None and run.outcome("prepare") is not None:
             _Tracing(run, kept, folders, digests).collect(answer)
     if not answer.samples and answer.rows_gone:
-        raise RunError("flow.rows_gone", where=str(runs / STORE), runs=", ".join(answer.rows_gone))
+        raise RunError("flow.rows_gone", where=str(runs / STORE), runs=listed(answer.rows_gone))
     if not answer.samples:
         raise RunError("flow.nothing_fits", where=str(runs), given=wanted, runs=len(folders))
     return answer

@@ -66,12 +66,13 @@ PARTS = (
 def predict_memory(work: Work, mix: Mix, *, kind: Kind = "cuda") -> Memory:
     """The peak of this work with these policies."""
     weights, adapters, gradients, states = standing_bytes(work)
-    is_short = kind == "cuda" and mix["all"] < work.shapes.num_layers
+    is_short = kind == "cuda" and mix["all"] < work.depth
     moments = [*_moments(work, mix), (_saved(work, mix), _loss_passing(work, kind, is_short=is_short))]
     alive = [gradients] * len(moments)
     if work.makes_gradients_anew:
         # none at the loss, the head's when the last layer's backward begins, all when nothing is saved any more
-        alive = [gradients * work.shapes.vocab * work.shapes.hidden // work.num_trainable] * len(moments)
+        head = gradients * work.shapes.vocab * work.shapes.hidden // work.num_trainable if work.trains_ends else 0
+        alive = [head] * len(moments)
         alive[-1] = 0
         moments, alive = [(0, 0), *moments], [gradients, *alive]
     widest = max(range(len(moments)), key=lambda at: sum(moments[at]) + alive[at])
@@ -124,7 +125,7 @@ def standing_bytes(work: Work) -> tuple[int, int, int, int]:
     gradient = 4 if work.has_masters and not work.has_masters_apart else work.width
     living = trained
     if work.updates_in_backward:  # the head's is the largest that lives alone
-        living = max(trained // work.shapes.num_layers, work.shapes.vocab * work.shapes.hidden)
+        living = max(trained // work.num_trained_layers, work.trains_ends * work.shapes.vocab * work.shapes.hidden)
     return weight_bytes(work), masters, gradient * living, states
 
 
@@ -150,15 +151,18 @@ def weight_bytes(work: Work) -> int:
     shapes, products = work.shapes, work.products.values()
     layers, width = shapes.num_layers, work.width
     around = (shapes.embedding_params + shapes.vector_params) * width
+    trained = work.num_trained_layers
+    kinds = [(trained, products), (layers - trained, work.frozen_products.values())]
     if work.precision in ("16", "32"):
-        return around + layers * width * sum(p.padded_size for p in products)
+        return around + width * sum(count * sum(p.padded_size for p in ps) for count, ps in kinds)
     size = layers * sum(p.size for p in products)
     rows = layers * sum(p.rows for p in products)
-    if work.precision == "fp8":
-        pairs = layers * 2 * sum(p.pad * (p.rows + p.columns) for p in products)  # low-rank pairs in 16 bit
+    if work.precision == "fp8":  # low-rank pairs in 16 bit
+        pairs = 2 * sum(count * sum(p.pad * (p.rows + p.columns) for p in ps) for count, ps in kinds)
         return around + 2 * size + 4 * rows + pairs  # codes by rows and by columns
     codes = int(size * rates.NF4_BYTES) if work.precision == "nf4" else size + 4 * rows
-    return around + codes + 2 * sum(p.padded_size for p in products)  # one product of each kind at a time
+    # one product of each kind at a time
+    return around + codes + 2 * sum(sum(p.padded_size for p in ps) for count, ps in kinds if count)
 
 
 # ---- what is kept for the backward pass, per token and layer
@@ -171,9 +175,12 @@ def _parts(work: Work, policy: Kept) -> tuple[int, int, int, int]:
     shapes, width = work.shapes, work.width
     pad = {name: product.pad for name, product in work.products.items()}
     if work.is_written_out:
-        is_narrow = work.is_full and width == 2 and (work.has_masters_apart or not work.has_masters)
+        has_16bit_stream = work.has_masters_apart or not work.has_masters or not work.trains_ends
+        is_narrow = work.is_full and width == 2 and has_16bit_stream
         hidden = rates.WRITTEN_OUT_16BIT_HIDDEN if is_narrow else rates.WRITTEN_OUT_HIDDEN
         keys = shapes.qkv_size - shapes.query_size if is_narrow else 0
+        if work.has_magnitudes:  # what the weight made, and the pair: the magnitudes' gradient asks for both
+            keys += 2 * sum(product.rows for product in work.products.values())
         wide = rates.WRITTEN_OUT_FFN * shapes.ffn // (2 if shapes.is_encoder else 1)  # no gate beside it
         return int(width * (hidden * shapes.hidden + keys + wide)), 0, 0, 0
     made = width * shapes.hidden * (shapes.norms == 4)  # by o, and by down, where a norm follows
@@ -218,11 +225,11 @@ def _layer(work: Work, policy: Policy, *, is_last: bool = False) -> int:
 
 def _saved(work: Work, mix: Mix) -> int:
     """Everything kept on the device once the last layer has run forward; what that one lends is not away yet."""
-    return _up_to(work, mix, work.shapes.num_layers, num_under_way=1)
+    return _up_to(work, mix, work.depth, num_under_way=1)
 
 
 def _up_to(work: Work, mix: Mix, num_layers: int, *, num_under_way: int = rates.HOST_BUFFERS) -> int:
-    """What the first so many layers keep on the device, copies under way included."""
+    """What the first so many layers that keep anything keep on the device, copies under way included."""
     total, under_way, left = 0, 0, num_layers
     for policy, count in mix.groups:
         here = min(count, left)
@@ -231,7 +238,7 @@ def _up_to(work: Work, mix: Mix, num_layers: int, *, num_under_way: int = rates.
         left -= here
         total += here * _layer(work, policy)
         under_way = max(under_way, moved_bytes(work, policy))
-        if not left and num_layers == work.shapes.num_layers:
+        if not left and num_layers == work.depth:
             total += _layer(work, policy, is_last=True) - _layer(work, policy)
     return total + num_under_way * under_way * work.micro_tokens
 
@@ -246,7 +253,7 @@ def _shared(work: Work) -> int:
 
 def _moments(work: Work, mix: Mix) -> Iterator[tuple[int, int]]:
     """(saved, passing) of forward and backward at the last layer, and at the last of each group before it."""
-    layers, end = work.shapes.num_layers, 0
+    layers, end = work.depth, 0
     for policy, count in mix.groups:
         end += count
         if is_host(policy):  # what the layer before lends is under way while this one computes
@@ -295,7 +302,7 @@ def _layer_passing(work: Work, policy: Kept, rows: int) -> int:
     passing = max(passing_ffn, passing_attention)
     if work.precision == "fp8":  # codes of the widest gradient
         passing += rows * wide
-    if work.is_full:  # one product's weight gradient before it is added up
+    if work.is_full or work.has_magnitudes:  # one product's weight gradient before it is added up; DoRA's s B A
         passing += 4 * max(product.size for product in work.products.values())
     return passing
 
@@ -307,7 +314,7 @@ def _loss_passing(work: Work, kind: Kind, *, is_short: bool) -> int:
     rows, shapes = work.supervised_tokens, work.shapes
     logits = chunk_rows(work, kind, is_short=is_short) * shapes.vocab
     logit = work.width if kind == "cuda" else rates.CPU_LOGIT_BYTES
-    head = 4 * shapes.vocab * shapes.hidden if work.is_full else 0
+    head = 4 * shapes.vocab * shapes.hidden if work.trains_ends else 0
     return int(3 * rows * shapes.hidden * work.width + logits * logit + head)
 
 

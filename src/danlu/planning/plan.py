@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def policies(self) -> tuple[Policy, ...]:
-        """One per layer, from the first on."""
+        """One per layer that the backward goes through, from the lowest on."""
         return self.mix.layers
 
     @property
@@ -168,7 +168,7 @@ def plan_stage(
         document_tokens=document_tokens, num_steps=num_steps, has_16bit=card is None or card.flops_16 > card.flops_32,
     )  # fmt: skip
     if card is None:
-        mix = Mix.of("all", shapes.num_layers)
+        mix = Mix.of("all", work.depth)
         memory = predict_memory(work, mix)
         return Plan(work, None, mix, memory, full_bytes=memory.total_bytes)
     return choose(work, card, limits, may_choose_tokens=leaves_micro_tokens(recipe, index))
@@ -187,7 +187,7 @@ def choose(work: Work, card: Card, limits: Limits | None = None, *, may_choose_t
     plans = []
     for size in _token_counts(work) if may_choose_tokens else [work.micro_tokens]:
         plans.append(_best_mix(replace(work, micro_tokens=size), card, limits))
-        if plans[-1].fits and (card.kind == "cpu" or plans[-1].mix["all"] == work.shapes.num_layers):
+        if plans[-1].fits and (card.kind == "cpu" or plans[-1].mix["all"] == work.depth):
             break  # nothing is given up: fewer tokens at once gain nothing
     fitting = [found for found in plans if found.fits]
     best = min(fitting, key=_seconds_per_token) if fitting else min(plans, key=lambda found: found.total_bytes)
@@ -233,7 +233,7 @@ def _token_counts(work: Work) -> Iterator[int]:
 
 def _best_mix(work: Work, card: Card, limits: Limits) -> Plan:
     """The fastest mix whose peak is within the budget; the leanest where none is."""
-    full = predict_memory(work, Mix.of("all", work.shapes.num_layers), kind=card.kind).total_bytes
+    full = predict_memory(work, Mix.of("all", work.depth), kind=card.kind).total_bytes
 
     def planned(mix: Mix) -> Plan:
         memory = predict_memory(work, mix, kind=card.kind)
@@ -266,7 +266,7 @@ def _descend(work: Work, card: Card, limits: Limits, moves: Iterable[Move]) -> M
     def peak(mix: Mix) -> int:
         return predict_memory(work, mix, kind=card.kind).total_bytes
 
-    mix = Mix.of("all", work.shapes.num_layers)
+    mix = Mix.of("all", work.depth)
     for start, end in moves:
         if peak(mix) <= wanted_bytes:
             break

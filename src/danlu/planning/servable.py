@@ -57,7 +57,7 @@ _LONG = {"phi3": ("yarn",)}
 """What early files call LongRoPE, by family."""
 _HEADS = ("lm_head", "embed_tokens", "embed_out")
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "modules_to_save": (None, []), "bias": (None, "none"), "use_dora": (None, False),
+    "modules_to_save": (None, []), "bias": (None, "none"),
     "trainable_token_indices": (None, [], {}),
 }  # fmt: skip
 """Settings of a PEFT adapter that vLLM refuses, with the values under which they do nothing."""

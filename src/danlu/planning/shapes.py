@@ -150,24 +150,37 @@ class Shapes:
         return (self.vocab * (1 if self.tied else 2) + of_encoder) * self.hidden
 
     @property
-    def vector_params(self) -> int:
-        """Norms and biases."""
-        if self.is_encoder:  # its norms have a bias, and one stands before the blocks
-            return self.num_layers * (9 * self.hidden + self.ffn) + 3 * self.hidden
+    def _block_vectors(self) -> int:
+        """Norms and biases of one block."""
+        if self.is_encoder:  # its norms have a bias
+            return 9 * self.hidden + self.ffn
         block = self.norms * self.hidden + 2 * self.head_dim * self.has_qk_norm
         block += self.qkv_size * self.has_qkv_bias + self.hidden * self.has_o_bias
-        block += (2 * self.ffn + self.hidden) * self.has_mlp_bias
-        return self.num_layers * block + self.hidden
+        return block + (2 * self.ffn + self.hidden) * self.has_mlp_bias
+
+    @property
+    def vector_params(self) -> int:
+        """Norms and biases; before an encoder's blocks stands another norm."""
+        return self.num_layers * self._block_vectors + self.hidden * (3 if self.is_encoder else 1)
+
+    @property
+    def block_params(self) -> int:
+        """Of one decoder layer."""
+        return self.linear_params // self.num_layers + self._block_vectors
 
     @property
     def num_params(self) -> int:
         return self.linear_params + self.embedding_params + self.vector_params
 
-    def lora_params(self, rank: int, targets: tuple[str, ...] | None) -> int:
-        """Trainable parameters of a LoRA of this rank on the named layers (None: all)."""
+    def lora_params(
+        self, rank: int, targets: tuple[str, ...] | None, num_layers: int | None = None, *, has_magnitudes: bool = False
+    ) -> int:
+        """Trainable parameters of a LoRA of this rank on the named linear layers (None: all) of so many blocks; DoRA
+        has a number for each output besides."""
         shapes = self.linear_shapes
         chosen = shapes if targets is None else {n: s for n, s in shapes.items() if n in targets}
-        return self.num_layers * rank * sum(rows + columns for rows, columns in chosen.values())
+        pairs = sum(rank * (rows + columns) + rows * has_magnitudes for rows, columns in chosen.values())
+        return (num_layers or self.num_layers) * pairs
 
 
 def _sliding(config: Mapping[str, Any], layers: int) -> tuple[int | None, int]:

@@ -8,7 +8,7 @@ policies say; causal attention 2·S·d forward and 2.5 times that backward, S th
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from danlu.planning import rates
 from danlu.planning.answers import answering_s
@@ -68,18 +68,19 @@ def predict_time(work: Work, mix: Mix, card: Card) -> StepTime:
 @functools.lru_cache
 def _steady(work: Work, card: Card) -> dict[str, float]:
     """What a micro-batch takes whatever is kept."""
-    layers = work.shapes.num_layers
-    forward, backward = _products(work, card)
+    layers, depth, trained = work.shapes.num_layers, work.depth, work.num_trained_layers
+    forward, backward, weights = _products(work, card)
     attention, pointwise, quantise = _attention(work, card), _pointwise(work, card), _quantise(work, card)
     head, reference = _head(work, card), 0.0
+    unused = 1 - depth / layers  # layers below what trains have no way back
     if work.has_reference:  # the reference's own pass, without a way back
         reference = layers * (forward + pointwise / 3 + quantise) + attention * rates.ATTENTION_FORWARD_RATIO + head / 2
     return {
-        "products_s": layers * (forward + backward) - _unneeded(work, card),
-        "attention_s": attention,
-        "pointwise_s": layers * pointwise,
-        "low_rank_s": layers * (_low_rank(work, card) + _small_kernels(work, card)),
-        "quantise_s": layers * quantise * 2,
+        "products_s": layers * forward + depth * backward + trained * weights - _unneeded(work, card),
+        "attention_s": attention * (1 - unused * (1 - rates.ATTENTION_FORWARD_RATIO)),
+        "pointwise_s": (layers + 2 * depth) / 3 * pointwise,
+        "low_rank_s": trained * _low_rank(work, card) + (layers + 2 * depth) / 3 * _small_kernels(work, card),
+        "quantise_s": (layers + depth) * quantise,
         "head_s": head,
         "reference_s": reference,
     }
@@ -87,10 +88,12 @@ def _steady(work: Work, card: Card) -> dict[str, float]:
 
 def flops_per_step(work: Work) -> float:
     """Model FLOPs, recomputation and low-rank work left out: the numerator of MFU."""
-    shapes = work.shapes
-    products = (6 if work.is_full else 4) * shapes.linear_params * work.micro_tokens
-    head = (6 if work.is_full else 4) * shapes.vocab * shapes.hidden * work.supervised_tokens
-    return float(work.full_pieces * (products + head + _attention_flops(work)))
+    shapes, trained = work.shapes, work.num_trained_layers if work.is_full else 0
+    layers = 2 * (shapes.num_layers + work.depth + trained)
+    products = layers * shapes.linear_params // shapes.num_layers * work.micro_tokens
+    head = (6 if work.trains_ends else 4) * shapes.vocab * shapes.hidden * work.supervised_tokens
+    attention = _attention_flops(work) * (1 + 2.5 * work.depth / shapes.num_layers) / 3.5
+    return float(work.full_pieces * (products + head + attention))
 
 
 # ---- products
@@ -115,18 +118,19 @@ def _product_s(rows: int, columns: int, depth: int, rate: float, card: Card, wid
     return max(2.0 * rows * columns * depth / rate, moved / card.bandwidth)
 
 
-def _products(work: Work, card: Card) -> tuple[float, float]:
-    """(forward, backward) of one block's four products; the low-rank columns of augmented matrices are in."""
+def _products(work: Work, card: Card) -> tuple[float, float, float]:
+    """(forward, inputs' gradients, weights' gradients) of one block's four products; the low-rank columns of augmented
+    matrices are in."""
     tokens, rate = work.micro_tokens, _rate(work, card)
     width = 1.0 if work.precision == "fp8" else float(work.width)
-    forward = backward = 0.0
+    forward = backward = weights = 0.0
     for product in work.products.values():
         pad = 0 if work.precision == "fp8" else product.pad
         forward += _product_s(tokens, product.rows, product.columns + pad, rate, card, width)
         backward += _product_s(tokens, product.columns, product.rows + pad, rate, card, width)
         if work.is_full:
-            backward += _product_s(product.rows, product.columns, tokens, _full_rate(work, card), card, width)
-    return forward, backward
+            weights += _product_s(product.rows, product.columns, tokens, _full_rate(work, card), card, width)
+    return forward, backward, weights
 
 
 def _full_rate(work: Work, card: Card) -> float:
@@ -134,8 +138,8 @@ def _full_rate(work: Work, card: Card) -> float:
 
 
 def _unneeded(work: Work, card: Card) -> float:
-    """Frozen embeddings want no gradient: the first block's q|k|v product need not go back."""
-    if work.is_full:
+    """Frozen embeddings want no gradient: the q|k|v product of the lowest block that trains need not go back."""
+    if work.trains_ends:
         return 0.0
     first = work.products["qkv"]
     return _product_s(work.micro_tokens, first.columns, first.rows, _rate(work, card), card, float(work.width))
@@ -147,7 +151,7 @@ def _head(work: Work, card: Card) -> float:
     rate = _full_rate(work, card)
     one = _product_s(rows, shapes.vocab, shapes.hidden, rate, card, float(work.width))
     passes = rates.LOGIT_PASSES * rows * shapes.vocab * work.width / card.bandwidth
-    return (3 if work.is_full else 2) * one + passes
+    return (3 if work.trains_ends else 2) * one + passes
 
 
 # ---- the rest of a block
@@ -255,7 +259,7 @@ def _exposed(work: Work, mix: Mix, card: Card) -> float:
     is wanted again before it has left."""
     if not any(is_host(policy) for policy, _ in mix.groups):
         return 0.0
-    layers, steady = work.shapes.num_layers, _steady(work, card)
+    layers, steady = work.shapes.num_layers, _steady(replace(work, layers=None), card)
     forward = _forward_block(work, card)
     both = sum(seconds for name, seconds in steady.items() if name not in ("head_s", "reference_s")) / layers
     exposed, widest, whole = 0.0, 0.0, 0.0
@@ -280,7 +284,7 @@ def _states_under_way(work: Work, card: Card, busy: float, optimizer: float) -> 
 
 def _forward_block(work: Work, card: Card) -> float:
     """The forward pass of one block."""
-    products, _ = _products(work, card)
+    products, *_ = _products(work, card)
     attention = _attention(work, card) / work.shapes.num_layers * rates.ATTENTION_FORWARD_RATIO
     return products + attention + _pointwise(work, card) / 3 + _quantise(work, card) + _low_rank(work, card) / 4
 
@@ -288,7 +292,8 @@ def _forward_block(work: Work, card: Card) -> float:
 def _launches(work: Work, mix: Mix, card: Card) -> float:
     """Time to launch one micro-batch's kernels, or to run them empty."""
     again = sum(count * rates.KERNELS_RECOMPUTED[kept(policy)] for policy, count in mix.groups)
-    kernels = work.shapes.num_layers * rates.KERNELS_PER_LAYER * (1.3 if work.has_reference else 1.0) + again
+    layers = (work.shapes.num_layers + 2 * work.depth) / 3
+    kernels = layers * rates.KERNELS_PER_LAYER * (1.3 if work.has_reference else 1.0) + again
     if card.kind == "cpu":
         return kernels * rates.CPU_LAUNCH_S
     launch = rates.GRAPH_LAUNCH_S if is_recorded(work, mix) else rates.LAUNCH_S

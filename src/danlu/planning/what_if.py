@@ -71,7 +71,7 @@ def _planned(work: Work, card: Card, way: str, changes: dict[str, Any], context:
     other = replace(
         work, context=context, batch_tokens=max(work.batch_tokens, 2 * context if work.method == "dpo" else context),
         document_tokens=context, longest_tokens=0, rank=0 if changes["is_full"] else rank, num_steps=None,
-        **{"offload": "none"} | changes,
+        prefix_tokens=0, **{"offload": "none"} | changes,
     )  # fmt: skip
     return choose(other, card, may_choose_tokens=True)
 

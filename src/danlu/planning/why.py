@@ -15,6 +15,8 @@ def reasons(plan: Plan) -> list[str]:
     if plan.card is None or plan.limits is None or plan.time is None:
         return []
     told = [_policies(plan), *_prices(plan)]
+    if below := plan.work.shapes.num_layers - plan.work.depth:
+        told.append(say("planning.why_layers", below=below, layers=plan.work.shapes.num_layers, lowest=below))
     if plan.has_chosen_tokens and plan.fits:
         key = "planning.why_whole_step" if plan.work.num_pieces == 1 else "planning.why_tokens"
         told.append(say(key, tokens=f"{plan.work.micro_tokens:,}", pieces=plan.work.num_pieces))
@@ -34,9 +36,9 @@ def _policies(plan: Plan) -> str:
         return say("planning.short_host", **_host_facts(plan))
     if not plan.fits:
         return say("planning.short", **facts)
-    if plan.mix["all"] == plan.work.shapes.num_layers:
+    if plan.mix["all"] == plan.work.depth:
         return say("planning.why_all", **facts)
-    return say("planning.why_mix", what=policy_text(plan), layers=plan.work.shapes.num_layers, **facts)
+    return say("planning.why_mix", what=policy_text(plan), layers=plan.work.depth, **facts)
 
 
 def _host_facts(plan: Plan) -> dict[str, str]:

@@ -9,7 +9,8 @@ from typing import Literal
 
 from danlu.planning import rates
 from danlu.planning.shapes import Shapes
-from danlu.recipe.adapter import FullSection, LoRASection
+from danlu.recipe.adapter import FullSection, LoRASection, PrefixSection
+from danlu.recipe.layers import chosen_layers
 from danlu.recipe.method import GRPOSection, SFTSection, StageSection
 from danlu.recipe.recipe import Recipe
 
@@ -55,6 +56,8 @@ class Work:
     is_full: bool = False
     rank: int = 16
     targets: tuple[str, ...] | None = None
+    layers: tuple[int, ...] | None = None
+    """Decoder layers in which something trains; None: all, and with full fine-tuning what lies around them."""
     precision: Precision = "16"
     has_masters: bool = True
     """Full fine-tuning: fp32 masters beside the 16-bit weights."""
@@ -69,6 +72,10 @@ class Work:
     num_steps: int | None = None
     has_dropout: bool = False
     """Of the adapter's inputs."""
+    has_magnitudes: bool = False
+    """DoRA."""
+    prefix_tokens: int = 0
+    """Nothing trains but keys and values before every text."""
     pad: int = rates.PAD
     """Low-rank columns beside a product are a multiple of this."""
     longest_tokens: int = 0
@@ -87,8 +94,8 @@ class Work:
     @property
     def is_written_out(self) -> bool:
         """No hand-written backward: every layer keeps what torch keeps, and there is nothing to choose."""
-        is_plain = self.is_full or self.has_dropout or self.has_no_quick_form
-        return is_plain or self.shapes.is_foreign
+        is_plain = self.is_full or self.has_dropout or self.has_magnitudes or self.has_no_quick_form
+        return is_plain or self.prefix_tokens > 0 or self.shapes.is_foreign
 
     @property
     def has_reference(self) -> bool:
@@ -150,12 +157,38 @@ class Work:
         return math.ceil(self.micro_tokens * self.supervised_ratio)
 
     @property
+    def num_trained_layers(self) -> int:
+        return self.shapes.num_layers if self.layers is None else len(self.layers)
+
+    @property
+    def depth(self) -> int:
+        """Layers that the backward goes through, from the last one down to the lowest that trains. Those below keep
+        nothing."""
+        return self.shapes.num_layers - (self.layers[0] if self.layers else 0)
+
+    @property
+    def trains_ends(self) -> bool:
+        """Embedding and head train too."""
+        return self.is_full and self.layers is None
+
+    @property
     def num_trainable(self) -> int:
-        return self.shapes.num_params if self.is_full else self.shapes.lora_params(self.rank, self.targets)
+        if self.prefix_tokens:
+            return self.prefix_tokens * self.shapes.num_layers * (self.shapes.qkv_size - self.shapes.query_size)
+        if not self.is_full:
+            layers = self.num_trained_layers
+            return self.shapes.lora_params(self.rank, self.targets, layers, has_magnitudes=self.has_magnitudes)
+        return self.shapes.num_params if self.layers is None else len(self.layers) * self.shapes.block_params
 
     @property
     def products(self) -> dict[str, Product]:
+        """Of a layer that trains."""
         return _products(self.shapes, 0 if self.is_full else self.rank, self.targets, self.pad, self.is_written_out)
+
+    @property
+    def frozen_products(self) -> dict[str, Product]:
+        """Of one that does not."""
+        return _products(self.shapes, 0, None, self.pad, self.is_written_out)
 
 
 @functools.cache
@@ -196,9 +229,11 @@ def work_of(
         context=context,
         micro_tokens=max(context, training.micro_tokens) if drawn else training.micro_tokens,
         batch_tokens=max(training.batch_tokens, training.micro_tokens),
-        is_full=lora is None,
+        is_full=isinstance(adapter, FullSection),
         rank=lora.rank if lora else 0,
         targets=None if lora is None or lora.targets == "all-linear" else lora.targets,
+        layers=None if isinstance(adapter, PrefixSection) else chosen_layers(adapter.layers, shapes.num_layers),
+        prefix_tokens=adapter.num_tokens if isinstance(adapter, PrefixSection) else 0,
         precision=_precision(recipe, has_16bit),
         has_masters=not isinstance(adapter, FullSection) or adapter.masters == "fp32",
         has_8bit_states=training.optimizer == "adamw_8bit",
@@ -212,6 +247,7 @@ def work_of(
         answer_tokens=drawn.max_new_tokens if drawn else 0,
         is_held=drawn is not None and drawn.beta > 0,
         has_dropout=lora is not None and lora.dropout > 0,
+        has_magnitudes=lora is not None and lora.dora,
         num_ranks=1 if training.devices == "all" else training.devices,
     )
 

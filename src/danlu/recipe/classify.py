@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from danlu.core.messages import say
-from danlu.recipe.adapter import FullSection, LoRASection
+from danlu.recipe.adapter import AdapterSection
 from danlu.recipe.complaints import Complaint
 from danlu.recipe.evaluation import EvaluationSection, GateSection
 from danlu.recipe.exports import ExportSection
@@ -50,7 +50,7 @@ def _kind(method: Any) -> Any:
 
 
 def beyond_classes(
-    stages: Sequence[StageSection], training: TrainingSection, model: ModelSection, adapter: LoRASection | FullSection,
+    stages: Sequence[StageSection], training: TrainingSection, model: ModelSection, adapter: AdapterSection,
     evaluation: EvaluationSection, gate: GateSection, exports: Sequence[ExportSection],
 ) -> Iterator[Complaint]:  # fmt: skip
     """All that a recipe which classifies asks of an encoder and that none can give."""
@@ -60,6 +60,8 @@ def beyond_classes(
         yield Complaint("stages", [stage.method.kind for stage in stages], say("recipe.classify_alone"))
     if adapter.kind != "full":
         yield Complaint("adapter.kind", adapter.kind, say("recipe.classify_full"))
+    elif adapter.layers is not None:
+        yield Complaint("adapter.layers", adapter.layers, say("recipe.classify_layers"))
     if model.quantize != "none":
         yield Complaint("model.quantize", model.quantize, say("recipe.classify_quantize"))
     for key, given in (("system", model.system), ("template", None if model.template == "auto" else model.template)):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.core.shelf import nearest
 from danlu.recipe.habits import HABITS, NEEDLESS
 from danlu.recipe.knobs import all_knobs, section_at
@@ -61,7 +61,7 @@ def _complaint(finding: Any, recipe: type[BaseModel]) -> Complaint:
     return Complaint(key or "recipe", _plain(given), _expected(finding))
 
 
-_TAGS = {"lora", "full", "pretrain", "sft", "dpo", "grpo", "classify", "function-before"}
+_TAGS = {"lora", "full", "prefix", "pretrain", "sft", "dpo", "grpo", "classify", "function-before"}
 _TAGGED = {"adapter", "method"}
 
 
@@ -83,7 +83,7 @@ def _unknown_key(key: str, given: Any, recipe: type[BaseModel]) -> Complaint:
         close = f"{chapter}.{match}".lstrip(".")
     else:
         close = elsewhere.get(nearest(last, elsewhere) or "")
-    return Complaint(key, _plain(given), say("recipe.known_keys", keys=", ".join(siblings)), close)
+    return Complaint(key, _plain(given), say("recipe.known_keys", keys=listed(siblings)), close)
 
 
 _KINDS = {"int": "recipe.whole_number", "float": "recipe.number", "bool": "recipe.yes_or_no", "string": "recipe.text"}

@@ -14,8 +14,12 @@ USUAL_LR: dict[tuple[str, str], float] = {
     ("sft", "full"): 2e-5,
     ("dpo", "lora"): 2e-5,
     ("dpo", "full"): 1e-6,
+    ("pretrain", "prefix"): 1e-2,
+    ("sft", "prefix"): 1e-2,
+    ("dpo", "prefix"): 1e-3,
     ("grpo", "lora"): 1e-5,
     ("grpo", "full"): 1e-6,
+    ("grpo", "prefix"): 1e-3,
     # of the four that BERT's authors tried, the one most took over
     ("classify", "full"): 3e-5,
 }

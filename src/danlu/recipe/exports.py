@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from danlu.core.messages import listed
 from danlu.recipe.section import Section
 
 ExportKind = Literal["adapter", "merged", "gguf", "gguf-lora", "ollama", "lmstudio", "awq", "gptq", "vllm", "vllm-lora"]
@@ -67,7 +68,7 @@ class ExportSection(Section):
                 "export_quantize", "{expected}", {"expected": f"{self.kind}: {', '.join(known) or '-'}"}
             )
         if self.vllm is not None and self.kind not in READ_BY_VLLM:
-            raise PydanticCustomError("export_reader", "{expected}", {"expected": ", ".join(READ_BY_VLLM)})
+            raise PydanticCustomError("export_reader", "{expected}", {"expected": listed(READ_BY_VLLM)})
         return self
 
     @property

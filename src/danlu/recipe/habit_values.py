@@ -102,15 +102,20 @@ DEFAULTS: Mapping[Suite, Mapping[str, Any]] = {
         "lora_rank": 8, "learning_rate": 5e-5, "num_train_epochs": 3.0, "cutoff_len": 2048, "weight_decay": 0.0,
         "warmup_ratio": 0.0,
     },
-    "ms-swift": {"lora_rank": 8, "lora_alpha": 32, "learning_rate": 1e-4},
-    "Axolotl": {"weight_decay": 0.0},
+    "ms-swift": {
+        "lora_rank": 8, "lora_alpha": 32, "lora_dropout": 0.05, "learning_rate": 1e-4, "weight_decay": 0.1,
+        "warmup_ratio": 0.0, "lr_scheduler_type": "cosine",
+    },
+    "Axolotl": {"weight_decay": 0.0, "num_epochs": 1.0, "lr_scheduler": "cosine"},
     "TRL": {
         "learning_rate": 2e-5, "num_train_epochs": 3.0, "max_length": 1024, "weight_decay": 0.0, "warmup_ratio": 0.0,
-        "lora_r": 16, "lora_alpha": 32,
+        "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05,
     },
 }  # fmt: skip
 USUAL_ROWS: Mapping[Suite, int] = {"LLaMA-Factory": 8, "ms-swift": 1, "Axolotl": 1, "TRL": 8}
 """Rows computed at once where a file does not say."""
+FEWEST_ROWS: Mapping[Suite, int] = {"ms-swift": 16}
+"""To so many rows a step is brought by accumulation where a file says none."""
 
 
 def suite_of(tree: Mapping[str, Any]) -> Suite:

@@ -12,6 +12,8 @@ HABITS: dict[str, str] = {
     "lora_dropout": "adapter.dropout",
     "lora_target": "adapter.targets",
     "use_rslora": "adapter.rslora",
+    "use_dora": "adapter.dora",
+    "freeze_trainable_layers": "adapter.layers",
     "adapter_name_or_path": "adapter.start",
     "dataset": "data.sources",
     "dataset_dir": "data.sources",
@@ -60,6 +62,7 @@ HABITS: dict[str, str] = {
     "torch_compile": "training.compile",
     "r": "adapter.rank",
     "target_modules": "adapter.targets",
+    "layers_to_transform": "adapter.layers",
     "use_peft": "adapter.kind",
     "dataset_name": "data.sources",
     "assistant_only_loss": "method.train_on",
@@ -79,6 +82,7 @@ HABITS: dict[str, str] = {
     "lora_r": "adapter.rank",
     "lora_target_modules": "adapter.targets",
     "lora_target_linear": "adapter.targets",
+    "lora_layers_to_transform": "adapter.layers",
     "val_set_size": "data.split.validation",
     "chat_template": "model.template",
     "rl": "method.kind",
@@ -133,7 +137,7 @@ NEEDLESS: dict[str, str] = {
     ),
     "trust_remote_code": "refused",
     **dict.fromkeys(
-        ("use_dora", "neftune_noise_alpha", "use_galore", "use_badam", "pissa_init", "loraplus_lr_ratio"), "absent"
+        ("neftune_noise_alpha", "use_galore", "use_badam", "pissa_init", "loraplus_lr_ratio"), "absent"
     ),
 }  # fmt: skip
 """What others want told and danlu does not: the word, and the reason `recipe.needless_<reason>` that answers it."""

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 LATER: dict[str, Any] = {
+    "adapter.layers": None,
+    "adapter.dora": False,
     "evaluation.judge": None,
     "evaluation.suites": [],
     "gate.min_win_rate": None,

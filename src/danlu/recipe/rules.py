@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from danlu.core.messages import say
-from danlu.recipe.adapter import FullSection, LoRASection
+from danlu.recipe.adapter import AdapterSection, FullSection
 from danlu.recipe.complaints import Complaint
 from danlu.recipe.data import SplitSection
 from danlu.recipe.method import GRPOSection, MethodSection, StageSection
@@ -20,7 +20,7 @@ def broken_rules(
     stages: Sequence[StageSection],
     split: SplitSection,
     quantize: str,
-    adapter: LoRASection | FullSection,
+    adapter: AdapterSection,
     method: MethodSection,
 ) -> list[Complaint]:
     """All complaints of a recipe's chapters; `tree` is the recipe as written, for rules about what was written."""
@@ -62,14 +62,14 @@ def _only_weights_train(quantize: str, adapter: str) -> Iterator[Complaint]:
         yield Complaint("model.quantize", quantize, say("recipe.quantize_full"))
 
 
-def _masters_to_offload(adapter: LoRASection | FullSection) -> Iterator[Complaint]:
+def _masters_to_offload(adapter: AdapterSection) -> Iterator[Complaint]:
     """What is not there cannot lie elsewhere."""
     if isinstance(adapter, FullSection) and adapter.offload == "masters" and adapter.masters == "none":
         yield Complaint("adapter.offload", adapter.offload, say("recipe.offload_masters"))
 
 
 def _what_several_cards_can(
-    training: TrainingSection, stages: Sequence[StageSection], adapter: LoRASection | FullSection
+    training: TrainingSection, stages: Sequence[StageSection], adapter: AdapterSection
 ) -> Iterator[Complaint]:
     """The same cards train every stage; each holds all weights and states, and each would compile for itself."""
     chapters = [(f"stages.{i}.training", stage.training) for i, stage in enumerate(stages)]

@@ -25,6 +25,7 @@ import orjson
 
 from danlu.core.errors import RunError
 from danlu.core.files import dump_json, sync_folder
+from danlu.core.messages import listed
 from danlu.run.artifact import Manifest
 from danlu.run.audit import NAME as AUDIT_LOG
 from danlu.run.audit import AuditLog, now, who
@@ -184,7 +185,7 @@ class Registry:
             state = self.read()
             version = self._version(state, name, number)
             if used := state.aliases_of(version):
-                raise RunError("registry.in_use", where=version.label, given=version.label, aliases=", ".join(used))
+                raise RunError("registry.in_use", where=version.label, given=version.label, aliases=listed(used))
             if not version.is_withdrawn:
                 self._write("withdrawn", name, number, reason=reason)
         return replace(version, is_withdrawn=True)
@@ -200,7 +201,7 @@ class Registry:
         if match["alias"]:
             number = state.aliases.get((name, match["alias"]))
             if number is None:
-                known = ", ".join(f"{n}@{a}" for n, a in sorted(state.aliases)) or "-"
+                known = listed(f"{n}@{a}" for n, a in sorted(state.aliases)) or "-"
                 raise RunError("registry.no_alias", where=named, given=named, known=known)
             return self._version(state, name, number)
         usable = [version for version in state.versions.get(name, []) if not version.is_withdrawn]
@@ -307,4 +308,4 @@ def _link(source: str, target: str) -> None:
 
 
 def _known(state: State) -> str:
-    return ", ".join(f"{name} (1–{len(found)})" for name, found in sorted(state.versions.items()) if found) or "-"
+    return listed(f"{name} (1–{len(found)})" for name, found in sorted(state.versions.items()) if found) or "-"

@@ -128,7 +128,7 @@ def _check_settings(folder: Path, pool: PoolPlan) -> None:
 def _settings(folder: Path) -> dict[str, Any]:
     try:
         config = read_json(folder / CONFIG)
-        if isinstance(config, dict) and isinstance(config.get("r"), int):
+        if isinstance(config, dict) and (isinstance(config.get("r"), int) or config.get("peft_type") != "LORA"):
             return config
     except (OSError, orjson.JSONDecodeError):
         pass

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from danlu.core.messages import listed
 from danlu.data.dataset import Dataset
 from danlu.data.pack import cut
 from danlu.data.tokens import Tokens
@@ -109,7 +110,7 @@ class Feed:
         rows = self._dataset.part("train").rows
         items = [int(item) for piece in pieces for item in piece]
         rest = f" (+{len(items) - most})" if len(items) > most else ""
-        return ", ".join(rows[item]["origin"] or f"train[{item}]" for item in items[:most]) + rest
+        return listed(rows[item]["origin"] or f"train[{item}]" for item in items[:most]) + rest
 
     def _few(self, items: Items) -> list[Items]:
         """A piece as planned, or in as many as memory was found to want."""

@@ -46,7 +46,10 @@ def identify(
 
 def _adapter(attached: Attached) -> dict[str, Any]:
     """Where states lie moves no number; masters beside bf16 weights do."""
-    facts = {"kind": attached.kind, "num_weights": sum(w.numel() for w in attached.parameters().values())}
+    trained = attached.parameters()
+    facts: dict[str, Any] = {"kind": attached.kind, "num_weights": sum(w.numel() for w in trained.values())}
+    if attached.kind == "full" and len(trained) < sum(1 for _ in attached.model.parameters()):
+        facts["trained"] = sha256_json(sorted(trained))  # a part of the weights: which
     return facts | ({"masters": "apart"} if attached.has_masters_apart else {})
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
+from danlu.adapters.adapter import Attached
+
 
 @dataclass(frozen=True, slots=True)
 class Precision:
@@ -24,9 +26,10 @@ class Precision:
     is_autocast: bool
 
     @classmethod
-    def of(cls, weight: torch.Tensor, compute: torch.dtype) -> Precision:
-        """For a model with weights like this one that is to compute in `compute`."""
-        return cls(weight.device, compute, weight.dtype != compute)
+    def of(cls, device: torch.device, attached: Attached) -> Precision:
+        """What an adapter asks for: autocast where weights of the model itself train as wider masters."""
+        masters = attached.parameters().values() if attached.kind == "full" else ()
+        return cls(device, attached.compute_dtype, any(weight.dtype != attached.compute_dtype for weight in masters))
 
     @property
     def is_scaled(self) -> bool:

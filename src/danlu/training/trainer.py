@@ -18,7 +18,7 @@ from torch import Tensor
 
 from danlu.adapters.adapter import Attached
 from danlu.core.errors import TrainingError
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.core.progress import Progress, Silent
 from danlu.data.dataset import Dataset
 from danlu.model.decoder import Decoder
@@ -75,7 +75,7 @@ class Trainer:
         )  # fmt: skip
         self.eval_steps = max(1, round(section.eval_every * self.plan.steps_per_epoch))
         self.parameters = adapter.parameters()
-        self.precision = Precision.of(model.head_weight, adapter.compute_dtype)
+        self.precision = Precision.of(model.device, adapter)
         self.quick = quicken(model, adapter, self.progress, is_asked=bool(policies))
         if self.quick and policies:
             self.quick.use([Policy.parse(name) for name in policies])
@@ -307,7 +307,7 @@ class Trainer:
         self._identity = identify(self.model, self.adapter, self.method, self.section, self.dataset.digest)
         found = checkpoint.read_newest(self.folder, self._note_damage)
         if found and (differing := differing_keys(found.state["identity"], self._identity)):
-            raise TrainingError("training.other_run", where=str(found.folder), differing=", ".join(differing))
+            raise TrainingError("training.other_run", where=str(found.folder), differing=listed(differing))
         self.method.begin(
             Stage(
                 self.model, self.adapter, self.folder, identity_digest(self._identity),

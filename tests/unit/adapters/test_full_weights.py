@@ -102,7 +102,7 @@ def test_without_masters_weights_stay_as_they_came(tmp_path):
 def test_masters_can_be_told_when_weights_are_loaded(tmp_path):
     """A new process goes on from a checkpoint: nothing but the recipe knows how its weights trained."""
     Full().attach(tiny_model(tmp_path / "a", dtype=torch.bfloat16)).save(tmp_path / "out")
-    loaded = load_trained(tmp_path / "out", tiny_model(tmp_path / "a", dtype=torch.bfloat16), masters="none")
+    loaded = load_trained(tmp_path / "out", tiny_model(tmp_path / "a", dtype=torch.bfloat16), full=Full("none"))
     assert {weight.dtype for weight in loaded.parameters().values()} == {torch.bfloat16}
 
 

@@ -15,7 +15,7 @@ from training_kit import QWEN2, tiny_model
 
 
 def test_shelf_names_its_adapters():
-    assert ADAPTERS.names() == ["full", "lora"]
+    assert ADAPTERS.names() == ["full", "lora", "prefix"]
     assert ADAPTERS.load("lora") is LoRA
     with pytest.raises(RecipeError, match="lora"):
         ADAPTERS.load("lorra")

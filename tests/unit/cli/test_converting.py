@@ -78,3 +78,28 @@ def test_what_reading_mends_in_a_row_is_told(tmp_path: Path, capsys: pytest.Capt
     told, said = capsys.readouterr()
     assert [Path(one["where"]).name for one in json.loads(told)["changed"]] == ["qa.jsonl:1"]
     assert lines(out)[0]["messages"][0]["content"] == "ab" and "qa.jsonl:1" in said
+
+
+def test_columns_that_cannot_come_along_are_counted_and_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A long note or an object beside question and answer was gone, and only a page of the docs said so."""
+    source = tmp_path / "qa.jsonl"
+    rows = [{"question": f"{n}?", "answer": "b", "year": 2020, "note": "long " * (60 * (n % 2)), "meta": {"x": 1}}
+            for n in range(200)]  # fmt: skip
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    convert_files([SourceSpec(source)], tmp_path / "out.jsonl", "messages", Voice())
+    said = [line for line in capsys.readouterr().out.splitlines() if "meta × 200" in line]
+    assert len(said) == 1 and "note × 100" in said[0] and "year" not in said[0]
+    assert all(row["year"] == 2020 and "meta" not in row for row in lines(tmp_path / "out.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.xlsx", "out.JSON"])
+def test_a_name_that_promises_another_format_is_refused(tmp_path: Path, name: str) -> None:
+    """`-o rows.csv` held JSON lines."""
+    source = tmp_path / "qa.jsonl"
+    source.write_text('{"question": "a?", "answer": "b"}\n', "utf-8")
+    with pytest.raises(RunError) as caught:
+        convert_files([SourceSpec(source)], tmp_path / name, "messages", Voice(quiet=True))
+    assert caught.value.key == "cli.convert_suffix" and "out.jsonl" in caught.value.fix
+    assert not (tmp_path / name).exists()

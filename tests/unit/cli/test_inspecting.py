@@ -1,6 +1,9 @@
 """`danlu inspect`: a table whose columns have names of their own, said without writing a recipe first."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +89,12 @@ def test_the_folder_of_all_files_stands_once_and_no_file_is_left_out_in_silence(
     apart = [folder / "f00.jsonl", Path(os.path.relpath(folder / "f01.jsonl"))]
     show_inspection(sources_of(apart, None, []), Voice(), base="ember", num_samples=0, context=512)
     assert "f01.jsonl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", ["-", "/dev/stdin"])
+def test_a_pipe_is_told_to_be_put_into_a_file_first(given: str) -> None:
+    """`cat rows | danlu inspect /dev/stdin` was answered: there is no such file, did you mean /dev/stdin?"""
+    done = subprocess.run([sys.executable, "-m", "danlu", "inspect", given, "--json"], input=b'{"text": "a"}\n',
+                          capture_output=True, check=False)  # fmt: skip
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 2 and told["error"] == "data.no_plain_file" and "rows.jsonl" in told["fix"]

@@ -86,3 +86,15 @@ def test_facts_beside_a_bar_are_in_the_readers_language() -> None:
     finally:
         set_language("en")
     assert facts_text(facts) == "loss 1.5 · tokens/s 3,210 · reward/pair 2"
+
+
+def test_names_and_answers_give_no_commands_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A file called ESC [31m … coloured everything after it; \\r and direction marks hide what stands there."""
+    told = "ev\x1b[31mil\rname\u202egnp.jsonl\n\tkept"
+    for speak in (Voice().say, Voice().fail, Voice().progress.note):
+        speak(told)
+    Voice().table(["file"], [[told]], title=told)
+    captured = capsys.readouterr()
+    for text in (captured.out, captured.err):
+        assert "\x1b" not in text and "\r" not in text and "\u202e" not in text
+        assert r"ev\x1b[31mil\rname\u202egnp.jsonl" in text.replace("\n", "")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from danlu.core.messages import LANGUAGES, say, set_language
+from danlu.core.messages import LANGUAGES, listed, say, set_language, spoken_in
+from danlu.core.shelf import unknown_name
 
 ROOM_FOLDER = Path(__file__).parents[3] / "src" / "danlu" / "core" / "messages"
 SRC = ROOM_FOLDER.parents[1]
@@ -77,3 +78,12 @@ def test_language_follows_the_choice() -> None:
     assert "覆盖项" in say("recipe.bad_override", given="x")
     set_language("en")
     assert "override" in say("recipe.bad_override", given="x")
+
+
+def test_lists_stand_as_the_reader_s_language_has_them() -> None:
+    """Chinese sentences held `, ` between the names of a list."""
+    for language, told in (("en", "a, 1"), ("zh", "a、1")):
+        assert listed(["a", 1], language) == told  # type: ignore[arg-type]
+        with spoken_in(language):  # type: ignore[arg-type]
+            assert listed(("a", 1)) == told
+            assert told.replace("1", "b") in unknown_name("x", ["a", "b"], of="formats", where="--to").fix

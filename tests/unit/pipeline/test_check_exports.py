@@ -34,6 +34,7 @@ def base(folder: Path, **more: Any) -> Path:
 
 def checked(tmp_path: Path, tree: dict[str, Any], **more: Any) -> tuple[dict[str, str], list[str]]:
     """(what is expected by the key of each error, warnings)."""
+    tmp_path.mkdir(exist_ok=True)
     (tmp_path / "qa.jsonl").write_text('{"question": "q", "answer": "a"}\n')
     model = {"base": str(base(tmp_path / "base", **more))}
     recipe = Recipe.from_tree({"model": model, "data": {"sources": [str(tmp_path / "qa.jsonl")]}} | tree)
@@ -195,3 +196,51 @@ def test_a_vllm_that_is_not_where_it_is_said_to_be(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "vllm").write_text("")
     assert "serving.no_vllm" not in checked(tmp_path, {"exports": [export]})[1]
+
+
+DORA = {"adapter": {"kind": "lora", "dora": True}}
+PREFIX = {"adapter": {"kind": "prefix"}}
+
+
+@pytest.mark.parametrize("kind", ["gguf-lora", "vllm-lora"])
+def test_what_takes_plain_pairs_alone_takes_no_dora(tmp_path: Path, kind: str) -> None:
+    errors, warnings = checked(tmp_path, DORA | {"exports": ["merged", kind]})
+    assert list(errors) == ["exports.1.kind"] and "DoRA" in errors["exports.1.kind"]
+    assert "serving.dora_unserved" not in warnings, "what is merged is served everywhere"
+
+
+def test_who_reads_a_dora_adapter_is_said_beforehand(tmp_path: Path) -> None:
+    errors, warnings = checked(tmp_path, DORA | {"exports": ["adapter", "merged", "gguf"]})
+    assert not errors and "serving.dora_unserved" in warnings
+
+
+@pytest.mark.parametrize("kind", ["merged", "gguf", "vllm", "gguf-lora", "vllm-lora", "awq", "ollama"])
+def test_a_prefix_is_shipped_as_it_is_or_not_at_all(tmp_path: Path, kind: str) -> None:
+    errors, _ = checked(tmp_path, PREFIX | {"exports": [kind]})
+    assert list(errors) == ["exports.0.kind"] and "merged" in errors["exports.0.kind"]
+
+
+def test_a_prefix_whose_exports_nobody_named(tmp_path: Path) -> None:
+    """The usual ones are meant for a LoRA: what cannot be is left out, and said."""
+    errors, warnings = checked(tmp_path, PREFIX)
+    assert not errors and {"serving.prefix_unmerged", "serving.prefix_unserved"} <= set(warnings)
+
+
+def test_a_prefix_needs_our_own_decoder(tmp_path: Path) -> None:
+    errors, _ = checked(tmp_path, PREFIX | {"exports": ["adapter"]}, model_type="gpt_neox")
+    assert list(errors) == ["adapter.kind"]
+
+
+@pytest.mark.parametrize("dora", [True, False])
+def test_what_is_gone_on_from_is_of_the_kind_that_the_recipe_says(tmp_path: Path, dora: bool) -> None:
+    start = tmp_path / "start"
+    start.mkdir()
+    (start / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "use_dora": dora}))
+    for said in (True, False):
+        errors, _ = checked(tmp_path / str(said), {"adapter": {"dora": said, "start": str(start)}})
+        assert list(errors) == ([] if said == dora else ["adapter.dora"])
+
+
+def test_layers_that_the_base_has_not(tmp_path: Path) -> None:
+    errors, _ = checked(tmp_path, {"adapter": {"layers": 3}})
+    assert errors == {"adapter.layers": "layers that the base has: 2, numbered 0 to 1"}

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from danlu.cli.show_plan import show_plan
+from danlu.cli.voice import Voice
 from danlu.core.errors import RecipeError
+from danlu.core.messages import set_language
 from danlu.model.hub import embedded_folder
 from danlu.pipeline.plan import find_shapes, plan_recipe, this_card
 from danlu.planning.cards import CARDS
@@ -84,6 +87,35 @@ def test_the_driver_s_tool_is_asked_and_may_be_broken(
         assert card is not None and card.name == "A100-SXM4-40GB" and card.flops_16 == CARDS["A100 40GB"].flops_16
     else:
         assert card is None
+
+
+def test_all_cards_of_this_machine_are_counted_and_paid_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`devices: all` was planned as one card, and an hour of eight cost as much as an hour of one."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nfor n in 1 2 3 4; do echo 'NVIDIA A100-SXM4-80GB, 81920, 8.0'; done\n")
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr("shutil.which", lambda name: str(tool))
+    length = {"max_steps": 1000, "batch_tokens": 65_536}
+    many = plan_recipe(recipe("qwen2.5-7b", training={"devices": "all", **length}), price_per_h=2.0)
+    four = plan_recipe(recipe("qwen2.5-7b", training={"devices": 4, **length}), price_per_h=2.0)
+    one = plan_recipe(recipe("qwen2.5-7b", training={"devices": "all", **length}), card="H200", price_per_h=2.0)
+    assert [planned.plans[0].work.num_ranks for planned in (many, four, one)] == [4, 4, 1]
+    assert many.plans == four.plans and many.cost(many.plans[0]) == four.cost(four.plans[0])
+    assert many.cost(many.plans[0]) == pytest.approx(4 * 2.0 * (many.plans[0].total_s or 0) / 3600)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_plan_of_several_cards_can_be_told(
+    tmp_path: Path, language: str, capsys: pytest.CaptureFixture[str], no_gpu: None
+) -> None:
+    """`danlu plan` ended in a traceback: what the exchange between cards takes had no name."""
+    set_language(language)  # type: ignore[arg-type]
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: Qwen/Qwen2.5-7B-Instruct\ndata: rows.jsonl\ntraining: {devices: 4, max_steps: 10}\n")
+    assert show_plan(path, ["training.context=512"], Voice(), card="A100 80GB", memory_gib=None, price_per_h=2.0)
+    assert "4 × A100 80GB" in capsys.readouterr().out.replace("块", "×")
+    show_plan(path, ["training.devices=all"], Voice(), card="A100 80GB", memory_gib=None, price_per_h=None)
+    assert "training.devices" in capsys.readouterr().out
 
 
 def test_steps_are_counted_from_text_that_is_there(tmp_path: Path) -> None:

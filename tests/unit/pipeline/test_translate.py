@@ -161,6 +161,25 @@ def test_arguments_of_a_trl_script(tmp_path: Path) -> None:
     assert "training.schedule" not in told
 
 
+def test_what_a_suite_takes_without_being_told_is_carried(tmp_path: Path) -> None:
+    """Their defaults that decide what is learnt, and are other ones than danlu's."""
+    (tmp_path / "train.sh").write_text("swift sft --model org/base --train_type lora --max_length 1024\n")
+    swift = values(translate(tmp_path / "train.sh"))
+    assert (swift["training.schedule"], swift["training.weight_decay"], swift["adapter.dropout"]) == (
+        "cosine",
+        0.1,
+        0.05,
+    )
+    assert swift["training.batch_tokens"] == 16 * 1024, "accumulated to sixteen rows"
+    file = tmp_path / "lora.yml"
+    file.write_text(yaml.safe_dump({k: v for k, v in AXOLOTL.items() if k not in ("num_epochs", "lr_scheduler")}))
+    axolotl = values(translate(file))
+    assert (axolotl["training.epochs"], axolotl["training.schedule"]) == (1.0, "cosine")
+    file.write_text(yaml.safe_dump(AXOLOTL | {"lr_scheduler": "rex"}))
+    found = translate(file)
+    assert "lr_scheduler" in reasons(found) and "training.schedule" not in values(found), "told is not untold"
+
+
 @pytest.mark.parametrize("words", ["Answer: yes: no", "note: brief", "@handle", "- first", "{role}", "2026-11-23"])
 def test_arguments_are_text_where_yaml_would_see_more(tmp_path: Path, words: str) -> None:
     (tmp_path / "train.sh").write_text(f"swift sft --model org/base --learning_rate 1e-4 --system '{words}'\n")

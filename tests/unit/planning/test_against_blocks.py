@@ -121,10 +121,12 @@ def test_weights_lie_as_the_planner_says() -> None:
     assert sum(stores.values()) == weight_bytes(Work(shapes, 64, 64, 64, precision="32", pad=columns(quick)))
 
 
-@pytest.mark.parametrize(("masters", "is_narrow"), [("fp32", False), ("none", True)])
-def test_full_fine_tuning_keeps_what_the_planner_says(masters: Any, is_narrow: bool) -> None:
+@pytest.mark.parametrize(
+    ("masters", "is_narrow", "lowest"), [("fp32", False, None), ("none", True, None), ("fp32", False, 1)]
+)
+def test_full_fine_tuning_keeps_what_the_planner_says(masters: Any, is_narrow: bool, lowest: int | None) -> None:
     """Bytes that autograd holds for one layer more, weights and their casts aside. A layer of 16-bit weights keeps a
-    16-bit stream; fp32 masters under autocast keep theirs in fp32."""
+    16-bit stream; fp32 masters under autocast keep theirs in fp32, unless the embedding is one of what is frozen."""
 
     def held(num_layers: int) -> int:
         config = CONFIG | {"model_type": "qwen2", "num_hidden_layers": num_layers}
@@ -132,7 +134,7 @@ def test_full_fine_tuning_keeps_what_the_planner_says(masters: Any, is_narrow: b
         assert family is not None
         model = Decoder(family.spec(config), Path("."), config).to(torch.bfloat16)
         model.reset_parameters(torch.Generator().manual_seed(0))
-        Full(masters).attach(model)
+        Full(masters, layers=None if lowest is None else list(range(lowest, num_layers))).attach(model)
         sizes = {weight.numel() for weight in model.parameters() if weight.ndim == 2}
         kept: dict[int, Tensor] = {}
 
@@ -152,5 +154,6 @@ def test_full_fine_tuning_keeps_what_the_planner_says(masters: Any, is_narrow: b
 
     shapes = Shapes.read(CONFIG | {"model_type": "qwen2"})
     assert shapes is not None
-    work = Work(shapes, 98, 98, 98, is_full=True, rank=0, has_masters=masters == "fp32")
+    work = Work(shapes, 98, 98, 98, is_full=True, rank=0, has_masters=masters == "fp32",
+                layers=lowest and (lowest, 2))  # fmt: skip
     assert held(3) - held(2) == pytest.approx(_layer(work, "all"), rel=0.12)

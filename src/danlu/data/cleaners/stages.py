@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from danlu.core.errors import DataError, RecipeError
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.core.progress import Progress, Silent
 from danlu.core.shelf import Shelf, nearest
 from danlu.data.cleaners.clean import Clean, Wish
@@ -107,7 +107,7 @@ def _foreign(name: str, own_keys: Collection[str]) -> Rule:
     if name not in known:
         close = f"data.cleaning.{name}" if name in own_keys else nearest(name, known)
         raise RecipeError("core.unknown_name", where=f"data.cleaning.rules.{name}", given=name,
-                          shelf=CLEANERS.name, nearest=close, known=", ".join(known) or "-")  # fmt: skip
+                          shelf=CLEANERS.name, nearest=close, known=listed(known) or "-")  # fmt: skip
     return Foreign(name, CLEANERS.load(name)())
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from danlu.core.errors import DataError
+from danlu.core.messages import listed
 from danlu.data.labelling.label_model import ABSTAIN, Consensus, Votes, agree
 
 _KEYS = {"name", "label", "words", "pattern", "unless", "longer_than", "shorter_than"}
@@ -124,7 +125,7 @@ def _function(entry: Any, where: str) -> LabelFunction:
     if not isinstance(entry, Mapping) or not entry.get("name") or entry.get("label") in (None, ""):
         raise DataError("select.bad_function", where=where, detail="name, label")
     if unknown := set(entry) - _KEYS:
-        raise DataError("select.bad_function", where=where, detail=", ".join(sorted(map(str, unknown))))
+        raise DataError("select.bad_function", where=where, detail=listed(sorted(map(str, unknown))))
     pattern = str(entry.get("pattern") or "")
     try:
         re.compile(pattern)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from danlu.core.errors import RecipeError
+from danlu.core.messages import listed
 from danlu.core.shelf import nearest
 from danlu.data.privacy.level import Level
 
@@ -81,7 +82,7 @@ def kind_named(name: str, *, where: str) -> Kind:
     """RecipeError with the nearest name for a kind that does not exist."""
     if name not in KINDS:
         guess = nearest(name, KINDS)
-        raise RecipeError("privacy.unknown_kind", where=where, given=name, nearest=guess, known=", ".join(KINDS))
+        raise RecipeError("privacy.unknown_kind", where=where, given=name, nearest=guess, known=listed(KINDS))
     return KINDS[name]
 
 

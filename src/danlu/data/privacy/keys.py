@@ -26,6 +26,7 @@ import orjson
 
 from danlu.core.errors import DataError
 from danlu.core.files import dump_json, sync_folder
+from danlu.core.messages import listed
 from danlu.data.privacy.finding import Family, canonical
 
 FORMAT = 1
@@ -134,7 +135,7 @@ class Keyring:
     def _epoch(self, key: str) -> bytes:
         held = self._epochs.get(key)
         if held is None:
-            raise DataError("privacy.key_gone", where=str(self.path), given=key, known=", ".join(self.ids))
+            raise DataError("privacy.key_gone", where=str(self.path), given=key, known=listed(self.ids))
         return held
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from danlu.core.errors import RecipeError
+from danlu.core.messages import listed
 from danlu.core.shelf import nearest
 from danlu.data.privacy.finding import KINDS, SECRETS, kind_named
 from danlu.data.privacy.level import LEVELS, Level
@@ -74,9 +75,7 @@ def load_pack(name: str) -> dict[str, Any]:
         text = Path(name).expanduser().read_text(encoding="utf-8")
     else:
         guess = nearest(name, (*PACKS, "off"))
-        raise RecipeError(
-            "privacy.no_pack", where="data.privacy.pack", given=name, nearest=guess, known=", ".join(PACKS)
-        )
+        raise RecipeError("privacy.no_pack", where="data.privacy.pack", given=name, nearest=guess, known=listed(PACKS))
     try:
         pack = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -87,8 +86,8 @@ def load_pack(name: str) -> dict[str, Any]:
 
 def _check_pack(pack: Any, where: str) -> None:
     if not isinstance(pack, dict) or set(pack) - _KEYS:
-        given = ", ".join(sorted(set(pack) - _KEYS)) if isinstance(pack, dict) else type(pack).__name__
-        raise RecipeError("privacy.bad_pack", where=where, given=given, expected=", ".join(sorted(_KEYS)))
+        given = listed(sorted(set(pack) - _KEYS)) if isinstance(pack, dict) else type(pack).__name__
+        raise RecipeError("privacy.bad_pack", where=where, given=given, expected=listed(sorted(_KEYS)))
     for name, action in (pack.get("actions") or {}).items():
         kind_named(name, where=where)
         _check_word(action, ACTIONS, where)
@@ -99,4 +98,4 @@ def _check_pack(pack: Any, where: str) -> None:
 
 def _check_word(given: Any, known: tuple[str, ...], where: str) -> None:
     if given not in known:
-        raise RecipeError("privacy.bad_pack", where=where, given=given, expected=", ".join(known))
+        raise RecipeError("privacy.bad_pack", where=where, given=given, expected=listed(known))

@@ -5,6 +5,7 @@ Adding a file format: a reader (see `source.py`), a line in `READERS`, and how t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def read(
     for found in files:
         report = FileReport(found.name)
         if reports is not None:
+            report.dropped = Counter()
             reports.append(report)
         yield from read_file(found, READERS, ledger, report, recogniser)
         progress.advance(1, file=found.name)

@@ -54,6 +54,8 @@ class FileReport:
     num_used: int = 0
     num_changed: int = 0
     num_rejected: int = 0
+    dropped: Counter[str] | None = None
+    """Columns that come along with no sample, in how many rows; None where nobody asks."""
 
     @property
     def format(self) -> str:
@@ -240,6 +242,7 @@ class _FileReading:
             return
         name, values, lines = self.found.name, rows.values[at:], rows.lines[at:]
         made = [plan.make(row, line_origin(name, line)) for row, line in zip(values, lines, strict=True)]
+        self._count_dropped([row for row, sample in zip(values, made, strict=True) if sample is not None])
         num_chars = put_back_suspects(values, made, rows.shape[1], plan)
         begin = 0
         for end in [*(number for number, sample in enumerate(made) if sample is None), len(made)]:
@@ -329,7 +332,12 @@ class _FileReading:
                 part: (self.found.spec.columns or {}).get(part, name) for part, name in own.items() if name
             }
         self.report.formats[fmt.name] += 1
+        self._count_dropped([row], fmt)
         return sample, changes
+
+    def _count_dropped(self, rows: Sequence[dict[str, Any]], fmt: Format | None = None) -> None:
+        if self.report.dropped is not None:
+            self.report.dropped.update(columns.dropped(rows, (fmt or self._format_now).parts))
 
     def _format(self, row: dict[str, Any]) -> tuple[Format, dict[str, Any]]:
         """The format told, else the one of the rows before, else the one that knows the row best."""

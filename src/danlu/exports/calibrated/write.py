@@ -20,6 +20,7 @@ from torch import Tensor
 
 from danlu.core.errors import ExportError
 from danlu.core.files import write_json
+from danlu.core.messages import listed
 from danlu.exports.calibrated.needs import MULTIPLE, PACKAGES
 from danlu.exports.calibrated.schemes import PARTS, Scheme, group_of
 from danlu.exports.compressed.write import write_shards
@@ -54,7 +55,7 @@ class Effort:
 
 def check_packages(where: str) -> None:
     if missing := [package for package in PACKAGES if importlib.util.find_spec(package) is None]:
-        raise ExportError("calibrated.needs_package", where=where, given=", ".join(missing))
+        raise ExportError("calibrated.needs_package", where=where, given=listed(missing))
 
 
 def write_calibrated(subject: Subject, folder: Path, scheme: Scheme) -> Effort:

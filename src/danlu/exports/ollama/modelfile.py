@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from danlu.core.errors import ExportError
+from danlu.core.messages import listed
 from danlu.data.contract import Contract
 
 _QUOTES = '"""'
@@ -43,4 +44,4 @@ def refuse_unsaid(text: str, where: str) -> None:
     if _QUOTES in text or text.endswith('"'):
         raise ExportError("ollama.quotes", where=where)
     if lost := sorted({char for char in text if not char.isprintable() and char not in _KEPT}):
-        raise ExportError("ollama.unprintable", where=where, given=", ".join(f"U+{ord(char):04X}" for char in lost))
+        raise ExportError("ollama.unprintable", where=where, given=listed(f"U+{ord(char):04X}" for char in lost))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from danlu.core.errors import ModelError
+from danlu.core.messages import listed
 from danlu.model.spec import Spec
 from danlu.ops.gated import Activation
 from danlu.ops.rope import RopeKind, RopeSpec, longrope_attention_factor, yarn_attention_factor
@@ -75,7 +76,7 @@ def need(config: Config, key: str) -> Any:
 def activation(config: Config) -> Activation:
     name = value(config, "hidden_act", value(config, "hidden_activation", "silu"))
     if name not in ACTIVATIONS:
-        raise ModelError("model.unknown_activation", where="config.json", given=name, known=", ".join(ACTIVATIONS))
+        raise ModelError("model.unknown_activation", where="config.json", given=name, known=listed(ACTIVATIONS))
     return ACTIVATIONS[name]
 
 
@@ -135,7 +136,7 @@ def layer_types(config: Config, default: Callable[[int], bool]) -> list[bool]:
     known = {"sliding_attention": True, "full_attention": False}
     for name in listed:
         if name not in known:
-            raise ModelError("model.unknown_layer_type", where="config.json", given=name, known=", ".join(known))
+            raise ModelError("model.unknown_layer_type", where="config.json", given=name, known=listed(known))
     return [known[name] for name in listed]
 
 
@@ -194,6 +195,6 @@ def _kind(name: str) -> RopeKind:
         "longrope": "longrope", "su": "longrope",
     }  # fmt: skip
     if name not in kinds:
-        known = ", ".join(sorted(set(kinds.values())))
+        known = listed(sorted(set(kinds.values())))
         raise ModelError("model.unknown_rope", where="config.json", given=name, known=known)
     return kinds[name]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -58,9 +59,9 @@ class Facts:
         wanted = next((size for size in CONTEXTS if size >= longest), CONTEXTS[-1])
         return max(2048, wanted) if longest > 1024 or not longest else max(1024, wanted)
 
-    def tokens_for(self, method: str) -> int:
-        """An epoch's tokens of what this method learns from."""
-        return sum(tokens for kind, tokens in self.tokens_of.items() if LEARNT_BY.get(kind) == method)
+    def tokens_for(self, accepts: Collection[str]) -> int:
+        """An epoch's tokens of what a method learns from that accepts these kinds."""
+        return sum(tokens for kind, tokens in self.tokens_of.items() if kind in accepts)
 
     @property
     def has_few_documents(self) -> bool:

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from danlu.adapters.lora import LoRALinear
 from danlu.model.decoder import Block, RMSNorm
 from danlu.model.spec import Spec
 from danlu.ops.attention import Attended, Bounds, attention, attention_backward, attention_forward
@@ -131,16 +130,17 @@ class QuickBlock:
         return self.qkv, self.o, self.gate_up, self.down
 
     @property
-    def is_disabled(self) -> bool:
-        layers = [layer for projection in self.projections for layer in projection.pairs.layers]
-        return any(layer.is_disabled for layer in layers if isinstance(layer, LoRALinear))
+    def trains(self) -> bool:
+        """Some of its layers have pairs."""
+        return any(projection.pairs.num_ranks for projection in self.projections)
 
     def __call__(
-        self, stream_TD: Tensor, delta_TD: Tensor | None, scene: Scene, anchor: Tensor
+        self, stream_TD: Tensor, delta_TD: Tensor | None, scene: Scene, anchor: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """(stream, delta) after the block; with `rows_S`, only those rows. `anchor` is any tensor that requires a
-        gradient: the pairs' gradients are written by hand, so autograd would not see that there is something to do."""
-        if not torch.is_grad_enabled():
+        gradient: the pairs' gradients are written by hand, so autograd would not see that there is something to do.
+        None where there is nothing: neither this block nor one below it trains, and the backward ends above."""
+        if anchor is None or not torch.is_grad_enabled():
             return self.forward(stream_TD, delta_TD, scene, keeps=False)[:2]
         after, delta = _Run.apply(stream_TD, delta_TD, anchor, self, scene)  # type: ignore[no-untyped-call]
         return after, delta

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from danlu.adapters.adapter import Attached
-from danlu.adapters.lora import AttachedLoRA, LoRALinear
+from danlu.adapters.lora import AttachedLoRA, DoRALinear, LoRALinear
 from danlu.model.decoder import Block, Decoder
 from danlu.model.model import Model
 from danlu.ops.attention import Bounds
@@ -34,7 +34,9 @@ def why_not(model: Model, attached: Attached) -> str | None:
     if not isinstance(model, Decoder):
         return "foreign"
     if not isinstance(attached, AttachedLoRA):
-        return "full"
+        return attached.kind
+    if any(isinstance(layer, DoRALinear) for layer in attached.layers.values()):
+        return "dora"
     if any(layer.dropout for layer in attached.layers.values()):
         return "dropout"
     places = {
@@ -70,6 +72,7 @@ class QuickTrunk:
         self.blocks = [
             QuickBlock(block, model.spec, at, self.host, scratch, self.seam) for at, block in enumerate(blocks)
         ]
+        self._lowest = next((at for at, block in enumerate(self.blocks) if block.trains), 0)
         self._anchor = torch.zeros((), device=model.device, requires_grad=True)
         self._copies: ManyCopies | None = None
         self._pairs = [module for module in model.model.layers.modules() if isinstance(module, LoRALinear)]
@@ -85,7 +88,7 @@ class QuickTrunk:
         last = len(self.blocks) - 1
         for at, (block, rope) in enumerate(zip(self.blocks, self.spec.ropes, strict=True)):
             scene = Scene(turns[rope], bounds, rows_S if at == last else None, is_disabled)
-            stream_TD, delta_TD = block(stream_TD, delta_TD, scene, self._anchor)
+            stream_TD, delta_TD = block(stream_TD, delta_TD, scene, self._anchor if at >= self._lowest else None)
         out: Tensor = trunk.norm(stream_TD if delta_TD is None else stream_TD + delta_TD)
         return out
 
@@ -107,12 +110,17 @@ class QuickTrunk:
         self.seam.forget()
 
     @property
+    def _keeping(self) -> list[QuickBlock]:
+        """The blocks that keep anything: from the lowest that trains on."""
+        return self.blocks[self._lowest :]
+
+    @property
     def policies(self) -> list[Policy]:
-        return [block.policy for block in self.blocks]
+        return [block.policy for block in self._keeping]
 
     def use(self, policies: Sequence[Policy]) -> None:
-        """One policy a layer. Where memory is short enough for any of them, the loss is frugal too."""
-        for block, policy in zip(self.blocks, policies, strict=True):
+        """One policy a layer that keeps anything. Where memory is short enough for any, the loss is frugal too."""
+        for block, policy in zip(self._keeping, policies, strict=True):
             block.policy = policy
         is_short = any(policy != Policy() for policy in policies)
         self.model.logits_bytes = FRUGAL_LOGITS_BYTES if is_short else None
@@ -121,10 +129,10 @@ class QuickTrunk:
         """Make the next quarter of the layers leaner; (what was, what is), or None at the end of the ladder."""
         before = describe(self.policies)
         for fast, lean in LADDER:
-            candidates = [block for block in self.blocks if block.policy == fast]
+            candidates = [block for block in self._keeping if block.policy == fast]
             if candidates:
-                chosen = set(candidates[: -(-len(self.blocks) // 4)])
-                self.use([lean if block in chosen else block.policy for block in self.blocks])
+                chosen = set(candidates[: -(-len(self._keeping) // 4)])
+                self.use([lean if block in chosen else block.policy for block in self._keeping])
                 return before, describe(self.policies)
         return None
 
