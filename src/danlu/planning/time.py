@@ -148,6 +148,8 @@ def _unneeded(work: Work, card: Card) -> float:
 def _head(work: Work, card: Card) -> float:
     """Logits and their gradient at supervised rows, and the loss between them."""
     rows, shapes = work.supervised_tokens, work.shapes
+    if not rows:  # a head of classes is next to nothing
+        return 0.0
     rate = _full_rate(work, card)
     one = _product_s(rows, shapes.vocab, shapes.hidden, rate, card, float(work.width))
     passes = rates.LOGIT_PASSES * rows * shapes.vocab * work.width / card.bandwidth
