@@ -33,6 +33,7 @@ from danlu.planning.why import summary
 from danlu.planning.work import leaves_micro_tokens
 from danlu.recipe import Recipe
 from danlu.recipe.complaints import Complaint
+from danlu.recipe.method import GRPOSection, StageSection
 from danlu.recipe.privacy import PrivacySection
 
 
@@ -128,6 +129,10 @@ def _unknown_names(recipe: Recipe) -> list[Complaint]:
     judges = {f"evaluation.beside.{i}": name for i, name in enumerate(recipe.evaluation.beside)}
     if recipe.evaluation.metric:
         judges["evaluation.metric"] = recipe.evaluation.metric
+    for i, stage in enumerate(recipe.stages or (StageSection(method=recipe.method),)):
+        if isinstance(stage.method, GRPOSection):
+            chapter = f"stages.{i}.method" if recipe.stages else "method"
+            judges |= {f"{chapter}.rewards.{name}": name for name in stage.method.rewards}
     if judges:
         from danlu.evaluation.metrics import METRICS  # numpy: for few recipes
 

@@ -22,6 +22,7 @@ from danlu.planning.plan import Limits, Plan, choose
 from danlu.planning.shapes import Shapes
 from danlu.planning.work import leaves_micro_tokens, work_of
 from danlu.recipe import Recipe
+from danlu.recipe.method import GRPOSection
 from danlu.run.run import Run
 from danlu.training.checkpoint import STATE, find_last
 
@@ -42,12 +43,17 @@ def plan_training(
     part = dataset.card.parts["train"]
     num_documents = 2 if stage.method.kind == "dpo" else 1
     lengths = dataset.part("train").lengths
+    supervised_ratio, num_copies = part["supervised_ratio"], 1
+    if isinstance(stage.method, GRPOSection):  # a row's own answer gives way to a group of drawn ones
+        lengths = lengths - dataset.part("train").supervised + stage.method.max_new_tokens
+        supervised_ratio = min(1.0, stage.method.max_new_tokens * len(lengths) / max(1, int(lengths.sum())))
+        num_copies = stage.method.group
     tokens = int(lengths.sum())
     work = work_of(
         recipe, stage, shapes,
-        supervised_ratio=part["supervised_ratio"],
+        supervised_ratio=supervised_ratio,
         document_tokens=int((lengths**2).sum() / max(1, tokens)) // num_documents or 1,
-        num_steps=max(1, round(stage.training.epochs * tokens / stage.training.batch_tokens)),
+        num_steps=max(1, round(stage.training.epochs * num_copies * tokens / stage.training.batch_tokens)),
         has_16bit=card.flops_16 > card.flops_32,
     )  # fmt: skip
     longest = int(lengths.max(initial=1))  # an item is computed in one piece

@@ -41,6 +41,28 @@ class DPOSection(Section):
     """Probability that a preference label is wrong."""
 
 
+class GRPOSection(Section):
+    accepts: ClassVar[frozenset[str]] = frozenset({"conversation", "label"})
+
+    kind: Literal["grpo"] = "grpo"
+    """grpo: the model's own answers, drawn in groups and rewarded by metrics (Shao et al. 2024)."""
+
+    rewards: dict[str, float] = Field({"exact": 1.0}, min_length=1)
+    """Metrics that judge an answer, each with its weight; an answer's reward is their weighted sum."""
+
+    group: int = Field(8, ge=2, le=256)
+    """Answers drawn for each question; one is as good as it is better than the others."""
+
+    max_new_tokens: int = Field(256, ge=1, le=32_768)
+    """Longest answer that is drawn."""
+
+    temperature: float = Field(1.0, gt=0, le=2)
+    """At which answers are drawn; their likelihood is counted at the same."""
+
+    beta: float = Field(0.0, ge=0, le=10)
+    """How strongly the policy is held to the reference; 0 needs none."""
+
+
 class ClassifySection(Section):
     accepts: ClassVar[frozenset[str]] = frozenset({"label"})
 
@@ -48,7 +70,9 @@ class ClassifySection(Section):
     """classify: an encoder (BERT, RoBERTa) learns which class a text belongs to (Devlin et al. 2019)."""
 
 
-MethodSection = Annotated[PretrainSection | SFTSection | DPOSection | ClassifySection, Field(discriminator="kind")]
+MethodSection = Annotated[
+    PretrainSection | SFTSection | DPOSection | GRPOSection | ClassifySection, Field(discriminator="kind")
+]
 
 
 class StageSection(Section):

@@ -124,7 +124,7 @@ class Recipe(Section):
         except ValidationError as error:
             raise InvalidRecipeError(complaints_of(error, cls), file) from error
         kinds = recipe.model.quantize, recipe.adapter
-        complaints = broken_rules(tree, recipe.training, recipe.stages, recipe.data.split, *kinds)
+        complaints = broken_rules(tree, recipe.training, recipe.stages, recipe.data.split, *kinds, recipe.method)
         stages = recipe.stages or (StageSection(method=recipe.method),)
         asked = recipe.evaluation, recipe.gate, recipe.exports
         complaints += beyond_classes(stages, recipe.training, recipe.model, recipe.adapter, *asked)
