@@ -133,6 +133,20 @@ def test_a_server_says_why_it_does_not_serve_it(story: Path) -> None:
     assert said.code != 0 and "conversations" in said.err and "danlu chat" in said.err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(("compare",), "danlu compare A B"), (("export", "--kind", "gguf"), "merged"), (("prune",), "decoders")],
+    ids=["compare", "export", "prune"],
+)
+def test_verbs_of_decoders_are_refused_in_words(story: Path, words: tuple[str, ...], told: str) -> None:
+    verb, *others = words
+    if verb == "prune":
+        said = danlu("prune", story / "base", "--layers", 1, "--data", story / "reviews.csv", "-o", story / "small")
+    else:
+        said = danlu(verb, run_of(story), "--runs", story / "runs", *others)
+    assert said.code == 2 and told in said.err
+
+
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"method": "sft"}, "method.kind", "encoder"),
     ({"method": "pretrain"}, "method.kind", "encoder"),

@@ -42,23 +42,27 @@ def check(recipe: Recipe) -> dict[str, Any]:
     complaints = [*_missing_files(recipe), *_missing_sources(recipe), *_unknown_names(recipe), *_teachers(recipe)]
     complaints += [*_privacy(recipe.data.privacy), *_judges(recipe)]
     warnings = []
+    shapes: Shapes | None = None
     plans: list[Plan] = []
     try:
         shapes = Shapes.read(read_json(_local_folder(recipe) / "config.json"))
         complaints += unfit(recipe, shapes.reach if shapes is not None and shapes.is_encoder else None)
-        plans = _plans(recipe, shapes)
     except HubError as error:  # offline: a model that is not here yet is a remark, not a fault
         if error.key != "model.not_here":
             complaints.append(Complaint("model.base", recipe.model.base, error.text.removeprefix("model.base: ")))
         else:
             warnings.append(error.to_json())
-            plans = _plans(recipe, known_base(recipe.model.base))
-    except RecipeError as error:  # layers that this base has not
-        complaints.append(Complaint(error.where, error.values["given"], say("recipe.layers_here", **error.values)))
+            shapes = known_base(recipe.model.base)
     except DanluError as error:
         complaints.append(Complaint("model.base", recipe.model.base, error.text.removeprefix("model.base: ")))
     except (FileNotFoundError, orjson.JSONDecodeError):
         complaints.append(Complaint("model.base", recipe.model.base, say("pipeline.checkpoint_folder")))
+    try:
+        plans = _plans(recipe, shapes)
+    except RecipeError as error:
+        if error.key != "recipe.no_such_layer":
+            raise
+        complaints.append(Complaint(error.where, error.values["given"], say("recipe.layers_here", **error.values)))
     unservable, costs = servable(recipe, _folder_here(recipe))
     complaints += unservable
     warnings += [*costs, *remarks(recipe, plans[0].num_params if plans else None)]
