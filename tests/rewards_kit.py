@@ -79,8 +79,8 @@ def make_trainer(
     dataset = Dataset.open(folder / "data")
     attached = ADAPTERS[adapter].attach(model)
     chapter = GRPOSection(rewards=REWARDS, group=4, max_new_tokens=8, beta=beta, temperature=temperature)
-    method = GRPO(REWARDS, group=4, max_new_tokens=8, beta=beta, temperature=temperature)
-    method.ask = Rewards(model, attached, encoder_of(model), dataset, chapter, seed=7)
+    ask = Rewards(model, attached, encoder_of(model), dataset, chapter, seed=7)
+    method = GRPO(ask, REWARDS, group=4, max_new_tokens=8, beta=beta, temperature=temperature)
     usual = {
         "max_steps": 5,
         "eval_every": 0.5,

@@ -27,7 +27,7 @@ from danlu.pipeline.fates import Fates
 from danlu.pipeline.parts import Parts
 from danlu.pipeline.replay import serves
 from danlu.pipeline.replayed import Replay
-from danlu.recipe.method import GRPOSection, SFTSection, StageSection
+from danlu.recipe.method import SFTSection, StageSection
 from danlu.recipe.recipe import Recipe
 
 NUM_PREVIEWS = 3
@@ -64,7 +64,7 @@ class Desk:
     @property
     def _is_judged(self) -> bool:
         """Answers are not learnt but held against: the model gives its own."""
-        return isinstance(self.stage.method, GRPOSection)
+        return self.stage.method.num_answers > 0
 
     def write(
         self, folder: Path, parts: Parts, replay: Replay, sources: tuple[dict[str, Any], ...], progress: Progress

@@ -32,7 +32,6 @@ from danlu.planning.what_if import COMMON_CARDS, Cell, smallest_card, what_if
 from danlu.planning.why import reasons
 from danlu.planning.work import leaves_micro_tokens, work_of
 from danlu.recipe import Recipe
-from danlu.recipe.method import GRPOSection
 
 TEXT_FILES = frozenset({".jsonl", ".json", ".csv", ".tsv", ".txt", ".md", ".html", ".xml"})
 WORTHWHILE_TOKENS_PER_S = 50.0
@@ -219,7 +218,7 @@ def _guess_steps(recipe: Recipe, index: int) -> int | None:
     """Steps of a stage judged by the size of text files that are there; None where the recipe says it or nobody can.
     Drawn answers are taken to be as long as those that are there."""
     stage = recipe.plan_stages()[index]
-    training, num_copies = stage.training, stage.method.group if isinstance(stage.method, GRPOSection) else 1
+    training, num_copies = stage.training, max(1, stage.method.num_answers)
     if training.max_steps is not None:
         return None
     num_bytes = sum(path.stat().st_size for source in recipe.data.sources for path in _text_files(Path(source.path)))

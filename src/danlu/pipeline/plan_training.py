@@ -22,7 +22,6 @@ from danlu.planning.plan import Limits, Plan, choose
 from danlu.planning.shapes import Shapes
 from danlu.planning.work import leaves_micro_tokens, work_of
 from danlu.recipe import Recipe
-from danlu.recipe.method import GRPOSection
 from danlu.run.run import Run
 from danlu.training.checkpoint import STATE, find_last
 
@@ -44,10 +43,10 @@ def plan_training(
     num_documents = 2 if stage.method.kind == "dpo" else 1
     lengths = dataset.part("train").lengths
     supervised_ratio, num_copies = part["supervised_ratio"], 1
-    if isinstance(stage.method, GRPOSection):  # a row's own answer gives way to a group of drawn ones
-        lengths = lengths - dataset.part("train").supervised + stage.method.max_new_tokens
-        supervised_ratio = min(1.0, stage.method.max_new_tokens * len(lengths) / max(1, int(lengths.sum())))
-        num_copies = stage.method.group
+    if stage.method.num_answers:  # a row's own answer gives way to a group of drawn ones
+        lengths = lengths - dataset.part("train").supervised + stage.method.answer_tokens
+        supervised_ratio = min(1.0, stage.method.answer_tokens * len(lengths) / max(1, int(lengths.sum())))
+        num_copies = stage.method.num_answers
     tokens = int(lengths.sum())
     work = work_of(
         recipe, stage, shapes,

@@ -7,7 +7,7 @@ alone, the others what it orders; then the run is found trained.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ from danlu.training.blocks.trunk import why_not
 from danlu.training.checkpoint import STATE, load_trained
 from danlu.training.methods.classify import Classify
 from danlu.training.methods.dpo import DPO
-from danlu.training.methods.grpo import GRPO
+from danlu.training.methods.grpo import GRPO, Ask
 from danlu.training.methods.method import Method
 from danlu.training.methods.pretrain import Pretrain
 from danlu.training.methods.sft import SFT
@@ -206,10 +206,7 @@ class _Desk:
 
     def _build_trainer(self, order: Order, data: StageData, attached: Attached) -> Trainer:
         stage = self.run.recipe.plan_stages()[order.index]
-        method = build_method(stage.method)
-        if isinstance(method, GRPO):
-            assert isinstance(stage.method, GRPOSection), "a section makes its own method"
-            method.ask = self._build_rewards(stage.method, data, attached)
+        method = build_method(stage.method, lambda section: self._build_rewards(section, data, attached))
         return Trainer(
             self.model, attached, method, data.dataset,
             section=order.section, folder=self.run.path("checkpoints", data.name), progress=self.progress,
@@ -354,8 +351,8 @@ def build_adapter(section: AdapterSection, seed: int) -> LoRA | Full | PrefixTun
     )  # fmt: skip
 
 
-def build_method(section: MethodSection) -> Method:
-    """A section as a method."""
+def build_method(section: MethodSection, rewards: Callable[[GRPOSection], Ask]) -> Method:
+    """A section as a method; `rewards` is asked for who answers and judges, where a method wants that."""
     match section:
         case PretrainSection():
             return Pretrain()
@@ -365,7 +362,7 @@ def build_method(section: MethodSection) -> Method:
             return DPO(beta=section.beta, label_smoothing=section.label_smoothing)
         case GRPOSection():
             return GRPO(
-                section.rewards, group=section.group, max_new_tokens=section.max_new_tokens,
+                rewards(section), section.rewards, group=section.group, max_new_tokens=section.max_new_tokens,
                 temperature=section.temperature, beta=section.beta,
             )  # fmt: skip
         case ClassifySection():

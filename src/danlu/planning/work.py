@@ -217,10 +217,10 @@ def work_of(
     if stage.method.kind == "classify":  # a row a text: nothing beside a row a token
         supervised_ratio = 0.0
     learns_all = not isinstance(stage.method, SFTSection) or stage.method.train_on == "all"
-    drawn = stage.method if isinstance(stage.method, GRPOSection) else None
-    context = training.context + (drawn.max_new_tokens if drawn else 0)  # a row's own answer gives way to a drawn one
+    drawn = stage.method.answer_tokens
+    context = training.context + drawn  # a row's own answer gives way to a drawn one
     if supervised_ratio is None and drawn:
-        supervised_ratio = drawn.max_new_tokens / min(context, document_tokens or context)
+        supervised_ratio = drawn / min(context, document_tokens or context)
     if supervised_ratio is None:
         supervised_ratio = 1.0 if stage.method.kind == "pretrain" or learns_all else rates.SUPERVISED_RATIO
     lora = adapter if isinstance(adapter, LoRASection) else None
@@ -243,9 +243,9 @@ def work_of(
         document_tokens=document_tokens,
         supervised_ratio=supervised_ratio,
         num_steps=num_steps or training.max_steps,
-        group=drawn.group if drawn else 0,
-        answer_tokens=drawn.max_new_tokens if drawn else 0,
-        is_held=drawn is not None and drawn.beta > 0,
+        group=stage.method.num_answers,
+        answer_tokens=drawn,
+        is_held=isinstance(stage.method, GRPOSection) and stage.method.beta > 0,
         has_dropout=lora is not None and lora.dropout > 0,
         has_magnitudes=lora is not None and lora.dora,
         num_ranks=1 if training.devices == "all" else training.devices,

@@ -91,8 +91,9 @@ class Ask(Protocol):
 @dataclass
 class GRPO:
     """`rewards`: metrics with their weights; `group` answers a question, each of at most `max_new_tokens`, drawn at
-    `temperature`; `beta` holds to the reference. `ask` is set by whoever builds it."""
+    `temperature`; `beta` holds to the reference. `ask` is no setting: who answers decides nothing that these do not."""
 
+    ask: Ask = field(compare=False, repr=False)
     rewards: Mapping[str, float] = field(default_factory=lambda: {"exact": 1.0})
     group: int = 8
     max_new_tokens: int = 256
@@ -101,12 +102,10 @@ class GRPO:
     kind: Literal["grpo"] = "grpo"
     accepts: frozenset[Kind] = frozenset({"conversation", "label"})
     betas: tuple[float, float] = (0.9, 0.999)
-    ask: Ask | None = field(default=None, init=False, repr=False)
     _as_found: AsFound | None = field(default=None, init=False, repr=False)
     _advantages_N: Tensor = field(default_factory=lambda: torch.zeros(0), init=False, repr=False)
 
     def begin(self, stage: Stage) -> None:
-        assert self.ask is not None, "somebody answers"
         self._as_found = as_found(stage.model, stage.attached) if self.beta else None
 
     # ---- answers
@@ -141,7 +140,6 @@ class GRPO:
         return found
 
     def _asked(self, part: str, items: Items, number: int | None) -> Sequence[Sequence[Answer]]:
-        assert self.ask is not None, "begin() looks"
         return self.ask(part, items, number=number) if len(items) else []
 
     def _reward(self, answer: Answer) -> float:
