@@ -82,11 +82,10 @@ def _entry(knob: Knob, words: dict[str, str]) -> list[str]:
 
 def _tag(knob: Knob) -> str:
     """`adapter.kind: lora` for a knob that other kinds of its chapter do not have."""
-    kind = knob.section.model_fields.get("kind")
     chapter = knob.key.partition(".")[0]
-    if knob.key.endswith(".kind") or kind is None or chapter == "exports":
+    if knob.key.endswith(".kind") or not knob.kinds or chapter == "exports":
         return ""
-    return f"{chapter}.kind: {kind.default}"
+    return f"{chapter}.kind: {' | '.join(knob.kinds)}"
 
 
 def _default(knob: Knob, words: dict[str, str]) -> str:

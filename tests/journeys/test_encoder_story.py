@@ -120,9 +120,31 @@ def test_a_run_that_is_done_is_not_done_again(story: Path) -> None:
     assert sorted((path, path.stat().st_mtime_ns) for path in run_of(story).rglob("*.safetensors")) == before
 
 
+def test_a_plan_speaks_of_what_an_encoder_can_do(story: Path) -> None:
+    """On a card: no low-rank ways, no contexts beyond its reach."""
+    said = danlu("plan", story / "recipe.yaml", "--card", "T4")
+    assert said.code == 0 and "LoRA" not in said.out and "128" in said.out
+    cells = danlu("plan", story / "recipe.yaml", "--card", "T4", "--json").json["what_if"]
+    assert cells and {(cell["context"], cell["way"][:4]) for cell in cells} == {(128, "full")}
+
+
 def test_a_server_says_why_it_does_not_serve_it(story: Path) -> None:
     said = danlu("serve", run_of(story), "--runs", story / "runs")
     assert said.code != 0 and "conversations" in said.err and "danlu chat" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(("compare",), "danlu compare A B"), (("export", "--kind", "gguf"), "merged"), (("prune",), "decoders")],
+    ids=["compare", "export", "prune"],
+)
+def test_verbs_of_decoders_are_refused_in_words(story: Path, words: tuple[str, ...], told: str) -> None:
+    verb, *others = words
+    if verb == "prune":
+        said = danlu("prune", story / "base", "--layers", 1, "--data", story / "reviews.csv", "-o", story / "small")
+    else:
+        said = danlu(verb, run_of(story), "--runs", story / "runs", *others)
+    assert said.code == 2 and told in said.err
 
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [

@@ -57,6 +57,8 @@ def test_without_a_base_the_embedded_one_goes_through_it_and_says_what_would_be_
     assert smoke.code == 2 and "training.max_steps=30" in smoke.err and len(list_runs(desk / "runs")) == 1
     other = danlu("run", "company", "model.base=Qwen/Qwen3-0.6B")
     assert other.code == 2 and Recipe.load(desk / "company-2.yaml").training.lr == 2e-4, "numbers are a base's own"
+    again = danlu("run", "company", *SHORT[:-1], "exports=[]", "--json")
+    assert again.json["run"] == done.json["run"], "the one without a base is the first one's"
 
 
 def test_an_edited_recipe_counts_and_other_data_gets_its_own(desk: Path) -> None:
@@ -64,16 +66,18 @@ def test_an_edited_recipe_counts_and_other_data_gets_its_own(desk: Path) -> None
     file = desk / "company.yaml"
     file.write_text(file.read_text("utf-8").replace("rank: 32", "rank: 5"), "utf-8")
     assert danlu("run", "company").code == 2 and Recipe.load(file).adapter.rank == 5
+    file = file.rename(desk / "mine.yaml")
+    assert danlu("run", "company").code == 2 and not (desk / "company.yaml").exists(), "found by what it is of"
     file.write_text(file.read_text("utf-8").replace("epochs: ", "epochz: "), "utf-8")
     broken = danlu("run", "company", "--json")
     assert broken.code == 2 and "epochz" in broken.json["message"]
     with (desk / "company" / "qa.jsonl").open("a", encoding="utf-8") as rows:
         rows.write(json.dumps({"question": "And now?", "answer": "Now too."}) + "\n")
     assert danlu("run", "company").code == 2 and "epochz" in file.read_text("utf-8")
-    assert Recipe.load(desk / "company-2.yaml").adapter.rank == 32
+    assert Recipe.load(desk / "company.yaml").adapter.rank == 32
     (desk / "other").mkdir()
     write_rows(desk / "other" / "company.jsonl", [{"question": f"{n}?", "answer": f"{n}."} for n in range(9)])
-    assert danlu("run", "other/company.jsonl").code == 2 and (desk / "company-3.yaml").is_file()
+    assert danlu("run", "other/company.jsonl").code == 2 and (desk / "company-2.yaml").is_file()
 
 
 def test_documents_alone_are_pretrained_and_what_is_missing_is_said(desk: Path) -> None:

@@ -9,7 +9,7 @@ PROMISES_TIMES = ("tests/unit/serving/", "tests/journeys/test_serving")
 """What a server promises in seconds is asked in seconds."""
 
 
-def tests() -> list:
+def files() -> list:
     return [path for path in modules(TESTS) if path.name.startswith("test_")]
 
 
@@ -33,7 +33,7 @@ def test_a_skipped_test_says_what_is_missing() -> None:
 
 def test_no_port_is_chosen_beforehand() -> None:
     """Whoever listens asks for port 0; two test processes on one machine do not meet."""
-    for path in tests():
+    for path in files():
         for called, call in calls(path):
             if called.rpartition(".")[2] in (
                 "bind",
@@ -47,7 +47,7 @@ def test_no_port_is_chosen_beforehand() -> None:
 
 def test_nobody_waits_by_a_clock_of_its_own() -> None:
     """`until_true` has one patience for all; a deadline of a test's own is one that a busy machine misses."""
-    for path in tests():
+    for path in files():
         if not path.relative_to(ROOT).as_posix().startswith(PROMISES_TIMES):
             for node in nodes_of(path):
                 waits = isinstance(node, ast.While) and re.search(
@@ -58,7 +58,7 @@ def test_nobody_waits_by_a_clock_of_its_own() -> None:
 
 def test_nothing_has_to_be_quick() -> None:
     """An upper bound of seconds tells of the machine; what may bound a time from above is a minute of patience."""
-    for path in tests():
+    for path in files():
         if not path.relative_to(ROOT).as_posix().startswith(PROMISES_TIMES):
             for node in (node for node in nodes_of(path) if isinstance(node, ast.Assert)):
                 found = re.search(r"(?:monotonic|perf_counter)\(\) - \w+ <=? ([\d.]+)", ast.unparse(node.test))
@@ -67,5 +67,5 @@ def test_nothing_has_to_be_quick() -> None:
 
 def test_examples_are_not_timed() -> None:
     """The profile of conftest.py says so once."""
-    for path in tests():
+    for path in files():
         assert "deadline" not in [word.arg for _, call in calls(path) for word in call.keywords], path

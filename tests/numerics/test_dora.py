@@ -151,6 +151,7 @@ def test_beside_codes_it_is_what_it_is_beside_the_weights_they_stand_for(tmp_pat
     x = torch.randn(5, 64)
     weight = layer.quantized.dequantized(dtype=torch.float32)
     torch.testing.assert_close(layer(x), x @ (weight + layer.pair().update_of(weight)).T, atol=1e-4, rtol=1e-4)
+    assert packed(model, with_adapter=True) is None, "a quick way that would drop the magnitudes is not taken"
 
 
 def test_packed_is_unpacked(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from danlu.cli.voice import FIX, Voice
 from danlu.core.errors import DanluError, RecipeError
 from danlu.core.messages import listed, say
 from danlu.core.shelf import unknown_name
+from danlu.data.columns import PARTS
 from danlu.data.encode import Encoder
 from danlu.data.formats import FORMATS
 from danlu.data.inspect import inspect
@@ -100,8 +101,8 @@ def _show_files(files: Sequence[Mapping[str, Any]], voice: Voice) -> None:
 
 
 def _format(file: Mapping[str, Any]) -> str:
-    """The rows' format, and the columns of other names that it was found in."""
-    renamed = {part: column for part, column in file["columns"].items() if part != column}
+    """The rows' format, and the columns of other names that it was found in; Alpaca's `output` is no other name."""
+    renamed = {part: column for part, column in file["columns"].items() if column not in (part, *PARTS)}
     return " · ".join(filter(None, [file["format"] or file["container"], _columns(renamed)]))
 
 

@@ -17,8 +17,8 @@ _PIECE = re.compile(r"\s+|[（《【]*(?:[^\s\u2e80-\uffef]+|[\u2e80-\uffef])[�
 MOST_CELLS = 100
 
 
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Control characters but tab and line feed, and marks that turn the direction of what follows."""
+_UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
+"""Control characters but tab and line ends, and marks that turn the direction of what follows."""
 
 
 def visible(text: str) -> str:

@@ -26,6 +26,7 @@ def serve(words: Sequence[str], runs: Path, voice: Voice, *, config: Path | None
         checked = check_serving(wanted, section, runs)
         checked.close()
         _show(checked, voice)
+        voice.result(_facts(checked))
         return
     serving = prepare_serving(
         wanted, section, runs, makes_key=first_key or (sys.stdin.isatty() and not voice.as_json),
@@ -110,13 +111,7 @@ class _Screen:
             self._say_snippets()
         if serving.section.metrics_port:
             voice.say(say("serve.figures", url=figures), "dim")
-        voice.result(
-            {
-                "url": serving.url, "first_key": serving.first_key, "home": str(serving.home),
-                "models": [vars_of(each) for each in serving.models],
-                "choices": [choice.to_json() for choice in serving.choices], "notes": serving.notes,
-            }
-        )  # fmt: skip
+        voice.result(_facts(serving))
 
     def _say_snippets(self) -> None:
         serving = self.serving
@@ -133,6 +128,14 @@ class _Screen:
             self.voice.say(f"\n{say(key)}", "bold")
             self.voice.say("\n".join(f"  {line}" for line in text.splitlines()))
         self.voice.say("")
+
+
+def _facts(serving: Serving) -> dict[str, Any]:
+    return {
+        "url": serving.url, "first_key": serving.first_key, "home": str(serving.home),
+        "models": [vars_of(each) for each in serving.models],
+        "choices": [choice.to_json() for choice in serving.choices], "notes": serving.notes,
+    }  # fmt: skip
 
 
 def vars_of(told: Any) -> dict[str, Any]:

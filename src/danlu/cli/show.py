@@ -35,13 +35,20 @@ def show_trained(run: Run, stages: Sequence[Trained], voice: Voice) -> None:
     voice.table(
         [say(f"cli.col_{column}") for column in ("stage", "steps", "loss", "validation", "place")],
         [
-            (stage.name, stage.facts["num_steps"], _round(stage.facts["train_loss"]),
-             _round(stage.facts["validation_loss"]), stage.folder)
+            (stage.name, stage.facts["num_steps"], _measured(stage.facts, "train"),
+             _measured(stage.facts, "validation"), stage.folder)
             for stage in stages
         ],
     )  # fmt: skip
     voice.say(say("cli.next", command=f"danlu evaluate {run.folder}"))
     voice.result({"run": str(run.folder), "stages": [{"name": stage.name} | stage.facts for stage in stages]})
+
+
+def _measured(facts: Mapping[str, Any], part: str) -> str:
+    """A loss, or where answers are rewarded what they earned."""
+    if f"{part}_reward" not in facts:
+        return _round(facts[f"{part}_loss"])
+    return say("cli.earned", reward=_round(facts[f"{part}_reward"]))
 
 
 def show_report(place: Path, report: Report, voice: Voice) -> None:
@@ -176,8 +183,9 @@ def show(target: str, runs: Path, voice: Voice) -> None:
         show_dataset(Path(target), voice)
         return
     run = open_target(target, (), runs)
-    facts = run_facts(run.folder)
-    told = facts | {
+    facts = run_facts(run.folder) | _rewarded(run)
+    rewards = {"rewards": _earned(facts["rewards"])} if "rewards" in facts else {}
+    told = facts | rewards | {
         "created": _when(facts["created"]), "base": percent(facts["base"]), "tuned": percent(facts["tuned"]),
         "decision": _decision(facts) if facts["decision"] else NOTHING,
         "parity": _proof(facts["parity"]) if facts["parity"] else NOTHING,
@@ -225,6 +233,20 @@ def run_facts(folder: Path) -> dict[str, Any]:
         "artifacts": sorted(path.parent.name for path in (folder / "artifacts").glob("*/artifact.json")),
         "size_bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
     }
+
+
+def _earned(rewards: Mapping[str, float | None]) -> str:
+    return " · ".join(f"{name} {_round(value)}" for name, value in rewards.items())
+
+
+def _rewarded(run: Run) -> dict[str, Any]:
+    """Of a run whose last stage learnt from rewards: what the best validation earned, and the last step with it."""
+    steps = list(run.events.read("step"))
+    last = steps[-1] if steps else {}
+    if "reward" not in last.get("metrics", {}):
+        return {}
+    checks = [step["validation"]["reward"] for step in steps if "reward" in step.get("validation", {})]
+    return {"rewards": {"validation": max(checks, default=None)} | last["metrics"]}
 
 
 def show_runs(runs: Path, voice: Voice) -> None:

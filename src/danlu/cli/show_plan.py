@@ -11,7 +11,7 @@ from danlu.core.messages import say
 from danlu.pipeline.plan import Planned, plan_recipe
 from danlu.planning.memory import PARTS
 from danlu.planning.plan import Plan
-from danlu.planning.what_if import WAYS, Cell, smallest_card
+from danlu.planning.what_if import Cell, smallest_card
 from danlu.planning.why import reasons, way_out
 from danlu.recipe import Recipe
 
@@ -126,13 +126,17 @@ def _elsewhere(cells: Sequence[Cell], voice: Voice) -> None:
     for card in dict.fromkeys(cell.card.name for cell in cells):
         found = [
             (card, say(f"planning.way_{way}"), *(_cell(table[card, way, context]) for context in contexts))
-            for way in WAYS
+            for way in dict.fromkeys(cell.way for cell in cells)
             if any(table[card, way, context].fits for context in contexts)
         ]
         rows += found or [(card, say("planning.nothing_fits"), *("–" for _ in contexts))]
     voice.say()
     voice.table(
-        [say("planning.col_card"), say("planning.col_way"), *(f"{context // 1024}k" for context in contexts)],
+        [
+            say("planning.col_card"),
+            say("planning.col_way"),
+            *(f"{context // 1024}k" if context >= 1024 else str(context) for context in contexts),
+        ],
         rows,
         title=say("planning.what_if"),
     )

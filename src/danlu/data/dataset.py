@@ -7,7 +7,8 @@
     <part>/weights.bin       uint8, one per id
     <part>/bounds.bin        int64, num_sequences + 1: where each sequence begins in ids
     <part>/items.bin         int64, num_items + 1: where each item begins among the sequences
-    <part>/rows.jsonl        per item: {"origin": "file:line", "digest": ..., "sample": "s_…"}
+    <part>/rows.jsonl        per item: {"origin": "file:line", "digest": ..., "sample": "s_…"}, and where
+                             answers are judged `asked`, the sample itself
 
 One item is one document or conversation, or a preference pair (chosen, rejected). Order on disk is the order written;
 the order of training comes from `pack.py`.
@@ -62,6 +63,13 @@ class Part:
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens per item (of a pair, both together)."""
         begins: npt.NDArray[np.int64] = np.asarray(self._bounds)[np.asarray(self._items)].astype(np.int64)
+        return np.diff(begins)
+
+    @functools.cached_property
+    def supervised(self) -> npt.NDArray[np.int64]:
+        """Tokens per item that are learnt."""
+        sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.asarray(self._weights), dtype=np.int64)])
+        begins: npt.NDArray[np.int64] = sums[np.asarray(self._bounds)[np.asarray(self._items)]]
         return np.diff(begins)
 
     @property
@@ -184,11 +192,15 @@ def _write_part(folder: Path, items: Iterable[Item | Sequence[Tokens]], width: s
                 bounds.append(bounds[-1] + len(tokens))
                 num_supervised += tokens.num_supervised
             starts.append(starts[-1] + len(sequences))
-            row = {"origin": item.origin if isinstance(item, Item) else "", "digest": sha256_bytes(content)[:16]}
+            row: dict[str, Any] = {
+                "origin": item.origin if isinstance(item, Item) else "", "digest": sha256_bytes(content)[:16]
+            }  # fmt: skip
             if isinstance(item, Item) and item.sample:
                 row["sample"] = item.sample
             if isinstance(item, Item) and item.group is not None:
                 row["group"] = item.group
+            if isinstance(item, Item) and item.asked is not None:
+                row["asked"] = item.asked
             rows_file.write(orjson.dumps(row) + b"\n")
     bounds_array, starts_array = np.array(bounds, dtype="<i8"), np.array(starts, dtype="<i8")
     (folder / "bounds.bin").write_bytes(bounds_array.tobytes())

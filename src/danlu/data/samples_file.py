@@ -25,16 +25,23 @@ MESSAGE_FIELDS = ("messages", "prompt", "chosen", "rejected")
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
     """All samples, whole or not at all."""
     with writing(path) as file:
-        file.writelines(orjson.dumps(asdict(sample)) + b"\n" for sample in samples)
+        file.writelines(orjson.dumps(as_json(sample)) + b"\n" for sample in samples)
 
 
 def read_samples(path: Path) -> list[Sample]:
     """What `write_samples` wrote."""
     with path.open("rb") as file:
-        return [_sample(orjson.loads(line)) for line in file]
+        return [sample_of(orjson.loads(line)) for line in file]
 
 
-def _sample(row: dict[str, Any]) -> Sample:
+def as_json(sample: Sample) -> dict[str, Any]:
+    """The whole sample, for `sample_of`."""
+    return asdict(sample)
+
+
+def sample_of(row: dict[str, Any]) -> Sample:
+    """What `as_json` gave."""
+    row = dict(row)
     kind = KINDS[row["kind"]]
     row["origin"] = Origin(**row["origin"])
     for name in MESSAGE_FIELDS:

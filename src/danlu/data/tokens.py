@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,3 +44,5 @@ class Item:
     group: str | None = None
     sample: str = ""
     """Id of the sample it was made from."""
+    asked: dict[str, Any] | None = None
+    """The sample itself as JSON, where answers to it are to be judged and not learnt."""

@@ -70,7 +70,9 @@ class ClassEngine(NativeEngine):
     def _measures(self, ids: Sequence[int]) -> dict[str, int]:
         return {"num_tokens": len(ids), "context": self.encoder.reach}
 
-    def _continued(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+    def _continued(
+        self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling]
+    ) -> Iterator[tuple[int, Answer]]:
         """Texts of like length together; one too long for the encoder gets an error."""
         order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
         batch: list[int] = []

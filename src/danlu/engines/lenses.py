@@ -42,13 +42,11 @@ def base_of(layer: nn.Module) -> FreeLinear:
 
 
 def is_plain_decoder(model: Decoder) -> bool:
-    """Every block is of seven linear layers, of matrices or of codes."""
+    """Every block is of seven linear layers, of matrices or of codes, with plain low-rank pairs beside them or none."""
     linears = list(linears_of(model.model).values())
-    is_plain = all(
-        isinstance(base, QuantizedLinear) or (type(layer) in (nn.Linear, LoRALinear) and base.weight is not None)
-        for layer, base in ((linear, base_of(linear)) for linear in linears)
-    )
-    return is_plain and len(linears) == 7 * model.spec.num_layers
+    is_known = all(type(linear) in (nn.Linear, LoRALinear) or isinstance(linear, QuantizedLinear) for linear in linears)
+    is_whole = all(isinstance(base, QuantizedLinear) or base.weight is not None for base in map(base_of, linears))
+    return is_known and is_whole and len(linears) == 7 * model.spec.num_layers
 
 
 @dataclass(frozen=True, eq=False)

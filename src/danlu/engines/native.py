@@ -92,7 +92,8 @@ class NativeEngine:
 
     def answers(self, questions: Sequence[Question], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
         """(number, answer) as each is finished; `seconds` is the answer's share of the time."""
-        yield from self._continued([self.prompt_ids(question) for question in questions], sampling)
+        prompts = [self.prompt_ids(question) for question in questions]
+        yield from self._continued(prompts, [sampling] * len(prompts))
 
     def stream(self, question: Question, sampling: Sampling) -> Iterator[str]:
         """Pieces of text as they become certain; no piece breaks a character."""
@@ -137,7 +138,11 @@ class NativeEngine:
 
     def continue_texts(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Answer]:
         """Answers to ready token ids, which no template has seen."""
-        found = dict(self._continued(prompts, sampling))
+        return self.continue_each(prompts, [sampling] * len(prompts))
+
+    def continue_each(self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling]) -> list[Answer]:
+        """The same, each prompt with a sampling of its own: one prompt several times, with other seeds."""
+        found = dict(self._continued(prompts, samplings))
         return [found[number] for number in range(len(prompts))]
 
     def logits(self, sequences: Sequence[Sequence[int]]) -> Iterator[Tensor]:
@@ -153,10 +158,12 @@ class NativeEngine:
 
     # ---- inside
 
-    def _continued(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
-        check_sampling(sampling)
+    def _continued(
+        self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling]
+    ) -> Iterator[tuple[int, Answer]]:
         rows = []
-        for number, prompt in enumerate(prompts):
+        for number, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
+            check_sampling(sampling)
             row = self._row(number, list(prompt), sampling, needs_text=bool(sampling.stop))
             if isinstance(row, EngineError):
                 yield number, Answer("", "error", error=row.text)

@@ -24,7 +24,8 @@ Top-level keys (absent tasks leave null):
 `gate`           {decision: ship | hold, reasons [{code, passed, values}]}
 `stages`         what each training stage added: [{name, accuracy, interval, consistency, pair_accuracy, pair_interval,
                  perplexity}], see `stage_row`
-`training`       {curve [{step, loss}], validation [{step, loss}], ...}; `data` {ledger, split, lengths};
+`training`       {curve [{step, loss}], validation [{step, loss}], ...}, or of rewarded answers {rewards {training
+                 [{step, reward}], validation [{step, reward}]}, ...}; `data` {ledger, split, lengths};
 `parity`         {verdict: pass | fail, ...}
 `footer`         digests of recipe, dataset and models, code version, hardware, seconds
 """

@@ -223,17 +223,20 @@ class _View:
         return f"{percent(ratio)} ({self._interval(interval)})" if interval else percent(ratio)
 
     def training(self) -> Markup | None:
-        told = self.report.training
-        curve = [(float(point["step"]), float(point["loss"])) for point in told.get("curve", [])]
-        checks = [(float(point["step"]), float(point["loss"])) for point in told.get("validation", [])]
+        told, what = self.report.training, "loss"
+        points, checked = told.get("curve", []), told.get("validation", [])
+        if rewards := told.get("rewards"):
+            what, points, checked = "reward", rewards["training"], rewards["validation"]
+        curve = [(float(point["step"]), float(point[what])) for point in points]
+        checks = [(float(point["step"]), float(point[what])) for point in checked]
         if not curve and not checks:
             return None
         series = [
-            html.Series(self.word("training_loss"), curve, "tuned", smooth_over=max(1, len(curve) // 25)),
-            html.Series(self.word("validation_loss"), checks, "accent", dotted=True),
+            html.Series(self.word(f"training_{what}"), curve, "tuned", smooth_over=max(1, len(curve) // 25)),
+            html.Series(self.word(f"validation_{what}"), checks, "accent", dotted=True),
         ]
         legend = html.legend([(one.name, one.tone) for one in series if one.points])
-        chart = html.lines(series, title=self.word("training"), x_label=self.word("step"), y_label=self.word("loss"))
+        chart = html.lines(series, title=self.word("training"), x_label=self.word("step"), y_label=self.word(what))
         known = self._pairs(told)
         side = html.card(self.word("training_facts"), html.facts(known, spread=True))
         return html.section(self.word("training"), html.card("", legend, chart), side if known else None)

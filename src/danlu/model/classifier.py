@@ -186,10 +186,10 @@ class Classifier(Model):
         logits_NC: Tensor = self.classifier(F.dropout(pooled_ND, self.spec.head_dropout, self.training))
         return logits_NC
 
-    def log_probs(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    def log_probs(self, hidden_ND: Tensor, targets_N: Tensor, temperature: float = 1.0) -> Tensor:
         logits_NC = self.logits(hidden_ND)
         wide_NC = logits_NC if logits_NC.dtype == torch.float64 else logits_NC.float()
-        return wide_NC.log_softmax(-1).gather(1, targets_N[:, None])[:, 0]
+        return (wide_NC / temperature).log_softmax(-1).gather(1, targets_N[:, None])[:, 0]
 
     def loss(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         return -self.log_probs(hidden_ND, targets_N).sum()

@@ -86,10 +86,12 @@ class Model(nn.Module, ABC):
             hidden_ND, self.head_weight, targets_N, softcap=self.spec.logit_softcap, chunk_rows=rows
         )
 
-    def log_probs(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-        """log p(target) per row, fp32, natural; the [N, V] logits never exist as a whole."""
-        rows = self._rows_at_once(len(hidden_ND))
-        return token_log_probs(hidden_ND, self.head_weight, targets_N, softcap=self.spec.logit_softcap, chunk_rows=rows)
+    def log_probs(self, hidden_ND: Tensor, targets_N: Tensor, temperature: float = 1.0) -> Tensor:
+        """log p(target) per row, fp32, natural, of logits / temperature; the [N, V] logits never exist as a whole."""
+        rows, cap = self._rows_at_once(len(hidden_ND)), self.spec.logit_softcap
+        if temperature != 1:  # c tanh(h·w / c) / t is (c/t) tanh((h/t)·w / (c/t))
+            hidden_ND, cap = hidden_ND / temperature, cap / temperature if cap is not None else None
+        return token_log_probs(hidden_ND, self.head_weight, targets_N, softcap=cap, chunk_rows=rows)
 
     def _rows_at_once(self, num_rows: int) -> int:
         """0 leaves it to the loss."""

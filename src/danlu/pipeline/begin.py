@@ -38,6 +38,8 @@ from danlu.recipe.overrides import anchor_paths, apply_overrides
 
 COMMON_CARD = "RTX 4090"
 """The card for which a base is named where this machine trains none that answers well."""
+MOST_RECIPE_BYTES = 1_000_000
+"""No recipe is longer; a larger file beside the data is not searched."""
 MOST_QUESTIONS = 500
 """Asked per task: they tell a share within four points, and more cost more than the training of a small base."""
 FEW_OVER_RATIO = 0.02
@@ -89,12 +91,11 @@ def place_of(paths: Sequence[Path], overrides: Sequence[str] = (), folder: Path 
     _refuse_inside(paths, folder)
     mark = mark_of([str(path.resolve()) for path in paths])
     base = _asked_base(overrides).get("base")
-    for file in _names(folder, _name_of(paths[0].resolve())):
-        if not file.exists():
-            return Place(file, mark, is_there=False)
+    for file in sorted(folder.glob("*.yaml"), key=lambda path: (len(path.name), path.name)):
         if _is_of(file, mark, base):
             return Place(file, mark, is_there=True)
-    raise AssertionError("names do not end")
+    free = next(file for file in _names(folder, _name_of(paths[0].resolve())) if not file.exists())
+    return Place(free, mark, is_there=False)
 
 
 def begin(
@@ -126,6 +127,8 @@ def _refuse_inside(paths: Sequence[Path], folder: Path) -> None:
 
 def _is_of(file: Path, mark: str, base: str | None) -> bool:
     """Looked for as text, so that a recipe that somebody's edit has broken is told of rather than passed over."""
+    if not file.is_file() or file.stat().st_size > MOST_RECIPE_BYTES:
+        return False
     if f'mark: "{mark}"' not in file.read_text(encoding="utf-8", errors="replace"):
         return False
     return base is None or Recipe.load(file).model.base == base

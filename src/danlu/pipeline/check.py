@@ -33,6 +33,7 @@ from danlu.planning.why import summary
 from danlu.planning.work import leaves_micro_tokens
 from danlu.recipe import Recipe
 from danlu.recipe.complaints import Complaint
+from danlu.recipe.method import GRPOSection, StageSection
 from danlu.recipe.privacy import PrivacySection
 
 
@@ -41,23 +42,27 @@ def check(recipe: Recipe) -> dict[str, Any]:
     complaints = [*_missing_files(recipe), *_missing_sources(recipe), *_unknown_names(recipe), *_teachers(recipe)]
     complaints += [*_privacy(recipe.data.privacy), *_judges(recipe)]
     warnings = []
+    shapes: Shapes | None = None
     plans: list[Plan] = []
     try:
         shapes = Shapes.read(read_json(_local_folder(recipe) / "config.json"))
         complaints += unfit(recipe, shapes.reach if shapes is not None and shapes.is_encoder else None)
-        plans = _plans(recipe, shapes)
     except HubError as error:  # offline: a model that is not here yet is a remark, not a fault
         if error.key != "model.not_here":
             complaints.append(Complaint("model.base", recipe.model.base, error.text.removeprefix("model.base: ")))
         else:
             warnings.append(error.to_json())
-            plans = _plans(recipe, known_base(recipe.model.base))
-    except RecipeError as error:  # layers that this base has not
-        complaints.append(Complaint(error.where, error.values["given"], say("recipe.layers_here", **error.values)))
+            shapes = known_base(recipe.model.base)
     except DanluError as error:
         complaints.append(Complaint("model.base", recipe.model.base, error.text.removeprefix("model.base: ")))
     except (FileNotFoundError, orjson.JSONDecodeError):
         complaints.append(Complaint("model.base", recipe.model.base, say("pipeline.checkpoint_folder")))
+    try:
+        plans = _plans(recipe, shapes)
+    except RecipeError as error:
+        if error.key != "recipe.no_such_layer":
+            raise
+        complaints.append(Complaint(error.where, error.values["given"], say("recipe.layers_here", **error.values)))
     unservable, costs = servable(recipe, _folder_here(recipe))
     complaints += unservable
     warnings += [*costs, *remarks(recipe, plans[0].num_params if plans else None)]
@@ -128,6 +133,10 @@ def _unknown_names(recipe: Recipe) -> list[Complaint]:
     judges = {f"evaluation.beside.{i}": name for i, name in enumerate(recipe.evaluation.beside)}
     if recipe.evaluation.metric:
         judges["evaluation.metric"] = recipe.evaluation.metric
+    for i, stage in enumerate(recipe.stages or (StageSection(method=recipe.method),)):
+        if isinstance(stage.method, GRPOSection):
+            chapter = f"stages.{i}.method" if recipe.stages else "method"
+            judges |= {f"{chapter}.rewards.{name}": name for name in stage.method.rewards}
     if judges:
         from danlu.evaluation.metrics import METRICS  # numpy: for few recipes
 

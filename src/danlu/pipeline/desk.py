@@ -6,6 +6,7 @@ Samples stream from the parts; nothing here holds more than a batch of them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from danlu.data.contract import Contract
 from danlu.data.dataset import Dataset
 from danlu.data.encode import Encoder
 from danlu.data.ledger import Ledger
-from danlu.data.sample import Sample
+from danlu.data.sample import Conversation, Sample
+from danlu.data.samples_file import as_json
 from danlu.data.tokens import Item
 from danlu.pipeline.base import Base
 from danlu.pipeline.fates import Fates
@@ -56,8 +58,13 @@ class Desk:
             self.stage.training.context,
             # a document is always cut into passages: none of its tokens is lost, and none is an answer
             "split" if method.kind == "pretrain" else self.recipe.data.over_length,
-            method.train_on if isinstance(method, SFTSection) else "assistant",
+            method.train_on if isinstance(method, SFTSection) else "last" if self._is_judged else "assistant",
         )
+
+    @property
+    def _is_judged(self) -> bool:
+        """Answers are not learnt but held against: the model gives its own."""
+        return self.stage.method.num_answers > 0
 
     def write(
         self, folder: Path, parts: Parts, replay: Replay, sources: tuple[dict[str, Any], ...], progress: Progress
@@ -76,9 +83,11 @@ class Desk:
             sources=sources,
             facts=facts,  # completed while the train part is written: what is replayed is known then
         )
+        if self._is_judged and self.recipe.data.replay.ratio:
+            progress.note(say("pipeline.replay_not_rewarded", stage=self.name))
         progress.start(say("pipeline.encoding", stage=self.name), parts.count("train"))
-        train = self.encoder.items(self._accepted(parts, "train", progress), self.fates.ledger)
-        validation = self.encoder.items(self._accepted(parts, "validation", None), self.fates.ledger)
+        train = self._items(self._accepted(parts, "train", progress))
+        validation = self._items(self._accepted(parts, "validation", None))
         dataset = Dataset.write(
             folder, {"train": self._with_replay(train, parts, replay, facts), "validation": validation}, card
         )
@@ -123,6 +132,19 @@ class Desk:
                 progress.advance()
             yield sample
 
+    def _items(self, samples: Iterator[Sample]) -> Iterator[Item]:
+        """Encoded samples; where answers are judged with all that judges them, and none without a reference."""
+        ledger = self.fates.ledger
+        if not self._is_judged:
+            yield from self.encoder.items(samples, ledger)
+            return
+        for sample in samples:
+            if not has_reference(sample):
+                ledger.revoke(sample.origin.file, sample.origin.line, "encode_no_reference")
+                continue
+            for item in self.encoder.items([sample], ledger):
+                yield replace(item, asked=as_json(sample))
+
     def _with_replay(
         self, items: Iterator[Item], parts: Parts, replay: Replay, facts: dict[str, Any]
     ) -> Iterator[Item]:
@@ -132,7 +154,7 @@ class Desk:
         for item in items:
             num_tokens += sum(len(tokens) for tokens in item.tokens)
             yield item
-        ratio = self.recipe.data.replay.ratio
+        ratio = 0.0 if self._is_judged else self.recipe.data.replay.ratio  # general answers earn nothing
         wanted = num_tokens * ratio / (1 - ratio)
         given = 0
         if wanted and serves(self.recipe.data.replay, self.stage.method.accepts):
@@ -157,6 +179,14 @@ class Desk:
             assert row.sample is not None, "a row on offer has a sample"
             seen[str(row.origin), row.id] = number
             yield row.sample
+
+
+def has_reference(sample: Sample) -> bool:
+    """Whether its last answer is words that another answer can be held against."""
+    if not isinstance(sample, Conversation):
+        return True
+    answers = [turn.content for turn in sample.messages[1:] if turn.role == "assistant"]
+    return bool(answers) and bool(answers[-1].strip())
 
 
 def preview(ids: list[int], weights: list[int], encoder: Encoder, origin: str) -> dict[str, Any]:

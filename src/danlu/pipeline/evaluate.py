@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,13 +183,7 @@ def _context(run: Run, engines: Engines, sifted: dict[str, Any], seconds: float)
     ledger = run.read("ledger.json")
     prepared = run.outcome("prepare") or {}
     return Context(
-        training={
-            "stage": stage,
-            "curve": [{"step": s["number"], "loss": s["loss"]} for s in ordered[::every]],
-            "validation": [
-                {"step": s["number"], "loss": s["validation"]["loss"]} for s in ordered if s.get("validation")
-            ],
-        },
+        training={"stage": stage, **_curves(ordered, every)},
         data={"ledger": ledger | {"rejects": ledger["rejects"][:100], "changes": ledger["changes"][:100]},
               "split": prepared["certificate"], "questions": sifted},
         curve=known_curve(run),
@@ -202,3 +196,19 @@ def _context(run: Run, engines: Engines, sifted: dict[str, Any], seconds: float)
             "seconds": round(seconds, 1),
         },
     )  # fmt: skip
+
+
+def _curves(steps: Sequence[Mapping[str, Any]], every: int) -> dict[str, Any]:
+    """How training went: losses, or where answers were rewarded what they earned, which is no loss."""
+    checks = [step for step in steps if step.get("validation")]
+    if not any("reward" in step.get("metrics", {}) for step in steps):
+        return {
+            "curve": [{"step": step["number"], "loss": step["loss"]} for step in steps[::every]],
+            "validation": [{"step": step["number"], "loss": step["validation"]["loss"]} for step in checks],
+        }
+    return {
+        "rewards": {
+            "training": [{"step": step["number"], "reward": step["metrics"]["reward"]} for step in steps[::every]],
+            "validation": [{"step": step["number"], "reward": step["validation"]["reward"]} for step in checks],
+        }
+    }

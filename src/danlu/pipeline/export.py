@@ -70,20 +70,7 @@ def export(
     progress = progress or Silent()
     wanted = [section for kind in kinds for section in _asked(kind, run)] if kinds else list(run.recipe.exports)
     wanted = list({section.folder: section for section in wanted}.values())
-    if run.recipe.adapter.kind == "full":
-        for section in wanted:
-            if section.kind in NEED_ADAPTER:
-                if kinds:
-                    raise ExportError("export.no_adapter", where=f"--kind {section.kind}", given="full")
-                progress.note(say("serving.no_adapter", given=section.kind).split("\n")[0])
-        wanted = [section for section in wanted if section.kind not in NEED_ADAPTER]
-    if run.recipe.adapter.kind == "prefix":
-        for section in wanted:
-            if section.kind != "adapter":
-                if kinds:
-                    raise ExportError("export.prefix", where=f"--kind {section.kind}")
-                progress.note(say("serving.prefix_unmerged", given=section.kind).split("\n")[0])
-        wanted = [section for section in wanted if section.kind == "adapter"]
+    wanted = [section for section in wanted if _is_possible(run, section.kind, progress, is_asked=bool(kinds))]
     if not wanted:
         return []
     with run.acting("export"):
@@ -102,6 +89,24 @@ def export(
             if section.push is not None:
                 _send(run, section.push, exported, progress)
     return done
+
+
+def _is_possible(run: Run, kind: str, progress: Progress, *, is_asked: bool) -> bool:
+    """Whether a run like this has such an export. ExportError where somebody asked for one that it has not; what only
+    stands in the recipe is left out with a remark."""
+    adapter = run.recipe.adapter.kind
+    if kind != "merged" and any(stage.method.kind == "classify" for stage in run.recipe.plan_stages()):
+        raise ExportError("export.classes", where=f"--kind {kind}")  # no recipe says so
+    if adapter == "full" and kind in NEED_ADAPTER:
+        error, remark = "export.no_adapter", "serving.no_adapter"
+    elif adapter == "prefix" and kind != "adapter":
+        error, remark = "export.prefix", "serving.prefix_unmerged"
+    else:
+        return True
+    if is_asked:
+        raise ExportError(error, where=f"--kind {kind}", given=adapter)
+    progress.note(say(remark, given=kind).split("\n")[0])
+    return False
 
 
 def _send(run: Run, section: PushSection, exported: Exported, progress: Progress) -> None:

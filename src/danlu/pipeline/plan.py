@@ -215,14 +215,16 @@ def pinned_bytes() -> int:
 
 
 def _guess_steps(recipe: Recipe, index: int) -> int | None:
-    """Steps of a stage judged by the size of text files that are there; None where the recipe says it or nobody can."""
-    training = recipe.plan_stages()[index].training
+    """Steps of a stage judged by the size of text files that are there; None where the recipe says it or nobody can.
+    Drawn answers are taken to be as long as those that are there."""
+    stage = recipe.plan_stages()[index]
+    training, num_copies = stage.training, max(1, stage.method.num_answers)
     if training.max_steps is not None:
         return None
     num_bytes = sum(path.stat().st_size for source in recipe.data.sources for path in _text_files(Path(source.path)))
     held_out = recipe.data.split.test + (0.0 if recipe.data.validation else recipe.data.split.validation)
     tokens = num_bytes / rates.BYTES_PER_TOKEN * (1 - held_out)
-    return math.ceil(training.epochs * tokens / training.batch_tokens) if tokens else None
+    return math.ceil(training.epochs * num_copies * tokens / training.batch_tokens) if tokens else None
 
 
 def _text_files(path: Path) -> Iterator[Path]:

@@ -42,12 +42,17 @@ def plan_training(
     part = dataset.card.parts["train"]
     num_documents = 2 if stage.method.kind == "dpo" else 1
     lengths = dataset.part("train").lengths
+    supervised_ratio, num_copies = part["supervised_ratio"], 1
+    if stage.method.num_answers:  # a row's own answer gives way to a group of drawn ones
+        lengths = lengths - dataset.part("train").supervised + stage.method.answer_tokens
+        supervised_ratio = min(1.0, stage.method.answer_tokens * len(lengths) / max(1, int(lengths.sum())))
+        num_copies = stage.method.num_answers
     tokens = int(lengths.sum())
     work = work_of(
         recipe, stage, shapes,
-        supervised_ratio=part["supervised_ratio"],
+        supervised_ratio=supervised_ratio,
         document_tokens=int((lengths**2).sum() / max(1, tokens)) // num_documents or 1,
-        num_steps=max(1, round(stage.training.epochs * tokens / stage.training.batch_tokens)),
+        num_steps=max(1, round(stage.training.epochs * num_copies * tokens / stage.training.batch_tokens)),
         has_16bit=card.flops_16 > card.flops_32,
     )  # fmt: skip
     longest = int(lengths.max(initial=1))  # an item is computed in one piece

@@ -64,6 +64,8 @@ def prune(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError("prune.folder_there", where=str(out), given=str(out))
     opened = open_base(ModelSection(base=base), progress=progress)
+    if opened.reach is not None:
+        raise ModelError("prune.encoder", where=base)
     calibration, held_out = texts_of(opened, data)
     model = _loaded(opened.folder, choose_device(device))
     if not 0 < num_layers < model.spec.num_layers:

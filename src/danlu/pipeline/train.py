@@ -7,7 +7,7 @@ alone, the others what it orders; then the run is found trained.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,17 @@ from danlu.adapters.prefix import AttachedPrefix, PrefixTuning
 from danlu.core.files import read_json, sha256_json, write_json
 from danlu.core.messages import say
 from danlu.core.progress import Progress, Silent
+from danlu.data.encode import Encoder
 from danlu.model.model import Model
 from danlu.model.quantized import num_params
+from danlu.pipeline.base import open_base
 from danlu.pipeline.check_exports import refuse_unservable
 from danlu.pipeline.device import choose_device, remarks_on, saying_when_memory_ends
 from danlu.pipeline.encoders import class_contract_of
 from danlu.pipeline.loading import load_base
 from danlu.pipeline.plan_training import keep_plan, kept_micro_tokens, plan_training
 from danlu.pipeline.prepare import Prepared, StageData, prepare
+from danlu.pipeline.rewards import Rewards
 from danlu.pipeline.shares import replay_shares
 from danlu.pipeline.start_ranks import count_ranks, start_ranks
 from danlu.planning.plan import Plan, leaner
@@ -36,19 +39,28 @@ from danlu.planning.policy import ORDER, Mix
 from danlu.planning.why import reasons
 from danlu.recipe.adapter import AdapterSection, FullSection, LoRASection, PrefixSection
 from danlu.recipe.later import counted
-from danlu.recipe.method import ClassifySection, DPOSection, MethodSection, PretrainSection, SFTSection
+from danlu.recipe.method import (
+    ClassifySection,
+    DPOSection,
+    GRPOSection,
+    MethodSection,
+    PretrainSection,
+    SFTSection,
+)
 from danlu.recipe.training import TrainingSection
 from danlu.run.run import Run
 from danlu.training.blocks.trunk import why_not
 from danlu.training.checkpoint import STATE, load_trained
 from danlu.training.methods.classify import Classify
 from danlu.training.methods.dpo import DPO
+from danlu.training.methods.grpo import GRPO, Ask
 from danlu.training.methods.method import Method
 from danlu.training.methods.pretrain import Pretrain
 from danlu.training.methods.sft import SFT
 from danlu.training.passes import AskForLess
 from danlu.training.ranks import ALONE, Alone
-from danlu.training.trainer import Step, Trainer
+from danlu.training.step import Step
+from danlu.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +189,7 @@ class _Desk:
             "folder": best.relative_to(self.run.folder).as_posix(),
             "best_step": record["number"],
             "num_steps": trainer.number,
-            "validation_loss": record["loss"],
-            "train_loss": last.loss if last else None,
+            **_outcome(record["loss"], last, is_rewarded=trainer.rollouts is not None),
             "base_digest": self.model.digest,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "num_trainable": sum(p.numel() for p in attached.parameters().values()),
@@ -194,13 +205,22 @@ class _Desk:
         self._keep_best(trainer)
 
     def _build_trainer(self, order: Order, data: StageData, attached: Attached) -> Trainer:
-        method = build_method(self.run.recipe.plan_stages()[order.index].method)
+        stage = self.run.recipe.plan_stages()[order.index]
+        method = build_method(stage.method, lambda section: self._build_rewards(section, data, attached))
         return Trainer(
             self.model, attached, method, data.dataset,
             section=order.section, folder=self.run.path("checkpoints", data.name), progress=self.progress,
             policies=order.policies, ask_for_less=_planner_of(order.planned) if order.planned else None,
             ranks=self.ranks,
         )  # fmt: skip
+
+    def _build_rewards(self, section: GRPOSection, data: StageData, attached: Attached) -> Rewards:
+        base = open_base(self.run.recipe.model, progress=self.progress)
+        encoder = Encoder(base.tokenizer, base.template)
+        rewards = Rewards(self.model, attached, encoder, data.dataset, section, seed=self.seed)
+        for remark in rewards.remarks():
+            self.progress.note(remark)
+        return rewards
 
     def _keep_best(self, trainer: Trainer) -> tuple[Path, Path]:
         """(the best checkpoint, the newest) of a finished stage; its weights are those of the best one now."""
@@ -264,17 +284,26 @@ class _Desk:
         last = None
         self.progress.start(say("pipeline.training", stage=name), trainer.plan.num_steps)
         self.progress.advance(trainer.number)
-        seen_validation: float | None = None
+        seen: dict[str, float] = {}
         shares = replay_shares(trainer.dataset, trainer.plan, trainer.number)
         for last in trainer.steps():
             self.run.events.append("step", stage=name, **_step_facts(last), **next(shares, {}))
             if last.validation:
-                seen_validation = last.validation["loss"]
-            self.progress.advance(
-                loss=round(last.loss, 4), validation=seen_validation, tokens_per_s=last.tokens_per_s, lr=last.lr
-            )
+                seen = _measure(last.validation, "validation")
+            facts: dict[str, Any] = _measure(last.metrics | {"loss": last.loss}) | seen
+            self.progress.advance(**facts, tokens_per_s=last.tokens_per_s, lr=last.lr)
         self.progress.finish()
         return last
+
+
+def _outcome(best: float | None, last: Step | None, *, is_rewarded: bool) -> dict[str, float | None]:
+    """The best validation and the last step, as losses or, where answers are rewarded, as rewards besides."""
+    told: dict[str, float | None] = {"validation_loss": best, "train_loss": last.loss if last else None}
+    if is_rewarded:
+        told["validation_loss"] = None
+        told["validation_reward"] = None if best is None else -best
+        told["train_reward"] = last.metrics["reward"] if last else None
+    return told
 
 
 def _planner_of(planned: Plan) -> AskForLess:
@@ -298,6 +327,13 @@ def _remarks_on_offload(attached: Attached) -> list[str]:
     return []
 
 
+def _measure(figures: Mapping[str, float], part: str = "") -> dict[str, float]:
+    """What tells how it goes, by the name it is shown under: the loss, or what answers earned."""
+    if "reward" in figures:
+        return {f"{part}_reward".lstrip("_"): round(figures["reward"], 4)}
+    return {part or "loss": round(figures["loss"], 4)}
+
+
 def _step_facts(step: Step) -> dict[str, Any]:
     facts = {name: getattr(step, name) for name in Step.__dataclass_fields__}
     return {name: value for name, value in facts.items() if value not in (None, {})}
@@ -315,8 +351,8 @@ def build_adapter(section: AdapterSection, seed: int) -> LoRA | Full | PrefixTun
     )  # fmt: skip
 
 
-def build_method(section: MethodSection) -> Method:
-    """A section as a method."""
+def build_method(section: MethodSection, rewards: Callable[[GRPOSection], Ask]) -> Method:
+    """A section as a method; `rewards` is asked for who answers and judges, where a method wants that."""
     match section:
         case PretrainSection():
             return Pretrain()
@@ -324,5 +360,10 @@ def build_method(section: MethodSection) -> Method:
             return SFT()
         case DPOSection():
             return DPO(beta=section.beta, label_smoothing=section.label_smoothing)
+        case GRPOSection():
+            return GRPO(
+                rewards(section), section.rewards, group=section.group, max_new_tokens=section.max_new_tokens,
+                temperature=section.temperature, beta=section.beta,
+            )  # fmt: skip
         case ClassifySection():
             return Classify()

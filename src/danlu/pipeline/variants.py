@@ -37,6 +37,7 @@ from danlu.model.shards import find_shards
 from danlu.pipeline.assignments import Assignments
 from danlu.pipeline.base import Base, open_base
 from danlu.pipeline.device import choose_device, describe_hardware
+from danlu.pipeline.encoders import class_contract_of
 from danlu.pipeline.evaluate import current_report
 from danlu.pipeline.export import Exported, exported
 from danlu.pipeline.open_engine import check_contract
@@ -85,8 +86,10 @@ def compare_variants(
     run: Run, *, num_questions: int | None = None, device: str = "auto", progress: Progress | None = None
 ) -> dict[str, Any]:
     """The table, as it is kept in variants.json; variants.en.html and variants.zh.html show it. ExportError where the
-    run has no artefact of the weights that it holds now."""
+    run has no artefact of the weights that it holds now, or is an encoder's, which has one kind alone."""
     progress = progress or Silent()
+    if class_contract_of(run) is not None:
+        raise ExportError("variants.encoder", where=run.name)
     with run.acting("compare"):
         artifacts = exported(run)
         if not artifacts:

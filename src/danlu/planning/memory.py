@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from danlu.planning import rates
+from danlu.planning.answers import answering_bytes
 from danlu.planning.policy import Kept, Mix, Policy, is_host, is_split, kept
 from danlu.planning.work import Work
 
@@ -77,6 +78,8 @@ def predict_memory(work: Work, mix: Mix, *, kind: Kind = "cuda") -> Memory:
     widest = max(range(len(moments)), key=lambda at: sum(moments[at]) + alive[at])
     (saved, passing), gradients = moments[widest], alive[widest]
     saved += _shared(work)
+    if kind == "cpu":  # a card writes answers in what is free before the step
+        passing = max(passing, answering_bytes(work) - saved)
     if kind == "cuda" and is_recorded(work, mix):
         passing += gradients + rates.RECORDED_BYTES  # gradients are set aside while a graph is recorded
     held = weights + adapters + gradients + states + saved + passing

@@ -111,6 +111,9 @@ need no copies of 64 ms each way (7B, 4,096 tokens)."""
 HOST_DUPLEX_RATIO = 0.85
 """Of a link's bandwidth each way, where both ways are busy at once. A guess."""
 CPU_LAUNCH_S = 4e-6
+SEATS, SEATS_CPU, PACKED_MOST_BYTES = 256, 128, 2 * 2**30
+"""Answers written at once, and the largest weights that are packed for it, as engines/ have them (a test holds them
+together)."""
 EXCHANGE_BANDWIDTH = 12e9
 """Bytes a second that cards pass around: half of what PCIe 4 has. A guess, low on purpose; NVLink has ten times as
 much."""

@@ -11,6 +11,7 @@ import functools
 from dataclasses import asdict, dataclass, replace
 
 from danlu.planning import rates
+from danlu.planning.answers import answering_s
 from danlu.planning.cards import Card
 from danlu.planning.memory import host_states_bytes, is_recorded, moved_bytes
 from danlu.planning.policy import Kept, Mix, is_host, kept
@@ -32,12 +33,14 @@ class StepTime:
     host_s: float
     """Copies to and from the host that are felt."""
     reference_s: float
-    """DPO: the reference's forward pass."""
+    """DPO, and GRPO with a beta: the reference's forward pass."""
     waiting_s: float
     """The device waits for launches."""
     optimizer_s: float
     exchange_s: float = 0.0
     """Several cards: gradients are added up, and nothing runs beside that."""
+    answers_s: float = 0.0
+    """GRPO: answers are written, at most; no training runs beside that."""
 
     @property
     def total_s(self) -> float:
@@ -58,7 +61,8 @@ def predict_time(work: Work, mix: Mix, card: Card) -> StepTime:
     whole = {name: work.full_pieces / work.num_ranks * value for name, value in parts.items()}
     optimizer = _optimizer(work, card)
     whole["host_s"] += _states_under_way(work, card, busy, optimizer)
-    return StepTime(**whole, optimizer_s=optimizer, exchange_s=_exchange(work))
+    answers = answering_s(work, card)
+    return StepTime(**whole, optimizer_s=optimizer, exchange_s=_exchange(work), answers_s=answers)
 
 
 @functools.lru_cache
@@ -69,7 +73,7 @@ def _steady(work: Work, card: Card) -> dict[str, float]:
     attention, pointwise, quantise = _attention(work, card), _pointwise(work, card), _quantise(work, card)
     head, reference = _head(work, card), 0.0
     unused = 1 - depth / layers  # layers below what trains have no way back
-    if work.method == "dpo":  # the reference's own pass, without a way back
+    if work.has_reference:  # the reference's own pass, without a way back
         reference = layers * (forward + pointwise / 3 + quantise) + attention * rates.ATTENTION_FORWARD_RATIO + head / 2
     return {
         "products_s": layers * forward + depth * backward + trained * weights - _unneeded(work, card),
@@ -144,6 +148,8 @@ def _unneeded(work: Work, card: Card) -> float:
 def _head(work: Work, card: Card) -> float:
     """Logits and their gradient at supervised rows, and the loss between them."""
     rows, shapes = work.supervised_tokens, work.shapes
+    if not rows:  # a head of classes is next to nothing
+        return 0.0
     rate = _full_rate(work, card)
     one = _product_s(rows, shapes.vocab, shapes.hidden, rate, card, float(work.width))
     passes = rates.LOGIT_PASSES * rows * shapes.vocab * work.width / card.bandwidth
@@ -289,7 +295,7 @@ def _launches(work: Work, mix: Mix, card: Card) -> float:
     """Time to launch one micro-batch's kernels, or to run them empty."""
     again = sum(count * rates.KERNELS_RECOMPUTED[kept(policy)] for policy, count in mix.groups)
     layers = (work.shapes.num_layers + 2 * work.depth) / 3
-    kernels = layers * rates.KERNELS_PER_LAYER * (1.3 if work.method == "dpo" else 1.0) + again
+    kernels = layers * rates.KERNELS_PER_LAYER * (1.3 if work.has_reference else 1.0) + again
     if card.kind == "cpu":
         return kernels * rates.CPU_LAUNCH_S
     launch = rates.GRAPH_LAUNCH_S if is_recorded(work, mix) else rates.LAUNCH_S

@@ -55,10 +55,13 @@ class Cell:
 
 
 def what_if(work: Work, cards: Iterable[Card], contexts: Iterable[int] = CONTEXTS) -> Iterator[Cell]:
-    """Every card, way and context; as many tokens at once as are useful."""
-    contexts = tuple(contexts)
+    """Every card, way and context; as many tokens at once as are useful. An encoder reads only so far, and all of it
+    trains."""
+    is_encoder = work.shapes.is_encoder
+    contexts = (work.shapes.reach,) if is_encoder else tuple(contexts)
+    ways = {way: changes for way, changes in WAYS.items() if changes["is_full"] or not is_encoder}
     for card in cards:
-        for way, changes in WAYS.items():
+        for way, changes in ways.items():
             for context in contexts:
                 yield Cell(card, way, context, _planned(work, card, way, changes, context))
 

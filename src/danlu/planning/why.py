@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from danlu.core.messages import say
+from danlu.planning.answers import num_answers
 from danlu.planning.plan import Plan
 
 WAITING_RATIO = 0.1
@@ -50,6 +51,10 @@ def _prices(plan: Plan) -> list[str]:
     if not plan.fits or plan.time is None:
         return []
     told, whole = [], plan.time.total_s
+    if plan.work.group:
+        answers, tokens = f"{num_answers(plan.work):,}", f"{plan.work.answer_tokens:,}"
+        share = _share(plan.time.answers_s / whole)
+        told.append(say("planning.why_answers", answers=answers, tokens=tokens, group=plan.work.group, share=share))
     if plan.time.recompute_s:
         told.append(say("planning.why_again", share=_share(plan.time.recompute_s / whole)))
     states = plan.memory.host_states_bytes

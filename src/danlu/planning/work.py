@@ -11,7 +11,7 @@ from danlu.planning import rates
 from danlu.planning.shapes import Shapes
 from danlu.recipe.adapter import FullSection, LoRASection, PrefixSection
 from danlu.recipe.layers import chosen_layers
-from danlu.recipe.method import SFTSection, StageSection
+from danlu.recipe.method import GRPOSection, SFTSection, StageSection
 from danlu.recipe.recipe import Recipe
 
 Offload = Literal["none", "masters", "all"]
@@ -82,6 +82,12 @@ class Work:
     """Of the items of a dataset that is there; 0 where none has been seen."""
     num_ranks: int = 1
     """Cards that share each step; every one holds all that a single one would."""
+    group: int = 0
+    """Answers that are drawn for each question before they are trained on; 0: none are."""
+    answer_tokens: int = 0
+    """The longest of them."""
+    is_held: bool = False
+    """Drawn answers are held to a reference."""
     has_no_quick_form: bool = False
     """For a reason that shapes do not tell, such as layers in several number formats."""
 
@@ -90,6 +96,11 @@ class Work:
         """No hand-written backward: every layer keeps what torch keeps, and there is nothing to choose."""
         is_plain = self.is_full or self.has_dropout or self.has_magnitudes or self.has_no_quick_form
         return is_plain or self.prefix_tokens > 0 or self.shapes.is_foreign
+
+    @property
+    def has_reference(self) -> bool:
+        """Another model's pass, without a way back."""
+        return self.method == "dpo" or self.is_held
 
     @property
     def has_masters_apart(self) -> bool:
@@ -206,13 +217,17 @@ def work_of(
     if stage.method.kind == "classify":  # a row a text: nothing beside a row a token
         supervised_ratio = 0.0
     learns_all = not isinstance(stage.method, SFTSection) or stage.method.train_on == "all"
+    drawn = stage.method.answer_tokens
+    context = training.context + drawn  # a row's own answer gives way to a drawn one
+    if supervised_ratio is None and drawn:
+        supervised_ratio = drawn / min(context, document_tokens or context)
     if supervised_ratio is None:
         supervised_ratio = 1.0 if stage.method.kind == "pretrain" or learns_all else rates.SUPERVISED_RATIO
     lora = adapter if isinstance(adapter, LoRASection) else None
     return Work(
         shapes=shapes,
-        context=training.context,
-        micro_tokens=training.micro_tokens,
+        context=context,
+        micro_tokens=max(context, training.micro_tokens) if drawn else training.micro_tokens,
         batch_tokens=max(training.batch_tokens, training.micro_tokens),
         is_full=isinstance(adapter, FullSection),
         rank=lora.rank if lora else 0,
@@ -228,6 +243,9 @@ def work_of(
         document_tokens=document_tokens,
         supervised_ratio=supervised_ratio,
         num_steps=num_steps or training.max_steps,
+        group=stage.method.num_answers,
+        answer_tokens=drawn,
+        is_held=isinstance(stage.method, GRPOSection) and stage.method.beta > 0,
         has_dropout=lora is not None and lora.dropout > 0,
         has_magnitudes=lora is not None and lora.dora,
         num_ranks=1 if training.devices == "all" else training.devices,

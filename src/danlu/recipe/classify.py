@@ -30,11 +30,15 @@ _UNSAID: dict[str, dict[str, Any]] = {
 }
 
 
+def classifies(tree: dict[str, Any]) -> bool:
+    """Whether a recipe as written does; its stages are spelt out."""
+    stages = tree.get("stages") or [{"method": tree.get("method")}]
+    return "classify" in [_kind(stage.get("method")) for stage in stages if isinstance(stage, dict)]
+
+
 def fill_classify(tree: dict[str, Any]) -> dict[str, Any]:
     """A recipe as written, with what it leaves unsaid if it classifies; any other as it is."""
-    stages = tree.get("stages") or [{"method": tree.get("method")}]
-    kinds = [_kind(stage.get("method")) for stage in stages if isinstance(stage, dict)]
-    if "classify" not in kinds:
+    if not classifies(tree):
         return tree
     chapters = {name: {**said, **(tree.get(name) or {})} for name, said in _UNSAID.items() if _is_open(tree, name)}
     return {"adapter": {"kind": "full"}, "exports": [{"kind": "merged"}], **tree, **chapters}

@@ -61,7 +61,7 @@ def _complaint(finding: Any, recipe: type[BaseModel]) -> Complaint:
     return Complaint(key or "recipe", _plain(given), _expected(finding))
 
 
-_TAGS = {"lora", "full", "prefix", "pretrain", "sft", "dpo", "classify", "function-before"}
+_TAGS = {"lora", "full", "prefix", "pretrain", "sft", "dpo", "grpo", "classify", "function-before"}
 _TAGGED = {"adapter", "method"}
 
 
@@ -74,8 +74,8 @@ def _unknown_key(key: str, given: Any, recipe: type[BaseModel]) -> Complaint:
     chapter = key.rpartition(".")[0]
     siblings = section_at(recipe, chapter)
     if last in siblings and chapter in _TAGGED:  # a knob of this chapter, but of another kind of it
-        kind = all_knobs(recipe)[key].section.model_fields["kind"].default
-        return Complaint(key, _plain(given), say("recipe.other_kind", chapter=chapter, kind=kind))
+        kinds = ", ".join(all_knobs(recipe)[key].kinds)
+        return Complaint(key, _plain(given), say("recipe.other_kind", chapter=chapter, kind=kinds))
     elsewhere = {knob.rpartition(".")[2]: knob for knob in reversed(list(all_knobs(recipe)))}
     if last in elsewhere and last not in siblings:  # the right name in the wrong chapter
         close: str | None = elsewhere[last]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from danlu.recipe.training import TrainingSection
 
 # (method, adapter) to peak learning rate. LoRA 2e-4 and full 2e-5 are the field's usual values for AdamW; DPO wants
-# about a tenth to a fortieth of the SFT rate, or it drifts from its reference within one epoch.
+# about a tenth to a fortieth of the SFT rate, or it drifts from its reference within one epoch. GRPO: 1e-6 with all
+# weights is the papers' (2402.03300, 2503.14476), and a low-rank adapter wants about ten times that.
 USUAL_LR: dict[tuple[str, str], float] = {
     ("pretrain", "lora"): 2e-4,
     ("pretrain", "full"): 5e-5,
@@ -16,6 +17,9 @@ USUAL_LR: dict[tuple[str, str], float] = {
     ("pretrain", "prefix"): 1e-2,
     ("sft", "prefix"): 1e-2,
     ("dpo", "prefix"): 1e-3,
+    ("grpo", "lora"): 1e-5,
+    ("grpo", "full"): 1e-6,
+    ("grpo", "prefix"): 1e-3,
     # of the four that BERT's authors tried, the one most took over
     ("classify", "full"): 3e-5,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -22,6 +22,8 @@ class Knob:
     help: str
     bounds: str
     section: type[BaseModel]
+    kinds: tuple[str, ...] = ()
+    """The kinds of its chapter that have it; () where the chapter has no kinds."""
 
 
 def all_knobs(recipe: type[BaseModel]) -> dict[str, Knob]:
@@ -31,14 +33,23 @@ def all_knobs(recipe: type[BaseModel]) -> dict[str, Knob]:
         known = knobs.get(key)
         if known is None:
             default = None if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
+            bounds, help_text = _bounds(field), field.description or ""
             knobs[key] = Knob(
-                key, _type_text(field.annotation), default, field.description or "", _bounds(field), section
-            )
+                key, _type_text(field.annotation), default, help_text, bounds, section, _kinds(section)
+            )  # fmt: skip
         elif key.endswith(".kind"):  # adapter.kind: 'lora' | 'full'
             both = f"{known.kind} | {_type_text(field.annotation)}"
-            help_text = f"{known.help} {field.description or ''}"
-            knobs[key] = Knob(key, both, known.default, help_text, known.bounds, known.section)
+            knobs[key] = replace(known, kind=both, help=f"{known.help} {field.description or ''}")
+        elif fresh := [kind for kind in _kinds(section) if kind not in known.kinds]:  # method.beta, of dpo and of grpo
+            other = f"{fresh[0]}: {found}" if (found := _bounds(field)) != known.bounds else ""
+            bounds = "; ".join(filter(None, (known.bounds, other)))
+            knobs[key] = replace(known, kinds=(*known.kinds, *fresh), bounds=bounds)
     return knobs
+
+
+def _kinds(section: type[BaseModel]) -> tuple[str, ...]:
+    kind = section.model_fields.get("kind")
+    return (kind.default,) if kind is not None and isinstance(kind.default, str) else ()
 
 
 def section_at(recipe: type[BaseModel], chapter: str) -> list[str]:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from danlu.core.errors import RecipeError
 from danlu.core.files import sha256_json
 from danlu.recipe.adapter import AdapterSection, LoRASection
-from danlu.recipe.classify import beyond_classes, fill_classify
+from danlu.recipe.classify import beyond_classes, classifies, fill_classify
 from danlu.recipe.complaints import Complaint, complaints_of
 from danlu.recipe.data import DataSection
 from danlu.recipe.defaults import fill_training
@@ -99,7 +99,7 @@ class Recipe(Section):
             tree["stages"] = [_whole_stage(stage) for stage in stages]
         if isinstance(exports := tree.get("exports"), list):
             tree["exports"] = [{"kind": e} if isinstance(e, str) else e for e in exports]
-        for chapter, default in (("adapter", "lora"), ("method", "sft")):
+        for chapter, default in (("adapter", "full" if classifies(tree) else "lora"), ("method", "sft")):
             if isinstance(word := tree.get(chapter), str):
                 tree[chapter] = {"kind": word}
             elif isinstance(word, dict) and "kind" not in word:
@@ -124,7 +124,7 @@ class Recipe(Section):
         except ValidationError as error:
             raise InvalidRecipeError(complaints_of(error, cls), file) from error
         kinds = recipe.model.quantize, recipe.adapter
-        complaints = broken_rules(tree, recipe.training, recipe.stages, recipe.data.split, *kinds)
+        complaints = broken_rules(tree, recipe.training, recipe.stages, recipe.data.split, *kinds, recipe.method)
         stages = recipe.stages or (StageSection(method=recipe.method),)
         asked = recipe.evaluation, recipe.gate, recipe.exports
         complaints += beyond_classes(stages, recipe.training, recipe.model, recipe.adapter, *asked)

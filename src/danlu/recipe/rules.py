@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from danlu.core.messages import say
 from danlu.recipe.adapter import AdapterSection, FullSection
 from danlu.recipe.complaints import Complaint
 from danlu.recipe.data import SplitSection
-from danlu.recipe.method import StageSection
+from danlu.recipe.method import GRPOSection, MethodSection, StageSection
 from danlu.recipe.training import TrainingSection
 
 
@@ -20,6 +21,7 @@ def broken_rules(
     split: SplitSection,
     quantize: str,
     adapter: AdapterSection,
+    method: MethodSection,
 ) -> list[Complaint]:
     """All complaints of a recipe's chapters; `tree` is the recipe as written, for rules about what was written."""
     return [
@@ -29,6 +31,7 @@ def broken_rules(
         *_only_weights_train(quantize, adapter.kind),
         *_masters_to_offload(adapter),
         *_what_several_cards_can(training, stages, adapter),
+        *_some_reward_counts(method, stages),
     ]
 
 
@@ -80,3 +83,13 @@ def _what_several_cards_can(
     for key, own in [("training", training), *chapters]:
         if own.compile:
             yield Complaint(f"{key}.compile", own.compile, say("recipe.devices_compile"))
+
+
+def _some_reward_counts(method: MethodSection, stages: Sequence[StageSection]) -> Iterator[Complaint]:
+    """Weights of 0 only report; all of them 0, and every answer is as good as any other."""
+    chapters = [(f"stages.{i}.method.rewards", stage.method) for i, stage in enumerate(stages)]
+    for key, own in chapters or [("method.rewards", method)]:
+        if isinstance(own, GRPOSection):
+            weights = own.rewards.values()
+            if not any(weights) or not all(map(math.isfinite, weights)):
+                yield Complaint(key, own.rewards, say("recipe.some_reward"))

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,12 +124,11 @@ class Instance:
         if engine_name is None:
             assert loadable.folder is not None, "an adapter has files"
             engine_name = await driver.load(self.address, self.secret, name, loadable.folder)
-        try:
-            grade = await self._context.check(Question(self, driver, loadable, engine_name, is_return))
-        except BaseException:
+        async with AsyncExitStack() as undo:
             if is_fresh:
-                await self._drop(engine_name)
-            raise
+                undo.push_async_callback(self._drop, engine_name)
+            grade = await self._context.check(Question(self, driver, loadable, engine_name, is_return))
+            undo.pop_all()
         self.loaded[name] = engine_name
         return grade
 

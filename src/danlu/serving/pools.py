@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ class Pool:
         self.lenses.update((one.lens.name, one) for one in loadables if one not in later)
         await self._files.take()
         self.instances = [self._instance() for _ in range(self.plan.num_replicas)]
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self.stop)
             await _all([instance.start() for instance in self.instances])
             for loadable in list(self.lenses.values()):
                 await self._load_on(self.instances, loadable)
@@ -90,9 +92,7 @@ class Pool:
                 instance.state = "ready"  # nobody waited for it: no event
             for loadable in later:
                 await self._load_running(loadable)
-        except BaseException:
-            await self.stop()
-            raise
+            undo.pop_all()
         self._changed()
         self._later(self._spares.keep())
 
@@ -101,7 +101,7 @@ class Pool:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await _all([instance.end() for instance in self.instances])
+        await _end_all(self.instances)
         self.instances = []
 
     async def revive(self) -> None:
@@ -124,13 +124,12 @@ class Pool:
             return
         standing = [instance for instance in self.instances if instance.state != "draining"]
         fresh = [self._instance() for _ in range(num_replicas - len(standing))]
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(_end_all, fresh)
             await _all([instance.start() for instance in fresh])
             for loadable in list(self.lenses.values()):
                 await self._load_on(fresh, loadable)
-        except BaseException:
-            await _all([instance.end() for instance in fresh])
-            raise
+            undo.pop_all()
         for instance in fresh:
             instance.state = "ready"
         self.instances += fresh
@@ -165,14 +164,16 @@ class Pool:
 
     async def _load_running(self, loadable: Loadable) -> None:
         name, up = loadable.lens.name, [instance for instance in self.instances if instance.state == "ready"]
-        self.lenses[name] = loadable  # a replica that comes back meanwhile loads it too
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._forget, name)
+            self.lenses[name] = loadable  # a replica that comes back meanwhile loads it too
             for instances in (up[:1], up[1:]):  # one first: what kills an engine shall kill one
                 await self._load_on(instances, loadable)
-        except BaseException:
-            self.lenses.pop(name, None)
-            await _all([instance.unload(name) for instance in self.instances if name in instance.loaded])
-            raise
+            undo.pop_all()
+
+    async def _forget(self, name: str) -> None:
+        self.lenses.pop(name, None)
+        await _all([instance.unload(name) for instance in self.instances if name in instance.loaded])
 
     async def _load_on(self, instances: Sequence[Instance], loadable: Loadable) -> None:
         for grade in await _all([instance.load(loadable) for instance in instances]):
@@ -183,12 +184,11 @@ class Pool:
         name, wanted = loadable.lens.name, self.lenses | {loadable.lens.name: loadable}
         for old in [instance for instance in self.instances if instance.state != "draining"]:
             fresh = self._instance(wanted)
-            try:
+            async with AsyncExitStack() as undo:
+                undo.push_async_callback(fresh.end)
                 await fresh.start()
                 await self._load_on([fresh], loadable)
-            except BaseException:
-                await fresh.end()
-                raise
+                undo.pop_all()
             fresh.state = "ready"
             await fresh.fit()  # with those that the old one has
             old.become("draining")
@@ -217,6 +217,10 @@ class Pool:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _end_all(instances: Sequence[Instance]) -> None:
+    await _all([instance.end() for instance in instances])
 
 
 async def _all(works: list[Any]) -> list[Any]:

@@ -5,6 +5,7 @@ offered no more is removed. What was changed or added by hand stays as it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 from danlu.serving.rollout import Offer, Rollout
@@ -19,18 +20,14 @@ async def reoffer(rollout: Rollout, before: Sequence[Offer], after: Sequence[Off
     added = [offer for offer in after if offer.model not in rollout.models]
     changed = [offer for offer in after if offer not in added and offer != was.get(offer.model)]
     removed = [name for name in was if name not in now and name in rollout.models]
-    done: list[Offer] = []
-    try:
+    async with AsyncExitStack() as undo:
         for offer in added:
             await rollout.take(offer, reason=RELOAD)
-            done.append(offer)
+            undo.push_async_callback(_undo, rollout, offer, None)
         for offer in changed:
             await rollout.retarget(offer, reason=RELOAD)
-            done.append(offer)
-    except BaseException:
-        for offer in reversed(done):
-            await _undo(rollout, offer, None if offer in added else was.get(offer.model))
-        raise
+            undo.push_async_callback(_undo, rollout, offer, was.get(offer.model))
+        undo.pop_all()
     for name in removed:
         await rollout.remove(name, reason=RELOAD)
     found = {"added": [o.model for o in added], "changed": [o.model for o in changed], "removed": removed}

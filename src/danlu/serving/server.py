@@ -122,13 +122,12 @@ class Server:
             before = self.plan
             with spoken_in(language):
                 renewal = await asyncio.to_thread(before.renew) if before.renew else Renewal(before, 0)
-            try:
-                facts = await self._renewed(renewal)
-            except BaseException:
-                self.plan = before
+            with contextlib.ExitStack() as undo:
                 if renewal.plan.listener is not before.listener:
-                    renewal.plan.listener.close()
-                raise
+                    undo.callback(renewal.plan.listener.close)
+                undo.callback(setattr, self, "plan", before)
+                facts = await self._renewed(renewal)
+                undo.pop_all()
             if kept := renewal.kept:
                 facts["kept"] = [asdict(each) for each in kept]
             self._later(self.rollout.revive())
@@ -139,19 +138,15 @@ class Server:
         """Models first, for they take the longest and may be refused; a worker that does not start undoes them."""
         before, plan, old = self.plan, renewal.plan, self.workers
         self.plan = plan
-        self.rollout.go_by(plan.pool_for, drain_s=plan.drain_s, answer_s=plan.answer_s)
-        try:
+        async with contextlib.AsyncExitStack() as undo:
+            undo.callback(self.rollout.go_by, before.pool_for, drain_s=before.drain_s, answer_s=before.answer_s)
+            self.rollout.go_by(plan.pool_for, drain_s=plan.drain_s, answer_s=plan.answer_s)
             facts = await reoffer(self.rollout, before.offers, plan.offers)
-            try:
-                if renewal.num_replicas:
-                    await self.rollout.resize(renewal.num_replicas)
-                self.workers = await self._start_workers(plan.num_workers)
-            except BaseException:
-                await reoffer(self.rollout, plan.offers, before.offers)
-                raise
-        except BaseException:
-            self.rollout.go_by(before.pool_for, drain_s=before.drain_s, answer_s=before.answer_s)
-            raise
+            undo.push_async_callback(reoffer, self.rollout, plan.offers, before.offers)
+            if renewal.num_replicas:
+                await self.rollout.resize(renewal.num_replicas)
+            self.workers = await self._start_workers(plan.num_workers)
+            undo.pop_all()
         self._later(self._retire(old, before.listener if before.listener is not plan.listener else None))
         return {"workers": [child.name for child in self.workers], "draining": [child.name for child in old]} | facts
 
@@ -189,11 +184,10 @@ class Server:
 
     async def _start_workers(self, num: int) -> list[Child]:
         fresh = [self._worker() for _ in range(num)]
-        try:
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(self._retire, fresh, None)
             await asyncio.gather(*(child.start() for child in fresh))
-        except BaseException:
-            await asyncio.gather(*(self._ended(child) for child in fresh), return_exceptions=True)
-            raise
+            undo.pop_all()
         return fresh
 
     def _worker(self) -> Child:

@@ -38,10 +38,9 @@ class SQLite:
         try:
             yield _Transaction(self._link)
             self._link.execute("COMMIT")
-        except BaseException:
-            if self._link.in_transaction:  # a full disk may have undone it; left open, it would stop all others
+        finally:
+            if self._link.in_transaction:  # not kept, and not undone by a full disk: it would stop all others
                 self._link.execute("ROLLBACK")
-            raise
 
     def read(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
         return self._link.execute(statement, values).fetchall()

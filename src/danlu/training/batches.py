@@ -10,14 +10,13 @@ import queue
 import threading
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from danlu.data.dataset import Part
 from danlu.data.tokens import Tokens
 from danlu.ops.attention import Bounds
 
@@ -103,7 +102,16 @@ def _padding(num_tokens: int) -> list[int]:
     return [PAD_DOCUMENT] * (num_tokens // PAD_DOCUMENT) + [num_tokens % PAD_DOCUMENT] * (num_tokens % PAD_DOCUMENT > 0)
 
 
-def read_batch(name: str, part: Part, items: Items, pad_to: int = 0, *, by_length: bool = False) -> Batch:
+class Documents(Protocol):
+    """What a batch is read from: a dataset's part, or documents in memory."""
+
+    @property
+    def lengths(self) -> Items: ...
+
+    def __getitem__(self, index: int) -> list[Tokens]: ...
+
+
+def read_batch(name: str, part: Documents, items: Items, pad_to: int = 0, *, by_length: bool = False) -> Batch:
     """The batch of these items of a part. `by_length` lays the longest first: documents of equal length then lie side
     by side, and attention computes them as a dense batch. Documents see only themselves and a loss is a sum over
     tokens, so the order in a row changes nothing but the last bits."""

@@ -83,7 +83,7 @@ def weights_digest(model: Model, num_samples: int = 64) -> str:
 
 
 def _settings(method: object) -> dict[str, Any]:
-    """A method's own numbers: its fields, but for what it works out while training."""
+    """A method's own numbers: its fields, but for what it works out while training, and who answers for it."""
     assert is_dataclass(method), "a method is a dataclass, so that its settings can be named"
-    names = [item.name for item in fields(method) if item.init and item.name != "accepts"]
+    names = [item.name for item in fields(method) if item.init and item.compare and item.name != "accepts"]
     return {name: getattr(method, name) for name in names}

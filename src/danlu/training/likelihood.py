@@ -17,10 +17,14 @@ def summed_nll(model: Model, batch: Batch) -> Tensor:
     return model.loss(_predicting(model, batch), batch.targets_S)
 
 
+def target_log_probs(model: Model, batch: Batch, temperature: float = 1.0) -> Tensor:
+    """log_probs_S: of each supervised token, as it is drawn at this temperature."""
+    return model.log_probs(_predicting(model, batch), batch.targets_S, temperature)
+
+
 def document_log_probs(model: Model, batch: Batch) -> Tensor:
     """log_probs_N: the summed log-probability of each document's supervised tokens."""
-    log_probs_S = model.log_probs(_predicting(model, batch), batch.targets_S)
-    return torch.segment_reduce(log_probs_S, "sum", lengths=batch.num_targets_N)
+    return torch.segment_reduce(target_log_probs(model, batch), "sum", lengths=batch.num_targets_N)
 
 
 def _predicting(model: Model, batch: Batch) -> Tensor:

@@ -162,7 +162,7 @@ class Passes:
     def _halves(self, batches: list[Batch]) -> list[Batch]:
         halves = self.feed.halve(batches)
         if halves is None:
-            raise TrainingError("training.item_too_big", rows=self.feed.origins([one.items for one in batches]))
+            raise TrainingError("training.item_too_big", rows=self.feed.origins_of(batches))
         return halves
 
     def _keep_gradients(self) -> bool:

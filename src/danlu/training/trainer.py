@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -26,13 +26,13 @@ from danlu.model.model import Model
 from danlu.ops.attention import news
 from danlu.recipe.training import TrainingSection
 from danlu.training import checkpoint
-from danlu.training.batches import Batch, ahead
+from danlu.training.batches import Batch, Items, ahead
 from danlu.training.blocks.policy import Policy
 from danlu.training.blocks.quicken import quicken
 from danlu.training.compiled import compile_blocks
 from danlu.training.feed import Feed, Loaded
 from danlu.training.identity import differing_keys, identify, identity_digest
-from danlu.training.methods.method import Method, Stage
+from danlu.training.methods.method import Method, OnPolicy, Stage
 from danlu.training.optim import (
     build_optimizer,
     clip_gradients,
@@ -46,34 +46,9 @@ from danlu.training.passes import AskForLess, Passes
 from danlu.training.plan import Plan, PlannedStep
 from danlu.training.precision import Precision
 from danlu.training.ranks import ALONE, Alone
+from danlu.training.rollouts import Rollouts
 from danlu.training.schedule import learning_rate
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one optimizer update was like. `loss` is per unit (token or pair) of this step's data, before the update;
-    `grad_norm` before clipping; `validation` is there when this step was followed by one."""
-
-    number: int
-    num_steps: int
-    epoch: float
-    loss: float
-    lr: float
-    grad_norm: float
-    num_tokens: int
-    num_supervised_tokens: int
-    tokens_per_s: float
-    metrics: dict[str, float] = field(default_factory=dict)
-    validation: dict[str, float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    """The lowest validation loss so far, and how many validations since have not come below it."""
-
-    number: int
-    loss: float
-    num_misses: int = 0
+from danlu.training.step import Best, Step, badness
 
 
 class Trainer:
@@ -91,9 +66,11 @@ class Trainer:
         self.model, self.adapter, self.method, self.dataset = model, adapter, method, dataset
         self.section, self.folder, self.progress, self.ranks = section, folder, progress or Silent(), ranks
         self._parts = [name for name in ("train", "validation") if name in dataset.names and len(dataset.part(name))]
-        self.lr, self.micro_tokens = section.lr, self._fitting_micro_tokens()
+        part = dataset.part("train")
+        lengths, copies = method.expected_tokens(part) if isinstance(method, OnPolicy) else (part.lengths, 1)
+        self.lr, self.micro_tokens = section.lr, self._fitting_micro_tokens(lengths)
         self.plan = Plan(
-            dataset.part("train").lengths, epochs=section.epochs, max_steps=section.max_steps,
+            lengths * copies, epochs=section.epochs, max_steps=section.max_steps,
             batch_tokens=section.batch_tokens, micro_tokens=self.micro_tokens, seed=section.seed,
         )  # fmt: skip
         self.eval_steps = max(1, round(section.eval_every * self.plan.steps_per_epoch))
@@ -114,6 +91,7 @@ class Trainer:
         self.feed = Feed(
             dataset, self.plan, model.device, micro_tokens=self.micro_tokens, pad_to=self._pad_to, ranks=ranks
         )
+        self.rollouts = Rollouts(model, method, self.feed, dataset, ranks) if isinstance(method, OnPolicy) else None
         self.passes = Passes(
             model, method, self.optimizer, self.scaler, self.precision, self.feed, self.quick,
             seed=section.seed, micro_tokens=self.micro_tokens, folder=folder, progress=self.progress,
@@ -171,8 +149,9 @@ class Trainer:
             self.model.quick, self.model.logits_bytes = None, None
 
     def _train_on(self, loaded: Loaded) -> Step:
-        planned, batches = loaded.planned, loaded.batches
         started = time.perf_counter()
+        loaded, told = self.rollouts.answered(loaded) if self.rollouts else (loaded, {})
+        planned, batches = loaded.planned, loaded.batches
         if not self.model.training:  # validation came between; the walk over all modules costs a millisecond
             self.model.train()
         counts = self._count(planned, batches)
@@ -200,7 +179,7 @@ class Trainer:
             num_tokens=counts["tokens"],
             num_supervised_tokens=counts["targets"],
             tokens_per_s=counts["tokens"] / (time.perf_counter() - started),
-            metrics={name: value / num_units for name, value in facts.items()},
+            metrics={name: value / num_units for name, value in facts.items()} | told,
         )
 
     def _update(self, norm: Tensor) -> None:
@@ -239,8 +218,8 @@ class Trainer:
         """Validate, remember the best, and stop early after `patience` validations without a better one."""
         validation = self.validate()
         self._needs_validation = False
-        if self._best is None or validation["loss"] < self._best.loss:
-            self._best = Best(self.number, validation["loss"])
+        if self._best is None or badness(validation) < self._best.loss:
+            self._best = Best(self.number, badness(validation))
         else:
             self._best = replace(self._best, num_misses=self._best.num_misses + 1)
         if self.section.patience and self._best.num_misses >= self.section.patience:
@@ -252,8 +231,11 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss per unit, and the method's metrics, over the validation part; nothing is dropped out."""
+        """Loss per unit, and the method's metrics, over the validation part; nothing is dropped out. Of a method that
+        answers, what its likeliest answers earn."""
         self.model.eval()
+        if self.rollouts:
+            return self.rollouts.judged("validation")
         sums: dict[str, Tensor] = {}
         num_units = 0
         for batch in self.feed.one_pass("validation", is_shared=True):
@@ -298,7 +280,8 @@ class Trainer:
         if self._saved_number == self.number:
             self._prune()  # a kill may have come between the two
             return self.last
-        if self.number:
+        has_moved = not (self.rollouts and self.adapter.is_fresh)  # else no answer was better than its group so far
+        if self.number and (has_moved or self.is_done):
             self.adapter.check()
         state = {
             "has_stopped": self._has_stopped,
@@ -358,10 +341,11 @@ class Trainer:
 
     # ---- refusals and remarks
 
-    def _fitting_micro_tokens(self) -> int:
+    def _fitting_micro_tokens(self, lengths: Items) -> int:
         """What is computed at once: as the section says, or more where one item (a pair is one) needs it."""
         given = self.section.micro_tokens or max(self.section.batch_tokens, self.section.context)
-        longest = max((int(self.dataset.part(name).lengths.max(initial=0)) for name in self._parts), default=0)
+        known = [lengths, *(self.dataset.part(name).lengths for name in self._parts if name != "train")]
+        longest = max(int(some.max(initial=0)) for some in known)
         if longest > given:
             self.progress.note(say("training.micro_tokens_raised", given=given, now=longest))
         return max(given, longest)

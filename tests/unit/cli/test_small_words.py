@@ -1,10 +1,12 @@
 """Small words that readers meet: in their language, and true of a run that has not come far."""
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from danlu.cli.doctor import Finding, _disk, _label, _memory
+from danlu.cli.rolling import _when
 from danlu.cli.show import show
 from danlu.cli.targets import open_target
 from danlu.cli.voice import Voice
@@ -43,3 +45,10 @@ def test_data_where_a_recipe_is_wanted_is_told_what_to_do_with_it(tmp_path: Path
     with pytest.raises(RunError) as caught:
         open_target(str(tmp_path / "nothing"), (), tmp_path / "runs")
     assert caught.value.key == "cli.no_target"
+
+
+def test_when_a_version_was_last_asked_never_folds() -> None:
+    """The time with seconds was cut in two at eighty columns; of other days it told the hour alone."""
+    today = datetime.now().astimezone()
+    assert _when(None) == "-" and len(_when(today.timestamp())) == 5
+    assert _when(datetime(2026, 3, 14, 15, 9).astimezone().timestamp()) == "03-14"

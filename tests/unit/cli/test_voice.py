@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from danlu.cli.lines import visible
 from danlu.cli.progress import Lines, facts_text
 from danlu.cli.voice import Voice
 from danlu.core.files import size_text
@@ -94,6 +95,7 @@ def test_names_and_answers_give_no_commands_to_a_terminal(capsys: pytest.Capture
     for speak in (Voice().say, Voice().fail, Voice().progress.note):
         speak(told)
     Voice().table(["file"], [[told]], title=told)
+    assert visible("an answer's\r\nown lines") == "an answer's\r\nown lines"
     captured = capsys.readouterr()
     for text in (captured.out, captured.err):
         assert "\x1b" not in text and "\r" not in text and "\u202e" not in text

@@ -67,3 +67,13 @@ def test_a_pack_beside_the_recipe_is_found_from_anywhere(tmp_path: Path, monkeyp
     section = Recipe.load(path).data.privacy
     assert section.pack == str(tmp_path / "house.yaml") and Policy.of(section).actions["mobile"] == "mask"
     assert Recipe.load(path, ["data.privacy.pack=finance"]).data.privacy.pack == "finance"
+
+
+@pytest.mark.parametrize(("base", "num_layers"), [("ember", "7"), ("Qwen/Qwen3-0.6B", "28")], ids=["here", "known"])
+def test_layers_that_a_base_has_not_are_a_fault_of_the_recipe(base: str, num_layers: str) -> None:
+    """Also where only its shape is known, for it has not been fetched yet."""
+    recipe = Recipe.from_tree(
+        {"model": {"base": base, "hub": "modelscope"}, "adapter": {"kind": "lora", "layers": [99]}}
+    )
+    (fault,) = [one for one in check(recipe)["errors"] if one["key"] == "adapter.layers"]
+    assert fault["given"] == "99" and num_layers in fault["expected"]

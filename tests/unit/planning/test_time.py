@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from planning_kit import any_card, any_work, work_on
 
+from danlu.engines import native, packed
 from danlu.planning import rates
+from danlu.planning.answers import num_answers
 from danlu.planning.cards import CARDS, Card
-from danlu.planning.memory import is_recorded
+from danlu.planning.memory import is_recorded, predict_memory
 from danlu.planning.policy import Mix
 from danlu.planning.time import flops_per_step, predict_time
 from danlu.planning.work import Work
@@ -112,3 +114,24 @@ def test_a_faster_card_and_less_to_learn_are_never_slower(work: Work, card: Card
     assert seconds(replace(work, supervised_ratio=0.01), card) <= seconds(work, card)
     longer = replace(work, context=2 * work.context, document_tokens=2 * work.document)
     assert seconds(longer, card) >= seconds(replace(work, document_tokens=work.document), card)
+
+
+def test_answers_are_written_before_they_are_learnt() -> None:
+    """More and longer answers take longer, a group's prompts are read once, and what is not drawn takes nothing."""
+    drawn = work_on(method="grpo", group=8, answer_tokens=256, document_tokens=512)
+    times = [predict_time(replace(drawn, answer_tokens=tokens), Mix.of("all", 28), H200) for tokens in (64, 256, 500)]
+    assert 0 < times[0].answers_s < times[1].answers_s < times[2].answers_s
+    assert predict_time(work_on(), Mix.of("all", 28), H200).answers_s == 0
+    assert times[1].reference_s == 0 < predict_time(replace(drawn, is_held=True), Mix.of("all", 28), H200).reference_s
+    per_answer = [
+        predict_time(replace(drawn, batch_tokens=16_384 * n), Mix.of("all", 28), H200).answers_s / n for n in (1, 8)
+    ]
+    assert per_answer[1] < per_answer[0], "one reading of the weights serves all"
+    assert num_answers(drawn) == 32 and num_answers(work_on()) == 0
+    on_cpu = [predict_memory(work, Mix.of("all", 28), kind="cpu") for work in (drawn, replace(drawn, group=0))]
+    assert on_cpu[0].total_bytes >= on_cpu[1].total_bytes
+
+
+def test_answers_are_written_as_the_engine_writes_them() -> None:
+    assert (rates.SEATS, rates.SEATS_CPU) == (native.MAX_ROWS, native.CPU_ROWS)
+    assert rates.PACKED_MOST_BYTES == packed.MOST_BYTES

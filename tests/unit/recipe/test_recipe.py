@@ -106,6 +106,8 @@ def test_all_faults_are_told_at_once() -> None:
         ({"method": "sft", "stages": ["sft"]}, "method"),
         ({"data": {"split": {"test": 0.6, "validation": 0.45}}}, "data.split"),
         ({"adapter": {"kind": "full", "masters": "none", "offload": "masters"}}, "adapter.offload"),
+        ({"method": {"kind": "grpo", "rewards": {"exact": 0}}}, "method.rewards"),
+        ({"stages": ["sft", {"kind": "grpo", "rewards": {"exact": float("inf")}}]}, "stages.1.method.rewards"),
     ],
 )  # fmt: skip
 def test_what_is_right_alone_and_wrong_together(tree: dict, key: str) -> None:
@@ -204,7 +206,7 @@ def test_knob_names_are_frozen() -> None:
     """A new knob is a visible decision: update knobs.txt in the commit that adds it, and give `explain` its reason."""
     snapshot = (HERE / "knobs.txt").read_text().split()
     assert list(all_knobs(Recipe)) == snapshot
-    assert len(snapshot) <= 200  # 41 of them are the server's, 10 say who else judges, one how many cards train
+    assert len(snapshot) <= 204  # 41 of them are the server's, 10 say who else judges, 4 what is rewarded
 
 
 def test_a_wrong_recipe_fails_fast_and_without_torch(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`danlu serve` looks at everything before anything starts, and says what is wrong."""
 
+import json
 import os
 import socket
 import stat
@@ -180,6 +181,15 @@ def test_a_check_makes_nothing_and_takes_nothing(artefacts):
     checked.close()
     assert [each.model for each in checked.models] == ["law"] and (checked.num_keys, checked.first_key) == (0, "")
     assert not (artefacts / "serving").exists()
+
+
+def test_a_check_says_as_json_what_would_be_served(artefacts):
+    """It said nothing at all."""
+    words = [sys.executable, "-m", "danlu", "serve", str(artefacts / "law"), "serving.port=0", "--check", "--json"]
+    done = subprocess.run([*words, "--runs", str(artefacts)], capture_output=True, text=True, check=False)
+    told = json.loads(done.stdout)
+    assert done.returncode == 0 and [each["model"] for each in told["models"]] == ["law"], done.stderr
+    assert told["choices"][0]["driver"] == "native" and not (artefacts / "serving").exists()
 
 
 def test_a_check_looks_beside_a_server_that_runs(artefacts):

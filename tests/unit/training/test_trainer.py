@@ -198,7 +198,7 @@ def test_stages_chain_and_each_starts_from_the_last_ones_output(tmp_path, adapte
 
 
 def test_methods_are_found_by_name():
-    assert METHODS.names() == ["classify", "dpo", "pretrain", "sft"]
+    assert METHODS.names() == ["classify", "dpo", "grpo", "pretrain", "sft"]
     assert METHODS.load("sft") is SFT
     with pytest.raises(DanluError, match="sft"):
         METHODS.load("stf")

@@ -242,7 +242,7 @@ class _FileReading:
             return
         name, values, lines = self.found.name, rows.values[at:], rows.lines[at:]
         made = [plan.make(row, line_origin(name, line)) for row, line in zip(values, lines, strict=True)]
-        self._count_dropped([row for row, sample in zip(values, made, strict=True) if sample is not None])
+        self._count_dropped([row for row, one in zip(values, made, strict=True) if one is not None], self._format_now)
         num_chars = put_back_suspects(values, made, rows.shape[1], plan)
         begin = 0
         for end in [*(number for number, sample in enumerate(made) if sample is None), len(made)]:
@@ -335,9 +335,9 @@ class _FileReading:
         self._count_dropped([row], fmt)
         return sample, changes
 
-    def _count_dropped(self, rows: Sequence[dict[str, Any]], fmt: Format | None = None) -> None:
+    def _count_dropped(self, rows: Sequence[dict[str, Any]], fmt: Format) -> None:
         if self.report.dropped is not None:
-            self.report.dropped.update(columns.dropped(rows, (fmt or self._format_now).parts))
+            self.report.dropped.update(columns.dropped(rows, fmt.parts))
 
     def _format(self, row: dict[str, Any]) -> tuple[Format, dict[str, Any]]:
         """The format told, else the one of the rows before, else the one that knows the row best."""

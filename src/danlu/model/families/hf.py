@@ -152,15 +152,15 @@ class ForeignModel(Model):
     def loss(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         return -self.log_probs(hidden_ND, targets_N).sum()
 
-    def log_probs(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    def log_probs(self, hidden_ND: Tensor, targets_N: Tensor, temperature: float = 1.0) -> Tensor:
         chunks = zip(torch.split(hidden_ND, ROWS_PER_CHUNK), torch.split(targets_N, ROWS_PER_CHUNK), strict=True)
-        outs = [checkpoint(self._picked, hidden_CD, targets_C, use_reentrant=False) for hidden_CD, targets_C in chunks]
+        outs = [checkpoint(self._picked, *chunk, temperature, use_reentrant=False) for chunk in chunks]
         return torch.cat(outs) if outs else hidden_ND.new_zeros(0, dtype=torch.float32)
 
-    def _picked(self, hidden_CD: Tensor, targets_C: Tensor) -> Tensor:
+    def _picked(self, hidden_CD: Tensor, targets_C: Tensor, temperature: float) -> Tensor:
         logits_CV = self.logits(hidden_CD)
         wide_CV = logits_CV if logits_CV.dtype == torch.float64 else logits_CV.float()
-        return wide_CV.log_softmax(-1).gather(1, targets_C[:, None])[:, 0]
+        return (wide_CV / temperature).log_softmax(-1).gather(1, targets_C[:, None])[:, 0]
 
     def new_cache(self, num_rows: int, max_tokens: int) -> KVCache:
         return ForeignCache(num_rows, max_tokens, dtype=self.dtype, device=self.device)

@@ -1,4 +1,4 @@
-"""The shelf of methods: pretrain, sft, dpo, and classify for encoders.
+"""The shelf of methods: pretrain, sft, dpo, grpo, and classify for encoders.
 
 To add one: a class with `accepts` and `loss` (see `method.py`) and one line here.
 """
@@ -14,6 +14,7 @@ METHODS: Shelf[type[Method]] = Shelf(
         "pretrain": "danlu.training.methods.pretrain:Pretrain",
         "sft": "danlu.training.methods.sft:SFT",
         "dpo": "danlu.training.methods.dpo:DPO",
+        "grpo": "danlu.training.methods.grpo:GRPO",
         "classify": "danlu.training.methods.classify:Classify",
     },
 )

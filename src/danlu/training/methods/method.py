@@ -6,19 +6,21 @@ units of a whole optimizer step, however many pieces it was computed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from danlu.adapters.adapter import Attached
 from danlu.core.progress import Progress
+from danlu.data.dataset import Part
 from danlu.data.sample import Kind
+from danlu.data.tokens import Tokens
 from danlu.model.model import Model
-from danlu.training.batches import Batch
+from danlu.training.batches import Batch, Items
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +76,34 @@ class Method(Protocol):
         ...
 
     def loss(self, model: Model, batch: Batch) -> Loss: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What the model has just answered: `documents` to learn from, each to a row of the train part, `items`; and sums
+    of what is to be told of them, over whatever `OnPolicy.told` divides by."""
+
+    documents: list[Tokens]
+    items: Items
+    sums: dict[str, float]
+
+
+@runtime_checkable
+class OnPolicy(Protocol):
+    """A Method whose documents lie in no dataset: for each step the model answers rows anew, as it is then."""
+
+    def expected_tokens(self, part: Part) -> tuple[Items, int]:
+        """At most how many tokens each row's document will have, and how many documents there will be of it."""
+        ...
+
+    def roll_out(self, items: Items, number: int) -> Rollout:
+        """Answers to these rows for step `number`; the same ones whenever they are asked for with the same weights."""
+        ...
+
+    def judge(self, part: str, items: Items) -> dict[str, float]:
+        """Sums, as a Rollout's, of one likeliest answer to each of these rows."""
+        ...
+
+    def told(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Figures for people, of sums over all ranks. `reward` is among them, and higher is better."""
+        ...

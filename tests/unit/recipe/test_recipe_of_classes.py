@@ -29,6 +29,7 @@ def test_what_is_said_wins() -> None:
     recipe = Recipe.from_tree(tree, ["gate.min_gain=0.2"])
     assert (recipe.data.over_length, recipe.training.lr, recipe.training.batch_tokens) == ("drop", 1e-4, 4096)
     assert (recipe.gate.min_gain, recipe.gate.max_loss) == (0.2, None)
+    assert Recipe.from_tree({"method": "classify", "adapter": {"masters": "none"}}).adapter.kind == "full"
 
 
 def test_other_methods_keep_their_own() -> None:
@@ -40,7 +41,7 @@ def test_other_methods_keep_their_own() -> None:
 @pytest.mark.parametrize(
     ("given", "key"),
     [
-        ("adapter=lora", "adapter.kind"), ("model.quantize=nf4", "model.quantize"), ("model.system=hi", "model.system"),
+        ("adapter=lora", "adapter.kind"), ("adapter.layers=2", "adapter.layers"), ("model.quantize=nf4", "model.quantize"), ("model.system=hi", "model.system"),
         ("model.template=chatml", "model.template"), ("training.compile=true", "training.compile"),
         ("evaluation.tasks=[probes]", "evaluation.tasks.0"), ("gate.max_loss=0.1", "gate.max_loss"),
         ("exports=[ollama]", "exports.0.kind"),
