@@ -203,6 +203,10 @@ def _origin(name: str, given: Any) -> str:
 
 def _kinds(found: Translation, said: Mapping[str, Any]) -> None:
     """Adapter and method where the suite tells them by silence."""
+    if said.get("finetuning_type") == "freeze":
+        found.carry(
+            "adapter.layers", 2, say("translate.default", suite=found.suite, name="freeze_trainable_layers", given=2)
+        )
     if said.get("adapter") == "qlora":
         found.carry("model.quantize", "nf4", "adapter: qlora")
     if "adapter.kind" not in found.carried and found.suite in ("Axolotl", "TRL"):
@@ -220,7 +224,7 @@ def _kinds(found: Translation, said: Mapping[str, Any]) -> None:
 
 def _is_of_another(knob: str, method: str, adapter: str) -> bool:
     of = {"method.beta": "dpo", "method.label_smoothing": "dpo", "method.train_on": "sft"}
-    is_of_lora = knob.startswith("adapter.") and knob != "adapter.kind"
+    is_of_lora = knob.startswith("adapter.") and knob not in ("adapter.kind", "adapter.layers")
     return of.get(knob, method) != method or (is_of_lora and adapter == "full")
 
 

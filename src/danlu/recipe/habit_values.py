@@ -23,6 +23,7 @@ NAMES: Mapping[str, str] = {
     "lora_model_dir": "adapter.start",
     "lora_use_rslora": "adapter.rslora",
     "peft_use_rslora": "adapter.rslora",
+    "peft_use_dora": "adapter.dora",
     "rlhf_type": "method.kind",
     "pref_loss": "method.kind",
     "loss_type": "method.kind",
@@ -48,7 +49,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
     "method.kind": {
         "sft": "sft", "pt": "pretrain", "pretrain": "pretrain", "cpt": "pretrain", "dpo": "dpo", "sigmoid": "dpo",
     },
-    "adapter.kind": {"lora": "lora", "qlora": "lora", "full": "full"},
+    "adapter.kind": {"lora": "lora", "qlora": "lora", "full": "full", "freeze": "full"},
     "training.schedule": {
         "linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant",
     },
@@ -84,7 +85,7 @@ NUMBERS: Mapping[str, type[int] | type[float]] = {
     ),
 }  # fmt: skip
 TEXTS = ("model.base", "model.revision", "model.system", "adapter.start")
-SWITCHES = ("adapter.rslora", "training.compile")
+SWITCHES = ("adapter.rslora", "adapter.dora", "training.compile")
 
 READ_FROM_BASE = ("template", "chat_template", "template_type")
 """Told by a name elsewhere; danlu reads it from the tokenizer."""
@@ -135,6 +136,8 @@ def value_of(knob: str, name: str, given: Any) -> Any:
         return FLAGS[name] if given else None
     if knob in NUMBERS:
         return _number(given, NUMBERS[knob])
+    if knob == "adapter.layers":
+        return _layers(name, given)
     if knob == "adapter.targets":
         return _targets(given)
     if knob in WORDS:
@@ -153,6 +156,15 @@ def _number(given: Any, kind: type[int] | type[float]) -> int | float | None:
     except (TypeError, ValueError):
         return None
     return int(number) if kind is int and number.is_integer() else number if kind is float else None
+
+
+def _layers(name: str, given: Any) -> int | list[int] | None:
+    """So many of the last, where that is meant; PEFT's number is that of one layer."""
+    if isinstance(given, list) and all(isinstance(one, int) for one in given):
+        return given or None
+    if not isinstance(given, int) or isinstance(given, bool) or given < 0:
+        return None
+    return (given or None) if name == "freeze_trainable_layers" else [given]
 
 
 def _targets(given: Any) -> str | list[str] | None:

@@ -148,6 +148,20 @@ def test_a_swift_script_is_read_and_never_run(tmp_path: Path, monkeypatch: pytes
     assert any(one.given == "org/alpaca-zh#500" for one in found.left) and any(one.given == "3" for one in found.left)
 
 
+def test_which_layers_train_and_dora(tmp_path: Path) -> None:
+    """LLaMA-Factory's number means the last ones, PEFT's one layer; freezing trains two where nothing else is said."""
+    file = tmp_path / "sft.yaml"
+    told = []
+    for more in ({"finetuning_type": "freeze"}, {"finetuning_type": "freeze", "freeze_trainable_layers": 3},
+                 {"layers_to_transform": 5, "use_dora": True}, {"layers_to_transform": [1, 2]}):  # fmt: skip
+        file.write_text(yaml.safe_dump(LLAMA_FACTORY | more))
+        found = translate(file)
+        file.with_name("out.yaml").write_text(translated_text(found, file), encoding="utf-8")
+        adapter = Recipe.load(file.with_name("out.yaml")).adapter
+        told.append((adapter.kind, values(found).get("adapter.layers"), values(found).get("adapter.dora")))
+    assert told == [("full", 2, None), ("full", 3, None), ("lora", [5], True), ("lora", [1, 2], None)]
+
+
 def test_arguments_of_a_trl_script(tmp_path: Path) -> None:
     file = tmp_path / "dpo.json"
     file.write_text(json.dumps(TRL))

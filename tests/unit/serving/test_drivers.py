@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import json
 import stat
@@ -38,6 +39,17 @@ def test_each_driver_keeps_the_contract(name: str) -> None:
         told = driver.address_body(body, engine_name)
         assert told["messages"] is body["messages"] and body["model"] == "law", "the client's request stays as it is"
         json.dumps(told)
+
+
+@pytest.mark.parametrize("name", DRIVERS.names())
+def test_who_quantises_bases_is_told_in_what(name: str, tmp_path: Path) -> None:
+    driver = DRIVERS.load(name)()
+    if not driver.about.quantizes_bases:
+        assert name != "native"
+        return
+    words = list(driver.command(dataclasses.replace(SPEC, quantize="nf4"), tmp_path).argv)
+    assert words[words.index("--quantize") + 1] == "nf4"
+    assert "--quantize" not in driver.command(SPEC, tmp_path).argv
 
 
 @pytest.mark.parametrize("name", ["native", "vllm", "sglang"])

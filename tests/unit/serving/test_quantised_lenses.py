@@ -25,10 +25,11 @@ from danlu.serving.pool_plan import PoolPlan
 from danlu.serving.processes import Patience
 from danlu.serving.rollout import Offer
 from tiny_chat import QUESTIONS
+from waiting_kit import PATIENCE_S
 
 NUM_TOKENS = 40
 MACHINE = Machine("cpu", frozenset({"native", "llamacpp"}))
-PATIENCE = Patience(ready_s=90, ask_every_s=0.3, term_s=5)
+PATIENCE = Patience(ready_s=PATIENCE_S, ask_every_s=0.3, term_s=5)
 
 
 def pool_for(folder: Path, manifest: Manifest) -> PoolPlan:
