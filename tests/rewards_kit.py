@@ -10,6 +10,7 @@ import torch
 
 from danlu.adapters.full import Full
 from danlu.adapters.lora import LoRA
+from danlu.adapters.prefix import PrefixTuning
 from danlu.data.dataset import Dataset
 from danlu.data.encode import Encoder
 from danlu.data.ledger import Ledger
@@ -28,7 +29,7 @@ from danlu.training.trainer import Trainer
 from tiny_chat import write_tokenizer
 from training_kit import QWEN2, section
 
-ADAPTERS = {"lora": LoRA(rank=2), "dropped": LoRA(rank=2, dropout=0.2), "full": Full()}
+ADAPTERS = {"lora": LoRA(rank=2), "dropped": LoRA(rank=2, dropout=0.2), "full": Full(), "prefix": PrefixTuning(4)}
 WORDS = "差旅补贴每天八十元 年假五天 请部门经理审批 travel allowance eighty yuan a day the manager".split()
 REWARDS = {"format": 1.0, "char_f1": 0.5}
 """Half of what a model says that knows nothing is short enough: it is rewarded for something."""

@@ -103,7 +103,7 @@ def test_an_advantage_is_how_much_more_an_answer_earns_than_its_group(rewards: l
 # ---- whose answers they are
 
 
-@pytest.mark.parametrize("adapter", ["lora", "full"])
+@pytest.mark.parametrize("adapter", ["lora", "full", "prefix"])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_the_engine_draws_what_training_counts(tmp_path: Path, adapter: str, temperature: float) -> None:
     """Log-probabilities of drawn tokens as the engine had them, and recomputed for the gradient: fp32, other orders of
