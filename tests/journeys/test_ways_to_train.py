@@ -47,6 +47,7 @@ def test_from_data_to_proven_artefacts(company: Path, base: Path, way: str) -> N
     assert losses[-1] < losses[0]
     planned = checked.json["plan"]["stages"][0]["num_trainable"]
     assert next(iter(run.events.read("stage")))["num_trainable"] == planned, "what check said trains"
+    assert danlu("show", found, "--json").json["trained"]["num_trainable"] == planned
     for name in exports:
         manifest = Manifest.read(run.path("artifacts", name))
         assert manifest.parity["verdict"] == "pass", [c for c in manifest.parity["checks"] if c["verdict"] != "pass"]

@@ -183,8 +183,10 @@ def show(target: str, runs: Path, voice: Voice) -> None:
         show_dataset(Path(target), voice)
         return
     run = open_target(target, (), runs)
-    facts = run_facts(run.folder) | _rewarded(run)
+    facts = run_facts(run.folder) | _trained(run) | _rewarded(run)
     rewards = {"rewards": _earned(facts["rewards"])} if "rewards" in facts else {}
+    if "trained" in facts:
+        rewards["trained"] = "{num_trainable:,} / {num_params:,} ({ratio:.2%})".format(**facts["trained"])
     told = facts | rewards | {
         "created": _when(facts["created"]), "base": percent(facts["base"]), "tuned": percent(facts["tuned"]),
         "decision": _decision(facts) if facts["decision"] else NOTHING,
@@ -237,6 +239,16 @@ def run_facts(folder: Path) -> dict[str, Any]:
 
 def _earned(rewards: Mapping[str, float | None]) -> str:
     return " · ".join(f"{name} {_round(value)}" for name, value in rewards.items())
+
+
+def _trained(run: Run) -> dict[str, Any]:
+    """How many weights the last stage trained, of how many."""
+    stages = run.recipe.plan_stages()
+    outcome = run.outcome(f"train-{len(stages)}-{stages[-1].method.kind}") or {}
+    if not outcome.get("num_params") or "num_trainable" not in outcome:
+        return {}
+    trained, whole = outcome["num_trainable"], outcome["num_params"]
+    return {"trained": {"num_trainable": trained, "num_params": whole, "ratio": trained / whole}}
 
 
 def _rewarded(run: Run) -> dict[str, Any]:
