@@ -79,7 +79,7 @@ def test_choose_label_read_back_and_prepare_with_it(folder: Path) -> None:
 
 def test_mistakes_are_explained(folder: Path) -> None:
     said = danlu("select", "recipe.yaml", "--by", "answer", "--json", "--lang", "en")
-    assert said.code == 2 and said.json["error"] == "select.unknown_way" and "answers" in said.json["message"]
+    assert said.code == 2 and said.json["error"] == "select.unknown_way" and "mean answers?" in said.json["fix"]
     (folder / "export.json").write_text("[1]", "utf-8")
     said = danlu("select", "recipe.yaml", "--read", "export.json", "--json", "--lang", "zh")
     assert said.code == 2 and said.json["error"] == "select.not_an_export" and "导出" in said.json["fix"]

@@ -105,6 +105,7 @@ def test_hidden_states_of_a_bare_encoder(case: str, tmp_path: Path) -> None:
     pooler = "bert.pooler.dense.weight"
     assert torch.equal(model.get_parameter(pooler), same.get_parameter(pooler))
     assert torch.equal(model.get_parameter(pooler), other.get_parameter(pooler)) == (case == "bert")
+    assert model.begun == (() if case == "bert" else ("bert.pooler.dense",)), "so that it can be told"
 
 
 def test_a_masked_language_model_is_a_base(tmp_path: Path) -> None:
@@ -157,6 +158,27 @@ def test_what_is_written_is_read_by_both(tmp_path: Path) -> None:
     other.tell({"差评": 1, "好评": 1})
     load_state(other, tmp_path / "new")
     torch.testing.assert_close(logits(other, TEXTS), logits(model, TEXTS), rtol=0, atol=0)
+
+
+def test_a_head_that_knows_the_classes_is_kept_whatever_their_order(tmp_path: Path) -> None:
+    """The checkpoint has 坏, 好, 一般; here they stand by name."""
+    oracle("bert").save_pretrained(tmp_path)
+    model, told = ours(tmp_path), {"坏": 5, "好": 3, "一般": 1}
+    before, known = logits(model, TEXTS), model.classes
+    model.tell(told)
+    assert model.classes == tuple(sorted(told)) != known and not model.begun
+    assert torch.equal(logits(model, TEXTS), before[:, [known.index(name) for name in model.classes]])
+    assert model.config["id2label"] == {str(number): name for number, name in enumerate(sorted(told))}
+    model.tell({"新": 1, "旧": 1})
+    assert model.begun == ("classifier",) and model.replaced == tuple(sorted(told))
+
+
+@pytest.mark.parametrize("names", [["a", "b"], {"first": "a"}], ids=str)
+def test_classes_without_numbers_are_refused(names: Any, tmp_path: Path) -> None:
+    config = {"model_type": "bert", **SIZES, "architectures": ["BertForSequenceClassification"], "id2label": names}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="id2label"):
+        load_model(tmp_path, init="random")
 
 
 def test_a_new_head_answers_the_most_frequent_class(tmp_path: Path) -> None:

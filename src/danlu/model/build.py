@@ -75,6 +75,7 @@ def load_model(
         if lacking:
             assert isinstance(model, Classifier), "of a decoder nothing may lack"
             model.draw(lacking, torch.Generator().manual_seed(seed))
+            model.begun = tuple(sorted({name.rpartition(".")[0] for name in lacking}))
         model._digest = lambda: digest_folder(folder)
     else:
         _draw(model, seed, dtype=dtype, device=device, quantize=quantize)

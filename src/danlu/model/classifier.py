@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own habit
 from torch import Tensor, nn
 
+from danlu.core.errors import ModelError
 from danlu.model.cache import KVCache
 from danlu.model.model import Model
 from danlu.model.spec import Spec
@@ -127,7 +128,8 @@ class Trunk(nn.Module):
 
 
 class Classifier(Model):
-    """`classes` are those that the head tells, in its order; none until it is told which there are."""
+    """`classes` are those that the head tells, in its order; none until it is told which there are. `begun` are parts
+    that no checkpoint held and training begins anew, `replaced` the classes of a checkpoint's head that made room."""
 
     spec: EncoderSpec
 
@@ -135,9 +137,10 @@ class Classifier(Model):
         super().__init__(spec, folder, config)
         self.bert = Trunk(spec)
         self.classes: tuple[str, ...] = ()
+        self.begun: tuple[str, ...] = ()
+        self.replaced: tuple[str, ...] = ()
         if any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ()):
-            names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-            self._make_head(tuple(str(names[key]) for key in sorted(names, key=int)))
+            self._make_head(_classes_of(config))
 
     def _make_head(self, classes: tuple[str, ...]) -> None:
         self.classes = classes
@@ -145,18 +148,26 @@ class Classifier(Model):
 
     @torch.no_grad()
     def tell(self, classes: Mapping[str, int]) -> None:
-        """From now on these classes (with how often each was seen) are told apart. A head that knows them is kept; a
-        new one answers the most frequent class and gives each its share, so training begins at the classes' entropy."""
-        names = tuple(sorted(classes))
-        if names == self.classes:
+        """From now on these classes (with how often each was seen) are told apart, in the order of their names. A head
+        that knows them is kept; a new one answers the most frequent class and gives each its share, so training begins
+        at the classes' entropy."""
+        names, known = tuple(sorted(classes)), self.classes
+        if names == known:
             return
+        head = self.classifier if known else None
         like = self.bert.embeddings.word_embeddings.weight
         with torch.device("meta"):
             self._make_head(names)
         self.classifier.to(like.dtype).to_empty(device=like.device)
-        shares = torch.tensor([classes[name] for name in names], dtype=torch.float64)
-        self.classifier.weight.zero_()
-        self.classifier.bias.copy_((shares / shares.sum()).log())
+        if head is not None and names == tuple(sorted(known)):
+            order = [known.index(name) for name in names]
+            self.classifier.weight.copy_(head.weight[order])
+            self.classifier.bias.copy_(head.bias[order])
+        else:
+            shares = torch.tensor([classes[name] for name in names], dtype=torch.float64)
+            self.classifier.weight.zero_()
+            self.classifier.bias.copy_((shares / shares.sum()).log())
+            self.begun, self.replaced = (*self.begun, "classifier"), known
         self.config = self.config | {
             "architectures": [self.spec.architecture],
             "id2label": {str(number): name for number, name in enumerate(names)},
@@ -220,3 +231,11 @@ class Classifier(Model):
                 parameter.copy_(fresh)
             else:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+def _classes_of(config: dict[str, Any]) -> tuple[str, ...]:
+    """By number. ModelError for a table that names none."""
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    if not isinstance(names, dict) or not all(str(key).isdecimal() for key in names):
+        raise ModelError("model.bad_classes", where="config.json", given=str(names)[:80])
+    return tuple(str(names[key]) for key in sorted(names, key=int))

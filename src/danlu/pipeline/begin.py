@@ -41,7 +41,7 @@ COMMON_CARD = "RTX 4090"
 MOST_RECIPE_BYTES = 1_000_000
 """No recipe is longer; a larger file beside the data is not searched."""
 MOST_QUESTIONS = 500
-"""Asked per task: they tell a share within four points, and more cost more than the training of a small base."""
+"""Asked per task: they tell a share within about four points, and more cost more than the training of a small base."""
 FEW_OVER_RATIO = 0.02
 """Rows longer than the base's context that are not worth a word: a run says each."""
 ALLOWED_REJECTS = 0.1

@@ -19,9 +19,10 @@ from danlu.adapters.full import Full
 from danlu.adapters.lora import AttachedLoRA, LoRA
 from danlu.adapters.prefix import AttachedPrefix, PrefixTuning
 from danlu.core.files import read_json, sha256_json, write_json
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.core.progress import Progress, Silent
 from danlu.data.encode import Encoder
+from danlu.model.classifier import Classifier
 from danlu.model.model import Model
 from danlu.model.quantized import num_params
 from danlu.pipeline.base import open_base
@@ -174,6 +175,8 @@ class _Desk:
         self.model: Model = load_base(
             run.recipe.model, seed=self.seed, device=self.device, progress=progress, classes=class_contract_of(run)
         )
+        for remark in _remarks_on_head(self.model) if run.recipe.model.init != "random" else ():
+            progress.note(remark)
         self.attached: Attached | None = None
 
     def train_stage(self, index: int, data: StageData, start: Path | None) -> dict[str, Any]:
@@ -314,6 +317,15 @@ def _planner_of(planned: Plan) -> AskForLess:
         return found.policies if found else None
 
     return ask
+
+
+def _remarks_on_head(model: Model) -> list[str]:
+    """What of an encoder is not as its checkpoint has it before anything is trained."""
+    if not isinstance(model, Classifier):
+        return []
+    if model.replaced:
+        return [say("pipeline.other_classes", given=listed(model.replaced))]
+    return [say("pipeline.begun_anew", parts=listed(model.begun))] if model.begun else []
 
 
 def _remarks_on_offload(attached: Attached) -> list[str]:

@@ -23,7 +23,7 @@ TRAITS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 TRAITS["gemma3"] = TRAITS["gemma3_text"]
-_ENCODER = {"has_qkv_bias": True, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}
+_ENCODER = {"has_qkv_bias": True, "attention_bias": True, "mlp_bias": True}
 ENCODERS: dict[str, dict[str, Any]] = {
     "bert": _ENCODER | {"max_position_embeddings": 512, "type_vocab_size": 2},
     # places up to the padding token's id belong to padding

@@ -75,7 +75,7 @@ class Work:
     has_magnitudes: bool = False
     """DoRA."""
     prefix_tokens: int = 0
-    """Nothing trains but keys and values before every text."""
+    """Nothing trains but keys and values before every text. Their places in each row of attention are not counted."""
     pad: int = rates.PAD
     """Low-rank columns beside a product are a multiple of this."""
     longest_tokens: int = 0

@@ -41,12 +41,14 @@ def chosen_layers(layers: Layers, num_layers: int) -> tuple[int, ...] | None:
     """Their numbers in order; None where all are meant. RecipeError for one that a model of so many layers has not."""
     if layers is None:
         return None
-    if isinstance(layers, int):
-        chosen = set(range(num_layers - layers, num_layers))
-    else:
-        chosen = {layer for entry in layers for layer in _span(entry) or ()}
-    if not chosen <= set(range(num_layers)):
+    spans = (
+        [range(num_layers - layers, num_layers)]
+        if isinstance(layers, int)
+        else [_span(entry) or () for entry in layers]
+    )
+    if any(span[0] < 0 or span[-1] >= num_layers for span in spans if span):  # ends alone: a span may be of any length
         given = layers if isinstance(layers, int) else ", ".join(map(str, layers))
         raise RecipeError("recipe.no_such_layer", where="adapter.layers", given=given, num_layers=num_layers,
                           last=num_layers - 1)  # fmt: skip
+    chosen = {layer for span in spans for layer in span}
     return tuple(sorted(chosen)) if len(chosen) < num_layers else None
