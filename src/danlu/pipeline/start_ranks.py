@@ -135,9 +135,12 @@ def _listen(ranks: list[_Rank], progress: Progress) -> None:
 
 
 def _how_far_from_the_cause(rank: _Rank) -> int:
-    """Whoever says why, then whoever was killed: the others lost somebody to speak with."""
+    """Whoever says why, then whoever was killed, then whoever aborted: the others lost somebody to speak with, and of
+    that gloo may abort too."""
     code = rank.child.returncode
-    return 0 if rank.error else 1 if code is not None and code < 0 else 2
+    if rank.error:
+        return 0
+    return 3 if code is None or code >= 0 else 2 if code == -signal.SIGABRT else 1
 
 
 def _pass_on(message: object, rank: _Rank, progress: Progress) -> None:
