@@ -135,16 +135,31 @@ def test_a_server_says_why_it_does_not_serve_it(story: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "told"),
-    [(("compare",), "danlu compare A B"), (("export", "--kind", "gguf"), "merged"), (("prune",), "decoders")],
-    ids=["compare", "export", "prune"],
+    [
+        (("compare",), "danlu compare A B"),
+        (("export", "--kind", "gguf"), "merged"),
+        (("prune",), "decoders"),
+        (("bundle", "-o", "packed"), "conversations"),
+    ],
+    ids=["compare", "export", "prune", "bundle"],
 )
-def test_verbs_of_decoders_are_refused_in_words(story: Path, words: tuple[str, ...], told: str) -> None:
+def test_verbs_of_decoders_are_refused_in_words(
+    story: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     verb, *others = words
     if verb == "prune":
         said = danlu("prune", story / "base", "--layers", 1, "--data", story / "reviews.csv", "-o", story / "small")
     else:
         said = danlu(verb, run_of(story), "--runs", story / "runs", *others)
-    assert said.code == 2 and told in said.err
+    assert said.code == 2 and told in said.err and not (tmp_path / "packed").exists()
+
+
+def test_a_run_without_artefacts_gets_no_version(story: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run_of(story), tmp_path / "runs" / run_of(story).name))
+    shutil.rmtree(run / "artifacts")
+    said = danlu("registry", "add", run, "--runs", tmp_path / "runs")
+    assert said.code == 2 and "danlu export" in said.err
 
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [

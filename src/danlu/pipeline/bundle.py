@@ -31,6 +31,7 @@ from danlu.model.hub import EMBEDDED, find_base
 from danlu.model.shards import known_digest
 from danlu.recipe.serving import MODEL_NAME, ServingSection
 from danlu.run.artifact import Manifest
+from danlu.serving.choosing import refuse_unserved
 from danlu.serving.deployment import Deployment, Placed, deployment_files
 from danlu.version import VERSION
 
@@ -135,6 +136,7 @@ def _put_models(place: Path, wanted: Wanted, progress: Progress) -> tuple[Placed
     for name, source in wanted.targets:
         progress.note(say("bundle.copying", name=name))
         manifest = verify(source)
+        refuse_unserved(name, source, manifest)
         shutil.copytree(source, place / name)
         base = _put_base(place / BASES, manifest) if manifest.kind in ADAPTERS else ""
         rank = int(read_json(source / "adapter_config.json").get("r", 0)) if base else 0

@@ -18,9 +18,9 @@ from danlu.core.files import sha256_json
 from danlu.core.messages import say
 from danlu.run.artifact import Manifest
 from danlu.serving.drivers import DRIVERS
-from danlu.serving.drivers.about import ADAPTERS, GGUF_ADAPTERS, LAST, Device
+from danlu.serving.drivers.about import ADAPTERS, GGUF_ADAPTERS, LAST, PEFT_ADAPTERS, Device
 from danlu.serving.drivers.driver import Driver, EngineSpec
-from danlu.serving.drivers.peft_settings import rank_of
+from danlu.serving.drivers.peft_settings import beside_no_base, rank_of
 from danlu.serving.pool_plan import PoolPlan, quantize_of
 
 DEFAULT_ADAPTERS, DEFAULT_RANK = 8, 32
@@ -110,12 +110,21 @@ class Choice:
         return say("drivers.state_could" if verdict.can else "drivers.state_cannot")
 
 
+def refuse_unserved(name: str, folder: Path, manifest: Manifest) -> None:
+    """EngineError for an artefact that no engine serves, before any is looked for, started or packed."""
+    if "classes" in manifest.contract:
+        raise EngineError("drivers.only_classes", given=name)
+    if manifest.kind in PEFT_ADAPTERS and (setting := beside_no_base(folder)):
+        key = "unserved_dora" if setting == "use_dora" else "unserved_kind"
+        raise EngineError(f"drivers.{key}", where=name, given=setting)
+
+
 def choose(
     offered: Sequence[Offered], machine: Machine, find_base: FindBase, knobs: Knobs | None = None
 ) -> list[Choice]:
     """A choice for each pool. EngineError where nothing on this machine, or not the engine that was named, can."""
-    if naming := [each.name for each in offered if "classes" in each.manifest.contract]:
-        raise EngineError("drivers.only_classes", where="danlu serve", given=", ".join(naming))
+    for each in offered:
+        refuse_unserved(each.name, each.folder, each.manifest)
     settled = knobs or Knobs()
     return [_choose(group, machine, find_base, settled) for group in pools_of(offered)]
 

@@ -24,6 +24,14 @@ def parts(entry: object) -> dict[str, str]:
     return {"text": entry} if isinstance(entry, str) else dict(entry)  # type: ignore[call-overload]
 
 
+def test_an_error_does_not_ask_for_its_place_twice() -> None:
+    """`where` stands before its text and is none of its values."""
+    for room in ROOMS:
+        for key, entry in json.loads((ROOM_FOLDER / "en" / f"{room}.json").read_text("utf-8")).items():
+            if isinstance(entry, dict):
+                assert "where" not in placeholders(entry["text"]) | placeholders(entry["fix"]), f"{room}.{key}"
+
+
 def test_both_languages_have_the_same_rooms() -> None:
     assert ROOMS == sorted(path.stem for path in (ROOM_FOLDER / "zh").glob("*.json"))
 

@@ -150,6 +150,20 @@ def test_adapters_of_a_quantised_base_are_put_on_one(kind: str) -> None:
     assert one(law, CPU).plan.name != one(offered("law", kind), CPU).plan.name, "another base in memory"
 
 
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [({"peft_type": "PREFIX_TUNING"}, "unserved_kind"), ({"peft_type": "LORA", "use_dora": True}, "unserved_dora")],
+    ids=["prefix", "dora"],
+)
+def test_what_no_engine_puts_beside_a_base_is_refused_before_any_starts(
+    tmp_path: Path, settings: dict, key: str
+) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(EngineError) as caught:
+        one(offered("law", "adapter", tmp_path), Machine("cpu", frozenset({"native"})))
+    assert caught.value.key == f"drivers.{key}" and caught.value.where == "law"
+
+
 def test_this_machine(tmp_path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "vllm").touch()

@@ -20,11 +20,19 @@ def rank_of(folder: Path) -> int:
 def beyond_plain(folder: Path) -> list[str]:
     """What engines with one rank and one scale for all layers would take no notice of, or cannot hold; in words."""
     config, found = _settings(folder), []
-    if patterns := [key for key in ("rank_pattern", "alpha_pattern", "use_dora") if config.get(key)]:
+    if patterns := [key for key in ("rank_pattern", "alpha_pattern") if config.get(key)]:
         found.append(say("drivers.con_patterns", given=", ".join(patterns)))
     if rank_of(folder) > VLLM_RANKS[-1]:
         found.append(say("drivers.con_rank", given=rank_of(folder), most=VLLM_RANKS[-1]))
     return found
+
+
+def beside_no_base(folder: Path) -> str:
+    """The setting for which no engine puts this adapter beside a base: another kind than low-rank pairs, or pairs with
+    magnitudes (DoRA); "" where there is none."""
+    config = _settings(folder)
+    kind = str(config.get("peft_type", "LORA"))
+    return kind if kind != "LORA" else "use_dora" if config.get("use_dora") else ""
 
 
 def _settings(folder: Path) -> Mapping[str, Any]:
