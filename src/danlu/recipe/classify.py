@@ -31,9 +31,10 @@ _UNSAID: dict[str, dict[str, Any]] = {
 
 
 def classifies(tree: dict[str, Any]) -> bool:
-    """Whether a recipe as written does; its stages are spelt out."""
+    """Whether a recipe as written does; its stages are spelt out, and may be anything that a person wrote."""
     stages = tree.get("stages") or [{"method": tree.get("method")}]
-    return "classify" in [_kind(stage.get("method")) for stage in stages if isinstance(stage, dict)]
+    written = [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list | tuple) else []
+    return "classify" in [_kind(stage.get("method")) for stage in written]
 
 
 def fill_classify(tree: dict[str, Any]) -> dict[str, Any]:

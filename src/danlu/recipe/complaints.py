@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,7 @@ def as_written(value: Any) -> str:
     for constant, word in ((None, "null"), (True, "true"), (False, "false")):
         if value is constant:
             return word
-    return repr(value)[:200]
+    return repr(list(value) if isinstance(value, tuple) else value)[:200]
 
 
 def complaints_of(error: ValidationError, recipe: type[BaseModel]) -> list[Complaint]:
@@ -51,7 +52,7 @@ def _complaint(finding: Any, recipe: type[BaseModel]) -> Complaint:
     parts = [str(part) for part in finding["loc"]]
     # discriminated unions put the tag into the location (`adapter.lora.rank`); people do not write it
     key = ".".join(p for i, p in enumerate(parts) if not (i > 0 and p in _TAGS and parts[i - 1] in _TAGGED))
-    if len(parts) > 1 and (parts[-1] == "int" or parts[-1].startswith("literal[")):  # one of several things it may be
+    if len(parts) > 1 and parts[-1].startswith(_EITHER):  # one of several things it may be
         key = key.removesuffix(f".{parts[-1]}")
     if finding["type"] == "extra_forbidden":
         return _unknown_key(key, finding["input"], recipe)
@@ -63,6 +64,7 @@ def _complaint(finding: Any, recipe: type[BaseModel]) -> Complaint:
 
 _TAGS = {"lora", "full", "prefix", "pretrain", "sft", "dpo", "grpo", "classify", "function-before"}
 _TAGGED = {"adapter", "method"}
+_EITHER = ("int", "constrained-int", "literal[", "tuple[")
 
 
 def _unknown_key(key: str, given: Any, recipe: type[BaseModel]) -> Complaint:
@@ -74,7 +76,7 @@ def _unknown_key(key: str, given: Any, recipe: type[BaseModel]) -> Complaint:
     chapter = key.rpartition(".")[0]
     siblings = section_at(recipe, chapter)
     if last in siblings and chapter in _TAGGED:  # a knob of this chapter, but of another kind of it
-        kinds = ", ".join(all_knobs(recipe)[key].kinds)
+        kinds = listed(all_knobs(recipe)[key].kinds)
         return Complaint(key, _plain(given), say("recipe.other_kind", chapter=chapter, kind=kinds))
     elsewhere = {knob.rpartition(".")[2]: knob for knob in reversed(list(all_knobs(recipe)))}
     if last in elsewhere and last not in siblings:  # the right name in the wrong chapter
@@ -86,7 +88,12 @@ def _unknown_key(key: str, given: Any, recipe: type[BaseModel]) -> Complaint:
     return Complaint(key, _plain(given), say("recipe.known_keys", keys=listed(siblings)), close)
 
 
-_KINDS = {"int": "recipe.whole_number", "float": "recipe.number", "bool": "recipe.yes_or_no", "string": "recipe.text"}
+_KINDS = {
+    "int": "recipe.whole_number", "float": "recipe.number", "finite": "recipe.finite", "bool": "recipe.yes_or_no",
+    "string": "recipe.text", "list": "recipe.list", "tuple": "recipe.list", "dict": "recipe.entries",
+    "model": "recipe.entries",
+}  # fmt: skip
+"""By the first word of a finding's type: `int_from_float`, `dict_type`, `finite_number`."""
 
 
 def _expected(finding: Any) -> str:
@@ -98,13 +105,21 @@ def _expected(finding: Any) -> str:
         "less_than_equal": ("recipe.at_most", "le"),
         "literal_error": ("recipe.one_of", "expected"),
         "union_tag_invalid": ("recipe.one_of", "expected_tags"),
+        "too_short": ("recipe.entries_at_least", "min_length"),
+        "too_long": ("recipe.entries_at_most", "max_length"),
+        "string_too_short": ("recipe.letters_at_least", "min_length"),
+        "string_too_long": ("recipe.letters_at_most", "max_length"),
+        "string_pattern_mismatch": ("recipe.form", "pattern"),
     }
     if finding["type"] in names:
         message, value = names[finding["type"]]
-        return say(message, value=context[value])
+        told = context[value]
+        return say(message, value=listed(re.split(", | or ", told)) if message == "recipe.one_of" else told)
     for ending, message in (
         ("_parsing", "recipe.type"),
         ("_type", "recipe.type"),
+        ("_from_float", "recipe.type"),
+        ("_number", "recipe.type"),
         ("missing", "recipe.needed"),
     ):
         if finding["type"].endswith(ending):

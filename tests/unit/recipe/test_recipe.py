@@ -172,6 +172,35 @@ def test_complaints_speak_chinese() -> None:
 
 
 @pytest.mark.parametrize(
+    ("tree", "expected"),
+    [
+        ({"training": {"context": 1.5}}, "整数"),
+        ({"adapter": {"kind": "prefix", "num_tokens": float("nan")}}, "有限的数"),
+        ({"method": {"kind": "grpo", "rewards": {}}}, "至少 1 项"),
+        ({"method": {"kind": "grpo", "rewards": 1}}, "若干项，每项有名称和值"),
+        ({"serving": {"models": [{"target": "a", "note": "x" * 1001}]}}, "最多 1000 个字符"),
+        ({"adapter": 5}, "若干项，每项有名称和值"),
+        ({"adapter": {"kind": "x"}}, "以下之一：'lora'、'full'、'prefix'"),
+        ({"adapter": {"kind": "prefix", "layers": 1}}, "不写：此项只用于 adapter.kind: lora、full"),
+        ({"name": ""}, "符合 ^"),
+        ({"stages": 5}, "一个列表"),  # ended in a traceback
+    ],
+)
+def test_what_a_value_should_be_is_said_in_chinese_too(tree: dict, expected: str) -> None:
+    set_language("zh")
+    with pytest.raises(InvalidRecipeError) as caught:
+        Recipe.from_tree(tree)
+    assert caught.value.complaints[0].expected.startswith(expected)
+
+
+@pytest.mark.parametrize(("knob", "chapter"), [("devices", "training"), ("targets", "adapter")])
+def test_a_knob_that_may_be_several_things_goes_by_its_own_name(knob: str, chapter: str) -> None:
+    with pytest.raises(InvalidRecipeError) as caught:
+        Recipe.from_tree({chapter: {knob: 1.5}})
+    assert {complaint.key for complaint in caught.value.complaints} == {f"{chapter}.{knob}"}
+
+
+@pytest.mark.parametrize(
     ("tree", "key"),
     [
         ({"tls": {"cert": "a.pem"}}, "serving.tls"),
