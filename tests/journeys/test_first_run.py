@@ -107,6 +107,19 @@ def test_questions_seen_in_training_are_not_asked(story: Path) -> None:
     assert refused.code == 2 and refused.json["error"] == "pipeline.all_leak"
 
 
+def test_it_is_told_how_many_questions_ask_for_what_training_shows(story: Path) -> None:
+    run = run_of(story)
+    asked = run.read("report.json")["data"]["questions"]
+    (facts,) = [facts for facts in asked.values() if "taught" in facts]
+    trained = run.path("dataset", "1-sft", "train", "rows.jsonl").read_text().splitlines()
+    lines = (story / "company" / "qa.jsonl").read_text("utf-8").splitlines()
+    shown = {json.loads(lines[int(json.loads(row)["origin"].rpartition(":")[2]) - 1])["answer"] for row in trained}
+    held_out = [
+        json.loads(line)["answer"] for line in (story / "company" / "test.jsonl").read_text("utf-8").splitlines()
+    ]
+    assert facts["looked_up"] == len(held_out) > facts["taught"] == sum(answer in shown for answer in held_out) > 0
+
+
 QUESTION_FILES = {
     "mine.jsonl": '{"question": "What now?", "answer": "tea"}\n{"question": "And then?", "answer": "cake", "accept": ["pie"]}\n',
     "alpaca.json": '[{"instruction": "What now?", "input": "", "output": "tea"}, {"instruction": "And then?", "input": "", "output": "cake"}]',

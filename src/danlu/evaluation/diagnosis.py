@@ -28,6 +28,9 @@ RECITES = 0.05
 """More trained rows than this are recited, beyond what the base and the held-out rows show."""
 WORTH_DOUBLING = 0.02
 """A gain in accuracy by the last doubling of data from which more data is worth its cost."""
+FEW_TAUGHT = 0.1
+"""Fewer of the questions than this ask for an answer that training shows: where nothing was gained, that is why."""
+LEAST_QUESTIONS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +56,25 @@ class Finding:
 
 
 def diagnose(report: Mapping[str, Any]) -> list[Finding]:
-    """Findings on a report's `training`, `memorisation` and `curve`; [] where none of them was recorded."""
+    """Findings on a report's `training`, `memorisation` and `curve`, and on its questions where nothing was gained; []
+    where none of them was recorded."""
     training = report.get("training") or {}
     memorisation, curve = report.get("memorisation"), report.get("curve")
-    found = [*_losses(training), *_heart(memorisation or {}), *_data(curve or {})]
+    found = [*_questions(report), *_losses(training), *_heart(memorisation or {}), *_data(curve or {})]
     if not found and (training.get("validation") or memorisation):
         found.append(Finding("healthy", True, {}))
     return found
+
+
+def _questions(report: Mapping[str, Any]) -> Iterator[Finding]:
+    """Nothing gained on questions whose answers no row of training shows: it could not have been."""
+    difference, files = report.get("difference"), (report.get("data") or {}).get("questions") or {}
+    if not difference or difference["interval"][0] > 0:
+        return
+    for facts in files.values():
+        num_asked = int(facts.get("looked_up", 0))
+        if num_asked >= LEAST_QUESTIONS and facts["taught"] < FEW_TAUGHT * num_asked:
+            yield Finding("untaught", False, {"taught": str(int(facts["taught"])), "asked": str(num_asked)})
 
 
 def _losses(training: Mapping[str, Any]) -> Iterator[Finding]:

@@ -37,6 +37,7 @@ from danlu.evaluation.tasks.preference import Preference as PreferenceTask
 from danlu.evaluation.tasks.probes import Probes
 from danlu.pipeline.furnace import STORE
 from danlu.pipeline.leaks import without_leaks
+from danlu.pipeline.taught import count_taught
 from danlu.recipe.evaluation import EvaluationSection
 from danlu.run.run import Run
 
@@ -74,7 +75,8 @@ class Assignments:
         self.section: EvaluationSection = run.recipe.evaluation
         self.seed = run.recipe.data.split.seed
         self.sifted: dict[str, dict[str, float]] = {}
-        """Per file of questions: how many are asked, how many were left out, and the nearest one to training."""
+        """Per file of questions: how many are asked, how many were left out, and the nearest one to training; of the
+        domain's also how many ask for an answer that training shows (`taught.py`)."""
 
     def asking(self, questions: Path) -> list[Assignment]:
         """A file of the user's own alone."""
@@ -133,7 +135,12 @@ class Assignments:
 
     def _domain(self) -> Sequence[Item]:
         path = self.section.questions
-        return self._asked(path) if path or self._held_out() else ()
+        items = self._asked(path) if path or self._held_out() else ()
+        facts = self.sifted.get(path or "data.split.test")
+        if facts is not None and "taught" not in facts:
+            num_taught = count_taught(items, self.run, self._text)
+            facts |= {} if num_taught is None else {"taught": num_taught, "looked_up": len(items)}
+        return items
 
     def _asked(self, path: str | None) -> Sequence[Item]:
         """Questions of a file, or of the held-out part, without those that have a twin in training."""

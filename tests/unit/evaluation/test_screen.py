@@ -95,6 +95,10 @@ def test_each_shape_of_the_curves_has_its_word_and_its_knob() -> None:
     assert found({"curve": {"doubling": doubling}}) == ["more_data"]
     assert found({"curve": {"doubling": doubling | {"value": 0.0, "interval": [-0.01, 0.01]}}}) == ["enough_data"]
     assert found({"curve": {"doubling": doubling | {"value": 0.03, "interval": [-0.02, 0.08]}}}) == ["unsure_data"]
+    asked = {"difference": {"interval": [-0.02, 0.02]}, "data": {"questions": {"q": {"taught": 2, "looked_up": 40}}}}
+    assert found(asked) == ["untaught"]
+    assert found(asked | {"difference": {"interval": [0.01, 0.2]}}) == [], "what was gained needs no excuse"
+    assert found(asked | {"data": {"questions": {"q": {"taught": 20, "looked_up": 40}}}}) == []
     for finding in diagnose(curves(1.0, 0.8, 0.9, 1.0, train=0.7)):
         assert "training.epochs" in finding.remedy("zh") and "training.epochs" in finding.remedy("en")
 
