@@ -44,7 +44,7 @@ def test_what_cannot_be_pruned_is_refused_and_leaves_nothing(company: Path, base
     for words, told in (
         (("--layers", 2, "--data", "qa.jsonl", "-o", "out"), "1"),
         (("--layers", 1, "--data", "few.jsonl", "-o", "out"), "8"),
-        (("--layers", 1, "--data", "qa.jsonl", "-o", "full"), "-o"),
+        (("--layers", 1, "--data", "qa.jsonl", "-o", "full"), "full: it is there already"),
     ):
         said = danlu("prune", base, *words)
         assert said.code == 2 and told in said.err

@@ -62,7 +62,7 @@ def prune(
     says of it. ModelError for bases that are not danlu's own decoder, lie in codes, or have too few layers."""
     progress = progress or Silent()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ModelError("prune.folder_there", where=str(out), given=str(out))
+        raise ModelError("prune.folder_there", where=str(out))
     opened = open_base(ModelSection(base=base), progress=progress)
     if opened.reach is not None:
         raise ModelError("prune.encoder", where=base)

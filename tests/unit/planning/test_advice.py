@@ -112,6 +112,11 @@ def test_methods_follow_the_data() -> None:
     assert {"few_rows", "duplicates"} <= said
 
 
+def test_many_labels_are_counted_with_commas() -> None:
+    told = [reason.text() for reason in choose_stages(Facts({"label": 10_000}))[1]]
+    assert len(told) == 2 and all("10,000" in line for line in told)
+
+
 def test_numbers_are_knobs_within_their_bounds_and_others_are_heard() -> None:
     facts = Facts({"conversation": 1500}, num_tokens=60_000, longest_tokens=90)
     numbers = choose_numbers(facts, ("sft",), facts.context)
