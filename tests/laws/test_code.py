@@ -23,6 +23,7 @@ from source_kit import (
 
 MAY_READ_ENVIRONMENT = {
     "core/messages/__init__.py",  # the terminal's language
+    "__main__.py",  # OpenMP's own variable: what the user chose stays
     "engines/remote.py",  # the variable that the user named for the key
     "pipeline/examine.py",  # what of it a suite's own process is given
     "serving/spawning.py",  # what of it engines and workers are given
