@@ -25,7 +25,7 @@ from danlu.model.nearby import find_nearby
 from danlu.pipeline.advise import Advice, device_of
 from danlu.pipeline.plan import WORTHWHILE_TOKENS_PER_S, find_shapes
 from danlu.pipeline.survey import CHARS_PER_TOKEN, Survey, survey
-from danlu.pipeline.write_recipe import Line, Start, recipe_text
+from danlu.pipeline.write_recipe import Line, Start, class_recipe_text, recipe_text
 from danlu.planning.advice import bases
 from danlu.planning.advice.bases import Base, Candidate, Task, Wish, fit, licence_of
 from danlu.planning.advice.numbers import LEARNT_BY, TINY_PARAMS, Facts, choose_numbers, choose_stages, tiny_context
@@ -150,6 +150,9 @@ def _names(folder: Path, name: str) -> Iterator[Path]:
 def _write(place: Place, advice: Advice, start: Start, seen: Survey, paths: Sequence[Path]) -> None:
     """Paths stand in it as they were given where it lies where they were given, else whole."""
     sources = paths if place.file.parent == Path() else [path.resolve() for path in paths]
+    if _is_encoder(advice.chosen):
+        write_text(place.file, class_recipe_text(advice, place.file.stem, sources, start, place.mark))
+        return
     reading, asking = _reading(advice, start, seen), _asking(advice)
     text = recipe_text(advice, place.file.stem, sources, start, reading=reading, asking=asking, mark=place.mark)
     write_text(place.file, text)
@@ -202,10 +205,15 @@ def _advise(
     elif chosen.base.context:
         context = min(context, chosen.base.context)
     stages, reasons = choose_stages(facts)
+    if _is_encoder(chosen):
+        if "label" not in facts.kinds:
+            raise RecipeError("begin.encoder_wants_labels", where="model.base", given=told_kinds(facts.kinds))
+        reasons = []
     if not any(LEARNT_BY.get(kind) in stages for kind in facts.kinds):
         raise RecipeError("begin.nothing_learns", given=told_kinds(facts.kinds))
     numbers = choose_numbers(facts, stages, context, num_params=start.num_params)
     is_same = wished is not None and wished.base.name == chosen.base.name
+    stages = ("classify",) if _is_encoder(chosen) else stages
     advice = Advice(wish, card, facts, tuple(candidates), stages, tuple(reasons), tuple(numbers), chosen)
     return advice, start, None if is_same else wished
 
@@ -237,6 +245,10 @@ def _of_any_shape(asked: Mapping[str, Any], wish: Wish, card: Card, limits: Limi
     quantize, plan = fit(base, shapes, wish, card, limits)
     candidate = Candidate(base, plan, quantize, 0, (), ())
     return candidate, Start(name, hub, quantize, plan.num_params, Reason("asked_for"))
+
+
+def _is_encoder(one: Candidate | None) -> bool:
+    return one is not None and one.base.shapes is not None and one.base.shapes.is_encoder
 
 
 def _context_of(recipe: Recipe) -> int:

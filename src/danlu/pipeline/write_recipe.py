@@ -82,6 +82,22 @@ def recipe_text(
     return "\n".join(lines) + "\n"
 
 
+def class_recipe_text(advice: Advice, name: str, data: Sequence[Path], start: Start, mark: str) -> str:
+    """For a base that is an encoder, which names classes and does nothing else: all of it trains, at the method's own
+    rate, and there is neither general talk to forget nor an adapter to export."""
+    context = next(number.value for number in advice.numbers if number.key == "training.context")
+    lines = [f"# {say('begin.head')}", f"name: {as_yaml(name)}", "", "model:"]
+    lines += [Line("base", start.base, start.reason).text()]
+    if start.hub != "huggingface":
+        lines.append(Line("hub", start.hub).text())
+    lines += ["", f"training:\n  context: {context}"]
+    lines += ["", "data:", "  sources:", *(f"    - {as_yaml(str(source))}" for source in data)]
+    lines += ["", "method: {kind: classify}"]
+    lines += ["", f"gate: {{min_gain: 0.05}}   # {say('begin.why_class_gate')}", "exports: [merged]"]
+    lines += ["", f'round: {{mark: "{mark}"}}   # {say("begin.why_mark")}']
+    return "\n".join(lines) + "\n"
+
+
 def as_yaml(value: Any) -> str:
     """A plain value as YAML writes it, quoted where it has to be; never 2e-05, which YAML 1.1 takes for text."""
     if isinstance(value, float):

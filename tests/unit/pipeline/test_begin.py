@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from danlu.core.errors import RecipeError
 from danlu.pipeline import begin as beginning
 from danlu.pipeline.begin import begin, place_of
 from danlu.pipeline.survey import survey
@@ -102,3 +103,25 @@ def test_a_chain_has_a_rate_for_each_stage(tmp_path: Path, monkeypatch: pytest.M
     ).recipe
     assert [(stage.method.kind, stage.training.lr) for stage in recipe.plan_stages()] == [("sft", 2e-4), ("dpo", 2e-5)]
     assert Recipe.load("qa.yaml").round.mark == place_of(data).mark
+
+
+def test_an_encoder_gets_the_recipe_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bert").mkdir()
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2,
+             "vocab_size": 100, "max_position_embeddings": 64, "type_vocab_size": 2, "model_type": "bert",
+             "architectures": ["BertModel"]}  # fmt: skip
+    (tmp_path / "bert" / "config.json").write_text(json.dumps(shape))
+    write(
+        tmp_path / "labels.jsonl", [{"text": f"Cold soup {n}.", "label": "good" if n % 3 else "bad"} for n in range(60)]
+    )
+    base = [f"model.base={tmp_path / 'bert'}"]
+    found = begin([Path("labels.jsonl")], place_of([Path("labels.jsonl")], base), overrides=base)
+    (stage,) = found.recipe.plan_stages()
+    assert stage.method.kind == "classify" and found.recipe.adapter.kind == "full"
+    assert found.recipe.training.context <= 64 and [one.kind for one in found.recipe.exports] == ["merged"]
+    assert place_of([Path("labels.jsonl")], base).is_there, "the same command finds it again"
+    write(tmp_path / "qa.jsonl", qa("How much is a night", "At most five hundred."))
+    with pytest.raises(RecipeError) as caught:
+        begin([Path("qa.jsonl")], place_of([Path("qa.jsonl")], base), overrides=base)
+    assert caught.value.key == "begin.encoder_wants_labels" and not (tmp_path / "qa.yaml").exists()
