@@ -17,7 +17,7 @@ import orjson
 
 from danlu.core.errors import EngineError
 from danlu.core.files import dump_json
-from danlu.core.messages import say
+from danlu.core.messages import listed, say
 from danlu.data.sample import Message
 from danlu.engines.engine import Answer, Question, Sampling
 from danlu.engines.remote import Endpoint, RemoteEngine
@@ -96,8 +96,8 @@ def self_test(endpoint: Endpoint, *, num_tokens: Callable[[Question], int] | Non
 
 def _models(wire: Wire, model: str) -> Finding:
     try:
-        listed = orjson.loads(wire.get("/models"))
-        names = [wire.scrub(str(entry["id"])) for entry in listed["data"]]
+        found = orjson.loads(wire.get("/models"))
+        names = [wire.scrub(str(entry["id"])) for entry in found["data"]]
     except (EngineError, TransientError, DeclinedError, orjson.JSONDecodeError, KeyError, TypeError) as fault:
         return Finding("models", "unknown", say("self_test.models_unknown", said=str(fault)[:120]))
     if model in names:

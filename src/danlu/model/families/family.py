@@ -130,14 +130,14 @@ def encoder_shape(config: Config, *, family: str) -> dict[str, Any]:
 
 def layer_types(config: Config, default: Callable[[int], bool]) -> list[bool]:
     """Per layer: does its window slide? From `layer_types`, or by the family's rule (layer index → slides)."""
-    listed = config.get("layer_types")
-    if listed is None:
+    named = config.get("layer_types")
+    if named is None:
         return [default(layer) for layer in range(config["num_hidden_layers"])]
     known = {"sliding_attention": True, "full_attention": False}
-    for name in listed:
+    for name in named:
         if name not in known:
             raise ModelError("model.unknown_layer_type", where="config.json", given=name, known=listed(known))
-    return [known[name] for name in listed]
+    return [known[name] for name in named]
 
 
 def rope(config: Config, *, theta: float, head_size: int, kind_of_layer: str | None = None) -> RopeSpec:
