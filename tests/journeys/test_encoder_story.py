@@ -22,7 +22,7 @@ from danlu.engines.engine import Question, Sampling
 from danlu.exports.export import Facts, Subject, export
 from danlu.exports.hf import MergedExport
 from danlu.run.run import Run
-from encoder_kit import reviews, write_bert, write_reviews
+from encoder_kit import reviews, with_weights, write_bert, write_reviews
 from journeys.command_line import danlu
 
 ROWS = reviews(400)
@@ -247,3 +247,15 @@ def test_a_proof_notices_what_is_wrong(
     )  # fmt: skip
     failed = {check["name"] for check in manifest.parity["checks"] if check["verdict"] == "fail"}
     assert noticed <= failed and (manifest.parity["verdict"] == "pass") == (not noticed)
+
+
+def test_one_command_writes_the_recipe_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`danlu run DATA` with an encoder: a recipe without faults of its own, and no server is offered for what none serves."""
+    monkeypatch.chdir(tmp_path)
+    rows = reviews(80)
+    base = with_weights(write_bert(tmp_path / "bert", [text for text, _ in rows]))
+    write_reviews(tmp_path / "reviews.csv", rows)
+    said = danlu("run", "reviews.csv", f"model.base={base}", "training.max_steps=2", "--yes", "--lang", "en")
+    assert "most frequent class" in said.out and "Verdict:" in said.out, said.err
+    assert "danlu chat" in said.out and "danlu serve" not in said.out
+    assert "kind: classify" in (tmp_path / "reviews.yaml").read_text("utf-8")

@@ -89,10 +89,26 @@ def _act(run: Run, file: Path, voice: Voice) -> bool:
     told = say(f"report.{verdict.decision}") if verdict else say("report.no_gate")
     voice.say()
     voice.say(
-        say("begin.last_words", verdict=told, run=run.folder, report=run.path("report.html"), file=file), "bold cyan"
+        say(
+            f"begin.last_words{'' if _is_served(run.recipe) else '_unserved'}",
+            verdict=told,
+            run=run.folder,
+            report=run.path("report.html"),
+            file=file,
+        ),
+        "bold cyan",
     )
     voice.result(summary_json(run, summary) | {"recipe": str(file)})
     return is_proven
+
+
+def _is_served(recipe: Recipe) -> bool:
+    """No engine serves a prefix or an encoder: docs/scope.md."""
+    return recipe.adapter.kind != "prefix" and not _names_classes(recipe)
+
+
+def _names_classes(recipe: Recipe) -> bool:
+    return any(stage.method.kind == "classify" for stage in recipe.plan_stages())
 
 
 # ---- the screen
@@ -177,11 +193,14 @@ def _asks(found: Beginning, recipe: Recipe) -> str:
         return say("begin.asks_file", questions=recipe.evaluation.questions)
     if not {"conversation", "label"} & found.facts.kinds.keys():
         return say("begin.asks_nothing")
-    return say("begin.asks_held", share=f"{recipe.data.split.test:.0%}")
+    key = "begin.asks_held_alone" if _names_classes(recipe) else "begin.asks_held"
+    return say(key, share=f"{recipe.data.split.test:.0%}")
 
 
 def _gate(recipe: Recipe) -> str:
     gate = recipe.gate
+    if gate.min_gain is not None and _names_classes(recipe):
+        return say("begin.gate_classes", gain=f"{100 * gate.min_gain:g}")
     if gate.min_gain is None or gate.max_forget is None:
         return say("begin.gate_other")
     return say("begin.gate_is", gain=f"{100 * gate.min_gain:g}", forget=f"{gate.max_forget:.0%}")
